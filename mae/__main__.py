@@ -1,0 +1,7 @@
+"""`python -m mae`."""
+
+import sys
+
+from mae.cli import main
+
+sys.exit(main())

@@ -1,0 +1,351 @@
+"""Every setting of a pretraining run: name, type, default (= the paper's recipe), meaning.
+
+A run's settings are these defaults, then one YAML file of differences, then `section.key=value`
+from the command line.  All mistakes are reported at once, each with where it stands.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mae.errors import UserError
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(ge=0)]
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _square(value: object) -> object:
+    return (value, value) if isinstance(value, int) else value
+
+
+Shards = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+Size = Annotated[tuple[Positive, Positive], BeforeValidator(_square)]
+Interval = tuple[float, float]
+
+
+class Section(BaseModel):
+    """Frozen, typed, no unknown keys."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class DataConfig(Section):
+    """Which images, and how they are cut."""
+
+    train: Shards = ()
+    """WebDataset tars to train on: paths, brace patterns (`a-{000..146}.tar`), globs, or a list"""
+    val: Shards = ()
+    """held-out tars for the reconstruction panels (none: panels show training images)"""
+    index_dir: Path | None = None
+    """where shard indexes are cached (default: a folder .mae-index beside the shards)"""
+    scale: Interval = (0.2, 1.0)
+    """RandomResizedCrop: range of the crop's area, as a share of the image"""
+    ratio: Interval = (3 / 4, 4 / 3)
+    """RandomResizedCrop: range of the crop's width over its height"""
+    flip: bool = True
+    """flip every other crop left to right"""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """normalisation, one number per channel, for pixels in [0, 1]"""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
+    """normalisation, one number per channel, for pixels in [0, 1]"""
+    crop_pct: Share = 0.875
+    """evaluation: share of the resized short side that the centre crop keeps"""
+    workers: NonNegative = 4
+    """decoding processes per training process (0: decode in the training process)"""
+
+
+class ModelConfig(Section):
+    """Encoder by its timm name, decoder by three numbers."""
+
+    encoder: str = "vit_base_patch16_224"
+    """a plain Vision Transformer of timm"""
+    encoder_kwargs: dict[str, bool | int | float] = {}
+    """further arguments for timm.create_model, such as embed_dim, depth, num_heads"""
+    img_size: Size | None = None
+    """pixels, one number or [height, width] (default: the encoder's)"""
+    patch_size: Positive | None = None
+    """pixels (default: the encoder's)"""
+    in_chans: Positive = 3
+    """image channels"""
+    mask_ratio: Fraction = 0.75
+    """share of the patches that is hidden"""
+    norm_pix_loss: bool = True
+    """predict pixels normalised within each patch"""
+    decoder_embed_dim: Positive = 512
+    """decoder width"""
+    decoder_depth: Positive = 8
+    """decoder blocks"""
+    decoder_num_heads: Positive = 16
+    """decoder attention heads"""
+
+
+class OptimConfig(Section):
+    """AdamW, linear warm-up, cosine."""
+
+    blr: Rate = 1.5e-4
+    """base learning rate per 256 images of a step"""
+    lr: Rate | None = None
+    """learning rate itself (default: blr * batch_size / 256)"""
+    min_lr: Rate = 0.0
+    """learning rate at the end of the cosine"""
+    warmup_epochs: Rate = 40.0
+    """epochs of linear warm-up from 0"""
+    weight_decay: Rate = 0.05
+    """decoupled weight decay; none on biases, norms and tokens"""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW's moments"""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's epsilon"""
+
+
+class TrainConfig(Section):
+    """How long, how large, how exact."""
+
+    epochs: Annotated[float, Field(gt=0)] = 800.0
+    """passes over the training images"""
+    batch_size: Positive = 4096
+    """images per optimizer step, over all processes"""
+    max_device_batch: Positive = 256
+    """images a process takes at once at most; what is missing to batch_size is accumulated"""
+    num_processes: NonNegative = 0
+    """refuse to start with another number of processes (0: any)"""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """auto: bf16 where the hardware has it"""
+    compile: bool = False
+    """torch.compile the model"""
+    checkpoint_every: Positive = 500
+    """optimizer steps between checkpoints"""
+    keep_last: Annotated[int, Field(ge=2)] = 2
+    """newest checkpoints that are kept"""
+    seed: NonNegative = 0
+    """of initialisation, order, crops and masks"""
+
+
+class LogConfig(Section):
+    """What is told while it runs."""
+
+    every: Positive = 20
+    """optimizer steps between progress lines and rows of metrics.jsonl"""
+    panel_every: NonNegative = 1000
+    """optimizer steps between reconstruction panels (0: none)"""
+    panel_images: Positive = 8
+    """images on a panel"""
+    wandb: bool = True
+    """track with Weights & Biases (offline where nobody is logged in)"""
+    project: str = "mae"
+    """wandb project"""
+
+
+class Config(Section):
+    """A pretraining run."""
+
+    output: str = ""
+    """the run's folder (default: runs/ and the name of the YAML file)"""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    log: LogConfig = LogConfig()
+
+
+SECTIONS: dict[str, type[Section]] = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+}
+
+FREE_ON_RESUME = (
+    "output",
+    "log.",
+    "data.val",
+    "data.workers",
+    "data.index_dir",
+    "train.compile",
+    "train.max_device_batch",
+    "train.num_processes",
+    "train.checkpoint_every",
+    "train.keep_last",
+)
+"""Settings that do not decide what is learned: they may change between the starts of a run."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Defaults, then the YAML at `path`, then `section.key=value` overrides.
+
+    Raises UserError with one line per mistake.
+    """
+    path = Path(path)
+    values = _read_yaml(path)
+    source = dict.fromkeys(flatten(values), str(path))
+    mistakes = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            mistakes.append(f"command line: {override}: write section.key=value")
+            continue
+        error = _assign(values, key, _parse_value(text))
+        mistakes += [f"command line: {key}: {error}"] if error else []
+        source[key] = "command line"
+    values.setdefault("output", f"runs/{path.stem}")
+    return parse_config(values, source, mistakes)
+
+
+def parse_config(
+    values: Mapping[str, Any], source: Mapping[str, str], mistakes: Sequence[str] = ()
+) -> Config:
+    """Check `values` (nested); `source` says where each dotted key was written."""
+    lines = list(mistakes)
+    config = None
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        lines += dict.fromkeys(
+            f"{_source_of(location, source)}: {location}: {message}"
+            for location, message in map(_explain, error.errors())
+        )
+    if config is not None:
+        lines += [
+            f"{_source_of(location, source)}: {location}: {message}"
+            for location, message in contradictions(config)
+        ]
+    if lines or config is None:
+        raise UserError("\n".join(lines))
+    return config
+
+
+def contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, message) of settings that are fine alone but not together."""
+    data, model, optim, train = config.data, config.model, config.optim, config.train
+    if optim.warmup_epochs >= train.epochs:
+        yield "optim.warmup_epochs", f"{optim.warmup_epochs:g} of {train.epochs:g} epochs in all"
+    for key, (low, high) in (("scale", data.scale), ("ratio", data.ratio)):
+        if not 0 < low <= high:
+            yield f"data.{key}", f"[{low:g}, {high:g}] is no range of positive numbers"
+    if data.scale[1] > 1:
+        yield "data.scale", f"a crop of {data.scale[1]:g} times the image's area is impossible"
+    for key, numbers in (("mean", data.mean), ("std", data.std)):
+        if len(numbers) != model.in_chans:
+            yield f"data.{key}", f"{len(numbers)} numbers for model.in_chans = {model.in_chans}"
+    if model.decoder_embed_dim % 4 or model.decoder_embed_dim % model.decoder_num_heads:
+        yield (
+            "model.decoder_embed_dim",
+            f"{model.decoder_embed_dim} must divide by 4 (sine-cosine positions) "
+            f"and by decoder_num_heads = {model.decoder_num_heads}",
+        )
+    owned = {"img_size", "patch_size", "in_chans", "num_classes", "global_pool", "pretrained"}
+    for key in sorted(owned & config.model.encoder_kwargs.keys()):
+        yield f"model.encoder_kwargs.{key}", "is set elsewhere (model.img_size and so on)"
+    if optim.lr is None and optim.blr == 0:
+        yield "optim.blr", "a learning rate of 0 learns nothing"
+
+
+def dump_config(config: Config) -> str:
+    """The resolved settings as YAML that `load_config` reads back to the same."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differing_keys(old: Config, new: Config) -> list[str]:
+    """`key: old → new` for every setting that a resumed run must not change, but that changed."""
+    before, after = (flatten(c.model_dump(mode="json")) for c in (old, new))
+    return [
+        f"{key}: {before.get(key)} → {after.get(key)}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key) and not key.startswith(FREE_ON_RESUME)
+    ]
+
+
+def describe_settings() -> str:
+    """All settings with default and meaning, for --help."""
+    lines = []
+    for name, section in SECTIONS.items():
+        lines += [f"{name}:  {section.__doc__}"]
+        for key, field in section.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            lines.append(f"  {name}.{key} = {default}\n      {field.description}")
+    return "\n".join(lines)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        hint = f" ({path.parent} has {', '.join(near)})" if near else ""
+        raise UserError(f"{path}: no such config file{hint}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a config: write sections such as `model:`")
+    return values
+
+
+def _parse_value(text: str) -> Any:
+    # A brace pattern is YAML's flow mapping to the parser, but a string to the user.
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    is_pattern = isinstance(value, dict) and value and not any(value.values())
+    return text if is_pattern else value
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:
+    """Set dotted `key`; the complaint, if its section is no section."""
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            return f"{section} is a value, not a section"
+    values[last] = value
+    return None
+
+
+def _source_of(location: str, source: Mapping[str, str]) -> str:
+    for key, where in reversed(list(source.items())):
+        if location == key or location.startswith(f"{key}.") or key.startswith(f"{location}."):
+            return where
+    return "defaults"
+
+
+def _explain(error: Any) -> tuple[str, str]:
+    """A pydantic error as (dotted key, message in plain words)."""
+    keys = [str(part) for part in error["loc"]]
+    section = SECTIONS.get(keys[0])
+    if error["type"] == "extra_forbidden":
+        known: Iterable[str] = (
+            section.model_fields if section and len(keys) > 1 else (Config.model_fields)
+        )
+        close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        return ".".join(keys), f"unknown key, {hint}"
+    key = ".".join(keys[: 2 if section else 1])
+    if key == "model.encoder_kwargs" and len(keys) > 2:
+        key += f".{keys[2]}"
+    message = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return key, f"{error['input']!r} should be {message}"

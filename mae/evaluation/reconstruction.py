@@ -1,0 +1,84 @@
+"""Is the reconstruction any good?  R² on hidden patches, beside two predictors without a model."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mae.models.mae import MaskedAutoencoder
+from mae.patches import gather_tokens, patch_statistics, patchify, unpatchify
+
+
+class Explained(NamedTuple):
+    """R² = 1 - squared error / squared deviation from the mean, over all hidden pixels.
+
+    In the space of the model's target.  With `norm_pix_loss` that is each hidden patch minus its
+    mean, over its deviation, and every predictor is told both.
+    """
+
+    model: float
+    patch_mean: float
+    """predicts each hidden patch's own true mean; 0 by construction with `norm_pix_loss`"""
+    interpolation: float
+    """fills in smoothly from the visible patches (`interpolate_hidden`)"""
+    images: int
+
+
+@torch.no_grad()
+def explained_variance(
+    model: MaskedAutoencoder, batches: Iterable[tuple[Tensor, Tensor]]
+) -> Explained:
+    """R² over batches of (uint8 images [b c h w], mask seeds [b]) on the model's device."""
+    errors = torch.zeros(3, dtype=torch.float64)
+    values, total, squares, images_seen = 0, 0.0, 0.0, 0
+    for images, seeds in batches:
+        split = model.draw(images, seeds)
+        patches = patchify(images, model.patch_size)
+        target = model.target(patches, split.ids_masked)
+        prediction = model.decoder(model.forward_encoder(patches, split.ids_keep), split)
+
+        pixels = model.normalize(patches)
+        mean, std = patch_statistics(gather_tokens(pixels, split.ids_masked))
+        filled = patchify(interpolate_hidden(model, pixels, split.ids_keep), model.patch_size)
+        smooth = gather_tokens(filled, split.ids_masked)
+        if model.norm_pix_loss:
+            mean, smooth = torch.zeros_like(mean), (smooth - patch_statistics(smooth)[0]) / std
+        for i, guess in enumerate((prediction, mean, smooth)):
+            errors[i] += (guess - target).double().square().sum().cpu()
+        values += target.numel()
+        total += target.double().sum().item()
+        squares += target.double().square().sum().item()
+        images_seen += len(images)
+    r2 = 1 - errors / max(squares - total**2 / values, 1e-12)
+    return Explained(r2[0].item(), r2[1].item(), r2[2].item(), images_seen)
+
+
+def interpolate_hidden(model: MaskedAutoencoder, pixels: Tensor, ids_keep: Tensor) -> Tensor:
+    """Images [b c h w] whose hidden pixels follow smoothly from the visible ones.
+
+    `pixels` are normalised patches [b n values], of which only `ids_keep` are looked at.
+    """
+    known = torch.zeros(*pixels.shape[:2], 1, device=pixels.device).scatter(
+        1, ids_keep[:, :, None], 1.0
+    )
+    size = model.img_size, model.patch_size
+    weight = unpatchify(known.expand(-1, -1, model.patch_size[0] * model.patch_size[1]), *size)
+    return pull_push(unpatchify(pixels * known, *size), weight)
+
+
+def pull_push(values: Tensor, weight: Tensor) -> Tensor:
+    """Scattered data to a smooth picture (Gortler et al. 1996, "The Lumigraph", section 3.4.2).
+
+    `values` [b c h w] count where `weight` [b 1 h w] is 1 and are 0 elsewhere.  Averages over
+    ever larger squares (pull) fill what the smaller ones leave open (push).
+    """
+    if weight.shape[-2:] == (1, 1):
+        return values / weight.clamp(min=1e-12)
+    # Squares at an odd edge are cut off there, so average what exists: sums over sums.
+    coarse = [F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (values, weight)]
+    share = coarse[1].clamp(min=1e-12)
+    full = pull_push(coarse[0] / share * coarse[1].sign(), coarse[1].sign())
+    smooth = F.interpolate(full, size=weight.shape[-2:], mode="bilinear", align_corners=False)
+    return values + smooth * (1 - weight)

@@ -1,0 +1,75 @@
+"""Counter-based random numbers: pure functions of integers, the same bits on every machine.
+
+All randomness of a run is `fold(seed, stream, ...)`, so nothing depends on the number of
+processes or workers, on restarts, or on a library's generator.  The mixer is the finaliser of
+SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
+"""
+
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Words = npt.NDArray[np.uint64]
+
+GAMMA = 0x9E3779B97F4A7C15
+MULTIPLIER_1 = 0xBF58476D1CE4E5B9
+MULTIPLIER_2 = 0x94D049BB133111EB
+
+
+class Stream(IntEnum):
+    """What a random number is for; the streams of one seed are independent."""
+
+    ORDER = 1
+    VIEW = 2
+    OBJECTIVE = 3
+    PANEL = 4
+    STEP = 5
+
+
+def mix(words: Words) -> Words:
+    """A bijection of 64-bit words that looks random: the SplitMix64 finaliser."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(MULTIPLIER_1)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(MULTIPLIER_2)
+    return words ^ (words >> np.uint64(31))
+
+
+def fold(seed: int, *values: int | npt.NDArray) -> Words:
+    """Hash `seed` with `values` (non-negative integers, broadcast) to words of shape [n]."""
+    # One-element arrays instead of scalars: NumPy lets arrays wrap around, but warns of scalars.
+    key = mix(np.atleast_1d(np.asarray(seed, dtype=np.uint64)) + np.uint64(GAMMA))
+    for value in values:
+        value = np.atleast_1d(np.asarray(value)).astype(np.uint64)
+        key = mix(key ^ mix(value + np.uint64(GAMMA)))
+    return key
+
+
+def uniforms(key: int, count: int) -> npt.NDArray[np.float64]:
+    """`count` numbers in [0, 1) from one 64-bit `key`: words `key + i * GAMMA`, top 53 bits."""
+    counters = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA)
+    words = mix(counters + np.asarray([key], np.uint64))
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def mix_tensor(words: Tensor) -> Tensor:
+    """`mix` on any device, for int64 tensors that hold the same 64 bits."""
+    words = (words ^ _shift_right(words, 30)) * _signed(MULTIPLIER_1)
+    words = (words ^ _shift_right(words, 27)) * _signed(MULTIPLIER_2)
+    return words ^ _shift_right(words, 31)
+
+
+def counters(keys: Tensor, count: int) -> Tensor:
+    """[b] int64 keys → [b, count] int64 words: the tensor form of the counters in `uniforms`."""
+    steps = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) * _signed(GAMMA)
+    return mix_tensor(keys[:, None] + steps)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64)  # every constant here has its top bit set
+
+
+def _shift_right(words: Tensor, bits: int) -> Tensor:
+    # int64 shifts copy the sign bit in; a logical shift must not.
+    return (words >> bits) & ((1 << (64 - bits)) - 1)

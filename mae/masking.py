@@ -1,0 +1,41 @@
+"""Which patches are hidden: random, per sample, a pure function of the sample's seed."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mae.hashing import counters
+
+
+class PatchSplit(NamedTuple):
+    """The two parts of a random permutation of the patches of each image."""
+
+    ids_keep: Int[Tensor, "b visible"]
+    """Patches that the encoder sees, in shuffled order."""
+    ids_masked: Int[Tensor, "b masked"]
+    """Patches that are removed and predicted, in shuffled order."""
+
+
+def num_visible(num_patches: int, mask_ratio: float) -> int:
+    """int(n * (1 - mask_ratio)), the official rounding; the other patches are hidden."""
+    return int(num_patches * (1 - mask_ratio))
+
+
+def random_masking(seeds: Int[Tensor, " b"], num_patches: int, mask_ratio: float) -> PatchSplit:
+    """Per-sample random masking (paper, section 3, "Masking"): shuffle, keep the first ones.
+
+    Each patch gets a hash of (seed, patch); their sort is the permutation.  Integer arithmetic
+    only, so a seed hides the same patches on every device.
+    """
+    ids_shuffle = torch.argsort(counters(seeds, num_patches), dim=1, stable=True)
+    visible = num_visible(num_patches, mask_ratio)
+    return PatchSplit(ids_shuffle[:, :visible], ids_shuffle[:, visible:])
+
+
+def binary_mask(split: PatchSplit) -> Float[Tensor, "b n"]:
+    """The split as the paper's mask: 1 = removed, 0 = visible."""
+    b, visible = split.ids_keep.shape
+    mask = torch.ones(b, visible + split.ids_masked.shape[1], device=split.ids_keep.device)
+    return mask.scatter(1, split.ids_keep, 0.0)

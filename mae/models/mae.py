@@ -1,0 +1,197 @@
+"""Masked Autoencoder (He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners")."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from mae.config import ModelConfig
+from mae.errors import UserError
+from mae.masking import PatchSplit, num_visible, random_masking
+from mae.models.decoder import Decoder
+from mae.models.encoder import build_encoder, forward_visible, initialize_encoder
+from mae.objective import Features, Objective, Output
+from mae.patches import gather_tokens, patch_statistics, patchify, unpatchify
+
+
+class Reconstruction(NamedTuple):
+    """Pictures in the units of the source, [0, 1]."""
+
+    pasted: Float[Tensor, "b c h w"]
+    """Predicted hidden patches (de-normalised) with the visible patches pasted in."""
+    mask: Float[Tensor, "b c h w"]
+    """1 = pixel was hidden, 0 = visible."""
+
+
+class MaskedAutoencoder(Objective):
+    """Encoder on visible patches, light decoder, mean squared error on hidden patches.
+
+    Images come as uint8, [b c h w]: they are scaled to [0, 1] and normalised by `mean` and
+    `std` (per channel) here, on the device.  Floating-point images count as normalised already.
+    """
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(
+        self,
+        encoder: VisionTransformer,
+        *,
+        mask_ratio: float = 0.75,
+        norm_pix_loss: bool = True,
+        decoder_embed_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_num_heads: int = 16,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        """Initialise `encoder` as in the paper and put a decoder behind it.
+
+        Raises UserError where `mask_ratio` leaves no patch visible or none hidden, or `mean` and
+        `std` are not one number per channel.
+        """
+        super().__init__()
+        self.patch_size = tuple(encoder.patch_embed.patch_size)
+        self.img_size = tuple(encoder.patch_embed.img_size)
+        self.num_patches = encoder.patch_embed.num_patches
+        self.mask_ratio = mask_ratio
+        self.norm_pix_loss = norm_pix_loss
+        visible = num_visible(self.num_patches, mask_ratio)
+        if not 0 < visible < self.num_patches:
+            raise UserError(
+                f"model.mask_ratio: {mask_ratio} leaves {visible} of {self.num_patches} patches "
+                "visible; at least one must be visible and one hidden"
+            )
+        channels = encoder.patch_embed.proj.in_channels
+        if len(mean) != channels or len(std) != channels:
+            raise UserError(
+                f"data.mean, data.std: {len(mean)} and {len(std)} numbers for {channels} channels"
+            )
+
+        self.encoder = encoder
+        initialize_encoder(encoder)
+        p, q = self.patch_size
+        self.decoder = Decoder(
+            encoder.embed_dim,
+            decoder_embed_dim,
+            decoder_depth,
+            decoder_num_heads,
+            encoder.patch_embed.grid_size,
+            encoder.num_prefix_tokens,
+            p * q * channels,
+        )
+        # normalised = pixel * scale + shift, for pixels in 0..255
+        inverse_std = 1 / torch.tensor(std, dtype=torch.float64)
+        shift = -torch.tensor(mean, dtype=torch.float64) * inverse_std
+        self.register_buffer("pixel_scale", (inverse_std / 255).float(), persistent=False)
+        self.register_buffer("pixel_shift", shift.float(), persistent=False)
+
+    def draw(self, images: Shaped[Tensor, "b c h w"], seeds: Int[Tensor, " b"]) -> PatchSplit:
+        """Which patches to hide."""
+        return random_masking(seeds, self.num_patches, self.mask_ratio)
+
+    def forward(self, images: Shaped[Tensor, "b c h w"], noise: PatchSplit) -> Output:
+        """Encode what is visible, predict what is hidden, compare."""
+        patches = patchify(images, self.patch_size)
+        latent = self.forward_encoder(patches, noise.ids_keep)
+        prediction = self.decoder(latent, noise)
+        return self.forward_loss(patches, prediction, noise.ids_masked)
+
+    def forward_encoder(
+        self, patches: Shaped[Tensor, "b n values"], ids_keep: Int[Tensor, "b k"]
+    ) -> Float[Tensor, "b tokens d"]:
+        """Encode the patches named by `ids_keep`; the others are never touched."""
+        visible = self.normalize(gather_tokens(patches, ids_keep))
+        return forward_visible(self.encoder, visible, ids_keep)
+
+    def forward_loss(
+        self,
+        patches: Shaped[Tensor, "b n values"],
+        prediction: Float[Tensor, "b m values"],
+        ids_masked: Int[Tensor, "b m"],
+    ) -> Output:
+        """Mean squared error over the hidden patches (paper, section 3)."""
+        target = self.target(patches, ids_masked)
+        loss = (prediction.to(target.dtype) - target).square().mean()
+        return Output(loss, target.mean().detach(), target.square().mean().detach())
+
+    def target(
+        self, patches: Shaped[Tensor, "b n values"], ids_masked: Int[Tensor, "b m"]
+    ) -> Float[Tensor, "b m values"]:
+        """What the decoder is to predict: hidden pixels, with `norm_pix_loss` per-patch normal."""
+        target = self.normalize(gather_tokens(patches, ids_masked))
+        if self.norm_pix_loss:
+            mean, std = patch_statistics(target)
+            target = (target - mean) / std
+        return target
+
+    def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
+        """The `forward_features` of timm on whole images: nothing is ever masked here."""
+        tokens = self.encoder.forward_features(self.normalize_images(images))
+        patch_tokens = tokens[:, self.encoder.num_prefix_tokens :]
+        pooled = {"mean": patch_tokens.mean(dim=1)}
+        if self.encoder.has_class_token:
+            pooled["cls"] = tokens[:, 0]
+        return Features(patch_tokens, pooled)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Shaped[Tensor, "b c h w"], split: PatchSplit) -> Reconstruction:
+        """Fill in the hidden patches.
+
+        A model trained on normalised targets predicts each patch's structure, not its mean and
+        contrast: both are taken from the true patch, as in the paper's own figures.
+        """
+        patches = patchify(images, self.patch_size)
+        prediction = self.decoder(self.forward_encoder(patches, split.ids_keep), split).float()
+        pixels = self.normalize(patches)
+        if self.norm_pix_loss:
+            mean, std = patch_statistics(gather_tokens(pixels, split.ids_masked))
+            prediction = prediction * std + mean
+        ids = split.ids_masked[:, :, None].expand_as(prediction)
+        filled = self._to_images(pixels.scatter(1, ids, prediction))
+        hidden = torch.zeros_like(pixels).scatter(1, ids, 1.0)
+        channels = (1, -1, 1, 1)
+        unit = (filled - self.pixel_shift.view(channels)) / (255 * self.pixel_scale.view(channels))
+        return Reconstruction(unit.clamp(0, 1), self._to_images(hidden))
+
+    def normalize(self, patches: Shaped[Tensor, "b n values"]) -> Float[Tensor, "b n values"]:
+        """uint8 patches (channels last) to normalised floats; floats pass unchanged."""
+        if patches.is_floating_point():
+            return patches
+        pixels = patches.unflatten(-1, (-1, self.pixel_scale.numel()))
+        return (pixels * self.pixel_scale + self.pixel_shift).flatten(-2)
+
+    def normalize_images(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The same for images."""
+        if images.is_floating_point():
+            return images
+        return images * self.pixel_scale.view(-1, 1, 1) + self.pixel_shift.view(-1, 1, 1)
+
+    def _to_images(self, patches: Float[Tensor, "b n values"]) -> Float[Tensor, "b c h w"]:
+        return unpatchify(patches, self.img_size, self.patch_size)
+
+
+def build_mae(
+    config: ModelConfig, mean: Sequence[float], std: Sequence[float]
+) -> MaskedAutoencoder:
+    """The model that the `model` section describes, freshly initialised from torch's generator."""
+    encoder = build_encoder(
+        config.encoder,
+        img_size=config.img_size,
+        patch_size=config.patch_size,
+        in_chans=config.in_chans,
+        **config.encoder_kwargs,
+    )
+    return MaskedAutoencoder(
+        encoder,
+        mask_ratio=config.mask_ratio,
+        norm_pix_loss=config.norm_pix_loss,
+        decoder_embed_dim=config.decoder_embed_dim,
+        decoder_depth=config.decoder_depth,
+        decoder_num_heads=config.decoder_num_heads,
+        mean=mean,
+        std=std,
+    )

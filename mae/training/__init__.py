@@ -1,0 +1,1 @@
+"""Optimizer, run folder, checkpoints, tracking."""

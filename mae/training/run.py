@@ -1,0 +1,115 @@
+"""A run's folder: whose it is, where it stands, what it has told.
+
+config.yaml  metrics.jsonl  checkpoints/  panels/  wandb/
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mae.config import Config, differing_keys, dump_config, flatten, parse_config
+from mae.errors import UserError
+from mae.models.mae import build_mae
+from mae.objective import Objective
+from mae.training.checkpoint import Position, load_model, newest_checkpoint
+
+
+class Run:
+    """Paths of a run folder and what may be done to it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config_file = self.folder / "config.yaml"
+        self.metrics_file = self.folder / "metrics.jsonl"
+        self.checkpoints = self.folder / "checkpoints"
+        self.panels = self.folder / "panels"
+
+    def check(self, config: Config) -> None:
+        """UserError unless the folder is new, empty, or holds a run with these settings."""
+        if not self.folder.exists():
+            parent = next(p for p in self.folder.resolve().parents if p.exists())
+            if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+                raise UserError(f"output: {self.folder} cannot be made: {parent} is not writable")
+            return
+        if not self.folder.is_dir():
+            raise UserError(f"output: {self.folder} is a file, not a folder")
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise UserError(f"output: {self.folder} is not writable")
+        if self.config_file.exists():
+            if changed := differing_keys(self.config(), config):
+                raise UserError(
+                    f"output: {self.folder} holds a run with other settings; nothing was changed. "
+                    "Choose another output=, or go back to:\n  " + "\n  ".join(changed)
+                )
+        elif any(self.folder.iterdir()):
+            raise UserError(f"output: {self.folder} is not empty and holds no run")
+
+    def open(self, config: Config) -> None:
+        """Make the folder (if it is new) and record the settings."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.panels.mkdir(exist_ok=True)
+            part = self.config_file.with_suffix(".tmp")
+            part.write_text(dump_config(config))
+            part.replace(self.config_file)
+        except OSError as error:
+            raise UserError(f"output: {self.folder} cannot be written: {error.strerror}") from None
+
+    def config(self) -> Config:
+        """The recorded settings; UserError where there are none."""
+        try:
+            values = yaml.safe_load(self.config_file.read_text())
+        except FileNotFoundError:
+            raise UserError(f"{self.folder}: no run here (no config.yaml)") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{self.config_file}: not readable: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{self.config_file}: not a config")
+        return parse_config(values, dict.fromkeys(flatten(values), str(self.config_file)))
+
+    def write_metrics(self, row: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rewind_metrics(self, step: int) -> None:
+        """Forget the rows after `step`: a resumed run writes them again."""
+        if not self.metrics_file.exists():
+            return
+        kept = []
+        for line in self.metrics_file.read_text().splitlines(keepends=True):
+            try:
+                if json.loads(line)["step"] <= step and line.endswith("\n"):
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue  # cut off by a kill in the middle of the line
+        part = self.metrics_file.with_suffix(".tmp")
+        part.write_text("".join(kept))
+        part.replace(self.metrics_file)
+
+
+def build_objective(config: Config) -> Objective:
+    """The objective that the settings describe, initialised from `train.seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return build_mae(config.model, config.data.mean, config.data.std)
+
+
+def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:
+    """The model of a run's newest intact checkpoint, in evaluation mode, on the CPU.
+
+    Raises UserError where `folder` is no run or has no checkpoint yet.
+    """
+    run = Run(folder)
+    config = run.config()
+    found = newest_checkpoint(run.checkpoints)
+    if found is None:
+        raise UserError(f"{folder}: no checkpoint yet")
+    path, position = found
+    objective = build_objective(config)
+    load_model(path, objective)
+    return config, objective.eval(), position

@@ -1,0 +1,78 @@
+"""Panels: original, masked, reconstruction, side by side."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from mae.models.mae import MaskedAutoencoder
+
+GAP = 4
+TITLE = 20
+SMALLEST = 128
+HIDDEN = 0.5
+
+
+def reconstruction_panel(
+    model: MaskedAutoencoder, images: Tensor, seeds: Tensor, title: str = ""
+) -> Image.Image:
+    """Rows of (original | masked | reconstruction) for uint8 `images` [b c h w].
+
+    `seeds` [b] fix the masks.  Reconstructions are de-normalised, visible patches pasted in.
+    """
+    training = model.training
+    model.eval()
+    split = model.draw(images, seeds)
+    pasted, mask = model.reconstruct(images, split)
+    model.train(training)
+    original = images.float() / 255
+    masked = original * (1 - mask) + HIDDEN * mask
+    columns = {"original": original, "masked": masked, "reconstruction": pasted.float()}
+    return tile(columns, title)
+
+
+def tile(columns: dict[str, Tensor], title: str = "") -> Image.Image:
+    """Pictures in [0, 1], [b c h w] each, as a grid with a heading for each column.
+
+    Small ones are enlarged by whole factors without smoothing.  Two columns of rows stand side
+    by side from the fifth row on, so that the panel stays on a screen.
+    """
+    b, _, h, w = next(iter(columns.values())).shape
+    factor = max(1, -(-SMALLEST // max(h, w)))
+    cell_h, cell_w = h * factor + GAP, w * factor + GAP
+    halves = 2 if b > 4 else 1
+    rows = -(-b // halves)
+    block = len(columns) * cell_w + GAP
+    font = ImageFont.load_default(13)
+    top = TITLE * (2 if title else 1)
+    canvas = Image.new(
+        "RGB", (halves * block + (halves - 1) * 3 * GAP, top + rows * cell_h), "white"
+    )
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((GAP, 3), title, fill="black", font=font)
+    for half in range(halves):
+        left = half * (block + 3 * GAP) + GAP
+        for column, (name, pictures) in enumerate(columns.items()):
+            x = left + column * cell_w
+            draw.text((x, top - TITLE + 3), name, fill="black", font=font)
+            for row, picture in enumerate(pictures[half * rows : (half + 1) * rows]):
+                canvas.paste(to_pil(picture, factor), (x, top + row * cell_h))
+    return canvas
+
+
+def to_pil(picture: Tensor, factor: int = 1) -> Image.Image:
+    """[c h w] in [0, 1]: gray, or the first three channels as red, green, blue."""
+    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+    rgb = pixels[:3] if pixels.shape[0] >= 3 else pixels[:1].expand(3, -1, -1)
+    image = Image.fromarray(rgb.permute(1, 2, 0).contiguous().numpy())
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.tmp")
+    image.save(part, format="PNG")
+    part.replace(path)
