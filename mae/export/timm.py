@@ -58,6 +58,7 @@ def timm_config(config: Config, model: MaskedAutoencoder) -> dict:
         "img_size": list(model.img_size),
         "patch_size": model.patch_size[0],
         "in_chans": channels,
+        "global_pool": pool,
         # The final norm stays on the tokens whatever the pooling; see `build_encoder`.
         "fc_norm": False,
     }

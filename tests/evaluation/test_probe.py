@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from mae.errors import UserError
+from mae.evaluation.probe import draw_per_class, probe, repeated_probe, standardise
+
+
+def blobs(n, classes=3, noise=1.0, seed=0):
+    """Points around one centre per class, in dimensions of very different scale."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % classes
+    centres = 3 * np.random.default_rng(99).standard_normal((classes, 8))
+    points = centres[labels] + noise * rng.standard_normal((n, 8))
+    return (points * 10.0 ** np.arange(-4, 4)).astype(np.float32), labels
+
+
+def test_separable_classes_are_told_apart_whatever_the_scale():
+    (train, labels), (test, test_labels) = blobs(300), blobs(300, seed=1)
+    assert probe(train, labels, test, test_labels, seed=0).accuracy > 0.97
+
+
+def test_random_labels_are_not_learnt():
+    rng = np.random.default_rng(0)
+    (train, _), (test, _) = blobs(600), blobs(600, seed=1)
+    labels, test_labels = rng.integers(0, 3, 600), rng.integers(0, 3, 600)
+    accuracy = probe(train, labels, test, test_labels, seed=0).accuracy
+    assert accuracy == pytest.approx(1 / 3, abs=4 * (2 / 9 / 600) ** 0.5)
+
+
+def test_the_test_set_has_no_say_in_the_choice():
+    train, labels = blobs(300, noise=4)
+    easy, hard = blobs(100, noise=1, seed=1), blobs(100, noise=9, seed=2)
+    chosen = {probe(train, labels, *test, seed=0).strength for test in (easy, hard)}
+    assert len(chosen) == 1
+
+
+def test_budgets_draw_the_same_samples_for_every_feature_and_others_for_every_split():
+    _, labels = blobs(300)
+    rows = draw_per_class(labels, 7, seed=3)
+    assert np.array_equal(rows, draw_per_class(labels, 7, seed=3))
+    assert not np.array_equal(rows, draw_per_class(labels, 7, seed=4))
+    assert len(set(rows)) == 21
+    assert np.bincount(labels[rows]).tolist() == [7, 7, 7]
+
+
+def test_more_labels_help():
+    (train, labels), (test, test_labels) = blobs(600, noise=3), blobs(600, noise=3, seed=1)
+    few = repeated_probe(train, labels, test, test_labels, per_class=5)
+    many = repeated_probe(train, labels, test, test_labels)
+    assert many.mean > few.mean
+    assert len(few.scores) == 5 and few.deviation > 0
+
+
+def test_constant_dimensions_do_no_harm():
+    train = np.array([[1.0, 5.0], [3.0, 5.0]], np.float32)
+    scaled, _ = standardise(train, train)
+    assert scaled.tolist() == [[-1, 0], [1, 0]]
+
+
+def test_too_few_labels_are_named():
+    train, labels = blobs(30)
+    with pytest.raises(UserError, match="class 0 has 10 samples, not 11"):
+        repeated_probe(train, labels, train, labels, per_class=11)
+    with pytest.raises(UserError, match="cannot be split"):
+        probe(train[:4], np.array([0, 0, 1, 2]), train, labels, seed=0)

@@ -1,0 +1,101 @@
+"""Tiny real runs for tests: configs, commands, and what they leave behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+TINY = """\
+model:
+  encoder: vit_tiny_patch16_224
+  encoder_kwargs: {embed_dim: 32, depth: 2, num_heads: 2}
+  img_size: 16
+  patch_size: 4
+  decoder_embed_dim: 16
+  decoder_depth: 1
+  decoder_num_heads: 2
+data: {workers: 0, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
+optim: {lr: 2.0e-3, warmup_epochs: 1}
+train: {epochs: 4, batch_size: 8, checkpoint_every: 4}
+log: {every: 1, panel_every: 0, wandb: false}
+"""
+
+
+def write_config(folder: Path, shards: str) -> Path:
+    """The tiny config, training on `shards`, with its run folder beside it."""
+    path = folder / "tiny.yaml"
+    path.write_text(
+        f"output: {folder}/run\n{TINY}".replace("data: {", f"data: {{train: '{shards}', ")
+    )
+    return path
+
+
+def command(config: Path, *settings: str, processes: int = 1) -> list[str]:
+    """The command line that a person types."""
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu"]
+        launcher += ["--num_processes", str(processes), "--num_machines", "1"]
+        launcher += [
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            "0",
+        ]
+    return [*launcher, "-m", "mae.pretrain", str(config), *settings]
+
+
+def launch(config: Path, *settings: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run to the end."""
+    return subprocess.run(
+        command(config, *settings, processes=processes),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=300,
+    )
+
+
+def launch_and_kill(config: Path, *settings: str, after_step: int, processes: int = 1) -> None:
+    """Run until metrics.jsonl tells of `after_step`, then kill −9 every process."""
+    metrics = config.parent / "run" / "metrics.jsonl"
+    process = subprocess.Popen(
+        command(config, *settings, processes=processes),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    try:
+        while not (metrics.exists() and f'"step": {after_step},' in metrics.read_text()):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline, "the run did not start"
+            time.sleep(0.005)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def environment() -> dict[str, str]:
+    """One thread per process, as the multi-process launcher sets it: sums add up in one order."""
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def metrics_of(run: Path) -> list[dict]:
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_weights(run: Path) -> dict[str, Tensor]:
+    """The model of the newest checkpoint."""
+    newest = max((run / "checkpoints").glob("step-*"))
+    return load_file(newest / "model.safetensors")

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+
+from mae.hashing import Stream, counters, fold, mix, mix_tensor, uniforms
+
+WORDS = [0, 1, 2, 0x7FFFFFFFFFFFFFFF, 0x8000000000000000, 2**64 - 1, 0x0123456789ABCDEF]
+
+
+def splitmix64(seed, count):
+    """Vigna's reference generator in Python's own integers."""
+    words = []
+    for i in range(1, count + 1):
+        z = (seed + i * 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+        words.append(z ^ (z >> 31))
+    return words
+
+
+def signed(words):
+    return torch.from_numpy(np.array(words, np.uint64).view(np.int64))
+
+
+def test_golden_vectors():
+    # Written down once: a change of any of these changes every order, crop and mask.
+    assert mix(np.array([0, 1, 2**64 - 1], np.uint64)).tolist() == [
+        0,
+        0x5692161D100B05E5,
+        0xB4D055FCF2CBBD7B,
+    ]
+    assert fold(0).tolist() == [0xE220A8397B1DCDAF]
+    assert fold(7, Stream.VIEW, np.array([0, 1]), np.array([5, 6])).tolist() == [
+        0x125E5AA897928267,
+        0xDA7FE453D2963D78,
+    ]
+    assert uniforms(42, 3).tolist() == [0.7415648787718233, 0.1599103928769201, 0.27860113025513866]
+
+
+@pytest.mark.parametrize("seed", WORDS)
+def test_words_are_those_of_splitmix64(seed):
+    expected = splitmix64(seed, 5)
+    assert fold(seed).tolist() == expected[:1]
+    assert uniforms(seed, 5).tolist() == [(word >> 11) * 2.0**-53 for word in expected]
+    assert counters(signed([seed]), 5).numpy().view(np.uint64).tolist() == [expected]
+
+
+def test_numpy_and_tensor_forms_agree_bit_for_bit():
+    words = np.random.default_rng(0).integers(0, 2**64, 10_000, np.uint64)
+    words[: len(WORDS)] = WORDS
+    tensor = mix_tensor(signed(words))
+    assert tensor.dtype == torch.int64
+    assert np.array_equal(tensor.numpy().view(np.uint64), mix(words))
+
+
+def test_mix_is_one_to_one():
+    assert len(np.unique(mix(np.arange(100_000, dtype=np.uint64)))) == 100_000
+
+
+def test_fold_depends_on_every_value_and_on_their_order():
+    keys = [fold(0), fold(1), fold(0, 1), fold(1, 0), fold(0, 1, 2), fold(0, 2, 1), fold(0, 1, 3)]
+    assert len(np.unique(np.concatenate(keys))) == len(keys)
+
+
+def test_fold_broadcasts_elementwise():
+    epochs, samples = np.array([3, 4]), np.array([10, 11])
+    both = fold(9, Stream.OBJECTIVE, epochs, samples)
+    alone = [fold(9, Stream.OBJECTIVE, int(e), int(s)) for e, s in zip(epochs, samples)]
+    assert both.tolist() == np.concatenate(alone).tolist()
+
+
+def test_streams_of_one_seed_differ():
+    assert len({fold(0, stream).item() for stream in Stream}) == len(Stream)
+
+
+def test_flipping_one_bit_flips_half_of_the_word():
+    rng = np.random.default_rng(0)
+    words = rng.integers(0, 2**64, 1000, np.uint64)
+    for bit in range(64):
+        changed = mix(words) ^ mix(words ^ np.uint64(1 << bit))
+        flipped = np.bitwise_count(changed).mean()
+        assert abs(flipped - 32) < 5 * 4 / np.sqrt(1000), bit  # 64 fair coins: deviation 4
+
+
+@pytest.mark.parametrize("key", [0, 1, 2**64 - 1])
+def test_uniforms_are_uniform(key):
+    draws = uniforms(key, 50_000)
+    assert draws.min() >= 0 and draws.max() < 1
+    counts = np.histogram(draws, bins=100, range=(0, 1))[0]
+    chi_square = ((counts - 500) ** 2 / 500).sum()  # 99 degrees of freedom: 99 ± 14
+    assert 99 - 5 * 14 < chi_square < 99 + 5 * 14
+    assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 5 / np.sqrt(50_000)

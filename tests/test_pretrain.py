@@ -1,0 +1,245 @@
+"""Real runs of the real command."""
+
+import shutil
+
+import pytest
+import torch
+
+from mae.config import Config, TrainConfig, load_config
+from mae.errors import UserError
+from mae.pretrain import main, make_plan, pretrain
+from tests.runs import (
+    final_weights,
+    launch,
+    launch_and_kill,
+    metrics_of,
+    write_config,
+)
+
+IMAGES = 52  # no multiple of the batch: steps straddle epochs
+STEPS = 26
+
+GOLDEN_LOSSES = [0.0]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, make_shards):
+    return make_shards(tmp_path_factory.mktemp("shards"), IMAGES, shard_size=20, size=(20, 24))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shards):
+    """A finished run of one process, by the command line."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = launch(write_config(folder, shards), "log.panel_every=10")
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done.stdout
+
+
+def losses(run):
+    return [row["loss"] for row in metrics_of(run)]
+
+
+def test_golden_loss_curve(undisturbed):
+    run, _ = undisturbed
+    assert losses(run)[:: STEPS // 5] == pytest.approx(GOLDEN_LOSSES, rel=1e-3)
+
+
+def test_a_run_leaves_what_it_should(undisturbed):
+    run, printed = undisturbed
+    rows = metrics_of(run)
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    assert rows[-1]["samples"] == 8 * STEPS
+    assert rows[-1]["epoch"] == pytest.approx(4)
+    assert rows[0]["lr"] == 0 and rows[7]["lr"] == pytest.approx(2e-3, rel=0.02)
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"step-000000024", "step-000000026"}
+    assert [p.name for p in sorted((run / "panels").iterdir())] == [
+        "step-000000010.png",
+        "step-000000020.png",
+        "step-000000026.png",
+    ]
+    assert load_config(run / "config.yaml") == load_config(
+        run.parent / "tiny.yaml", ["log.panel_every=10"]
+    )
+    assert "8 = 1 process x 1 accumulated x 8 images" in printed
+    assert "step 26/26" in printed
+
+
+def test_two_processes_give_the_curve_of_one(undisturbed, shards, tmp_path):
+    """And two there are: the plan says so, and train.num_processes insists."""
+    done = launch(write_config(tmp_path, shards), "train.num_processes=2", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "8 = 2 processes x 1 accumulated x 4 images" in done.stdout
+    assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+
+
+def test_accumulation_gives_the_same_curve(undisturbed, shards, tmp_path):
+    config = load_config(write_config(tmp_path, shards), ["train.max_device_batch=3"])
+    pretrain(config)
+    assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("after_step", [2, 7, 17])
+def test_killed_and_rerun_ends_in_the_same_bits(undisturbed, shards, tmp_path, after_step):
+    """Kill −9 in mid-epoch: before the first checkpoint, after the first, after the fourth."""
+    config = write_config(tmp_path, shards)
+    launch_and_kill(config, after_step=after_step)
+    killed = metrics_of(tmp_path / "run")
+    assert len(killed) < STEPS
+    done = launch(config)
+    assert done.returncode == 0, done.stderr
+    assert ("resumed at step" in done.stdout) == (after_step > 4)
+    expected = final_weights(undisturbed[0])
+    found = final_weights(tmp_path / "run")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert losses(tmp_path / "run") == losses(undisturbed[0])
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_two_processes_killed_and_continued_by_one(undisturbed, shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    launch_and_kill(config, after_step=10, processes=2)
+    done = launch(config)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 8" in done.stdout
+    assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+
+
+def test_the_launchers_silent_single_process_is_noticed(shards, tmp_path, capsys):
+    config = write_config(tmp_path, shards)
+    assert main([str(config), "train.num_processes=2"]) == 2
+    assert "train.num_processes asks for 2 processes, but 1 work" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_left_as_it_is(undisturbed, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed[0], run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    config = run.parent / "tiny.yaml"
+    shutil.copy(undisturbed[0].parent / "tiny.yaml", config)
+    assert main([str(config), f"output={run}", "log.panel_every=10"]) == 0
+    assert "resumed at step 26" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    assert len(metrics_of(run)) == STEPS
+
+
+def refused(config, *settings, capsys) -> str:
+    """The one line that a wrong command ends in."""
+    assert main([str(config), *settings]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("mae: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "model.mask_raito=0.5",
+            "command line: model.mask_raito: unknown key, did you mean mask_ratio",
+        ),
+        ("model.mask_ratio=1.5", "command line: model.mask_ratio: 1.5 should be less than 1"),
+        ("model.mask_ratio=0.99", "model.mask_ratio: 0.99 leaves 0 of 16 patches visible"),
+        ("model.img_size=18", "model.img_size: 18 x 18 does not divide into patches of 4 x 4"),
+        ("train.batch_size=53", "train.batch_size: 53 images a step, but data.train has only 52"),
+        ("data.train=nowhere/*.tar", "data.train: no such shard: nowhere/*.tar"),
+        ("data.train=[]", "data.train: no shards given"),
+        ("model.encoder=vit_tny", "model.encoder: timm has no model 'vit_tny'"),
+        ("data.val=nowhere.tar", "data.val: no such shard: nowhere.tar"),
+    ],
+)
+def test_wrong_settings_end_in_one_line_before_anything_is_written(
+    setting, message, shards, tmp_path, capsys
+):
+    assert message in refused(write_config(tmp_path, shards), setting, capsys=capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_foreign_folder_is_refused_and_kept(shards, tmp_path, capsys):
+    config = write_config(tmp_path, shards)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    assert "is not empty and holds no run" in refused(config, capsys=capsys)
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.txt"]
+
+
+def test_another_runs_folder_is_refused_with_the_keys_that_differ(undisturbed, capsys):
+    run, _ = undisturbed
+    before = (run / "config.yaml").read_text()
+    assert main([str(run.parent / "tiny.yaml"), "optim.lr=1", "train.seed=1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "holds a run with other settings; nothing was changed" in lines[0]
+    assert lines[1:] == ["mae:   optim.lr: 0.002 → 1.0", "mae:   train.seed: 0 → 1"]
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_an_unwritable_place_is_refused(shards, tmp_path, capsys, monkeypatch):
+    config = write_config(tmp_path, shards)
+    monkeypatch.setattr("mae.training.run.os.access", lambda path, mode: False)  # root may all
+    assert "is not writable" in refused(config, capsys=capsys)
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(config, f"output={tmp_path}/file", capsys=capsys)
+
+
+def test_other_data_under_the_same_names_is_refused(undisturbed, make_shards, tmp_path, capsys):
+    shards = make_shards(tmp_path / "shards", IMAGES, shard_size=20, size=(20, 24))
+    config = write_config(tmp_path, shards)
+    assert main([str(config), "train.epochs=2"]) == 0
+    shutil.rmtree(tmp_path / "shards")
+    make_shards(tmp_path / "shards", IMAGES, shard_size=20, size=(20, 28))
+    capsys.readouterr()
+    message = refused(config, "train.epochs=2", capsys=capsys)
+    assert "data.train: not the samples that" in message
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, shards, tmp_path, capsys):
+    config = write_config(tmp_path, shards)
+    launch_and_kill(config, after_step=13)
+    newest = max((tmp_path / "run" / "checkpoints").glob("step-*[0-9]"))
+    assert newest.name == "step-000000012"
+    weights = bytearray((newest / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (newest / "model.safetensors").write_bytes(weights)
+    done = launch(config)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step 8" in done.stdout
+    expected, found = final_weights(undisturbed[0]), final_weights(tmp_path / "run")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_an_undecodable_image_is_named_with_its_shard(tmp_path, make_shards, capsys):
+    shards = make_shards(tmp_path / "shards", IMAGES, shard_size=IMAGES, size=(20, 24))
+    (shard,) = (tmp_path / "shards").glob("*.tar")
+    data = bytearray(shard.read_bytes())
+    at = [i for i in range(0, len(data), 512) if data[i : i + 2] == b"\xff\xd8"][20]
+    data[at : at + 100] = bytes(100)
+    shard.write_bytes(data)
+    message = refused(write_config(tmp_path, shards), capsys=capsys)
+    assert f"{shard}: key " in message and "does not decode" in message
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(shards, tmp_path, capsys):
+    config = write_config(tmp_path, shards)
+    assert main([str(config), "optim.lr=1e30"]) == 1
+    assert "the loss is nan" in capsys.readouterr().err
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_plan_divides_the_global_batch():
+    config = Config(train=TrainConfig(batch_size=4096, max_device_batch=200))
+    plan = make_plan(config, num_samples=1_281_167, num_processes=8, process_index=3)
+    assert plan.slices.device_batch == 128
+    assert plan.slices.accumulation == 4
+    assert plan.lr == pytest.approx(2.4e-3)  # 1.5e-4 x 4096 / 256
+    assert plan.steps == 250_228  # 800 epochs, none of the last one's images left out
+
+
+def test_a_batch_that_does_not_divide_names_the_counts_that_do():
+    config = Config(train=TrainConfig(batch_size=96))
+    with pytest.raises(
+        UserError, match=r"among 5 processes; it does among 1, 2, 3, 4, 6, 8, 12, 16"
+    ):
+        make_plan(config, 1000, 5, 0)
