@@ -19,6 +19,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def _one_or_more(value: object) -> object:
@@ -72,7 +73,7 @@ class ModelConfig(Section):
 
     encoder: str = "vit_base_patch16_224"
     """a plain Vision Transformer of timm"""
-    encoder_kwargs: dict[str, bool | int | float] = {}
+    encoder_kwargs: dict[str, float | int | bool] = {}
     """further arguments for timm.create_model, such as embed_dim, depth, num_heads"""
     img_size: Size | None = None
     """pixels, one number or [height, width] (default: the encoder's)"""
@@ -130,7 +131,7 @@ class TrainConfig(Section):
     """optimizer steps between checkpoints"""
     keep_last: Annotated[int, Field(ge=2)] = 2
     """newest checkpoints that are kept"""
-    seed: NonNegative = 0
+    seed: Seed = 0
     """of initialisation, order, crops and masks"""
 
 
@@ -212,10 +213,12 @@ def parse_config(
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        lines += dict.fromkeys(
-            f"{_source_of(location, source)}: {location}: {message}"
-            for location, message in map(_explain, error.errors())
-        )
+        # The first complaint about a key is enough: a union has one for each of its types.
+        explained = dict(map(_explain, reversed(error.errors())))
+        lines += [
+            f"{_source_of(location, source)}: {location}: {explained[location]}"
+            for location in reversed(explained)
+        ]
     if config is not None:
         lines += [
             f"{_source_of(location, source)}: {location}: {message}"
@@ -230,7 +233,8 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
     """(key, message) of settings that are fine alone but not together."""
     data, model, optim, train = config.data, config.model, config.optim, config.train
     if optim.warmup_epochs >= train.epochs:
-        yield "optim.warmup_epochs", f"{optim.warmup_epochs:g} of {train.epochs:g} epochs in all"
+        message = f"{optim.warmup_epochs:g}, but train.epochs is only {train.epochs:g}"
+        yield "optim.warmup_epochs", message
     for key, (low, high) in (("scale", data.scale), ("ratio", data.ratio)):
         if not 0 < low <= high:
             yield f"data.{key}", f"[{low:g}, {high:g}] is no range of positive numbers"
@@ -269,7 +273,8 @@ def differing_keys(old: Config, new: Config) -> list[str]:
 
 def describe_settings() -> str:
     """All settings with default and meaning, for --help."""
-    lines = []
+    output = Config.model_fields["output"]
+    lines = [f"output = {output.default!r}\n      {output.description}"]
     for name, section in SECTIONS.items():
         lines += [f"{name}:  {section.__doc__}"]
         for key, field in section.model_fields.items():
@@ -289,9 +294,22 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice, of which PyYAML silently keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value} is written twice", problem_mark=key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         hint = f" ({path.parent} has {', '.join(near)})" if near else ""
@@ -302,7 +320,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a config: write sections such as `model:`")
-    return values
+    # A section whose lines are all commented out is None to YAML.
+    return {k: {} if v is None and k in SECTIONS else v for k, v in values.items()}
 
 
 def _parse_value(text: str) -> Any:
@@ -347,5 +366,8 @@ def _explain(error: Any) -> tuple[str, str]:
     key = ".".join(keys[: 2 if section else 1])
     if key == "model.encoder_kwargs" and len(keys) > 2:
         key += f".{keys[2]}"
-    message = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return key, f"{error['input']!r} should be {message}"
+    if error["type"] == "model_type":
+        return key, f"{error['input']!r} should be settings, each on a line below it"
+    message = error["msg"]
+    should_be = message.startswith("Input should be ")
+    return key, f"{error['input']!r}{message[5:] if should_be else f': {message}'}"

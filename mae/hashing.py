@@ -9,8 +9,6 @@ from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 Words = npt.NDArray[np.uint64]
 
@@ -42,7 +40,8 @@ def fold(seed: int, *values: int | npt.NDArray) -> Words:
     key = mix(np.atleast_1d(np.asarray(seed, dtype=np.uint64)) + np.uint64(GAMMA))
     for value in values:
         value = np.atleast_1d(np.asarray(value)).astype(np.uint64)
-        key = mix(key ^ mix(value + np.uint64(GAMMA)))
+        # A step of GAMMA between the two: else fold(a, b) would be fold(b, a), and fold(a, a) 0.
+        key = mix((key + np.uint64(GAMMA)) ^ mix(value + np.uint64(GAMMA)))
     return key
 
 
@@ -51,25 +50,3 @@ def uniforms(key: int, count: int) -> npt.NDArray[np.float64]:
     counters = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA)
     words = mix(counters + np.asarray([key], np.uint64))
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def mix_tensor(words: Tensor) -> Tensor:
-    """`mix` on any device, for int64 tensors that hold the same 64 bits."""
-    words = (words ^ _shift_right(words, 30)) * _signed(MULTIPLIER_1)
-    words = (words ^ _shift_right(words, 27)) * _signed(MULTIPLIER_2)
-    return words ^ _shift_right(words, 31)
-
-
-def counters(keys: Tensor, count: int) -> Tensor:
-    """[b] int64 keys → [b, count] int64 words: the tensor form of the counters in `uniforms`."""
-    steps = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) * _signed(GAMMA)
-    return mix_tensor(keys[:, None] + steps)
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64)  # every constant here has its top bit set
-
-
-def _shift_right(words: Tensor, bits: int) -> Tensor:
-    # int64 shifts copy the sign bit in; a logical shift must not.
-    return (words >> bits) & ((1 << (64 - bits)) - 1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mae.hashing import counters
+from mae.tensor_hashing import counters
 
 
 class PatchSplit(NamedTuple):

@@ -221,7 +221,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     if config.precision == "bf16" and has_gpu and not has_bf16:
         raise UserError("train.precision: this GPU has no bf16; use fp32 or auto")
     use_bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     accelerator = Accelerator(
         cpu=not has_gpu,
         mixed_precision="bf16" if use_bf16 else "no",

@@ -2,13 +2,18 @@
 
 import io
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 CLASSES = 3
+
+settings.register_profile("busy machines too", deadline=None)
+settings.load_profile("busy machines too")
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +24,15 @@ def make_image():
     the direction of the gradient.
     """
     return _draw
+
+
+@pytest.fixture(scope="session")
+def make_tar():
+    """`make_tar(path, members, format=tarfile.GNU_FORMAT)` writes (name, bytes) pairs in order.
+
+    Returns `path`.
+    """
+    return _make_tar
 
 
 @pytest.fixture(scope="session")
@@ -52,12 +66,14 @@ def _make_shards(
 ) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for shard, start in enumerate(range(0, count, shard_size)):
-        with tarfile.open(folder / f"shard-{shard:06d}.tar", "w") as tar:
-            for number in range(start, min(count, start + shard_size)):
-                key = f"sample-{number:05d}"
-                if labels:
-                    _add(tar, f"{key}.cls", str(number % CLASSES).encode())
-                _add(tar, f"{key}.{extension}", _encode(_draw(number, size, channels), extension))
+        members = []
+        for number in range(start, min(count, start + shard_size)):
+            key = f"sample-{number:05d}"
+            if labels:
+                members.append((f"{key}.cls", str(number % CLASSES).encode()))
+            image = _encode(_draw(number, size, channels), extension)
+            members.append((f"{key}.{extension}", image))
+        _make_tar(folder / f"shard-{shard:06d}.tar", members)
     return f"{folder}/shard-*.tar"
 
 
@@ -83,7 +99,12 @@ def _encode(pixels: np.ndarray, extension: str) -> bytes:
     return file.getvalue()
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+def _make_tar(
+    path: Path, members: Iterable[tuple[str, bytes]], format: int = tarfile.GNU_FORMAT
+) -> Path:
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path

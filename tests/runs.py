@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -72,7 +72,6 @@ def launch_and_kill(config: Path, *settings: str, after_step: int, processes: in
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment(),
-        start_new_session=True,
     )
     deadline = time.monotonic() + 120
     try:
@@ -81,8 +80,14 @@ def launch_and_kill(config: Path, *settings: str, after_step: int, processes: in
             assert time.monotonic() < deadline, "the run did not start"
             time.sleep(0.005)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        # The launcher first, so that it cannot tidy up; its processes have sessions of their own.
+        family = [
+            psutil.Process(process.pid),
+            *psutil.Process(process.pid).children(recursive=True),
+        ]
+        for member in family:
+            member.kill()
+        psutil.wait_procs(family)
 
 
 def environment() -> dict[str, str]:

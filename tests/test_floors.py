@@ -8,10 +8,11 @@ import pytest
 import mae
 
 # Lowest first.  A package is one floor: its modules may import each other.
-FLOORS = """
-    errors hashing config patches masking schedule objective
-    data models training evaluation export visualize pretrain cli __main__
-""".split()
+NAMES = """
+    errors hashing tensor_hashing config patches masking schedule objective
+    data models training evaluation export visualize commands pretrain cli __main__
+"""
+FLOORS: dict[str, int] = {name: floor for floor, name in enumerate(NAMES.split())}
 
 ROOT = Path(mae.__file__).parent
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
@@ -19,7 +20,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 def floor_of(module: str) -> int:
     """`data.tar` → the number of its floor; the package itself lies below all."""
-    return FLOORS.index(module.split(".")[0]) if module not in ("", "__init__") else -1
+    return FLOORS[module.split(".")[0]] if module not in ("", "__init__") else -1
 
 
 def imported_modules(path: Path) -> list[str]:

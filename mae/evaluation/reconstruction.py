@@ -10,6 +10,8 @@ from torch import Tensor
 from mae.models.mae import MaskedAutoencoder
 from mae.patches import gather_tokens, patch_statistics, patchify, unpatchify
 
+SWEEPS = 24
+
 
 class Explained(NamedTuple):
     """R² = 1 - squared error / squared deviation from the mean, over all hidden pixels.
@@ -65,20 +67,28 @@ def interpolate_hidden(model: MaskedAutoencoder, pixels: Tensor, ids_keep: Tenso
     )
     size = model.img_size, model.patch_size
     weight = unpatchify(known.expand(-1, -1, model.patch_size[0] * model.patch_size[1]), *size)
-    return pull_push(unpatchify(pixels * known, *size), weight)
+    return fill_in(unpatchify(pixels * known, *size), weight)
 
 
-def pull_push(values: Tensor, weight: Tensor) -> Tensor:
-    """Scattered data to a smooth picture (Gortler et al. 1996, "The Lumigraph", section 3.4.2).
+def fill_in(values: Tensor, weight: Tensor) -> Tensor:
+    """The smooth picture through scattered data: near-harmonic, that is, flat between the data.
 
-    `values` [b c h w] count where `weight` [b 1 h w] is 1 and are 0 elsewhere.  Averages over
-    ever larger squares (pull) fill what the smaller ones leave open (push).
+    `values` [b c h w] count where `weight` [b 1 h w] is 1 and are 0 elsewhere.  Coarse to fine,
+    as in pull-push (Gortler et al. 1996, "The Lumigraph", section 3.4.2): averages over squares
+    twice as large fill what is open, then each open pixel moves to the mean of its neighbours.
     """
-    if weight.shape[-2:] == (1, 1):
-        return values / weight.clamp(min=1e-12)
-    # Squares at an odd edge are cut off there, so average what exists: sums over sums.
-    coarse = [F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (values, weight)]
-    share = coarse[1].clamp(min=1e-12)
-    full = pull_push(coarse[0] / share * coarse[1].sign(), coarse[1].sign())
-    smooth = F.interpolate(full, size=weight.shape[-2:], mode="bilinear", align_corners=False)
-    return values + smooth * (1 - weight)
+    h, w = weight.shape[-2:]
+    if h == w == 1:
+        return values
+    # Squares at an odd edge are cut off there: sums over what exists, divided by its weight.
+    sums, share = (
+        F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False) for x in (values, weight)
+    )
+    coarse = fill_in(sums / share.clamp(min=1e-12) * share.sign(), share.sign())
+    picture = F.interpolate(coarse, size=(h, w), mode="bilinear", align_corners=False)
+    for _ in range(SWEEPS):
+        picture = values + picture * (1 - weight)
+        padded = F.pad(picture, (1, 1, 1, 1), mode="replicate")
+        across = padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2]
+        picture = (across + padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1]) / 4
+    return values + picture * (1 - weight)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mae.evaluation.reconstruction import explained_variance, interpolate_hidden, pull_push
+from mae.evaluation.reconstruction import explained_variance, fill_in, interpolate_hidden
 from mae.masking import random_masking
 from mae.patches import patchify
 from tests.models.test_mae import small_mae
@@ -18,7 +18,7 @@ def gradients(b=8, h=16, w=16):
 def test_filling_keeps_what_is_known_and_stays_within_its_range():
     values = torch.rand(4, 3, 13, 7)
     weight = (torch.rand(4, 1, 13, 7) < 0.25).float()
-    filled = pull_push(values * weight, weight)
+    filled = fill_in(values * weight, weight)
     known = weight.expand_as(values) > 0
     assert torch.equal(filled[known], values[known])
     for picture, seen, visible in zip(filled, values, known, strict=True):
@@ -29,7 +29,7 @@ def test_filling_keeps_what_is_known_and_stays_within_its_range():
 def test_a_flat_picture_is_filled_exactly():
     weight = torch.zeros(1, 1, 16, 16)
     weight[..., 3, 9] = 1
-    assert torch.allclose(pull_push(0.7 * weight, weight), torch.full((1, 1, 16, 16), 0.7))
+    assert torch.allclose(fill_in(0.7 * weight, weight), torch.full((1, 1, 16, 16), 0.7))
 
 
 def test_interpolation_never_sees_hidden_patches():

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.models.vision_transformer import VisionTransformer
 
 from mae.config import Config, DataConfig, ModelConfig
 from mae.errors import UserError
@@ -47,6 +48,7 @@ def test_timm_loads_it_with_nothing_missing_and_computes_the_same(tmp_path, sett
     config = config_of(**settings)
     model, folder = exported(tmp_path, config)
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert isinstance(theirs, VisionTransformer)
     assert theirs.state_dict().keys() == load_file(folder / "model.safetensors").keys()
     images = torch.randint(0, 256, (3, config.model.in_chans, 16, 24), dtype=torch.uint8)
     mean, std = (torch.tensor(x)[:, None, None] for x in (config.data.mean, config.data.std))

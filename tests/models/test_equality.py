@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from mae.masking import PatchSplit, random_masking
-from mae.models.encoder import build_encoder, forward_visible
+from mae.models.encoder import build_encoder, forward_visible, position_embedding
 from mae.models.mae import MaskedAutoencoder
 from mae.models.positions import sincos_positions
 from mae.patches import patchify
@@ -113,7 +113,7 @@ def test_loss_and_gradients_equal_those_of_transformers(norm_pix_loss, dtype, to
     ours = our_model(norm_pix_loss)
     with torch.no_grad():
         # A fresh model of transformers has zeros here; real checkpoints bring their positions.
-        theirs.vit.embeddings.position_embeddings.copy_(ours.encoder.pos_embed)
+        theirs.vit.embeddings.position_embeddings.copy_(position_embedding(ours.encoder))
         theirs.decoder.decoder_pos_embed[:, 1:] = ours.decoder.pos_embed
         loaded = ours.load_state_dict(in_our_names(dict(theirs.state_dict())), strict=False)
     assert set(loaded.missing_keys) == {"encoder.pos_embed", "decoder.pos_embed"}

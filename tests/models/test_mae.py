@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from mae.models.mae import MaskedAutoencoder, build_mae
 from mae.patches import patchify
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}
-DECODER = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}
+DECODER: dict[str, Any] = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}
 
 
 def small_mae(
@@ -26,8 +27,9 @@ def small_mae(
         **SMALL,
         **settings.pop("encoder", {}),
     )
+    settings = DECODER | settings
     mean, std = mean or [0.5] * in_chans, std or [0.25] * in_chans
-    return MaskedAutoencoder(encoder, mean=mean, std=std, **(DECODER | settings))
+    return MaskedAutoencoder(encoder, mean=mean, std=std, **settings)
 
 
 def some_images(b=4, c=3, h=16, w=16) -> torch.Tensor:

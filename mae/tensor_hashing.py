@@ -1,0 +1,28 @@
+"""The same hashes as `mae.hashing` on tensors, on any device: int64 holds the same 64 bits."""
+
+import torch
+from torch import Tensor
+
+from mae.hashing import GAMMA, MULTIPLIER_1, MULTIPLIER_2
+
+
+def mix_tensor(words: Tensor) -> Tensor:
+    """`mix` on any device, for int64 tensors that hold the same 64 bits."""
+    words = (words ^ _shift_right(words, 30)) * _signed(MULTIPLIER_1)
+    words = (words ^ _shift_right(words, 27)) * _signed(MULTIPLIER_2)
+    return words ^ _shift_right(words, 31)
+
+
+def counters(keys: Tensor, count: int) -> Tensor:
+    """[b] int64 keys → [b, count] int64 words: the tensor form of the counters in `uniforms`."""
+    steps = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) * _signed(GAMMA)
+    return mix_tensor(keys[:, None] + steps)
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64)  # every constant here has its top bit set
+
+
+def _shift_right(words: Tensor, bits: int) -> Tensor:
+    # int64 shifts copy the sign bit in; a logical shift must not.
+    return (words >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,0 +1,137 @@
+"""The commands that a person types, on small real files."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mae.cli import main
+from tests.runs import write_config
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, make_shards):
+    folder = tmp_path_factory.mktemp("shards")
+    return make_shards(folder, 60, shard_size=30, size=(20, 24), labels=True)
+
+
+@pytest.fixture
+def photos(tmp_path, make_image):
+    """A folder with a class folder for cats and one for dogs, 20 pictures each."""
+    for number in range(40):
+        path = tmp_path / "photos" / ("cats", "dogs")[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(make_image(number)).save(path)
+    return tmp_path / "photos"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, shards):
+    """A finished tiny run."""
+    folder = tmp_path_factory.mktemp("run")
+    assert main(["pretrain", str(write_config(folder, shards)), "train.epochs=2"]) == 0
+    return folder / "run"
+
+
+def test_from_a_folder_of_images_to_an_export(tmp_path, photos, capsys):
+    """The README's worked example."""
+    packed = tmp_path / "shards"
+    assert main(["pack", str(photos), str(packed), "--val", "0.2", "--shard-size", "16"]) == 0
+    printed = capsys.readouterr().out
+    assert "32 training and 8 validation images, 2 classes" in printed
+    assert f"{packed}/val-*.tar" in printed
+    config = write_config(tmp_path, f"{packed}/train-*.tar")
+    assert main(["pretrain", str(config), f"data.val={packed}/val-*.tar", "train.epochs=2"]) == 0
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "encoder")]) == 0
+    assert "checked through timm" in capsys.readouterr().out
+    assert (tmp_path / "encoder" / "README.md").exists()
+
+
+def test_index_sums_up_the_shards(shards, capsys):
+    assert main(["index", shards]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["shards", "2"]
+    assert "60 samples" in lines[3]
+
+
+def test_probe_reports_every_feature_and_budget(run, shards, capsys):
+    arguments = ["--train", shards, "--test", shards, "--per-class", "5", "--splits", "2"]
+    assert main(["probe", str(run), *arguments, "--baselines"]) == 0
+    report = json.loads((run / "probe.json").read_text())
+    found = {(r["encoder"], r["feature"], r["per_class"]) for r in report["results"]}
+    encoders = [(e, f) for e in ("pretrained", "untrained") for f in ("cls", "mean")]
+    assert found == {
+        (*name, budget) for name in [*encoders, ("raw", "pixels")] for budget in (None, 5)
+    }
+    assert all(len(r["accuracies"]) == 2 for r in report["results"])
+    table = capsys.readouterr().out
+    assert "5 per class" in table and "untrained cls" in table
+
+
+def test_probe_of_unlabelled_shards_names_the_first_sample(run, make_shards, tmp_path, capsys):
+    bare = make_shards(tmp_path, 12, shard_size=12, labels=False)
+    assert main(["probe", str(run), "--train", bare, "--test", bare]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mae: --train: 12 of 12 samples have no label (.cls), first ")
+    assert ".tar: key " in error
+
+
+def test_reconstruct_from_shards_and_from_files(run, shards, tmp_path, capsys):
+    assert (
+        main(["reconstruct", str(run), shards, "--count", "3", "--out", f"{tmp_path}/a.png"]) == 0
+    )
+    assert "R² on hidden patches of 60 images" in capsys.readouterr().out
+    assert set(json.loads((tmp_path / "a.json").read_text())) == {
+        "step",
+        "model",
+        "patch_mean",
+        "interpolation",
+        "images",
+    }
+    Image.new("L", (50, 40), 128).save(tmp_path / "gray.png")
+    Image.new("RGB", (40, 50), "red").save(tmp_path / "red.jpg")
+    files = [f"{tmp_path}/gray.png", f"{tmp_path}/red.jpg"]
+    assert main(["reconstruct", str(run), *files]) == 0
+    with Image.open(run / "reconstruction.png") as panel:
+        assert panel.width > 3 * 128
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "{tmp}", "{tmp}/out"], "no run here (no config.yaml)"),
+        (["export", "{run}", "{run}"], "is not empty; nothing is overwritten"),
+        (["pack", "{tmp}/nowhere", "{tmp}/out"], "no such folder"),
+        (["pack", "{tmp}", "{run}"], "is not empty; nothing is overwritten"),
+        (["pack", "{tmp}", "{tmp}/out"], "no images: expected .jpg, .jpeg, .png"),
+        (["index", "{tmp}/nowhere.tar"], "no such shard"),
+        (["index", "s3://bucket/a.tar"], "only local shards can be read"),
+        (["reconstruct", "{run}", "{tmp}/nowhere.png"], "cannot be read: No such file"),
+        (["reconstruct", "{run}", "{tmp}/text.png"], "text.png: does not decode"),
+    ],
+)
+def test_wrong_use_ends_in_one_line_and_code_2(arguments, message, run, tmp_path, capsys):
+    (tmp_path / "text.png").write_text("no picture")
+    filled = [argument.format(tmp=tmp_path, run=run) for argument in arguments]
+    assert main(filled) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("mae: ")
+    assert message in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["pretrain", "pack", "index", "export", "probe", "reconstruct"])
+def test_help_of_every_command(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    printed = capsys.readouterr().out
+    assert f"mae {command}" in printed
+    assert command != "pretrain" or "model.mask_ratio = 0.75" in printed
+
+
+def test_wrong_options_exit_with_2():
+    for arguments in ([], ["no-such"], ["pack"], ["pack", "a", "b", "--val", "2"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == 2
