@@ -5,25 +5,26 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
     local candidate
-    for candidate in python3 python3.13 python3.12 python3.11 python; do
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 python; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "launch: no Python 3.11 or newer found (tried python3, python3.13, 3.12, 3.11)" >&2
+    echo "launch: no Python 3.11 or newer found (tried python3, python3.11 to 3.14, python)" >&2
     return 1
 }
 
 set_up() {
-    local extra=$1 python stamp
-    stamp=".venv/set-up$extra-$(cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)"
-    if [ ! -e "$stamp" ]; then
-        python=$(find_python)
+    local extra=$1 python wanted
+    wanted="$extra $(cat pyproject.toml constraints.txt | cksum)"
+    if [ "$(cat .venv/set-up 2>/dev/null)" != "$wanted" ]; then
         echo "launch: setting up .venv (about 3 GB of downloads, once)"
-        if [ ! -x .venv/bin/python ]; then
-            "$python" -m venv .venv || {
-                echo "launch: $python has no venv module (Debian, Ubuntu: apt install python3-venv)" >&2
+        if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+            python=$(find_python)
+            "$python" -m venv --clear .venv || {
+                rm -rf .venv
+                echo "launch: $python cannot make a .venv (Debian, Ubuntu: apt install python3-venv)" >&2
                 return 1
             }
         fi
@@ -31,7 +32,7 @@ set_up() {
         # Compiled once here: every process of every run imports torch.
         .venv/bin/uv pip install --quiet --python .venv/bin/python --compile-bytecode \
             --constraint constraints.txt --editable ".$extra"
-        touch "$stamp"
+        echo "$wanted" >.venv/set-up
     fi
     export PATH="$PWD/.venv/bin:$PATH"
 }

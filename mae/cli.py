@@ -34,6 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
@@ -47,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
             name,
             help=text,
             description=f"{text[0].upper()}{text[1:]}.",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Help,
         )
         added.set_defaults(command=name)
         return added
@@ -59,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     pack.add_argument("out", type=Path, help="new folder for the shards")
     pack.add_argument("--shard-size", type=_positive, default=1000, help="images per shard")
     pack.add_argument("--val", type=_share, default=0.0, help="share set aside as val-*.tar")
-    pack.add_argument("--seed", type=_seed, default=0, help="of the shuffle")
+    pack.add_argument("--seed", type=_natural, default=0, help="of the shuffle")
     pack.add_argument(
         "--labels",
         action=argparse.BooleanOptionalAction,
@@ -78,17 +85,20 @@ def build_parser() -> argparse.ArgumentParser:
     probe = command("probe", "linear probe on frozen features of labelled shards")
     probe.add_argument("run", type=Path, help="run folder")
     probe.add_argument("--train", nargs="+", required=True, help="labelled shards to fit on")
-    probe.add_argument("--test", nargs="+", required=True, help="labelled shards to test on, once")
+    probe.add_argument("--test", nargs="+", required=True, help="labelled shards to test on")
     probe.add_argument(
         "--per-class", type=_positive, nargs="*", default=[], help="also with so few labels"
     )
-    probe.add_argument("--splits", type=_positive, default=5, help="repetitions")
+    probe.add_argument(
+        "--splits", type=_positive, default=5, help="repetitions, each meeting the test set once"
+    )
     probe.add_argument(
         "--baselines", action="store_true", help="probe the untrained encoder and pixels too"
     )
-    probe.add_argument("--seed", type=_seed, default=0, help="of the splits")
+    probe.add_argument("--seed", type=_natural, default=0, help="of the splits")
     probe.add_argument("--out", type=Path, help="JSON file (RUN/probe.json if unset)")
-    _device_options(probe)
+    _device_option(probe)
+    probe.add_argument("--workers", type=_natural, default=0, help="decoding processes")
 
     show = command("reconstruct", "reconstruction panel and R² on hidden patches")
     show.add_argument("run", type=Path, help="run folder")
@@ -96,14 +106,13 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--out", type=Path, help="PNG (RUN/reconstruction.png if unset)")
     show.add_argument("--count", type=_positive, default=8, help="images on the panel")
     show.add_argument("--r2-images", type=_positive, default=512, help="images for R², at most")
-    show.add_argument("--seed", type=_seed, default=0, help="of the masks")
-    _device_options(show)
+    show.add_argument("--seed", type=_natural, default=0, help="of the masks")
+    _device_option(show)
     return parser
 
 
-def _device_options(parser: argparse.ArgumentParser) -> None:
+def _device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cuda, cpu …; auto: a GPU if there is one")
-    parser.add_argument("--workers", type=int, default=0, help="decoding processes")
 
 
 def _positive(text: str) -> int:
@@ -113,7 +122,7 @@ def _positive(text: str) -> int:
     return value
 
 
-def _seed(text: str) -> int:
+def _natural(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 2**63)")

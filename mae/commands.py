@@ -10,7 +10,7 @@ import torch
 
 from mae.data.decode import decode
 from mae.data.loader import CentredViews
-from mae.data.manifest import EXTENSIONS, build_manifest, summary
+from mae.data.manifest import EXTENSIONS, build_manifest, shard_index, summary
 from mae.data.pack import pack_folder
 from mae.data.pillow import BadImage
 from mae.data.transform import center_view
@@ -48,10 +48,11 @@ def pack(args: argparse.Namespace) -> None:
         print(f"skipped {len(packed.folder.skipped) - 10} more files", file=sys.stderr)
     classes = f"{len(packed.folder.classes)} classes" if packed.folder.classes else "no labels"
     print(f"{args.out}: {packed.train:,} training and {packed.val:,} validation images, {classes}")
+    for shard in packed.shards:
+        shard_index(shard)  # cached beside the shard
     patterns = [f"{args.out}/{split}-*.tar" for split in ("train", "val")]
     for pattern, count in zip(patterns, (packed.train, packed.val), strict=True):
         if count:
-            build_manifest([pattern])
             print(f"  {pattern}")
 
 
@@ -103,7 +104,11 @@ def reconstruct(args: argparse.Namespace) -> None:
     seeds = torch.from_numpy(words.view("int64")).to(device)
     out = args.out or args.run / "reconstruction.png"
     title = f"{args.run}, step {position.step}"
-    save_png(reconstruction_panel(model, images[: args.count], seeds[: args.count], title), out)
+    panel = reconstruction_panel(model, images[: args.count], seeds[: args.count], title)
+    try:
+        save_png(panel, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     pairs = zip(images[: args.r2_images].split(64), seeds[: args.r2_images].split(64), strict=True)
     explained = explained_variance(model, pairs)
     _write_json(out.with_suffix(".json"), {"step": position.step, **explained._asdict()})
@@ -141,9 +146,14 @@ def load_images(
 
 
 def _device(args: argparse.Namespace) -> str:
-    if args.device != "auto":
-        return args.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    name = args.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return name
 
 
 def _mae(objective: torch.nn.Module) -> MaskedAutoencoder:

@@ -170,7 +170,7 @@ SECTIONS: dict[str, type[Section]] = {
 
 FREE_ON_RESUME = (
     "output",
-    "log.",
+    "data.train",  # the same samples elsewhere: the checkpoint's fingerprint decides
     "data.val",
     "data.workers",
     "data.index_dir",
@@ -267,7 +267,9 @@ def differing_keys(old: Config, new: Config) -> list[str]:
     return [
         f"{key}: {before.get(key)} → {after.get(key)}"
         for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key) and not key.startswith(FREE_ON_RESUME)
+        if before.get(key) != after.get(key)
+        and key not in FREE_ON_RESUME
+        and not key.startswith("log.")
     ]
 
 
@@ -330,7 +332,7 @@ def _parse_value(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    is_pattern = isinstance(value, dict) and value and not any(value.values())
+    is_pattern = isinstance(value, dict) and value and all(v is None for v in value.values())
     return text if is_pattern else value
 
 

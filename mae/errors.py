@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend."""
+"""Errors that end in a line for the user, not in a traceback."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class SampleError(UserError):
     """One sample is bad: met by whichever process read it, not by all of them."""
+
+
+class RunFailed(Exception):
+    """Training cannot go on (exit code 1)."""

@@ -14,40 +14,22 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
 
-from mae.config import Config, TrainConfig, describe_settings, load_config
-from mae.data.loader import CentredViews, Slices, TrainingViews, batches
+from mae.config import Config, describe_settings, load_config
+from mae.data.loader import Batch, CentredViews, TrainingViews, batches
 from mae.data.manifest import Manifest, build_manifest
-from mae.errors import SampleError, UserError
+from mae.errors import RunFailed, SampleError, UserError
 from mae.hashing import Stream, fold
 from mae.models.mae import MaskedAutoencoder
-from mae.objective import Objective
-from mae.schedule import lr_at, scaled_lr
-from mae.training.checkpoint import (
-    Position,
-    load_model,
-    load_optimizer,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from mae.objective import Objective, Output
+from mae.training.checkpoint import Position
 from mae.training.optim import build_optimizer, set_lr
+from mae.training.plan import Plan, build_accelerator, make_plan
+from mae.training.resume import restore, save
 from mae.training.run import Run, build_objective
 from mae.training.tracking import Clock, Meter, Tracker, duration
 from mae.visualize import reconstruction_panel, save_png
-
-
-class RunFailed(Exception):
-    """Training cannot go on (exit code 1)."""
-
-
-class Plan(NamedTuple):
-    """What follows from the settings, the data and the number of processes."""
-
-    slices: Slices
-    steps: int
-    lr: float
 
 
 class Panel(NamedTuple):
@@ -73,16 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         pretrain(load_config(args.config, args.settings))
     except UserError as error:
-        if is_first or isinstance(error, SampleError):
-            for line in str(error).splitlines():
-                print(f"mae: {line}", file=sys.stderr, flush=True)
-        else:
-            # The launcher ends all processes with the first that leaves: let the one that
-            # explains the error be that one.
+        if not (is_first or isinstance(error, SampleError)):
+            # The launcher ends all processes with the first that leaves: give the first process,
+            # which mostly meets the same error, the time to say it alone.
             time.sleep(10)
+        for line in str(error).splitlines():
+            print(f"mae: {line}", file=sys.stderr, flush=True)
         return 2
     except RunFailed as error:
-        if is_first:
+        if is_first:  # what only one process meets, the first one does
             print(f"mae: {error}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
@@ -107,9 +88,9 @@ def pretrain(config: Config) -> None:
 
     objective.to(accelerator.device)
     optimizer = build_optimizer(objective, config.optim)
-    start = restore(run, objective, optimizer, manifest, accelerator)
+    start, notes = restore(run, objective, optimizer, manifest, accelerator)
     tracker = Tracker(run, config, accelerator.is_main_process)
-    for line in describe(config, plan, manifest, objective, accelerator, start):
+    for line in [*notes, *describe(config, plan, manifest, objective, accelerator, start)]:
         tracker.say(line)
     try:
         if start < plan.steps:
@@ -128,6 +109,8 @@ def pretrain(config: Config) -> None:
         tracker.say(f"done: {plan.steps:,} steps; {run.folder} holds the run. Next:")
         tracker.say(f"  mae export {run.folder} {run.folder}/export")
         tracker.say(f"  mae reconstruct {run.folder} IMAGES")
+    except OSError as error:
+        raise RunFailed(f"{run.folder} cannot be written: {error}") from error
     finally:
         tracker.close()
     accelerator.end_training()
@@ -146,156 +129,81 @@ def train(
     accelerator: Accelerator,
 ) -> None:
     """The loop, from step `start` to the end of the plan."""
+    seed, slices = config.train.seed, plan.slices
     if config.train.compile:
         objective.compile()
-    model, optimizer = accelerator.prepare(objective, optimizer)
-    slices, size, device = plan.slices, len(manifest), accelerator.device
-    views = TrainingViews(
-        manifest, config.data, config.train.seed, objective.img_size, config.model.in_chans
-    )
-    micro_batches = iter(
-        batches(views, slices.micro_batches(start, plan.steps), config.data.workers)
-    )
-    meter, clock, images_done = Meter(device), Clock(), 0
+    model, prepared = accelerator.prepare(objective, optimizer)
+    views = TrainingViews(manifest, config.data, seed, objective.img_size, config.model.in_chans)
+    positions = slices.micro_batches(start, plan.steps)
+    micro_batches = iter(batches(views, positions, config.data.workers))
+    meter, clock = Meter(accelerator.device), Clock()
     model.train()
-    for step in range(start, plan.steps):
-        epoch = step * slices.batch_size / size
-        lr = lr_at(
-            epoch,
-            lr=plan.lr,
-            min_lr=config.optim.min_lr,
-            warmup_epochs=config.optim.warmup_epochs,
-            epochs=config.train.epochs,
-        )
+    for done in range(start + 1, plan.steps + 1):
+        lr = plan.lr_at(done - 1, config)
         set_lr(optimizer, lr)
         # Dropout, should encoder_kwargs ask for any, is a function of (seed, step, process) too.
-        torch.manual_seed(
-            int(fold(config.train.seed, Stream.STEP, step, accelerator.process_index)[0] >> 1)
-        )
+        step_seed = fold(seed, Stream.STEP, done, accelerator.process_index)
+        torch.manual_seed(int(step_seed[0] >> 1))
         for micro in range(slices.accumulation):
             batch = clock.wait_for(micro_batches)
-            images = batch.images.to(device, non_blocking=True)
-            noise = objective.draw(images, batch.seeds.to(device, non_blocking=True))
             is_last = micro == slices.accumulation - 1
             with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-                output = model(images, noise)
+                output = forward(model, objective, batch, accelerator.device)
                 accelerator.backward(output.loss / slices.accumulation)
             meter.add(output)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        images_done += slices.batch_size
+        prepared.step()
+        prepared.zero_grad(set_to_none=True)
 
-        done = step + 1
-        is_saved = done % config.train.checkpoint_every == 0 or done == plan.steps
-        if done % config.log.every == 0 or is_saved or done == 1:
-            totals = meter.read(lambda sums: accelerator.reduce(sums, reduction="mean"))
-            if not math.isfinite(totals.loss):
-                raise RunFailed(f"step {done}: the loss is {totals.loss}; nothing saved since")
-            row = {
-                "step": done,
-                "epoch": done * slices.batch_size / size,
-                "samples": done * slices.batch_size,
-                "loss": totals.loss,
-                "r2": totals.r2,
-                "lr": lr,
-                "images_per_second": images_done / clock.elapsed,
-                "data_wait": clock.waited / clock.elapsed,
-            }
+        is_end = done == plan.steps
+        is_saved = done % config.train.checkpoint_every == 0 or is_end
+        is_reported = done % config.log.every == 0 or is_saved or done == 1
+        if is_reported:
+            row = measure(meter, clock, done, lr, plan, accelerator)
             tracker.report(row, progress_line(row, plan.steps, slices.batch_size))
-            clock.restart()
-            images_done = 0
-        if is_saved and accelerator.is_main_process:
+        if is_saved:
             position = Position(done, done * slices.batch_size, manifest.fingerprint)
-            save_checkpoint(
-                run.checkpoints, objective, optimizer.optimizer, position, config.train.keep_last
-            )
+            is_main, keep_last = accelerator.is_main_process, config.train.keep_last
+            save(run, objective, optimizer, position, keep_last, is_main)
         is_drawn = config.log.panel_every and done % config.log.panel_every == 0
-        if panel is not None and (is_drawn or done == plan.steps):
-            draw_panel(panel, objective, run, tracker, done, device)
+        if panel is not None and (is_drawn or is_end):
+            draw_panel(panel, objective, run, tracker, done, accelerator.device)
+        if is_reported:
+            clock.restart()
 
 
-def build_accelerator(config: TrainConfig) -> Accelerator:
-    """Devices and processes as the launcher gave them; UserError where they are not as asked."""
-    has_gpu = torch.cuda.is_available()
-    has_bf16 = has_gpu and torch.cuda.is_bf16_supported()
-    if config.precision == "bf16" and has_gpu and not has_bf16:
-        raise UserError("train.precision: this GPU has no bf16; use fp32 or auto")
-    use_bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
-    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    accelerator = Accelerator(
-        cpu=not has_gpu,
-        mixed_precision="bf16" if use_bf16 else "no",
-        kwargs_handlers=[ddp],
-    )
-    accelerator.gradient_accumulation_steps = 1  # the loop accumulates; see `train`
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    for wanted, who in (
-        (launched, "the launcher started"),
-        (config.num_processes, "train.num_processes asks for"),
-    ):
-        if wanted and wanted != accelerator.num_processes:
-            raise UserError(
-                f"{who} {wanted} processes, but {accelerator.num_processes} work together "
-                "(on CPUs: accelerate launch --multi_gpu --num_processes N)"
-            )
-    return accelerator
+def forward(
+    model: torch.nn.Module, objective: Objective, batch: Batch, device: torch.device
+) -> Output:
+    """One micro-batch through `model`, the objective as accelerate prepared it."""
+    images = batch.images.to(device, non_blocking=True)
+    noise = objective.draw(images, batch.seeds.to(device, non_blocking=True))
+    return model(images, noise)
 
 
-def make_plan(config: Config, num_samples: int, num_processes: int, process_index: int) -> Plan:
-    """Steps, learning rate, and how the global batch is divided; UserError where it cannot be."""
-    batch_size = config.train.batch_size
-    if batch_size > num_samples:
-        raise UserError(
-            f"train.batch_size: {batch_size} images a step, but data.train has only {num_samples}"
-        )
-    if batch_size % num_processes:
-        fitting = [n for n in range(1, 4 * num_processes) if batch_size % n == 0]
-        raise UserError(
-            f"train.batch_size: {batch_size} does not divide among {num_processes} processes; "
-            f"it does among {', '.join(map(str, fitting))}"
-        )
-    share = batch_size // num_processes
-    accumulation = next(
-        n
-        for n in range(1, share + 1)
-        if share % n == 0 and share // n <= config.train.max_device_batch
-    )
-    lr = config.optim.lr
-    return Plan(
-        Slices(batch_size, num_processes, process_index, accumulation),
-        steps=math.ceil(config.train.epochs * num_samples / batch_size),
-        lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
-    )
+def measure(
+    meter: Meter, clock: Clock, done: int, lr: float, plan: Plan, accelerator: Accelerator
+) -> dict[str, float]:
+    """A row of metrics after `done` steps; RunFailed where the loss is not finite.
 
-
-def restore(
-    run: Run,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    manifest: Manifest,
-    accelerator: Accelerator,
-) -> int:
-    """Load the newest intact checkpoint, if there is one; the step to go on from.
-
-    Raises UserError where the data is not that of the checkpoint, or processes see different
-    checkpoints (a run folder that is not shared between nodes).
+    All processes call it and get the same loss, so all of them stop, or none.
     """
-    found = newest_checkpoint(run.checkpoints)
-    step = found[1].step if found else 0
-    if broadcast_object_list([step])[0] != step:
-        raise UserError(f"output: {run.folder} is not the same folder on all nodes")
-    if found:
-        path, position = found
-        if position.data != manifest.fingerprint:
-            raise UserError(
-                f"data.train: not the samples that {path} was trained on "
-                f"(fingerprint {manifest.fingerprint[:16]}, then {position.data[:16]})"
-            )
-        load_model(path, objective)
-        load_optimizer(path, objective, optimizer)
-    if accelerator.is_main_process:
-        run.rewind_metrics(step)
-    return step
+    totals = meter.read(lambda sums: accelerator.reduce(sums, reduction="mean"))
+    if not math.isfinite(totals.loss):
+        raise RunFailed(
+            f"step {done}: the loss is {totals.loss}; nothing was saved.  Going on would end here "
+            "again: lower the learning rate, or look at the data"
+        )
+    images = totals.micro_batches * plan.slices.device_batch * plan.slices.num_processes
+    return {
+        "step": done,
+        "epoch": plan.epoch(done),
+        "samples": done * plan.slices.batch_size,
+        "loss": totals.loss,
+        "r2": totals.r2,
+        "lr": lr,
+        "images_per_second": images / clock.elapsed,
+        "data_wait": clock.waited / clock.elapsed,
+    }
 
 
 def build_panel(config: Config, objective: Objective, manifest: Manifest) -> Panel | None:

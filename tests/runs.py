@@ -11,6 +11,8 @@ import psutil
 from safetensors.torch import load_file
 from torch import Tensor
 
+LAUNCH = Path(__file__).parent.parent / "launch"
+
 TINY = """\
 model:
   encoder: vit_tiny_patch16_224
@@ -80,11 +82,9 @@ def launch_and_kill(config: Path, *settings: str, after_step: int, processes: in
             assert time.monotonic() < deadline, "the run did not start"
             time.sleep(0.005)
     finally:
-        # The launcher first, so that it cannot tidy up; its processes have sessions of their own.
-        family = [
-            psutil.Process(process.pid),
-            *psutil.Process(process.pid).children(recursive=True),
-        ]
+        launcher = psutil.Process(process.pid)
+        launcher.suspend()  # else it tidies up; its processes lead sessions of their own
+        family = [launcher, *(launcher.children(recursive=True) if processes > 1 else [])]
         for member in family:
             member.kill()
         psutil.wait_procs(family)

@@ -185,7 +185,7 @@ def test_an_override_below_a_value_is_a_mistake(write):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.epochs=30"], "optim.warmup_epochs: 40 of 30 epochs in all"),
+        (["train.epochs=30"], "optim.warmup_epochs: 40, but train.epochs is only 30"),
         (["data.scale=[0.5, 0.2]"], "data.scale: [0.5, 0.2] is no range of positive numbers"),
         (["data.scale=[0, 1]"], "data.scale: [0, 1] is no range of positive numbers"),
         (["data.scale=[0.5, 1.5]"], "data.scale: a crop of 1.5 times the image's area"),

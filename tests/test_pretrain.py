@@ -2,14 +2,19 @@
 
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from mae.config import Config, TrainConfig, load_config
 from mae.errors import UserError
-from mae.pretrain import main, make_plan, pretrain
+from mae.pretrain import main, pretrain
+from mae.training.plan import make_plan
 from tests.runs import (
+    command,
     final_weights,
     launch,
     launch_and_kill,
@@ -68,14 +73,6 @@ def test_a_run_leaves_what_it_should(undisturbed):
     assert "step 26/26" in printed
 
 
-def test_two_processes_give_the_curve_of_one(undisturbed, shards, tmp_path):
-    """And two there are: the plan says so, and train.num_processes insists."""
-    done = launch(write_config(tmp_path, shards), "train.num_processes=2", processes=2)
-    assert done.returncode == 0, done.stderr
-    assert "8 = 2 processes x 1 accumulated x 4 images" in done.stdout
-    assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
-
-
 def test_accumulation_gives_the_same_curve(undisturbed, shards, tmp_path):
     config = load_config(write_config(tmp_path, shards), ["train.max_device_batch=3"])
     pretrain(config)
@@ -100,13 +97,39 @@ def test_killed_and_rerun_ends_in_the_same_bits(undisturbed, shards, tmp_path, a
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
-def test_two_processes_killed_and_continued_by_one(undisturbed, shards, tmp_path):
-    config = write_config(tmp_path, shards)
-    launch_and_kill(config, after_step=10, processes=2)
-    done = launch(config)
+@pytest.fixture(scope="module")
+def undisturbed_by_two(tmp_path_factory, shards):
+    """A finished run of two processes, each with a decoding process of its own."""
+    folder = tmp_path_factory.mktemp("undisturbed-by-two")
+    done = launch(
+        write_config(folder, shards), "train.num_processes=2", "data.workers=1", processes=2
+    )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"resumed at step (8|12|16)\n", done.stdout), done.stdout
+    return folder / "run", done.stdout
+
+
+def test_two_processes_give_the_curve_of_one(undisturbed, undisturbed_by_two):
+    """And two there are: the plan says so, and train.num_processes insists."""
+    run, printed = undisturbed_by_two
+    assert "8 = 2 processes x 1 accumulated x 4 images" in printed
+    assert losses(run) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_two_processes_killed_and_continued(
+    undisturbed, undisturbed_by_two, shards, tmp_path, processes
+):
+    """By two: to the same bits.  By one: to the same curve, to rounding."""
+    config = write_config(tmp_path, shards)
+    launch_and_kill(config, "data.workers=1", after_step=10, processes=2)
+    done = launch(config, "data.workers=1", processes=processes)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"resumed at step \d+\n", done.stdout), done.stdout
     assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+    if processes == 2:
+        expected = final_weights(undisturbed_by_two[0])
+        found = final_weights(tmp_path / "run")
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_the_launchers_silent_single_process_is_noticed(shards, tmp_path, capsys):
@@ -207,6 +230,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, shards, 
     (newest / "model.safetensors").write_bytes(weights)
     done = launch(config)
     assert done.returncode == 0, done.stderr
+    assert "model.safetensors is damaged" in done.stdout
     assert f"resumed at step {int(older.name[5:])}\n" in done.stdout
     expected, found = final_weights(undisturbed[0]), final_weights(tmp_path / "run")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -245,3 +269,86 @@ def test_a_batch_that_does_not_divide_names_the_counts_that_do():
         UserError, match=r"among 5 processes; it does among 1, 2, 3, 4, 6, 8, 12, 16"
     ):
         make_plan(config, 1000, 5, 0)
+
+
+def test_a_full_disk_fails_in_one_line_and_keeps_what_was_saved(shards, tmp_path):
+    """A limit on the size of files is what a full disk is to the writer of a checkpoint."""
+    config = write_config(tmp_path, shards)
+    assert main([str(config), "train.epochs=2"]) == 0
+    weights = next((tmp_path / "run").rglob("model.safetensors")).stat().st_size
+    shutil.rmtree(tmp_path / "run")
+    limited = f"""
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+import mae.pretrain, mae.training.resume
+saved = mae.training.resume.save_checkpoint
+def save(folder, model, optimizer, position, keep_last):
+    if position.step > 8:
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({weights} // 2, resource.RLIM_INFINITY))
+    return saved(folder, model, optimizer, position, keep_last)
+mae.training.resume.save_checkpoint = save
+sys.exit(mae.pretrain.main([{str(config)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mae: step 12: ") and "takes no checkpoint: " in line
+    assert main([str(config)]) == 0
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    assert [row["step"] for row in metrics_of(tmp_path / "run")] == list(range(1, STEPS + 1))
+
+
+def test_a_run_folder_in_use_is_refused(shards, tmp_path, capsys):
+    config = write_config(tmp_path, shards)
+    other = subprocess.Popen(
+        [*command(config), "train.epochs=4000"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout is not None
+        assert any("step" in line for line in other.stdout)
+        message = refused(config, "train.epochs=4000", capsys=capsys)
+        assert f"output: {tmp_path}/run is in use by another process" in message
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_under_the_launcher_a_mistake_is_explained_exactly_once(shards, tmp_path):
+    done = launch(write_config(tmp_path, shards), "train.batch_size=53", processes=2)
+    assert done.returncode != 0
+    ours = [line for line in done.stderr.splitlines() if line.startswith("mae: ")]
+    assert ours == ["mae: train.batch_size: 53 images a step, but data.train has only 52"]
+
+
+def test_a_moved_data_set_is_the_same_data_set(shards, tmp_path, capsys):
+    config = write_config(tmp_path, shards)
+    assert main([str(config), "train.epochs=2"]) == 0
+    shutil.copytree(Path(shards).parent, tmp_path / "elsewhere")
+    moved = f"data.train={tmp_path}/elsewhere/*.tar"
+    assert main([str(config), "train.epochs=2", moved]) == 0
+    assert "resumed at step 13" in capsys.readouterr().out
+
+
+def test_bf16_and_a_compiled_step_train_to_nearly_the_same(undisturbed, shards, tmp_path):
+    """In a process of its own: shape checks cannot be compiled."""
+    config = write_config(tmp_path, shards)
+    program = f"""
+import torch
+compiled = torch.nn.Module.compile
+torch.nn.Module.compile = lambda self: compiled(self, backend="aot_eager", fullgraph=True)
+import mae.pretrain, sys
+sys.exit(mae.pretrain.main([{str(config)!r}, "train.precision=bf16", "train.compile=true"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "on cpu, bf16" in done.stdout
+    assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=0.02)
+
+
+def test_a_start_that_was_killed_before_its_settings_were_written_is_no_foreign_folder(
+    shards, tmp_path
+):
+    config = write_config(tmp_path, shards)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.tmp").write_text("half a fi")
+    assert main([str(config), "train.epochs=2"]) == 0

@@ -22,7 +22,9 @@ class ShardReader:
         data = bytearray(int(manifest.size[sample]))
         try:
             file = self._open(int(manifest.shard[sample]))
-            got = os.preadv(file, [data], int(manifest.offset[sample]))
+            got, offset, rest = 0, int(manifest.offset[sample]), memoryview(data)
+            while got < len(data) and (more := os.preadv(file, [rest[got:]], offset + got)):
+                got += more  # network file systems may answer in parts
         except OSError as error:
             raise SampleError(
                 f"{manifest.name(sample)}: cannot be read: {error.strerror}"

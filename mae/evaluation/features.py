@@ -14,7 +14,7 @@ from mae.data.manifest import Manifest
 from mae.objective import Objective
 
 PIXELS = "pixels"
-PIXEL_SIDE = 32
+PIXEL_SIDE = 16
 
 Matrix = npt.NDArray[np.float32]
 
@@ -58,7 +58,7 @@ def encoder_features(objective: Objective) -> Callable[[Tensor], dict[str, Tenso
 
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
-    """The pixels themselves, larger images averaged down to a side of 32 at most."""
+    """The pixels themselves, larger images averaged down to a side of 16 at most."""
     pixels = images.float() / 255
     side = [min(length, PIXEL_SIDE) for length in images.shape[-2:]]
     if list(images.shape[-2:]) != side:

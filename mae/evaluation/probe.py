@@ -19,8 +19,11 @@ from mae.hashing import fold
 STRENGTHS = tuple(10.0**power for power in range(-4, 3))
 """candidates of scikit-learn's C, the inverse of the penalty on the squared weights"""
 
-FEW = 2000
-"""below this many labels, five slices of a fifth choose; above, one slice of a tenth"""
+FEW = 10_000
+"""from this many labels on, one slice of a tenth chooses; below, several of a fifth do"""
+
+MOST_SLICES = 20
+"""for the fewest labels: with five slices of 100 labels the choice is mostly luck"""
 
 ITERATIONS = 500
 
@@ -48,10 +51,9 @@ def probe(train: Matrix, labels: Labels, test: Matrix, test_labels: Labels, seed
 
     Raises UserError where a class has too few samples to be split.
     """
-    few = len(labels) < FEW
-    slices = StratifiedShuffleSplit(
-        5 if few else 1, test_size=0.2 if few else 0.1, random_state=seed
-    )
+    count = min(MOST_SLICES, max(1, FEW // len(labels)))
+    share = 0.2 if count > 1 else 0.1
+    slices = StratifiedShuffleSplit(count, test_size=share, random_state=seed)
     rows = np.zeros(len(labels))
     try:
         splits = list(slices.split(rows, labels))
@@ -97,7 +99,8 @@ def repeated_probe(
     pairwise.  Raises UserError where a class has fewer than `per_class` samples.
     """
     scores = []
-    with threadpool_limits(1):  # L-BFGS on matrices this small is 15 times slower on two threads
+    # L-BFGS on small matrices is 15 times slower on two threads than on one.
+    with threadpool_limits(1 if train.size < 10**6 else None):
         for split in range(splits):
             rows = np.arange(len(labels))
             if per_class is not None:

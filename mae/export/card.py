@@ -1,5 +1,7 @@
 """The model card that travels with an exported encoder."""
 
+from pathlib import Path
+
 from mae import __version__
 from mae.config import Config
 from mae.models.mae import MaskedAutoencoder
@@ -70,7 +72,7 @@ def model_card(config: Config, model: MaskedAutoencoder, position: Position) -> 
         betas=list(config.optim.betas),
         weight_decay=config.optim.weight_decay,
         seed=train.seed,
-        shards=", ".join(f"`{pattern}`" for pattern in data.train),
+        shards=", ".join(f"`{Path(pattern).name}`" for pattern in data.train),
         fingerprint=position.data[:16],
         folder="FOLDER",
         pool="the class token" if encoder.has_class_token else "the mean of the patch tokens",

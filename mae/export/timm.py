@@ -1,7 +1,6 @@
 """The encoder as a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
 import json
-import shutil
 from pathlib import Path
 
 import timm
@@ -10,8 +9,8 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from mae.config import Config
-from mae.errors import UserError
 from mae.export.card import model_card
+from mae.folders import new_folder
 from mae.models.mae import MaskedAutoencoder
 from mae.training.checkpoint import Position
 
@@ -24,12 +23,7 @@ def export_timm(config: Config, model: MaskedAutoencoder, position: Position, ou
     Before `out` appears, timm itself loads what was written, and its features of test images
     must equal ours to the last bit.  Raises UserError where `out` is not empty or not writable.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is not empty; nothing is overwritten")
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with new_folder(out) as part:
         save_file(_tensors(model.encoder), part / "model.safetensors", {"format": "pt"})
         # In a file of its own: timm takes a state dict with a mask token for DINOv2's.
         save_file(_tensors(model.decoder), part / DECODER_FILE, {"format": "pt"})
@@ -39,13 +33,6 @@ def export_timm(config: Config, model: MaskedAutoencoder, position: Position, ou
             verify_timm(part, model)
         except AssertionError as error:
             raise RuntimeError(f"{out}: not written: timm computes something else") from error
-        if out.exists():
-            out.rmdir()
-        part.rename(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def timm_config(config: Config, model: MaskedAutoencoder) -> dict:

@@ -38,8 +38,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder`/step-…, then delete all but the newest `keep_last`.
 
-    Raises OSError where the disk is full or the folder cannot be written; the checkpoints that
-    are there stay.
+    Raises OSError or SafetensorError where the disk is full or the folder cannot be written; the
+    checkpoints that are there stay.
     """
     final = folder / f"step-{position.step:09d}"
     part = final.with_suffix(".tmp")
@@ -66,20 +66,28 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.suffix != ".tmp")
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path, Position] | None:
+class Found(NamedTuple):
+    """The newest intact checkpoint, and the newer ones that are not."""
+
+    path: Path
+    position: Position
+    damaged: dict[Path, str]
+    """what is wrong with each"""
+
+
+def newest_checkpoint(folder: Path) -> Found | None:
     """The newest checkpoint whose files are what was written; damaged ones are passed over.
 
     Raises UserError where there are checkpoints but none is intact.
     """
-    found = checkpoints(folder)
-    damage = []
-    for path in reversed(found):
+    damaged: dict[Path, str] = {}
+    for path in reversed(checkpoints(folder)):
         try:
-            return path, read_position(path)
+            return Found(path, read_position(path), damaged)
         except UserError as error:
-            damage.append(str(error))
-    if found:
-        raise UserError("\n".join(damage))
+            damaged[path] = str(error)
+    if damaged:
+        raise UserError("\n".join(damaged.values()))
     return None
 
 

@@ -3,6 +3,8 @@
 config.yaml  metrics.jsonl  checkpoints/  panels/  wandb/
 """
 
+import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -24,6 +26,8 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.config_file = self.folder / "config.yaml"
+        self.config_part = self.folder / "config.tmp"
+        self.lock_file = self.folder / "lock"
         self.metrics_file = self.folder / "metrics.jsonl"
         self.checkpoints = self.folder / "checkpoints"
         self.panels = self.folder / "panels"
@@ -45,19 +49,35 @@ class Run:
                     f"output: {self.folder} holds a run with other settings; nothing was changed. "
                     "Choose another output=, or go back to:\n  " + "\n  ".join(changed)
                 )
-        elif any(self.folder.iterdir()):
+        elif set(self.folder.iterdir()) - {self.config_part, self.lock_file}:
             raise UserError(f"output: {self.folder} is not empty and holds no run")
 
     def open(self, config: Config) -> None:
         """Make the folder (if it is new) and record the settings."""
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            # The settings first: they are what makes the folder this run's own after a kill.
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            if not self.config_file.exists() or self.config() != config:
+                with self.config_part.open("w") as file:
+                    file.write(dump_config(config))
+                    file.flush()
+                    os.fsync(file.fileno())
+                self.config_part.replace(self.config_file)
+            self.checkpoints.mkdir(exist_ok=True)
             self.panels.mkdir(exist_ok=True)
-            part = self.config_file.with_suffix(".tmp")
-            part.write_text(dump_config(config))
-            part.replace(self.config_file)
         except OSError as error:
             raise UserError(f"output: {self.folder} cannot be written: {error.strerror}") from None
+
+    def _lock(self) -> None:
+        """A job submitted twice must not write twice; the lock goes with the process."""
+        self.lock = self.lock_file.open("w")
+        try:
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(f"output: {self.folder} is in use by another process") from None
+            # Some network file systems know no locks: go on without.
 
     def config(self) -> Config:
         """The recorded settings; UserError where there are none."""
@@ -109,7 +129,6 @@ def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:
     found = newest_checkpoint(run.checkpoints)
     if found is None:
         raise UserError(f"{folder}: no checkpoint yet")
-    path, position = found
     objective = build_objective(config)
-    load_model(path, objective)
-    return config, objective.eval(), position
+    load_model(found.path, objective)
+    return config, objective.eval(), found.position

@@ -1,6 +1,8 @@
 """What a run tells: a progress line, metrics.jsonl, wandb."""
 
+import os
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +24,8 @@ class Totals(NamedTuple):
     loss: float
     r2: float
     """1 - loss / variance of the target: the share of it that is explained"""
+    micro_batches: int
+    """of each process"""
 
 
 class Meter:
@@ -39,9 +43,10 @@ class Meter:
     def read(self, mean_over_processes: Callable[[Tensor], Tensor]) -> Totals:
         """The means, then start again."""
         loss, mean, square = (mean_over_processes(self.sums) / self.count).tolist()
+        totals = Totals(loss, 1 - loss / max(square - mean**2, 1e-12), self.count)
         self.sums.zero_()
         self.count = 0
-        return Totals(loss, 1 - loss / max(square - mean**2, 1e-12))
+        return totals
 
 
 class Clock:
@@ -92,7 +97,8 @@ class Tracker:
             with suppress(Exception):  # an outage of the tracker never stops a run
                 self.wandb.log(row, step=row["step"])
         if sys.stdout.isatty():
-            print(f"\r\x1b[K{line}", end="", flush=True)
+            width = shutil.get_terminal_size().columns - 1  # a wrapped line cannot be taken back
+            print(f"\r\x1b[K{line[:width]}", end="", flush=True)
             self.line_open = True
         else:
             print(line, flush=True)
@@ -122,7 +128,7 @@ class Tracker:
 def start_wandb(run: Run, config: Config) -> Any:
     """The wandb run of this folder, the same one after a restart; None where wandb fails.
 
-    Online with a login, else offline; the id lives in `wandb-id` in the run's folder.
+    Online with a login, else offline; WANDB_MODE is heeded.  Its id is the file `wandb-id`.
     """
     try:
         import wandb
@@ -143,7 +149,10 @@ def start_wandb(run: Run, config: Config) -> Any:
                 settings=wandb.Settings(silent=True, console="off", init_timeout=60),
             )
 
-        if not wandb.api.api_key:
+        chosen = os.environ.get("WANDB_MODE")
+        if chosen == "disabled":
+            return None
+        if chosen == "offline" or not wandb.login(prompt=False, verify=False):
             return init("offline")
         try:
             return init("online")

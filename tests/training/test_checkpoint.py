@@ -59,7 +59,7 @@ def test_the_newest_are_kept_and_nothing_temporary_is_left(tmp_path):
         save_checkpoint(tmp_path, model, optimizer, position(number), keep_last=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000004", "step-000000030"]
     found = newest_checkpoint(tmp_path)
-    assert found is not None and found[1] == position(30)
+    assert found is not None and found.position == position(30) and not found.damaged
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
@@ -100,7 +100,9 @@ def test_damage_is_found_and_the_one_before_is_used(tmp_path, file, damage):
         data[len(data) // 2] ^= 0x40
         path.write_bytes(data if damage == "flip" else data[:-7])
     found = newest_checkpoint(tmp_path)
-    assert found is not None and found[1].step == 1
+    assert found is not None and found.position.step == 1
+    (reason,) = found.damaged.values()
+    assert str(path.parent) in reason
 
 
 def test_when_all_are_damaged_nothing_is_started_over(tmp_path):

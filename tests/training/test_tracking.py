@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 import torch
@@ -23,9 +24,15 @@ def test_meter_means_and_r2_over_micro_batches_and_processes():
 
 
 def test_clock_counts_waiting():
+    def slow():
+        time.sleep(0.02)
+        yield 7
+
     clock = Clock()
-    assert clock.wait_for(iter([7])) == 7
-    assert 0 <= clock.waited <= clock.elapsed
+    assert clock.wait_for(slow()) == 7
+    assert 0.02 <= clock.waited <= clock.elapsed
+    clock.restart()
+    assert clock.waited == 0
 
 
 def test_the_same_wandb_run_offline_without_a_login(tmp_path, monkeypatch):

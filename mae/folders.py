@@ -1,0 +1,35 @@
+"""Folders that appear whole or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from mae.errors import UserError
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` to write into, renamed to `out` at the end of the block.
+
+    After an error in the block nothing is left.  Raises UserError where `out` has something in
+    it already, or cannot be written.
+    """
+    if not out.name:
+        raise UserError(f"{out}: write the name of a new folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is not empty; nothing is overwritten")
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        if out.exists():
+            out.rmdir()
+        part.rename(out)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{out}: cannot be written: {error}") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,106 @@
+"""What follows from the settings, the data and the processes that the launcher started."""
+
+import math
+import os
+import shutil
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+from mae.config import Config, TrainConfig
+from mae.data.loader import Slices
+from mae.errors import UserError
+from mae.schedule import lr_at, scaled_lr
+
+
+class Plan(NamedTuple):
+    """How a run goes."""
+
+    slices: Slices
+    num_samples: int
+    steps: int
+    lr: float
+    """the peak, after warm-up"""
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data after `step` steps."""
+        return step * self.slices.batch_size / self.num_samples
+
+    def lr_at(self, step: int, config: Config) -> float:
+        """The learning rate of the step that follows `step` steps."""
+        return lr_at(
+            self.epoch(step),
+            lr=self.lr,
+            min_lr=config.optim.min_lr,
+            warmup_epochs=config.optim.warmup_epochs,
+            epochs=config.train.epochs,
+        )
+
+
+def build_accelerator(config: TrainConfig) -> Accelerator:
+    """Devices and processes as the launcher gave them; UserError where they are not as asked."""
+    has_gpu = torch.cuda.is_available()
+    has_bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    if config.precision == "bf16" and has_gpu and not has_bf16:
+        raise UserError("train.precision: this GPU has no bf16; use fp32 or auto")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if has_gpu and local > torch.cuda.device_count():
+        raise UserError(
+            f"the launcher started {local} processes for {torch.cuda.device_count()} GPUs: use "
+            "--num_processes (with CUDA_VISIBLE_DEVICES= the processes work on the CPU)"
+        )
+    if config.compile and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        raise UserError("train.compile: needs a C compiler; install one, or train.compile=false")
+    use_bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
+    accelerator = Accelerator(
+        cpu=not has_gpu,
+        mixed_precision="bf16" if use_bf16 else "no",
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+            # The others wait while the first process indexes a large data set.
+            InitProcessGroupKwargs(timeout=timedelta(hours=1)),
+        ],
+    )
+    accelerator.gradient_accumulation_steps = 1  # the loop accumulates; see `train`
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    for wanted, who in (
+        (launched, "the launcher started"),
+        (config.num_processes, "train.num_processes asks for"),
+    ):
+        if wanted and wanted != accelerator.num_processes:
+            raise UserError(
+                f"{who} {wanted} processes, but {accelerator.num_processes} work together "
+                "(on CPUs: accelerate launch --multi_gpu --num_processes N)"
+            )
+    return accelerator
+
+
+def make_plan(config: Config, num_samples: int, num_processes: int, process_index: int) -> Plan:
+    """Steps, learning rate, and how the global batch is divided; UserError where it cannot be."""
+    batch_size = config.train.batch_size
+    if batch_size > num_samples:
+        raise UserError(
+            f"train.batch_size: {batch_size} images a step, but data.train has only {num_samples}"
+        )
+    if batch_size % num_processes:
+        fitting = [n for n in range(1, 4 * num_processes) if batch_size % n == 0]
+        raise UserError(
+            f"train.batch_size: {batch_size} does not divide among {num_processes} processes; "
+            f"it does among {', '.join(map(str, fitting))}"
+        )
+    share = batch_size // num_processes
+    accumulation = next(
+        n
+        for n in range(1, share + 1)
+        if share % n == 0 and share // n <= config.train.max_device_batch
+    )
+    lr = config.optim.lr
+    return Plan(
+        Slices(batch_size, num_processes, process_index, accumulation),
+        num_samples,
+        steps=math.ceil(config.train.epochs * num_samples / batch_size),
+        lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
+    )
