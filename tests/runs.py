@@ -87,7 +87,8 @@ def launch_and_kill(config: Path, *settings: str, after_step: int, processes: in
         family = [launcher, *(launcher.children(recursive=True) if processes > 1 else [])]
         for member in family:
             member.kill()
-        psutil.wait_procs(family)
+        process.wait()
+        psutil.wait_procs(family[1:])
 
 
 def environment() -> dict[str, str]:

@@ -206,7 +206,7 @@ def test_contradictions(write, overrides, message):
 def test_contradictions_come_together_and_say_where(write):
     path = write("data: {mean: [0.5], std: [0.5]}\noptim: {warmup_epochs: 9}\ntrain: {epochs: 9}\n")
     assert refused(path, "data.ratio=[2, 1]") == [
-        f"{path}: optim.warmup_epochs: 9 of 9 epochs in all",
+        f"{path}: optim.warmup_epochs: 9, but train.epochs is only 9",
         "command line: data.ratio: [2, 1] is no range of positive numbers",
         f"{path}: data.mean: 1 numbers for model.in_chans = 3",
         f"{path}: data.std: 1 numbers for model.in_chans = 3",

@@ -310,7 +310,7 @@ def test_a_run_folder_in_use_is_refused(shards, tmp_path, capsys):
         assert f"output: {tmp_path}/run is in use by another process" in message
     finally:
         other.kill()
-        other.wait()
+        other.communicate()
 
 
 def test_under_the_launcher_a_mistake_is_explained_exactly_once(shards, tmp_path):

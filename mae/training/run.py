@@ -71,9 +71,9 @@ class Run:
 
     def _lock(self) -> None:
         """A job submitted twice must not write twice; the lock goes with the process."""
-        self.lock = self.lock_file.open("w")
+        file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT)  # never closed: see above
         try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise UserError(f"output: {self.folder} is in use by another process") from None
