@@ -10,34 +10,24 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
-from mae.config import Config, describe_settings, load_config
-from mae.data.loader import Batch, CentredViews, TrainingViews, batches
+from mae.config import Config
+from mae.data.loader import Batch, TrainingViews, batches
 from mae.data.manifest import Manifest, build_manifest
 from mae.errors import RunFailed, SampleError, UserError
 from mae.hashing import Stream, fold
-from mae.models.mae import MaskedAutoencoder
 from mae.objective import Objective, Output
+from mae.panels import Panel, build_panel, draw_panel
+from mae.settings import describe_settings, load_config
 from mae.training.checkpoint import Position
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.plan import Plan, build_accelerator, make_plan
 from mae.training.resume import restore, save
 from mae.training.run import Run, build_objective
 from mae.training.tracking import Clock, Meter, Tracker, duration
-from mae.visualize import reconstruction_panel, save_png
-
-
-class Panel(NamedTuple):
-    """The fixed images that every panel shows, and the seeds of their masks."""
-
-    images: Tensor
-    seeds: Tensor
-    source: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -204,40 +194,6 @@ def measure(
         "images_per_second": images / clock.elapsed,
         "data_wait": clock.waited / clock.elapsed,
     }
-
-
-def build_panel(config: Config, objective: Objective, manifest: Manifest) -> Panel | None:
-    """The panel's images: the first of data.val, or of the training data where there is none."""
-    if not isinstance(objective, MaskedAutoencoder):
-        return None
-    held_out = (
-        build_manifest(config.data.val, "data.val", config.data.index_dir)
-        if config.data.val
-        else None
-    )
-    source = manifest if held_out is None else held_out
-    count = min(config.log.panel_images, len(source))
-    views = CentredViews(source, objective.img_size, config.model.in_chans, config.data.crop_pct)
-    images = torch.stack([views.view(sample) for sample in range(count)])
-    seeds = fold(config.train.seed, Stream.PANEL, torch.arange(count).numpy())
-    name = "training images (no data.val)" if held_out is None else "held-out images"
-    return Panel(images, torch.from_numpy(seeds.view("int64")), name)
-
-
-def draw_panel(
-    panel: Panel,
-    objective: Objective,
-    run: Run,
-    tracker: Tracker,
-    step: int,
-    device: torch.device,
-) -> None:
-    """Write panels/step-….png."""
-    assert isinstance(objective, MaskedAutoencoder)
-    path = run.panels / f"step-{step:09d}.png"
-    images, seeds = panel.images.to(device), panel.seeds.to(device)
-    save_png(reconstruction_panel(objective, images, seeds, f"step {step}, {panel.source}"), path)
-    tracker.picture("panel", path, step)
 
 
 def describe(

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae.config import Config, TrainConfig, load_config
+from mae.config import Config, TrainConfig
 from mae.errors import UserError
 from mae.pretrain import main, pretrain
+from mae.settings import load_config
 from mae.training.plan import make_plan
 from tests.runs import (
     command,

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import yaml
 
-from mae.config import Config, differing_keys, dump_config, flatten, parse_config
+from mae.config import Config
 from mae.errors import UserError
 from mae.models.mae import build_mae
 from mae.objective import Objective
+from mae.settings import differing_keys, dump_config, flatten, parse_config
 from mae.training.checkpoint import Position, load_model, newest_checkpoint
 
 

@@ -3,16 +3,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from mae.config import (
-    SECTIONS,
-    Config,
-    ModelConfig,
-    describe_settings,
-    differing_keys,
-    dump_config,
-    load_config,
-)
+from mae.config import SECTIONS, Config, ModelConfig
 from mae.errors import UserError
+from mae.settings import describe_settings, differing_keys, dump_config, load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
