@@ -100,7 +100,8 @@ def probe_table(report: dict[str, Any]) -> str:
     budgets = list(dict.fromkeys(row["per_class"] for row in report["results"]))
     cells = {
         (row["encoder"], row["feature"], row["per_class"]): (
-            f"{row['accuracy']:.1%} ± {100 * row['deviation']:.1f}"
+            f"{row['accuracy']:.1%}"
+            + (f" ± {100 * row['deviation']:.1f}" if len(row["accuracies"]) > 1 else "")
         )
         for row in report["results"]
     }
