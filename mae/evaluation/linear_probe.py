@@ -112,7 +112,7 @@ def probe_table(report: dict[str, Any]) -> str:
         values = "".join(f"{cells[encoder, feature, budget]:>18}" for budget in budgets)
         lines.append(f"{name:24}{values}")
     lines.append(
-        f"accuracy on {report['test_images']:,} test images, mean ± standard deviation over "
-        f"{report['splits']} splits of the training labels"
+        f"accuracy on {report['test_images']:,} test images, ± standard deviation over "
+        f"{report['splits']} splits of the training labels where there were several"
     )
     return "\n".join(lines)
