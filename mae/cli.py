@@ -4,12 +4,15 @@ Only parsing here: what the commands do, and torch with it, is imported once one
 """
 
 import argparse
+import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mae import __version__
-from mae.errors import UserError
+from mae.errors import RunFailed, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,14 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return pretrain.main(argv[1:])
     args = build_parser().parse_args(argv)
-    from mae import commands
-
+    module = importlib.import_module(f"mae.{args.module}")
     try:
-        getattr(commands, args.command)(args)
+        getattr(module, args.command)(args)
     except UserError as error:
         for line in str(error).splitlines():
             print(f"mae: {line}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"mae: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nmae: interrupted", file=sys.stderr)
         return 1
@@ -48,41 +53,90 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mae {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            formatter_class=_Help,
-        )
-        added.set_defaults(command=name)
-        return added
-
     commands.add_parser("pretrain", help="pretrain, or continue a run (one process)")
+    _add_data_commands(commands)
+    _add_run_commands(commands)
+    return parser
 
-    pack = command("pack", "pack a folder of images into shards")
-    pack.add_argument("source", type=Path, help="folder of JPEG and PNG images, searched below")
+
+def _command(commands: Any, module: str, name: str, text: str) -> argparse.ArgumentParser:
+    added = commands.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}.", formatter_class=_Help
+    )
+    added.set_defaults(command=name, module=module)
+    return added
+
+
+def _add_data_commands(commands: Any) -> None:
+    pack = _command(commands, "data_commands", "pack", "pack images into shards")
+    pack.add_argument(
+        "sources",
+        nargs="+",
+        help="a folder, searched below; a .csv, .tsv or .parquet of paths; torchvision:NAME; tars",
+    )
     pack.add_argument("out", type=Path, help="new folder for the shards")
     pack.add_argument("--shard-size", type=_positive, default=1000, help="images per shard")
+    pack.add_argument("--shard-mb", type=_amount, help="megabytes per shard, at most")
     pack.add_argument("--val", type=_share, default=0.0, help="share set aside as val-*.tar")
     pack.add_argument("--seed", type=_natural, default=0, help="of the shuffle")
+    pack.add_argument("--workers", type=_natural, default=os.cpu_count(), help="processes")
     pack.add_argument(
         "--labels",
         action=argparse.BooleanOptionalAction,
         help="top-level folders are classes (default: where no image lies outside of one)",
     )
+    pack.add_argument("--path-column", default="path", help="of a table")
+    pack.add_argument("--label-column", help="of a table (`label`, if there is one)")
+    pack.add_argument(
+        "--root", type=Path, default=Path("data"), help="torchvision's folder, for downloads too"
+    )
+    pack.add_argument("--resize", type=_positive, help="reduce the short side to so many pixels")
+    pack.add_argument("--quality", type=_percent, help="re-encode as JPEG of this quality")
+    pack.add_argument("--drop-duplicates", action="store_true", help="leave exact copies out")
+    _cache_options(pack)
 
-    index = command("index", "read and cache the index of shards, and sum it up")
-    index.add_argument("shards", nargs="+", help="tars: paths, brace patterns, globs")
+    index = _command(commands, "data_commands", "index", "read and cache the index of shards")
+    index.add_argument("shards", nargs="+", help="tars: paths, addresses, brace patterns, globs")
     index.add_argument("--index-dir", type=Path, help="cache folder (beside the shards if unset)")
+    index.add_argument("--stats", action="store_true", help="measure mean and std of the pixels")
+    index.add_argument("--wds2idx", action="store_true", help="write .idx files for NVIDIA DALI")
+    index.add_argument("--wids", type=Path, help="write this index.json for webdataset's wids")
+    _cache_options(index)
 
-    export = command("export", "export the encoder of a run")
+    verify = _command(commands, "data_commands", "verify", "decode everything, name what is bad")
+    verify.add_argument("shards", nargs="+", help="tars: paths, addresses, brace patterns, globs")
+    verify.add_argument("--index-dir", type=Path, help="cache folder of the indexes")
+    verify.add_argument("--workers", type=_natural, default=os.cpu_count(), help="processes")
+    _cache_options(verify)
+
+    bench = _command(commands, "data_commands", "bench", "measure speed, beside other pipelines")
+    bench.add_argument(
+        "what",
+        choices=["loader", "soak"],
+        help="loader: speed from shards to batches; soak: memory over many samples",
+    )
+    bench.add_argument("shards", nargs="+", help="tars of 8-bit colour images")
+    bench.add_argument("--short", nargs="+", default=[], help="the same, packed with --resize")
+    bench.add_argument("--img-size", type=_positive, default=224, help="pixels")
+    bench.add_argument("--images", type=_positive, default=512, help="per round")
+    bench.add_argument("--batch-size", type=_positive, default=64, help="images")
+    bench.add_argument("--rounds", type=_positive, default=7, help="of all pipelines in turn")
+    bench.add_argument("--repeats", type=_positive, default=4, help="views per decoding")
+    bench.add_argument("--workers", type=_natural, help="processes (all cores if unset)")
+    bench.add_argument("--quick", action="store_true", help="a few images, for a first look")
+    bench.add_argument("--samples", type=_positive, default=200_000, help="soak: so many")
+    bench.add_argument("--out", type=Path, help="JSON file")
+
+
+def _add_run_commands(commands: Any) -> None:
+    export = _command(commands, "commands", "export", "export the encoder of a run")
     export.add_argument("run", type=Path, help="run folder")
     export.add_argument("out", type=Path, help="new folder")
     export.add_argument("--format", choices=["timm"], default="timm", help="whose format")
 
-    probe = command("probe", "linear probe on frozen features of labelled shards")
+    probe = _command(
+        commands, "commands", "probe", "linear probe on frozen features of labelled shards"
+    )
     probe.add_argument("run", type=Path, help="run folder")
     probe.add_argument("--train", nargs="+", required=True, help="labelled shards to fit on")
     probe.add_argument("--test", nargs="+", required=True, help="labelled shards to test on")
@@ -100,7 +154,9 @@ def build_parser() -> argparse.ArgumentParser:
     _device_option(probe)
     probe.add_argument("--workers", type=_natural, default=0, help="decoding processes")
 
-    show = command("reconstruct", "reconstruction panel and R² on hidden patches")
+    show = _command(
+        commands, "commands", "reconstruct", "reconstruction panel and R² on hidden patches"
+    )
     show.add_argument("run", type=Path, help="run folder")
     show.add_argument("images", nargs="+", help="images, or shards")
     show.add_argument("--out", type=Path, help="PNG (RUN/reconstruction.png if unset)")
@@ -108,7 +164,12 @@ def build_parser() -> argparse.ArgumentParser:
     show.add_argument("--r2-images", type=_positive, default=512, help="images for R², at most")
     show.add_argument("--seed", type=_natural, default=0, help="of the masks")
     _device_option(show)
-    return parser
+
+
+def _cache_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache-dir", type=Path, help="of remote shards (as data.cache_dir)")
+    parser.add_argument("--cache-gb", type=_amount, help="its size at most (as data.cache_gb)")
+    parser.add_argument("--allow-pipe", action="store_true", help="run pipe:COMMAND shards")
 
 
 def _device_option(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +187,20 @@ def _natural(text: str) -> int:
     value = int(text)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 2**63)")
+    return value
+
+
+def _amount(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _percent(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not in 1..100")
     return value
 
 

@@ -3,7 +3,6 @@
 YAML files and the command line are read by `mae.settings`.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -38,15 +37,50 @@ class Section(BaseModel):
     )
 
 
+class Part(Section):
+    """One data set of a mixture."""
+
+    shards: Shards
+    """WebDataset tars, as in data.train"""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """how often it is drawn from, relative to the others"""
+
+
 class DataConfig(Section):
-    """Which images, and how they are cut."""
+    """Which images, in which order, and how they are cut."""
 
     train: Shards = ()
-    """WebDataset tars to train on: paths, brace patterns (`a-{000..146}.tar`), globs, or a list"""
+    """WebDataset tars to train on: paths, addresses (https, s3, gs, hf), brace patterns
+    (`a-{000..146}.tar`), globs, a wids index.json, or a list of these"""
+    mixture: tuple[Part, ...] = ()
+    """instead of train, several data sets: [{shards: …, weight: 2}, {shards: …, weight: 1}]"""
     val: Shards = ()
     """held-out tars for the reconstruction panels (none: panels show training images)"""
     index_dir: Path | None = None
-    """where shard indexes are cached (default: a folder .mae-index beside the shards)"""
+    """where shard indexes are cached (default: a folder .mae-index beside the shards; of remote
+    shards ~/.cache/mae/index)"""
+    cache_dir: Path = Path("~/.cache/mae/shards")
+    """where remote shards are kept, shared by all processes of a machine"""
+    cache_gb: Annotated[float, Field(gt=0)] = 100.0
+    """gigabytes that cache_dir may hold; the shards used longest ago go first"""
+    allow_pipe: bool = False
+    """read `pipe:COMMAND` shards (runs these commands)"""
+    order: Literal["global", "window", "lanes"] = "global"
+    """global: shuffle over everything; window: so many shards at a time, for caches; lanes: each
+    process reads a share of the shards, for many machines with remote shards"""
+    window: Positive = 16
+    """window and lanes: shards whose samples are shuffled among each other"""
+    lanes: Positive = 64
+    """lanes: streams of shards; a multiple of the number of processes, a divisor of batch_size"""
+    repeats: Positive = 1
+    """views of an image per decoding, each counted as a sample of its own: less decoding, batches
+    of fewer different images"""
+    max_bad: NonNegative = 100
+    """different images that may turn out unreadable (and are replaced) before the run stops"""
+    bits: Literal[8, 16] = 8
+    """bits a channel: 16 keeps 16-bit images as they are"""
+    crop_on_device: bool = False
+    """decode only on the CPU; crop and resize on the device (within rounding of the same pixels)"""
     scale: Interval = (0.2, 1.0)
     """RandomResizedCrop: range of the crop's area, as a share of the image"""
     ratio: Interval = (3 / 4, 4 / 3)
@@ -57,6 +91,8 @@ class DataConfig(Section):
     """normalisation, one number per channel, for pixels in [0, 1]"""
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
     """normalisation, one number per channel, for pixels in [0, 1]"""
+    own_statistics: bool = False
+    """measure mean and std on the data set itself, and fill them in"""
     crop_pct: Share = 0.875
     """evaluation: share of the resized short side that the centre crop keeps"""
     workers: NonNegative = 4
@@ -169,6 +205,10 @@ FREE_ON_RESUME = (
     "data.val",
     "data.workers",
     "data.index_dir",
+    "data.cache_dir",
+    "data.cache_gb",
+    "data.allow_pipe",
+    "data.max_bad",
     "train.compile",
     "train.max_device_batch",
     "train.num_processes",
@@ -176,30 +216,3 @@ FREE_ON_RESUME = (
     "train.keep_last",
 )
 """Settings that do not decide what is learned: they may change between the starts of a run."""
-
-
-def contradictions(config: Config) -> Iterator[tuple[str, str]]:
-    """(key, message) of settings that are fine alone but not together."""
-    data, model, optim, train = config.data, config.model, config.optim, config.train
-    if optim.warmup_epochs >= train.epochs:
-        message = f"{optim.warmup_epochs:g}, but train.epochs is only {train.epochs:g}"
-        yield "optim.warmup_epochs", message
-    for key, (low, high) in (("scale", data.scale), ("ratio", data.ratio)):
-        if not 0 < low <= high:
-            yield f"data.{key}", f"[{low:g}, {high:g}] is no range of positive numbers"
-    if data.scale[1] > 1:
-        yield "data.scale", f"a crop of {data.scale[1]:g} times the image's area is impossible"
-    for key, numbers in (("mean", data.mean), ("std", data.std)):
-        if len(numbers) != model.in_chans:
-            yield f"data.{key}", f"{len(numbers)} numbers for model.in_chans = {model.in_chans}"
-    if model.decoder_embed_dim % 4 or model.decoder_embed_dim % model.decoder_num_heads:
-        yield (
-            "model.decoder_embed_dim",
-            f"{model.decoder_embed_dim} must divide by 4 (sine-cosine positions) "
-            f"and by decoder_num_heads = {model.decoder_num_heads}",
-        )
-    owned = {"img_size", "patch_size", "in_chans", "num_classes", "global_pool", "pretrained"}
-    for key in sorted(owned & config.model.encoder_kwargs.keys()):
-        yield f"model.encoder_kwargs.{key}", "is set elsewhere (model.img_size and so on)"
-    if optim.lr is None and optim.blr == 0:
-        yield "optim.blr", "a learning rate of 0 learns nothing"

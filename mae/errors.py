@@ -9,5 +9,17 @@ class SampleError(UserError):
     """One sample is bad: met by whichever process read it, not by all of them."""
 
 
+class StorageError(UserError):
+    """Bytes cannot be had (network, disk, permissions): no sample's fault, met by one process."""
+
+
 class RunFailed(Exception):
     """Training cannot go on (exit code 1)."""
+
+
+class ProcessFailed(RunFailed):
+    """Met by one process, not by all of them: it tells, and the launcher ends the others."""
+
+
+class WorkerDied(RunFailed):
+    """A data worker of this process was killed."""

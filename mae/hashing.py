@@ -25,6 +25,9 @@ class Stream(IntEnum):
     OBJECTIVE = 3
     PANEL = 4
     STEP = 5
+    MIXTURE = 6
+    REPLACEMENT = 7
+    STATISTICS = 8
 
 
 def mix(words: Words) -> Words:
@@ -45,8 +48,8 @@ def fold(seed: int, *values: int | npt.NDArray) -> Words:
     return key
 
 
-def uniforms(key: int, count: int) -> npt.NDArray[np.float64]:
-    """`count` numbers in [0, 1) from one 64-bit `key`: words `key + i * GAMMA`, top 53 bits."""
+def uniforms(keys: Words, count: int) -> npt.NDArray[np.float64]:
+    """[b] keys → [b count] numbers in [0, 1): words `key + i * GAMMA`, mixed, top 53 bits."""
     counters = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA)
-    words = mix(counters + np.asarray([key], np.uint64))
+    words = mix(keys[:, None] + counters)
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from mae.config import Config
-from mae.data.loader import CentredViews
-from mae.data.manifest import Manifest, build_manifest
+from mae.data.images import usable_image
+from mae.data.training_data import TrainingData, open_images
+from mae.data.transform import center_view, stack
 from mae.hashing import Stream, fold
 from mae.models.mae import MaskedAutoencoder
 from mae.objective import Objective
+from mae.tensor_hashing import as_tensor
 from mae.training.run import Run
 from mae.training.tracking import Tracker
 from mae.visualize import reconstruction_panel, save_png
@@ -24,22 +26,19 @@ class Panel(NamedTuple):
     source: str
 
 
-def build_panel(config: Config, objective: Objective, manifest: Manifest) -> Panel | None:
+def build_panel(config: Config, objective: Objective, training: TrainingData) -> Panel | None:
     """The panel's images: the first of data.val, or of the training data where there is none."""
     if not isinstance(objective, MaskedAutoencoder):
         return None
-    held_out = (
-        build_manifest(config.data.val, "data.val", config.data.index_dir)
-        if config.data.val
-        else None
-    )
-    source = manifest if held_out is None else held_out
-    count = min(config.log.panel_images, len(source))
-    views = CentredViews(source, objective.img_size, config.model.in_chans, config.data.crop_pct)
-    images = torch.stack([views.view(sample) for sample in range(count)])
+    held_out = open_images(config.data.val, "data.val", config) if config.data.val else None
+    images = held_out or training.images(config)
+    count = min(config.log.panel_images, len(images.manifest))
+    usable = (usable_image(images, number, config.train.seed, epoch=0) for number in range(count))
+    size, crop_pct = objective.img_size, config.data.crop_pct
+    shown = stack([center_view(one.image, size, crop_pct) for one in usable])
     seeds = fold(config.train.seed, Stream.PANEL, torch.arange(count).numpy())
     name = "training images (no data.val)" if held_out is None else "held-out images"
-    return Panel(images, torch.from_numpy(seeds.view("int64")), name)
+    return Panel(shown, as_tensor(seeds), name)
 
 
 def draw_panel(

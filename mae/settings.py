@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mae.config import FREE_ON_RESUME, SECTIONS, Config, contradictions
+from mae.config import FREE_ON_RESUME, SECTIONS, Config
+from mae.contradictions import contradictions
 from mae.errors import UserError
 
 
@@ -69,11 +70,12 @@ def dump_config(config: Config) -> str:
 def differing_keys(old: Config, new: Config) -> list[str]:
     """`key: old → new` for every setting that a resumed run must not change, but that changed."""
     before, after = (flatten(c.model_dump(mode="json")) for c in (old, new))
+    measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
     return [
         f"{key}: {before.get(key)} → {after.get(key)}"
         for key in dict.fromkeys([*before, *after])
         if before.get(key) != after.get(key)
-        and key not in FREE_ON_RESUME
+        and key not in {*FREE_ON_RESUME, *measured}
         and not key.startswith("log.")
     ]
 

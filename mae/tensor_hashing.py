@@ -1,9 +1,15 @@
 """The same hashes as `mae.hashing` on tensors, on any device: int64 holds the same 64 bits."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mae.hashing import GAMMA, MULTIPLIER_1, MULTIPLIER_2
+from mae.hashing import GAMMA, MULTIPLIER_1, MULTIPLIER_2, Words
+
+
+def as_tensor(words: Words) -> Tensor:
+    """uint64 words as the int64 tensor that holds the same bits."""
+    return torch.from_numpy(words.view(np.int64))
 
 
 def mix_tensor(words: Tensor) -> Tensor:

@@ -17,19 +17,29 @@ HIDDEN = 0.5
 def reconstruction_panel(
     model: MaskedAutoencoder, images: Tensor, seeds: Tensor, title: str = ""
 ) -> Image.Image:
-    """Rows of (original | masked | reconstruction) for uint8 `images` [b c h w].
+    """Rows of (original | masked | reconstruction) for integer `images` [b c h w].
 
     `seeds` [b] fix the masks.  Reconstructions are de-normalised, visible patches pasted in.
+    16-bit images are shown from their darkest to their brightest hundredth.
     """
     training = model.training
     model.eval()
     split = model.draw(images, seeds)
     pasted, mask = model.reconstruct(images, split)
     model.train(training)
-    original = images.float() / 255
+    original, pasted = images.float() / model.white, pasted.float()
+    if images.dtype == torch.uint16:
+        original, pasted = stretch(original, original), stretch(pasted, original)
     masked = original * (1 - mask) + HIDDEN * mask
-    columns = {"original": original, "masked": masked, "reconstruction": pasted.float()}
+    columns = {"original": original, "masked": masked, "reconstruction": pasted}
     return tile(columns, title)
+
+
+def stretch(pictures: Tensor, originals: Tensor) -> Tensor:
+    """`pictures` [b c h w] with each original's 1st to 99th percentile as black to white."""
+    values = originals.flatten(1)
+    low, high = (values.quantile(q, dim=1).view(-1, 1, 1, 1) for q in (0.01, 0.99))
+    return ((pictures - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
 
 
 def tile(columns: dict[str, Tensor], title: str = "") -> Image.Image:

@@ -185,6 +185,13 @@ def test_an_override_below_a_value_is_a_mistake(write):
         (["data.ratio=[2, 1]"], "data.ratio: [2, 1] is no range of positive numbers"),
         (["data.mean=[0.5]"], "data.mean: 1 numbers for model.in_chans = 3"),
         (["data.std=[0.5, 0.5]"], "data.std: 2 numbers for model.in_chans = 3"),
+        (["data.train=a.tar", "data.mixture=[{shards: b.tar}]"], "is instead of data.train"),
+        (
+            ["data.mixture=[{shards: a.tar, weight: 2000}, {shards: b.tar}]"],
+            "data.mixture: a weight below a thousandth",
+        ),
+        (["data.order=lanes", "data.lanes=48"], "data.lanes: 48 do not divide train.batch_size"),
+        (["data.repeats=3"], "data.repeats: 3 do not divide train.batch_size = 4096"),
         (["model.decoder_embed_dim=500"], "500 must divide by 4 (sine-cosine positions) and by"),
         (["model.decoder_embed_dim=6", "model.decoder_num_heads=3"], "6 must divide by 4"),
         (["model.encoder_kwargs.img_size=96"], "model.encoder_kwargs.img_size: is set elsewhere"),
@@ -198,11 +205,12 @@ def test_contradictions(write, overrides, message):
 
 def test_contradictions_come_together_and_say_where(write):
     path = write("data: {mean: [0.5], std: [0.5]}\noptim: {warmup_epochs: 9}\ntrain: {epochs: 9}\n")
+    hint = "(data.own_statistics=true measures them)"
     assert refused(path, "data.ratio=[2, 1]") == [
         f"{path}: optim.warmup_epochs: 9, but train.epochs is only 9",
         "command line: data.ratio: [2, 1] is no range of positive numbers",
-        f"{path}: data.mean: 1 numbers for model.in_chans = 3",
-        f"{path}: data.std: 1 numbers for model.in_chans = 3",
+        f"{path}: data.mean: 1 numbers for model.in_chans = 3 {hint}",
+        f"{path}: data.std: 1 numbers for model.in_chans = 3 {hint}",
     ]
 
 

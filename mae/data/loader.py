@@ -1,7 +1,9 @@
 """Batches: exactly this process's slice of each global batch, from any position on."""
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import wait
 from typing import NamedTuple
 
 import numpy as np
@@ -10,25 +12,28 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mae.config import DataConfig
-from mae.data.decode import decode
-from mae.data.manifest import EXTENSIONS, Manifest
-from mae.data.order import sample_at
-from mae.data.pillow import BadImage
-from mae.data.storage import ShardReader
-from mae.data.transform import apply_view, center_view, random_view, stack
-from mae.errors import SampleError, UserError
+from mae.data.device_crop import Crops, pack_crops
+from mae.data.images import BadSample, Images, usable_image
+from mae.data.manifest import Manifest
+from mae.data.order import Order
+from mae.data.transform import View, apply_view_into, center_view, draw_views, random_view, stack
+from mae.errors import UserError, WorkerDied
 from mae.hashing import Stream, fold
+from mae.remote.cache import ShardCache
+from mae.tensor_hashing import as_tensor
 
 
 class Batch(NamedTuple):
     """A micro-batch of one process."""
 
-    images: Tensor
-    """uint8 [b c h w]"""
+    images: Tensor | Crops
+    """uint8 or uint16 [b c h w], or what the device makes them from"""
     seeds: Tensor
-    """int64 [b]: one random word per (run seed, epoch, sample), for the objective"""
+    """int64 [b]: one random word per (run seed, view, sample), for the objective"""
     samples: Tensor
     """int64 [b]: numbers in the manifest"""
+    bad: list[BadSample]
+    """samples that could not be used, and were replaced"""
 
 
 class Slices(NamedTuple):
@@ -58,37 +63,21 @@ class Slices(NamedTuple):
                 )
 
 
-class Images:
-    """Decoded images of a manifest, by number."""
-
-    def __init__(self, manifest: Manifest, channels: int) -> None:
-        self.manifest = manifest
-        self.channels = channels
-        self.reader = ShardReader(manifest)
-
-    def __getitem__(self, sample: int) -> Tensor:
-        """uint8 [c h w] as stored.  Raises SampleError, naming shard and key, for a bad image."""
-        try:
-            extension = EXTENSIONS[self.manifest.kind[sample]]
-            return decode(self.reader.read(sample), extension, self.channels)
-        except BadImage as error:
-            raise SampleError(f"{self.manifest.name(sample)}: {error}") from None
-
-
 class TrainingViews(Dataset):
-    """Positions of the stream → Batch: the whole path from shards to uint8 crops."""
+    """Positions of the stream → Batch: the whole path from shards to crops."""
 
     def __init__(
         self,
         manifest: Manifest,
+        order: Order,
         config: DataConfig,
-        seed: int,
         img_size: tuple[int, int],
         channels: int,
+        cache: ShardCache | None = None,
     ) -> None:
-        self.images = Images(manifest, channels)
+        self.images = Images(manifest, channels, config.bits, cache)
+        self.order = order
         self.config = config
-        self.seed = seed
         self.img_size = img_size
 
     def __getitem__(self, index: range) -> Batch | UserError:
@@ -99,28 +88,73 @@ class TrainingViews(Dataset):
             return error
 
     def _batch(self, positions: np.ndarray) -> Batch:
-        config = self.config
-        epoch, samples = sample_at(self.seed, len(self.images.manifest), positions)
-        views = fold(self.seed, Stream.VIEW, epoch, samples)
-        crops = []
-        for sample, key in zip(samples.tolist(), views.tolist(), strict=True):
-            image = self.images[sample]
-            height, width = image.shape[-2:]
-            view = random_view(height, width, key, config.scale, config.ratio, config.flip)
-            crops.append(apply_view(image, view, self.img_size))
-        seeds = fold(self.seed, Stream.OBJECTIVE, epoch, samples)
+        config, seed = self.config, self.order.seed
+        place = self.order(positions)
+        draws = draw_views(fold(seed, Stream.VIEW, place.view, place.sample))
+        crops = _Boxes() if config.crop_on_device else _Pixels(len(positions), self.img_size)
+        samples: list[int] = []
+        bad: list[BadSample] = []
+        rows = zip(place.sample.tolist(), place.view.tolist(), draws, strict=True)
+        wanted, usable = (-1, -1), None
+        for sample, view, drawn in rows:
+            epoch = view // config.repeats
+            if usable is None or (sample, epoch) != wanted:  # views of one image follow each other
+                wanted, usable = (sample, epoch), usable_image(self.images, sample, seed, epoch)
+                bad += usable.bad
+            samples.append(usable.sample)
+            height, width = usable.image.shape[-2:]
+            crop = random_view(height, width, drawn, config.scale, config.ratio, config.flip)
+            crops.add(usable.image, crop)
+        seeds = fold(seed, Stream.OBJECTIVE, place.view, place.sample)
         return Batch(
-            stack(crops), torch.from_numpy(seeds.view(np.int64)), torch.from_numpy(samples)
+            crops.batch(),
+            as_tensor(seeds),
+            torch.tensor(samples),
+            bad,
         )
+
+
+class _Pixels:
+    """Crops made here, each written into its row of the batch."""
+
+    def __init__(self, count: int, img_size: tuple[int, int]) -> None:
+        self.count, self.img_size = count, img_size
+        self.rows: Tensor | None = None
+        self.filled = 0
+
+    def add(self, image: Tensor, view: View) -> None:
+        if self.rows is None:
+            self.rows = image.new_empty(self.count, len(image), *self.img_size)
+        apply_view_into(image, view, self.rows[self.filled])
+        self.filled += 1
+
+    def batch(self) -> Tensor:
+        assert self.rows is not None
+        return self.rows
+
+
+class _Boxes:
+    """Crops left to the device: only their pixels are copied here."""
+
+    def __init__(self) -> None:
+        self.parts: list[Tensor] = []
+        self.views: list[View] = []
+
+    def add(self, image: Tensor, view: View) -> None:
+        top, left, height, width, flip = view
+        part = image[:, top : top + height, left : left + width]
+        self.parts.append(part.clone(memory_format=torch.preserve_format))
+        self.views.append(View(0, 0, height, width, flip))
+
+    def batch(self) -> Crops:
+        return pack_crops(self.parts, self.views)
 
 
 class CentredViews(Dataset):
     """Ranges of sample numbers → their centred views: for evaluation."""
 
-    def __init__(
-        self, manifest: Manifest, img_size: tuple[int, int], channels: int, crop_pct: float
-    ) -> None:
-        self.images = Images(manifest, channels)
+    def __init__(self, images: Images, img_size: tuple[int, int], crop_pct: float) -> None:
+        self.images = images
         self.img_size = img_size
         self.crop_pct = crop_pct
 
@@ -128,22 +162,22 @@ class CentredViews(Dataset):
         return len(self.images.manifest)
 
     def __getitem__(self, index: range) -> Tensor | UserError:
-        """uint8 [len(index) c h w]; a UserError comes back as a value."""
+        """uint8 or uint16 [len(index) c h w]; a UserError comes back as a value."""
         try:
             return stack([self.view(sample) for sample in index])
         except UserError as error:
             return error
 
     def view(self, sample: int) -> Tensor:
-        """One centred view, uint8 [c h w].  Raises UserError for a bad image."""
+        """One centred view, [c h w].  Raises UserError for a bad image."""
         return center_view(self.images[sample], self.img_size, self.crop_pct)
 
 
-def batches(dataset: Dataset, slices: list[range] | Iterator[range], workers: int) -> Iterator:
+def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator:
     """`dataset[s]` for each slice, in order, made ahead by `workers` processes.
 
     Never to be passed through `accelerator.prepare`: the slices are this process's own already.
-    Raises UserError as the dataset met it.
+    Raises UserError as the dataset met it, WorkerDied where a worker was killed.
     """
     loader = DataLoader(
         dataset,
@@ -154,10 +188,42 @@ def batches(dataset: Dataset, slices: list[range] | Iterator[range], workers: in
         worker_init_fn=_leave_interrupts_to_the_parent,
         prefetch_factor=2 if workers else None,
     )
-    for item in loader:
-        if isinstance(item, UserError):
+    # A worker's death is to be noticed where its batch is awaited (within seconds), not by the
+    # signal, which torch turns into an exception wherever it falls: in the middle of a step.
+    before = signal.getsignal(signal.SIGCHLD)
+    items = iter(loader)
+    if workers and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    while True:
+        item, died = None, ""
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except (RuntimeError, ConnectionError, EOFError):
+            # What a worker's death looks like depends on what it was doing.
+            died = _dead_workers(items)
+            if not died:
+                raise
+        if died:
+            item = WorkerDied(f"{died} died; for lack of memory, perhaps")
+        if isinstance(item, UserError | WorkerDied):
+            del items  # ends the other workers now: the error's traceback would keep them
             raise item
         yield item
+
+
+def _dead_workers(items: Iterator) -> str:
+    """Names of the workers that are no more; "" while all of them live."""
+    dead = []
+    workers = getattr(items, "_workers", ())
+    wait([worker.sentinel for worker in workers], timeout=1)  # may be known a moment later
+    for worker in workers:
+        if not worker.is_alive():
+            code = worker.exitcode
+            how = f"signal {-code}" if code and code < 0 else f"exit code {code}"
+            dead.append(f"data worker {worker.pid} ({how})")
+    return ", ".join(dead)
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:

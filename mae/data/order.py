@@ -1,57 +1,197 @@
 """The order of training as a pure function: position → (epoch, sample).
 
-Position p of the endless stream is index p mod N of epoch p div N, sent through a permutation of
-the N samples that is keyed by (seed, epoch).  Any position can be computed at once and nothing
-but (seed, N) enters: not the number of processes, workers or restarts.
+Nothing enters but the seed, the sizes of the shards and the settings of `data`: not the number of
+processes, workers or restarts.  Three modes:
+
+`global`: index p mod N of epoch p div N, sent through a permutation of all N samples that is keyed
+by (seed, epoch).  Every batch may touch every shard: for local and shared disks.
+
+`window`: the shards in an order keyed by (seed, epoch), so many of them at a time; their samples
+are permuted among each other.  For caches and spinning disks.
+
+`lanes`: slot j of a global batch belongs to lane j div (B / lanes), and each lane reads a share of
+its own of the permuted shards, window by window.  A process takes whole lanes, so it touches its
+share of the shards only, yet the global batch is the same for every number of processes.
+
+In all of them each lane (there is one, but in `lanes`) sees each of its samples exactly once per
+epoch, and goes on into the next epoch without a seam.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from mae.hashing import GAMMA, Stream, Words, fold, mix
+from mae.data.permutation import Integers, permute
+from mae.hashing import Stream, fold
 
-ROUNDS = 8
+Mode = Literal["global", "window", "lanes"]
 
-Integers = npt.NDArray[np.int64]
+BLOCK = 1000
+"""positions of a lane in which a mixture keeps its weights exactly"""
 
 
 class Place(NamedTuple):
-    """Where a position of the stream falls."""
+    """Where positions of the stream fall."""
 
-    epoch: Integers
+    view: Integers
+    """how often the sample was seen before: the epoch, times `repeats` when there are several"""
     sample: Integers
+    """number in the manifest"""
 
 
 def sample_at(seed: int, num_samples: int, positions: Integers) -> Place:
-    """Epoch and sample of each position; every sample is seen exactly once per epoch."""
+    """The `global` order of one data set: every sample exactly once per epoch."""
     epoch, index = np.divmod(positions.astype(np.int64), num_samples)
-    key = fold(seed, Stream.ORDER, epoch)
+    # Mostly one epoch, and so one key.
+    epochs = np.unique(epoch)
+    key = fold(seed, Stream.ORDER, epochs if len(epochs) == 1 else epoch)
     return Place(epoch, permute(index, num_samples, key))
 
 
-def permute(index: Integers, size: int, key: Words) -> Integers:
-    """A keyed permutation of range(size), elementwise and without a table.
+class Order:
+    """The whole order of a run; see the module's text.
 
-    A balanced Feistel network (Luby and Rackoff 1988) on the next even number of bits; results
-    outside the range are sent through again until they fall inside ("cycle walking", Black and
-    Rogaway 2002), on average less than three more times.
+    `counts` are the samples per shard, one array per data set; `weights` say how often each is
+    drawn from when there are several: in every BLOCK * repeats positions of a lane exactly in
+    proportion (to 1 / BLOCK), each data set by its own order and epochs.  With `repeats`, so many
+    positions in a row are views of one sample.
     """
-    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
-    words = index.astype(np.uint64)
-    key = np.broadcast_to(key, words.shape)
-    outside = np.arange(len(words))
-    while len(outside):
-        words[outside] = _feistel(words[outside], half_bits, key[outside])
-        outside = outside[words[outside] >= np.uint64(size)]
-    return words.astype(np.int64)
+
+    def __init__(
+        self,
+        seed: int,
+        counts: Sequence[Integers],
+        *,
+        mode: Mode = "global",
+        window: int = 16,
+        lanes: int = 1,
+        batch_size: int = 1,
+        weights: Sequence[float] = (1.0,),
+        repeats: int = 1,
+    ) -> None:
+        self.seed, self.repeats, self.batch_size = seed, repeats, batch_size
+        self.lanes = lanes if mode == "lanes" else 1
+        self.sizes = [int(shards.sum()) for shards in counts]
+        self.first = np.cumsum([0, *self.sizes])
+        self.quotas = np.cumsum([0, *quotas(weights)])
+        # A data set alone goes by the seed of the run.
+        seeds = [seed] if len(counts) == 1 else fold(seed, Stream.MIXTURE, np.arange(len(counts)))
+        self.streams = [
+            _Everything(int(own), size)
+            if mode == "global"
+            else _Windows(int(own), shards, window, self.lanes)
+            for own, size, shards in zip(seeds, self.sizes, counts, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        """Samples in all data sets."""
+        return int(self.first[-1])
+
+    def __call__(self, positions: Integers) -> Place:
+        """View and sample of each position."""
+        lane, index = self._lane(positions.astype(np.int64))
+        index, repeat = np.divmod(index, self.repeats)
+        if len(self.streams) == 1:
+            epoch, sample = self.streams[0](lane, index)
+            return Place(epoch * self.repeats + repeat, sample)
+        source, index = self._source(lane, index)
+        epoch, sample = np.empty_like(index), np.empty_like(index)
+        for number in np.unique(source):
+            own = source == number
+            epoch[own], sample[own] = self.streams[number](lane[own], index[own])
+        return Place(epoch * self.repeats + repeat, sample + self.first[source])
+
+    def _lane(self, positions: Integers) -> tuple[Integers, Integers]:
+        """The lane of each position, and the position within it."""
+        if self.lanes == 1:
+            return np.zeros_like(positions), positions
+        step, slot = np.divmod(positions, self.batch_size)
+        share = self.batch_size // self.lanes
+        lane, within = np.divmod(slot, share)
+        return lane, step * share + within
+
+    def _source(self, lane: Integers, index: Integers) -> tuple[Integers, Integers]:
+        """The data set of each position of a lane, and the position within that."""
+        block, slot = np.divmod(index, BLOCK)
+        slot = permute(slot, BLOCK, fold(self.seed, Stream.MIXTURE, lane, block))
+        source = np.searchsorted(self.quotas, slot, side="right") - 1
+        quota = np.diff(self.quotas)[source]
+        return source, block * quota + slot - self.quotas[source]
 
 
-def _feistel(words: Words, half_bits: int, key: Words) -> Words:
-    bits, low = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
-    left, right = words >> bits, words & low
-    for turn in range(ROUNDS):
-        round_key = mix(key + np.uint64((turn + 1) * GAMMA % 2**64))
-        left, right = right, left ^ (mix(right ^ round_key) & low)
-    return (left << bits) | right
+def quotas(weights: Sequence[float]) -> list[int]:
+    """`weights` as whole numbers that add up to BLOCK (largest remainders first)."""
+    shares = np.asarray(weights, np.float64) / sum(weights) * BLOCK
+    whole = np.floor(shares).astype(int)
+    behind = np.argsort(whole - shares, kind="stable")[: BLOCK - whole.sum()]
+    whole[behind] += 1
+    return whole.tolist()
+
+
+class _Everything:
+    """All samples at once."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self.seed, self.size = seed, size
+
+    def __call__(self, lane: Integers, index: Integers) -> tuple[Integers, Integers]:
+        return sample_at(self.seed, self.size, index)
+
+
+class _Epoch(NamedTuple):
+    """How the shards of an epoch lie."""
+
+    shards: Integers
+    """in their order"""
+    starts: Integers
+    """of each of them in the epoch's sequence of samples, and the end"""
+    bounds: Integers
+    """of the windows, which never reach over the end of a lane"""
+
+
+class _Windows:
+    """Permuted shards, cut into lanes of equal length, cut into windows."""
+
+    def __init__(self, seed: int, counts: Integers, window: int, lanes: int) -> None:
+        self.seed, self.counts, self.window = seed, counts, window
+        self.first = np.cumsum(counts) - counts
+        self.lane_starts = np.arange(lanes + 1) * int(counts.sum()) // lanes
+
+    def __call__(self, lane: Integers, index: Integers) -> tuple[Integers, Integers]:
+        lengths = np.diff(self.lane_starts)
+        epoch, within = np.divmod(index, lengths[lane])
+        place = self.lane_starts[lane] + within
+        sample = np.empty_like(place)
+        for number in np.unique(epoch):
+            own = epoch == number
+            sample[own] = self._in_epoch(int(number), place[own])
+        return epoch, sample
+
+    def _in_epoch(self, number: int, place: Integers) -> Integers:
+        epoch = self._epoch(number)
+        window = np.searchsorted(epoch.bounds, place, side="right") - 1
+        shuffled = np.empty_like(place)
+        for one in np.unique(window):
+            own = window == one
+            start, end = epoch.bounds[one : one + 2]
+            key = fold(self.seed, Stream.ORDER, number, one)
+            shuffled[own] = start + permute(place[own] - start, int(end - start), key)
+        slot = np.searchsorted(epoch.starts, shuffled, side="right") - 1
+        return self.first[epoch.shards[slot]] + shuffled - epoch.starts[slot]
+
+    @lru_cache(maxsize=64)  # noqa: B019  (lives as long as the run; all data sets share it)
+    def _epoch(self, number: int) -> _Epoch:
+        count = len(self.counts)
+        key = fold(self.seed, Stream.ORDER, number)
+        shards = permute(np.arange(count), count, key)
+        starts = np.cumsum([0, *self.counts[shards]])
+        bounds = [self.lane_starts]
+        for low, high in zip(self.lane_starts[:-1], self.lane_starts[1:], strict=True):
+            inside = starts[np.searchsorted(starts, low, "right") : np.searchsorted(starts, high)]
+            # Equal windows: a last one of a single shard would hardly be shuffled.
+            parts = len(inside) + 1
+            windows = -(-parts // self.window)
+            bounds.append(inside[parts * np.arange(1, windows) // windows - 1])
+        return _Epoch(shards, starts, np.unique(np.concatenate(bounds)))

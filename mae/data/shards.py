@@ -1,7 +1,9 @@
-"""Shard lists: paths, brace patterns, globs."""
+"""Shard lists: paths, addresses, brace patterns, globs, wids indexes."""
 
 import glob
-import re
+import io
+import json
+import posixpath
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,44 +11,134 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from mae.errors import UserError
+from mae.remote.files import (
+    download,
+    glob_remote,
+    has_magic,
+    identity,
+    is_remote,
+    redacted,
+    refuse_pipe,
+)
 
 
-def expand_shards(patterns: Sequence[str], key: str = "data.train") -> tuple[Path, ...]:
-    """Existing shard files in the order written (globs sorted), each once.
+def expand_shards(
+    patterns: Sequence[str], key: str = "data.train", allow_pipe: bool = False
+) -> tuple[str, ...]:
+    """The shards in the order written (globs sorted), each once: paths that exist, and addresses.
 
+    A name that ends in `.json` is a wids index and stands for the shards it lists; `pipe:` is
+    taken as it is.  Whether a remote shard exists is not asked here, where no glob lists it.
     Raises UserError, naming `key`, for an empty list, a pattern that matches nothing or has a
-    brace too many, a missing file, a shard named twice, or an address that is no local path.
+    brace too many, a missing file, a shard named twice, a malformed index, a `pipe:` that is not
+    allowed; StorageError where a server does not answer.
     """
     if not patterns:
         raise UserError(f"{key}: no shards given: {key}='path/train-{{000000..000009}}.tar'")
-    found: list[Path] = []
+    found: list[str] = []
     missing: list[str] = []
-    for pattern in patterns:
-        if re.match(r"[\w+.-]+://|pipe:", pattern):
-            raise UserError(f"{key}: {pattern}: only local shards can be read")
-        for name in _expand_braces(pattern, key):
-            # A file of that very name wins, so that names with brackets need no escaping.
-            if Path(name).exists():
-                matches = [name]
-            elif glob.has_magic(name):
-                matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (may be absolute)
-            else:
-                matches = []
-            found += map(Path, matches)
-            missing += [] if matches else [name]
+    try:
+        for pattern in patterns:
+            for name in _expand_braces(pattern):
+                matches = _match(name, allow_pipe)
+                found += matches
+                missing += [] if matches else [redacted(name)]
+    except UserError as error:
+        raise type(error)(f"{key}: {error}") from None
+    local = [location for location in found if not is_remote(location)]
+    missing += [path for path in local if not Path(path).exists()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{key}: no such shard: {missing[0]}{more}")
-    if folders := [path for path in found if path.is_dir()]:
+    if folders := [path for path in local if Path(path).is_dir()]:
         raise UserError(f"{key}: {folders[0]} is a folder: write {folders[0]}/*.tar")
-    times = Counter(path.resolve() for path in found)
-    if twice := [path for path in found if times[path.resolve()] > 1]:
-        raise UserError(f"{key}: shard named twice: {twice[-1]}")
+    times = Counter(map(_resolved, found))
+    if twice := [location for location in found if times[_resolved(location)] > 1]:
+        raise UserError(f"{key}: shard named twice: {redacted(twice[-1])}")
     return tuple(found)
 
 
-def _expand_braces(pattern: str, key: str) -> list[str]:
+def _expand_braces(pattern: str) -> list[str]:
+    if pattern.startswith("pipe:"):
+        return [pattern]  # braces and stars are the shell's
+    if pattern.startswith("file:///"):
+        pattern = pattern.removeprefix("file://")
     try:
+        if is_remote(pattern):
+            return list(braceexpand(pattern))
         return list(braceexpand(str(Path(pattern).expanduser())))
     except ValueError:
-        raise UserError(f"{key}: {pattern}: a brace has no partner") from None
+        raise UserError(f"{redacted(pattern)}: a brace has no partner") from None
+
+
+def _match(name: str, allow_pipe: bool) -> list[str]:
+    """What one name stands for; a missing path stands for nothing."""
+    refuse_pipe(name, allow_pipe)
+    if name.startswith("pipe:"):
+        return [name]
+    if name.partition("?")[0].lower().endswith(".json"):
+        return _read_wids(name, allow_pipe)
+    if is_remote(name):
+        return glob_remote(name) if has_magic(name) else [name]
+    # A file of that very name wins, so that names with brackets need no escaping.
+    if Path(name).exists():
+        return [name]
+    return sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (may be absolute)
+
+
+def _resolved(location: str) -> str:
+    return identity(location) if is_remote(location) else str(Path(location).resolve())
+
+
+def _read_wids(index: str, allow_pipe: bool) -> list[str]:
+    """The shards of a wids index (`{"shardlist": [{"url": …}, …]}`), in its order.
+
+    Urls count from its "base", or else from its own folder.  UserError where it is malformed,
+    or names from afar what lies or runs on this machine.
+    """
+    shown = redacted(index)
+    try:
+        content = json.loads(_read_text(index))
+    except (ValueError, RecursionError):  # no JSON, or no UTF-8
+        raise UserError(f"{shown}: is no JSON") from None
+    shards = content.get("shardlist") if isinstance(content, dict) else None
+    if not isinstance(shards, list) or not shards:
+        raise UserError(f'{shown}: is no wids index: no "shardlist" in it')
+    own_folder = posixpath.dirname(index.partition("?")[0] if is_remote(index) else index)
+    base = content.get("base") or own_folder
+    found = []
+    for number, shard in enumerate(shards):
+        url = shard.get("url") if isinstance(shard, dict) else None
+        if not isinstance(url, str) or not url:
+            raise UserError(f'{shown}: shardlist[{number}] has no "url"')
+        location = _join(str(base), url)
+        refuse_pipe(location, allow_pipe)
+        local = not is_remote(location) or location.startswith(("pipe:", "file:"))
+        if is_remote(index) and local:
+            raise UserError(f"{shown}: shardlist[{number}] is of this machine: {redacted(url)}")
+        found.append(location)
+    return found
+
+
+def _read_text(location: str) -> bytes:
+    if is_remote(location):
+        body = io.BytesIO()
+        download(location, body)
+        return body.getvalue()
+    try:
+        return Path(location).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"no such shard: {location}") from None
+    except OSError as error:
+        raise UserError(f"{location}: cannot be read: {error.strerror}") from None
+
+
+def _join(base: str, url: str) -> str:
+    """`url`, counted from the folder or address `base` unless it is whole by itself."""
+    if is_remote(url):
+        return url
+    if not is_remote(base):
+        return posixpath.normpath(posixpath.join(base, url))
+    scheme, _, rest = base.partition("://")
+    host, _, path = rest.partition("/")
+    return f"{scheme}://{host}{posixpath.normpath(posixpath.join('/', path, url))}"

@@ -1,10 +1,14 @@
-"""Bytes of a sample: one `pread` on a local shard."""
+"""Bytes of a sample: one `pread` on a local shard, or on the cached copy of a remote one."""
 
 import os
+import zlib
 from collections import OrderedDict
+from typing import Any
 
 from mae.data.manifest import Manifest
-from mae.errors import SampleError
+from mae.errors import SampleError, StorageError
+from mae.remote.cache import ShardCache
+from mae.remote.files import is_remote, redacted
 
 OPEN_SHARDS = 64
 
@@ -12,12 +16,27 @@ OPEN_SHARDS = 64
 class ShardReader:
     """Reads samples by number; keeps the shards used last open."""
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, cache: ShardCache | None = None) -> None:
         self.manifest = manifest
+        self.cache = cache
         self._files: OrderedDict[int, int] = OrderedDict()
 
     def read(self, sample: int) -> bytearray:
-        """Bytes as stored.  Raises SampleError, naming shard and key, where they are gone."""
+        """Bytes as they were indexed, by their checksum.
+
+        Raises SampleError, naming shard and key, where they are others (after reading a second
+        time, of a remote shard a fresh copy), StorageError where the shard cannot be read.
+        """
+        data, complaint = self._read(sample)
+        if complaint:
+            self._refresh(int(self.manifest.shard[sample]))
+            data, complaint = self._read(sample)
+        if complaint:
+            raise SampleError(f"{self.manifest.name(sample)}: {complaint}")
+        return data
+
+    def _read(self, sample: int) -> tuple[bytearray, str]:
+        """The bytes, and what is wrong with them."""
         manifest = self.manifest
         data = bytearray(int(manifest.size[sample]))
         try:
@@ -26,29 +45,54 @@ class ShardReader:
             while got < len(data) and (more := os.preadv(file, [rest[got:]], offset + got)):
                 got += more  # network file systems may answer in parts
         except OSError as error:
-            raise SampleError(
+            raise StorageError(
                 f"{manifest.name(sample)}: cannot be read: {error.strerror}"
             ) from None
         if got < len(data):
-            raise SampleError(
-                f"{manifest.name(sample)}: {got} of {len(data)} bytes are there: "
-                "the shard changed while in use"
-            )
-        return data
+            return data, f"{got} of {len(data)} bytes are there: the shard was cut"
+        if zlib.crc32(data) != manifest.crc[sample]:
+            return data, "not the bytes that were indexed (checksum)"
+        return data, ""
 
     def _open(self, shard: int) -> int:
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
-        if len(self._files) >= OPEN_SHARDS:
-            os.close(self._files.popitem(last=False)[1])
-        file = os.open(self.manifest.shards[shard], os.O_RDONLY)
+        self._make_room()
+        location = self.manifest.shards[shard]
+        file = self._open_cached(shard) if is_remote(location) else os.open(location, os.O_RDONLY)
         self._files[shard] = file
         return file
 
+    def _open_cached(self, shard: int) -> int:
+        location = self.manifest.shards[shard]
+        if self.cache is None:
+            raise StorageError(f"{redacted(location)}: remote shards need a cache")
+        # Opened by the cache, which may give the copy up at any moment.
+        with self.cache.open(location, **self._identity(shard)) as file:
+            return os.dup(file.fileno())
+
+    def _identity(self, shard: int) -> dict[str, Any]:
+        return {"size": self.manifest.shard_bytes[shard], "sha256": self.manifest.sha256[shard]}
+
+    def _make_room(self) -> None:
+        """Close the shard used longest ago, and those that the cache has deleted meanwhile."""
+        for shard, file in list(self._files.items()):
+            deleted = os.fstat(file).st_nlink == 0  # keeps its disk space until it is closed
+            if deleted or len(self._files) >= OPEN_SHARDS:
+                os.close(self._files.pop(shard))
+
+    def _refresh(self, shard: int) -> None:
+        """Forget the open shard, and the cached copy of a remote one."""
+        if shard in self._files:
+            os.close(self._files.pop(shard))
+        location = self.manifest.shards[shard]
+        if self.cache is not None and is_remote(location):
+            self.cache.discard(location, **self._identity(shard))
+
     def __reduce__(self) -> tuple:
         # Open files belong to this process: a copy sent to another one opens its own.
-        return ShardReader, (self.manifest,)
+        return ShardReader, (self.manifest, self.cache)
 
     def __del__(self) -> None:
         for file in self._files.values():

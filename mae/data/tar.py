@@ -27,20 +27,21 @@ class Member(NamedTuple):
     size: int
 
 
-def walk(path: Path) -> Iterator[Member]:
+def walk(path: Path, called: str | None = None) -> Iterator[Member]:
     """The regular files of the uncompressed tar at `path`, in order.
 
-    Understands ustar, GNU long names and PAX records; skips folders; reads headers only.
-    Raises UserError, naming the file, where it is no tar, is cut short or damaged, or holds
-    links or sparse files.
+    Understands ustar, GNU long names and PAX records; skips folders; reads headers only.  Raises
+    UserError, naming the file (as `called`), where it is no tar, is cut short or damaged, or
+    holds links or sparse files.
     """
+    called = called or str(path)
     try:
         with path.open("rb") as file:
             yield from _walk(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{called}: cannot be read: {error.strerror}") from None
     except _Damage as damage:
-        raise UserError(f"{path}: {damage}") from None
+        raise UserError(f"{called}: {damage}") from None
 
 
 class _Damage(Exception):

@@ -1,4 +1,4 @@
-"""From decoded pixels to the view that the model sees: uint8 in, uint8 out.
+"""From decoded pixels to the view that the model sees: uint8 or uint16 in, the same out.
 
 Random resized crop and flip are functions of a key, so a sample's view does not depend on who
 makes it.  Bicubic with antialiasing, within rounding of PIL's.
@@ -7,13 +7,19 @@ makes it.  Bicubic with antialiasing, within rounding of PIL's.
 import math
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.hashing import uniforms
+from mae.hashing import Words, uniforms
 
 ATTEMPTS = 10
+DRAWS = 4 * ATTEMPTS + 1
+"""of a view: area, ratio, top and left of each attempt, and the flip"""
+
+Uniforms = npt.NDArray[np.float64]
 
 
 class View(NamedTuple):
@@ -26,23 +32,28 @@ class View(NamedTuple):
     flip: bool
 
 
+def draw_views(keys: Words) -> Uniforms:
+    """[b] keys → [b DRAWS] numbers in [0, 1): all the chance there is in b views."""
+    return uniforms(keys, DRAWS)
+
+
 def random_view(
     height: int,
     width: int,
-    key: int,
+    draws: Uniforms,
     scale: tuple[float, float],
     ratio: tuple[float, float],
     flip: bool,
 ) -> View:
-    """Random resized crop (Szegedy et al. 2014) drawn as torchvision draws it, from `key`.
+    """Random resized crop (Szegedy et al. 2014) as torchvision draws it; [DRAWS] of `draw_views`.
 
     Ten tries for an area in `scale` times the image's and a width-to-height ratio in `ratio`,
     uniform in its logarithm; then the largest centred crop whose ratio is allowed.
     """
-    draws = uniforms(key, 4 * ATTEMPTS + 1)
     mirrored = bool(flip and draws[-1] < 0.5)
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
-    for area_u, ratio_u, top_u, left_u in draws[:-1].reshape(ATTEMPTS, 4).tolist():
+    for start in range(0, 4 * ATTEMPTS, 4):
+        area_u, ratio_u, top_u, left_u = draws[start : start + 4].tolist()
         area = height * width * (scale[0] + (scale[1] - scale[0]) * area_u)
         aspect = math.exp(log_low + (log_high - log_low) * ratio_u)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -56,11 +67,25 @@ def random_view(
 
 
 def apply_view(image: Tensor, view: View, size: tuple[int, int]) -> Tensor:
-    """uint8 [c h w] → uint8 [c *size]."""
-    part = image[:, view.top : view.top + view.height, view.left : view.left + view.width]
-    # On uint8 this is native and, on the channels-last pixels that decoders give, fast.
-    image = F.interpolate(part[None], size=size, mode="bicubic", antialias=True)[0]
-    return image.flip(-1) if view.flip else image
+    """uint8 or uint16 [c h w] → the same type, [c *size], whatever strides."""
+    part = image[None, :, view.top : view.top + view.height, view.left : view.left + view.width]
+    if image.dtype == torch.uint16:  # neither resized nor, in older versions, mirrored by torch
+        part = F.interpolate(part.float(), size=size, mode="bicubic", antialias=True)
+        part = part.flip(-1) if view.flip else part
+        return part[0].round_().clamp_(0, 65535).to(torch.uint16)
+    # On uint8 this is native and, on pixels that are dense and channels last, fastest.
+    part = part.contiguous(memory_format=torch.channels_last)
+    part = F.interpolate(part, size=size, mode="bicubic", antialias=True)[0]
+    return part.flip(-1) if view.flip else part
+
+
+def apply_view_into(image: Tensor, view: View, out: Tensor) -> None:
+    """`apply_view` to a place in a batch: `out` is [c H W], of the image's type.
+
+    Cheapest where the batch is contiguous: mirroring channels-last pixels costs more than the
+    change of order.
+    """
+    out.copy_(apply_view(image, view, (out.shape[-2], out.shape[-1])))
 
 
 def center_view(image: Tensor, size: tuple[int, int], crop_pct: float) -> Tensor:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mae.data.loader import CentredViews, batches
-from mae.data.manifest import Manifest
 from mae.objective import Objective
 
 PIXELS = "pixels"
@@ -28,20 +27,19 @@ class LabelledFeatures(NamedTuple):
 
 def extract(
     encode: Callable[[Tensor], dict[str, Tensor]],
-    manifest: Manifest,
     views: CentredViews,
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
     workers: int = 0,
 ) -> LabelledFeatures:
-    """`encode` every image's centred view (uint8 [b c h w] → vectors [b d] by name).
+    """`encode` every image's centred view (integers [b c h w] → vectors [b d] by name).
 
     Raises UserError for an image that does not decode.
     """
     slices = [
-        range(start, min(start + batch_size, len(manifest)))
-        for start in range(0, len(manifest), batch_size)
+        range(start, min(start + batch_size, len(views)))
+        for start in range(0, len(views), batch_size)
     ]
     rows: dict[str, list[Tensor]] = {}
     with torch.no_grad():
@@ -49,7 +47,7 @@ def extract(
             for name, vectors in encode(images.to(device)).items():
                 rows.setdefault(name, []).append(vectors.float().cpu())
     vectors = {name: torch.cat(parts).numpy() for name, parts in rows.items()}
-    return LabelledFeatures(vectors, manifest.label)
+    return LabelledFeatures(vectors, views.images.manifest.label.astype(np.int64))
 
 
 def encoder_features(objective: Objective) -> Callable[[Tensor], dict[str, Tensor]]:
@@ -59,7 +57,7 @@ def encoder_features(objective: Objective) -> Callable[[Tensor], dict[str, Tenso
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
     """The pixels themselves, larger images averaged down to a side of 16 at most."""
-    pixels = images.float() / 255
+    pixels = images.float() / torch.iinfo(images.dtype).max
     side = [min(length, PIXEL_SIDE) for length in images.shape[-2:]]
     if list(images.shape[-2:]) != side:
         pixels = F.interpolate(pixels, size=side, mode="bilinear", antialias=True)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mae.config import Config
+from mae.data.images import Images
 from mae.data.loader import CentredViews
-from mae.data.manifest import Manifest, require_labels
+from mae.data.manifest import require_labels
 from mae.errors import UserError
 from mae.evaluation.features import encoder_features, extract, pixel_features
 from mae.evaluation.probe import repeated_probe
@@ -20,8 +21,8 @@ def probe_report(
     config: Config,
     objective: Objective,
     untrained: Objective | None,
-    train: Manifest,
-    test: Manifest,
+    train: Images,
+    test: Images,
     *,
     budgets: tuple[int | None, ...] = (None,),
     splits: int = 5,
@@ -35,9 +36,8 @@ def probe_report(
     With `untrained` (the same model, freshly initialised) that and the raw pixels are probed
     too.  Raises UserError for unlabelled samples, or test classes that training lacks.
     """
-    require_labels(train, "--train")
-    require_labels(test, "--test")
-    unknown = np.setdiff1d(test.label, train.label)
+    labels = require_labels(train.manifest, "--train")
+    unknown = np.setdiff1d(require_labels(test.manifest, "--test"), labels)
     if len(unknown):
         raise UserError(f"--test: class {unknown[0]} does not occur in --train")
 
@@ -49,18 +49,15 @@ def probe_report(
         encoders["raw"] = pixel_features
     rows = []
     for encoder, encode in encoders.items():
-        say(f"features: {encoder}, {len(train):,} + {len(test):,} images")
+        say(f"features: {encoder}, {len(train.manifest):,} + {len(test.manifest):,} images")
         fitted, tested = (
             extract(
                 encode,
-                manifest,
-                CentredViews(
-                    manifest, objective.img_size, config.model.in_chans, config.data.crop_pct
-                ),
+                CentredViews(images, objective.img_size, config.data.crop_pct),
                 device=device,
                 workers=workers,
             )
-            for manifest in (train, test)
+            for images in (train, test)
         )
         for name, vectors in fitted.vectors.items():
             for budget in budgets:
@@ -87,8 +84,8 @@ def probe_report(
     return {
         "protocol": "logistic regression on standardised frozen features; C chosen on slices of "
         "train, test used once per split",
-        "train_images": len(train),
-        "test_images": len(test),
+        "train_images": len(train.manifest),
+        "test_images": len(test.manifest),
         "splits": splits,
         "seed": seed,
         "results": rows,

@@ -32,12 +32,12 @@ class Explained(NamedTuple):
 def explained_variance(
     model: MaskedAutoencoder, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Explained:
-    """R² over batches of (uint8 images [b c h w], mask seeds [b]) on the model's device."""
+    """R² over batches of (images [b c h w], mask seeds [b]) on the model's device."""
     errors = torch.zeros(3, dtype=torch.float64)
     values, total, squares, images_seen = 0, 0.0, 0.0, 0
     for images, seeds in batches:
         split = model.draw(images, seeds)
-        patches = patchify(images, model.patch_size)
+        patches = model.patchify(images)
         target = model.target(patches, split.ids_masked)
         prediction = model.decoder(model.forward_encoder(patches, split.ids_keep), split)
 

@@ -21,7 +21,7 @@ fine-tuned ones.
 
 | | |
 |---|---|
-| input | {height} x {width} px, {channels} channel(s) in [0, 1] |
+| input | {height} x {width} px, {channels} channel(s) of {bits} bits, as numbers in [0, 1] |
 | normalisation | mean {mean}, std {std} |
 | encoder | {encoder} {arguments}, patch {patch}, {encoder_millions:.2f} M parameters |
 | pretraining | from scratch, {samples:,} images seen in {step:,} steps of {batch_size} |
@@ -50,6 +50,7 @@ def model_card(config: Config, model: MaskedAutoencoder, position: Position) -> 
     """Markdown under the metadata block that model hubs read."""
     encoder = model.encoder
     data, train = config.data, config.train
+    patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
     return CARD.format(
         version=__version__,
         encoder=config.model.encoder,
@@ -57,6 +58,7 @@ def model_card(config: Config, model: MaskedAutoencoder, position: Position) -> 
         height=model.img_size[0],
         width=model.img_size[1],
         channels=config.model.in_chans,
+        bits=data.bits,
         mean=list(data.mean),
         std=list(data.std),
         patch=" x ".join(map(str, model.patch_size)),
@@ -72,7 +74,7 @@ def model_card(config: Config, model: MaskedAutoencoder, position: Position) -> 
         betas=list(config.optim.betas),
         weight_decay=config.optim.weight_decay,
         seed=train.seed,
-        shards=", ".join(f"`{Path(pattern).name}`" for pattern in data.train),
+        shards=", ".join(f"`{Path(pattern).name}`" for pattern in patterns),
         fingerprint=position.data[:16],
         folder="FOLDER",
         pool="the class token" if encoder.has_class_token else "the mean of the patch tokens",

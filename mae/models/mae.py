@@ -29,8 +29,9 @@ class Reconstruction(NamedTuple):
 class MaskedAutoencoder(Objective):
     """Encoder on visible patches, light decoder, mean squared error on hidden patches.
 
-    Images come as uint8, [b c h w]: they are scaled to [0, 1] and normalised by `mean` and
-    `std` (per channel) here, on the device.  Floating-point images count as normalised already.
+    Images come as uint8 (or with `bits` = 16 as uint16), [b c h w]: they are scaled to [0, 1] and
+    normalised by `mean` and `std` (per channel) here, on the device.  Floating-point images count
+    as normalised already.
     """
 
     pixel_scale: Tensor
@@ -47,6 +48,7 @@ class MaskedAutoencoder(Objective):
         decoder_num_heads: int = 16,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
+        bits: int = 8,
     ) -> None:
         """Initialise `encoder` as in the paper and put a decoder behind it.
 
@@ -83,10 +85,11 @@ class MaskedAutoencoder(Objective):
             encoder.num_prefix_tokens,
             p * q * channels,
         )
-        # normalised = pixel * scale + shift, for pixels in 0..255
+        self.white = 2**bits - 1
+        # normalised = pixel * scale + shift, for pixels in 0..white
         inverse_std = 1 / torch.tensor(std, dtype=torch.float64)
         shift = -torch.tensor(mean, dtype=torch.float64) * inverse_std
-        self.register_buffer("pixel_scale", (inverse_std / 255).float(), persistent=False)
+        self.register_buffer("pixel_scale", (inverse_std / self.white).float(), persistent=False)
         self.register_buffer("pixel_shift", shift.float(), persistent=False)
 
     def draw(self, images: Shaped[Tensor, "b c h w"], seeds: Int[Tensor, " b"]) -> PatchSplit:
@@ -95,10 +98,14 @@ class MaskedAutoencoder(Objective):
 
     def forward(self, images: Shaped[Tensor, "b c h w"], noise: PatchSplit) -> Output:
         """Encode what is visible, predict what is hidden, compare."""
-        patches = patchify(images, self.patch_size)
+        patches = self.patchify(images)
         latent = self.forward_encoder(patches, noise.ids_keep)
         prediction = self.decoder(latent, noise)
         return self.forward_loss(patches, prediction, noise.ids_masked)
+
+    def patchify(self, images: Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b n values"]:
+        """Patches of images, in the images' own numbers."""
+        return patchify(computable(images), self.patch_size)
 
     def forward_encoder(
         self, patches: Shaped[Tensor, "b n values"], ids_keep: Int[Tensor, "b k"]
@@ -144,7 +151,7 @@ class MaskedAutoencoder(Objective):
         A model trained on normalised targets predicts each patch's structure, not its mean and
         contrast: both are taken from the true patch, as in the paper's own figures.
         """
-        patches = patchify(images, self.patch_size)
+        patches = self.patchify(images)
         prediction = self.decoder(self.forward_encoder(patches, split.ids_keep), split).float()
         pixels = self.normalize(patches)
         if self.norm_pix_loss:
@@ -154,8 +161,8 @@ class MaskedAutoencoder(Objective):
         filled = self._to_images(pixels.scatter(1, ids, prediction))
         hidden = torch.zeros_like(pixels).scatter(1, ids, 1.0)
         channels = (1, -1, 1, 1)
-        unit = (filled - self.pixel_shift.view(channels)) / (255 * self.pixel_scale.view(channels))
-        return Reconstruction(unit.clamp(0, 1), self._to_images(hidden))
+        unit = (filled - self.pixel_shift.view(channels)) / self.pixel_scale.view(channels)
+        return Reconstruction((unit / self.white).clamp(0, 1), self._to_images(hidden))
 
     def normalize(self, patches: Shaped[Tensor, "b n values"]) -> Float[Tensor, "b n values"]:
         """uint8 patches (channels last) to normalised floats; floats pass unchanged."""
@@ -168,14 +175,20 @@ class MaskedAutoencoder(Objective):
         """The same for images."""
         if images.is_floating_point():
             return images
+        images = computable(images)
         return images * self.pixel_scale.view(-1, 1, 1) + self.pixel_shift.view(-1, 1, 1)
 
     def _to_images(self, patches: Float[Tensor, "b n values"]) -> Float[Tensor, "b c h w"]:
         return unpatchify(patches, self.img_size, self.patch_size)
 
 
+def computable(images: Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b c h w"]:
+    """The same numbers in a type that torch computes with: it only stores and copies uint16."""
+    return images.to(torch.int32) if images.dtype == torch.uint16 else images
+
+
 def build_mae(
-    config: ModelConfig, mean: Sequence[float], std: Sequence[float]
+    config: ModelConfig, mean: Sequence[float], std: Sequence[float], bits: int = 8
 ) -> MaskedAutoencoder:
     """The model that the `model` section describes, freshly initialised from torch's generator."""
     encoder = build_encoder(
@@ -194,4 +207,5 @@ def build_mae(
         decoder_num_heads=config.decoder_num_heads,
         mean=mean,
         std=std,
+        bits=bits,
     )

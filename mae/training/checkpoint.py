@@ -42,7 +42,7 @@ def save_checkpoint(
     checkpoints that are there stay.
     """
     final = folder / f"step-{position.step:09d}"
-    part = final.with_suffix(".tmp")
+    part = final.with_suffix(f".{os.getpid()}.tmp")  # two processes may fail at the same step
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     save_file(_contiguous(model.state_dict()), part / "model.safetensors")
@@ -52,9 +52,16 @@ def save_checkpoint(
     (part / "state.json").write_text(json.dumps(state, indent=1))
     for path in [*part.iterdir(), part]:
         _sync(path)
-    if final.exists():  # left by an earlier life of this run, damaged: restore() passed it over
+    try:
+        part.rename(final)
+    except OSError:  # there is one: of another process, or damaged, and restore() passed it over
+        if not final.exists():
+            raise
+        if _is_intact(final):
+            shutil.rmtree(part)
+            return final
         shutil.rmtree(final)
-    part.rename(final)
+        part.rename(final)
     _sync(folder)
     for old in checkpoints(folder)[:-keep_last]:
         shutil.rmtree(old)
@@ -103,6 +110,13 @@ def read_position(path: Path) -> Position:
         return Position(*(state[field] for field in Position._fields))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no readable checkpoint: {error}") from None
+
+
+def _is_intact(path: Path) -> bool:
+    try:
+        return bool(read_position(path))
+    except UserError:
+        return False
 
 
 def load_model(path: Path, model: nn.Module) -> None:

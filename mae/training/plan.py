@@ -91,6 +91,13 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
             f"train.batch_size: {batch_size} does not divide among {num_processes} processes; "
             f"it does among {', '.join(map(str, fitting))}"
         )
+    lanes = config.data.lanes
+    if config.data.order == "lanes" and lanes % num_processes:
+        fitting = [n for n in range(1, lanes + 1) if lanes % n == 0 and batch_size % n == 0]
+        raise UserError(
+            f"data.lanes: {lanes} do not divide among {num_processes} processes; "
+            f"they do among {', '.join(map(str, fitting))}"
+        )
     share = batch_size // num_processes
     accumulation = next(
         n

@@ -1,6 +1,6 @@
 """A run's folder: whose it is, where it stands, what it has told.
 
-config.yaml  metrics.jsonl  checkpoints/  panels/  wandb/
+config.yaml  metrics.jsonl  quarantine.jsonl  checkpoints/  panels/  wandb/
 """
 
 import errno
@@ -30,6 +30,7 @@ class Run:
         self.config_part = self.folder / "config.tmp"
         self.lock_file = self.folder / "lock"
         self.metrics_file = self.folder / "metrics.jsonl"
+        self.quarantine_file = self.folder / "quarantine.jsonl"
         self.checkpoints = self.folder / "checkpoints"
         self.panels = self.folder / "panels"
 
@@ -117,7 +118,7 @@ def build_objective(config: Config) -> Objective:
     """The objective that the settings describe, initialised from `train.seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return build_mae(config.model, config.data.mean, config.data.std)
+        return build_mae(config.model, config.data.mean, config.data.std, config.data.bits)
 
 
 def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:

@@ -1,45 +1,13 @@
-import os
 import shutil
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mae.data import manifest as module
-from mae.data.manifest import (
-    EXTENSIONS,
-    NO_LABEL,
-    build_manifest,
-    require_labels,
-    scan,
-    shard_index,
-    split_name,
-    summary,
-)
+from mae.data.index import _store
+from mae.data.manifest import build_manifest, merge, require_labels, summary
+from mae.data.scan import ShardIndex
 from mae.errors import UserError
-
-
-@pytest.fixture
-def shard(tmp_path, make_tar):
-    members = [("a.jpg", b"A" * 700), ("a.cls", b"3"), ("b.png", b"B" * 9), ("b.cls", b" 10\n")]
-    return make_tar(tmp_path / "shard.tar", members)
-
-
-@pytest.fixture
-def scans(monkeypatch):
-    """The paths that were scanned, in order."""
-    paths = []
-    monkeypatch.setattr(module, "scan", lambda path: paths.append(path) or scan(path))
-    return paths
-
-
-def keys_of(index):
-    return index.keys.decode("utf-8", "surrogateescape").split("\0")
-
-
-def equal(one, other):
-    return all(np.array_equal(np.array(a), np.array(b)) for a, b in zip(one, other, strict=True))
 
 
 def refused(call, *arguments):
@@ -49,190 +17,12 @@ def refused(call, *arguments):
     return line
 
 
-# What is in a shard
-
-
-def test_scan_finds_images_and_labels(shard):
-    index = scan(shard)
-    data = shard.read_bytes()
-    contents = [data[o : o + s] for o, s in zip(index.offset, index.size, strict=True)]
-    assert keys_of(index) == ["a", "b"]
-    assert contents == [b"A" * 700, b"B" * 9]
-    assert [EXTENSIONS[kind] for kind in index.kind] == ["jpg", "png"]
-    assert index.label.tolist() == [3, 10]
-
-
-def test_labels_are_optional_and_may_come_first(tmp_path, make_tar):
-    members = [("a.cls", b"1"), ("b.jpg", b""), ("c.cls", b"2"), ("a.jpg", b""), ("c.json", b"{}")]
-    index = scan(make_tar(tmp_path / "a.tar", members))
-    assert keys_of(index) == ["b", "a"]
-    assert index.label.tolist() == [NO_LABEL, 1]
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "extension"),
-    [
-        ("a.jpg", "a", "jpg"),
-        ("A.JPG", "A", "jpg"),
-        ("x/y/a.jpeg", "x/y/a", "jpeg"),
-        ("x.y/z.1/a.png", "x.y/z.1/a", "png"),
-        ("a.left.png", "a", "left.png"),
-        ("README", "README", ""),
-        ("x/.jpg", "x/.jpg", ""),
-        ("._a.jpg", "._a.jpg", ""),
-    ],
-)
-def test_names_split_as_webdataset_splits_them(name, key, extension):
-    assert split_name(name) == (key, extension)
-
-
-def test_uppercase_extensions_folders_and_odd_names(tmp_path, make_tar):
-    members = [("x.y/A.JPG", b""), ("x.y/A.CLS", b"7"), ("写真.JPEG", b""), ("\udcff.png", b"")]
-    index = scan(make_tar(tmp_path / "a.tar", members, tarfile.PAX_FORMAT))
-    assert keys_of(index) == ["x.y/A", "写真", "\udcff"]
-    assert index.label.tolist() == [7, NO_LABEL, NO_LABEL]
-
-
-def test_equal_base_names_in_different_folders_are_different_keys(tmp_path, make_tar):
-    index = scan(make_tar(tmp_path / "a.tar", [("x/a.jpg", b"1"), ("y/a.jpg", b"2")]))
-    assert keys_of(index) == ["x/a", "y/a"]
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ([], "no images: expected .jpg, .jpeg, .png, found no files"),
-        ([("a.txt", b""), ("a.npy", b""), ("b", b"")], "found only no extension, .npy, .txt"),
-        ([(f"a.{i}.jpg", b"") for i in range(9)], "found only .0.jpg, .1.jpg, .2.jpg, .3.jpg, "),
-        ([("a.jpg", b""), ("a.png", b"")], "key a: more than one image (a.png)"),
-        ([("a.jpg", b""), ("a.jpg", b"")], "key a: more than one image (a.jpg)"),
-        ([("a.jpg", b""), ("a.JPG", b"")], "key a: more than one image (a.JPG)"),
-        ([("a.cls", b"1"), ("a.jpg", b""), ("a.cls", b"2")], "key a: more than one label (a.cls)"),
-        ([("a.jpg", b""), ("a.cls", b"cat")], "key a: .cls holds b'cat', not a number"),
-        ([("a.jpg", b""), ("a.cls", b"")], "key a: .cls holds b'', not a number"),
-        ([("a.jpg", b""), ("a.cls", b"1.5")], "key a: .cls holds b'1.5', not a number"),
-        ([("a.jpg", b""), ("a.cls", b"-1")], "key a: .cls holds -1, not a class number"),
-        ([("a.jpg", b""), ("a.cls", b"9" * 900)], f"key a: .cls holds {'9' * 21}, not a class"),
-    ],
-)
-def test_what_cannot_be_used_is_named(tmp_path, make_tar, members, message):
-    path = make_tar(tmp_path / "a.tar", members)
-    line = refused(scan, path)
-    assert line.startswith(f"{path}: ") and message in line
-
-
-def test_damage_is_named(shard):
-    shard.write_bytes(shard.read_bytes()[:1024])
-    assert refused(scan, shard).startswith(f"{shard}: is cut short")
-
-
-@pytest.mark.parametrize("call", [scan, shard_index])
-def test_a_shard_that_is_gone_is_named(tmp_path, call):
-    path = tmp_path / "a.tar"
-    assert refused(call, path) == f"{path}: cannot be read: No such file or directory"
-
-
-# The cache
-
-
-def test_the_cached_index_is_used(shard, scans):
-    first = shard_index(shard)
-    assert (shard.parent / ".mae-index" / "shard.tar.npz").exists()
-    assert equal(shard_index(shard), first)
-    assert scans == [shard]
-
-
-def test_another_size_is_stale(tmp_path, make_tar, shard, scans):
-    shard_index(shard)
-    before = shard.stat()
-    make_tar(shard, [("new.jpg", b"x" * 20_000)])
-    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert keys_of(shard_index(shard)) == ["new"]
-    assert scans == [shard, shard]
-
-
-def test_another_time_is_stale(shard, scans):
-    shard_index(shard)
-    before = shard.stat()
-    shard.write_bytes(shard.read_bytes().replace(b"b.png", b"c.png"))
-    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert "bad checksum" in refused(shard_index, shard)
-    assert scans == [shard, shard]
-
-
-def test_a_damaged_cache_only_costs_time(shard, scans):
-    expected = shard_index(shard)
-    (cache,) = (shard.parent / ".mae-index").iterdir()
-    whole = cache.read_bytes()
-    np.save(shard.parent / "array.npy", np.zeros(3))
-    damaged = [b"", b"\0" * 100, b"no zip", (shard.parent / "array.npy").read_bytes()]
-    damaged += [whole[:end] for end in range(1, len(whole), 211)]
-    damaged += [
-        whole[:i] + bytes([whole[i] ^ 0x41]) + whole[i + 1 :] for i in range(0, len(whole), 13)
-    ]
-    for data in damaged:
-        cache.write_bytes(data)
-        assert equal(shard_index(shard), expected)
-    assert len(scans) > 100  # a flipped byte that no check covers changes nothing
-    assert equal(shard_index(shard), expected)
-
-
-def test_a_folder_that_cannot_be_written_only_costs_time(shard, tmp_path, scans):
-    (tmp_path / "file").touch()
-    for index_dir in (tmp_path / "file", tmp_path / "file" / "below"):
-        assert keys_of(shard_index(shard, index_dir)) == ["a", "b"]
-    assert len(scans) == 2
-    assert (tmp_path / "file").stat().st_size == 0
-
-
-def test_a_full_disk_leaves_nothing_behind(shard, monkeypatch):
-    def savez(path, **arrays):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez", savez)
-    assert keys_of(shard_index(shard)) == ["a", "b"]
-    assert list((shard.parent / ".mae-index").iterdir()) == []
-
-
-def test_others_may_read_the_cache(shard):
-    shard_index(shard)
-    (shard.parent / "plain").touch()
-    (cache,) = (shard.parent / ".mae-index").iterdir()
-    assert cache.stat().st_mode == (shard.parent / "plain").stat().st_mode
-
-
-def test_index_dir_is_made_and_used(shard, tmp_path, scans):
-    index_dir = tmp_path / "some" / "where"
-    for _ in range(2):
-        shard_index(shard, index_dir)
-    assert scans == [shard]
-    assert len(list(index_dir.rglob("*.npz"))) == 1
-    assert not (shard.parent / ".mae-index").exists()
-
-
-def test_index_dir_keeps_equal_base_names_apart(tmp_path, make_tar, monkeypatch):
-    shards = []
-    for folder in ("x", "y"):
-        (tmp_path / folder).mkdir()
-        shards.append(make_tar(tmp_path / folder / "a.tar", [(f"{folder}.jpg", b"1")]))
-        os.utime(shards[-1], ns=(0, 0))
-    for _ in range(2):
-        found = [keys_of(shard_index(shard, tmp_path / "index")) for shard in shards]
-        assert found == [["x"], ["y"]]
-    monkeypatch.chdir(tmp_path / "x")  # the same name for both, too
-    assert keys_of(shard_index(Path("a.tar"), tmp_path / "index")) == ["x"]
-    monkeypatch.chdir(tmp_path / "y")
-    assert keys_of(shard_index(Path("a.tar"), tmp_path / "index")) == ["y"]
-
-
-# Many shards
-
-
 def test_manifest_numbers_samples_shard_after_shard(tmp_path, make_shards):
     manifest = build_manifest([make_shards(tmp_path, 7, shard_size=3)])
     assert len(manifest) == 7
-    assert [path.name for path in manifest.shards] == [f"shard-00000{i}.tar" for i in range(3)]
+    assert [Path(shard).name for shard in manifest.shards] == [
+        f"shard-00000{i}.tar" for i in range(3)
+    ]
     assert manifest.first.tolist() == [0, 3, 6]
     assert manifest.shard.tolist() == [0, 0, 0, 1, 1, 1, 2]
     assert manifest.label.tolist() == [0, 1, 2, 0, 1, 2, 0]
@@ -273,6 +63,94 @@ def test_fingerprint_follows_keys_and_order(tmp_path, make_tar):
     assert len({x, y, both, turned}) == 4
 
 
+def test_fingerprint_follows_contents(tmp_path, make_tar):
+    """Other pixels of the same size and name are other samples."""
+    found = []
+    for content in (b"1", b"2"):
+        path = make_tar(tmp_path / "a.tar", [("a.jpg", content)])
+        shutil.rmtree(tmp_path / ".mae-index", ignore_errors=True)
+        found.append(build_manifest([str(path)]).fingerprint)
+    assert found[0] != found[1]
+
+
+def test_empty_shards_among_others_have_no_samples(tmp_path, make_tar, make_shards):
+    empty = str(make_tar(tmp_path / "empty.tar", []))
+    full = make_shards(tmp_path / "full", 6, shard_size=3)
+    manifest = build_manifest([full, empty])
+    assert manifest.counts().tolist() == [3, 3, 0]
+    (tmp_path / "first.tar").write_bytes(Path(empty).read_bytes())
+    manifest = build_manifest([str(tmp_path / "first.tar"), full])
+    assert manifest.counts().tolist() == [0, 3, 3]
+    assert manifest.key(0) == "sample-00000" and manifest.shard[0] == 1
+
+
+def test_nothing_but_empty_shards_is_refused(tmp_path, make_tar):
+    empty = str(make_tar(tmp_path / "empty.tar", []))
+    assert refused(build_manifest, [empty]) == f"data.train: no images in 1 shards, first {empty}"
+
+
+def test_a_damaged_shard_among_many_is_named(tmp_path, make_shards):
+    pattern = make_shards(tmp_path, 40, shard_size=4)
+    bad = tmp_path / "shard-000007.tar"
+    bad.write_bytes(bad.read_bytes()[:1000])
+    assert refused(build_manifest, [pattern]).startswith(f"{bad}: ")
+
+
+def test_progress_is_told(tmp_path, make_shards):
+    heard = []
+    build_manifest(
+        [make_shards(tmp_path, 6, shard_size=2)], progress=lambda *seen: heard.append(seen)
+    )
+    assert heard == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_merged_data_sets_follow_each_other(tmp_path, make_shards):
+    one = build_manifest([make_shards(tmp_path / "a", 5, shard_size=2)])
+    two = build_manifest([make_shards(tmp_path / "b", 4, shard_size=3)])
+    both = merge([one, two])
+    assert len(both) == 9 and both.datasets == (3, 2)
+    assert both.first.tolist() == [0, 2, 4, 5, 8]
+    assert [counts.tolist() for counts in both.dataset_counts()] == [[2, 2, 1], [3, 1]]
+    assert [both.name(n) for n in range(9)] == [
+        *(one.name(n) for n in range(5)),
+        *(two.name(n) for n in range(4)),
+    ]
+    assert both.shard_bytes == one.shard_bytes + two.shard_bytes
+    assert both.sha256 == one.sha256 + two.sha256
+    assert both.crc.tolist() == [*one.crc, *two.crc]
+    assert len({one.fingerprint, two.fingerprint, both.fingerprint}) == 3
+    assert merge([two, one]).fingerprint != both.fingerprint
+    assert merge([one]) is one
+
+
+def test_a_million_samples_take_40_bytes_each_beside_their_keys(tmp_path):
+    each, shards = 1000, 20
+    keys = "\0".join(f"sample-{number:08d}" for number in range(each)).encode()
+    index = ShardIndex(
+        keys=keys,
+        offset=np.zeros(each, np.int64),
+        size=np.zeros(each, np.uint32),
+        crc=np.zeros(each, np.uint32),
+        label=np.zeros(each, np.int32),
+        kind=np.zeros(each, np.uint8),
+        bytes=0,
+        sha256="0" * 64,
+    )
+    for number in range(shards):
+        path = tmp_path / f"{number:03d}.tar"
+        path.touch()
+        _store(
+            tmp_path / ".mae-index" / f"{path.name}.safetensors",
+            index,
+            str(path.stat().st_mtime_ns),
+        )
+    manifest = build_manifest([f"{tmp_path}/*.tar"])
+    held = [value for value in vars(manifest).values() if isinstance(value, np.ndarray)]
+    assert len(manifest) == each * shards
+    assert sum(column.nbytes for column in held) < 40 * len(manifest)
+    assert sum(map(len, manifest.keys)) == len(keys) * shards
+
+
 def test_require_labels_returns_them_or_names_the_first_without(tmp_path, make_shards, make_tar):
     labelled = make_shards(tmp_path / "labelled", 4)
     assert require_labels(build_manifest([labelled]), "--train").tolist() == [0, 1, 2, 0]
@@ -289,7 +167,7 @@ def test_mistakes_name_the_setting():
 
 def test_summary(tmp_path, make_shards):
     lines = dict(summary(build_manifest([make_shards(tmp_path / "a", 10)])))
-    assert lines["shards"] == "2"
+    assert lines["shards"] == "2 of 2 to 8 images"
     assert lines["images"] == "10: 10 jpg"
     assert lines["labels"] == "10 samples, 3 classes"
     bare = make_shards(tmp_path / "b", 4, labels=False, extension="png")

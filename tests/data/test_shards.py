@@ -1,9 +1,13 @@
+import json
 from pathlib import Path
 
+import boto3
 import pytest
 
 from mae.data.shards import expand_shards
-from mae.errors import UserError
+from mae.errors import StorageError, UserError
+from mae.remote import attempts
+from tests.servers import body, s3_server, status, web_server
 
 
 @pytest.fixture
@@ -19,13 +23,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def names(*patterns):
-    return [str(path) for path in expand_shards(patterns)]
+    return list(expand_shards(patterns))
 
 
-def refused(*patterns):
-    with pytest.raises(UserError) as error:
-        expand_shards(patterns, "data.val")
-    (line,) = str(error.value).splitlines()
+def refused(*patterns, allow_pipe=False, error=UserError):
+    with pytest.raises(error) as caught:
+        expand_shards(patterns, "data.val", allow_pipe)
+    (line,) = str(caught.value).splitlines()
     assert line.startswith("data.val: ")
     return line
 
@@ -50,7 +54,7 @@ def test_patterns_expand_in_the_order_written(folder, patterns, expected):
 
 def test_home_is_expanded(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
-    assert expand_shards(["~/val-*.tar"]) == (folder / "val-000.tar",)
+    assert expand_shards(["~/val-*.tar"]) == (str(folder / "val-000.tar"),)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +67,13 @@ def test_home_is_expanded(folder, monkeypatch):
         (["train-{000..001.tar"], "train-{000..001.tar: a brace has no partner"),
         (["more"], "more is a folder: write more/*.tar"),
         (["train-000.tar", "./train-00*.tar"], "shard named twice: train-000.tar"),
-        (["http://host/a.tar"], "http://host/a.tar: only local shards"),
-        (["s3://bucket/train-{000..001}.tar"], "only local shards"),
-        (["GS://bucket/a.tar"], "only local shards"),
-        (["pipe:cat train-000.tar"], "only local shards"),
+        (["http://host/{0..1.tar?sig=SECRET"], "http://host/{0..1.tar: a brace has no partner"),
+        (["https://h/a.tar?sig=1", "https://h/a.tar?sig=2"], "shard named twice: https://h/a.tar"),
+        (["https://u:p@h/a.tar", "https://h/a.tar"], "shard named twice: https://h/a.tar"),
+        (["https://host/a-*.tar"], "https://host/a-*.tar: web servers do not list files"),
+        (["gopher://host/*.tar"], "gopher://…: no kind of address that is known"),
+        (["pipe:cat train-000.tar"], "pipe:cat train-000.tar: would run a command"),
+        (["nope.json"], "no such shard: nope.json"),
     ],
 )
 def test_mistakes_are_named(folder, patterns, message):
@@ -77,3 +84,152 @@ def test_one_file_by_two_paths_is_named_twice(folder):
     assert "shard named twice" in refused("train-000.tar", str(folder / "train-000.tar"))
     Path("link.tar").symlink_to("train-000.tar")
     assert "shard named twice" in refused("train-000.tar", "link.tar")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("https://h/a.tar", ["https://h/a.tar"]),
+        ("https://h/a-{0..2}.tar", ["https://h/a-0.tar", "https://h/a-1.tar", "https://h/a-2.tar"]),
+        ("https://h/a-{0,1}.tar?sig=x", ["https://h/a-0.tar?sig=x", "https://h/a-1.tar?sig=x"]),
+        ("https://h/get?id={7..8}", ["https://h/get?id=7", "https://h/get?id=8"]),
+        ("s3://b/{a,c}/1.tar", ["s3://b/a/1.tar", "s3://b/c/1.tar"]),
+    ],
+)
+def test_remote_patterns_expand(pattern, expected):
+    assert names(pattern) == expected
+
+
+def test_local_and_remote_shards_mix(folder):
+    patterns = ("val-*.tar", "https://h/a.tar", "train-{000..001}.tar")
+    assert names(*patterns) == [
+        "val-000.tar",
+        "https://h/a.tar",
+        "train-000.tar",
+        "train-001.tar",
+    ]
+
+
+def test_a_file_url_is_a_path(folder):
+    assert names(f"file://{folder}/val-*.tar") == [f"{folder}/val-000.tar"]
+
+
+def test_pipes_are_taken_as_they_are():
+    pipe = "pipe:cat a-{0..3}.tar | grep *"
+    assert expand_shards([pipe, "pipe:cat b"], allow_pipe=True) == (pipe, "pipe:cat b")
+    assert "shard named twice" in refused(pipe, pipe, allow_pipe=True)
+
+
+def test_remote_globs(monkeypatch):
+    with s3_server(monkeypatch) as endpoint:
+        client = boto3.client("s3", endpoint_url=endpoint)
+        client.create_bucket(Bucket="globs")
+        for key in ("a/2.tar", "a/1.tar", "b/1.tar"):
+            client.put_object(Bucket="globs", Key=key, Body=b"x")
+        client.close()
+        found = ["s3://globs/a/1.tar", "s3://globs/a/2.tar", "s3://globs/b/1.tar"]
+        assert names("s3://globs/{a,b}/*.tar") == found
+        assert "no such shard: s3://globs/c/*.tar" in refused("s3://globs/c/*.tar")
+        index = json.dumps({"shardlist": [{"url": "1.tar"}, {"url": "../b/1.tar"}]})
+        client = boto3.client("s3", endpoint_url=endpoint)
+        client.put_object(Bucket="globs", Key="a/index.json", Body=index.encode())
+        client.close()
+        assert names("s3://globs/a/index.json") == [found[0], found[2]]
+
+
+# wids indexes.
+
+
+def wids(*urls, **more):
+    shards = [{"url": url, "nsamples": 3, "filesize": 5} for url in urls]
+    return json.dumps(
+        {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards, **more}
+    )
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(attempts, "FIRST_DELAY", 0.001)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with web_server() as server:
+        yield server
+
+
+def test_a_wids_index_stands_for_its_shards(folder):
+    urls = ["train-001.tar", "more/train-000.tar", str(folder / "val-000.tar"), "s3://b/a.tar"]
+    Path("index.json").write_text(wids(*urls))
+    assert names("index.json") == urls
+    Path("more/index.json").write_text(wids("../train-002.tar", "train-000.tar"))
+    assert names("more/index.json") == ["train-002.tar", "more/train-000.tar"]
+
+
+def test_names_in_a_wids_index_are_no_patterns(folder):
+    Path("index.json").write_text(wids("odd[1].tar"))
+    assert names("index.json") == ["odd[1].tar"]
+    Path("index.json").write_text(wids("train-{000..001}.tar"))
+    assert "no such shard: train-{000..001}.tar" in refused("index.json")
+
+
+def test_the_base_of_a_wids_index(folder):
+    Path("index.json").write_text(wids("train-000.tar", base=str(folder / "more")))
+    assert names("index.json") == [f"{folder}/more/train-000.tar"]
+    Path("index.json").write_text(wids("a.tar", base="s3://bucket/data"))
+    assert names("index.json") == ["s3://bucket/data/a.tar"]
+
+
+def test_a_remote_wids_index(server):
+    text = wids("a.tar", "sub/b.tar?x=1", "../c.tar", "/d.tar", "s3://b/e.tar")
+    url = server.serve("/data/index.json", body(text.encode()))
+    assert names(f"{url}?sig=SECRET") == [
+        f"{server.url}/data/a.tar",
+        f"{server.url}/data/sub/b.tar?x=1",
+        f"{server.url}/c.tar",
+        f"{server.url}/d.tar",
+        "s3://b/e.tar",
+    ]
+
+
+@pytest.mark.parametrize("url", ["pipe:touch made", "file:///etc/passwd"])
+def test_a_remote_wids_index_names_nothing_of_this_machine(server, folder, url):
+    index = server.serve("/index.json", body(wids("a.tar", url).encode()))
+    line = refused(index, allow_pipe=True)
+    assert line.endswith(f"index.json: shardlist[1] is of this machine: {url}")
+    index = server.serve("/base.json", body(wids("passwd", base="/etc").encode()))
+    assert "shardlist[0] is of this machine" in refused(index)
+
+
+def test_pipes_in_a_wids_index_must_be_allowed(folder):
+    Path("index.json").write_text(wids("pipe:cat a.tar"))
+    assert "pipe:cat a.tar: would run a command" in refused("index.json")
+    assert expand_shards(["index.json"], allow_pipe=True) == ("pipe:cat a.tar",)
+
+
+def test_a_wids_index_that_does_not_come(server):
+    line = refused(server.serve("/i.json", status(403)) + "?sig=SECRET", error=StorageError)
+    assert line == f"data.val: {server.url}/i.json: HTTP 403 Forbidden (tried once)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is no JSON"),
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("\udcff", "is no JSON"),
+        ("[]", 'is no wids index: no "shardlist" in it'),
+        ("{}", 'is no wids index: no "shardlist" in it'),
+        ('{"shardlist": []}', 'is no wids index: no "shardlist" in it'),
+        ('{"shardlist": {"url": "a"}}', 'is no wids index: no "shardlist" in it'),
+        ('{"shardlist": [3]}', 'shardlist[0] has no "url"'),
+        ('{"shardlist": [{"url": "train-000.tar"}, {}]}', 'shardlist[1] has no "url"'),
+        ('{"shardlist": [{"url": 3}]}', 'shardlist[0] has no "url"'),
+        ('{"shardlist": [{"url": "nope.tar"}]}', "no such shard: nope.tar"),
+        ('{"shardlist": [{"url": "more"}]}', "more is a folder"),
+        ('{"shardlist": [{"url": "val-000.tar"}, {"url": "./val-000.tar"}]}', "named twice"),
+    ],
+)
+def test_malformed_wids_indexes_are_named(folder, text, message):
+    Path("index.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert message in refused("index.json")

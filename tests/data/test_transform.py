@@ -1,21 +1,35 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from mae.data.transform import View, apply_view, center_view, random_view, stack
-from mae.hashing import fold
+from mae.data.transform import (
+    DRAWS,
+    View,
+    apply_view,
+    apply_view_into,
+    center_view,
+    draw_views,
+    random_view,
+    stack,
+)
+from mae.hashing import fold, uniforms
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
-
-
-def keys(count):
-    return fold(0, np.arange(count)).tolist()
+GOLDEN = [
+    (13, 150, 304, 238, True),
+    (18, 38, 309, 343, True),
+    (11, 27, 255, 226, False),
+    (0, 83, 364, 356, False),
+]
 
 
 def views(height, width, count=4000, scale=SCALE, ratio=RATIO, flip=True):
-    return [random_view(height, width, key, scale, ratio, flip) for key in keys(count)]
+    draws = draw_views(fold(0, np.arange(count)))
+    return [random_view(height, width, row, scale, ratio, flip) for row in draws]
 
 
 def to_tensor(pixels):
@@ -105,13 +119,27 @@ def test_extreme_shapes_fall_back_to_the_largest_allowed_crop(height, width, exp
 
 def test_a_ratio_that_always_fits_falls_back_to_the_whole():
     # Every try asks for more than the image: as a scale above 1 would.
-    view = random_view(30, 40, 1, (2.0, 2.0), RATIO, False)
+    (view,) = views(30, 40, 1, (2.0, 2.0), RATIO, False)
     assert view == (0, 0, 30, 40, False)
 
 
 def test_a_view_depends_on_its_key_alone():
     assert views(375, 500, 20) == views(375, 500, 20)
     assert len(set(views(375, 500, 1000))) > 990
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5))
+def test_draws_of_a_batch_are_those_of_each_key(keys):
+    draws = draw_views(np.array(keys, np.uint64))
+    assert draws.shape == (len(keys), DRAWS)
+    for key, row in zip(keys, draws, strict=True):
+        assert row.tolist() == uniforms(np.array([key], np.uint64), DRAWS)[0].tolist()
+
+
+def test_views_are_the_same_everywhere():
+    # Runs continue on other machines and with other versions: these numbers never change.
+    assert views(375, 500, 4) == GOLDEN
+    assert views(10, 1000, 1) == [(0, 493, 10, 13, True)]
 
 
 def test_every_other_view_is_mirrored():
@@ -154,6 +182,43 @@ def test_apply_view_agrees_with_pillow_on_noise():
             apply_view(to_tensor(pixels), view, (56, 48)), by_pillow(pixels, view, (56, 48))
         )
         assert far.mean() <= 0.5 and far.max() <= 2
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_any_number_of_channels_is_resized_as_each_alone(channels, channels_last):
+    pixels = np.random.default_rng(1).integers(0, 256, (60, 70, channels), np.uint8)
+    image = to_tensor(pixels) if channels_last else to_tensor(pixels).contiguous()
+    view = View(3, 5, 50, 41, True)
+    ours = apply_view(image, view, (32, 24))
+    for channel in range(channels):
+        assert difference(ours[channel], by_pillow(pixels[..., channel], view, (32, 24))).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+@pytest.mark.parametrize("flip", [False, True])
+def test_sixteen_bits_stay_sixteen(channels, flip):
+    pixels = np.random.default_rng(2).integers(0, 2**16, (60, 70, channels), np.uint16)
+    view = View(3, 5, 50, 41, flip)
+    ours = apply_view(to_tensor(pixels), view, (64, 96))
+    assert ours.dtype == torch.uint16 and ours.shape == (channels, 64, 96)
+    for channel in range(channels):
+        exact = by_pillow(pixels[..., channel].astype(np.float32), view, (64, 96))
+        assert (exact < 0).any() and (exact >= 2**16).any()  # bicubic overshoots
+        expected = exact.round().clip(0, 2**16 - 1)
+        assert difference(ours[channel], expected.astype(np.int32)).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_views_are_put_into_their_place_of_any_batch(dtype, channels_last):
+    pixels = np.random.default_rng(3).integers(0, np.iinfo(dtype).max, (60, 70, 3), dtype)
+    batch = torch.zeros(3, 32, 24, 3, dtype=to_tensor(pixels).dtype).permute(0, 3, 1, 2)
+    batch = batch if channels_last else batch.contiguous()
+    view = View(3, 5, 50, 41, True)
+    apply_view_into(to_tensor(pixels), view, batch[1])
+    assert torch.equal(batch[1], apply_view(to_tensor(pixels), view, (32, 24)))
+    assert not batch[0].any() and not batch[2].any()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -1,0 +1,221 @@
+"""`mae bench loader`: images per second from shards to batches, beside the usual pipelines."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+from mae.bench.bare import Bare, Parts
+from mae.bench.pipelines import (
+    our_batches,
+    our_bytes,
+    torchvision_batches,
+    webdataset_batches,
+    webdataset_samples,
+)
+from mae.bench.pixels import pixel_differences
+from mae.bench.samples import copy_samples
+from mae.bench.timing import interleaved, machine, one_thread, ratios, spread
+from mae.config import DataConfig
+from mae.data.manifest import Manifest, build_manifest
+from mae.errors import UserError
+from mae.remote.cache import ShardCache
+
+READINGS = 8
+"""times more samples in a round of reading, which is so much faster"""
+
+QUICK = {"images": 16, "batch_size": 4, "rounds": 2, "workers": 1}
+"""arguments of `bench_loader` that show that it works, and nothing more"""
+OURS = "mae"
+
+Task = Callable[[], float]
+Seconds = dict[tuple[str, str], list[float]]
+"""of each round, by group and pipeline"""
+
+
+class Setting(NamedTuple):
+    """What is measured, on which images."""
+
+    manifest: Manifest
+    short: Manifest | None
+    """the same number of images with a shorter side, or none"""
+    size: tuple[int, int]
+    batch_size: int
+    batches: int
+    """of a round"""
+    workers: int
+    repeats: int
+
+
+def bench_loader(
+    shards: Sequence[str],
+    *,
+    short: Sequence[str] = (),
+    img_size: int = 224,
+    images: int = 512,
+    batch_size: int = 64,
+    rounds: int = 7,
+    workers: int | None = None,
+    repeats: int = 4,
+    index_dir: Path | None = None,
+    cache: ShardCache | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict:
+    """Measure on `images` images of `shards`, in `rounds` rounds of so many images each.
+
+    `short`: the same data with a shorter side, measured beside it.  `workers`: processes of the
+    last part (default: all cores; 0: leave it out).  The result is ready for JSON; `report.table`
+    shows it.  Raises UserError where the shards cannot be read or hold too few images.
+    """
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    if images < batch_size or images % batch_size:
+        raise UserError(f"bench: {images} images are no multiple of the batch of {batch_size}")
+    with tempfile.TemporaryDirectory(prefix="mae-bench-") as folder, one_thread():
+
+        def copied(patterns: Sequence[str], name: str) -> Manifest:
+            manifest = build_manifest(patterns, name, index_dir, cache)
+            return copy_samples(manifest, images, Path(folder, name), max(4, workers), cache)
+
+        setting = Setting(
+            manifest=copied(shards, "shards"),
+            short=copied(short, "--short") if short else None,
+            size=(img_size, img_size),
+            batch_size=batch_size,
+            batches=images // batch_size,
+            workers=workers,
+            repeats=repeats,
+        )
+        beside = _BesideBare(setting)
+        groups = {
+            "one_core": _one_core(setting, beside),
+            "processes": _processes(setting) if workers else {},
+            "reading": _reading(setting),
+        }
+        tasks = {(group, name): task for group in groups for name, task in groups[group].items()}
+        seconds = interleaved(tasks, rounds, progress)
+        pixels = pixel_differences(setting.manifest, setting.size)
+    return {
+        "machine": machine(),
+        "images": images,
+        "bytes_per_image": round(float(setting.manifest.size.mean())),
+        "img_size": img_size,
+        "batch_size": batch_size,
+        "rounds": rounds,
+        "workers": workers,
+        "one_core": _rates(groups["one_core"], "one_core", seconds, images),
+        "processes": _rates(groups["processes"], "processes", seconds, images * workers),
+        "reading": _rates(groups["reading"], "reading", seconds, images * READINGS),
+        "us_per_image": _stages(seconds, beside, setting),
+        "pixels": pixels,
+    }
+
+
+def _rates(names: Iterable[str], group: str, seconds: Seconds, images: int) -> dict[str, dict]:
+    """Images per second of each pipeline, and how many times the first one's they are."""
+    taken = {name: seconds[group, name] for name in names}
+    return {
+        name: {
+            "images_per_s": spread([images / own for own in rounds]),
+            "ratio": spread(ratios(next(iter(taken.values())), rounds)),
+        }
+        for name, rounds in taken.items()
+    }
+
+
+def _stages(seconds: Seconds, beside: "_BesideBare", setting: Setting) -> dict[str, dict]:
+    """Where the time of our pipeline goes, on one core, in µs per image."""
+    stages = {
+        "decode": [[bare.decoding for _, bare in batches] for batches in beside.rounds],
+        "crop and resize": [[bare.resizing for _, bare in batches] for batches in beside.rounds],
+        "all the rest": [[whole - bare.both for whole, bare in one] for one in beside.rounds],
+    }
+    # Of a round the median batch: what else the machine does hits some.
+    medians = {
+        name: [median(batches) / setting.batch_size for batches in rounds[1:]]
+        for name, rounds in stages.items()
+    }
+    samples = setting.batches * setting.batch_size * READINGS
+    medians["of that, reading"] = [own / samples for own in seconds["reading", OURS]]
+    return {name: spread([own * 1e6 for own in rounds]) for name, rounds in medians.items()}
+
+
+class _BesideBare:
+    """Our pipeline, and after each batch the same decoding and resizing alone."""
+
+    def __init__(self, setting: Setting) -> None:
+        manifest, _, size, batch_size, self.batches, *_ = setting
+        self.stream = our_batches(manifest, size, batch_size, 0, DataConfig())
+        self.bare = Bare(manifest, size, batch_size)
+        self.rounds: list[list[tuple[float, Parts]]] = []
+        """seconds of each batch, and of its parts alone; the first round does not count"""
+
+    def __call__(self) -> float:
+        """Seconds of the next round, of the pipeline only."""
+        done = [(_take(self.stream, 1), self.bare.next_batch()) for _ in range(self.batches)]
+        self.rounds.append(done)
+        return sum(whole for whole, _ in done)
+
+
+def _one_core(setting: Setting, ours: Task) -> dict[str, Task]:
+    """Everything in this process; the first is what the others are compared with."""
+    size, batch_size = setting.size, setting.batch_size
+
+    def take(stream: Iterator) -> Task:
+        return partial(_take, stream, setting.batches)
+
+    def with_settings(manifest: Manifest, config: DataConfig) -> Task:
+        return take(our_batches(manifest, size, batch_size, 0, config))
+
+    views = DataConfig(repeats=setting.repeats)
+    tasks = {
+        "torchvision": take(torchvision_batches(setting.manifest, size, batch_size, 0)),
+        "webdataset": take(webdataset_batches(setting.manifest, size, batch_size, 0)),
+        OURS: ours,
+        f"{OURS}, {views.repeats} views of a decoded image": with_settings(setting.manifest, views),
+        f"{OURS}, crops left to the device": with_settings(
+            setting.manifest, DataConfig(crop_on_device=True)
+        ),
+    }
+    if setting.short:
+        tasks[f"{OURS}, short images"] = with_settings(setting.short, DataConfig())
+    return tasks
+
+
+def _processes(setting: Setting) -> dict[str, Task]:
+    """With worker processes, which start anew each round so that they disturb no other's."""
+    common = (setting.manifest, setting.size, setting.batch_size, setting.workers)
+    starts: dict[str, Callable[[], Generator]] = {
+        "torchvision": partial(torchvision_batches, *common),
+        "webdataset": partial(webdataset_batches, *common),
+        OURS: partial(our_batches, *common, DataConfig()),
+    }
+
+    def run(start: Callable[[], Generator]) -> float:
+        stream = start()
+        _take(stream, 3 * setting.workers)  # started, and what they make ahead is made
+        seconds = _take(stream, setting.batches * setting.workers)
+        stream.close()
+        return seconds
+
+    return {name: partial(run, start) for name, start in starts.items()}
+
+
+def _reading(setting: Setting) -> dict[str, Task]:
+    """Bytes only, in shuffled order."""
+    samples = setting.batches * setting.batch_size * READINGS
+    return {
+        "webdataset": partial(_take, iter(webdataset_samples(setting.manifest)), samples),
+        OURS: partial(_take, our_bytes(setting.manifest), samples),
+    }
+
+
+def _take(stream: Iterator, count: int) -> float:
+    """Seconds that the next `count` items take, of a stream that never ends."""
+    start = time.perf_counter()
+    for _ in range(count):
+        next(stream)
+    return time.perf_counter() - start

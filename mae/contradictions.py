@@ -1,0 +1,45 @@
+"""Settings that are fine alone, but not together."""
+
+from collections.abc import Iterator
+
+from mae.config import Config
+
+
+def contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, message) of each."""
+    data, model, optim, train = config.data, config.model, config.optim, config.train
+    if optim.warmup_epochs >= train.epochs:
+        message = f"{optim.warmup_epochs:g}, but train.epochs is only {train.epochs:g}"
+        yield "optim.warmup_epochs", message
+    for key, (low, high) in (("scale", data.scale), ("ratio", data.ratio)):
+        if not 0 < low <= high:
+            yield f"data.{key}", f"[{low:g}, {high:g}] is no range of positive numbers"
+    if data.scale[1] > 1:
+        yield "data.scale", f"a crop of {data.scale[1]:g} times the image's area is impossible"
+    for key, numbers in (("mean", data.mean), ("std", data.std)):
+        if len(numbers) != model.in_chans and not data.own_statistics:
+            yield (
+                f"data.{key}",
+                f"{len(numbers)} numbers for model.in_chans = {model.in_chans} "
+                "(data.own_statistics=true measures them)",
+            )
+    if data.train and data.mixture:
+        yield "data.mixture", "is instead of data.train: give one of the two"
+    weights = [part.weight for part in data.mixture]
+    if weights and min(weights) < sum(weights) / 1000:
+        yield "data.mixture", "a weight below a thousandth of the sum is never drawn exactly"
+    if data.order == "lanes" and train.batch_size % data.lanes:
+        yield "data.lanes", f"{data.lanes} do not divide train.batch_size = {train.batch_size}"
+    if train.batch_size % data.repeats:
+        yield "data.repeats", f"{data.repeats} do not divide train.batch_size = {train.batch_size}"
+    if model.decoder_embed_dim % 4 or model.decoder_embed_dim % model.decoder_num_heads:
+        yield (
+            "model.decoder_embed_dim",
+            f"{model.decoder_embed_dim} must divide by 4 (sine-cosine positions) "
+            f"and by decoder_num_heads = {model.decoder_num_heads}",
+        )
+    owned = {"img_size", "patch_size", "in_chans", "num_classes", "global_pool", "pretrained"}
+    for key in sorted(owned & config.model.encoder_kwargs.keys()):
+        yield f"model.encoder_kwargs.{key}", "is set elsewhere (model.img_size and so on)"
+    if optim.lr is None and optim.blr == 0:
+        yield "optim.blr", "a learning rate of 0 learns nothing"

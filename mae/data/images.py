@@ -1,0 +1,86 @@
+"""Decoded images of a manifest by number, and what takes the place of one that is bad."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from mae.data.manifest import Manifest
+from mae.data.storage import ShardReader
+from mae.decoding.decode import decode
+from mae.decoding.formats import EXTENSIONS
+from mae.decoding.pillow import BadImage
+from mae.errors import SampleError
+from mae.hashing import Stream, fold
+from mae.remote.cache import ShardCache
+
+IN_THE_SAME_SHARD = 8
+ATTEMPTS = 32
+
+
+class BadSample(NamedTuple):
+    """A sample that cannot be used."""
+
+    sample: int
+    """number in the manifest"""
+    reason: str
+    """shard, key and what is wrong"""
+
+
+class Images:
+    """Decoded images of a manifest, by number."""
+
+    def __init__(
+        self, manifest: Manifest, channels: int, bits: int = 8, cache: ShardCache | None = None
+    ) -> None:
+        self.manifest = manifest
+        self.channels = channels
+        self.bits = bits
+        self.reader = ShardReader(manifest, cache)
+
+    def __getitem__(self, sample: int) -> Tensor:
+        """[c h w], uint8 or (16 bits) uint16.
+
+        Raises SampleError, naming shard and key, for a bad image, StorageError where the shard
+        cannot be read.
+        """
+        data = self.reader.read(sample)
+        try:
+            return decode(data, EXTENSIONS[self.manifest.kind[sample]], self.channels, self.bits)
+        except BadImage as error:
+            raise SampleError(f"{self.manifest.name(sample)}: {error}") from None
+
+
+class Usable(NamedTuple):
+    """An image, the sample that it is of, and those that were tried in vain."""
+
+    sample: int
+    image: Tensor
+    bad: list[BadSample]
+
+
+def usable_image(images: Images, sample: int, seed: int, epoch: int) -> Usable:
+    """The image of `sample`, or of another one where that is bad.
+
+    Which one is drawn from (seed, epoch, sample), from the same shard at first, so that a process
+    goes on reading its own shards only.  Raises SampleError where ATTEMPTS draws find none.
+    """
+    bad: dict[int, BadSample] = {}
+    candidate = sample
+    for attempt in range(ATTEMPTS):
+        if candidate not in bad:
+            try:
+                return Usable(candidate, images[candidate], list(bad.values()))
+            except SampleError as error:
+                bad[candidate] = BadSample(candidate, str(error))
+        candidate = replacement(images.manifest, sample, seed, epoch, attempt)
+    raise SampleError(f"{bad[sample].reason} (and its replacements are bad too: {len(bad) - 1})")
+
+
+def replacement(manifest: Manifest, sample: int, seed: int, epoch: int, attempt: int) -> int:
+    """The sample to try next, a pure function of its arguments."""
+    word = int(fold(seed, Stream.REPLACEMENT, epoch, sample, attempt)[0])
+    if attempt >= IN_THE_SAME_SHARD:
+        return word % len(manifest)
+    shard = int(manifest.shard[sample])
+    first = int(manifest.first[shard])
+    return first + word % int(manifest.counts()[shard])

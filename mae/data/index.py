@@ -1,0 +1,152 @@
+"""What is in one shard: where each image starts, how long it is, its checksum and its label.
+
+Made by reading the shard once, and cached (`.mae-index/NAME.tar.safetensors` beside the shard, or
+below `data.index_dir`); a cached index is used only while the shard's size and version (time of
+change, or what a server says) are the same.  Index folders may be copied along with the shards,
+to a server too: a remote shard then needs no reading before it is wanted.
+"""
+
+import hashlib
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from mae.data.scan import ShardIndex, scan
+from mae.errors import StorageError, UserError
+from mae.remote.cache import ShardCache
+from mae.remote.files import download, identity, is_remote, redacted, stat
+
+FORMAT = "2"
+INDEX_FOLDER = ".mae-index"
+COLUMNS = {
+    "offset": np.int64,
+    "size": np.uint32,
+    "crc": np.uint32,
+    "label": np.int32,
+    "kind": np.uint8,
+}
+
+
+def shard_index(
+    location: str, index_dir: Path | None = None, cache: ShardCache | None = None
+) -> ShardIndex:
+    """The index of one shard: cached, or read and then cached where that is possible.
+
+    Remote shards go through `cache`, unless their index lies beside them.  Raises UserError as
+    `scan` does, StorageError where a remote shard cannot be had.
+    """
+    file = _index_file(location, index_dir)
+    if not is_remote(location):
+        path = Path(location)
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+        size, version = status.st_size, str(status.st_mtime_ns)
+        index = _load(file, size, version)
+        if index is None:
+            index = scan(path)
+            _store(file, index, version)
+        return index
+
+    remote = stat(location)
+    index = _load(file, remote.size, remote.version)
+    if index is None:
+        index = _published(location, remote.size)
+        if index is None:
+            if cache is None:
+                raise UserError(f"{redacted(location)}: remote shards need a cache")
+            with cache.open(location, size=remote.size, version=remote.version) as copy:
+                # Not by its name: in a small cache other downloads may take the copy's place.
+                index = scan(Path(f"/dev/fd/{copy.fileno()}"), redacted(location))
+        _store(file, index, remote.version)
+    return index
+
+
+def index_folder(location: str, index_dir: Path | None = None) -> Path:
+    """Where the index of the shard at `location` is kept."""
+    if is_remote(location):
+        index_dir = index_dir or Path("~/.cache/mae/index").expanduser()
+        folder = identity(location).rpartition("/")[0]
+    elif index_dir is None:
+        return Path(location).parent / INDEX_FOLDER
+    else:
+        folder = str(Path(location).parent.resolve())
+    # Shards of different folders may share a base name.
+    return index_dir / _short_hash(folder)
+
+
+def _index_file(location: str, index_dir: Path | None) -> Path:
+    name = Path(location).name
+    if is_remote(location):
+        # Beyond its name: an address may tell shards apart by its query (`get?id=7`).
+        name = f"{redacted(location).rpartition('/')[2][:100]}-{_short_hash(identity(location))}"
+    return index_folder(location, index_dir) / f"{name}.safetensors"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _published(location: str, size: int | None) -> ShardIndex | None:
+    """The index that lies beside a remote shard, if there is one for a shard of this size."""
+    if location.startswith("pipe:") or size is None:
+        return None
+    address, question, query = location.partition("?")
+    folder, _, name = address.rpartition("/")
+    beside = f"{folder}/{INDEX_FOLDER}/{name}.safetensors{question}{query}"
+    with tempfile.TemporaryDirectory() as temporary, suppress(StorageError):
+        path = Path(temporary, "index")
+        with path.open("wb") as file:
+            download(beside, file, None)
+        return _load(path, size)
+    return None
+
+
+def _load(file: Path, size: int | None, version: str | None = None) -> ShardIndex | None:
+    """The cached index, where it is whole and that of a shard of this size and version."""
+    try:
+        with safe_open(file, framework="np") as stored:
+            about = stored.metadata()
+            arrays = {name: stored.get_tensor(name) for name in ("keys", *COLUMNS)}
+        right = (
+            about["format"] == FORMAT
+            and (size is None or about["bytes"] == str(size))
+            and (version is None or about["version"] == version)
+            and about["digest"] == _digest(arrays, about["sha256"])
+        )
+    except Exception:  # absent, or damaged in any of many ways: reading the shard mends it
+        return None
+    if not right:
+        return None
+    keys = arrays.pop("keys").tobytes()
+    return ShardIndex(keys, **arrays, bytes=int(about["bytes"]), sha256=about["sha256"])
+
+
+def _store(file: Path, index: ShardIndex, version: str) -> None:
+    """Write the cache whole or not at all; a folder that cannot be written only costs time."""
+    arrays = {"keys": np.frombuffer(index.keys, np.uint8)}
+    arrays |= {name: getattr(index, name) for name in COLUMNS}
+    about = {"format": FORMAT, "bytes": str(index.bytes), "version": version}
+    about |= {"sha256": index.sha256, "digest": _digest(arrays, index.sha256)}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            whole = Path(folder, file.name)
+            whole.write_bytes(save(arrays, about))  # save_file's are for their owner alone
+            whole.replace(file)
+    except OSError:
+        return
+
+
+def _digest(arrays: dict[str, npt.NDArray], sha256: str) -> str:
+    """Because safetensors loads flipped bits without a word."""
+    digest = hashlib.sha256(sha256.encode())
+    for name in ("keys", *COLUMNS):
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()

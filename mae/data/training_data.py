@@ -1,0 +1,165 @@
+"""The training data as the settings describe it: manifest, order, cache, batches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mae.config import Config, DataConfig
+from mae.data.images import Images
+from mae.data.loader import Batch, Slices, TrainingViews, batches
+from mae.data.manifest import Manifest, build_manifest, merge
+from mae.data.order import Order
+from mae.data.prefetch import fetching_ahead
+from mae.data.statistics import channel_statistics
+from mae.errors import UserError
+from mae.remote.cache import ShardCache
+from mae.remote.files import is_remote
+
+MOST_AHEAD = 1000
+"""micro-batches that are looked through for shards to fetch"""
+
+
+class TrainingData(NamedTuple):
+    """What a run trains on, and in which order."""
+
+    manifest: Manifest
+    order: Order
+    cache: ShardCache
+
+    def images(self, config: Config) -> Images:
+        """The images by number."""
+        return Images(self.manifest, config.model.in_chans, config.data.bits, self.cache)
+
+    def batches(
+        self, config: Config, slices: Slices, img_size: tuple[int, int], first: int, last: int
+    ) -> Iterator[Batch]:
+        """The micro-batches of a process for the steps in [first, last).
+
+        Raises UserError, SampleError, StorageError as the samples are met, WorkerDied.
+        """
+        views = TrainingViews(
+            self.manifest, self.order, config.data, img_size, config.model.in_chans, self.cache
+        )
+        at_once = shards_at_once(config.data, self.manifest, 1 / slices.num_processes)
+        in_window = at_once * len(self.manifest) / len(self.manifest.shards)
+        positions = fetching_ahead(
+            slices.micro_batches(first, last),
+            self.manifest,
+            self.order,
+            self.cache,
+            ahead=min(MOST_AHEAD, int(in_window / slices.device_batch) + 1),
+        )
+        return iter(batches(views, positions, config.data.workers))
+
+
+def open_training_data(config: Config, local_share: float = 1.0) -> tuple[Config, TrainingData]:
+    """Manifest, order and cache, and the settings with what data.own_statistics measured.
+
+    `local_share`: the share of all processes that work on this machine.  Raises UserError and
+    StorageError as its parts do.
+    """
+    manifest = training_manifest(config.data)
+    order = build_order(config.data, manifest, config.train.seed, config.train.batch_size)
+    check_cache(config.data, manifest, local_share)
+    config = with_own_statistics(config, manifest)
+    return config, TrainingData(manifest, order, build_cache(config.data))
+
+
+def build_cache(config: DataConfig) -> ShardCache:
+    """The folder of remote shards, shared by all processes of this machine."""
+    return ShardCache(
+        Path(config.cache_dir).expanduser(), int(config.cache_gb * 1e9), config.allow_pipe
+    )
+
+
+def open_images(patterns: Sequence[str], key: str, config: Config) -> Images:
+    """The images of shards that are not trained on, read with the settings of a run.
+
+    `key` is what messages call `patterns`.  Raises as `build_manifest` does.
+    """
+    data, cache = config.data, build_cache(config.data)
+    manifest = build_manifest(patterns, key, data.index_dir, cache)
+    return Images(manifest, config.model.in_chans, data.bits, cache)
+
+
+def training_manifest(
+    config: DataConfig, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Manifest:
+    """All samples of data.train, or of the data sets of data.mixture.
+
+    Raises UserError and StorageError as `build_manifest` does.
+    """
+    cache = build_cache(config)
+    if not config.mixture:
+        return build_manifest(config.train, "data.train", config.index_dir, cache, progress)
+    return merge(
+        [
+            build_manifest(part.shards, f"data.mixture.{i}", config.index_dir, cache, progress)
+            for i, part in enumerate(config.mixture)
+        ]
+    )
+
+
+def with_own_statistics(config: Config, manifest: Manifest) -> Config:
+    """The settings, with the data's own mean and std where data.own_statistics asks for them."""
+    data = config.data
+    if not data.own_statistics:
+        return config
+    images = Images(manifest, config.model.in_chans, data.bits, build_cache(data))
+    statistics = channel_statistics(images, data.index_dir)
+    measured = {"mean": statistics.mean, "std": statistics.std}
+    return config.model_copy(update={"data": data.model_copy(update=measured)})
+
+
+def build_order(config: DataConfig, manifest: Manifest, seed: int, batch_size: int) -> Order:
+    """The order of training; UserError where there are more lanes than samples."""
+    counts = manifest.dataset_counts()
+    if config.order == "lanes" and (fewest := min(int(n.sum()) for n in counts)) < config.lanes:
+        raise UserError(f"data.lanes: {config.lanes} for {fewest} images: use data.order=global")
+    return Order(
+        seed,
+        counts,
+        mode=config.order,
+        window=config.window,
+        lanes=config.lanes,
+        batch_size=batch_size,
+        weights=[part.weight for part in config.mixture] or [1.0],
+        repeats=config.repeats,
+    )
+
+
+def shards_at_once(config: DataConfig, manifest: Manifest, share_of_lanes: float) -> int:
+    """How many shards are read from at a time by processes that have this share of the lanes."""
+    if config.order == "global":
+        return len(manifest.shards)
+    lanes = max(1, round(config.lanes * share_of_lanes)) if config.order == "lanes" else 1
+    return min(len(manifest.shards), lanes * config.window * max(1, len(config.mixture)))
+
+
+def check_cache(config: DataConfig, manifest: Manifest, share_of_lanes: float) -> None:
+    """UserError where the cache cannot hold the remote shards that are read at a time.
+
+    Two windows of them: the one that is read and the one that is fetched meanwhile.
+    """
+    remote = [
+        size
+        for location, size in zip(manifest.shards, manifest.shard_bytes, strict=True)
+        if is_remote(location)
+    ]
+    if not remote:
+        return
+    windows = 1 if config.order == "global" else 2
+    shards = min(len(remote), windows * shards_at_once(config, manifest, share_of_lanes))
+    needed = float(np.mean(remote)) * shards / 1e9
+    if needed > config.cache_gb:
+        hint = (
+            "data.order=window reads a few shards at a time"
+            if config.order == "global"
+            else "a smaller data.window needs less"
+        )
+        raise UserError(
+            f"data.cache_gb: {config.cache_gb:g}, but data.order={config.order} needs {needed:.3g} "
+            f"GB of remote shards at hand: raise it, or {hint}"
+        )

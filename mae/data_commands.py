@@ -1,0 +1,162 @@
+"""What the commands around data do, given their parsed arguments: pack, index, verify, bench."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from mae.bench.loader import bench_loader
+from mae.bench.report import table
+from mae.bench.soak import soak
+from mae.bench.soak import table as soak_table
+from mae.config import Config, DataConfig
+from mae.data.conventions import write_wds2idx, write_wids
+from mae.data.images import Images
+from mae.data.manifest import Manifest, build_manifest, summary
+from mae.data.statistics import Statistics, channel_statistics, channels_and_bits
+from mae.data.training_data import build_cache
+from mae.data.verify import describe_verified
+from mae.data.verify import verify as verify_manifest
+from mae.errors import RunFailed, UserError
+from mae.packing.pack import pack as pack_images
+from mae.packing.report import describe
+from mae.packing.shard_writer import PackOptions
+from mae.packing.sources import Wanted
+from mae.remote.cache import ShardCache
+from mae.remote.files import is_remote
+from mae.results import write_json
+
+
+def pack(args: argparse.Namespace) -> None:
+    """`mae pack`."""
+    wanted = Wanted(
+        sources=tuple(args.sources),
+        labels=args.labels,
+        path_column=args.path_column,
+        label_column=args.label_column,
+        root=args.root,
+        cache=_cache(args),
+    )
+    options = PackOptions(
+        shard_size=args.shard_size,
+        shard_bytes=round(args.shard_mb * 1e6) if args.shard_mb else None,
+        val_fraction=args.val,
+        seed=args.seed,
+        resize=args.resize,
+        quality=args.quality,
+        drop_duplicates=args.drop_duplicates,
+    )
+    packed = pack_images(wanted, args.out, options, workers=args.workers, say=_say)
+    print("\n".join(describe(packed)))
+    for split in packed.splits:
+        pattern = f"{args.out}/{split}-*.tar"
+        manifest = build_manifest([pattern], split)  # cached beside the shards
+        if split == "train":
+            _print_statistics(*_measured(manifest, None))
+        print(f"  {pattern}")
+
+
+def index(args: argparse.Namespace) -> None:
+    """`mae index`."""
+    cache = _cache(args)
+    progress = _line("indexed", "shards")
+    manifest = build_manifest(args.shards, "index", args.index_dir, cache, progress)
+    for word, value in summary(manifest):
+        print(f"{word:12} {value}")
+    if args.stats:
+        _print_statistics(*_measured(manifest, args.index_dir, cache))
+    paths = [Path(shard) for shard in manifest.shards if not is_remote(shard)]
+    if (args.wds2idx or args.wids) and len(paths) < len(manifest.shards):
+        raise UserError("--wds2idx and --wids describe local shards only")
+    if args.wds2idx:
+        for path in paths:
+            write_wds2idx(path, path.with_suffix(".idx"))
+        print(f"{'DALI':12} {len(paths)} .idx files beside the shards")
+    if args.wids:
+        write_wids(paths, manifest.counts().tolist(), args.wids)
+        print(f"{'wids':12} {args.wids}")
+
+
+def verify(args: argparse.Namespace) -> None:
+    """`mae verify`; RunFailed, and so exit code 1, where something is bad."""
+    cache = _cache(args)
+    manifest = build_manifest(args.shards, "verify", args.index_dir, cache)
+    verified = verify_manifest(manifest, args.workers, cache=cache)
+    *bad, total = describe_verified(verified)
+    print("\n".join(bad))
+    if verified.bad:
+        raise RunFailed(total)
+    print(total)
+
+
+def bench(args: argparse.Namespace) -> None:
+    """`mae bench`."""
+    {"loader": _bench_loader, "soak": _bench_soak}[args.what](args)
+
+
+def _bench_soak(args: argparse.Namespace) -> None:
+    workers = 1 if args.workers is None else args.workers
+    data = {"train": tuple(args.shards), "workers": workers, "repeats": 1}
+    config = Config.model_validate({"data": data, "train": {"batch_size": args.batch_size}})
+    readings = soak(config, args.img_size, args.samples)
+    print(soak_table(readings))
+    if args.out:
+        write_json(args.out, {"readings": [reading._asdict() for reading in readings]})
+
+
+def _bench_loader(args: argparse.Namespace) -> None:
+    quick = args.quick
+    result = bench_loader(
+        args.shards,
+        short=args.short,
+        img_size=args.img_size,
+        images=64 if quick else args.images,
+        batch_size=16 if quick else args.batch_size,
+        rounds=2 if quick else args.rounds,
+        workers=0 if quick else args.workers,
+        repeats=args.repeats,
+        progress=_line("measured", "rounds"),
+    )
+    print(table(result))
+    if args.out:
+        write_json(args.out, result)
+        print(args.out)
+
+
+def _measured(
+    manifest: Manifest, index_dir: Path | None, cache: ShardCache | None = None
+) -> tuple[Statistics, Images]:
+    images = Images(manifest, *channels_and_bits(manifest, cache), cache)
+    return channel_statistics(images, index_dir), images
+
+
+def _print_statistics(statistics: Statistics, images: Images) -> None:
+    mean, std = (", ".join(f"{v:.4f}" for v in vs) for vs in (statistics.mean, statistics.std))
+    print(f"{'pixels':12} {images.channels} x {images.bits} bits; of {statistics.images:,} images:")
+    defaults = Config()
+    settings = f"data.mean=[{mean}] data.std=[{std}]"
+    if images.channels != defaults.model.in_chans:
+        settings = f"model.in_chans={images.channels} {settings}"
+    if images.bits != defaults.data.bits:
+        settings = f"data.bits={images.bits} {settings}"
+    print(f"{'':12} {settings}")
+
+
+def _cache(args: argparse.Namespace) -> ShardCache:
+    chosen = {"cache_dir": args.cache_dir, "cache_gb": args.cache_gb, "allow_pipe": args.allow_pipe}
+    return build_cache(DataConfig(**{key: value for key, value in chosen.items() if value}))
+
+
+def _line(verb: str, things: str) -> Callable[[int, int], None]:
+    """A progress line, for a person only."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{verb} {done:,} of {total:,} {things}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Shards on servers, and the copies of them on this machine."""

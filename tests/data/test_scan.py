@@ -1,0 +1,256 @@
+import gzip
+import hashlib
+import os
+import pickle
+import tarfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mae.data.scan import LARGEST_IMAGE, NO_LABEL, scan, split_name
+from mae.decoding.formats import EXTENSIONS
+from mae.errors import UserError
+
+MIDDLE = 32 * 512
+"""of a tar of 32 samples of a header and a block each: the header of the 17th"""
+
+
+def _flip(data, at, bit=0x10):
+    return data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :]
+
+
+DAMAGES = {
+    "cut at a header": lambda data: data[:MIDDLE],
+    "cut after a header": lambda data: data[: MIDDLE + 512],
+    "cut within a member": lambda data: data[: MIDDLE + 700],
+    "hole over a header": lambda data: data[:MIDDLE] + bytes(512) + data[MIDDLE + 512 :],
+    "hole over samples": lambda data: data[:MIDDLE] + bytes(4096) + data[MIDDLE + 4096 :],
+    "flipped name": lambda data: _flip(data, MIDDLE + 3),
+    "flipped checksum": lambda data: _flip(data, MIDDLE + 150, 0x01),
+    "flipped size": lambda data: _flip(data, MIDDLE + 133, 0x01),
+    "end blocks missing": lambda data: data[: 64 * 512],
+    "garbage appended": lambda data: data + b"garbage " * 64,
+    "two tars": lambda data: data + data,
+    "gzip": gzip.compress,
+    "web page": lambda data: b"<!DOCTYPE html><title>503</title>" + b" " * 2000,
+    "nothing": lambda data: b"",
+    "zeros and more": lambda data: bytes(1024) + data[1024:],
+}
+
+
+@pytest.fixture
+def shard(tmp_path, make_tar):
+    members = [("a.jpg", b"A" * 700), ("a.cls", b"3"), ("b.png", b"B" * 9), ("b.cls", b" 10\n")]
+    return make_tar(tmp_path / "shard.tar", members)
+
+
+@pytest.fixture
+def samples(tmp_path, make_tar):
+    """32 samples of 300 bytes: headers at multiples of 1024, the end at 32768 of 40960 bytes."""
+    members = [(f"key-{number:02d}.jpg", bytes([number]) * 300) for number in range(32)]
+    return make_tar(tmp_path / "samples.tar", members)
+
+
+def keys_of(index):
+    return index.keys.decode("utf-8", "surrogateescape").split("\0")
+
+
+def refused(call, *arguments):
+    with pytest.raises(UserError) as error:
+        call(*arguments)
+    (line,) = str(error.value).splitlines()
+    return line
+
+
+def test_scan_finds_images_and_labels(shard):
+    index = scan(shard)
+    data = shard.read_bytes()
+    contents = [data[o : o + s] for o, s in zip(index.offset, index.size, strict=True)]
+    assert keys_of(index) == ["a", "b"]
+    assert contents == [b"A" * 700, b"B" * 9]
+    assert [EXTENSIONS[kind] for kind in index.kind] == ["jpg", "png"]
+    assert index.label.tolist() == [3, 10]
+
+
+def test_labels_are_optional_and_may_come_first(tmp_path, make_tar):
+    members = [("a.cls", b"1"), ("b.jpg", b""), ("c.cls", b"2"), ("a.jpg", b""), ("c.json", b"{}")]
+    index = scan(make_tar(tmp_path / "a.tar", members))
+    assert keys_of(index) == ["b", "a"]
+    assert index.label.tolist() == [NO_LABEL, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "extension"),
+    [
+        ("a.jpg", "a", "jpg"),
+        ("A.JPG", "A", "jpg"),
+        ("x/y/a.jpeg", "x/y/a", "jpeg"),
+        ("x.y/z.1/a.png", "x.y/z.1/a", "png"),
+        ("a.left.png", "a", "left.png"),
+        ("README", "README", ""),
+        ("x/.jpg", "x/.jpg", ""),
+        ("._a.jpg", "._a.jpg", ""),
+    ],
+)
+def test_names_split_as_webdataset_splits_them(name, key, extension):
+    assert split_name(name) == (key, extension)
+
+
+def test_uppercase_extensions_folders_and_odd_names(tmp_path, make_tar):
+    members = [("x.y/A.JPG", b""), ("x.y/A.CLS", b"7"), ("写真.JPEG", b""), ("\udcff.png", b"")]
+    index = scan(make_tar(tmp_path / "a.tar", members, tarfile.PAX_FORMAT))
+    assert keys_of(index) == ["x.y/A", "写真", "\udcff"]
+    assert index.label.tolist() == [7, NO_LABEL, NO_LABEL]
+
+
+def test_equal_base_names_in_different_folders_are_different_keys(tmp_path, make_tar):
+    index = scan(make_tar(tmp_path / "a.tar", [("x/a.jpg", b"1"), ("y/a.jpg", b"2")]))
+    assert keys_of(index) == ["x/a", "y/a"]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("a.txt", b""), ("a.pkl", b""), ("b", b"")], "found only no extension, .pkl, .txt"),
+        (
+            [(f"a.{i}.jpg", b"") for i in range(9)],
+            "no images: expected .jpg, .jpeg, .png, .webp, .tif, .tiff, .npy, found only "
+            ".0.jpg, .1.jpg, .2.jpg, .3.jpg, .4.jpg and 4 more",
+        ),
+        ([("a.jpg", b""), ("a.png", b"")], "key a: more than one image (a.png)"),
+        ([("a.jpg", b""), ("a.jpg", b"")], "key a: more than one image (a.jpg)"),
+        ([("a.jpg", b""), ("a.JPG", b"")], "key a: more than one image (a.JPG)"),
+        ([("a.cls", b"1"), ("a.jpg", b""), ("a.cls", b"2")], "key a: more than one label (a.cls)"),
+        ([("a.jpg", b""), ("a.cls", b"cat")], "key a: .cls holds b'cat', not a number"),
+        ([("a.jpg", b""), ("a.cls", b"")], "key a: .cls holds b'', not a number"),
+        ([("a.jpg", b""), ("a.cls", b"1.5")], "key a: .cls holds b'1.5', not a number"),
+        ([("a.jpg", b""), ("a.cls", b"-1")], "key a: .cls holds -1, not a class number"),
+        ([("a.jpg", b""), ("a.cls", b"9" * 900)], f"key a: .cls holds {'9' * 21}, not a class"),
+    ],
+)
+def test_what_cannot_be_used_is_named(tmp_path, make_tar, members, message):
+    path = make_tar(tmp_path / "a.tar", members)
+    line = refused(scan, path)
+    assert line.startswith(f"{path}: ") and message in line
+
+
+def test_damage_is_named(shard):
+    shard.write_bytes(shard.read_bytes()[:1024])
+    assert refused(scan, shard).startswith(f"{shard}: is cut short")
+
+
+def test_a_shard_that_is_gone_is_named(tmp_path):
+    path = tmp_path / "a.tar"
+    assert refused(scan, path) == f"{path}: cannot be read: No such file or directory"
+
+
+def test_messages_call_the_shard_what_they_are_told(shard):
+    shard.write_bytes(shard.read_bytes()[:1024])
+    assert refused(scan, shard, "s3://bucket/a.tar").startswith("s3://bucket/a.tar: is cut short")
+
+
+def test_an_empty_tar_is_a_shard_of_no_samples(tmp_path, make_tar):
+    index = scan(make_tar(tmp_path / "a.tar", []))
+    assert len(index.offset) == len(index.crc) == 0 and index.keys == b""
+    assert index.bytes == 10_240
+
+
+def test_checksums_are_those_of_the_images_and_of_the_file(shard):
+    index = scan(shard)
+    assert index.crc.tolist() == [zlib.crc32(b"A" * 700), zlib.crc32(b"B" * 9)]
+    assert index.sha256 == hashlib.sha256(shard.read_bytes()).hexdigest()
+    assert index.bytes == shard.stat().st_size
+
+
+@pytest.mark.parametrize("size", [0, 1, 511, 512, 1 << 20, (1 << 20) + 1, (3 << 20) + 7])
+def test_the_sha256_covers_members_that_are_no_images(tmp_path, make_tar, size):
+    members = [("a.jpg", b"1"), ("a.txt", bytes(size)), ("a.cls", b"1"), ("z.json", b"x" * size)]
+    path = make_tar(tmp_path / "a.tar", members)
+    assert scan(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_an_image_of_two_gigabytes_is_refused(tmp_path):
+    path = tmp_path / "a.tar"
+    member = tarfile.TarInfo("huge.png")
+    member.size = LARGEST_IMAGE
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(path, 512 + LARGEST_IMAGE + 1024)  # of zeros that take no place on disk
+    assert refused(scan, path) == f"{path}: key huge: an image of 2,147,483,648 bytes"
+
+
+# What a hostile or careless tar may hold: nothing is written, followed or executed
+
+
+class Trap:
+    """Unpickling this makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_foreign_members_are_left_alone(tmp_path, make_tar):
+    work = tmp_path / "work"
+    work.mkdir()
+    trap = pickle.dumps(Trap(work / "executed"))
+    members = [(f"a.{name}", trap) for name in ("pyd", "pkl", "pickle", "pth", "pkl.gz", "pt")]
+    path = make_tar(work / "a.tar", [("a.jpg", b"image"), *members, ("a.cls", b"1")])
+    index = scan(path)
+    assert keys_of(index) == ["a"] and index.label.tolist() == [1]
+    assert list(work.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["../../x.jpg", "../x.jpg", "/etc/x.jpg", "a/../../x.jpg"])
+def test_names_that_lead_elsewhere_are_names_alone(tmp_path, make_tar, monkeypatch, name):
+    work = tmp_path / "some" / "work"
+    work.mkdir(parents=True)
+    monkeypatch.chdir(work)
+    path = make_tar(work / "a.tar", [(name, b"image")])
+    before = sorted(tmp_path.rglob("*"))
+    index = scan(path)
+    assert keys_of(index) == [name.removesuffix(".jpg")]
+    assert path.read_bytes()[index.offset[0] :][:5] == b"image"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_are_not_followed(tmp_path, kind):
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    link = tarfile.TarInfo("a.jpg")
+    link.type, link.linkname = kind, str(secret)
+    path = tmp_path / "a.tar"
+    path.write_bytes(link.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    assert refused(scan, path).startswith(f"{path}: holds a link: a.jpg")
+
+
+# Damage before indexing: the shard is refused, by name
+
+
+def test_a_flipped_byte_of_content_is_not_seen_by_tar(samples):
+    """Tars have no checksums of contents: only the index knows, once it is made."""
+    before = scan(samples)
+    data = bytearray(samples.read_bytes())
+    data[before.offset[3] + 5] ^= 1
+    samples.write_bytes(data)
+    assert np.flatnonzero(scan(samples).crc != before.crc).tolist() == [3]
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_of_every_kind_is_refused_by_name(samples, kind):
+    samples.write_bytes(DAMAGES[kind](samples.read_bytes()))
+    assert refused(scan, samples).startswith(f"{samples}: ")
+
+
+def test_end_blocks_are_missed(samples):
+    """One is enough, as tar programs have it; none means that members may be missing, too."""
+    data = samples.read_bytes().rstrip(b"\0")
+    data += bytes(-len(data) % 512)
+    samples.write_bytes(data + bytes(512))
+    assert len(scan(samples).offset) == 32
+    samples.write_bytes(data)
+    assert "no end-of-archive block" in refused(scan, samples)

@@ -1,0 +1,126 @@
+import io
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mae.data import verify as module
+from mae.data.manifest import build_manifest
+from mae.data.verify import Bad, describe_verified, verify
+from mae.errors import StorageError, UserError
+
+
+@pytest.fixture
+def jpeg(make_image):
+    file = io.BytesIO()
+    Image.fromarray(make_image(0, (60, 80))).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def mixed(tmp_path, make_tar, jpeg):
+    """Two shards of good and bad images of several kinds."""
+    deep = io.BytesIO()
+    np.save(deep, np.zeros((8, 9), np.uint16))
+    small = io.BytesIO()
+    Image.new("L", (5, 4)).save(small, "PNG")
+    make_tar(
+        tmp_path / "a.tar", [("1.jpg", jpeg), ("2.jpg", jpeg[:-300]), ("3.npy", deep.getvalue())]
+    )
+    make_tar(tmp_path / "b.tar", [("1.png", b"none"), ("2.png", small.getvalue()), ("3.jpg", b"")])
+    return build_manifest([f"{tmp_path}/*.tar"])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("at_once", [1, 256])
+def test_bad_images_are_named_in_order(mixed, tmp_path, monkeypatch, workers, at_once):
+    monkeypatch.setattr(module, "SAMPLES_AT_ONCE", at_once)
+    verified = verify(mixed, workers)
+    assert [(Path(bad.shard).name, bad.key) for bad in verified.bad] == [
+        ("a.tar", "2"),
+        ("b.tar", "1"),
+        ("b.tar", "3"),
+    ]
+    assert "truncated" in verified.bad[0].reason.lower()
+    assert verified[3:] == ({"jpg": 1, "npy": 1, "png": 1}, {1: 2, 3: 1}, {8: 2, 16: 1})
+    assert verified == verify(mixed)
+
+
+def test_what_a_person_reads(mixed, tmp_path, make_shards):
+    lines = describe_verified(verify(mixed))
+    assert lines[0].startswith(f"{tmp_path}/a.tar: key 2: does not decode: ")
+    assert lines[-1] == "6 images in 2 shards: 3 bad"
+    good = build_manifest([make_shards(tmp_path / "good", 20, channels=1)])
+    assert describe_verified(verify(good, 2)) == [
+        "20 jpg",
+        "20 of 1 channels",
+        "20 of 8 bits",
+        "20 images in 3 shards: all good",
+    ]
+
+
+def test_many_bad_images_are_counted(tmp_path, make_tar):
+    make_tar(tmp_path / "a.tar", [(f"{number:02}.jpg", b"none") for number in range(14)])
+    lines = describe_verified(verify(build_manifest([f"{tmp_path}/a.tar"])))
+    assert len(lines) == 12 and lines[10] == "and 4 more"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_flipped_bit_is_found(tmp_path, make_shards, workers):
+    manifest = build_manifest([make_shards(tmp_path / "s", 12, shard_size=4)])
+    shard = Path(manifest.shards[1])
+    data = bytearray(shard.read_bytes())
+    data[int(manifest.offset[6]) + 300] ^= 4
+    shard.write_bytes(data)
+    assert verify(manifest, workers).bad == (
+        Bad(str(shard), "", "not the bytes that were indexed (sha256)"),
+        Bad(str(shard), "sample-00006", "not the bytes that were indexed (checksum)"),
+    )
+
+
+def test_a_bit_outside_of_all_images_is_found_too(tmp_path, make_shards):
+    manifest = build_manifest([make_shards(tmp_path / "s", 4)])
+    shard = Path(manifest.shards[0])
+    data = bytearray(shard.read_bytes())
+    data[0] ^= 1  # a letter of the first name
+    shard.write_bytes(data)
+    assert [bad.reason for bad in verify(manifest).bad] == [
+        "not the bytes that were indexed (sha256)"
+    ]
+
+
+def test_a_shard_that_was_cut(tmp_path, make_shards):
+    manifest = build_manifest([make_shards(tmp_path / "s", 4)])
+    os.truncate(manifest.shards[0], int(manifest.offset[3]) + 10)
+    bad = verify(manifest).bad
+    assert [item.key for item in bad] == ["", "sample-00003"] and "was cut" in bad[1].reason
+
+
+def test_a_shard_that_is_gone_is_no_samples_fault(tmp_path, make_shards):
+    manifest = build_manifest([make_shards(tmp_path / "s", 4)])
+    Path(manifest.shards[0]).unlink()
+    with pytest.raises(StorageError, match="cannot be read: No such file"):
+        verify(manifest, 2)
+
+
+def test_progress_is_told(tmp_path, make_shards):
+    manifest = build_manifest([make_shards(tmp_path / "s", 12, shard_size=5)])
+    told = []
+    verify(manifest, progress=lambda *numbers: told.append(numbers))
+    assert told == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_a_worker_that_dies_is_named(tmp_path, make_shards, monkeypatch):
+    manifest = build_manifest([make_shards(tmp_path / "s", 12, shard_size=4)])
+    decode = module.decode_native
+
+    def die(data, extension):
+        os.kill(os.getpid(), signal.SIGKILL)
+        return decode(data, extension)
+
+    monkeypatch.setattr(module, "decode_native", die)
+    with pytest.raises(UserError, match=r"key sample-0000.: its worker process \d+ was killed"):
+        verify(manifest, 2)

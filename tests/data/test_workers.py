@@ -1,0 +1,123 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mae.data.workers import default_workers, in_workers, progress_bar
+from mae.errors import SampleError, UserError
+
+
+def square(number):
+    return number**2
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3, 9])
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_every_task_is_done_once(workers, count):
+    tasks = list(range(10, 10 + count))
+    done = sorted(in_workers(square, tasks, workers))
+    assert done == [(number, task**2) for number, task in enumerate(tasks)]
+
+
+def test_tasks_are_done_by_several_processes():
+    def where(task):
+        time.sleep(0.2)
+        return os.getpid()
+
+    found = {process for _, process in in_workers(where, range(4), 2)}
+    assert len(found) == 2 and os.getpid() not in found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_errors_come_out_as_they_are(workers):
+    def fail(task):
+        if task == 3:
+            raise SampleError("the third")
+        return task
+
+    with pytest.raises(SampleError, match="the third"):
+        list(in_workers(fail, range(6), workers))
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), r"SIGKILL \(out of memory\?"),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), "killed by SIGTERM"),
+        (lambda: os._exit(7), "ended with exit code 7"),
+    ],
+)
+def test_a_worker_that_dies_is_named_with_its_task(end, message):
+    def die(task):
+        if task == 4:
+            end()
+        return task
+
+    with pytest.raises(UserError, match=rf"task 4: its worker process \d+ .*{message}"):
+        list(in_workers(die, range(8), 2, lambda task: f"task {task}"))
+
+
+def test_nobody_is_left_when_the_caller_stops():
+    def slowly(task):
+        if task:
+            time.sleep(60)
+        return os.getpid()
+
+    results = in_workers(slowly, range(5), 2)
+    start = time.monotonic()
+    _, process = next(results)
+    results.close()
+    assert time.monotonic() - start < 30
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    """A parent killed outright: its workers must not write on."""
+    code = (
+        "import os, sys, time; from mae.data.workers import in_workers\n"
+        "def work(task):\n"
+        "    open(f'{sys.argv[1]}/{os.getpid()}', 'w').close(); time.sleep(600)\n"
+        "list(in_workers(work, range(4), 2))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as parent:
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 2)
+        parent.kill()
+    for path in tmp_path.iterdir():
+        wait_for(lambda process=int(path.name): not alive(process))
+
+
+def alive(process):
+    try:
+        with open(f"/proc/{process}/stat") as file:  # noqa: PTH123
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_no_bar_where_there_is_no_terminal(capsys):
+    with progress_bar("images") as show:
+        show(1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_bar_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with progress_bar("images") as show:
+        show(1, 2)
+        show(2, 2)
+    assert "2.00/2.00" in capsys.readouterr().err
+
+
+def test_default_workers():
+    assert 1 <= default_workers() <= (os.cpu_count() or 1)
