@@ -1,4 +1,4 @@
-"""`mae bench loader`: images per second from shards to batches, beside the usual pipelines."""
+"""`mae bench loader`: images per second from shards to batches, staged the usual pipelines."""
 
 import os
 import tempfile
@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from mae.bench.bare import Bare, Parts
 from mae.bench.pipelines import (
     our_batches,
     our_bytes,
@@ -19,6 +18,7 @@ from mae.bench.pipelines import (
 )
 from mae.bench.pixels import pixel_differences
 from mae.bench.samples import copy_samples
+from mae.bench.stages import StagedBatches, Stages
 from mae.bench.timing import interleaved, machine, one_thread, ratios, spread
 from mae.config import DataConfig
 from mae.data.manifest import Manifest, build_manifest
@@ -67,7 +67,7 @@ def bench_loader(
 ) -> dict:
     """Measure on `images` images of `shards`, in `rounds` rounds of so many images each.
 
-    `short`: the same data with a shorter side, measured beside it.  `workers`: processes of the
+    `short`: the same data with a shorter side, measured staged it.  `workers`: processes of the
     last part (default: all cores; 0: leave it out).  The result is ready for JSON; `report.table`
     shows it.  Raises UserError where the shards cannot be read or hold too few images.
     """
@@ -89,9 +89,9 @@ def bench_loader(
             workers=workers,
             repeats=repeats,
         )
-        beside = _BesideBare(setting)
+        staged = _Staged(setting)
         groups = {
-            "one_core": _one_core(setting, beside),
+            "one_core": _one_core(setting, staged),
             "processes": _processes(setting) if workers else {},
             "reading": _reading(setting),
         }
@@ -109,7 +109,7 @@ def bench_loader(
         "one_core": _rates(groups["one_core"], "one_core", seconds, images),
         "processes": _rates(groups["processes"], "processes", seconds, images * workers),
         "reading": _rates(groups["reading"], "reading", seconds, images * READINGS),
-        "us_per_image": _stages(seconds, beside, setting),
+        "us_per_image": _in_parts(staged, setting),
         "pixels": pixels,
     }
 
@@ -126,38 +126,35 @@ def _rates(names: Iterable[str], group: str, seconds: Seconds, images: int) -> d
     }
 
 
-def _stages(seconds: Seconds, beside: "_BesideBare", setting: Setting) -> dict[str, dict]:
+def _in_parts(staged: "_Staged", setting: Setting) -> dict[str, dict]:
     """Where the time of our pipeline goes, on one core, in µs per image."""
-    stages = {
-        "decode": [[bare.decoding for _, bare in batches] for batches in beside.rounds],
-        "crop and resize": [[bare.resizing for _, bare in batches] for batches in beside.rounds],
-        "all the rest": [[whole - bare.both for whole, bare in one] for one in beside.rounds],
+    # Of a round the median batch: what else the machine does hits some.  The first warms up.
+    parts: dict[str, Callable[[Stages], float]] = {
+        "decode": lambda batch: batch.decoding,
+        "crop and resize": lambda batch: batch.resizing,
+        "all the rest": lambda batch: batch.rest,
+        "of that, reading": lambda batch: batch.reading,
     }
-    # Of a round the median batch: what else the machine does hits some.
-    medians = {
-        name: [median(batches) / setting.batch_size for batches in rounds[1:]]
-        for name, rounds in stages.items()
+    return {
+        name: spread(
+            [1e6 / setting.batch_size * median(map(part, batches)) for batches in staged.rounds[1:]]
+        )
+        for name, part in parts.items()
     }
-    samples = setting.batches * setting.batch_size * READINGS
-    medians["of that, reading"] = [own / samples for own in seconds["reading", OURS]]
-    return {name: spread([own * 1e6 for own in rounds]) for name, rounds in medians.items()}
 
 
-class _BesideBare:
-    """Our pipeline, and after each batch the same decoding and resizing alone."""
+class _Staged:
+    """Our pipeline; what each round's batches took, in parts."""
 
     def __init__(self, setting: Setting) -> None:
-        manifest, _, size, batch_size, self.batches, *_ = setting
-        self.stream = our_batches(manifest, size, batch_size, 0, DataConfig())
-        self.bare = Bare(manifest, size, batch_size)
-        self.rounds: list[list[tuple[float, Parts]]] = []
-        """seconds of each batch, and of its parts alone; the first round does not count"""
+        self.batches = setting.batches
+        self.staged = StagedBatches(setting.manifest, setting.size, setting.batch_size)
+        self.rounds: list[list[Stages]] = []
 
     def __call__(self) -> float:
-        """Seconds of the next round, of the pipeline only."""
-        done = [(_take(self.stream, 1), self.bare.next_batch()) for _ in range(self.batches)]
-        self.rounds.append(done)
-        return sum(whole for whole, _ in done)
+        """Seconds of the next round."""
+        self.rounds.append([self.staged.next_batch() for _ in range(self.batches)])
+        return sum(batch.whole for batch in self.rounds[-1])
 
 
 def _one_core(setting: Setting, ours: Task) -> dict[str, Task]:

@@ -92,7 +92,7 @@ def our_order(manifest: Manifest, batch_size: int, config: DataConfig) -> Order:
     return build_order(config, manifest, SEED, batch_size)
 
 
-def our_bytes(manifest: Manifest) -> Generator[bytearray]:
+def our_bytes(manifest: Manifest) -> Generator[bytes]:
     """Undecoded images in the order of training, checked, forever."""
     reader, order = ShardReader(manifest), our_order(manifest, SHUFFLED, DataConfig())
     for start in range(0, FOREVER, SHUFFLED):

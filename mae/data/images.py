@@ -44,8 +44,9 @@ class Images:
         cannot be read.
         """
         data = self.reader.read(sample)
+        extension = EXTENSIONS[self.manifest.kind.item(sample)]
         try:
-            return decode(data, EXTENSIONS[self.manifest.kind[sample]], self.channels, self.bits)
+            return decode(data, extension, self.channels, self.bits)
         except BadImage as error:
             raise SampleError(f"{self.manifest.name(sample)}: {error}") from None
 

@@ -94,7 +94,7 @@ class TrainingViews(Dataset):
         crops = _Boxes() if config.crop_on_device else _Pixels(len(positions), self.img_size)
         samples: list[int] = []
         bad: list[BadSample] = []
-        rows = zip(place.sample.tolist(), place.view.tolist(), draws, strict=True)
+        rows = zip(place.sample.tolist(), place.view.tolist(), draws.tolist(), strict=True)
         wanted, usable = (-1, -1), None
         for sample, view, drawn in rows:
             epoch = view // config.repeats
@@ -102,7 +102,7 @@ class TrainingViews(Dataset):
                 wanted, usable = (sample, epoch), usable_image(self.images, sample, seed, epoch)
                 bad += usable.bad
             samples.append(usable.sample)
-            height, width = usable.image.shape[-2:]
+            _, height, width = usable.image.shape
             crop = random_view(height, width, drawn, config.scale, config.ratio, config.flip)
             crops.add(usable.image, crop)
         seeds = fold(seed, Stream.OBJECTIVE, place.view, place.sample)
@@ -120,13 +120,13 @@ class _Pixels:
     def __init__(self, count: int, img_size: tuple[int, int]) -> None:
         self.count, self.img_size = count, img_size
         self.rows: Tensor | None = None
-        self.filled = 0
+        self.empty: Iterator[Tensor] = iter(())
 
     def add(self, image: Tensor, view: View) -> None:
         if self.rows is None:
             self.rows = image.new_empty(self.count, len(image), *self.img_size)
-        apply_view_into(image, view, self.rows[self.filled])
-        self.filled += 1
+            self.empty = iter(self.rows.unbind())
+        apply_view_into(image, view, next(self.empty))
 
     def batch(self) -> Tensor:
         assert self.rows is not None

@@ -21,7 +21,7 @@ class ShardReader:
         self.cache = cache
         self._files: OrderedDict[int, int] = OrderedDict()
 
-    def read(self, sample: int) -> bytearray:
+    def read(self, sample: int) -> bytes:
         """Bytes as they were indexed, by their checksum.
 
         Raises SampleError, naming shard and key, where they are others (after reading a second
@@ -35,29 +35,31 @@ class ShardReader:
             raise SampleError(f"{self.manifest.name(sample)}: {complaint}")
         return data
 
-    def _read(self, sample: int) -> tuple[bytearray, str]:
+    def _read(self, sample: int) -> tuple[bytes, str]:
         """The bytes, and what is wrong with them."""
         manifest = self.manifest
-        data = bytearray(int(manifest.size[sample]))
+        size, offset = manifest.size.item(sample), manifest.offset.item(sample)
         try:
-            file = self._open(int(manifest.shard[sample]))
-            got, offset, rest = 0, int(manifest.offset[sample]), memoryview(data)
-            while got < len(data) and (more := os.preadv(file, [rest[got:]], offset + got)):
-                got += more  # network file systems may answer in parts
+            file = self._open(manifest.shard.item(sample))
+            data = os.pread(file, size, offset)
+            while len(data) < size and (
+                more := os.pread(file, size - len(data), offset + len(data))
+            ):
+                data += more  # network file systems may answer in parts
         except OSError as error:
             raise StorageError(
                 f"{manifest.name(sample)}: cannot be read: {error.strerror}"
             ) from None
-        if got < len(data):
-            return data, f"{got} of {len(data)} bytes are there: the shard was cut"
-        if zlib.crc32(data) != manifest.crc[sample]:
+        if len(data) < size:
+            return data, f"{len(data)} of {size} bytes are there: the shard was cut"
+        if zlib.crc32(data) != manifest.crc.item(sample):
             return data, "not the bytes that were indexed (checksum)"
         return data, ""
 
     def _open(self, shard: int) -> int:
-        if shard in self._files:
+        if (file := self._files.get(shard)) is not None:
             self._files.move_to_end(shard)
-            return self._files[shard]
+            return file
         self._make_room()
         location = self.manifest.shards[shard]
         file = self._open_cached(shard) if is_remote(location) else os.open(location, os.O_RDONLY)

@@ -5,6 +5,7 @@ makes it.  Bicubic with antialiasing, within rounding of PIL's.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ def draw_views(keys: Words) -> Uniforms:
 def random_view(
     height: int,
     width: int,
-    draws: Uniforms,
+    draws: Sequence[float],
     scale: tuple[float, float],
     ratio: tuple[float, float],
     flip: bool,
@@ -53,7 +54,7 @@ def random_view(
     mirrored = bool(flip and draws[-1] < 0.5)
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
     for start in range(0, 4 * ATTEMPTS, 4):
-        area_u, ratio_u, top_u, left_u = draws[start : start + 4].tolist()
+        area_u, ratio_u, top_u, left_u = draws[start : start + 4]
         area = height * width * (scale[0] + (scale[1] - scale[0]) * area_u)
         aspect = math.exp(log_low + (log_high - log_low) * ratio_u)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

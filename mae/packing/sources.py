@@ -32,7 +32,7 @@ class Source(NamedTuple):
 class Reader(Protocol):
     """How a worker process gets at the bytes of a listing's sources."""
 
-    def read(self, reference: Any) -> bytes | bytearray:
+    def read(self, reference: Any) -> bytes:
         """Bytes of the image file; BadImage where they are none, StorageError where unreadable."""
         ...
 

@@ -46,7 +46,7 @@ class TarReader:
         self.manifest = manifest
         self.reader = ShardReader(manifest, cache)
 
-    def read(self, reference: int) -> bytearray:
+    def read(self, reference: int) -> bytes:
         """The image, its checksum checked.  SampleError and StorageError as of ShardReader."""
         return self.reader.read(reference)
 

@@ -1,13 +1,12 @@
 import gc
 import json
+import time
 
 import pytest
 import torch
 
-from mae.bench.bare import Bare
 from mae.bench.loader import QUICK, bench_loader
 from mae.bench.pipelines import (
-    our_batches,
     our_bytes,
     torchvision_batches,
     webdataset_batches,
@@ -16,10 +15,11 @@ from mae.bench.pipelines import (
 from mae.bench.pixels import pixel_differences
 from mae.bench.report import table
 from mae.bench.samples import copy_samples
+from mae.bench.stages import StagedBatches
 from mae.bench.timing import interleaved
-from mae.config import DataConfig
 from mae.data.manifest import build_manifest
 from mae.data.storage import ShardReader
+from mae.data.transform import apply_view_into
 from mae.decoding.decode import decode
 from mae.errors import UserError
 
@@ -150,24 +150,24 @@ def test_reading_gives_every_sample(manifest):
     assert sorted(next(ours) for _ in range(48)) == sorted(originals * 2)
 
 
-def test_bare_work_is_that_of_our_batches(manifest, monkeypatch):
-    # Else the difference of their times would not be what the engine costs.
-    bare = Bare(manifest, SIZE, batch_size=8)
-    decoded = []
+def test_the_parts_of_a_batch_are_timed_in_place(manifest, monkeypatch):
+    def slow(function, seconds):
+        def slowly(*arguments):
+            time.sleep(seconds)
+            return function(*arguments)
 
-    def decode_and_tell(data, extension, channels):
-        decoded.append(bytes(data))
-        return decode(data, extension, channels)
+        return slowly
 
-    monkeypatch.setattr("mae.bench.bare.decode", decode_and_tell)
-    for _ in range(4):
-        both, decoding, resizing = bare.next_batch()
-        assert 0 < decoding < both and 0 < resizing < both
-    reader = ShardReader(manifest)
-    stream = our_batches(manifest, SIZE, 8, 0, DataConfig())
-    samples = torch.cat([next(stream).samples for _ in range(4)]).tolist()
-    stream.close()
-    assert decoded == [bytes(reader.read(sample)) for sample in samples]
+    monkeypatch.setattr("mae.data.images.decode", slow(decode, 0.004))
+    monkeypatch.setattr("mae.data.loader.apply_view_into", slow(apply_view_into, 0.002))
+    staged = StagedBatches(manifest, SIZE, batch_size=8)
+    for _ in range(2):
+        stages = staged.next_batch()
+        assert stages.decoding > 0.032 and stages.resizing > 0.016
+        assert 0 < stages.reading < stages.rest
+        assert stages.whole == pytest.approx(stages.decoding + stages.resizing + stages.rest)
+        assert stages.rest < stages.whole / 2
+    staged.stream.close()
 
 
 def test_pixels_are_pillows(manifest):
