@@ -8,4 +8,4 @@ set_up "[test]"
 ruff format --check --quiet .
 ruff check --quiet .
 pyrefly check
-pytest "$@"
+pytest --numprocesses 2 --dist loadfile "$@"

@@ -19,6 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong use."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] == "pretrain":  # its settings are no options of ours
+        if "--supervise" in argv:
+            from mae import supervise
+
+            rest = [word for word in argv[1:] if word != "--supervise"]
+            return supervise.main([sys.executable, "-m", "mae.pretrain", *rest])
         from mae import pretrain
 
         return pretrain.main(argv[1:])
@@ -26,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(f"mae.{args.module}")
     try:
         getattr(module, args.command)(args)
+        sys.stdout.flush()  # here, where a reader that is gone can still be told of
+    except BrokenPipeError:  # `mae index … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UserError as error:
         for line in str(error).splitlines():
             print(f"mae: {line}", file=sys.stderr)
@@ -63,7 +72,7 @@ def _command(commands: Any, module: str, name: str, text: str) -> argparse.Argum
     added = commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}.", formatter_class=_Help
     )
-    added.set_defaults(command=name, module=module)
+    added.set_defaults(command=name.replace("-", "_"), module=module)
     return added
 
 
@@ -79,7 +88,7 @@ def _add_data_commands(commands: Any) -> None:
     pack.add_argument("--shard-mb", type=_amount, help="megabytes per shard, at most")
     pack.add_argument("--val", type=_share, default=0.0, help="share set aside as val-*.tar")
     pack.add_argument("--seed", type=_natural, default=0, help="of the shuffle")
-    pack.add_argument("--workers", type=_natural, default=os.cpu_count(), help="processes")
+    pack.add_argument("--workers", type=_natural, default=_cores(), help="processes")
     pack.add_argument(
         "--labels",
         action=argparse.BooleanOptionalAction,
@@ -90,7 +99,12 @@ def _add_data_commands(commands: Any) -> None:
     pack.add_argument(
         "--root", type=Path, default=Path("data"), help="torchvision's folder, for downloads too"
     )
-    pack.add_argument("--resize", type=_positive, help="reduce the short side to so many pixels")
+    pack.add_argument(
+        "--resize",
+        type=_positive,
+        help="reduce the short side to so many pixels (of .npy: the channels are the first or the "
+        "last axis, whichever is clearly the shorter)",
+    )
     pack.add_argument("--quality", type=_percent, help="re-encode as JPEG of this quality")
     pack.add_argument("--drop-duplicates", action="store_true", help="leave exact copies out")
     _cache_options(pack)
@@ -106,7 +120,7 @@ def _add_data_commands(commands: Any) -> None:
     verify = _command(commands, "data_commands", "verify", "decode everything, name what is bad")
     verify.add_argument("shards", nargs="+", help="tars: paths, addresses, brace patterns, globs")
     verify.add_argument("--index-dir", type=Path, help="cache folder of the indexes")
-    verify.add_argument("--workers", type=_natural, default=os.cpu_count(), help="processes")
+    verify.add_argument("--workers", type=_natural, default=_cores(), help="processes")
     _cache_options(verify)
 
     bench = _command(commands, "data_commands", "bench", "measure speed, beside other pipelines")
@@ -164,6 +178,25 @@ def _add_run_commands(commands: Any) -> None:
     show.add_argument("--r2-images", type=_positive, default=512, help="images for R², at most")
     show.add_argument("--seed", type=_natural, default=0, help="of the masks")
     _device_option(show)
+
+    inspect = _command(
+        commands, "commands", "inspect-batch", "name and show the images of one training step"
+    )
+    inspect.add_argument("run", type=Path, help="run folder")
+    inspect.add_argument("step", type=_positive, help="as the progress line and events count")
+    inspect.add_argument("--count", type=_positive, default=64, help="images on the picture")
+    inspect.add_argument("--out", type=Path, help="PNG (RUN/batch-STEP.png if unset)")
+
+    report = _command(commands, "commands", "report", "write a page on how a run is doing")
+    report.add_argument("run", type=Path, help="run folder")
+    report.add_argument("--out", type=Path, help="HTML file (RUN/report.html if unset)")
+
+
+def _cores() -> int:
+    """Those that this process may use; without torch, which `default_workers` would bring."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _cache_options(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from mae.config import Config
-from mae.data.loader import CentredViews
-from mae.data.training_data import open_images
+from mae.data.loader import CentredViews, TrainingViews
+from mae.data.training_data import open_images, open_training_data
 from mae.data.transform import center_view, stack
 from mae.decoding.decode import decode
 from mae.decoding.formats import EXTENSIONS
@@ -20,10 +21,11 @@ from mae.evaluation.reconstruction import explained_variance
 from mae.export.timm import export_timm
 from mae.hashing import Stream, fold
 from mae.models.mae import MaskedAutoencoder
+from mae.report.page import write_report
 from mae.results import write_json
 from mae.tensor_hashing import as_tensor
-from mae.training.run import build_objective, load_pretrained
-from mae.visualize import reconstruction_panel, save_png
+from mae.training.run import Run, build_objective, load_pretrained
+from mae.visualize import reconstruction_panel, save_png, tile
 
 
 def export(args: argparse.Namespace) -> None:
@@ -68,10 +70,7 @@ def reconstruct(args: argparse.Namespace) -> None:
     out = args.out or args.run / "reconstruction.png"
     title = f"{args.run}, step {position.step}"
     panel = reconstruction_panel(model, images[: args.count], seeds[: args.count], title)
-    try:
-        save_png(panel, out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    write_png(panel, out)
     pairs = zip(images[: args.r2_images].split(64), seeds[: args.r2_images].split(64), strict=True)
     explained = explained_variance(model, pairs)
     write_json(out.with_suffix(".json"), {"step": position.step, **explained._asdict()})
@@ -81,6 +80,48 @@ def reconstruct(args: argparse.Namespace) -> None:
     print(f"  {'interpolation of visible patches':34}{explained.interpolation:7.3f}")
     print(f"  {'mean of each hidden patch':34}{explained.patch_mean:7.3f}  ({given})")
     print(out)
+
+
+def inspect_batch(args: argparse.Namespace) -> None:
+    """`mae inspect-batch`."""
+    run = Run(args.run)
+    config, data = open_training_data(run.config())
+    size, steps = config.train.batch_size, args.step
+    names = data.names(steps, size)
+    # Made on the CPU, whatever the run did: within rounding the same crops.
+    settings = config.data.model_copy(update={"crop_on_device": False})
+    img_size = build_objective(config).img_size
+    views = TrainingViews(
+        data.manifest, data.order, settings, img_size, config.model.in_chans, data.cache
+    )
+    first = (steps - 1) * size
+    batch = views[range(first, first + min(size, args.count))]
+    if isinstance(batch, UserError):
+        raise batch
+    replaced = {bad.sample: bad.reason for bad in batch.bad}
+    for number, name in enumerate(names):
+        print(f"{number:5}  {name}")
+    for reason in replaced.values():
+        print(f"replaced  {reason}")
+    assert isinstance(batch.images, torch.Tensor)
+    white = torch.iinfo(batch.images.dtype).max
+    out = args.out or args.run / f"batch-{steps:09d}.png"
+    crops = {"crops as trained on": batch.images.float() / white}
+    write_png(tile(crops, f"{args.run}, step {steps}, the first {len(batch.images)}"), out)
+    print(out)
+
+
+def report(args: argparse.Namespace) -> None:
+    """`mae report`."""
+    print(write_report(args.run, args.out or args.run / "report.html"))
+
+
+def write_png(image: Image.Image, out: Path) -> None:
+    """UserError where `out` cannot be written."""
+    try:
+        save_png(image, out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
 
 
 def load_images(

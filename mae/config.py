@@ -53,7 +53,8 @@ class DataConfig(Section):
     """WebDataset tars to train on: paths, addresses (https, s3, gs, hf), brace patterns
     (`a-{000..146}.tar`), globs, a wids index.json, or a list of these"""
     mixture: tuple[Part, ...] = ()
-    """instead of train, several data sets: [{shards: …, weight: 2}, {shards: …, weight: 1}]"""
+    """instead of train, several data sets: [{shards: …, weight: 2}, {shards: …, weight: 1}]; an
+    epoch is as many samples as all of them have, however they are weighted"""
     val: Shards = ()
     """held-out tars for the reconstruction panels (none: panels show training images)"""
     index_dir: Path | None = None
@@ -160,10 +161,29 @@ class TrainConfig(Section):
     """torch.compile the model"""
     checkpoint_every: Positive = 500
     """optimizer steps between checkpoints"""
+    checkpoint_minutes: Rate = 30.0
+    """minutes between checkpoints at most (0: by steps only)"""
     keep_last: Annotated[int, Field(ge=2)] = 2
     """newest checkpoints that are kept"""
+    keep_every: NonNegative = 0
+    """checkpoints at multiples of so many steps are kept for good (0: none)"""
+    timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
+    """a process that the others wait for longer than this ends the run"""
     seed: Seed = 0
     """of initialisation, order, crops and masks"""
+
+
+class GuardConfig(Section):
+    """Numbers gone wrong."""
+
+    max_skipped: Positive = 20
+    """steps in a row that may be skipped, their gradients not finite, before the run stops"""
+    spike: Rate = 10.0
+    """a loss so many robust deviations above the last steps' is told as a spike (0: none is)"""
+    rollback: bool = False
+    """after a spike, go back to the checkpoint before it and leave its batches out"""
+    max_rollbacks: NonNegative = 5
+    """so often at most"""
 
 
 class LogConfig(Section):
@@ -179,6 +199,12 @@ class LogConfig(Section):
     """track with Weights & Biases (offline where nobody is logged in)"""
     project: str = "mae"
     """wandb project"""
+    tensorboard: bool = False
+    """write TensorBoard's event files, too"""
+    health_every: Rate = 10.0
+    """epochs between measurements of the encoder's health on data.val (0: none)"""
+    health_images: Positive = 1000
+    """images of data.val for them, at most"""
 
 
 class Config(Section):
@@ -190,6 +216,7 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    guard: GuardConfig = GuardConfig()
     log: LogConfig = LogConfig()
 
 
@@ -214,5 +241,13 @@ FREE_ON_RESUME = (
     "train.num_processes",
     "train.checkpoint_every",
     "train.keep_last",
+    "train.epochs",  # more of them: the learning rate then follows the longer schedule
+    "train.checkpoint_minutes",
+    "train.keep_every",
+    "train.timeout_minutes",
+    "guard.max_skipped",
+    "guard.spike",
+    "guard.rollback",
+    "guard.max_rollbacks",
 )
 """Settings that do not decide what is learned: they may change between the starts of a run."""

@@ -12,11 +12,10 @@ from mae.bench.soak import table as soak_table
 from mae.config import Config, DataConfig
 from mae.data.conventions import write_wds2idx, write_wids
 from mae.data.images import Images
-from mae.data.manifest import Manifest, build_manifest, summary
+from mae.data.manifest import build_manifest, summary
 from mae.data.statistics import Statistics, channel_statistics, channels_and_bits
 from mae.data.training_data import build_cache
-from mae.data.verify import describe_verified
-from mae.data.verify import verify as verify_manifest
+from mae.data.verify import describe_verified, verify_shards
 from mae.errors import RunFailed, UserError
 from mae.packing.pack import pack as pack_images
 from mae.packing.report import describe
@@ -52,7 +51,7 @@ def pack(args: argparse.Namespace) -> None:
         pattern = f"{args.out}/{split}-*.tar"
         manifest = build_manifest([pattern], split)  # cached beside the shards
         if split == "train":
-            _print_statistics(*_measured(manifest, None))
+            _print_if_measured(Images(manifest, *packed.usual))
         print(f"  {pattern}")
 
 
@@ -64,7 +63,8 @@ def index(args: argparse.Namespace) -> None:
     for word, value in summary(manifest):
         print(f"{word:12} {value}")
     if args.stats:
-        _print_statistics(*_measured(manifest, args.index_dir, cache))
+        images = Images(manifest, *channels_and_bits(manifest, cache), cache)
+        _print_statistics(channel_statistics(images, args.index_dir), images)
     paths = [Path(shard) for shard in manifest.shards if not is_remote(shard)]
     if (args.wds2idx or args.wids) and len(paths) < len(manifest.shards):
         raise UserError("--wds2idx and --wids describe local shards only")
@@ -79,9 +79,7 @@ def index(args: argparse.Namespace) -> None:
 
 def verify(args: argparse.Namespace) -> None:
     """`mae verify`; RunFailed, and so exit code 1, where something is bad."""
-    cache = _cache(args)
-    manifest = build_manifest(args.shards, "verify", args.index_dir, cache)
-    verified = verify_manifest(manifest, args.workers, cache=cache)
+    verified = verify_shards(args.shards, "verify", args.workers, args.index_dir, _cache(args))
     *bad, total = describe_verified(verified)
     print("\n".join(bad))
     if verified.bad:
@@ -123,11 +121,12 @@ def _bench_loader(args: argparse.Namespace) -> None:
         print(args.out)
 
 
-def _measured(
-    manifest: Manifest, index_dir: Path | None, cache: ShardCache | None = None
-) -> tuple[Statistics, Images]:
-    images = Images(manifest, *channels_and_bits(manifest, cache), cache)
-    return channel_statistics(images, index_dir), images
+def _print_if_measured(images: Images) -> None:
+    """What is packed is packed, whatever its pixels are."""
+    try:
+        _print_statistics(channel_statistics(images), images)
+    except UserError as error:
+        print(f"{'pixels':12} mean and std were not measured: {error}")
 
 
 def _print_statistics(statistics: Statistics, images: Images) -> None:

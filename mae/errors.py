@@ -17,6 +17,10 @@ class RunFailed(Exception):
     """Training cannot go on (exit code 1)."""
 
 
+class Stopped(Exception):
+    """Asked to stop, and stopped in order (exit code 75)."""
+
+
 class ProcessFailed(RunFailed):
     """Met by one process, not by all of them: it tells, and the launcher ends the others."""
 

@@ -4,36 +4,48 @@ Run the same command again and it goes on where its last checkpoint stands.
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import time
 from collections.abc import Sequence
-
-import torch
-from accelerate import Accelerator
+from datetime import timedelta
 
 from mae.config import Config
-from mae.data.device_crop import Crops, resize_crops
-from mae.data.loader import Batch
-from mae.data.training_data import TrainingData, open_training_data
-from mae.errors import ProcessFailed, RunFailed, SampleError, StorageError, UserError, WorkerDied
-from mae.hashing import Stream, fold
-from mae.objective import Objective, Output
-from mae.panels import Panel, build_panel, draw_panel
+from mae.data.training_data import open_training_data
+from mae.errors import ProcessFailed, RunFailed, SampleError, Stopped, StorageError, UserError
+from mae.exits import (
+    DONE,
+    FAILED,
+    STOPPED,
+    WRONG_USE,
+    Word,
+    append_event,
+    forget_exit,
+    record_exit,
+)
+from mae.loop import Job, forward, train_to_the_end
+from mae.panels import build_panel
 from mae.settings import describe_settings, load_config
-from mae.training.checkpoint import Position
-from mae.training.optim import build_optimizer, set_lr
-from mae.training.plan import Plan, build_accelerator, make_plan
-from mae.training.progress import describe, measure, progress_line
+from mae.training.checkpoint import checkpoints, step_of
+from mae.training.control import Control
+from mae.training.dry_run import dry_run
+from mae.training.environment import describe_start
+from mae.training.flops import flops_per_image, peak_flops
+from mae.training.guard import Guard
+from mae.training.optim import build_optimizer
+from mae.training.plan import build_accelerator, make_plan
+from mae.training.progress import describe
 from mae.training.quarantine import Quarantine
-from mae.training.resume import restore, save
+from mae.training.resume import resume
 from mae.training.run import Run, build_objective
-from mae.training.tracking import Clock, Meter, Tracker
+from mae.training.saver import Saver
+from mae.training.signals import StopSignals
+from mae.training.tracking import Tracker
+from mae.watching import Watcher
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+    """The command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
     parser = argparse.ArgumentParser(
         prog="mae pretrain",
         description=__doc__,
@@ -42,73 +54,125 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("config", help="YAML file of settings, such as configs/*.yaml")
     parser.add_argument("settings", nargs="*", metavar="section.key=value", help="override one")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, run one step, estimate the time"
+    )
+    parser.add_argument(
+        "--supervise", action="store_true", help="relaunch after crashes (`mae pretrain` only)"
+    )
     args = parser.parse_args(argv)
-    is_first = os.environ.get("RANK", "0") == "0"
+    stop, run, is_ours = StopSignals(), None, False
     try:
-        pretrain(load_config(args.config, args.settings))
+        config = load_config(args.config, args.settings)
+        run = Run(config.output)
+        if args.supervise:
+            raise UserError("--supervise: mae pretrain --supervise …, or python -m mae.supervise …")
+        pretrain(config, run, stop, args.dry_run)
+        code, reason = DONE, "done"
     except UserError as error:
-        if not (is_first or isinstance(error, SampleError | StorageError)):
-            # The launcher ends all processes with the first that leaves: give the first process,
-            # which mostly meets the same error, the time to say it alone.
-            time.sleep(10)
-        for line in str(error).splitlines():
-            print(f"mae: {line}", file=sys.stderr, flush=True)
-        return 2
+        code, reason = WRONG_USE, str(error)
+        is_ours = isinstance(error, SampleError | StorageError)
     except RunFailed as error:
-        if is_first or isinstance(error, ProcessFailed):
-            print(f"mae: {error}", file=sys.stderr, flush=True)
-        return 1
+        code, reason, is_ours = FAILED, str(error), isinstance(error, ProcessFailed)
+    except Stopped as error:
+        code, reason = STOPPED, f"{error}; the same command continues the run"
     except KeyboardInterrupt:
-        if is_first:
-            print("\nmae: interrupted; the same command continues the run", file=sys.stderr)
-        return 1
-    return 0
+        code, reason = FAILED, "interrupted; the same command continues the run"
+    finally:
+        stop.restore()
+    leave(code, reason, run, is_ours)
+    return code
 
 
-def pretrain(config: Config) -> None:
-    """Build, restore, train.  Raises UserError before any training where the input is wrong."""
+def leave(code: int, reason: str, run: Run | None, is_ours: bool) -> None:
+    """Last words, once for all processes; `is_ours`: what this process met alone."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    if code == WRONG_USE and not (is_first or is_ours):
+        # The launcher ends all processes with the first that leaves: give the first process,
+        # which mostly meets the same error, the time to say it alone.
+        time.sleep(10)
+        is_ours = True
+    if not (is_first or is_ours):
+        return
+    if code != DONE:
+        for line in reason.splitlines():
+            print(f"mae: {line}", file=sys.stderr, flush=True)
+    folder = run.folder if run is not None and run.is_open else None
+    step = max(map(step_of, checkpoints(run.checkpoints)), default=None) if run else None
+    record_exit(folder, Word(code, step, reason))
+    if folder:
+        append_event(folder, step, "done" if code == DONE else "stop", reason)
+
+
+def pretrain(config: Config, run: Run, stop: StopSignals, is_dry: bool = False) -> None:
+    """Build, resume, train.  Raises UserError before any training where the input is wrong.
+
+    `is_dry`: only checks, one step on copies, and what a run would be; leaves no trace.
+    """
     accelerator = build_accelerator(config.train)
-    run = Run(config.output)
-    run.check(config)
+    is_main = accelerator.is_main_process
+    notes = run.check(config)
     with accelerator.main_process_first():  # the first to come writes the index, others read it
         config, data = open_training_data(config, local_share())
-    plan = make_plan(
-        config, len(data.manifest), accelerator.num_processes, accelerator.process_index
-    )
+    num_processes, process_index = accelerator.num_processes, accelerator.process_index
+    plan = make_plan(config, len(data.manifest), num_processes, process_index)
     objective = build_objective(config)
-    panel = build_panel(config, objective, data) if accelerator.is_main_process else None
-    if accelerator.is_main_process:
+    plan = plan._replace(
+        flops_per_image=flops_per_image(objective, config.model.in_chans),
+        peak_flops=peak_flops(accelerator.device, accelerator.mixed_precision),
+    )
+    if is_dry:
+        lines = dry_run(config, data, objective, plan, accelerator, forward)
+        print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
+        return
+    panel = build_panel(config, objective, data) if is_main else None
+    if is_main:
         run.open(config)
+        forget_exit(run.folder)
+    run.is_open = True
 
     objective.to(accelerator.device)
-    optimizer = build_optimizer(objective, config.optim)
-    start, notes = restore(run, objective, optimizer, data.manifest, accelerator)
+    if config.train.compile:
+        objective.compile()
+    model, optimizer = accelerator.prepare(objective, build_optimizer(objective, config.optim))
+    position, resumed = resume(run, objective, optimizer, data.manifest, accelerator)
     quarantine = Quarantine(run.quarantine_file, data.manifest, config.data.max_bad, accelerator)
     quarantine.check()
-    tracker = Tracker(run, config, accelerator.is_main_process)
-    for line in [*notes, *describe(config, plan, data, objective, accelerator, start)]:
+    tracker = Tracker(run, config, is_main)
+    job = Job(
+        config=config,
+        plan=plan,
+        data=data,
+        objective=objective,
+        model=model,
+        optimizer=optimizer,
+        accelerator=accelerator,
+        run=run,
+        tracker=tracker,
+        saver=Saver(run.checkpoints, config.train.keep_last, config.train.keep_every, accelerator),
+        control=Control(timedelta(minutes=config.train.timeout_minutes)),
+        quarantine=quarantine,
+        guard=Guard(config.guard, int(run.last_metrics().get("skipped", 0))),
+        watcher=Watcher(config, plan, objective, panel, run, tracker, accelerator),
+        stop=stop,
+    )
+    if is_main:
+        start = {"event": "resume" if position.step else "start", "step": position.step}
+        run.write_start({**start, **describe_start(), "data": data.manifest.fingerprint})
+        append_event(run.folder, position.step, start["event"], ", ".join([*notes, *resumed]))
+    about = describe(config, plan, data, objective, accelerator, position.step)
+    for line in [*notes, *resumed, *about]:
         tracker.say(line)
     try:
-        if start < plan.steps:
-            train(
-                config,
-                plan,
-                data,
-                objective,
-                optimizer,
-                start,
-                panel,
-                run,
-                quarantine,
-                tracker,
-                accelerator,
-            )
+        train_to_the_end(job, position)
         tracker.say(f"done: {plan.steps:,} steps; {run.folder} holds the run. Next:")
         tracker.say(f"  mae export {run.folder} {run.folder}/export")
-        tracker.say(f"  mae reconstruct {run.folder} IMAGES")
+        tracker.say(f"  mae report {run.folder}")
     except OSError as error:
         raise RunFailed(f"{run.folder} cannot be written: {error}") from error
     finally:
+        stop.in_loop = False
+        job.saver.close()
         tracker.close()
     accelerator.end_training()
 
@@ -117,88 +181,6 @@ def local_share() -> float:
     """The share of all processes that work on this machine."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) / world
-
-
-def train(
-    config: Config,
-    plan: Plan,
-    data: TrainingData,
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    start: int,
-    panel: Panel | None,
-    run: Run,
-    quarantine: Quarantine,
-    tracker: Tracker,
-    accelerator: Accelerator,
-) -> None:
-    """The loop, from step `start` to the end of the plan."""
-    seed, slices, keep_last = config.train.seed, plan.slices, config.train.keep_last
-
-    def save_here(step: int, by_this_process: bool) -> None:
-        position = Position(step, step * slices.batch_size, data.manifest.fingerprint)
-        save(run, objective, optimizer, position, keep_last, by_this_process)
-
-    if config.train.compile:
-        objective.compile()
-    model, prepared = accelerator.prepare(objective, optimizer)
-    micro_batches = data.batches(config, slices, objective.img_size, start, plan.steps)
-    meter, clock = Meter(accelerator.device), Clock()
-    model.train()
-    for done in range(start + 1, plan.steps + 1):
-        lr = plan.lr_at(done - 1, config)
-        set_lr(optimizer, lr)
-        # Dropout, should encoder_kwargs ask for any, is a function of (seed, step, process) too.
-        step_seed = fold(seed, Stream.STEP, done, accelerator.process_index)
-        torch.manual_seed(int(step_seed[0] >> 1))
-        for micro in range(slices.accumulation):
-            try:
-                batch = clock.wait_for(micro_batches)
-            except (WorkerDied, UserError) as error:
-                # The weights are those of the last step, here as everywhere: no other process,
-                # busy with this step, is needed to save them.
-                if done - 1 > start:
-                    save_here(done - 1, by_this_process=True)
-                raise ProcessFailed(f"step {done}: {error}; stands at step {done - 1}") from error
-            quarantine.note(batch.bad)
-            is_last = micro == slices.accumulation - 1
-            with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-                output = forward(model, objective, batch, accelerator.device)
-                accelerator.backward(output.loss / slices.accumulation)
-            meter.add(output)
-        prepared.step()
-        prepared.zero_grad(set_to_none=True)
-
-        is_end = done == plan.steps
-        is_saved = done % config.train.checkpoint_every == 0 or is_end
-        is_reported = done % config.log.every == 0 or is_saved or done == 1
-        if is_reported:
-            row = measure(meter, clock, done, lr, plan, accelerator)
-            row["bad"] = quarantine.settle(done)
-            tracker.report(row, progress_line(row, plan.steps, slices.batch_size))
-        is_too_bad = is_reported and quarantine.is_full()
-        if is_saved or is_too_bad:
-            save_here(done, accelerator.is_main_process)
-        if is_too_bad:
-            quarantine.check()
-        is_drawn = config.log.panel_every and done % config.log.panel_every == 0
-        if panel is not None and (is_drawn or is_end):
-            draw_panel(panel, objective, run, tracker, done, accelerator.device)
-        if is_reported:
-            clock.restart()
-
-
-def forward(
-    model: torch.nn.Module, objective: Objective, batch: Batch, device: torch.device
-) -> Output:
-    """One micro-batch through `model`, the objective as accelerate prepared it."""
-    images = batch.images
-    if isinstance(images, Crops):
-        images = resize_crops(images, objective.img_size, device)
-    else:
-        images = images.to(device, non_blocking=True)
-    noise = objective.draw(images, batch.seeds.to(device, non_blocking=True))
-    return model(images, noise)
 
 
 if __name__ == "__main__":

@@ -67,17 +67,16 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def differing_keys(old: Config, new: Config) -> list[str]:
-    """`key: old → new` for every setting that a resumed run must not change, but that changed."""
+def differing_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """`key: old → new` for what changed: what a resumed run must not change, and what it may."""
     before, after = (flatten(c.model_dump(mode="json")) for c in (old, new))
     measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
-    return [
-        f"{key}: {before.get(key)} → {after.get(key)}"
-        for key in dict.fromkeys([*before, *after])
-        if before.get(key) != after.get(key)
-        and key not in {*FREE_ON_RESUME, *measured}
-        and not key.startswith("log.")
-    ]
+    decisive, free = [], []
+    for key in dict.fromkeys([*before, *after]):
+        if before.get(key) != after.get(key) and key not in measured:
+            is_free = key in FREE_ON_RESUME or key.startswith("log.")
+            (free if is_free else decisive).append(f"{key}: {before.get(key)} → {after.get(key)}")
+    return decisive, free
 
 
 def describe_settings() -> str:

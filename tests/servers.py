@@ -143,11 +143,11 @@ def chunked(data: bytes, cut: bool = False) -> Behaviour:
     return answer
 
 
-def slow(data: bytes, pieces: int, pause: float) -> Behaviour:
+def slow(data: bytes, pieces: int, pause: float, etag: str = "") -> Behaviour:
     """`data` in as many pieces, a pause after each."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        _start(handler, len(data))
+        _start(handler, len(data), etag)
         step = -(-len(data) // pieces)
         for start in range(0, len(data) if handler.command == "GET" else 0, step):
             handler.wfile.write(data[start : start + step])
@@ -170,12 +170,14 @@ def stall(data: bytes) -> Behaviour:
     return answer
 
 
-def status(code: int) -> Behaviour:
-    """An error page."""
+def status(code: int, **headers: str) -> Behaviour:
+    """An error page; `retry_after="7"` is its header Retry-After."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         page = b"<html>no</html>"
         handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
         handler.send_header("Content-Length", str(len(page)))
         handler.end_headers()
         if handler.command == "GET":

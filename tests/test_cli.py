@@ -1,13 +1,14 @@
 """The commands that a person types, on small real files."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 from PIL import Image
 
-from mae.cli import main
+from mae.cli import build_parser, main
 from tests.runs import write_config
 
 
@@ -80,8 +81,71 @@ def test_verify_names_what_is_bad(make_shards, tmp_path, capsys):
     shard.write_bytes(data)
     assert main(["verify", shards, "--workers", "1"]) == 1
     printed = capsys.readouterr()
-    assert f"{shard}: key sample-00010: does not decode" in printed.out
-    assert printed.err.splitlines()[-1] == "mae: 20 images in 2 shards: 1 bad"
+    shard_line, image_line = printed.out.splitlines()[:2]
+    assert shard_line.startswith(f"{shard}: not the bytes that were indexed (sha256)")
+    assert image_line.startswith(f"{shard}: key sample-00010: does not decode")
+    assert printed.err.splitlines()[-1] == "mae: 20 images in 2 shards: 2 bad"
+
+
+def test_verify_goes_on_behind_a_damaged_shard(make_shards, tmp_path, capsys):
+    shards = make_shards(tmp_path, 12, shard_size=4)
+    for number in (0, 2):
+        shard = tmp_path / f"shard-{number:06}.tar"
+        shard.write_bytes(shard.read_bytes()[:1500])
+    assert main(["verify", shards, "--workers", "0"]) == 1
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
+    for number in (0, 2):
+        assert any(f"shard-{number:06}.tar: is cut short" in line for line in lines)
+    assert printed.err.splitlines()[-1] == "mae: 4 images in 3 shards: 2 bad"
+
+
+@pytest.mark.parametrize("alpha", [255, 99])
+def test_pack_of_images_with_alpha_suggests_nothing_that_training_refuses(
+    alpha, tmp_path, make_image, capsys
+):
+    (tmp_path / "icons").mkdir()
+    for number in range(4):
+        image = Image.fromarray(make_image(number, (40, 60)))
+        image.putalpha(Image.linear_gradient("L").resize((60, 40)) if alpha < 255 else 255)
+        image.save(tmp_path / "icons" / f"{number}.png")
+    out = tmp_path / "out"
+    assert main(["pack", f"{tmp_path}/icons", str(out), "--resize", "20", "--workers", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 x 8 bits; of 4 images" in printed and "in_chans" not in printed
+    assert main(["index", f"{out}/*.tar", "--stats"]) == 0
+    assert "3 x 8 bits; of 4 images" in capsys.readouterr().out
+
+
+def test_pack_succeeds_where_statistics_fail(tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "photos" / "red.png")
+    assert main(["pack", f"{tmp_path}/photos", f"{tmp_path}/out", "--workers", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "mean and std were not measured: channel 0 is the same in all pixels" in printed
+    assert printed.splitlines()[-1] == f"  {tmp_path}/out/train-*.tar"
+
+
+@pytest.mark.parametrize("command", [["pack", "a", "b"], ["verify", "a"]])
+def test_processes_are_as_many_as_the_cores_that_may_be_used(command, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
+    assert build_parser().parse_args(command).workers == 3
+
+
+def test_a_reader_that_goes_away_is_no_traceback(shards):
+    index = subprocess.Popen(
+        [sys.executable, "-m", "mae", "index", shards],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    )
+    assert index.stdout and index.stderr
+    index.stdout.close()  # before anything is printed
+    with index:
+        assert index.stderr.read() == ""
+    assert index.returncode == 1
 
 
 def test_bench_measures_the_loader_and_its_memory(make_shards, tmp_path, capsys):

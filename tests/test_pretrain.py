@@ -11,7 +11,7 @@ import torch
 
 from mae.config import Config, TrainConfig
 from mae.errors import UserError
-from mae.pretrain import main, pretrain
+from mae.pretrain import main
 from mae.settings import load_config
 from mae.training.plan import make_plan
 from tests.runs import (
@@ -75,8 +75,7 @@ def test_a_run_leaves_what_it_should(undisturbed):
 
 
 def test_accumulation_gives_the_same_curve(undisturbed, shards, tmp_path):
-    config = load_config(write_config(tmp_path, shards), ["train.max_device_batch=3"])
-    pretrain(config)
+    assert main([str(write_config(tmp_path, shards)), "train.max_device_batch=3"]) == 0
     assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
 
 
@@ -237,11 +236,30 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, shards, 
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_saves_nothing(shards, tmp_path, capsys):
+def test_a_run_gone_wrong_stops_and_pushes_no_good_checkpoint_out(shards, tmp_path):
     config = write_config(tmp_path, shards)
-    assert main([str(config), "optim.lr=1e30"]) == 1
-    assert "the loss is nan" in capsys.readouterr().err
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    settings = ("train.epochs=2", "optim.warmup_epochs=0.5")
+    assert launch(config, *settings).returncode == 0
+    good = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    # Longer: and from here on the loss is NaN.
+    with (tmp_path / "poison.py").open("w") as file:
+        file.write(
+            "import sys, mae.loop, mae.pretrain\n"
+            "whole = mae.loop.forward\n"
+            "def forward(*a):\n"
+            "    output = whole(*a)\n"
+            "    return output._replace(loss=output.loss * float('nan'))\n"
+            "mae.loop.forward = forward\n"
+            "sys.exit(mae.pretrain.main(sys.argv[1:]))\n"
+        )
+    poisoned = [sys.executable, str(tmp_path / "poison.py"), str(config), "train.epochs=9"]
+    done = subprocess.run(
+        [*poisoned, "optim.warmup_epochs=0.5"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1
+    assert "mae: step 33: the last 20 steps were skipped" in done.stderr
+    left = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert left == {max(good), "step-000000033"}
 
 
 def test_plan_divides_the_global_batch():
@@ -270,13 +288,13 @@ def test_a_full_disk_fails_in_one_line_and_keeps_what_was_saved(shards, tmp_path
     limited = f"""
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-import mae.pretrain, mae.training.resume
-saved = mae.training.resume.save_checkpoint
-def save(folder, model, optimizer, position, keep_last):
+import mae.pretrain, mae.training.saver
+written = mae.training.saver.write_checkpoint
+def write(part, tensors, position):
     if position.step > 8:
         resource.setrlimit(resource.RLIMIT_FSIZE, ({weights} // 2, resource.RLIM_INFINITY))
-    return saved(folder, model, optimizer, position, keep_last)
-mae.training.resume.save_checkpoint = save
+    return written(part, tensors, position)
+mae.training.saver.write_checkpoint = write
 sys.exit(mae.pretrain.main([{str(config)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)

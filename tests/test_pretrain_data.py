@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def damaged(tmp_path, make_shards):
         with Path(manifest.shards[manifest.shard[sample]]).open("r+b") as file:
             file.seek(int(manifest.offset[sample]))
             file.write(bytes(64))
+    shutil.rmtree(tmp_path / "shards" / ".mae-index")  # damaged before anyone looked
     names = {(manifest.shard_name(sample), manifest.key(sample)) for sample in bad}
     return write_config(tmp_path, pattern), names
 

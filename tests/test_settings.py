@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from mae.config import SECTIONS, Config, ModelConfig
 from mae.errors import UserError
-from mae.settings import describe_settings, differing_keys, dump_config, load_config
+from mae.settings import describe_settings, differing_keys, dump_config, flatten, load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -288,20 +288,33 @@ def test_dump_reads_back_to_the_same(write):
     assert dump_config(load_config(again)) == dump_config(config)
 
 
+def old_keys(config):
+    return list(flatten(config.model_dump(mode="json")))
+
+
 def test_differing_keys_are_those_that_decide_what_is_learned(write):
     path = write("")
     old = load_config(path)
     free = ["output=x", "log.every=1", "data.workers=0", "data.val=v.tar", "data.index_dir=i"]
     free += ["train.compile=true", "train.max_device_batch=8", "train.num_processes=2"]
     free += ["train.checkpoint_every=7", "train.keep_last=3"]
-    assert differing_keys(old, load_config(path, free)) == []
-    new = load_config(path, ["train.seed=1", "model.encoder_kwargs.depth=2", "data.flip=false"])
-    assert differing_keys(old, new) == [
-        "data.flip: True → False",
-        "model.encoder_kwargs: {} → None",
-        "train.seed: 0 → 1",
-        "model.encoder_kwargs.depth: None → 2",
+    free += ["train.epochs=900", "guard.rollback=true", "train.timeout_minutes=5"]
+    decisive, changed = differing_keys(old, load_config(path, free))
+    assert decisive == []
+    assert [line.partition(":")[0] for line in changed] == [
+        key for key in old_keys(old) if key in {setting.partition("=")[0] for setting in free}
     ]
+    assert "train.epochs: 800.0 → 900.0" in changed
+    new = load_config(path, ["train.seed=1", "model.encoder_kwargs.depth=2", "data.flip=false"])
+    assert differing_keys(old, new) == (
+        [
+            "data.flip: True → False",
+            "model.encoder_kwargs: {} → None",
+            "train.seed: 0 → 1",
+            "model.encoder_kwargs.depth: None → 2",
+        ],
+        [],
+    )
 
 
 def test_every_setting_is_described():

@@ -1,4 +1,4 @@
-"""`mae bench loader`: images per second from shards to batches, staged the usual pipelines."""
+"""`mae bench loader`: images per second from shards to batches, beside the usual pipelines."""
 
 import os
 import tempfile
@@ -28,8 +28,6 @@ from mae.remote.cache import ShardCache
 READINGS = 8
 """times more samples in a round of reading, which is so much faster"""
 
-QUICK = {"images": 16, "batch_size": 4, "rounds": 2, "workers": 1}
-"""arguments of `bench_loader` that show that it works, and nothing more"""
 OURS = "mae"
 
 Task = Callable[[], float]
@@ -67,7 +65,7 @@ def bench_loader(
 ) -> dict:
     """Measure on `images` images of `shards`, in `rounds` rounds of so many images each.
 
-    `short`: the same data with a shorter side, measured staged it.  `workers`: processes of the
+    `short`: the same data with a shorter side, measured beside it.  `workers`: processes of the
     last part (default: all cores; 0: leave it out).  The result is ready for JSON; `report.table`
     shows it.  Raises UserError where the shards cannot be read or hold too few images.
     """

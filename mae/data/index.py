@@ -2,14 +2,17 @@
 
 Made by reading the shard once, and cached (`.mae-index/NAME.tar.safetensors` beside the shard, or
 below `data.index_dir`); a cached index is used only while the shard's size and version (time of
-change, or what a server says) are the same.  Index folders may be copied along with the shards,
-to a server too: a remote shard then needs no reading before it is wanted.
+change, or what a server says) are the same.  Where only the version is another, as after a copy
+that kept no times, the shard is read again and must be the bytes that were indexed before.
+Index folders may be copied along with the shards, to a server too: a remote shard then needs no
+reading before it is wanted.
 """
 
 import hashlib
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,13 +35,20 @@ COLUMNS = {
 }
 
 
+class _Cached(NamedTuple):
+    index: ShardIndex
+    version: str
+    """of the shard when it was indexed"""
+
+
 def shard_index(
     location: str, index_dir: Path | None = None, cache: ShardCache | None = None
 ) -> ShardIndex:
     """The index of one shard: cached, or read and then cached where that is possible.
 
     Remote shards go through `cache`, unless their index lies beside them.  Raises UserError as
-    `scan` does, StorageError where a remote shard cannot be had.
+    `scan` does, and where a shard of the size that was indexed holds other bytes; StorageError
+    where a remote shard cannot be had.
     """
     file = _index_file(location, index_dir)
     if not is_remote(location):
@@ -48,23 +58,27 @@ def shard_index(
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         size, version = status.st_size, str(status.st_mtime_ns)
-        index = _load(file, size, version)
-        if index is None:
-            index = scan(path)
-            _store(file, index, version)
+        cached = _load(file, size)
+        if cached and cached.version == version:
+            return cached.index
+        index = scan(path)
+        _compare(location, index, cached, file)
+        _store(file, index, version)
         return index
 
     remote = stat(location)
-    index = _load(file, remote.size, remote.version)
+    cached = _load(file, remote.size)
+    if cached and cached.version == remote.version:
+        return cached.index
+    index = _published(location, remote.size)  # each download of the shard is held against it
     if index is None:
-        index = _published(location, remote.size)
-        if index is None:
-            if cache is None:
-                raise UserError(f"{redacted(location)}: remote shards need a cache")
-            with cache.open(location, size=remote.size, version=remote.version) as copy:
-                # Not by its name: in a small cache other downloads may take the copy's place.
-                index = scan(Path(f"/dev/fd/{copy.fileno()}"), redacted(location))
-        _store(file, index, remote.version)
+        if cache is None:
+            raise UserError(f"{redacted(location)}: remote shards need a cache")
+        with cache.open(location, size=remote.size, version=remote.version) as copy:
+            # Not by its name: in a small cache other downloads may take the copy's place.
+            index = scan(Path(f"/dev/fd/{copy.fileno()}"), redacted(location))
+        _compare(location, index, cached, file)
+    _store(file, index, remote.version)
     return index
 
 
@@ -93,6 +107,15 @@ def _short_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
+def _compare(location: str, index: ShardIndex, cached: _Cached | None, file: Path) -> None:
+    """UserError where a shard is not what `cached`, the index in `file`, says of its bytes."""
+    if cached and cached.index.sha256 != index.sha256:
+        raise UserError(
+            f"{redacted(location)}: not the bytes that were indexed (sha256): damaged, or changed "
+            f"on purpose (then delete its index {file})"
+        )
+
+
 def _published(location: str, size: int | None) -> ShardIndex | None:
     """The index that lies beside a remote shard, if there is one for a shard of this size."""
     if location.startswith("pipe:") or size is None:
@@ -104,20 +127,21 @@ def _published(location: str, size: int | None) -> ShardIndex | None:
         path = Path(temporary, "index")
         with path.open("wb") as file:
             download(beside, file, None)
-        return _load(path, size)
+        cached = _load(path, size)
+        return cached.index if cached else None
     return None
 
 
-def _load(file: Path, size: int | None, version: str | None = None) -> ShardIndex | None:
-    """The cached index, where it is whole and that of a shard of this size and version."""
+def _load(file: Path, size: int | None) -> _Cached | None:
+    """The cached index, where it is whole and that of a shard of this size."""
     try:
         with safe_open(file, framework="np") as stored:
             about = stored.metadata()
+            version = about["version"]
             arrays = {name: stored.get_tensor(name) for name in ("keys", *COLUMNS)}
         right = (
             about["format"] == FORMAT
             and (size is None or about["bytes"] == str(size))
-            and (version is None or about["version"] == version)
             and about["digest"] == _digest(arrays, about["sha256"])
         )
     except Exception:  # absent, or damaged in any of many ways: reading the shard mends it
@@ -125,7 +149,8 @@ def _load(file: Path, size: int | None, version: str | None = None) -> ShardInde
     if not right:
         return None
     keys = arrays.pop("keys").tobytes()
-    return ShardIndex(keys, **arrays, bytes=int(about["bytes"]), sha256=about["sha256"])
+    index = ShardIndex(keys, **arrays, bytes=int(about["bytes"]), sha256=about["sha256"])
+    return _Cached(index, version)
 
 
 def _store(file: Path, index: ShardIndex, version: str) -> None:

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import NamedTuple
 
@@ -52,10 +52,18 @@ class Slices(NamedTuple):
         """Images per micro-batch of a process."""
         return self.batch_size // (self.num_processes * self.accumulation)
 
-    def micro_batches(self, first_step: int, last_step: int) -> Iterator[range]:
-        """Positions of each micro-batch of the steps in [first_step, last_step)."""
+    def micro_batches(
+        self, first_step: int, last_step: int, left_out: Container[int] = ()
+    ) -> Iterator[range]:
+        """Positions of each micro-batch of the steps in [first_step, last_step).
+
+        Step s is the one after s steps; those whose number afterwards, s + 1, is in `left_out`
+        are passed over.
+        """
         share = self.batch_size // self.num_processes
         for step in range(first_step, last_step):
+            if step + 1 in left_out:
+                continue
             start = step * self.batch_size + self.process_index * share
             for micro in range(self.accumulation):
                 yield range(
@@ -185,7 +193,7 @@ def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator
         sampler=slices,  # pyrefly: ignore  # any iterable is a sampler
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_leave_signals_to_the_parent,
         prefetch_factor=2 if workers else None,
     )
     # A worker's death is to be noticed where its batch is awaited (within seconds), not by the
@@ -194,6 +202,18 @@ def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator
     items = iter(loader)
     if workers and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+    team = getattr(items, "_workers", ())
+    try:
+        yield from _undisturbed(items)
+    finally:
+        for worker in team:  # which ignore what ends this process: else it would wait for them
+            worker.kill()
+        for worker in team:
+            worker.join()
+
+
+def _undisturbed(items: Iterator) -> Iterator:
+    """`items`, with errors that came as values raised, and dead workers named."""
     while True:
         item, died = None, ""
         try:
@@ -226,5 +246,8 @@ def _dead_workers(items: Iterator) -> str:
     return ", ".join(dead)
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # Schedulers and terminals send them to every process of a job: a worker that obeyed would
+    # cost the run its last checkpoint.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

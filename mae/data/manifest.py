@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from mae.data.scan import NO_LABEL, ShardIndex
 from mae.data.shards import expand_shards
 from mae.decoding.formats import EXTENSIONS
 from mae.errors import UserError
+from mae.remote.background import BackgroundThreads
 from mae.remote.cache import ShardCache
 from mae.remote.files import redacted
 
@@ -88,17 +88,13 @@ def build_manifest(
     allow_pipe = cache is not None and cache.allow_pipe
     shards = expand_shards(patterns, key, allow_pipe)
     # Checksums and waiting for servers both leave the interpreter to other threads.
-    threads = max(os.cpu_count() or 1, REMOTE_READERS)
-    with ThreadPoolExecutor(threads) as pool:
+    threads = min(len(shards), max(os.cpu_count() or 1, REMOTE_READERS))
+    with BackgroundThreads(threads, "index") as background:
         indexes = []
-        waiting = [pool.submit(shard_index, shard, index_dir, cache) for shard in shards]
-        try:
-            for future in waiting:
-                indexes.append(future.result())
-                progress(len(indexes), len(shards))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        waiting = [background.submit(shard_index, shard, index_dir, cache) for shard in shards]
+        for future in waiting:
+            indexes.append(future.result())
+            progress(len(indexes), len(shards))
     manifest = join(shards, indexes)
     if not len(manifest):
         raise UserError(f"{key}: no images in {len(shards)} shards, first {redacted(shards[0])}")

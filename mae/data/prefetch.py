@@ -2,7 +2,6 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from mae.data.manifest import Manifest
 from mae.data.order import Order
 from mae.errors import UserError
+from mae.remote.background import BackgroundThreads
 from mae.remote.cache import ShardCache
 from mae.remote.files import is_remote
 
@@ -34,9 +34,12 @@ def fetching_ahead(
                 manifest.shards[shard],
                 size=manifest.shard_bytes[shard],
                 sha256=manifest.sha256[shard],
+                # The processes of a machine want the same shards at the same time: each turns to
+                # one that nobody is bringing, and so they share the work.
+                wait=False,
             )
 
-    pool = ThreadPoolExecutor(DOWNLOADS, thread_name_prefix="fetch")
+    background = BackgroundThreads(DOWNLOADS, "fetch")
     asked: OrderedDict[int, None] = OrderedDict()
     upcoming: deque[range] = deque()
     try:
@@ -44,7 +47,7 @@ def fetching_ahead(
             samples = order(np.arange(positions.start, positions.stop)).sample
             for shard in np.unique(manifest.shard[samples]).tolist():
                 if shard not in asked and is_remote(manifest.shards[shard]):
-                    pool.submit(fetch, shard)
+                    background.submit(fetch, shard)
                     asked[shard] = None
             while len(asked) > REMEMBERED:
                 asked.popitem(last=False)  # evicted by now, perhaps, and to be asked for again
@@ -53,4 +56,4 @@ def fetching_ahead(
                 yield upcoming.popleft()
         yield from upcoming
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        background.close()

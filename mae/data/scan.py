@@ -29,7 +29,7 @@ class ShardIndex(NamedTuple):
     crc: npt.NDArray[np.uint32]
     """crc32 of the image's bytes"""
     label: npt.NDArray[np.int32]
-    """class number from the sample's `.cls`, or NO_LABEL"""
+    """class number from the sample's `.cls`, or NO_LABEL (of a text, too)"""
     kind: npt.NDArray[np.uint8]
     """index into EXTENSIONS"""
     bytes: int
@@ -42,8 +42,7 @@ def scan(path: Path, name: str | None = None) -> ShardIndex:
     """Read one shard from beginning to end.  `name` is what messages call it (the path).
 
     An empty tar is a shard of no samples.  Raises UserError for a damaged tar, a shard of other
-    files only, a key with two images or labels,
-    a `.cls` that holds no number.
+    files only, a key with two images or labels.
     """
     name = name or str(path)
     try:
@@ -71,12 +70,15 @@ def _scan(path: Path, name: str, file: int) -> ShardIndex:
         position = member.offset + len(content)
         if is_image:
             if key in images:
-                raise UserError(f"{name}: key {key}: more than one image ({member.name})")
+                raise UserError(
+                    f"{name}: key {key}: more than one image ({member.name}); "
+                    "leave one, or let their names differ before the first dot"
+                )
             images[key] = (member, zlib.crc32(content), EXTENSIONS.index(extension))
         elif extension == "cls":
             if key in labels:
                 raise UserError(f"{name}: key {key}: more than one label ({member.name})")
-            labels[key] = _read_label(content, name, key)
+            labels[key] = _read_label(content)
     total = os.fstat(file).st_size
     _feed(digest, file, position, total)
     if seen and not images:
@@ -113,11 +115,10 @@ def split_name(name: str) -> tuple[str, str]:
     return (f"{folder}{slash}{stem}", extension.lower()) if stem else (name, "")
 
 
-def _read_label(text: bytes, shard: str, key: str) -> int:
+def _read_label(text: bytes) -> int:
+    """NO_LABEL for what is no class number: pretraining needs none, and what does will say so."""
     try:
         label = int(text)
     except ValueError:
-        raise UserError(f"{shard}: key {key}: .cls holds {text!r}, not a number") from None
-    if not 0 <= label < 2**31:
-        raise UserError(f"{shard}: key {key}: .cls holds {label}, not a class number")
-    return label
+        return NO_LABEL
+    return label if 0 <= label < 2**31 else NO_LABEL

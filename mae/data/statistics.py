@@ -15,7 +15,7 @@ from mae.data.manifest import Manifest
 from mae.data.storage import ShardReader
 from mae.decoding.decode import read_info
 from mae.decoding.formats import EXTENSIONS
-from mae.decoding.pillow import BadImage
+from mae.decoding.pixels import BadImage
 from mae.errors import SampleError, UserError
 from mae.remote.cache import ShardCache
 
@@ -57,13 +57,16 @@ def channel_statistics(images: Images, index_dir: Path | None = None) -> Statist
 
 
 def channels_and_bits(manifest: Manifest, cache: ShardCache | None = None) -> tuple[int, int]:
-    """What most images have, by the headers of some; UserError where none of those is usable."""
+    """What most images have, alpha not counted, by the headers of some.
+
+    Raises UserError where none of those is usable.
+    """
     reader = ShardReader(manifest, cache)
     found: Counter[tuple[int, int]] = Counter()
     for sample in some_samples(manifest, LOOKS):
         with suppress(SampleError, BadImage):
             info = read_info(reader.read(sample), EXTENSIONS[manifest.kind[sample]])
-            found[info.channels, info.bits] += 1
+            found[info.colours, info.bits] += 1
     if not found:
         raise UserError(f"{manifest.shard_name(0)}: no usable image among {LOOKS}")
     return found.most_common(1)[0][0]

@@ -1,6 +1,6 @@
 """The training data as the settings describe it: manifest, order, cache, batches."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,14 +28,25 @@ class TrainingData(NamedTuple):
     order: Order
     cache: ShardCache
 
+    def names(self, step: int, batch_size: int) -> list[str]:
+        """`shard: key KEY` of all samples of the step that ends with `step` steps done."""
+        place = self.order(np.arange((step - 1) * batch_size, step * batch_size))
+        return [self.manifest.name(sample) for sample in place.sample.tolist()]
+
     def images(self, config: Config) -> Images:
         """The images by number."""
         return Images(self.manifest, config.model.in_chans, config.data.bits, self.cache)
 
     def batches(
-        self, config: Config, slices: Slices, img_size: tuple[int, int], first: int, last: int
+        self,
+        config: Config,
+        slices: Slices,
+        img_size: tuple[int, int],
+        first: int,
+        last: int,
+        left_out: Container[int] = (),
     ) -> Iterator[Batch]:
-        """The micro-batches of a process for the steps in [first, last).
+        """The micro-batches of a process for the steps in [first, last) but those `left_out`.
 
         Raises UserError, SampleError, StorageError as the samples are met, WorkerDied.
         """
@@ -45,7 +56,7 @@ class TrainingData(NamedTuple):
         at_once = shards_at_once(config.data, self.manifest, 1 / slices.num_processes)
         in_window = at_once * len(self.manifest) / len(self.manifest.shards)
         positions = fetching_ahead(
-            slices.micro_batches(first, last),
+            slices.micro_batches(first, last, left_out),
             self.manifest,
             self.order,
             self.cache,

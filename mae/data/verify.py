@@ -2,23 +2,31 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from mae.data.manifest import Manifest
+from mae.data.index import shard_index
+from mae.data.manifest import Manifest, join
+from mae.data.scan import ShardIndex, scan
+from mae.data.shards import expand_shards
 from mae.data.storage import ShardReader
 from mae.data.workers import Progress, in_workers, progress_bar
 from mae.decoding.decode import decode_native
 from mae.decoding.formats import EXTENSIONS
-from mae.decoding.pillow import BadImage
-from mae.errors import SampleError, StorageError
+from mae.decoding.pixels import BadImage
+from mae.errors import SampleError, StorageError, UserError
+from mae.remote.background import BackgroundThreads
 from mae.remote.cache import ShardCache
 from mae.remote.files import is_remote, redacted
 
 SAMPLES_AT_ONCE = 256
-SHOWN = 100
+SHOWN = 10
 """bad samples that are named one by one"""
 CHUNK = 1 << 20
+READERS = 16
+"""shards indexed at a time"""
 
 
 class Bad(NamedTuple):
@@ -62,7 +70,7 @@ def verify(
 
     The same result for any number of `workers` (0: this process).  `progress` hears of samples
     (None: a bar, if stderr is a terminal).  Raises StorageError where bytes cannot be had, and
-    UserError where a worker dies.
+    WorkerDied where a worker process is killed.
     """
     tasks = [
         _Task(shard, range(start, min(start + SAMPLES_AT_ONCE, first + count)))
@@ -101,6 +109,45 @@ def verify(
     )
 
 
+def verify_shards(
+    patterns: Sequence[str],
+    key: str = "verify",
+    workers: int = 0,
+    index_dir: Path | None = None,
+    cache: ShardCache | None = None,
+) -> Verified:
+    """`verify` of the shards that `patterns` name; one that is no whole tar is bad, by itself.
+
+    Of a whole tar of other bytes than were indexed before, the images are checked too.
+
+    Raises UserError, naming `key`, where there are no shards or no images, else as `verify`.
+    """
+    shards = expand_shards(patterns, key, cache is not None and cache.allow_pipe)
+    whole: dict[str, ShardIndex] = {}
+    damaged: list[Bad] = []
+    with BackgroundThreads(min(len(shards), READERS), "index") as background:
+        waiting = [background.submit(shard_index, shard, index_dir, cache) for shard in shards]
+        for shard, future in zip(shards, waiting, strict=True):
+            name = redacted(shard)
+            try:
+                whole[shard] = future.result()
+            except StorageError:
+                raise
+            except UserError as error:
+                damaged.append(Bad(name, "", str(error).removeprefix(f"{name}: ")))
+                if not is_remote(shard):
+                    with suppress(UserError):  # a whole tar of other bytes: which images, then
+                        whole[shard] = scan(Path(shard))
+    found = Verified(0, 0, (), {}, {}, {})
+    if any(len(index.offset) for index in whole.values()):
+        found = verify(join(list(whole), list(whole.values())), workers, cache=cache)
+    elif not damaged:
+        raise UserError(f"{key}: no images in {len(shards)} shards, first {redacted(shards[0])}")
+    places = {redacted(shard): place for place, shard in enumerate(shards)}
+    bad = sorted((*damaged, *found.bad), key=lambda one: places[one.shard])
+    return found._replace(shards=len(shards), bad=tuple(bad))
+
+
 def describe_verified(verified: Verified) -> list[str]:
     """The lines that a person reads: what is bad, then the counts."""
     lines = [f"{b.shard}: {f'key {b.key}: ' if b.key else ''}{b.reason}" for b in verified.bad]
@@ -109,7 +156,8 @@ def describe_verified(verified: Verified) -> list[str]:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in verified.formats.items())
     channels = ", ".join(f"{n:,} of {value} channels" for value, n in verified.channels.items())
     bits = ", ".join(f"{n:,} of {value} bits" for value, n in verified.bits.items())
-    whole = f"{verified.samples:,} images in {verified.shards:,} shards"
+    images = f"{verified.samples:,} image{'s' * (verified.samples != 1)}"
+    whole = f"{images} in {verified.shards:,} shard{'s' * (verified.shards != 1)}"
     verdict = f"{len(verified.bad):,} bad" if verified.bad else "all good"
     return [*lines, *filter(None, (kinds, channels, bits)), f"{whole}: {verdict}"]
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, TypeVar
@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from tqdm import tqdm
 
-from mae.errors import UserError
+from mae.errors import WorkerDied
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -36,7 +36,7 @@ def in_workers(
     """(number of the task, its result) as they are done; in order and right here for 0 workers.
 
     `function` goes to each process once, the tasks one by one.  Raises what `function` raises,
-    and UserError where a process dies, naming its task by `name`.
+    and WorkerDied where a process dies, naming its task by `name`.
     """
     if workers == 0:
         yield from ((number, function(task)) for number, task in enumerate(tasks))
@@ -52,7 +52,8 @@ def in_workers(
             process.start()
             there.close()  # so that the worker's death is the end of the pipe
             team[here] = _Worker(process, number)
-            here.send(tasks[number])
+            with suppress(ConnectionError):  # dead already: the answer that fails to come tells
+                here.send(tasks[number])
         while team:
             for here in wait(list(team)):
                 assert isinstance(here, Connection)
@@ -61,18 +62,21 @@ def in_workers(
                     result, error = here.recv()
                 except (EOFError, ConnectionError):
                     process.join()
-                    raise UserError(_obituary(process, name(tasks[number]))) from None
+                    raise WorkerDied(_obituary(process, name(tasks[number]))) from None
                 if error is not None:
                     raise error
                 following = next(todo, None)
                 if following is None:
                     del team[here]
-                    here.send(None)  # workers forked later hold this end too: closing tells nothing
+                    with suppress(ConnectionError):
+                        # Workers forked later hold this end too: closing tells nothing.
+                        here.send(None)
                     here.close()
                     process.join()
                 else:
                     team[here] = _Worker(process, following)
-                    here.send(tasks[following])
+                    with suppress(ConnectionError):
+                        here.send(tasks[following])
                 yield number, result
     finally:
         for here, worker in team.items():

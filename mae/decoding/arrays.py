@@ -2,7 +2,7 @@
 
 Shapes are [h w], [h w c] or [c h w].  Which axis is the channels': the last where it has the
 wanted number, else the first where that has, else (or where none is wanted) the shorter of the
-two, the last if they are equal.
+two, the last if they are equal.  Where that may well be wrong, `check_axes` says so.
 """
 
 import io
@@ -14,6 +14,14 @@ import numpy as np
 from numpy.lib import format as npy
 
 from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_size, undecodable
+
+MAGIC = b"\x93NUMPY"
+
+# An image is at most so many times as long as it is wide, where nothing else tells,
+LONGEST = 4
+# and has at most so many channels; so few are channels whatever the sides are.
+MOST_CHANNELS = 512
+FEW_CHANNELS = 4
 
 
 class Header(NamedTuple):
@@ -58,6 +66,28 @@ def read_array(data: bytes | bytearray, channels: int | None = None) -> Pixels:
         values = values.transpose(1, 2, 0)
     # A copy: what is given was read-only, or the caller's to overwrite.
     return Pixels(np.array(values, header.dtype.newbyteorder("="), order="C"), False)
+
+
+def check_axes(shape: tuple[int, ...]) -> None:
+    """Raise BadImage for a shape whose first and last axis may both be the channels'.
+
+    So it is where the shorter of the two, taken for the channels, may be a side of the image.
+    """
+    if len(shape) != 3:
+        return
+    shorter, side, longer = min(shape[0], shape[2]), shape[1], max(shape[0], shape[2])
+    few = shorter <= FEW_CHANNELS and shorter < side
+    if few or longer > MOST_CHANNELS or max(shorter, side) > LONGEST * min(shorter, side):
+        return
+    raise BadImage(
+        f"shape {list(shape)}: its first and its last axis may both be the channels, so it is "
+        "not resized: pack it without --resize (model.in_chans then tells)"
+    )
+
+
+def array_shape(data: bytes | bytearray) -> tuple[int, ...]:
+    """As the header has it.  Raises BadImage for what `read_array` does not take."""
+    return _header(data, None).shape
 
 
 def _header(data: bytes | bytearray, channels: int | None) -> Header:

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae.decoding.arrays import array_info, read_array
+from mae.decoding.arrays import MAGIC, array_info, read_array
 from mae.decoding.pillow import picture_info, read_picture
 from mae.decoding.pixels import ImageInfo, Pixels, fit
 from mae.decoding.tiff import TIFF_STARTS, read_tiff, tiff_info
@@ -90,7 +90,7 @@ def _format(data: bytes | bytearray, extension: str) -> str:
     start = bytes(data[:6])
     if start.startswith(TIFF_STARTS):
         return "tiff"
-    if start == b"\x93NUMPY":
+    if start == MAGIC:
         return "npy"
     if start.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
         return "picture"

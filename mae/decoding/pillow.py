@@ -16,6 +16,7 @@ from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_bits, check_s
 # Pillow has readers for much else, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+WITH_ALPHA = (2, 4)
 CHANNELS = {"1": 1, "I": 1} | {mode: channels for channels, mode in MODES.items()}
 NO_PNG = "16-bit colour PNG needs imagecodecs: pip install 'mae[formats]'"
 
@@ -50,7 +51,7 @@ def picture_info(data: bytes | bytearray) -> ImageInfo:
     """What the header tells.  Raises BadImage as `open_image` does."""
     with _opened(data) as image:
         stored, bits = _stored(image)
-        return ImageInfo(image.height, image.width, stored, bits)
+        return ImageInfo(image.height, image.width, stored, bits, stored in WITH_ALPHA)
 
 
 def read_picture(data: bytes | bytearray, channels: int, bits: int) -> Pixels:
@@ -69,7 +70,7 @@ def read_picture(data: bytes | bytearray, channels: int, bits: int) -> Pixels:
         else:
             image.verify()  # the checksums, which the other decoder passes over
             values = _deep_png(data, stored)
-        return Pixels(values.reshape(image.height, image.width, stored), stored in (2, 4))
+        return Pixels(values.reshape(image.height, image.width, stored), stored in WITH_ALPHA)
 
 
 @contextmanager
@@ -80,6 +81,19 @@ def _opened(data: bytes | bytearray) -> Iterator[ImageFile]:
     with open_image(io.BytesIO(data)) as image:
         check_size(image.height, image.width)
         yield image
+
+
+def is_lossy(data: bytes | bytearray) -> bool:
+    """Whether these are the bytes of a JPEG, or of a WebP whose colours are coded with loss."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return data[:2] == b"\xff\xd8"
+    place = 12
+    while place + 8 <= len(data):
+        name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        if name in (b"VP8 ", b"VP8L"):
+            return name == b"VP8 "
+        place += 8 + size + size % 2
+    return False
 
 
 def _stored(image: ImageFile) -> tuple[int, int]:

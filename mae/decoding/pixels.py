@@ -29,6 +29,13 @@ class ImageInfo(NamedTuple):
     """with alpha, where there is one"""
     bits: int
     """of a channel as decoded: 8 or 16"""
+    alpha: bool = False
+    """whether the last channel is opacity"""
+
+    @property
+    def colours(self) -> int:
+        """Channels without alpha: what a model is to see."""
+        return self.channels - self.alpha
 
 
 class Pixels(NamedTuple):

@@ -52,7 +52,8 @@ def tiff_info(data: bytes | bytearray) -> ImageInfo:
         if _orientation(page) > 4:
             height, width = width, height
         channels = 3 if page.photometric in (PALETTE, INKS) else page.samplesperpixel
-        return ImageInfo(height, width, channels, 8 if page.bitspersample <= 8 else 16)
+        bits = 8 if page.bitspersample <= 8 else 16
+        return ImageInfo(height, width, channels, bits, _has_alpha(page))
 
 
 def read_tiff(data: bytes | bytearray) -> Pixels:

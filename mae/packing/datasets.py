@@ -18,7 +18,7 @@ from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
 from mae.decoding.formats import EXTENSIONS
-from mae.decoding.pillow import BadImage
+from mae.decoding.pixels import BadImage
 from mae.errors import UserError
 from mae.packing.sources import UNKNOWN, FileReader, Listing, Source, extension_of, stamp
 

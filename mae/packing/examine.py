@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.decoding.decode import decode_native, read_info
-from mae.decoding.pillow import BadImage, open_image
-from mae.decoding.pixels import ImageInfo
+from mae.decoding.decode import decode, read_info
+from mae.decoding.pillow import open_image
+from mae.decoding.pixels import BadImage, ImageInfo
 
 ROWS, COLUMNS = 8, 9
 DRAFT = (64, 64)
@@ -40,7 +40,7 @@ def examine(data: bytes | bytearray, extension: str) -> Examined:
             image.draft("L", DRAFT)  # all is read, in less time
             gray = torch.from_numpy(np.array(image.convert("L")))[None].float() / 255
     else:
-        pixels = decode_native(data, extension)
+        pixels = decode(data, extension, info.colours, info.bits)
         gray = _luma(pixels.float() / torch.iinfo(pixels.dtype).max)
     return Examined(info, difference_hash(gray))
 
@@ -63,7 +63,7 @@ def difference_hash(gray: Tensor) -> int | None:
 
 
 def _luma(pixels: Tensor) -> Tensor:
-    """[c h w] → [1 h w]: Pillow's luma of colour (alpha left out), the mean of other channels."""
+    """[c h w] → [1 h w]: Pillow's luma of colour, the mean of other channels."""
     if len(pixels) in (3, 4):
         weights = torch.tensor([0.299, 0.587, 0.114])
         return (pixels[:3] * weights[:, None, None]).sum(0, keepdim=True)

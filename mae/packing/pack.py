@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.data.workers import Progress, in_workers, progress_bar
-from mae.decoding.pillow import BadImage
+from mae.decoding.pixels import BadImage
 from mae.errors import SampleError, UserError
 from mae.packing.duplicates import DIGEST_WORDS, content_digest, exact_copies
 from mae.packing.report import Packed, report, to_json
@@ -34,7 +34,7 @@ from mae.packing.shard_writer import (
 from mae.packing.sources import UNKNOWN, Listing, Wanted, find_sources, shown
 from mae.packing.unfinished import PLAN, begin, unfinished_folder, write_whole
 
-FORMAT = 1
+FORMAT = 2
 """of the shards that equal plans give"""
 FILES_AT_ONCE = 256
 # File names are bytes: those that are no UTF-8 are written as they are.
@@ -57,7 +57,8 @@ def pack(
     with any number of `workers` (0: this process).  `out` appears only whole; until then
     `.OUT.part` holds the shards that are done, and the same call goes on from there.  `progress`
     hears of images (None: a bar, if stderr is a terminal), `say` of what was resumed or kept.
-    Raises UserError where nothing can be packed, `out` has something in it, or a worker dies.
+    Raises UserError where nothing can be packed or `out` has something in it, WorkerDied where a
+    worker process is killed, RunFailed for a fault of ours, naming the file.
     """
     options = options or PackOptions()
     with unfinished_folder(out, say) as part:

@@ -1,8 +1,9 @@
 """Smaller images for the shards: `mae pack --resize` and `--quality`.
 
-8 bits and 1 or 3 channels become JPEG (where a quality is asked for, or they are JPEG already) or
-PNG; all else becomes `.npy`, [h w c] in its own depth.  Images that are small enough keep their
-bytes, unless a quality is asked for and saves some.
+8 bits and 1 or 3 channels become JPEG (where a quality is asked for, or they are JPEG or lossy WebP
+already) or PNG; with alpha always PNG.  All else becomes `.npy`, [h w c] in its own depth, without
+alpha, which nothing would mark there.  Images that are small enough keep their bytes, unless a
+quality is asked for and saves some.
 """
 
 import io
@@ -15,10 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from mae.data.transform import center_view
-from mae.decoding.decode import decode_native
+from mae.decoding.arrays import MAGIC, array_shape, check_axes
+from mae.decoding.decode import decode, read_info
+from mae.decoding.pillow import MODES, is_lossy
+from mae.decoding.pixels import BadImage
 
 QUALITY = 90
-JPEG = ("jpg", "jpeg")
 VIEW = 224
 
 
@@ -32,47 +35,63 @@ class Encoded(NamedTuple):
 def recode(source: Encoded, resize: int | None = None, quality: int | None = None) -> Encoded:
     """`source` with a short side of at most `resize` pixels, as JPEG of `quality` where it can be.
 
-    Raises BadImage for bytes that do not decode.
+    Raises BadImage for bytes that do not decode, and for arrays whose axes cannot be told apart.
     """
     if resize is None and quality is None:
         return source
-    pixels = decode_native(source.data, source.extension)
-    simple = pixels.dtype == torch.uint8 and len(pixels) in (1, 3)
-    height, width = pixels.shape[-2:]
-    smaller = resize is not None and min(height, width) > resize
-    if not smaller and (quality is None or not simple):
+    info = read_info(source.data, source.extension)
+    simple = info.bits == 8 and info.colours in (1, 3)
+    size = _reduced(info.height, info.width, resize)
+    smaller = size != (info.height, info.width)
+    pixels = decode(source.data, source.extension, info.channels, info.bits)
+    if not smaller and (quality is None or not simple or info.alpha):
         return source
-    size = (height, width)
-    if smaller and resize is not None:
-        scale = resize / min(height, width)
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    if smaller and source.data[:6] == MAGIC:
+        check_axes(array_shape(source.data))
     if not simple:
-        return Encoded(_npy(_resize_deep(pixels, size)), "npy")
-    image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy().squeeze()))
-    if image.size != size[::-1]:
-        image = image.resize(size[::-1], Image.Resampling.BICUBIC)
-    is_jpeg = source.extension in JPEG
-    if quality is None and not is_jpeg:
+        return Encoded(_npy(_resize_deep(pixels[: info.colours], size)), "npy")
+    image = _resize(pixels, size)
+    lossy = is_lossy(source.data)
+    if info.alpha or (quality is None and not lossy):
         return Encoded(_save(image, "PNG"), "png")
     data = _save(image, "JPEG", quality=quality or QUALITY, subsampling="4:2:0")
-    if not smaller and is_jpeg and len(data) >= len(source.data):
+    if not smaller and lossy and len(data) >= len(source.data):
         return source
     return Encoded(data, "jpg")
 
 
 def pixel_cost(source: Encoded, stored: Encoded, resize: int | None = None) -> float:
-    """Mean absolute difference, of 255, between the centred views of both.
+    """Mean absolute difference, of 255, between the centred views of both, alpha left out.
 
     The view is a square of 224 pixels, or of `resize` where that is less.
     """
     side = min(VIEW, resize or VIEW)
     views = []
     for encoded in (source, stored):
-        pixels = decode_native(encoded.data, encoded.extension)
+        info = read_info(encoded.data, encoded.extension)
+        pixels = decode(encoded.data, encoded.extension, info.colours, info.bits)
         full = torch.iinfo(pixels.dtype).max
         view = center_view(pixels.float(), (side, side), crop_pct=1.0)
         views.append(view.clamp(0, full) * (255 / full))
     return float((views[0] - views[1]).abs().mean())
+
+
+def _reduced(height: int, width: int, resize: int | None) -> tuple[int, int]:
+    """Height and width with a short side of at most `resize`."""
+    short = min(height, width)
+    if resize is None or short <= resize:
+        return height, width
+    scale = resize / short
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _resize(pixels: Tensor, size: tuple[int, int]) -> Image.Image:
+    """Pillow's bicubic of uint8 [c h w], 1 to 4 channels, to height and width `size`."""
+    # Each channel by itself: of an image with alpha Pillow would weigh the colours by it.
+    bands = [Image.fromarray(np.ascontiguousarray(band.numpy())) for band in pixels]
+    if bands[0].size != size[::-1]:
+        bands = [band.resize(size[::-1], Image.Resampling.BICUBIC) for band in bands]
+    return Image.merge(MODES[len(bands)], bands)
 
 
 def _resize_deep(pixels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -83,6 +102,10 @@ def _resize_deep(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _npy(pixels: Tensor) -> bytes:
+    channels, height, width = pixels.shape
+    if channels > height:  # nobody could tell the axes of what is written
+        shape = [height, width, channels]
+        raise BadImage(f"shape {shape} after --resize: more channels than rows; choose a larger")
     file = io.BytesIO()
     np.save(file, np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()), allow_pickle=False)
     return file.getvalue()

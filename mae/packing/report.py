@@ -54,9 +54,11 @@ class Packed(NamedTuple):
     labels: int
     """images that have one"""
     channels: dict[int, int]
-    """images by number of channels, as stored"""
+    """images by number of channels as stored, alpha not counted"""
     bits: dict[int, int]
     """images by bits a channel, as stored"""
+    usual: tuple[int, int]
+    """channels and bits of most images"""
     short_side: tuple[int, int, int]
     """smallest, median, largest in pixels, as stored"""
     skipped: tuple[tuple[str, str], ...]
@@ -91,6 +93,7 @@ def report(
         for name in splits
     }
     sides = np.minimum(rows["height"], rows["width"])
+    kinds = Counter(rows[["channels", "bits"]].tolist())
     measured = rows["cost"][~np.isnan(rows["cost"])]
     unusable = sorted(
         (_name(listing, image), str(reason))
@@ -111,6 +114,7 @@ def report(
         labels=sum(listing.sources[image].label is not None for image in rows["image"].tolist()),
         channels=_histogram(rows["channels"]),
         bits=_histogram(rows["bits"]),
+        usual=max(kinds, key=lambda kind: (kinds[kind], kind)),
         short_side=(int(sides.min()), int(np.median(sides)), int(sides.max())),
         skipped=tuple((shown(name), reason) for name, reason in (*listing.skipped, *unusable)),
         copies=_copies(listing, rows, split, dropped),
@@ -172,22 +176,18 @@ def _about_images(packed: Packed) -> Iterator[str]:
     if packed.pixel_cost is not None:
         before = f"{packed.bytes_in / 1e6:,.1f} MB before"
         yield f"encoded anew: {before}; costs {packed.pixel_cost:.2f} of 255 per pixel on average"
-    if settings := suggestion(packed.channels, packed.bits):
+    if settings := suggestion(*packed.usual):
         yield f"to train on them as they are: {settings}"
+    most = max(packed.bits)
+    if most > packed.usual[1]:
+        deep = _count(packed.bits[most], f"image of {most} bits is", f"images of {most} bits are")
+        yield f"{deep} left out unless data.bits={most}"
 
 
-def suggestion(channels: Mapping[int, int], bits: Mapping[int, int]) -> str:
-    """Settings for images that are not 3 channels of 8 bits; "" where the defaults fit.
-
-    Images of several kinds suggest the most frequent number of channels, and the most bits.
-    """
-    settings = []
-    if max(bits) > 8:
-        settings.append(f"data.bits={max(bits)}")
-    usual = max(channels, key=lambda number: (channels[number], number))
-    if usual not in (3, 4):  # alpha is dropped
-        settings.append(f"model.in_chans={usual}")
-    return " ".join(settings)
+def suggestion(channels: int, bits: int) -> str:
+    """Settings for images of this kind; "" where the defaults, 3 channels of 8 bits, fit."""
+    settings = (f"data.bits={bits}" * (bits > 8), f"model.in_chans={channels}" * (channels != 3))
+    return " ".join(filter(None, settings))
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import webdataset
 
 from mae.decoding.decode import read_info
-from mae.decoding.pillow import BadImage
-from mae.errors import SampleError, UserError
+from mae.decoding.pixels import BadImage
+from mae.errors import RunFailed, SampleError, UserError
 from mae.hashing import fold
 from mae.packing.duplicates import DIGEST_WORDS, content_digest
 from mae.packing.examine import examine
@@ -69,7 +69,7 @@ PACKED = np.dtype(
         # The image as stored:
         ("height", "<i8"),
         ("width", "<i8"),
-        ("channels", "<i8"),
+        ("channels", "<i8"),  # alpha not counted
         ("bits", "<i8"),
         ("digest", "<u8", (DIGEST_WORDS,)),  # of the source's bytes
         ("look", "<u8"),  # difference hash of the source
@@ -160,6 +160,12 @@ class ShardWriter(NamedTuple):
                     except (BadImage, SampleError) as error:
                         skipped.append((number, str(error)))
                         continue
+                    except UserError:
+                        raise
+                    except Exception as error:  # a fault of ours: which file meets it is half of it
+                        file_name = self.listing.reader.name(self.listing.sources[number].reference)
+                        what = f"{type(error).__name__}: {error}"
+                        raise RunFailed(f"{self.listing.name}: {file_name}: {what}") from error
                     record: dict[str, str | bytes | bytearray] = {
                         "__key__": key_of(task.split, position),
                         stored.extension: stored.data,
@@ -194,7 +200,8 @@ class ShardWriter(NamedTuple):
             cost = 0.0
         digest = tuple(np.frombuffer(content_digest(data), "<u8").tolist())
         look = (found.look or 0, found.look is not None)
-        return stored, (len(data), len(stored.data), *info, digest, *look, cost)
+        kind = (info.height, info.width, info.colours, info.bits)
+        return stored, (len(data), len(stored.data), *kind, digest, *look, cost)
 
 
 def key_of(split: str, position: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.decoding.formats import EXTENSIONS
-from mae.decoding.pillow import BadImage
+from mae.decoding.pixels import BadImage
 from mae.errors import StorageError, UserError
 from mae.remote.cache import ShardCache
 

@@ -1,5 +1,6 @@
 """Existing shards as a source of `mae pack`: images and labels go on, other members stay."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def find_in_tars(
         stamp=stamp([manifest.fingerprint, *manifest.shards], manifest.label),
         splits=(("train", len(manifest)),),
         classes=_class_names(manifest) if labels is not False else (),
-        notes=_left_behind(manifest),
+        notes=_left_behind(manifest, labels is not False),
     )
 
 
@@ -55,19 +56,24 @@ class TarReader:
         return self.manifest.name(reference)
 
 
-def _left_behind(manifest: Manifest) -> tuple[str, ...]:
+def _left_behind(manifest: Manifest, labels: bool) -> tuple[str, ...]:
     """What the members are that no shard of ours will hold; remote shards are not walked again."""
-    others: dict[str, int] = {}
-    for shard in manifest.shards:
+    others: Counter[str] = Counter()
+    texts = 0
+    for number, shard in enumerate(manifest.shards):
         if not is_remote(shard):
-            for member in walk(Path(shard)):
-                extension = split_name(member.name)[1]
-                if extension not in (*EXTENSIONS, "cls"):
-                    others[extension] = others.get(extension, 0) + 1
-    if not others:
-        return ()
-    kinds = ", ".join(f".{name}" if name else "no extension" for name in sorted(others)[:5])
-    return (f"{sum(others.values()):,} members that are no images or labels stay behind: {kinds}",)
+            found = Counter(split_name(member.name)[1] for member in walk(Path(shard)))
+            numbers = manifest.label[manifest.shard == number] != NO_LABEL
+            texts += found.pop("cls", 0) - int(numbers.sum())
+            others += Counter({name: found[name] for name in found if name not in EXTENSIONS})
+    notes = []
+    if others:
+        kinds = ", ".join(f".{name}" if name else "no extension" for name in sorted(others)[:5])
+        members = f"{others.total():,} members that are no images or labels"
+        notes.append(f"{members} stay behind: {kinds}")
+    if labels and texts:
+        notes.append(f"{texts:,} .cls without an image or a class number stay behind")
+    return tuple(notes)
 
 
 def _class_names(manifest: Manifest) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mae.errors import UserError
+from mae.errors import RunFailed, UserError
 
 PLAN = "plan"
 LOCK = "lock"
@@ -49,7 +49,7 @@ def unfinished_folder(out: Path, say: Callable[[str], None]) -> Iterator[Path]:
             sync_folder(out.parent)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error}; {kept}") from None
-    except (UserError, KeyboardInterrupt):
+    except (UserError, RunFailed, KeyboardInterrupt):
         if part.exists():
             say(kept)
         raise

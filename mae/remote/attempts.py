@@ -4,17 +4,22 @@ A library that waits forever on a dead connection cannot be interrupted, only le
 whoever asks waits here, and gives up a try in which nothing moves.
 """
 
+import random
 import threading
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, BinaryIO, TypeVar
 
 from mae.errors import UserError
 
-ATTEMPTS = 5
+ATTEMPTS = 8
 FIRST_DELAY = 1.0
 """seconds before the second try; doubles with each"""
+LONGEST_DELAY = 60.0
+LONGEST_ASKED_FOR = 120.0
+"""seconds that a server may make us wait"""
 STALL = 60.0
 """seconds without a byte after which a try has failed"""
 WORTH_A_RETRY = (408, 425, 429)
@@ -111,18 +116,30 @@ def persist(
         except Exception as error:
             if attempt.unwritable is not None:
                 raise attempt.unwritable from None
-            reason, final = _judge(error)
+            cause = _cause(error)
+            reason, final = _judge(cause)
+            asked_for = _asked_for(cause)
             if final or number == ATTEMPTS:
                 times = "once" if number == 1 else f"{number} times"
                 raise GaveUp(f"{reason} (tried {times})") from None
-        time.sleep(FIRST_DELAY * 2 ** (number - 1))
+        time.sleep(max(_delay(number), asked_for))
     raise AssertionError("unreachable")
+
+
+def _delay(number: int) -> float:
+    """Seconds after the try of that number; not the same for all who failed at one time."""
+    return min(LONGEST_DELAY, FIRST_DELAY * 2 ** (number - 1) * (1 + random.random() / 2))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong: fsspec says "not found" of whatever it was."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
 
 
 def _judge(error: BaseException) -> tuple[str, bool]:
     """(what to tell, whether trying again is useless)."""
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__  # fsspec says "not found" of whatever went wrong on the way
     if hasattr(error, "status") and error.__cause__ is not None:
         return "the answer is no HTTP", False  # aiohttp gives it 400, as if the server had said so
     if status := _status(error):
@@ -132,6 +149,8 @@ def _judge(error: BaseException) -> tuple[str, bool]:
         return "no such file", True
     if isinstance(error, PermissionError):
         return "access denied", True
+    if "Unable to locate credentials" in str(error):  # botocore's, which may not be installed
+        return "no credentials: set them, or FSSPEC_S3_ANON=true for a public bucket", True
     lines = str(error).strip().splitlines()
     return (lines[-1][:200] if lines else type(error).__name__), False
 
@@ -150,3 +169,25 @@ def _status(error: Any) -> int | None:
     else:
         status = getattr(response, "status_code", getattr(error, "code", None))
     return status if isinstance(status, int) and 400 <= status < 600 else None
+
+
+def _asked_for(error: Any) -> float:
+    """Seconds that a server which is overloaded asks us to wait (`Retry-After`); 0.0 else."""
+    if _status(error) not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return 0.0
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders")
+    else:
+        headers = getattr(error, "headers", None) or getattr(response, "headers", None)
+    lower = {str(name).lower(): str(value) for name, value in (headers or {}).items()}
+    value = lower.get("retry-after", "")
+    try:
+        seconds = float(value) if value.isdigit() else _seconds_until(value)
+    except ValueError:
+        return 0.0
+    return min(LONGEST_ASKED_FOR, max(0.0, seconds))
+
+
+def _seconds_until(date: str) -> float:
+    return parsedate_to_datetime(date).timestamp() - time.time()

@@ -6,19 +6,18 @@ rename, whole; a lock per shard lets one process fetch it while the others wait.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal, overload
 
 from mae.errors import StorageError, UserError
 from mae.remote.files import download, identity, redacted
+from mae.remote.folder import copies, lock_file, locked, remove_leftovers, size_of_parts
 
 SLOTS = 4096
 """lock files: shards that share one wait for each other, which costs only time"""
@@ -30,20 +29,48 @@ WAIT_FOR_ROOM = 0.2
 class ShardCache:
     """Verified copies of shards in `folder`, the least recently used given up beyond `limit`.
 
-    `limit` is in bytes and holds for copies and running downloads together.  A copy that a
-    reader has open stays on disk until it is closed, though it counts no more.
+    `limit` is in bytes and holds for copies and running downloads together.  A copy given up
+    while a reader has it open counts no more, but keeps its disk space until it is closed: a data
+    worker does so when it opens another shard.
     """
 
     folder: Path
     limit: int
     allow_pipe: bool = False
 
+    @overload
     def fetch(
-        self, location: str, size: int | None = None, sha256: str | None = None, version: str = ""
-    ) -> Path:
+        self,
+        location: str,
+        size: int | None = None,
+        sha256: str | None = None,
+        version: str = "",
+        wait: Literal[True] = True,
+    ) -> Path: ...
+
+    @overload
+    def fetch(
+        self,
+        location: str,
+        size: int | None = None,
+        sha256: str | None = None,
+        version: str = "",
+        *,
+        wait: bool,
+    ) -> Path | None: ...
+
+    def fetch(
+        self,
+        location: str,
+        size: int | None = None,
+        sha256: str | None = None,
+        version: str = "",
+        wait: bool = True,
+    ) -> Path | None:
         """The path of a whole copy: the one with that `sha256`, else of that `version`.
 
         Without either nothing tells whether a copy is still right: it is fetched anew.
+        None where another thread or process is bringing it and this is not to `wait` for it.
         Raises StorageError where it cannot be had or kept, UserError for a shard over `limit`.
         """
         # Unversioned, only what came while this call waited for its lock may be shared.
@@ -56,11 +83,13 @@ class ShardCache:
         slot = f"{int(sha256 or ref.stem, 16) % SLOTS:03x}"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _locked(self._lock(slot)):
+            with locked(lock_file(self.folder, slot), wait):
                 if found := self._find(ref, size, sha256, since):
                     return found
                 return self._bring(location, size, sha256, ref, slot)
         except OSError as error:
+            if isinstance(error, BlockingIOError) and not wait:
+                return None
             raise StorageError(
                 f"data.cache_dir: {self.folder}: cannot be used: {error.strerror}"
             ) from None
@@ -83,9 +112,6 @@ class ShardCache:
     def _ref(self, location: str, size: int | None, version: str) -> Path:
         text = f"{identity(location)}\0{size}\0{version}"
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.ref"
-
-    def _lock(self, slot: str) -> Path:
-        return self.folder / f"{slot}.lock"
 
     def _find(self, ref: Path, size: int | None, sha256: str | None, since: float) -> Path | None:
         """The copy, now the most recently used; None where there is none that is whole."""
@@ -123,8 +149,9 @@ class ShardCache:
             if sha256 is not None and digest != sha256:
                 raise StorageError(
                     f"{redacted(location)}: its sha256 is {digest[:12]}…, not {sha256[:12]}…: "
-                    "it is damaged on the way, or changed since it was indexed (then delete its "
-                    "index: data.index_dir, or ~/.cache/mae/index)"
+                    "damaged on the way, or changed since it was indexed (then delete its index, "
+                    "in data.index_dir or ~/.cache/mae/index, and renew the one published beside "
+                    "it in .mae-index, if there is one)"
                 )
             length = part.stat().st_size
             if length > self.limit:
@@ -133,8 +160,8 @@ class ShardCache:
             link = self.folder / f"{slot}.link"
             link.unlink(missing_ok=True)
             link.symlink_to(copy.name)
-            with _locked(self._lock("room")):
-                self._evict(self.limit - self._size_of_parts())
+            with locked(lock_file(self.folder, "room")):
+                self._evict(self.limit - size_of_parts(self.folder))
                 part.rename(copy)
                 link.rename(ref)
             return copy
@@ -166,9 +193,9 @@ class ShardCache:
 
     def _reserve(self, part: Path, size: int) -> bool:
         """Create `part` once it fits beside the downloads of others; give up copies for it."""
-        with _locked(self._lock("room")):
-            self._remove_leftovers()
-            others = self._size_of_parts()
+        with locked(lock_file(self.folder, "room")):
+            remove_leftovers(self.folder)
+            others = size_of_parts(self.folder)
             if others + size > self.limit and others:
                 return False
             self._evict(self.limit - others - size)
@@ -177,16 +204,16 @@ class ShardCache:
 
     def _make_room(self, size: int) -> bool:
         """Give up copies of `size` bytes in all; False where there was nothing to give up."""
-        with _locked(self._lock("room")):
-            kept = sum(length for _, _, length in self._copies())
+        with locked(lock_file(self.folder, "room")):
+            kept = sum(length for _, _, length in copies(self.folder))
             return self._evict(kept - size) > 0
 
     def _evict(self, most: int) -> int:
         """Unlink the least recently used copies until at most `most` bytes are left; how many."""
-        copies = self._copies()
-        total = sum(length for _, _, length in copies)
+        kept = copies(self.folder)
+        total = sum(length for _, _, length in kept)
         evicted = 0
-        for _, copy, length in copies:
+        for _, copy, length in kept:
             if total <= most:
                 break
             copy.unlink(missing_ok=True)  # harmless to who has it open: it is gone once closed
@@ -198,50 +225,11 @@ class ShardCache:
                     ref.unlink(missing_ok=True)
         return evicted
 
-    def _copies(self) -> list[tuple[int, Path, int]]:
-        """(time of last use, path, bytes), the least recently used first."""
-        copies = []
-        for copy in self.folder.glob("*.tar"):
-            with suppress(FileNotFoundError):
-                status = copy.stat()
-                copies.append((status.st_mtime_ns, copy, status.st_size))
-        return sorted(copies)
-
-    def _size_of_parts(self) -> int:
-        """Bytes that running downloads have reserved or, their size unknown, written."""
-        total = 0
-        for part in self.folder.glob("*.part"):
-            with suppress(FileNotFoundError):
-                total += max(part.stat().st_size, int(part.stem.partition("-")[2]))
-        return total
-
-    def _remove_leftovers(self) -> None:
-        """Unlink the parts that no process works on any more: their lock is free."""
-        for part in self.folder.glob("*.part"):
-            slot = part.stem.partition("-")[0]
-            with suppress(BlockingIOError), _locked(self._lock(slot), fcntl.LOCK_NB):
-                part.unlink(missing_ok=True)
-
     def _too_large(self, location: str, size: int) -> UserError:
         return UserError(
             f"{redacted(location)}: {_gigabytes(size)} do not fit into "
             f"{_gigabytes(self.limit)}: raise data.cache_gb"
         )
-
-
-@contextmanager
-def _locked(path: Path, flags: int = 0) -> Iterator[None]:
-    """Hold `path` alone among all processes and threads; a killed holder lets go by itself."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | flags)
-        try:
-            yield
-        finally:
-            # By name, not by closing: a process forked meanwhile has it open, too.
-            fcntl.flock(file, fcntl.LOCK_UN)
-    finally:
-        os.close(file)
 
 
 def _gigabytes(size: int) -> str:

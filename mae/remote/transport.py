@@ -1,5 +1,6 @@
 """How bytes come: fsspec's file systems, and the output of a command."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -83,6 +84,7 @@ def run_pipe(command: str, attempt: Attempt) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
 
         attempt.cancel = kill
+        atexit.register(kill)  # where nobody waits for this thread any more
         try:
             assert process.stdout is not None
             with process.stdout:
@@ -93,6 +95,7 @@ def run_pipe(command: str, attempt: Attempt) -> None:
             raise
         finally:
             code = process.wait()
+            atexit.unregister(kill)
             attempt.cancel = lambda: None  # the number may be another process's by now
         if code:
             errors.seek(0)

@@ -24,6 +24,10 @@ class Plan(NamedTuple):
     steps: int
     lr: float
     """the peak, after warm-up"""
+    flops_per_image: int = 0
+    """forward and backward"""
+    peak_flops: float | None = None
+    """of one device, where that is known"""
 
     def epoch(self, step: int) -> float:
         """Passes over the data after `step` steps."""
@@ -60,8 +64,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision="bf16" if use_bf16 else "no",
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            # The others wait while the first process indexes a large data set.
-            InitProcessGroupKwargs(timeout=timedelta(hours=1)),
+            # The others wait while the first process indexes a large data set, too.
+            InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes)),
         ],
     )
     accelerator.gradient_accumulation_steps = 1  # the loop accumulates; see `train`

@@ -2,40 +2,40 @@
 
 import math
 
+import torch
 from accelerate import Accelerator
 
 from mae.config import Config
 from mae.data.training_data import TrainingData
-from mae.errors import RunFailed
 from mae.objective import Objective
+from mae.training.meter import Totals
 from mae.training.plan import Plan
-from mae.training.tracking import Clock, Meter, duration
+from mae.training.tracking import Clock, duration
 
 
 def measure(
-    meter: Meter, clock: Clock, done: int, lr: float, plan: Plan, accelerator: Accelerator
+    totals: Totals, clock: Clock, done: int, lr: float, plan: Plan, device: torch.device
 ) -> dict[str, float]:
-    """A row of metrics after `done` steps; RunFailed where the loss is not finite.
-
-    All processes call it and get the same loss, so all of them stop, or none.
-    """
-    totals = meter.read(lambda sums: accelerator.reduce(sums, reduction="mean"))
-    if not math.isfinite(totals.loss):
-        raise RunFailed(
-            f"step {done}: the loss is {totals.loss}; nothing was saved.  Going on would end here "
-            "again: lower the learning rate, or look at the data"
-        )
-    images = totals.micro_batches * plan.slices.device_batch * plan.slices.num_processes
-    return {
+    """A row of metrics after `done` steps."""
+    images = len(totals.steps) * plan.slices.batch_size
+    norms = [one.grad_norm for one in totals.steps if not one.skipped]
+    row = {
         "step": done,
         "epoch": plan.epoch(done),
         "samples": done * plan.slices.batch_size,
         "loss": totals.loss,
         "r2": totals.r2,
         "lr": lr,
+        "grad_norm": sum(norms) / len(norms) if norms else math.nan,
         "images_per_second": images / clock.elapsed,
         "data_wait": clock.waited / clock.elapsed,
     }
+    if plan.peak_flops:
+        share = plan.peak_flops * plan.slices.num_processes
+        row["mfu"] = row["images_per_second"] * plan.flops_per_image / share
+    if device.type == "cuda":
+        row["memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return row
 
 
 def describe(
@@ -65,9 +65,18 @@ def describe(
 def progress_line(row: dict[str, float], steps: int, batch_size: int) -> str:
     """One line of the state of things."""
     remaining = (steps - row["step"]) * batch_size / row["images_per_second"]
-    return (
-        f"step {row['step']:>{len(str(steps))}}/{steps}  epoch {row['epoch']:.1f}  "
-        f"loss {row['loss']:.4f}  R² {row['r2']:.3f}  lr {row['lr']:.2e}  "
-        f"{row['images_per_second']:,.0f} images/s  data wait {row['data_wait']:.0%}  "
-        f"ETA {duration(remaining)}" + (f"  bad {row['bad']:,.0f}" if row["bad"] else "")
-    )
+    parts = [
+        f"step {row['step']:>{len(str(steps))}}/{steps}",
+        f"epoch {row['epoch']:.1f}",
+        f"loss {row['loss']:.4f}",
+        f"R² {row['r2']:.3f}",
+        f"lr {row['lr']:.2e}",
+        f"{row['images_per_second']:,.0f} images/s",
+        f"data wait {row['data_wait']:.0%}",
+        f"MFU {row['mfu']:.0%}" if "mfu" in row else "",
+        f"{row['memory_gb']:.1f} GB" if "memory_gb" in row else "",
+        f"ETA {duration(remaining)}",
+        f"bad {row['bad']:,.0f}" if row["bad"] else "",
+        f"skipped {row['skipped']:,.0f}" if row["skipped"] else "",
+    ]
+    return "  ".join(filter(None, parts))

@@ -1,6 +1,7 @@
 """A run's folder: whose it is, where it stands, what it has told.
 
-config.yaml  metrics.jsonl  quarantine.jsonl  checkpoints/  panels/  wandb/
+config.yaml  metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
+checkpoints/  panels/  wandb/
 """
 
 import errno
@@ -30,29 +31,39 @@ class Run:
         self.config_part = self.folder / "config.tmp"
         self.lock_file = self.folder / "lock"
         self.metrics_file = self.folder / "metrics.jsonl"
+        self.health_file = self.folder / "health.jsonl"
+        self.starts_file = self.folder / "starts.jsonl"
         self.quarantine_file = self.folder / "quarantine.jsonl"
         self.checkpoints = self.folder / "checkpoints"
         self.panels = self.folder / "panels"
+        self.is_open = False
+        """this process has made it its own"""
 
-    def check(self, config: Config) -> None:
-        """UserError unless the folder is new, empty, or holds a run with these settings."""
+    def check(self, config: Config) -> list[str]:
+        """UserError unless the folder is new, empty, or holds a run with these settings.
+
+        Returns the settings that may change, and did.
+        """
         if not self.folder.exists():
             parent = next(p for p in self.folder.resolve().parents if p.exists())
             if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
                 raise UserError(f"output: {self.folder} cannot be made: {parent} is not writable")
-            return
+            return []
         if not self.folder.is_dir():
             raise UserError(f"output: {self.folder} is a file, not a folder")
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"output: {self.folder} is not writable")
         if self.config_file.exists():
-            if changed := differing_keys(self.config(), config):
+            decisive, free = differing_keys(self.config(), config)
+            if decisive:
                 raise UserError(
                     f"output: {self.folder} holds a run with other settings; nothing was changed. "
-                    "Choose another output=, or go back to:\n  " + "\n  ".join(changed)
+                    "Choose another output=, or go back to:\n  " + "\n  ".join(decisive)
                 )
+            return [f"changed: {line}" for line in free]
         elif set(self.folder.iterdir()) - {self.config_part, self.lock_file}:
             raise UserError(f"output: {self.folder} is not empty and holds no run")
+        return []
 
     def open(self, config: Config) -> None:
         """Make the folder (if it is new) and record the settings."""
@@ -95,23 +106,40 @@ class Run:
 
     def write_metrics(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with self.metrics_file.open("a") as file:
+        self._append(self.metrics_file, row)
+
+    def write_health(self, row: dict[str, Any]) -> None:
+        """Append one line to health.jsonl."""
+        self._append(self.health_file, row)
+
+    def write_start(self, row: dict[str, Any]) -> None:
+        """Append one line to starts.jsonl: what this start runs on."""
+        self._append(self.starts_file, row)
+
+    def _append(self, path: Path, row: dict[str, Any]) -> None:
+        with path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def rewind_metrics(self, step: int) -> None:
-        """Forget the rows after `step`: a resumed run writes them again."""
-        if not self.metrics_file.exists():
-            return
-        kept = []
-        for line in self.metrics_file.read_text().splitlines(keepends=True):
-            try:
-                if json.loads(line)["step"] <= step and line.endswith("\n"):
-                    kept.append(line)
-            except (ValueError, KeyError, TypeError):
-                continue  # cut off by a kill in the middle of the line
-        part = self.metrics_file.with_suffix(".tmp")
-        part.write_text("".join(kept))
-        part.replace(self.metrics_file)
+        """Forget the rows of metrics and health after `step`: a resumed run writes them again."""
+        for path in (self.metrics_file, self.health_file):
+            if not path.exists():
+                continue
+            kept = []
+            for line in path.read_text().splitlines(keepends=True):
+                try:
+                    if json.loads(line)["step"] <= step and line.endswith("\n"):
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError):
+                    continue  # cut off by a kill in the middle of the line
+            part = path.with_suffix(".tmp")
+            part.write_text("".join(kept))
+            part.replace(path)
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The last row of metrics.jsonl; empty where there is none."""
+        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
+        return json.loads(lines[-1]) if lines else {}
 
 
 def build_objective(config: Config) -> Objective:

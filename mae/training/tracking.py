@@ -5,48 +5,12 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Any, Literal
 
 from mae.config import Config
-from mae.objective import Output
 from mae.training.run import Run
-
-
-class Totals(NamedTuple):
-    """Means since the last report, over all processes."""
-
-    loss: float
-    r2: float
-    """1 - loss / variance of the target: the share of it that is explained"""
-    micro_batches: int
-    """of each process"""
-
-
-class Meter:
-    """Adds up on the device, without ever waiting for it; `read` is the only synchronisation."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(3, device=device, dtype=torch.float64)
-        self.count = 0
-
-    def add(self, output: Output) -> None:
-        """Include one micro-batch."""
-        self.sums += torch.stack([output.loss.detach(), output.target_mean, output.target_square])
-        self.count += 1
-
-    def read(self, mean_over_processes: Callable[[Tensor], Tensor]) -> Totals:
-        """The means, then start again."""
-        loss, mean, square = (mean_over_processes(self.sums) / self.count).tolist()
-        totals = Totals(loss, 1 - loss / max(square - mean**2, 1e-12), self.count)
-        self.sums.zero_()
-        self.count = 0
-        return totals
 
 
 class Clock:
@@ -102,6 +66,15 @@ class Tracker:
             self.line_open = True
         else:
             print(line, flush=True)
+
+    def health(self, row: dict[str, Any]) -> None:
+        """A measurement of the encoder's health."""
+        if not self.is_main:
+            return
+        self.run.write_health(row)
+        if self.wandb is not None:
+            with suppress(Exception):
+                self.wandb.log({f"health/{name}": value for name, value in row.items()})
 
     def picture(self, name: str, path: Path, step: int) -> None:
         """Hand a picture to wandb."""

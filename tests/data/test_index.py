@@ -69,6 +69,30 @@ def test_another_time_is_stale(shard, scans):
     assert scans == [shard, shard]
 
 
+def test_damage_done_by_copying_is_not_indexed_as_right(shard, tmp_path):
+    """Without the times the index is stale, but its checksum still tells."""
+    shard_index(str(shard))
+    copy = Path(shutil.copytree(shard.parent, tmp_path / "copy"), "shard.tar")
+    copy.write_bytes(shard.read_bytes().replace(b"AAAA", b"AAAB", 1))
+    index = copy.parent / ".mae-index" / "shard.tar.safetensors"
+    for _ in range(2):
+        os.utime(copy, ns=(0, 0))
+        assert refused(shard_index, str(copy)) == (
+            f"{copy}: not the bytes that were indexed (sha256): damaged, or changed on purpose "
+            f"(then delete its index {index})"
+        )
+    index.unlink()
+    assert equal(shard_index(str(copy)), scan(copy))
+
+
+def test_a_shard_whose_index_is_of_no_use_has_nothing_to_be_compared_with(shard):
+    shard_index(str(shard))
+    (index,) = (shard.parent / ".mae-index").iterdir()
+    _resaved(lambda arrays, about: about.update(sha256="0" * 64))(index)
+    os.utime(shard, ns=(0, 0))
+    assert equal(shard_index(str(shard)), scan(shard))
+
+
 def test_an_index_copied_along_does_not_hold_for_a_copy_of_another_time(shard, tmp_path, scans):
     shard_index(str(shard))
     copy = Path(shutil.copytree(shard.parent, tmp_path / "copy", symlinks=True), "shard.tar")
@@ -273,14 +297,51 @@ def test_a_copy_may_be_given_up_while_it_is_scanned(
     assert list(shard_cache.folder.glob("*.tar")) == []
 
 
-def test_another_version_on_the_server_is_stale(
+def test_another_size_on_the_server_is_stale(
     server, shard, tmp_path, make_tar, index_dir, shard_cache
 ):
     url = server.serve("/data/shard.tar", body(shard.read_bytes(), etag="1"))
     shard_index(url, index_dir, shard_cache)
-    other = make_tar(tmp_path / "other.tar", [("c.jpg", b"C" * 700), ("c.cls", b"3")])
+    other = make_tar(tmp_path / "other.tar", [("c.jpg", b"C" * 20_000), ("c.cls", b"3")])
     server.serve("/data/shard.tar", body(other.read_bytes(), etag="2"))
     assert keys_of(shard_index(url, index_dir, shard_cache)) == ["c"]
+
+
+def test_another_version_on_the_server_is_read_again(server, shard, index_dir, shard_cache, scans):
+    """Where the same file was put there once more: then nothing is said."""
+    url = server.serve("/data/shard.tar", body(shard.read_bytes(), etag="1"))
+    expected = shard_index(url, index_dir, shard_cache)
+    server.serve("/data/shard.tar", body(shard.read_bytes(), etag="2"))
+    for _ in range(2):
+        assert equal(shard_index(url, index_dir, shard_cache), expected)
+    assert len(scans) == 2
+
+
+def test_other_bytes_of_the_same_size_on_the_server_are_refused(
+    server, shard, tmp_path, make_tar, index_dir, shard_cache
+):
+    url = server.serve("/data/shard.tar", body(shard.read_bytes(), etag="1"))
+    shard_index(url, index_dir, shard_cache)
+    (index,) = index_dir.rglob("*.safetensors")
+    other = make_tar(tmp_path / "other.tar", [("c.jpg", b"C" * 700), ("c.cls", b"3")])
+    server.serve("/data/shard.tar", body(other.read_bytes(), etag="2"))
+    assert refused(shard_index, f"{url}?sig=abc", index_dir, shard_cache) == (
+        f"{url}: not the bytes that were indexed (sha256): damaged, or changed on purpose (then "
+        f"delete its index {index})"
+    )
+    index.unlink()
+    assert keys_of(shard_index(url, index_dir, shard_cache)) == ["c"]
+
+
+def test_a_shard_published_anew_with_its_index_is_taken(
+    server, shard, tmp_path, make_tar, index_dir
+):
+    url = publish(server, shard)
+    shard_index(url, index_dir)
+    make_tar(shard, [("c.jpg", b"C" * 700), ("c.cls", b"3")])
+    (shard.parent / ".mae-index" / "shard.tar.safetensors").unlink()
+    assert publish(server, shard, etag="2") == url
+    assert keys_of(shard_index(url, index_dir)) == ["c"]
 
 
 def test_an_index_beside_a_remote_shard_saves_its_download(server, shard, index_dir):

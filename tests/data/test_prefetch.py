@@ -1,3 +1,4 @@
+import multiprocessing
 import threading
 import time
 
@@ -143,15 +144,15 @@ def test_a_shard_of_long_ago_may_be_asked_for_again(remote, monkeypatch):
     manifest, cache = remote
     asked = []
 
-    class Pool:
+    class Threads:
         def submit(self, fetch, shard):
             asked.append(shard)
 
-        def shutdown(self, **_):
+        def close(self):
             pass
 
     monkeypatch.setattr(prefetch, "REMEMBERED", 2)
-    monkeypatch.setattr(prefetch, "ThreadPoolExecutor", lambda *_, **__: Pool())
+    monkeypatch.setattr(prefetch, "BackgroundThreads", lambda *_: Threads())
     order = Order(0, manifest.dataset_counts(), mode="window", window=1)
     epochs = [range(start, start + EACH) for start in range(0, 3 * SHARDS * EACH, EACH)]
     assert list(fetching_ahead(epochs, manifest, order, cache, ahead=1)) == epochs
@@ -179,3 +180,52 @@ def test_giving_up_the_stream_ends_the_downloads(remote, monkeypatch):
     for thread in threads:
         thread.join(20)
     assert len(asked) == prefetch.DOWNLOADS  # those that waited were never begun
+
+
+def _fetch_all(manifest, order, cache):
+    stream = fetching_ahead([range(len(manifest))] * 2, manifest, order, cache, ahead=1)
+    next(stream)
+    wait_for(lambda: len(list(cache.folder.glob("*.tar"))) == len(manifest.shards))
+
+
+def test_the_processes_of_a_machine_share_the_shards(server, tmp_path, make_shards):
+    """All want the same at the same time: none waits for a shard that another is bringing."""
+    make_shards(tmp_path / "local", 12, shard_size=1)
+    running, most, lock = 0, 0, threading.Lock()
+
+    def late(data):
+        def answer(handler):
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.5)
+            with lock:
+                running -= 1
+            body(data)(handler)
+
+        return answer
+
+    urls = []
+    for number, path in enumerate(sorted((tmp_path / "local").glob("*.tar"))):
+        urls.append(server.serve(f"/{number}.tar", body(path.read_bytes())))
+    cache = ShardCache(tmp_path / "cache", 10**9)
+    manifest = build_manifest(urls, index_dir=tmp_path / "index", cache=cache)
+    for number, shard in enumerate(manifest.shards):
+        (cache.folder / f"{manifest.sha256[number]}-{manifest.shard_bytes[number]}.tar").unlink()
+        data = (tmp_path / "local" / f"shard-{number:06d}.tar").read_bytes()
+        server.serve(shard.removeprefix(server.url), late(data))
+    server.requests.clear()
+    order = Order(0, manifest.dataset_counts(), mode="window", window=12)
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_fetch_all, args=(manifest, order, cache)) for _ in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+        process.kill()
+        assert process.exitcode == 0
+    assert most > prefetch.DOWNLOADS
+    assert sorted(server.requests) == sorted(f"GET /{number}.tar" for number in range(12))

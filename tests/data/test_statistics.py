@@ -11,7 +11,7 @@ from PIL import Image
 from mae.data import statistics as module
 from mae.data.images import Images
 from mae.data.manifest import build_manifest
-from mae.data.statistics import SHARDS, channel_statistics, some_samples
+from mae.data.statistics import SHARDS, channel_statistics, channels_and_bits, some_samples
 from mae.errors import StorageError, UserError
 
 
@@ -87,6 +87,17 @@ def test_dim_images_too(write):
     arrays = [rng.integers(60_000, 60_004, (20, 30), np.uint16) for _ in range(20)]
     found = channel_statistics(Images(write(arrays), 1, bits=16))
     assert np.allclose(found.std, reference(arrays)[1], rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1), ("RGB", 3)])
+def test_alpha_is_no_channel(tmp_path, make_tar, make_image, mode, channels):
+    """Opaque, it would be a channel that is the same in all pixels."""
+    file = io.BytesIO()
+    Image.fromarray(make_image(0)).convert(mode).save(file, "PNG")
+    path = make_tar(tmp_path / "a.tar", [("a.png", file.getvalue())])
+    manifest = build_manifest([str(path)])
+    assert channels_and_bits(manifest) == (channels, 8)
+    assert len(channel_statistics(Images(manifest, *channels_and_bits(manifest))).std) == channels
 
 
 def test_images_count_alike_whatever_their_size(write):

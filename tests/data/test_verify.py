@@ -9,8 +9,8 @@ from PIL import Image
 
 from mae.data import verify as module
 from mae.data.manifest import build_manifest
-from mae.data.verify import Bad, describe_verified, verify
-from mae.errors import StorageError, UserError
+from mae.data.verify import Bad, describe_verified, verify, verify_shards
+from mae.errors import StorageError, UserError, WorkerDied
 
 
 @pytest.fixture
@@ -106,6 +106,59 @@ def test_a_shard_that_is_gone_is_no_samples_fault(tmp_path, make_shards):
         verify(manifest, 2)
 
 
+@pytest.fixture
+def damaged(tmp_path, make_shards):
+    """Three shards of four images, the first with a hole, the second cut short."""
+    pattern = make_shards(tmp_path / "s", 12, shard_size=4)
+    first, second, _ = sorted((tmp_path / "s").glob("*.tar"))
+    data = first.read_bytes()
+    first.write_bytes(data[:1024] + bytes(1024) + data[2048:])
+    os.truncate(second, 1500)
+    return pattern
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_shards_are_named_and_the_others_checked(damaged, tmp_path, workers):
+    third = tmp_path / "s" / "shard-000002.tar"
+    data = bytearray(third.read_bytes())
+    at = data.index(b"\xff\xd8")
+    data[at : at + 100] = bytes(100)
+    third.write_bytes(data)
+    verified = verify_shards([damaged], workers=workers)
+    named = [(Path(bad.shard).name, bad.key) for bad in verified.bad]
+    assert named == [
+        ("shard-000000.tar", ""),
+        ("shard-000001.tar", ""),
+        ("shard-000002.tar", "sample-00008"),
+    ]
+    assert verified.bad[1].reason.startswith("is cut short")
+    assert (verified.samples, verified.shards, verified.formats) == (4, 3, {"jpg": 3})
+    assert describe_verified(verified)[-1] == "4 images in 3 shards: 3 bad"
+
+
+def test_damaged_shards_alone_are_named_too(damaged, tmp_path):
+    (tmp_path / "s" / "shard-000002.tar").unlink()
+    verified = verify_shards([damaged])
+    assert len(verified.bad) == 2
+    assert describe_verified(verified)[-1] == "0 images in 2 shards: 2 bad"
+
+
+def test_whole_shards_are_verified_as_their_manifest_is(tmp_path, make_shards):
+    pattern = make_shards(tmp_path / "s", 5, shard_size=4)
+    assert verify_shards([pattern]) == verify(build_manifest([pattern]))
+
+
+def test_shards_without_images_are_no_data_set(tmp_path, make_tar):
+    make_tar(tmp_path / "a.tar", [])
+    with pytest.raises(UserError, match="verify: no images in 1 shards, first "):
+        verify_shards([f"{tmp_path}/a.tar"])
+
+
+def test_one_is_no_plural(tmp_path, make_shards):
+    verified = verify_shards([make_shards(tmp_path / "s", 1)])
+    assert describe_verified(verified)[-1] == "1 image in 1 shard: all good"
+
+
 def test_progress_is_told(tmp_path, make_shards):
     manifest = build_manifest([make_shards(tmp_path / "s", 12, shard_size=5)])
     told = []
@@ -122,5 +175,5 @@ def test_a_worker_that_dies_is_named(tmp_path, make_shards, monkeypatch):
         return decode(data, extension)
 
     monkeypatch.setattr(module, "decode_native", die)
-    with pytest.raises(UserError, match=r"key sample-0000.: its worker process \d+ was killed"):
+    with pytest.raises(WorkerDied, match=r"key sample-0000.: its worker process \d+ was killed"):
         verify(manifest, 2)

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -7,7 +8,7 @@ import time
 import pytest
 
 from mae.data.workers import default_workers, in_workers, progress_bar
-from mae.errors import SampleError, UserError
+from mae.errors import SampleError, WorkerDied
 
 
 def square(number):
@@ -56,8 +57,20 @@ def test_a_worker_that_dies_is_named_with_its_task(end, message):
             end()
         return task
 
-    with pytest.raises(UserError, match=rf"task 4: its worker process \d+ .*{message}"):
+    with pytest.raises(WorkerDied, match=rf"task 4: its worker process \d+ .*{message}"):
         list(in_workers(die, range(8), 2, lambda task: f"task {task}"))
+
+
+def test_a_worker_killed_between_tasks_is_named():
+    """It has answered: sending it the next task fails, not receiving."""
+    results = in_workers(lambda task: os.getpid(), range(8), 2)
+    _, first = next(results)
+    (other,) = (child for child in multiprocessing.active_children() if child.pid != first)
+    time.sleep(0.5)
+    other.kill()
+    other.join()
+    with pytest.raises(WorkerDied, match=rf"its worker process {other.pid} was killed by SIGKILL"):
+        list(results)
 
 
 def test_nobody_is_left_when_the_caller_stops():

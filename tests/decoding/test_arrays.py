@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mae.decoding.arrays import check_axes
 from mae.decoding.decode import decode, decode_native, read_info
 from mae.decoding.pixels import BadImage
 
@@ -52,7 +53,7 @@ def test_both_layouts_come_out_channels_first(values, dtype, channels):
 def test_without_channels(values):
     gray = values((20, 30), np.uint8)
     data = npy(gray)
-    assert read_info(data, "npy") == (20, 30, 1, 8)
+    assert read_info(data, "npy")[:4] == (20, 30, 1, 8)
     assert np.array_equal(decode_native(data, "npy")[0].numpy(), gray)
     assert np.array_equal(decode(data, "npy", 3).numpy(), np.stack([gray] * 3))
 
@@ -81,7 +82,7 @@ def test_both_versions_of_the_header(version):
 )
 def test_the_shorter_axis_is_the_channels_where_no_number_is_wanted(values, shape, native):
     stored = values(shape, np.uint8)
-    assert read_info(npy(stored), "npy") == (*native, 8)
+    assert read_info(npy(stored), "npy")[:4] == (*native, 8)
     expected = stored if shape == native else stored.transpose(1, 2, 0)
     assert np.array_equal(decode_native(npy(stored), "npy").permute(1, 2, 0).numpy(), expected)
 
@@ -92,6 +93,23 @@ def test_a_wanted_number_of_channels_decides_the_axis(values):
     assert decode(npy(stored), "npy", 4).shape == (4, 5, 20)
     both = values((4, 20, 4), np.uint8)  # the last of two that fit
     assert np.array_equal(decode(npy(both), "npy", 4).permute(1, 2, 0).numpy(), both)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(20, 30), (224, 224, 3), (3, 224, 224), (8, 8, 3), (31, 200, 300), (40, 60, 5), (90, 80, 600)],
+)
+def test_shapes_whose_axes_are_clear(shape):
+    check_axes(shape)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 224), (224, 64, 64), (8, 8, 20), (31, 20, 30)])
+def test_shapes_whose_axes_are_not(shape):
+    with pytest.raises(
+        BadImage, match=r"may both be the channels.*pack it without --resize"
+    ) as bad:
+        check_axes(shape)
+    assert str(bad.value).startswith(f"shape {list(shape)}: ")
 
 
 def test_other_channel_counts_are_refused(values):

@@ -40,7 +40,7 @@ def patched(data, code, value, field=2, count=1):
 def native(data, extension="tif"):
     """[h w c], after checking that header and pixels agree."""
     pixels = decode_native(data, extension)
-    height, width, channels, bits = read_info(data, extension)
+    height, width, channels, bits, _ = read_info(data, extension)
     assert pixels.shape == (channels, height, width)
     assert pixels.dtype == {8: torch.uint8, 16: torch.uint16}[bits]
     return pixels.permute(1, 2, 0).numpy()

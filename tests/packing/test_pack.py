@@ -17,7 +17,7 @@ from mae.data.manifest import build_manifest
 from mae.data.scan import NO_LABEL
 from mae.data.storage import ShardReader
 from mae.decoding.decode import decode_native
-from mae.errors import StorageError, UserError
+from mae.errors import RunFailed, StorageError, UserError, WorkerDied
 from mae.packing import report as pack_report
 from mae.packing.pack import pack
 from mae.packing.report import describe, suggestion
@@ -258,7 +258,63 @@ def test_sixteen_bits_are_suggested(tmp_path):
     packed = pack_folder(tmp_path / "images", tmp_path / "out")
     assert (packed.channels, packed.bits) == ({1: 3}, {16: 3})
     assert describe(packed)[-1].endswith(": data.bits=16 model.in_chans=1")
-    assert suggestion({3: 9, 1: 2}, {8: 11}) == ""
+
+
+@pytest.mark.parametrize(
+    ("usual", "settings"),
+    [((3, 8), ""), ((4, 8), "model.in_chans=4"), ((3, 16), "data.bits=16")],
+)
+def test_settings_are_suggested_where_the_defaults_do_not_fit(usual, settings):
+    assert suggestion(*usual) == settings
+
+
+@pytest.mark.parametrize(
+    ("count", "line"),
+    [
+        (1, "1 image of 16 bits is left out unless data.bits=16"),
+        (2, "2 images of 16 bits are left out unless data.bits=16"),
+    ],
+)
+def test_a_few_deep_images_do_not_decide_for_all(tmp_path, save, count, line):
+    for number in range(3):
+        save(f"{number}.jpg", number)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 65536, (20, 24)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"deep-{number}.png")
+    packed = pack_folder(tmp_path / "images", tmp_path / "out")
+    assert packed.usual == (3, 8)
+    assert describe(packed)[-1] == line
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("LA", 1), ("RGBA", 3)])
+def test_alpha_is_no_channel(tmp_path, save, mode, channels):
+    for number in range(3):
+        path = save(f"{number}.png", number)
+        Image.open(path).convert(mode).save(path)
+    packed = pack_folder(tmp_path / "images", tmp_path / "out", resize=10)
+    assert packed.channels == {channels: 3} and packed.usual == (channels, 8)
+    assert suggestion(*packed.usual) == ("model.in_chans=1" if channels == 1 else "")
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 224), (8, 8, 20)])
+def test_arrays_whose_axes_cannot_be_told_are_left_out_by_name(tmp_path, save, shape):
+    save("good.jpg", 1)
+    np.save(tmp_path / "images" / "cube.npy", np.zeros(shape, np.uint8))
+    packed = pack_folder(tmp_path / "images", tmp_path / "out", resize=6)
+    ((name, reason),) = packed.skipped
+    assert name == "cube.npy" and reason.startswith(f"shape {list(shape)}: its first and its last")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fault_of_ours_names_the_file(tmp_path, save, monkeypatch, workers):
+    def fail(source, resize, quality):
+        raise RuntimeError("out of range")
+
+    save("a.jpg", 1)
+    monkeypatch.setattr("mae.packing.shard_writer.recode", fail)
+    with pytest.raises(RunFailed) as error:
+        pack_folder(tmp_path / "images", tmp_path / "out", workers=workers)
+    assert str(error.value) == f"{tmp_path}/images: a.jpg: RuntimeError: out of range"
 
 
 def test_file_names_that_are_no_text(tmp_path, save):
@@ -526,8 +582,11 @@ def test_a_worker_that_dies_is_named(classes, tmp_path, monkeypatch):
         write_shard(writer, task)
 
     monkeypatch.setattr(ShardWriter, "write", die)
-    message = refused(classes, tmp_path / "out", shard_size=2, workers=2)
-    assert re.match(r"train-000003.tar: its worker process \d+ was killed by SIGKILL", message)
+    said = []
+    match = r"train-000003.tar: its worker process \d+ was killed by SIGKILL"
+    with pytest.raises(WorkerDied, match=match):
+        pack_folder(classes, tmp_path / "out", shard_size=2, workers=2, say=said.append)
+    assert said[-1].endswith("keeps what is done: the same command goes on from there")
     monkeypatch.undo()
     assert pack_folder(classes, tmp_path / "out", shard_size=2).splits == {"train": 10}
 

@@ -1,12 +1,12 @@
 import io
 
+import imagecodecs
 import numpy as np
 import pytest
-import torch
 from PIL import Image, JpegImagePlugin
 
-from mae.decoding.decode import decode_native, read_info
-from mae.decoding.pillow import BadImage
+from mae.decoding.decode import decode, decode_native, read_info
+from mae.decoding.pixels import BadImage
 from mae.packing.recode import Encoded, pixel_cost, recode
 
 
@@ -33,7 +33,7 @@ def test_by_default_bytes_stay_as_they_are(make_image):
     [
         ("JPEG", None, "jpg"),
         ("PNG", None, "png"),
-        ("WEBP", None, "png"),
+        ("WEBP", None, "jpg"),
         ("PNG", 80, "jpg"),
         ("JPEG", 80, "jpg"),
     ],
@@ -45,7 +45,7 @@ def test_larger_images_are_reduced(make_image, format, quality, extension, chann
     source = encode(make_image(1, (90, 150), channels), format)
     stored = recode(source, 60, quality)
     assert stored.extension == extension
-    assert read_info(stored.data, stored.extension) == (60, 100, channels, 8)
+    assert read_info(stored.data, stored.extension)[:4] == (60, 100, channels, 8)
     assert pixel_cost(source, stored, 60) < 3
 
 
@@ -117,11 +117,79 @@ def test_pixel_cost_is_of_255(make_image):
     assert pixel_cost(deep, deeper, 30) == pytest.approx(51)
 
 
-def test_alpha_is_kept_in_an_array(make_image):
+MODES = [(mode, None) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")]
+
+
+@pytest.mark.parametrize(("mode", "quality"), [*MODES, ("LA", 80), ("RGBA", 80)])
+def test_what_is_reduced_decodes_as_the_reduction_of_what_was(make_image, mode, quality):
+    image = Image.fromarray(make_image(0, (40, 60))).convert(mode)
+    if mode in ("LA", "RGBA"):
+        ramp = np.linspace(0, 255, 40 * 60).astype(np.uint8).reshape(40, 60)
+        image.putalpha(Image.fromarray(ramp))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    source = Encoded(file.getvalue(), "png")
+    stored = recode(source, 20, quality)
+    assert stored.extension == "png"
+    full = decode(source.data, "png", 3).permute(1, 2, 0).numpy()
+    expected = Image.fromarray(full).resize((30, 20), Image.Resampling.BICUBIC)
+    found = decode(stored.data, "png", 3).permute(1, 2, 0).numpy()
+    assert np.array_equal(found, np.array(expected))
+    info = read_info(stored.data, "png")
+    assert info.alpha == (mode in ("LA", "RGBA"))
+    if info.alpha:
+        alpha = image.getchannel("A").resize((30, 20), Image.Resampling.BICUBIC)
+        assert np.array_equal(decode_native(stored.data, "png")[-1].numpy(), np.array(alpha))
+    assert pixel_cost(source, stored, 20) < 3
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+def test_a_webp_with_alpha_stays_one_with_alpha(make_image, lossless):
     pixels = np.dstack([make_image(0, (40, 40)), np.full((40, 40), 99, np.uint8)])
-    stored = recode(encode(pixels), 20)
+    stored = recode(encode(pixels, "WEBP", lossless=lossless), 20)
+    assert read_info(stored.data, stored.extension) == (20, 20, 4, 8, True)
+    assert decode(stored.data, stored.extension, 3).shape == (3, 20, 20)
+
+
+def test_alpha_of_sixteen_bits_is_left_out():
+    values = np.random.default_rng(0).integers(0, 65536, (40, 60, 4), np.uint16)
+    source = Encoded(imagecodecs.png_encode(values), "png")
+    stored = recode(source, 20)
     assert stored.extension == "npy"
-    assert torch.equal(decode_native(stored.data, "npy")[3], torch.full((20, 20), 99).byte())
+    assert decode(stored.data, "npy", 3, 16).shape == (3, 20, 30)
+    assert pixel_cost(source, stored, 20) < 20
+
+
+def test_alpha_outlasts_a_quality(make_image):
+    pixels = np.dstack([make_image(0, (40, 40)), np.full((40, 40), 99, np.uint8)])
+    source = encode(pixels)
+    assert recode(source, quality=50) is source
+
+
+def test_a_lossless_webp_becomes_a_png(make_image):
+    assert recode(encode(make_image(0, (40, 40)), "WEBP", lossless=True), 20).extension == "png"
+
+
+def test_a_webp_that_would_not_shrink_keeps_its_bytes(make_image):
+    source = encode(make_image(0, (64, 64)), "WEBP", quality=10)
+    assert recode(source, quality=95) is source
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 224), (8, 8, 20), (20, 8, 8), (3, 3, 9)])
+def test_arrays_whose_axes_cannot_be_told_are_not_resized(shape):
+    source = npy(np.zeros(shape, np.uint8))
+    with pytest.raises(BadImage) as error:
+        recode(source, 2)
+    assert str(error.value).startswith(f"shape {list(shape)}: ")
+    assert recode(source, 500) is source
+
+
+def test_arrays_whose_axes_could_not_be_told_afterwards_are_not_resized():
+    """[20, 30, 31] would be read as 20 channels."""
+    source = npy(np.zeros((200, 300, 31), np.uint16))
+    with pytest.raises(BadImage, match=r"shape \[20, 30, 31\] after --resize"):
+        recode(source, 20)
+    assert read_info(recode(source, 40).data, "npy").channels == 31
 
 
 def test_what_does_not_decode_is_refused(make_image):

@@ -46,6 +46,18 @@ def test_other_members_stay_behind_and_are_counted(make_tar, make_shards, tmp_pa
     assert listing.notes == ("2 members that are no images or labels stay behind: .json, .txt",)
 
 
+def test_labels_that_are_texts_stay_behind_and_are_counted(make_tar, make_shards, tmp_path):
+    image = bytes(ShardReader(build_manifest([make_shards(tmp_path / "old", 1)])).read(0))
+    members = [("a.jpg", image), ("a.cls", b"cat"), ("b.jpg", image), ("b.cls", b"3")]
+    path = str(make_tar(tmp_path / "mixed.tar", members))
+    listing = find_in_tars([path])
+    assert [source.label for source in listing.sources] == [None, 3]
+    assert listing.notes == ("1 .cls without an image or a class number stay behind",)
+    assert find_in_tars([path], labels=False).notes == ()
+    with pytest.raises(UserError, match="--labels: 1 of 2 samples have no label"):
+        find_in_tars([path], labels=True)
+
+
 def test_names_of_classes_go_along(make_shards, tmp_path):
     pattern = make_shards(tmp_path / "old", 6)
     assert find_in_tars([pattern]).classes == ()

@@ -6,8 +6,10 @@ import os
 import pickle
 import threading
 import time
+from email.utils import formatdate
 
 import boto3
+import fsspec
 import psutil
 import pytest
 
@@ -165,8 +167,8 @@ def test_what_is_not_there_is_asked_for_once(server):
 def test_what_may_pass_is_tried_to_the_end(server, code):
     location = server.serve("/a.tar", status(code))
     assert f"{location}: HTTP {code} " in (line := refused(location))
-    assert line.endswith("(tried 5 times)")
-    assert server.gets("/a.tar") == 5
+    assert line.endswith("(tried 8 times)")
+    assert server.gets("/a.tar") == 8
 
 
 def test_pauses_grow(server, monkeypatch):
@@ -174,7 +176,43 @@ def test_pauses_grow(server, monkeypatch):
     monkeypatch.setattr(attempts, "FIRST_DELAY", 1.0)
     monkeypatch.setattr(attempts.time, "sleep", pauses.append)
     refused(server.serve("/a.tar", status(503)))
-    assert pauses == [1, 2, 4, 8]
+    assert len(pauses) == 7
+    for number, pause in enumerate(pauses):
+        assert min(60, 2**number) <= pause <= min(60, 1.5 * 2**number)
+    assert sum(pauses) > 120  # a server that starts anew is waited for
+
+
+def test_pauses_are_not_the_same_for_all(monkeypatch):
+    """So that all who failed at one time do not come back at one time."""
+    monkeypatch.setattr(attempts, "FIRST_DELAY", 1.0)
+    assert len({attempts._delay(3) for _ in range(10)}) > 1
+
+
+IN_AN_HOUR = formatdate(time.time() + 3600, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "waited"),
+    [
+        (429, "7", 7),
+        (503, "7", 7),
+        (503, "3600", 120),
+        (503, IN_AN_HOUR, 120),
+        (503, "Mon, 01 Jan 2024 00:00:00 GMT", 0),
+        (503, "soon", 0),
+        (503, "-7", 0),
+        (500, "7", 0),
+    ],
+)
+def test_a_server_is_left_alone_for_as_long_as_it_asks(server, monkeypatch, code, asked, waited):
+    pauses = []
+    monkeypatch.setattr(attempts.time, "sleep", pauses.append)
+    location = server.serve("/a.tar", status(code, retry_after=asked), body(DATA))
+    assert fetched(location) == DATA
+    (pause,) = pauses
+    assert pause == waited if waited else pause < 0.01
+    assert stat(server.serve("/b.tar", status(code, retry_after=asked), body(DATA))).size
+    assert not waited or waited in pauses[1:]
 
 
 @pytest.mark.parametrize(
@@ -212,7 +250,7 @@ def test_another_length_is_a_failure(server, behaviour):
     location = server.serve("/a.tar", behaviour)
     line = refused(location, len(DATA))
     assert line.startswith(f"{location}: ")
-    assert line.endswith("(tried 5 times)")
+    assert line.endswith("(tried 8 times)")
 
 
 def test_lengths_are_told(server):
@@ -240,7 +278,7 @@ def test_slow_but_steady_is_no_stall(server, monkeypatch):
 def test_a_connection_refused_is_tried_again(server):
     line = refused("http://127.0.0.1:1/a.tar")
     assert "127.0.0.1:1" in line
-    assert line.endswith("(tried 5 times)")
+    assert line.endswith("(tried 8 times)")
 
 
 @pytest.mark.parametrize("code", [403, 404, 500])
@@ -267,7 +305,7 @@ def test_no_stat_of_what_is_not_there(server):
     with pytest.raises(StorageError, match=r"nope.tar: HTTP 404 Not Found \(tried once\)"):
         stat(f"{server.url}/nope.tar")
     location = server.serve("/a.tar", status(503))
-    with pytest.raises(StorageError, match=r"HTTP 503 .* \(tried 5 times\)"):
+    with pytest.raises(StorageError, match=r"HTTP 503 .* \(tried 8 times\)"):
         stat(location)
 
 
@@ -405,8 +443,8 @@ def test_a_pipe_that_fails_says_why(tmp_path):
     count = tmp_path / "count"
     command = f"pipe:echo x >> {count}; echo body; echo first >&2; echo last words >&2; exit 3"
     line = refused(command, allow_pipe=True)
-    assert line.endswith(": exit code 3: last words (tried 5 times)")
-    assert count.read_text() == "x\n" * 5
+    assert line.endswith(": exit code 3: last words (tried 8 times)")
+    assert count.read_text() == "x\n" * 8
 
 
 def test_a_pipe_of_another_length_fails():
@@ -470,6 +508,25 @@ def test_s3_objects_that_are_not_there(s3, location):
     assert line.endswith("(tried once)")
     with pytest.raises(StorageError, match="tried once"):
         stat(location)
+
+
+def test_s3_without_credentials_is_told_at_once(s3, tmp_path, monkeypatch):
+    s3.put_object(Bucket="bucket", Key="a.tar", Body=DATA)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "BOTO_CONFIG"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    file_systems = fsspec.get_filesystem_class("s3")
+    file_systems.clear_instance_cache()
+    try:
+        assert refused("s3://bucket/a.tar") == (
+            "s3://bucket/a.tar: no credentials: set them, or FSSPEC_S3_ANON=true for a public "
+            "bucket (tried once)"
+        )
+        with pytest.raises(StorageError, match=r"FSSPEC_S3_ANON=true.*tried once"):
+            stat("s3://bucket/a.tar")
+    finally:
+        file_systems.clear_instance_cache()
 
 
 def test_s3_patterns(s3):

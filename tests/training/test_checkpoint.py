@@ -1,24 +1,34 @@
+import json
+import pickle
 import pickletools
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mae.config import OptimConfig
 from mae.errors import UserError
+from mae.training import checkpoint
 from mae.training.checkpoint import (
     Position,
     checkpoints,
     load_model,
     load_optimizer,
     newest_checkpoint,
-    save_checkpoint,
+    read_position,
+    reserve,
+    write_checkpoint,
 )
 from mae.training.optim import build_optimizer, set_lr
+from mae.training.retention import forget_after, prune
+from mae.training.snapshot import Snapshots, tensors_of
 
 
-def stepped(steps=3, seed=0):
+def stepped(steps=3, seed=0) -> tuple[Any, torch.optim.Optimizer]:
     """A small model and its optimizer after some steps."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
@@ -39,9 +49,32 @@ def position(step=3):
     return Position(step=step, samples=8 * step, data="abc")
 
 
+def write(folder, number=3, model_and_optimizer=None, **fields):
+    """A checkpoint of step `number`, from here."""
+    model, optimizer = model_and_optimizer or stepped()
+    tensors = tensors_of(model, optimizer)
+    where = position(number)._replace(**fields)
+    part = reserve(folder, where, tensors.num_bytes)
+    return write_checkpoint(part, Snapshots().take(tensors, is_kept=True), where)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def steps(folder):
+    return [int(name.removeprefix("step-")) for name in names(folder)]
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    file.write_bytes(data)
+
+
 def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path):
     model, optimizer = stepped()
-    path = save_checkpoint(tmp_path, model, optimizer, position(), keep_last=2)
+    path = write(tmp_path, 3, (model, optimizer))
     resumed, resumed_optimizer = stepped(steps=0, seed=1)
     load_model(path, resumed)
     load_optimizer(path, resumed, resumed_optimizer)
@@ -53,74 +86,231 @@ def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path)
         assert torch.equal(ours, theirs)
 
 
-def test_the_newest_are_kept_and_nothing_temporary_is_left(tmp_path):
-    model, optimizer = stepped()
-    for number in (1, 2, 30, 4):
-        save_checkpoint(tmp_path, model, optimizer, position(number), keep_last=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000004", "step-000000030"]
-    found = newest_checkpoint(tmp_path)
-    assert found is not None and found.position == position(30) and not found.damaged
+def test_a_position_comes_back_as_it_was(tmp_path):
+    path = write(tmp_path, 7, skipped=(4, 5))
+    assert read_position(path) == Position(7, 56, "abc", (4, 5))
+
+
+def test_a_checkpoint_from_before_batches_could_be_skipped_is_read(tmp_path):
+    path = write(tmp_path, 7)
+    state = json.loads((path / "state.json").read_text())
+    del state["skipped"]
+    (path / "state.json").write_text(json.dumps(state))
+    assert read_position(path) == Position(7, 56, "abc", ())
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
-    model, optimizer = stepped()
-    path = save_checkpoint(tmp_path, model, optimizer, position(), keep_last=2)
-    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
+    path = write(tmp_path)
+    assert names(path) == ["model.safetensors", "optimizer.safetensors", "state.json"]
     for file in path.iterdir():
         with pytest.raises(Exception, match=r"."):
             list(pickletools.genops(file.read_bytes()))
 
 
-def test_a_write_cut_short_leaves_the_one_before(tmp_path, monkeypatch):
-    model, optimizer = stepped()
-    save_checkpoint(tmp_path, model, optimizer, position(1), keep_last=2)
+def test_a_write_cut_short_leaves_the_one_before_and_nothing_temporary(tmp_path, monkeypatch):
+    write(tmp_path, 1)
 
     def disk_full(*args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mae.training.checkpoint._sync", disk_full)
     with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(tmp_path, model, optimizer, position(2), keep_last=2)
+        write(tmp_path, 2)
+    assert names(tmp_path) == ["step-000000001"]
     monkeypatch.undo()
-    assert [p.name for p in checkpoints(tmp_path)] == ["step-000000001"]
-    save_checkpoint(tmp_path, model, optimizer, position(2), keep_last=2)
-    assert not list(tmp_path.glob("*.tmp"))
+    write(tmp_path, 2)
+    assert steps(tmp_path) == [1, 2]
+
+
+def test_all_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Files, then their folder, then the rename, then the folder that holds the name."""
+    events = []
+    sync, rename = checkpoint._sync, Path.rename
+    monkeypatch.setattr(checkpoint, "_sync", lambda path: (events.append(path.name), sync(path)))
+    monkeypatch.setattr(
+        Path, "rename", lambda old, new: (events.append("rename"), rename(old, new))[1]
+    )
+    write(tmp_path, 1)
+    *files, part, renamed, parent = events
+    assert sorted(files) == ["model.safetensors", "optimizer.safetensors", "state.json"]
+    assert part.endswith(".tmp") and renamed == "rename" and parent == tmp_path.name
+
+
+def test_a_file_system_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    free = shutil.disk_usage(tmp_path).free
+    monkeypatch.setattr(checkpoint, "MARGIN", 0)
+    with pytest.raises(OSError, match=r"it needs [\d,.]+ MB, and [\d,.]+ MB are free"):
+        reserve(tmp_path, position(), 2 * free)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        reserve(tmp_path / "gone", position(), 0)
+    assert names(tmp_path) == []
+
+
+def test_two_processes_that_save_the_same_step_leave_one_whole_checkpoint(tmp_path):
+    tensors = Snapshots().take(tensors_of(*stepped()), is_kept=True)
+    first, second = (reserve(tmp_path, position(), 0) for _ in range(2))
+    assert write_checkpoint(first, tensors, position()) == write_checkpoint(
+        second, tensors, position()
+    )
+    assert read_position(tmp_path / "step-000000003") == position()
+    assert names(tmp_path) == ["step-000000003"]
+
+
+@pytest.mark.parametrize("stale", ["damaged", "of before a rollback"])
+def test_the_name_of_a_checkpoint_that_is_not_wanted_is_taken_over(tmp_path, stale):
+    path = write(tmp_path, 3, stepped(1))
+    if stale == "damaged":
+        flip(path / "model.safetensors")
+    new = stepped(2)
+    write(tmp_path, 3, new, skipped=(2,))
+    assert read_position(path).skipped == (2,)
+    loaded, _ = stepped(0)
+    load_model(path, loaded)
+    assert torch.equal(loaded[0].weight, new[0][0].weight)
+    assert names(tmp_path) == ["step-000000003"]
+
+
+def test_the_newest_are_kept_and_nothing_temporary_is_left(tmp_path):
+    for number in (1, 2, 30, 4):
+        prune(tmp_path, 2, 0, written=write(tmp_path, number))
+    assert steps(tmp_path) == [4, 30]
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.position == position(30) and not found.damaged
+
+
+def test_what_was_just_written_is_never_deleted(tmp_path):
+    for number in (20, 30, 4):
+        prune(tmp_path, 2, 0, written=write(tmp_path, number))
+    assert steps(tmp_path) == [4, 20, 30]
+
+
+def test_checkpoints_at_multiples_are_kept_for_good(tmp_path):
+    for number in range(1, 12):
+        prune(tmp_path, 2, 4, written=write(tmp_path, number))
+    assert steps(tmp_path) == [4, 8, 10, 11]
+
+
+def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tmp_path):
+    for number in (1, 2):
+        write(tmp_path, number)
+    flip(tmp_path / "step-000000002" / "model.safetensors")
+    prune(tmp_path, 2, 0, written=write(tmp_path, 3))
+    assert steps(tmp_path) == [1, 2, 3]
+    prune(tmp_path, 2, 0, written=write(tmp_path, 4))
+    assert steps(tmp_path) == [3, 4]
+
+
+def test_a_future_that_is_undone_is_forgotten(tmp_path):
+    for number in (1, 2, 3):
+        write(tmp_path, number)
+    forget_after(tmp_path, 2)
+    assert steps(tmp_path) == [1, 2]
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_damage_is_found_and_the_one_before_is_used(tmp_path, file, damage):
-    model, optimizer = stepped()
-    save_checkpoint(tmp_path, model, optimizer, position(1), keep_last=3)
-    path = save_checkpoint(tmp_path, model, optimizer, position(2), keep_last=3) / file
-    data = bytearray(path.read_bytes())
+    write(tmp_path, 1)
+    path = write(tmp_path, 2) / file
     if damage == "gone":
         path.unlink()
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-7])
     else:
-        data[len(data) // 2] ^= 0x40
-        path.write_bytes(data if damage == "flip" else data[:-7])
+        flip(path)
     found = newest_checkpoint(tmp_path)
     assert found is not None and found.position.step == 1
     (reason,) = found.damaged.values()
     assert str(path.parent) in reason
 
 
-def test_when_all_are_damaged_nothing_is_started_over(tmp_path):
-    model, optimizer = stepped()
-    path = save_checkpoint(tmp_path, model, optimizer, position(1), keep_last=2)
-    (path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match=r"model\.safetensors is damaged"):
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no readable checkpoint"),
+        ("[]", "no readable checkpoint"),
+        ("\x00\xff", "no readable checkpoint"),
+        ('{"format": 9}', "format 9; this version reads 1"),
+        ('{"format": 1, "files": []}', "no readable checkpoint"),
+        ('{"format": 1, "files": {}, "step": 2, "samples": 9, "data": ""}', "no readable"),
+    ],
+)
+def test_a_state_that_says_nothing_is_passed_over(tmp_path, text, reason):
+    write(tmp_path, 1)
+    (write(tmp_path, 2) / "state.json").write_text(text, encoding="latin-1")
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.position.step == 1
+    assert reason in next(iter(found.damaged.values()))
+
+
+def test_an_empty_folder_is_passed_over(tmp_path):
+    write(tmp_path, 1)
+    (tmp_path / "step-000000002").mkdir()
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.position.step == 1
+    assert "state.json" in found.damaged[tmp_path / "step-000000002"]
+
+
+def test_when_all_are_damaged_each_is_named_and_nothing_is_started_over(tmp_path):
+    for number in (1, 2):
+        (write(tmp_path, number) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError) as refused:
         newest_checkpoint(tmp_path)
+    newer, older, advice = str(refused.value).splitlines()
+    assert "step-000000002: model.safetensors is damaged" in newer
+    assert "step-000000001: model.safetensors is damaged" in older
+    assert advice == f"{tmp_path}: no intact checkpoint; delete these to start over"
 
 
 def test_no_checkpoint_is_no_error(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     assert newest_checkpoint(Path("nowhere")) is None
+    (tmp_path / "step-by-step.txt").write_text("how to resume")
+    assert checkpoints(tmp_path) == []
+
+
+def test_going_back_looks_only_at_what_was_before(tmp_path):
+    for number in (1, 2, 3):
+        write(tmp_path, number)
+    found = newest_checkpoint(tmp_path, before=3)
+    assert found is not None and found.position.step == 2
+    assert newest_checkpoint(tmp_path, before=1) is None
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("dump", [pickle.dump, torch.save])
+def test_a_pickle_by_that_name_is_refused_and_not_executed(tmp_path, file, dump):
+    """Also where its state.json vouches for it, as that of a malicious checkpoint would."""
+    path, sprung = write(tmp_path), tmp_path / "sprung"
+    with (path / file).open("wb") as hostile:
+        dump(Trap(sprung), hostile)
+    state = json.loads((path / "state.json").read_text())
+    state["files"][file] = checkpoint._stamp(path / file)
+    (path / "state.json").write_text(json.dumps(state))
+    assert read_position(path)
+    model, optimizer = stepped()
+    with pytest.raises(UserError, match=str(path)):
+        load_model(path, model)
+        load_optimizer(path, model, optimizer)
+    assert not sprung.exists()
 
 
 def test_weights_of_another_model_are_refused(tmp_path):
-    model, optimizer = stepped()
-    path = save_checkpoint(tmp_path, model, optimizer, position(), keep_last=2)
+    path = write(tmp_path)
     with pytest.raises(UserError, match="do not fit this model"):
         load_model(path, nn.Linear(3, 4))
     other = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4))
@@ -129,3 +319,14 @@ def test_weights_of_another_model_are_refused(tmp_path):
     smaller = nn.Sequential(nn.Linear(3, 4))
     with pytest.raises(UserError, match="holds unknown"):
         load_optimizer(path, smaller, build_optimizer(smaller, OptimConfig()))
+
+
+def test_moments_of_another_shape_are_refused(tmp_path):
+    """Broadcasting would take them without a word, or fail at the first step."""
+    path = write(tmp_path)
+    model, optimizer = stepped()
+    moments = dict(tensors_of(model, optimizer).optimizer)
+    moments["exp_avg/0.weight"] = torch.zeros(1, 3)
+    save_file(moments, path / "optimizer.safetensors")
+    with pytest.raises(UserError, match=r"exp_avg/0\.weight has shape \[1, 3\], not \[4, 3\]"):
+        load_optimizer(path, model, optimizer)

@@ -45,6 +45,7 @@ def test_a_bad_sample_is_named_with_shard_and_key(start, file, manifest):
             "key": "sample-00002",
             "error": "shard: key 2: bad",
             "step": 7,
+            "data": manifest.fingerprint,
         }
     ]
 
@@ -102,8 +103,8 @@ def test_a_line_cut_off_by_a_kill_is_passed_over(start, file, end):
 @pytest.mark.parametrize(
     "line", ["[]", "3", '"sample"', "{}", '{"sample": null}', '{"sample": "x"}']
 )
-def test_foreign_lines_are_passed_over(start, file, line):
-    file.write_text(f'{line}\n{{"sample": 4}}\n')
+def test_foreign_lines_are_passed_over(start, file, manifest, line):
+    file.write_text(f'{line}\n{{"sample": 4, "data": "{manifest.fingerprint}"}}\n')
     assert start().known == {4}
 
 
@@ -165,3 +166,21 @@ def test_signed_addresses_are_not_written_down(start, file, manifest):
     quarantine.settle(step=1)
     assert "secret" not in file.read_text()
     assert rows(file)[0]["shard"] == "https://host/a.tar"
+
+
+def test_numbers_of_other_data_are_not_these(start, file):
+    quarantine = start()
+    quarantine.note([ONE])
+    quarantine.settle(step=1)
+    text = file.read_text()
+    file.write_text(text.replace(rows(file)[0]["data"], "0" * 64))
+    assert start().known == set()
+
+
+def test_a_process_that_saves_alone_writes_what_it_met(start, file):
+    quarantine = start()
+    quarantine.is_main = False
+    quarantine.note([ONE, ONE])
+    quarantine.write_own(step=3)
+    assert [(row["sample"], row["step"]) for row in rows(file)] == [(1, 3)]
+    assert start().known == {1}

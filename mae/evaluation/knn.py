@@ -1,0 +1,63 @@
+"""k-NN: which class the nearest neighbours in frozen features vote for.  Nothing is fitted."""
+
+import numpy as np
+import numpy.typing as npt
+
+from mae.evaluation.features import Matrix
+
+K = 20
+TEMPERATURE = 0.07
+"""both as in DINO (Caron et al. 2021, section 4.1)"""
+
+CELLS = 2**22
+"""similarities looked at at a time: 16 MB, and some five times that to choose among them"""
+
+Labels = npt.NDArray[np.int64]
+
+
+def knn_accuracy(
+    train: Matrix,
+    labels: Labels,
+    test: Matrix,
+    test_labels: Labels,
+    *,
+    k: int = K,
+    temperature: float = TEMPERATURE,
+) -> float:
+    """Share of `test` [m d] whose class the neighbours in `train` [n d] find.
+
+    The `k` vectors of the largest cosine similarity vote with exp(similarity / temperature), as
+    in DINO; all of `train` where it has fewer.  Of neighbours equally near the earlier rows count,
+    of classes equally voted for the smallest.
+    """
+    classes, voted = np.unique(labels, return_inverse=True)
+    train, test = directions(train), directions(test)
+    k = min(k, len(train))
+    rows = max(1, CELLS // max(len(train), len(classes)))
+    right = 0
+    for start in range(0, len(test), rows):
+        similar = test[start : start + rows] @ train.T
+        nearest = _largest(similar, k)
+        weight = np.exp(np.take_along_axis(similar, nearest, 1).astype(np.float64) / temperature)
+        votes = np.zeros((len(similar), len(classes)))
+        np.add.at(votes, (np.arange(len(similar))[:, None], voted[nearest]), weight)
+        right += int((classes[votes.argmax(1)] == test_labels[start : start + rows]).sum())
+    return right / len(test)
+
+
+def directions(vectors: Matrix) -> Matrix:
+    """Rows [n d] of length 1; rows of zeros stay zeros."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.maximum(length, np.finfo(vectors.dtype).tiny)
+
+
+def _largest(values: Matrix, k: int) -> npt.NDArray[np.int64]:
+    """Columns [m k] of each row's `k` largest values, in no order; of equals the first ones."""
+    if k == values.shape[1]:
+        return np.tile(np.arange(k), (len(values), 1))
+    least = np.partition(values, -k, axis=1)[:, [-k]]
+    above = values > least
+    equal = values == least
+    room = k - above.sum(axis=1, keepdims=True)
+    chosen = above | (equal & (equal.cumsum(axis=1) <= room))
+    return np.nonzero(chosen)[1].reshape(len(values), k)

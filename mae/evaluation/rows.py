@@ -1,0 +1,24 @@
+"""Numbers out of the rows that a run writes: any may be missing, or not finite."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+def number(row: Row, key: str) -> float | None:
+    """A finite number of a row, or None."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
+def series(rows: Sequence[Row], key: str, after_epoch: float = -1.0) -> list[float]:
+    """The finite numbers of a column, of the rows after an epoch."""
+    found = [number(row, key) for row in rows if (number(row, "epoch") or 0.0) > after_epoch]
+    return [value for value in found if value is not None]

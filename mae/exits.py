@@ -1,0 +1,63 @@
+"""What a run leaves behind for whoever watches over it: exit codes, last words, events."""
+
+import json
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+DONE, FAILED, WRONG_USE, STOPPED = 0, 1, 2, 75
+"""Exit codes; stopped: early, with a checkpoint, and the same command continues."""
+STATUS_FILE = "exit-status"
+STATUS_VARIABLE = "MAE_EXIT_STATUS"
+"""environment: a file of one launch alone, for the same word as STATUS_FILE"""
+
+
+class Word(NamedTuple):
+    """How a run says that it ended."""
+
+    code: int
+    step: int | None
+    reason: str
+
+
+def record_exit(folder: Path | None, word: Word) -> None:
+    """Leave `word` in `folder`/exit-status and for the supervisor, if there is one.
+
+    Launchers turn every exit code into 1.  `folder` is None where it is not this run's own (yet).
+    """
+    paths = [folder / STATUS_FILE] if folder else []
+    paths += [Path(os.environ[STATUS_VARIABLE])] if STATUS_VARIABLE in os.environ else []
+    for path in paths:
+        with suppress(OSError):  # no word is a word too: the run is taken for killed
+            part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            part.write_text(json.dumps(word._asdict()))
+            part.replace(path)
+
+
+def read_exit(path: Path) -> Word | None:
+    """The word in a file; None where there is none."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        row = json.loads(path.read_text())
+        return Word(int(row["code"]), row["step"], str(row["reason"]))
+    return None
+
+
+def forget_exit(folder: Path) -> None:
+    """Take the last word back at a start; nothing where `folder` holds no run."""
+    if (folder / "config.yaml").exists():
+        with suppress(OSError):
+            (folder / STATUS_FILE).unlink(missing_ok=True)
+
+
+def append_event(folder: Path, step: int | None, event: str, reason: str) -> None:
+    """One more row of `folder`/events.jsonl; nothing where `folder` holds no run (yet)."""
+    if not (folder / "config.yaml").exists():
+        return
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    row = json.dumps({"time": now, "step": step, "event": event, "reason": reason})
+    with suppress(OSError), (folder / "events.jsonl").open("a+b") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        cut_off = file.read() not in (b"", b"\n")  # a kill in the middle of a line
+        file.write(b"\n" * cut_off + row.encode() + b"\n")

@@ -1,0 +1,226 @@
+"""The training loop: steps, and what happens between them."""
+
+import contextlib
+import time
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+
+from mae.config import Config
+from mae.data.device_crop import Crops, resize_crops
+from mae.data.loader import Batch
+from mae.data.training_data import TrainingData
+from mae.errors import ProcessFailed, RunFailed, Stopped, UserError, WorkerDied
+from mae.exits import append_event
+from mae.hashing import Stream, fold
+from mae.objective import Objective, Output
+from mae.training.checkpoint import Position, checkpoints, step_of
+from mae.training.control import Control, Wishes
+from mae.training.guard import Guard, Rollback, skip_if_not_finite
+from mae.training.meter import Meter
+from mae.training.optim import set_lr
+from mae.training.plan import Plan
+from mae.training.progress import measure, progress_line
+from mae.training.quarantine import Quarantine
+from mae.training.resume import resume
+from mae.training.run import Run
+from mae.training.saver import Saver
+from mae.training.signals import StopSignals
+from mae.training.tracking import Clock, Tracker
+from mae.watching import Watcher
+
+SAMPLES_TOLD = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run consists of."""
+
+    config: Config
+    plan: Plan
+    data: TrainingData
+    objective: Objective
+    model: torch.nn.Module
+    """the objective as accelerate prepared it"""
+    optimizer: AcceleratedOptimizer
+    accelerator: Accelerator
+    run: Run
+    tracker: Tracker
+    saver: Saver
+    control: Control
+    quarantine: Quarantine
+    guard: Guard
+    watcher: Watcher
+    stop: StopSignals
+
+
+def train_to_the_end(job: Job, position: Position) -> None:
+    """The loop to its end; again from an earlier checkpoint where guard.rollback asks for it."""
+    left_out = set(position.skipped)
+    for _ in range(job.config.guard.max_rollbacks + 1):
+        if position.step >= job.plan.steps:
+            return
+        try:
+            return train(job, position.step, left_out)
+        except Rollback as back:
+            job.saver.wait()
+            left_out.update(back.leave_out)
+            before = min(back.leave_out)
+            position, notes = resume(
+                job.run,
+                job.objective,
+                job.optimizer,
+                job.data.manifest,
+                job.accelerator,
+                before,
+            )
+            what = (
+                f"{back}: going on from step {position.step:,} without steps {before}, {before + 1}"
+            )
+            for line in (*notes, what):
+                job.tracker.say(line)
+            if job.accelerator.is_main_process:
+                append_event(job.run.folder, position.step, "rollback", what)
+    raise RunFailed(
+        f"{job.config.guard.max_rollbacks} rollbacks were not enough (guard.max_rollbacks)"
+    )
+
+
+def train(job: Job, start: int, left_out: set[int]) -> None:
+    """The loop, from step `start` to the end of the plan, without the steps in `left_out`."""
+    config, plan, accelerator = job.config, job.plan, job.accelerator
+    slices, seed = plan.slices, config.train.seed
+    micro_batches = job.data.batches(
+        config, slices, job.objective.img_size, start, plan.steps, left_out
+    )
+    meter, clock = Meter(accelerator.device), Clock()
+    saved_at = time.monotonic()
+    job.model.train()
+    job.stop.in_loop = True
+    done = start
+    for step in range(start + 1, plan.steps + 1):
+        if step in left_out:
+            continue
+        lr = plan.lr_at(step - 1, config)
+        set_lr(job.optimizer, lr)
+        # Dropout, should encoder_kwargs ask for any, is a function of (seed, step, process) too.
+        step_seed = fold(seed, Stream.STEP, step, accelerator.process_index)
+        torch.manual_seed(int(step_seed[0] >> 1))
+        for micro in range(slices.accumulation):
+            try:
+                batch = clock.wait_for(micro_batches)
+            except (WorkerDied, UserError) as error:
+                where = save_alone(job, done, left_out) if done > start else done
+                raise ProcessFailed(f"step {step}: {error}; stands at step {where}") from error
+            job.quarantine.note(batch.bad)
+            is_synced = micro == slices.accumulation - 1
+            with contextlib.nullcontext() if is_synced else accelerator.no_sync(job.model):
+                output = forward(job.model, job.objective, batch, accelerator.device)
+                accelerator.backward(output.loss / slices.accumulation)
+            meter.add(output)
+        meter.end_step(step, skip_if_not_finite(job.optimizer.optimizer))
+        job.optimizer.step()
+        job.optimizer.zero_grad(set_to_none=True)
+        done = step
+
+        minutes = (time.monotonic() - saved_at) / 60
+        wishes = job.control.agree(
+            Wishes(
+                stop=bool(job.stop.requested),
+                save=0 < config.train.checkpoint_minutes < minutes,
+                failed=job.saver.problem() is not None,
+            )
+        )
+        if wishes.failed:
+            raise RunFailed(job.saver.problem() or f"step {step}: a checkpoint failed")
+        is_end = step == plan.steps
+        is_saved = is_end or wishes.stop or wishes.save or step % config.train.checkpoint_every == 0
+        is_reported = is_saved or step % config.log.every == 0 or step == 1
+        if is_reported:
+            report(job, meter, clock, step, lr)
+        is_last = is_end or wishes.stop or (is_reported and must_end(job))
+        # While steps are skipped nothing new is learned, and good checkpoints would be pushed out.
+        if is_last or (is_saved and not job.guard.in_a_row):
+            save(job, step, left_out, wait=is_last)
+            saved_at = time.monotonic()
+        job.quarantine.check()
+        job.guard.check(step)
+        if wishes.stop and not is_end:
+            signal = job.stop.requested or "another process's signal"
+            raise Stopped(f"stopped by {signal} after step {step}")
+        job.watcher.look(step)
+        if is_reported:
+            clock.restart()
+
+
+def forward(
+    model: torch.nn.Module, objective: Objective, batch: Batch, device: torch.device
+) -> Output:
+    """One micro-batch through `model`, the objective as accelerate prepared it."""
+    images = batch.images
+    if isinstance(images, Crops):
+        images = resize_crops(images, objective.img_size, device)
+    else:
+        images = images.to(device, non_blocking=True)
+    noise = objective.draw(images, batch.seeds.to(device, non_blocking=True))
+    return model(images, noise)
+
+
+def report(job: Job, meter: Meter, clock: Clock, step: int, lr: float) -> None:
+    """Tell how the steps since the last report went; all processes come to the same.
+
+    Raises Rollback after a spike, where guard.rollback asks for it.
+    """
+    totals = meter.read(lambda sums: job.accelerator.reduce(sums, reduction="mean"))
+    skipped, spikes = job.guard.judge(totals.steps)
+    row = measure(totals, clock, step, lr, job.plan, job.accelerator.device)
+    row["bad"] = job.quarantine.settle(step)
+    row["skipped"] = job.guard.skipped
+    job.tracker.report(row, progress_line(row, job.plan.steps, job.plan.slices.batch_size))
+    if job.accelerator.is_main_process:
+        for number in skipped:
+            tell(job, number, "skip", "gradient not finite")
+        for spike in spikes:
+            tell(job, spike.step, "spike", f"loss {spike.loss:.4g}, score {spike.score:.0f}")
+    if spikes and job.config.guard.rollback:
+        raise Rollback(spikes[0])
+
+
+def tell(job: Job, step: int, event: str, reason: str) -> None:
+    """An event of a step, with the samples that were in it."""
+    names = job.data.names(step, job.plan.slices.batch_size)
+    more = f" and {len(names) - SAMPLES_TOLD} more" if len(names) > SAMPLES_TOLD else ""
+    batch = f"{', '.join(names[:SAMPLES_TOLD])}{more}"
+    append_event(job.run.folder, step, event, f"{reason}; batch: {batch}")
+    job.tracker.say(f"step {step}: {event}: {reason}  (mae inspect-batch {job.run.folder} {step})")
+
+
+def must_end(job: Job) -> bool:
+    """Too many bad images, or too many steps skipped: the last checkpoint is due."""
+    return job.quarantine.is_full() or job.guard.is_hopeless()
+
+
+def save(job: Job, step: int, left_out: set[int], wait: bool) -> None:
+    """A checkpoint by all processes."""
+    job.saver.save(job.objective, job.optimizer.optimizer, position_of(job, step, left_out), wait)
+
+
+def save_alone(job: Job, step: int, left_out: set[int]) -> int:
+    """A checkpoint by this process alone; the step that the run then stands at.
+
+    The weights are those of the last step, here as everywhere: no other process, busy with the
+    next one, is needed.
+    """
+    job.quarantine.write_own(step)
+    position = position_of(job, step, left_out)
+    if job.saver.save_alone(job.objective, job.optimizer.optimizer, position):
+        return step
+    return max(map(step_of, checkpoints(job.run.checkpoints)), default=0)
+
+
+def position_of(job: Job, step: int, left_out: set[int]) -> Position:
+    """Where the run stands after `step`."""
+    samples = step * job.plan.slices.batch_size
+    return Position(step, samples, job.data.manifest.fingerprint, tuple(sorted(left_out)))

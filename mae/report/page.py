@@ -1,0 +1,145 @@
+"""The report of a run: what it says, top to bottom, and the file that says it."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from mae.errors import UserError
+from mae.evaluation.rows import number
+from mae.evaluation.verdicts import judge
+from mae.report import curves, lists
+from mae.report.html import Markup, tag, text, void
+from mae.report.record import Record, State, read_record, state
+from mae.report.scales import compact, percent
+from mae.report.style import CSS
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""for the browser: nothing is fetched and nothing runs, whatever the run's files hold"""
+
+
+def write_report(run_folder: Path, out: Path) -> Path:
+    """Write `out`, one HTML file with everything in it, and return it.
+
+    Raises UserError where there is no run, or `out` cannot be written.
+    """
+    page = render(read_record(run_folder), time.time())
+    part = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    return out
+
+
+def render(record: Record, now: float) -> str:
+    """The whole page, as of `now` in seconds since 1970."""
+    reached = state(record, now)
+    body = tag(
+        "main",
+        *_head(record, reached),
+        *_section("Verdict", _verdicts(record)),
+        *_section("Learning", _legend(record), curves.grid(curves.learning(record))),
+        *_section("Optimisation", curves.grid(curves.optimisation(record))),
+        *_section("Speed", curves.grid(curves.speed(record))),
+        *_section("Features", _about_features(record), curves.grid(curves.features(record))),
+        *_section("Reconstructions", lists.panels(record)),
+        *_section("Events", *lists.events(record)),
+        *_section("Unreadable images", lists.quarantine(record)),
+        *_section("Settings", *lists.settings(record)),
+        *_section("Versions and hardware", *lists.starts(record)),
+        tag("footer", text(f"Written by mae report, {lists.clock(now)}.")),
+    )
+    head = tag(
+        "head",
+        void("meta", charset="utf-8"),
+        void("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        void("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", text(f"{record.name} – mae report")),
+        tag("style", Markup(CSS)),
+    )
+    return "<!doctype html>\n" + tag("html", head, tag("body", body), lang="en") + "\n"
+
+
+def _section(title: str, *content: Markup) -> Iterator[Markup]:
+    yield tag("section", tag("h2", text(title)), *content)
+
+
+def _head(record: Record, reached: State) -> Iterator[Markup]:
+    yield tag("h1", text(record.name))
+    at = f"at step {reached.step:,}" + (f" of {reached.steps:,}" if reached.steps else "")
+    written = f", last written {lists.clock(record.written)}" if record.written else ""
+    said = reached.word.capitalize() + (f" {at}" if reached.step else "") + written
+    yield tag("p", text(said), class_="lead")
+    yield from (tag("p", text(note), class_="lead") for note in record.notes)
+    if reached.steps:
+        yield tag("progress", value=reached.step, max=reached.steps, aria_label="progress")
+    last, health = (rows[-1] if rows else {} for rows in (record.metrics, record.health))
+    tiles = [
+        ("epoch", number(last, "epoch"), lambda epoch: f"{epoch:.4g}"),
+        ("images seen", number(last, "samples"), compact),
+        ("loss", number(last, "loss"), compact),
+        ("R²", number(last, "r2"), lambda r2: f"{r2:.3f}"),
+        ("held-out R²", number(health, "r2"), lambda r2: f"{r2:.3f}"),
+        ("RankMe", number(health, "rankme"), lambda rank: f"{rank:.0f}"),
+        ("images/s", number(last, "images_per_second"), lambda speed: f"{speed:,.0f}"),
+        ("data wait", number(last, "data_wait"), percent),
+    ]
+    shown = [
+        tag("div", tag("span", text(name)), tag("b", text(form(value))))
+        for name, value, form in tiles
+        if value is not None
+    ]
+    if shown:
+        yield tag("div", *shown, class_="tiles")
+
+
+def _verdicts(record: Record) -> Markup:
+    warmup = number(record.settings, "optim.warmup_epochs") or 0.0
+    found = [
+        tag(
+            "li",
+            tag("span", text(verdict.level), class_=f"level {verdict.level}"),
+            tag("b", text(verdict.text)),
+            tag("p", text(verdict.reason)),
+        )
+        for verdict in judge(record.metrics, record.health, warmup)
+    ]
+    return tag("ul", *found, class_="verdicts") if found else lists.none("Nothing to judge yet.")
+
+
+def _legend(record: Record) -> Markup:
+    seen = curves.marks(record)
+    kinds = [
+        ("is-warmup", "warm-up", seen.warmup > 0),
+        ("is-restart", "restart", bool(seen.restarts)),
+        ("is-fault", "step skipped, spiked or rolled back", bool(seen.faults)),
+    ]
+    known = [
+        tag("span", tag("i", class_=class_), text(name))
+        for class_, name, is_there in kinds
+        if is_there
+    ]
+    over = tag("span", text("All charts run over optimizer steps."))
+    return tag("p", over, *known, class_="legend")
+
+
+def _about_features(record: Record) -> Markup:
+    if not record.health:
+        return Markup("")
+    last = record.health[-1]
+    images = f"{number(last, 'images') or 0:,.0f} held-out images"
+    return tag(
+        "p",
+        text(
+            f"Of {images}. Spread is 1 where features point everywhere and 0 where all are the "
+            "same; cosine is the mean similarity of two images; dead is the share of dimensions "
+            "that do not vary. k-NN is a smoke signal for masked autoencoders: watch its direction."
+        ),
+        class_="lead",
+    )

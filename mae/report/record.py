@@ -1,0 +1,147 @@
+"""What a run folder tells: every file may be absent, cut off in its last line, or hold NaN."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from mae.config import Config
+from mae.errors import UserError
+from mae.evaluation.rows import Row, number
+from mae.settings import flatten
+
+DEFAULTS: dict[str, Any] = flatten(Config().model_dump(mode="json"))
+
+SILENT = 900
+"""seconds without a row after which a run counts as stopped, if its rows do not come slower"""
+
+
+class Record(NamedTuple):
+    """A run folder, read."""
+
+    name: str
+    settings: Mapping[str, Any]
+    """dotted key → value; empty where config.yaml is absent or damaged"""
+    metrics: list[Row]
+    health: list[Row]
+    events: list[Row]
+    quarantine: list[Row]
+    starts: list[Row]
+    panels: list[Path]
+    """step-….png, in the order of their steps"""
+    written: float | None
+    """when metrics.jsonl was last written, seconds since 1970"""
+    notes: list[str]
+    """what could not be read"""
+
+
+class State(NamedTuple):
+    """How far a run is."""
+
+    word: str
+    """finished, running, stopped, or not started"""
+    step: int
+    steps: int | None
+    """of the whole run, where that can be told"""
+
+
+def read_record(folder: Path) -> Record:
+    """Read all there is; UserError where that is no run at all."""
+    if not any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
+        raise UserError(f"{folder}: no run here (neither config.yaml nor metrics.jsonl)")
+    notes: list[str] = []
+    files = {
+        name: _read_rows(folder / f"{name}.jsonl", notes)
+        for name in ("metrics", "health", "events", "quarantine", "starts")
+    }
+    for name in ("metrics", "health"):  # of a step that was written twice the later row counts
+        by_step = {number(row, "step"): row for row in files[name]}
+        files[name] = [by_step[step] for step in sorted(s for s in by_step if s is not None)]
+    metrics = folder / "metrics.jsonl"
+    return Record(
+        name=folder.resolve().name,
+        settings=_read_settings(folder / "config.yaml", notes),
+        panels=sorted((folder / "panels").glob("step-*.png")),
+        written=metrics.stat().st_mtime if metrics.is_file() else None,
+        notes=notes,
+        **files,
+    )
+
+
+def state(record: Record, now: float) -> State:
+    """How far the run is, `now` in seconds since 1970."""
+    if not record.metrics:
+        return State("not started", 0, None)
+    last = record.metrics[-1]
+    step, epoch = int(number(last, "step") or 0), number(last, "epoch")
+    wanted = number(record.settings, "train.epochs")
+    steps = None
+    if step and epoch and wanted:
+        steps = math.ceil(wanted * step / epoch - 1e-6)  # as the plan rounds, from its own numbers
+    if steps is not None and step >= steps:
+        return State("finished", step, steps)
+    silent = now - (record.written or 0.0)
+    return State(
+        "running" if silent < max(SILENT, 10 * _interval(record)) else "stopped", step, steps
+    )
+
+
+def changed_settings(record: Record) -> dict[str, tuple[Any, Any]]:
+    """Key → (default, value) of every setting that is not at its default."""
+    return {
+        key: (DEFAULTS.get(key), value)
+        for key, value in record.settings.items()
+        if key not in DEFAULTS or DEFAULTS[key] != value
+    }
+
+
+def _interval(record: Record) -> float:
+    """Seconds between the last two rows, by their speed."""
+    if len(record.metrics) < 2:
+        return 0.0
+    before, last = (number(row, "samples") or 0.0 for row in record.metrics[-2:])
+    return (last - before) / (number(record.metrics[-1], "images_per_second") or math.inf)
+
+
+def _read_rows(path: Path, notes: list[str]) -> list[Row]:
+    """The lines that are JSON objects.  A last line that is cut off is normal, others are told."""
+    try:
+        lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        notes.append(f"{path.name}: cannot be read: {error.strerror}")
+        return []
+    rows, damaged = [], 0
+    for place, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif line.strip() and place < len(lines) - 1:
+            damaged += 1
+    if damaged:
+        notes.append(f"{path.name}: {damaged:,} damaged line{'s' * (damaged > 1)} left out")
+    return rows
+
+
+def _read_settings(path: Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+        if isinstance(values, dict):
+            return flatten(_named(values))
+        notes.append(f"{path.name}: holds no settings")
+    except FileNotFoundError:
+        notes.append(f"{path.name}: absent")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        notes.append(f"{path.name}: not readable: {' '.join(str(error).split())}")
+    return {}
+
+
+def _named(values: dict[Any, Any]) -> dict[str, Any]:
+    return {str(key): _named(v) if isinstance(v, dict) else v for key, v in values.items()}

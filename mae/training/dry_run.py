@@ -1,0 +1,223 @@
+"""A run tried out: a few seconds of its data, one step of its model, and what follows from them."""
+
+import copy
+import shutil
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+
+from mae.config import Config
+from mae.data.loader import Batch
+from mae.data.training_data import TrainingData
+from mae.errors import UserError
+from mae.objective import Objective, Output
+from mae.training.flops import flops_per_image, mfu, peak_flops
+from mae.training.optim import build_optimizer, set_lr
+from mae.training.plan import Plan
+from mae.training.progress import describe
+from mae.training.run import Run
+from mae.training.tracking import duration
+
+READ_SECONDS = 5.0
+TIMED_STEPS = 2
+
+Forward = Callable[[torch.nn.Module, Objective, Batch, torch.device], Output]
+
+
+class Reading(NamedTuple):
+    """What the loader did by itself."""
+
+    batch: Batch
+    """the first one"""
+    images_per_second: float
+    """of all processes"""
+    bad: int
+
+
+class Step(NamedTuple):
+    """One optimizer step on this process's device."""
+
+    seconds: float
+    loss: float
+    memory: int | None
+    """bytes at most, where the device counts them"""
+
+
+def dry_run(
+    config: Config,
+    data: TrainingData,
+    objective: Objective,
+    plan: Plan,
+    accelerator: Accelerator,
+    forward: Forward,
+) -> list[str]:
+    """What the run would be like, line by line; nothing is written and `objective` stays as it is.
+
+    All processes call it; `objective` is still on the CPU.  Raises UserError where the run could
+    not go: its folder, the disk, a sample, the device's memory.
+    """
+    Run(config.output).check(config)
+    disk = check_disk(config, objective)
+    reading = read_for_a_while(config, data, objective, plan)
+    step = try_step(config, objective, plan, accelerator, forward, reading.batch)
+    flops = flops_per_image(objective, config.model.in_chans)
+    speed = plan.slices.batch_size / step.seconds
+    peak = peak_flops(accelerator.device, accelerator.mixed_precision)
+    used = mfu(speed, flops, peak, plan.slices.num_processes)
+    parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}
+    sizes = ", ".join(f"{name} {millions:.1f} M" for name, millions in parts.items())
+    bad = f", {reading.bad} of them bad" if reading.bad else ""
+    return [
+        *describe(config, plan, data, objective, accelerator, 0),
+        f"sizes   {sizes}; {flops / 1e9:.3g} GFLOP an image; "
+        f"{plan.steps * plan.slices.batch_size:,} samples in all",
+        disk,
+        f"read    {reading.images_per_second:,.0f} images/s with {config.data.workers} workers "
+        f"for each process{bad}",
+        f"step    {step.seconds:.3g} s = {speed:,.0f} images/s, loss {step.loss:.3f}"
+        + (f", MFU {used:.0%}" if used else "")
+        + _memory(step, accelerator.device),
+        _time(config, plan, reading, step),
+    ]
+
+
+def checkpoint_bytes(objective: Objective) -> int:
+    """Weights, and AdamW's two moments of those that are trained."""
+    weights = sum(t.numel() * t.element_size() for t in objective.state_dict().values())
+    trained = (p for p in objective.parameters() if p.requires_grad)
+    return weights + 2 * sum(p.numel() * p.element_size() for p in trained)
+
+
+def check_disk(config: Config, objective: Objective) -> str:
+    """The line on checkpoints; UserError where the disk has no room for them.
+
+    One more than train.keep_last: the oldest goes once the newest is whole.
+    """
+    one = checkpoint_bytes(objective)
+    folder = Path(config.output).resolve()
+    there = sum(path.stat().st_size for path in folder.glob("checkpoints/step-*/*"))
+    needed = one * (config.train.keep_last + 1)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed - there > free:
+        raise UserError(
+            f"output: {config.output} needs {needed / 1e9:.3g} GB for checkpoints "
+            f"(train.keep_last = {config.train.keep_last}, and one being written), but its disk "
+            f"has {free / 1e9:.3g} GB free"
+        )
+    return f"disk    {one / 1e9:.3g} GB a checkpoint, {needed / 1e9:.3g} GB at most; " + (
+        f"{free / 1e9:.3g} GB free"
+    )
+
+
+def read_for_a_while(
+    config: Config, data: TrainingData, objective: Objective, plan: Plan
+) -> Reading:
+    """The first batches, for READ_SECONDS after the first; raises as the loader does."""
+    micro_batches = data.batches(config, plan.slices, objective.img_size, 0, plan.steps)
+    began = time.perf_counter()
+    try:
+        first = next(micro_batches)
+        bad = len(first.bad)
+        first_took, began = time.perf_counter() - began, time.perf_counter()
+        count = 0
+        for batch in micro_batches:
+            count, bad = count + 1, bad + len(batch.bad)
+            if time.perf_counter() - began > READ_SECONDS:
+                break
+        # The first one's time is that of starting workers, too: it counts where it is all there is.
+        seconds = (time.perf_counter() - began) / count if count else first_took
+    finally:
+        if isinstance(micro_batches, Generator):
+            micro_batches.close()  # and its workers with it
+    return Reading(first, plan.slices.device_batch * plan.slices.num_processes / seconds, bad)
+
+
+def try_step(
+    config: Config,
+    objective: Objective,
+    plan: Plan,
+    accelerator: Accelerator,
+    forward: Forward,
+    batch: Batch,
+) -> Step:
+    """Steps of a copy of `objective`, the first of them untimed; UserError out of memory."""
+    device, slices = accelerator.device, plan.slices
+    has_counter = device.type == "cuda"
+    try:
+        trial = copy.deepcopy(objective).to(device)
+        if config.train.compile:
+            trial.compile()
+        model, optimizer = accelerator.prepare(trial, build_optimizer(trial, config.optim))
+        model.train()
+        set_lr(optimizer, plan.lr)
+        if has_counter:
+            torch.cuda.reset_peak_memory_stats(device)
+        passes = steps = 0.0
+        loss = torch.zeros(())
+        for number in range(TIMED_STEPS + 1):
+            began = _now(device)
+            output = forward(model, trial, batch, device)
+            loss = output.loss.detach() if number == 0 else loss
+            accelerator.backward(output.loss)
+            passed = _now(device)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if number:
+                passes, steps = passes + passed - began, steps + _now(device) - passed
+        seconds = (passes * slices.accumulation + steps) / TIMED_STEPS
+        memory = torch.cuda.max_memory_allocated(device) if has_counter else None
+        return Step(seconds, float(loss), memory)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        what = (
+            f"lower train.max_device_batch to {slices.device_batch // 2} or less (the same run: "
+            "what is missing is accumulated)"
+            if slices.device_batch > 1
+            else "not even one image fits: choose a smaller model or model.img_size"
+        )
+        raise UserError(
+            f"train.max_device_batch: {slices.device_batch} images at once do not fit into the "
+            f"memory of {device}: {what}"
+        ) from None
+    finally:
+        accelerator.free_memory()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def _millions(part: torch.nn.Module) -> float:
+    return sum(p.numel() for p in part.parameters() if p.requires_grad) / 1e6
+
+
+def _memory(step: Step, device: torch.device) -> str:
+    if step.memory is None:
+        return ""
+    total = torch.cuda.get_device_properties(device).total_memory
+    return f", {step.memory / 1e9:.1f} of {total / 1e9:.1f} GB"
+
+
+def _time(config: Config, plan: Plan, reading: Reading, step: Step) -> str:
+    """Reading goes on beside the steps where there are workers, and between them where not."""
+    data_seconds = plan.slices.batch_size / reading.images_per_second
+    beside = config.data.workers > 0
+    one = max(data_seconds, step.seconds) if beside else data_seconds + step.seconds
+    if data_seconds > step.seconds:
+        why = "the data decides (more data.workers, data.crop_on_device, mae pack --resize)"
+    else:
+        why = "the step decides"
+    share = min(data_seconds, step.seconds) / max(data_seconds, step.seconds)
+    return f"time    about {duration(one * plan.steps)}: {why}; the other takes {share:.0%} of it"

@@ -1,0 +1,133 @@
+"""Where and with what a run was started: a row for each start, to find out later what changed."""
+
+import os
+import platform
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mae
+
+PACKAGES = ("torch", "timm", "accelerate", "numpy", "simplejpeg", "pillow", "webdataset")
+VARIABLES = (
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "RANK",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "ACCELERATE_MIXED_PRECISION",
+    "ACCELERATE_DYNAMO_BACKEND",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "NCCL_SOCKET_IFNAME",
+    "NCCL_IB_DISABLE",
+    "NCCL_P2P_DISABLE",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "SLURM_JOB_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_JOB_NODELIST",
+    "SLURM_NNODES",
+)
+"""Those that decide how processes find each other; all others may hold secrets."""
+GIT_SECONDS = 2.0
+
+
+def describe_start() -> dict[str, Any]:
+    """The facts of this start, as they go into a line of JSON; what is not known is None."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "mae": mae.__version__,
+        "git": git_state(Path(mae.__file__).parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cuda": torch.version.cuda,
+        "driver": _driver(),
+        "gpus": _gpus(),
+        "cpu": _cpu_model(),
+        "cores": _cores(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "launcher": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+def git_state(package: Path) -> dict[str, Any] | None:
+    """Commit, and whether tracked files differ from it; None where `package` is in no work tree.
+
+    A folder that merely lies in someone else's work tree, as an environment does, is not in it:
+    git must track the package.
+    """
+    if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = _git(package, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes = _git(package, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(folder), *words],
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _driver() -> str | None:
+    """NVIDIA's kernel module says it without starting a process."""
+    try:
+        for word in Path("/proc/driver/nvidia/version").read_text().split():
+            if word[0].isdigit() and "." in word:
+                return word
+    except OSError:
+        pass
+    return None
+
+
+def _gpus() -> list[dict[str, Any]]:
+    """Those that this process may use."""
+    if not torch.cuda.is_available():
+        return []
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return [{"name": gpu.name, "gigabytes": round(gpu.total_memory / 1e9, 1)} for gpu in found]
+
+
+def _cpu_model() -> str | None:
+    if sys.platform == "linux":
+        try:
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+        except OSError:
+            pass
+    return platform.processor() or None
+
+
+def _cores() -> int | None:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,0 +1,96 @@
+"""Floating-point operations of an objective, and what the device could do at most."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mae.objective import Objective
+
+TERA = 1e12
+
+PEAKS: dict[str, dict[str, float]] = {
+    "B200": {"bf16": 2250, "fp32": 75},
+    "GH200": {"bf16": 989, "fp32": 67},
+    "H200": {"bf16": 989, "fp32": 67},
+    "H100 NVL": {"bf16": 835, "fp32": 60},
+    "H100 PCIe": {"bf16": 756, "fp32": 51},
+    "H100": {"bf16": 989, "fp32": 67},
+    "H800": {"bf16": 989, "fp32": 67},
+    "A100": {"bf16": 312, "fp32": 19.5},
+    "A800": {"bf16": 312, "fp32": 19.5},
+    "A40": {"bf16": 149.7, "fp32": 37.4},
+    "A30": {"bf16": 165, "fp32": 10.3},
+    "A10G": {"bf16": 70, "fp32": 35},
+    "A10": {"bf16": 125, "fp32": 31.2},
+    "L40S": {"bf16": 362, "fp32": 91.6},
+    "L40": {"bf16": 181, "fp32": 90.5},
+    "L4": {"bf16": 121, "fp32": 30.3},
+    "RTX A6000": {"bf16": 154.8, "fp32": 38.7},
+    "RTX 6000 Ada": {"bf16": 364, "fp32": 91.1},
+    "RTX 5090": {"bf16": 209.5, "fp32": 104.8},
+    "RTX 4090": {"bf16": 165.2, "fp32": 82.6},
+    "RTX 3090": {"bf16": 71, "fp32": 35.6},
+    "V100": {"fp32": 15.7},
+    "T4": {"fp32": 8.1},
+}
+"""TFLOP/s of dense matrix products with fp32 accumulation, by a part of the device's name, from the
+makers' data sheets; fp32 is without TF32.  An earlier row wins; no bf16: the device has none."""
+
+PARTS = {"laptop", "mig", "max", "d"}
+"""words in the names of devices that do less than their namesakes, by a share not known here"""
+
+
+def flops_per_image(objective: Objective, channels: int) -> int:
+    """Operations of forward and backward for one image: a multiply-add counts as two.
+
+    Counted as this implementation does the work, on shapes alone: no memory, and no time on the
+    device.  The objective stays as it is.
+    """
+    shape_only = _without_storage(objective)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        images = torch.empty(1, channels, *objective.img_size, dtype=torch.uint8)
+        noise = shape_only.draw(images, torch.empty(1, dtype=torch.int64))
+        shape_only(images, noise).loss.backward()
+    return counter.get_total_flops()
+
+
+def _without_storage(objective: Objective) -> Objective:
+    """A copy on the meta device, of which every tensor is a shape; the original is not touched."""
+    memo: dict[int, object] = {}
+    for parameter in objective.parameters():
+        shape = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        memo[id(parameter)] = shape
+    for buffer in objective.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(objective, memo)
+
+
+def peak_flops(device: torch.device, precision: str) -> float | None:
+    """Operations per second that the device can do at most in `bf16` or `fp32`; None: unknown.
+
+    `no`, accelerate's word for no mixed precision, is fp32.
+    """
+    precision = "fp32" if precision == "no" else precision
+    if device.type != "cuda":
+        return None
+    return peak_of(torch.cuda.get_device_name(device), precision)
+
+
+def peak_of(name: str, precision: str) -> float | None:
+    """The same by the device's name, such as `NVIDIA H100 80GB HBM3`."""
+    words = f" {name.replace('-', ' ')} ".lower()
+    if PARTS & set(words.split()):
+        return None
+    for part, peaks in PEAKS.items():
+        if f" {part.lower()} " in words:
+            return peaks[precision] * TERA if precision in peaks else None
+    return None
+
+
+def mfu(
+    images_per_second: float, flops_per_image: int, peak: float | None, devices: int
+) -> float | None:
+    """Model FLOPs utilisation: the share of the devices' peak that the run uses; None: unknown."""
+    return images_per_second * flops_per_image / (peak * devices) if peak else None

@@ -1,0 +1,108 @@
+"""Steps that would do harm: skipped on the device, counted, and told by number afterwards."""
+
+import math
+import statistics
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from mae.config import GuardConfig
+from mae.errors import RunFailed
+from mae.training.meter import StepNumbers
+
+HISTORY = 200
+ENOUGH = 30
+"""steps before anything is called a spike"""
+
+
+def skip_if_not_finite(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Make the next step of a fused optimizer do nothing if a gradient is not finite.
+
+    Returns the gradients' total norm, on the device; nothing waits for it.  Data-parallel
+    gradients are the same everywhere, so all processes skip, or none.
+    """
+    gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    # What a gradient scaler would set, were there one: torch.optim's fused kernels look at it.
+    optimizer.found_inf = (~norm.isfinite()).float()  # pyrefly: ignore
+    return norm
+
+
+class Spike(NamedTuple):
+    """A step whose loss stands out."""
+
+    step: int
+    loss: float
+    score: float
+    """deviations from the median of the steps before, robustly estimated"""
+
+
+class SpikeDetector:
+    """Robust z-score of the loss against the last HISTORY steps (median, and deviation from it)."""
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+        self.losses: deque[float] = deque(maxlen=HISTORY)
+
+    def look(self, step: int, loss: float) -> Spike | None:
+        """The spike, if this step's loss is one; it then does not count as history."""
+        if not math.isfinite(loss):
+            return None
+        if self.threshold and len(self.losses) >= ENOUGH:
+            middle = statistics.median(self.losses)
+            deviation = 1.4826 * statistics.median(abs(one - middle) for one in self.losses)
+            score = (loss - middle) / max(deviation, 1e-3 * abs(middle), 1e-12)
+            if score > self.threshold:
+                return Spike(step, loss, score)
+        self.losses.append(loss)
+        return None
+
+
+class Rollback(Exception):
+    """The weights of some steps are to be forgotten, and their batches left out."""
+
+    def __init__(self, spike: Spike) -> None:
+        super().__init__(f"loss {spike.loss:.4g} at step {spike.step}")
+        # High at this step: by its own batch, or by weights that the step before has spoilt.
+        self.leave_out = (spike.step - 1, spike.step)
+
+
+class Guard:
+    """Judges the numbers of the steps once they are known; all processes come to the same."""
+
+    def __init__(self, config: GuardConfig, skipped: int = 0) -> None:
+        """`skipped`: steps that earlier starts of the run have skipped."""
+        self.config = config
+        self.skipped = skipped
+        self.in_a_row = 0
+        self.spikes = SpikeDetector(config.spike)
+
+    def judge(self, steps: list[StepNumbers]) -> tuple[list[int], list[Spike]]:
+        """The steps among `steps` that were skipped, and those whose loss was a spike."""
+        skipped, spikes = [], []
+        for one in steps:
+            self.in_a_row = self.in_a_row + 1 if one.skipped else 0
+            if one.skipped:
+                skipped.append(one.step)
+            elif spike := self.spikes.look(one.step, one.loss):
+                spikes.append(spike)
+        self.skipped += len(skipped)
+        return skipped, spikes
+
+    def is_hopeless(self) -> bool:
+        """More steps in a row were skipped than guard.max_skipped allows."""
+        return self.in_a_row >= self.config.max_skipped
+
+    def check(self, step: int) -> None:
+        """RunFailed where it is hopeless."""
+        if self.is_hopeless():
+            raise RunFailed(
+                f"step {step}: the last {self.in_a_row} steps were skipped, their gradients not "
+                "finite.  Going on would end here again: lower the learning rate, look at the "
+                "data (mae inspect-batch shows a step's), or raise guard.max_skipped"
+            )

@@ -1,0 +1,130 @@
+"""Checkpoints written in the background, while training goes on."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
+from torch import nn
+from torch.optim import Optimizer
+
+from mae.errors import RunFailed
+from mae.training.checkpoint import Position, reserve, write_checkpoint
+from mae.training.retention import prune
+from mae.training.snapshot import Snapshots, Tensors, are_finite, is_sharded, tensors_of
+
+
+class Saver:
+    """The main process writes, one checkpoint at a time; the step loop waits for a copy only.
+
+    The copy is as large as a checkpoint and stays in the main process's memory.
+    """
+
+    def __init__(
+        self, folder: Path, keep_last: int, keep_every: int, accelerator: Accelerator
+    ) -> None:
+        """Into `folder`; the newest `keep_last` stay, and those at multiples of `keep_every`.
+
+        `keep_every` is in steps; 0: none.
+        """
+        self.folder, self.keep_last, self.keep_every = folder, keep_last, keep_every
+        self.accelerator = accelerator
+        self.snapshots = Snapshots()
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.writing: Future[str | None] | None = None
+
+    def save(
+        self, model: nn.Module, optimizer: Optimizer, position: Position, wait: bool = False
+    ) -> None:
+        """Copy, and write from the copy; with `wait`, until it is on disk.
+
+        All processes call it, with the bare model (not what DDP wraps it in), and all of them
+        raise RunFailed, or none: where weights are not finite, where the folder cannot take a
+        checkpoint of this size, where the write before has failed; with `wait` where this one
+        fails.
+        """
+        tensors = tensors_of(model, optimizer)
+        is_main = self.accelerator.is_main_process
+        problem = self._problem_of(model, position)
+        part = None
+        if is_main and not problem:
+            problem, part = self._reserve(tensors, position)
+        for reason in gather_object([problem]):
+            if reason:
+                if part:
+                    part.rmdir()
+                raise RunFailed(reason)
+        if is_main or is_sharded(model):
+            snapshot = self.snapshots.take(tensors, is_kept=is_main)
+            if part:
+                self.writing = self.thread.submit(self._write, part, snapshot, position)
+        if wait:
+            self.wait()
+            (problem,) = broadcast_object_list([self.problem()])
+            if problem:
+                raise RunFailed(problem)
+
+    def save_alone(self, model: nn.Module, optimizer: Optimizer, position: Position) -> bool:
+        """Save from this process without the others, which may be busy or gone; waits.
+
+        False where the model is sharded: no process can.  Raises RunFailed as `save` does.
+        """
+        if is_sharded(model):
+            return False
+        tensors = tensors_of(model, optimizer)
+        problem = self._problem_of(model, position)
+        if not problem:
+            problem, part = self._reserve(tensors, position)
+            if part:
+                problem = self._write(part, self.snapshots.take(tensors, is_kept=True), position)
+        if problem:
+            raise RunFailed(problem)
+        return True
+
+    def problem(self) -> str | None:
+        """Why the last write failed; None while it goes on, and on all but the main process."""
+        return self.writing.result() if self.writing and self.writing.done() else None
+
+    def wait(self) -> None:
+        """Until nothing is being written: before checkpoints are read by this run."""
+        if self.writing:
+            self.writing.result()
+
+    def close(self) -> str | None:
+        """Wait for the write in progress; why the last one failed."""
+        self.thread.shutdown(wait=True)
+        return self.problem()
+
+    def _problem_of(self, model: nn.Module, position: Position) -> str | None:
+        """Why these weights are not worth a checkpoint."""
+        if are_finite(model):
+            return None
+        return f"step {position.step}: the weights are not finite; nothing was saved"
+
+    def _reserve(self, tensors: Tensors, position: Position) -> tuple[str | None, Path | None]:
+        """A folder to write to, once the write before is done; or what is in the way."""
+        self.wait()
+        if problem := self.problem():
+            return problem, None
+        try:
+            return None, reserve(self.folder, position, tensors.num_bytes)
+        except OSError as error:
+            return self._refusal(position, error), None
+
+    def _write(self, part: Path, snapshot: Tensors, position: Position) -> str | None:
+        """The work of the thread; returns what went wrong."""
+        try:
+            written = write_checkpoint(part, snapshot, position)
+            prune(self.folder, self.keep_last, self.keep_every, written)
+        except Exception as error:  # whatever it is: all processes must come to know
+            return self._refusal(position, error)
+        return None
+
+    def _refusal(self, position: Position, error: Exception) -> str:
+        is_expected = isinstance(error, OSError | SafetensorError)
+        return (
+            f"step {position.step}: {self.folder} takes no checkpoint: "
+            f"{error if is_expected else repr(error)}; "
+            "the ones before are intact, and the same command continues from there"
+        )

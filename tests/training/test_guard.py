@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+
+from mae.config import GuardConfig
+from mae.errors import RunFailed
+from mae.training.guard import Guard, SpikeDetector, skip_if_not_finite
+from mae.training.meter import StepNumbers
+
+
+def optimizer_of(parameters):
+    return torch.optim.AdamW(parameters, lr=0.1, fused=True)
+
+
+def step(optimizer, parameters, value):
+    for number, parameter in enumerate(parameters):
+        parameter.grad = torch.full_like(parameter, 1.0 + number)
+    parameters[0].grad[0] = value
+    norm = skip_if_not_finite(optimizer)
+    optimizer.step()
+    return norm
+
+
+def parameters():
+    return [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2, 2))]
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
+def test_a_skipped_step_changes_nothing_at_all(poison):
+    ours, control = parameters(), parameters()
+    guarded, plain = optimizer_of(ours), optimizer_of(control)
+    for value in (1.0, poison, poison, 2.0):
+        norm = step(guarded, ours, value)
+        assert bool(norm.isfinite()) == math.isfinite(value)
+        if math.isfinite(value):
+            step(plain, control, value)
+    assert all(torch.equal(one, other) for one, other in zip(ours, control, strict=True))
+    for one, other in zip(ours, control, strict=True):
+        for kind, value in guarded.state[one].items():
+            assert torch.equal(value, plain.state[other][kind]), kind
+
+
+def test_the_norm_is_that_of_all_gradients():
+    ours = parameters()
+    norm = step(optimizer_of(ours), ours, 3.0)
+    assert norm.item() == pytest.approx(math.sqrt(9 + 1 + 1 + 4 * 4))
+
+
+def numbers(first, norms, loss=1.0):
+    return [StepNumbers(first + i, loss, norm) for i, norm in enumerate(norms)]
+
+
+def test_skipped_steps_are_counted_by_number_and_in_a_row():
+    guard = Guard(GuardConfig(max_skipped=3), skipped=10)
+    assert guard.judge(numbers(1, [1, math.nan, 1, math.inf, math.nan]))[0] == [2, 4, 5]
+    assert guard.skipped == 13 and not guard.is_hopeless()
+    guard.check(5)
+    assert guard.judge(numbers(6, [math.nan]))[0] == [6]  # the third in a row, over two reports
+    assert guard.is_hopeless()
+    with pytest.raises(RunFailed, match="the last 3 steps were skipped"):
+        guard.check(6)
+    guard.judge(numbers(7, [1.0]))
+    assert not guard.is_hopeless()
+
+
+def test_a_spike_stands_out_of_noise_and_a_falling_loss_is_none():
+    detector = SpikeDetector(threshold=10)
+    generator = torch.Generator().manual_seed(0)
+    noise = (torch.randn(300, generator=generator) * 0.01).tolist()
+    losses = [1 / (1 + i / 100) + noise[i] for i in range(300)]
+    assert not [one for i, one in enumerate(losses) if detector.look(i, one)]
+    spike = detector.look(300, losses[-1] + 1)
+    assert spike is not None and spike.step == 300 and spike.score > 10
+    assert detector.look(301, losses[-1]) is None  # the spike is no history
+
+
+def test_no_spikes_before_enough_is_known_nor_where_turned_off():
+    detector = SpikeDetector(threshold=5)
+    assert [detector.look(i, 1.0 if i < 20 else 50.0) for i in range(25)] == [None] * 25
+    off = SpikeDetector(threshold=0)
+    assert [off.look(i, 1.0 if i < 100 else 50.0) for i in range(110)] == [None] * 110
+
+
+def test_a_constant_loss_is_no_reason_for_infinite_scores():
+    detector = SpikeDetector(threshold=10)
+    assert [detector.look(i, 1.0) for i in range(50)] == [None] * 50
+    assert detector.look(50, 1.005) is None
