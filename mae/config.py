@@ -199,8 +199,6 @@ class LogConfig(Section):
     """track with Weights & Biases (offline where nobody is logged in)"""
     project: str = "mae"
     """wandb project"""
-    tensorboard: bool = False
-    """write TensorBoard's event files, too"""
     health_every: Rate = 10.0
     """epochs between measurements of the encoder's health on data.val (0: none)"""
     health_images: Positive = 1000
