@@ -53,13 +53,12 @@ class DataConfig(Section):
     """WebDataset tars to train on: paths, addresses (https, s3, gs, hf), brace patterns
     (`a-{000..146}.tar`), globs, a wids index.json, or a list of these"""
     mixture: tuple[Part, ...] = ()
-    """instead of train, several data sets: [{shards: …, weight: 2}, {shards: …, weight: 1}]; an
-    epoch is as many samples as all of them have, however they are weighted"""
+    """instead of train: [{shards: …, weight: 2}, {shards: …, weight: 1}]; an epoch is as many
+    samples as all of them have"""
     val: Shards = ()
     """held-out tars for the reconstruction panels (none: panels show training images)"""
     index_dir: Path | None = None
-    """where shard indexes are cached (default: a folder .mae-index beside the shards; of remote
-    shards ~/.cache/mae/index)"""
+    """where indexes are cached (default: .mae-index beside the shards; ~/.cache/mae/index)"""
     cache_dir: Path = Path("~/.cache/mae/shards")
     """where remote shards are kept, shared by all processes of a machine"""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
@@ -160,7 +159,7 @@ class TrainConfig(Section):
     compile: bool = False
     """torch.compile the model"""
     checkpoint_every: Positive = 500
-    """optimizer steps between checkpoints"""
+    """steps between checkpoints"""
     checkpoint_minutes: Rate = 30.0
     """minutes between checkpoints at most (0: by steps only)"""
     keep_last: Annotated[int, Field(ge=2)] = 2
@@ -168,7 +167,7 @@ class TrainConfig(Section):
     keep_every: NonNegative = 0
     """checkpoints at multiples of so many steps are kept for good (0: none)"""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """a process that the others wait for longer than this ends the run"""
+    """a process that the others wait for longer ends the run"""
     seed: Seed = 0
     """of initialisation, order, crops and masks"""
 

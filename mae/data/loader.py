@@ -55,10 +55,9 @@ class Slices(NamedTuple):
     def micro_batches(
         self, first_step: int, last_step: int, left_out: Container[int] = ()
     ) -> Iterator[range]:
-        """Positions of each micro-batch of the steps in [first_step, last_step).
+        """Positions of each micro-batch of the steps in [first_step, last_step), from 0.
 
-        Step s is the one after s steps; those whose number afterwards, s + 1, is in `left_out`
-        are passed over.
+        Steps are left out by the number that the run counts them with, from 1.
         """
         share = self.batch_size // self.num_processes
         for step in range(first_step, last_step):
@@ -208,7 +207,6 @@ def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator
     finally:
         for worker in team:  # which ignore what ends this process: else it would wait for them
             worker.kill()
-        for worker in team:
             worker.join()
 
 
@@ -247,7 +245,6 @@ def _dead_workers(items: Iterator) -> str:
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    # Schedulers and terminals send them to every process of a job: a worker that obeyed would
-    # cost the run its last checkpoint.
+    # Sent to every process of a job: a worker that obeyed would cost the last checkpoint.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
