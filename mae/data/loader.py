@@ -57,7 +57,7 @@ class Slices(NamedTuple):
     ) -> Iterator[range]:
         """Positions of each micro-batch of the steps in [first_step, last_step), from 0.
 
-        Steps are left out by the number that the run counts them with, from 1.
+        `left_out` counts them from 1.
         """
         share = self.batch_size // self.num_processes
         for step in range(first_step, last_step):
@@ -195,8 +195,8 @@ def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator
         worker_init_fn=_leave_signals_to_the_parent,
         prefetch_factor=2 if workers else None,
     )
-    # A worker's death is to be noticed where its batch is awaited (within seconds), not by the
-    # signal, which torch turns into an exception wherever it falls: in the middle of a step.
+    # A worker's death is to be noticed where its batch is awaited, not by the signal, which torch
+    # turns into an exception wherever it falls: in the middle of a step.
     before = signal.getsignal(signal.SIGCHLD)
     items = iter(loader)
     if workers and threading.current_thread() is threading.main_thread():
@@ -205,7 +205,8 @@ def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator
     try:
         yield from _undisturbed(items)
     finally:
-        for worker in team:  # which ignore what ends this process: else it would wait for them
+        del items  # they come to their end, but for those that are stuck
+        for worker in team:
             worker.kill()
             worker.join()
 
