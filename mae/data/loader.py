@@ -195,8 +195,7 @@ def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator
         worker_init_fn=_leave_signals_to_the_parent,
         prefetch_factor=2 if workers else None,
     )
-    # A worker's death is to be noticed where its batch is awaited, not by the signal, which torch
-    # turns into an exception wherever it falls: in the middle of a step.
+    # Torch turns the signal of a worker's death into an exception, in the middle of a step, too.
     before = signal.getsignal(signal.SIGCHLD)
     items = iter(loader)
     if workers and threading.current_thread() is threading.main_thread():
