@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from mae.config import Config
 from mae.data.training_data import TrainingData
 from mae.objective import Objective
+from mae.training.flops import mfu
 from mae.training.meter import Totals
 from mae.training.plan import Plan
 from mae.training.tracking import Clock, duration
@@ -30,9 +31,10 @@ def measure(
         "images_per_second": images / clock.elapsed,
         "data_wait": clock.waited / clock.elapsed,
     }
-    if plan.peak_flops:
-        share = plan.peak_flops * plan.slices.num_processes
-        row["mfu"] = row["images_per_second"] * plan.flops_per_image / share
+    devices = plan.slices.num_processes
+    used = mfu(row["images_per_second"], plan.flops_per_image, plan.peak_flops, devices)
+    if used is not None:
+        row["mfu"] = used
     if device.type == "cuda":
         row["memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
     return row
