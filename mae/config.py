@@ -6,35 +6,20 @@ YAML files and the command line are read by `mae.settings`.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import Field
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Share = Annotated[float, Field(gt=0, le=1)]
-Rate = Annotated[float, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-def _one_or_more(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
-
-
-def _square(value: object) -> object:
-    return (value, value) if isinstance(value, int) else value
-
-
-Shards = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
-Size = Annotated[tuple[Positive, Positive], BeforeValidator(_square)]
-Interval = tuple[float, float]
-
-
-class Section(BaseModel):
-    """Frozen, typed, no unknown keys."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+from mae.section import (
+    Fraction,
+    Interval,
+    NonNegative,
+    Positive,
+    Rate,
+    Section,
+    Seed,
+    Shards,
+    Share,
+    Size,
+)
 
 
 class Part(Section):
@@ -104,7 +89,7 @@ class ModelConfig(Section):
 
     encoder: str = "vit_base_patch16_224"
     """a plain Vision Transformer of timm"""
-    encoder_kwargs: dict[str, float | int | bool] = {}
+    encoder_kwargs: dict[str, float | int | bool] = Field(default_factory=dict)
     """further arguments for timm.create_model, such as embed_dim, depth, num_heads"""
     img_size: Size | None = None
     """pixels, one number or [height, width] (default: the encoder's)"""
@@ -124,6 +109,17 @@ class ModelConfig(Section):
     """decoder attention heads"""
 
 
+class InitConfig(Section):
+    """Weights to start from, instead of random ones."""
+
+    from_: Annotated[str, Field(alias="from")] = ""
+    """a run of ours, a file (.safetensors, .pth) or folder of weights, `timm:NAME` or `hf:ID`"""
+    adapt_channels: bool = False
+    """fit a patch projection for another number of channels (averaged, as timm does)"""
+    adapt_size: bool = False
+    """interpolate position embeddings of another image or patch size (as timm does)"""
+
+
 class OptimConfig(Section):
     """AdamW, linear warm-up, cosine."""
 
@@ -141,6 +137,31 @@ class OptimConfig(Section):
     """AdamW's moments"""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """AdamW's epsilon"""
+
+
+class FinetuneConfig(Section):
+    """Only for objective: classifier (`mae finetune`, which knows the recipe for each size)."""
+
+    num_classes: NonNegative = 0
+    """classes (0: as many as the training labels go up to)"""
+    global_pool: Literal["avg", "token"] = "avg"
+    """what the classifier reads: the normalised mean of the patch tokens, or the class token"""
+    layer_decay: Share = 0.65
+    """the learning rate of each layer, as a share of the next one's"""
+    drop_path: Fraction = 0.1
+    """probability of skipping the last block for a sample; falls linearly to 0 at the first"""
+    label_smoothing: Fraction = 0.1
+    """share of the target that is spread over all classes"""
+    mixup: Rate = 0.8
+    """alpha of mixup (0: none)"""
+    cutmix: Rate = 1.0
+    """alpha of cutmix (0: none); each batch is mixed in one of the two ways"""
+    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    """timm's name for a policy of RandAugment ("": none); for 8-bit colour images"""
+    random_erasing: Fraction = 0.25
+    """probability that a box of an image is filled with noise"""
+    ema: Fraction = 0.0
+    """decay of a moving average of the weights, which is then what is evaluated (0: none)"""
 
 
 class TrainConfig(Section):
@@ -196,6 +217,8 @@ class LogConfig(Section):
     """images on a panel"""
     wandb: bool = True
     """track with Weights & Biases (offline where nobody is logged in)"""
+    tensorboard: bool = False
+    """write TensorBoard's files too (needs the package tensorboard)"""
     project: str = "mae"
     """wandb project"""
     health_every: Rate = 10.0
@@ -209,8 +232,12 @@ class Config(Section):
 
     output: str = ""
     """the run's folder (default: runs/ and the name of the YAML file)"""
+    objective: Literal["mae", "classifier"] = "mae"
+    """what is learned: masked autoencoding, or classes from labels (`mae finetune`)"""
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    init: InitConfig = InitConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
@@ -222,29 +249,3 @@ SECTIONS: dict[str, type[Section]] = {
     for name, field in Config.model_fields.items()
     if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
 }
-
-FREE_ON_RESUME = (
-    "output",
-    "data.train",  # the same samples elsewhere: the checkpoint's fingerprint decides
-    "data.val",
-    "data.workers",
-    "data.index_dir",
-    "data.cache_dir",
-    "data.cache_gb",
-    "data.allow_pipe",
-    "data.max_bad",
-    "train.compile",
-    "train.max_device_batch",
-    "train.num_processes",
-    "train.checkpoint_every",
-    "train.keep_last",
-    "train.epochs",  # more of them: the learning rate then follows the longer schedule
-    "train.checkpoint_minutes",
-    "train.keep_every",
-    "train.timeout_minutes",
-    "guard.max_skipped",
-    "guard.spike",
-    "guard.rollback",
-    "guard.max_rollbacks",
-)
-"""Settings that do not decide what is learned: they may change between the starts of a run."""

@@ -4,16 +4,43 @@ All mistakes are reported at once, each in a line that says where it stands.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from mae.config import FREE_ON_RESUME, SECTIONS, Config
+from mae.config import SECTIONS, Config
 from mae.contradictions import contradictions
 from mae.errors import UserError
+from mae.section import Section
+
+FREE_ON_RESUME = (
+    "output",
+    "data.train",  # the same samples elsewhere: the checkpoint's fingerprint decides
+    "data.val",
+    "data.workers",
+    "data.index_dir",
+    "data.cache_dir",
+    "data.cache_gb",
+    "data.allow_pipe",
+    "data.max_bad",
+    "train.compile",
+    "train.max_device_batch",
+    "train.num_processes",
+    "train.checkpoint_every",
+    "train.keep_last",
+    "train.epochs",  # more of them: the learning rate then follows the longer schedule
+    "train.checkpoint_minutes",
+    "train.keep_every",
+    "train.timeout_minutes",
+    "guard.max_skipped",
+    "guard.spike",
+    "guard.rollback",
+    "guard.max_rollbacks",
+)
+"""Settings that do not decide what is learned: they may change between the starts of a run."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -81,14 +108,21 @@ def differing_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
 
 def describe_settings() -> str:
     """All settings with default and meaning, for --help."""
-    output = Config.model_fields["output"]
-    lines = [f"output = {output.default!r}\n      {output.description}"]
+    lines = []
+    for key in ("output", "objective"):
+        field = Config.model_fields[key]
+        lines.append(f"{key} = {field.default!r}\n      {field.description}")
     for name, section in SECTIONS.items():
         lines += [f"{name}:  {section.__doc__}"]
         for key, field in section.model_fields.items():
             default = field.get_default(call_default_factory=True)
-            lines.append(f"  {name}.{key} = {default}\n      {field.description}")
+            lines.append(f"  {name}.{field.alias or key} = {default}\n      {field.description}")
     return "\n".join(lines)
+
+
+def keys_of(section: type[Section]) -> list[str]:
+    """As they are written in YAML."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -165,9 +199,7 @@ def _explain(error: Any) -> tuple[str, str]:
     keys = [str(part) for part in error["loc"]]
     section = SECTIONS.get(keys[0])
     if error["type"] == "extra_forbidden":
-        known: Iterable[str] = (
-            section.model_fields if section and len(keys) > 1 else (Config.model_fields)
-        )
+        known = keys_of(section if section and len(keys) > 1 else Config)
         close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         return ".".join(keys), f"unknown key, {hint}"

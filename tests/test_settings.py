@@ -324,5 +324,6 @@ def test_every_setting_is_described():
         assert section.__doc__ and f"{name}:  {section.__doc__}" in text
         for key, field in section.model_fields.items():
             assert field.description, f"{name}.{key}"
-            assert f"  {name}.{key} = {field.default}\n      {field.description}" in text
-    assert set(Config.model_fields) == {"output", *SECTIONS}
+            default = field.get_default(call_default_factory=True)
+            assert f"  {name}.{field.alias or key} = {default}\n      {field.description}" in text
+    assert set(Config.model_fields) == {"output", "objective", *SECTIONS}

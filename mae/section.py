@@ -1,0 +1,40 @@
+"""What the settings of `mae.config` are made of: sections, and types with their ranges."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Rate = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _square(value: object) -> object:
+    return (value, value) if isinstance(value, int) else value
+
+
+Shards = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
+Size = Annotated[tuple[Positive, Positive], BeforeValidator(_square)]
+Interval = tuple[float, float]
+
+
+class Section(BaseModel):
+    """Frozen, typed, no unknown keys.
+
+    A key that is a word of Python, such as `from`, is the alias of its field.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        serialize_by_alias=True,
+    )
