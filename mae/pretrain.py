@@ -4,44 +4,13 @@ Run the same command again and it goes on where its last checkpoint stands.
 """
 
 import argparse
-import os
 import sys
-import time
 from collections.abc import Sequence
-from datetime import timedelta
 
 from mae.config import Config
-from mae.data.training_data import open_training_data
-from mae.errors import ProcessFailed, RunFailed, SampleError, Stopped, StorageError, UserError
-from mae.exits import (
-    DONE,
-    FAILED,
-    STOPPED,
-    WRONG_USE,
-    Word,
-    append_event,
-    forget_exit,
-    record_exit,
-)
-from mae.loop import Job, forward, train_to_the_end
-from mae.panels import build_panel
+from mae.errors import UserError
 from mae.settings import describe_settings, load_config
-from mae.training.checkpoint import checkpoints, step_of
-from mae.training.control import Control
-from mae.training.dry_run import dry_run
-from mae.training.environment import describe_start
-from mae.training.flops import flops_per_image, peak_flops
-from mae.training.guard import Guard
-from mae.training.optim import build_optimizer
-from mae.training.plan import build_accelerator, make_plan
-from mae.training.progress import describe
-from mae.training.quarantine import Quarantine
-from mae.training.resume import resume
-from mae.training.run import Run, build_objective
-from mae.training.saver import Saver
-from mae.training.signals import StopSignals
-from mae.training.tracking import Tracker
-from mae.watching import Watcher
+from mae.start import start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,126 +30,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--supervise", action="store_true", help="relaunch after crashes (`mae pretrain` only)"
     )
     args = parser.parse_args(argv)
-    stop, run, is_ours = StopSignals(), None, False
-    try:
-        config = load_config(args.config, args.settings)
-        run = Run(config.output)
+
+    def load() -> Config:
         if args.supervise:
             raise UserError("--supervise: mae pretrain --supervise …, or python -m mae.supervise …")
-        pretrain(config, run, stop, args.dry_run)
-        code, reason = DONE, "done"
-    except UserError as error:
-        code, reason = WRONG_USE, str(error)
-        is_ours = isinstance(error, SampleError | StorageError)
-    except RunFailed as error:
-        code, reason, is_ours = FAILED, str(error), isinstance(error, ProcessFailed)
-    except Stopped as error:
-        code, reason = STOPPED, f"{error}; the same command continues the run"
-    except KeyboardInterrupt:
-        code, reason = FAILED, "interrupted; the same command continues the run"
-    finally:
-        stop.restore()
-    leave(code, reason, run, is_ours)
-    return code
+        return load_config(args.config, args.settings)
 
-
-def leave(code: int, reason: str, run: Run | None, is_ours: bool) -> None:
-    """Last words, once for all processes; `is_ours`: what this process met alone."""
-    is_first = os.environ.get("RANK", "0") == "0"
-    if code == WRONG_USE and not (is_first or is_ours):
-        # The launcher ends all processes with the first that leaves: give the first process,
-        # which mostly meets the same error, the time to say it alone.
-        time.sleep(10)
-        is_ours = True
-    if not (is_first or is_ours):
-        return
-    if code != DONE:
-        for line in reason.splitlines():
-            print(f"mae: {line}", file=sys.stderr, flush=True)
-    folder = run.folder if run is not None and run.is_open else None
-    step = max(map(step_of, checkpoints(run.checkpoints)), default=None) if run else None
-    record_exit(folder, Word(code, step, reason))
-    if folder:
-        append_event(folder, step, "done" if code == DONE else "stop", reason)
-
-
-def pretrain(config: Config, run: Run, stop: StopSignals, is_dry: bool = False) -> None:
-    """Build, resume, train.  Raises UserError before any training where the input is wrong.
-
-    `is_dry`: only checks, one step on copies, and what a run would be; leaves no trace.
-    """
-    accelerator = build_accelerator(config.train)
-    is_main = accelerator.is_main_process
-    notes = run.check(config)
-    with accelerator.main_process_first():  # the first to come writes the index, others read it
-        config, data = open_training_data(config, local_share())
-    num_processes, process_index = accelerator.num_processes, accelerator.process_index
-    plan = make_plan(config, len(data.manifest), num_processes, process_index)
-    objective = build_objective(config)
-    plan = plan._replace(
-        flops_per_image=flops_per_image(objective, config.model.in_chans),
-        peak_flops=peak_flops(accelerator.device, accelerator.mixed_precision),
-    )
-    if is_dry:
-        lines = dry_run(config, data, objective, plan, accelerator, forward)
-        print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
-        return
-    panel = build_panel(config, objective, data) if is_main else None
-    if is_main:
-        run.open(config)
-        forget_exit(run.folder)
-    run.is_open = True
-
-    objective.to(accelerator.device)
-    if config.train.compile:
-        objective.compile()
-    model, optimizer = accelerator.prepare(objective, build_optimizer(objective, config.optim))
-    position, resumed = resume(run, objective, optimizer, data.manifest, accelerator)
-    quarantine = Quarantine(run.quarantine_file, data.manifest, config.data.max_bad, accelerator)
-    quarantine.check()
-    tracker = Tracker(run, config, is_main)
-    job = Job(
-        config=config,
-        plan=plan,
-        data=data,
-        objective=objective,
-        model=model,
-        optimizer=optimizer,
-        accelerator=accelerator,
-        run=run,
-        tracker=tracker,
-        saver=Saver(run.checkpoints, config.train.keep_last, config.train.keep_every, accelerator),
-        control=Control(timedelta(minutes=config.train.timeout_minutes)),
-        quarantine=quarantine,
-        guard=Guard(config.guard, int(run.last_metrics().get("skipped", 0))),
-        watcher=Watcher(config, plan, objective, panel, run, tracker, accelerator),
-        stop=stop,
-    )
-    if is_main:
-        start = {"event": "resume" if position.step else "start", "step": position.step}
-        run.write_start({**start, **describe_start(), "data": data.manifest.fingerprint})
-        append_event(run.folder, position.step, start["event"], ", ".join([*notes, *resumed]))
-    about = describe(config, plan, data, objective, accelerator, position.step)
-    for line in [*notes, *resumed, *about]:
-        tracker.say(line)
-    try:
-        train_to_the_end(job, position)
-        tracker.say(f"done: {plan.steps:,} steps; {run.folder} holds the run. Next:")
-        tracker.say(f"  mae export {run.folder} {run.folder}/export")
-        tracker.say(f"  mae report {run.folder}")
-    except OSError as error:
-        raise RunFailed(f"{run.folder} cannot be written: {error}") from error
-    finally:
-        stop.in_loop = False
-        job.saver.close()
-        tracker.close()
-    accelerator.end_training()
-
-
-def local_share() -> float:
-    """The share of all processes that work on this machine."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) / world
+    return start(load, args.dry_run)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import mae
 NAMES = """
     errors device folders exits family results hashing tensor_hashing section config contradictions settings
     patches masking schedule objective decoding remote data models training evaluation export
-    visualize panels watching report packing bench commands supervise loop pretrain
+    visualize panels watching report packing bench commands supervise loop start pretrain
     options cli __main__
 """
 FLOORS: dict[str, int] = {name: floor for floor, name in enumerate(NAMES.split())}

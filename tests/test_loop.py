@@ -121,12 +121,12 @@ def test_two_processes_stop_together_whoever_is_told(shards, tmp_path, whom):
 def test_a_signal_before_the_first_step_ends_the_start_at_once(shards, tmp_path):
     script = f"""
 import os, signal, sys
-import mae.pretrain
-opened = mae.pretrain.open_training_data
+import mae.pretrain, mae.start
+opened = mae.start.open_training_data
 def slowly(*arguments):
     os.kill(os.getpid(), signal.SIGTERM)
     return opened(*arguments)
-mae.pretrain.open_training_data = slowly
+mae.start.open_training_data = slowly
 sys.exit(mae.pretrain.main([{str(write_config(tmp_path, shards))!r}]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
