@@ -19,6 +19,7 @@ from mae.section import (
     Shards,
     Share,
     Size,
+    Text,
 )
 
 
@@ -112,7 +113,7 @@ class ModelConfig(Section):
 class InitConfig(Section):
     """Weights to start from, instead of random ones."""
 
-    from_: Annotated[str, Field(alias="from")] = ""
+    from_: Annotated[Text, Field(alias="from")] = ""
     """a run of ours, a file (.safetensors, .pth) or folder of weights, `timm:NAME` or `hf:ID`"""
     adapt_channels: bool = False
     """fit a patch projection for another number of channels (averaged, as timm does)"""
@@ -156,7 +157,7 @@ class FinetuneConfig(Section):
     """alpha of mixup (0: none)"""
     cutmix: Rate = 1.0
     """alpha of cutmix (0: none); each batch is mixed in one of the two ways"""
-    rand_augment: str = "rand-m9-mstd0.5-inc1"
+    rand_augment: Text = "rand-m9-mstd0.5-inc1"
     """timm's name for a policy of RandAugment ("": none); for 8-bit colour images"""
     random_erasing: Fraction = 0.25
     """probability that a box of an image is filled with noise"""

@@ -41,5 +41,21 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
     owned = {"img_size", "patch_size", "in_chans", "num_classes", "global_pool", "pretrained"}
     for key in sorted(owned & config.model.encoder_kwargs.keys()):
         yield f"model.encoder_kwargs.{key}", "is set elsewhere (model.img_size and so on)"
+    if config.objective == "classifier":
+        yield from _of_a_classifier(config)
     if optim.lr is None and optim.blr == 0:
         yield "optim.blr", "a learning rate of 0 learns nothing"
+
+
+def _of_a_classifier(config: Config) -> Iterator[tuple[str, str]]:
+    """The same, of what only fine-tuning has."""
+    data, finetune = config.data, config.finetune
+    if data.mixture or data.repeats > 1:
+        yield "objective", "classifier: data.mixture and data.repeats are for pretraining"
+    if finetune.num_classes == 1:
+        yield "finetune.num_classes", "1 class leaves nothing to learn"
+    if finetune.rand_augment and (data.bits != 8 or config.model.in_chans != 3):
+        what = f"{config.model.in_chans} channels of {data.bits} bits"
+        yield "finetune.rand_augment", f"is for colour images, not for {what}: set it to ''"
+    if finetune.rand_augment and data.crop_on_device:
+        yield "data.crop_on_device", "leaves no crops to finetune.rand_augment: set one to nothing"

@@ -51,7 +51,7 @@ class Family:
 
 
 def _is_training(process: psutil.Process) -> bool:
-    """`python … -m mae.pretrain …` or `mae pretrain …`."""
+    """`python … -m mae.pretrain …` or `mae pretrain …`, or the same of finetune."""
     try:
         words = process.cmdline()[1:]
     except psutil.Error:
@@ -59,9 +59,9 @@ def _is_training(process: psutil.Process) -> bool:
     while words and words[0].startswith("-") and words[0] not in ("-m", "-c"):
         words = words[2 if words[0] in ("-W", "-X") else 1 :]
     return (
-        words[:2] == ["-m", "mae.pretrain"]
-        or words[:3] == ["-m", "mae", "pretrain"]
-        or (words[1:2] == ["pretrain"] and Path(words[0]).name == "mae")
+        words[:2] in (["-m", "mae.pretrain"], ["-m", "mae.finetune"])
+        or words[:3] in (["-m", "mae", "pretrain"], ["-m", "mae", "finetune"])
+        or (words[1:2] in (["pretrain"], ["finetune"]) and Path(words[0]).name == "mae")
     )
 
 

@@ -28,6 +28,7 @@ class Stream(IntEnum):
     MIXTURE = 6
     REPLACEMENT = 7
     STATISTICS = 8
+    AUGMENT = 9
 
 
 def mix(words: Words) -> Words:

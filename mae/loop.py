@@ -27,6 +27,7 @@ from mae.training.quarantine import Quarantine
 from mae.training.resume import resume
 from mae.training.run import Run
 from mae.training.saver import Saver
+from mae.training.seeding import seed_libraries
 from mae.training.signals import StopSignals
 from mae.training.tracking import Clock, Tracker
 from mae.watching import Watcher
@@ -105,15 +106,15 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
             continue
         lr = plan.lr_at(step - 1, config)
         set_lr(job.optimizer, lr)
-        # Dropout, should encoder_kwargs ask for any, is a function of (seed, step, process) too.
-        step_seed = fold(seed, Stream.STEP, step, accelerator.process_index)
-        torch.manual_seed(int(step_seed[0] >> 1))
         for micro in range(slices.accumulation):
             try:
                 batch = clock.wait_for(micro_batches)
             except (WorkerDied, UserError) as error:
                 where = save_alone(job, done, left_out) if done > start else done
                 raise ProcessFailed(f"step {step}: {error}; stands at step {where}") from error
+            # After the loader, whose first batch draws a number, too: what chance decides in the
+            # model must not depend on where the run was resumed.
+            seed_libraries(fold(seed, Stream.STEP, step, micro, accelerator.process_index))
             job.quarantine.note(batch.bad)
             is_synced = micro == slices.accumulation - 1
             with contextlib.nullcontext() if is_synced else accelerator.no_sync(job.model):
@@ -123,6 +124,7 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
         meter.end_step(step, skip_if_not_finite(job.optimizer.optimizer))
         job.optimizer.step()
         job.optimizer.zero_grad(set_to_none=True)
+        job.objective.after_step()
         done = step
 
         minutes = (time.monotonic() - saved_at) / 60
@@ -164,8 +166,8 @@ def forward(
         images = resize_crops(images, objective.img_size, device)
     else:
         images = images.to(device, non_blocking=True)
-    noise = objective.draw(images, batch.seeds.to(device, non_blocking=True))
-    return model(images, noise)
+    seeds, labels = (one.to(device, non_blocking=True) for one in (batch.seeds, batch.labels))
+    return model(images, objective.draw(images, seeds, labels))
 
 
 def report(job: Job, meter: Meter, clock: Clock, step: int, lr: float) -> None:
@@ -175,7 +177,8 @@ def report(job: Job, meter: Meter, clock: Clock, step: int, lr: float) -> None:
     """
     totals = meter.read(lambda sums: job.accelerator.reduce(sums, reduction="mean"))
     skipped, spikes = job.guard.judge(totals.steps)
-    row = measure(totals, clock, step, lr, job.plan, job.accelerator.device)
+    device = job.accelerator.device
+    row = measure(totals, job.objective, clock, step, lr, job.plan, device)
     row["bad"] = job.quarantine.settle(step)
     row["skipped"] = job.guard.skipped
     job.tracker.report(row, progress_line(row, job.plan.steps, job.plan.slices.batch_size))

@@ -1,6 +1,7 @@
 """What the trainer knows of a self-supervised objective; MAE is one, siblings can follow."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int, Shaped
@@ -12,9 +13,8 @@ class Output(NamedTuple):
 
     loss: Float[Tensor, ""]
     """Mean over this micro-batch; the quantity to minimise."""
-    target_mean: Float[Tensor, ""]
-    target_square: Float[Tensor, ""]
-    """First and second moment of the regression target: R² = 1 - loss / (square - mean²)."""
+    statistics: Float[Tensor, "2"]
+    """Two further means over this micro-batch; `figures` knows what they say."""
 
 
 class Features(NamedTuple):
@@ -33,12 +33,30 @@ class Objective(nn.Module, ABC):
     """height and width of the images, in pixels"""
 
     @abstractmethod
-    def draw(self, images: Shaped[Tensor, "b c h w"], seeds: Int[Tensor, " b"]) -> Any:
-        """The noise for these images, a pure function of `seeds` (one 64-bit word a sample)."""
+    def draw(
+        self,
+        images: Shaped[Tensor, "b c h w"],
+        seeds: Int[Tensor, " b"],
+        labels: Int[Tensor, " b"] | None = None,
+    ) -> Any:
+        """The noise for these images, from `seeds` (one 64-bit word a sample).
+
+        `labels`: classes, for objectives that are told; NO_LABEL where there is none.
+        """
 
     @abstractmethod
     def forward(self, images: Shaped[Tensor, "b c h w"], noise: Any) -> Output:
         """The loss and its statistics."""
+
+    @abstractmethod
+    def figures(self, loss: float, statistics: Sequence[float]) -> dict[str, float]:
+        """What people want to know, by name, from means over many micro-batches."""
+
+    def replaced(self) -> None:
+        """Whatever follows from weights that were loaded, not trained."""
+
+    def after_step(self) -> None:
+        """Whatever follows a step of the optimizer."""
 
     @abstractmethod
     def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:

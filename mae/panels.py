@@ -49,9 +49,11 @@ def draw_panel(
     step: int,
     device: torch.device,
 ) -> None:
-    """Write panels/step-….png."""
+    """Write panels/step-….png.  All processes call it where the objective is sharded."""
     assert isinstance(objective, MaskedAutoencoder)
     path = run.panels / f"step-{step:09d}.png"
     images, seeds = panel.images.to(device), panel.seeds.to(device)
-    save_png(reconstruction_panel(objective, images, seeds, f"step {step}, {panel.source}"), path)
-    tracker.picture("panel", path, step)
+    picture = reconstruction_panel(objective, images, seeds, f"step {step}, {panel.source}")
+    if tracker.is_main:
+        save_png(picture, path)
+        tracker.picture("panel", path, step)

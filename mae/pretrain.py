@@ -34,7 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     def load() -> Config:
         if args.supervise:
             raise UserError("--supervise: mae pretrain --supervise …, or python -m mae.supervise …")
-        return load_config(args.config, args.settings)
+        config = load_config(args.config, args.settings)
+        if config.objective == "classifier":
+            raise UserError("objective: classifier: mae finetune trains it")
+        return config
 
     return start(load, args.dry_run)
 

@@ -20,6 +20,13 @@ def _square(value: object) -> object:
     return (value, value) if isinstance(value, int) else value
 
 
+def _not_none(value: object) -> object:
+    return "" if value is None else value
+
+
+Text = Annotated[str, BeforeValidator(_not_none)]
+"""`key=` without a value is the empty string"""
+
 Shards = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_square)]
 Interval = tuple[float, float]

@@ -3,6 +3,7 @@
 All mistakes are reported at once, each in a line that says where it stands.
 """
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,14 +44,23 @@ FREE_ON_RESUME = (
 """Settings that do not decide what is learned: they may change between the starts of a run."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Defaults, then the YAML at `path`, then `section.key=value` overrides.
+def load_config(
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    base: Mapping[str, Any] | None = None,
+) -> Config:
+    """Defaults, `base` (nested), the YAML at `path`, then `section.key=value` overrides.
 
     Raises UserError with one line per mistake.
     """
-    path = Path(path)
-    values = _read_yaml(path)
-    source = dict.fromkeys(flatten(values), str(path))
+    values: dict[str, Any] = copy.deepcopy(dict(base or {}))
+    source = dict.fromkeys(flatten(values), "defaults")
+    if path is not None:
+        path = Path(path)
+        written = read_yaml(path)
+        source |= dict.fromkeys(flatten(written), str(path))
+        _merge(values, written)
+        values.setdefault("output", f"runs/{path.stem}")
     mistakes = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -60,7 +70,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         error = _assign(values, key, _parse_value(text))
         mistakes += [f"command line: {key}: {error}"] if error else []
         source[key] = "command line"
-    values.setdefault("output", f"runs/{path.stem}")
     return parse_config(values, source, mistakes)
 
 
@@ -98,6 +107,8 @@ def differing_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """`key: old → new` for what changed: what a resumed run must not change, and what it may."""
     before, after = (flatten(c.model_dump(mode="json")) for c in (old, new))
     measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
+    if not new.finetune.num_classes:
+        measured.add("finetune.num_classes")
     decisive, free = [], []
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key) and key not in measured:
@@ -149,7 +160,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """What is written, nested; UserError where that is not readable."""
     try:
         values = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
@@ -164,6 +176,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not a config: write sections such as `model:`")
     # A section whose lines are all commented out is None to YAML.
     return {k: {} if v is None and k in SECTIONS else v for k, v in values.items()}
+
+
+def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
+    """Sections key by key; everything else is replaced."""
+    for key, value in newer.items():
+        own = values.get(key)
+        if key in SECTIONS and isinstance(own, dict) and isinstance(value, Mapping):
+            own.update(value)
+        else:
+            values[key] = value
 
 
 def _parse_value(text: str) -> Any:

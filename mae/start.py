@@ -19,8 +19,10 @@ from mae.exits import (
     forget_exit,
     record_exit,
 )
+from mae.initial.initialize import start_from_weights
 from mae.loop import Job, forward, train_to_the_end
 from mae.panels import build_panel
+from mae.results import write_json
 from mae.training.checkpoint import checkpoints, step_of
 from mae.training.control import Control
 from mae.training.dry_run import dry_run
@@ -36,6 +38,7 @@ from mae.training.run import Run, build_objective
 from mae.training.saver import Saver
 from mae.training.sharding import prepare
 from mae.training.signals import StopSignals
+from mae.training.tensorboard_tracker import refuse_missing
 from mae.training.tracking import Tracker
 from mae.watching import Watcher
 
@@ -93,18 +96,21 @@ def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False)
     """
     accelerator = build_accelerator(config.train)
     is_main = accelerator.is_main_process
+    refuse_missing(config.log)
     notes = run.check(config)
     with accelerator.main_process_first():  # the first to come writes the index, others read it
         config, data = open_training_data(config, local_share())
     num_processes, process_index = accelerator.num_processes, accelerator.process_index
     plan = make_plan(config, len(data.manifest), num_processes, process_index)
     objective = build_objective(config)
+    initial = start_from_weights(config.init, objective, run, accelerator)
+    notes += initial.lines if initial else []
     plan = plan._replace(
         flops_per_image=flops_per_image(objective, config.model.in_chans),
         peak_flops=peak_flops(accelerator.device, accelerator.mixed_precision),
     )
     if is_dry:
-        lines = dry_run(config, data, objective, plan, accelerator, forward)
+        lines = [*notes, *dry_run(config, data, objective, plan, accelerator, forward)]
         print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
         return
     # All processes draw what is sharded.
@@ -112,17 +118,20 @@ def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False)
     panel = build_panel(config, objective, data) if draws else None
     if is_main:
         run.open(config)
+        if initial:
+            write_json(run.folder / "init.json", initial.record)
         forget_exit(run.folder)
     run.is_open = True
 
     objective.to(accelerator.device)
     if config.train.compile:
         objective.compile()
-    model, optimizer = prepare(objective, build_optimizer(objective, config.optim), accelerator)
+    optimizer = build_optimizer(objective, config.optim, plan.layer_decay)
+    model, optimizer = prepare(objective, optimizer, accelerator)
     position, resumed = resume(run, objective, optimizer, data.manifest, accelerator)
     quarantine = Quarantine(run.quarantine_file, data.manifest, config.data.max_bad, accelerator)
     quarantine.check()
-    tracker = Tracker(run, config, is_main)
+    tracker = Tracker(run, config, is_main, position.step)
     job = Job(
         config=config,
         plan=plan,
@@ -151,6 +160,8 @@ def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False)
         train_to_the_end(job, position)
         tracker.say(f"done: {plan.steps:,} steps; {run.folder} holds the run. Next:")
         tracker.say(f"  mae export {run.folder} {run.folder}/export")
+        if config.objective == "mae":
+            tracker.say(f"  mae finetune {run.folder} …  (where there are labels)")
         tracker.say(f"  mae report {run.folder}")
     except OSError as error:
         raise RunFailed(f"{run.folder} cannot be written: {error}") from error

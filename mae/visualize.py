@@ -27,12 +27,20 @@ def reconstruction_panel(
     split = model.draw(images, seeds)
     pasted, mask = model.reconstruct(images, split)
     model.train(training)
-    original, pasted = images.float() / model.white, pasted.float()
-    if images.dtype == torch.uint16:
-        original, pasted = stretch(original, original), stretch(pasted, original)
+    original, pasted = displayable(images), displayable(images, pasted)
     masked = original * (1 - mask) + HIDDEN * mask
     columns = {"original": original, "masked": masked, "reconstruction": pasted}
     return tile(columns, title)
+
+
+def displayable(images: Tensor, pictures: Tensor | None = None) -> Tensor:
+    """Integer `images` [b c h w] in [0, 1] for the eye; or `pictures` in [0, 1], on their scale.
+
+    16-bit images are stretched, as what they hold is often a small part of what they could.
+    """
+    originals = images.float() / torch.iinfo(images.dtype).max
+    shown = originals if pictures is None else pictures.float()
+    return stretch(shown, originals) if images.dtype == torch.uint16 else shown
 
 
 def stretch(pictures: Tensor, originals: Tensor) -> Tensor:

@@ -1,14 +1,21 @@
-"""How a run is doing, from images it does not train on: panels, and the encoder's health."""
+"""How a run is doing, from images it does not train on: panels, and numbers.
+
+A masked autoencoder's health, a classifier's accuracy.
+"""
 
 import time
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from mae.config import Config
+from mae.data.images import Images
 from mae.data.training_data import open_images
 from mae.errors import UserError
+from mae.evaluation.classification import judge, require_classes, summary
 from mae.evaluation.health import measure_health
+from mae.models.classifier import Classifier
 from mae.models.mae import MaskedAutoencoder
 from mae.objective import Objective
 from mae.panels import Panel, draw_panel
@@ -31,13 +38,16 @@ class Watcher:
         tracker: Tracker,
         accelerator: Accelerator,
     ) -> None:
-        """Raises UserError where data.val cannot be read."""
+        """Raises UserError where data.val cannot be read, or has no labels for a classifier."""
         self.config, self.plan, self.objective = config, plan, objective
         self.run, self.tracker, self.accelerator = run, tracker, accelerator
         self.panel = panel
-        self.held_out = None
-        if config.data.val and config.log.health_every and isinstance(objective, MaskedAutoencoder):
+        self.held_out: Images | None = None
+        if config.data.val and config.log.health_every:
             self.held_out = open_images(config.data.val, "data.val", config)
+            if isinstance(objective, Classifier):
+                classes = config.finetune.num_classes
+                self.labels = require_classes(self.held_out, "data.val", classes)
 
     def look(self, done: int) -> None:
         """After step `done`: draw and measure what is due.  All processes call it."""
@@ -59,20 +69,50 @@ class Watcher:
             return
         began = time.perf_counter()
         try:
-            health = measure_health(
-                self.objective,
-                self.held_out,
+            if isinstance(self.objective, Classifier):
+                found = self._judge(self.objective, self.held_out)
+            elif isinstance(self.objective, MaskedAutoencoder):
+                found = self._measure_health(self.objective, self.held_out)
+            else:
+                return
+        except UserError as error:  # met by all processes alike; no reason to end a run
+            self.tracker.say(f"held-out images: not measured: {error}")
+            return
+        seconds = time.perf_counter() - began
+        row = {"step": done, "epoch": self.plan.epoch(done), **found, "seconds": seconds}
+        self.tracker.health(row)
+
+    def _measure_health(self, objective: MaskedAutoencoder, images: Images) -> dict[str, Any]:
+        health = measure_health(
+            objective,
+            images,
+            self.config.data.crop_pct,
+            self.config.train.seed,
+            self.config.log.health_images,
+            device=self.accelerator.device,
+            process_index=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+            gather=gather_object,
+        )
+        return health._asdict()
+
+    def _judge(self, classifier: Classifier, images: Images) -> dict[str, Any]:
+        classifier.eval()
+        try:
+            judged = judge(
+                classifier.logits,
+                images,
+                self.labels,
+                classifier.img_size,
                 self.config.data.crop_pct,
-                self.config.train.seed,
-                self.config.log.health_images,
                 device=self.accelerator.device,
+                workers=self.config.data.workers,
                 process_index=self.accelerator.process_index,
                 num_processes=self.accelerator.num_processes,
                 gather=gather_object,
             )
-        except UserError as error:  # met by all processes alike; no reason to end a run
-            self.tracker.say(f"health: not measured: {error}")
-            return
-        seconds = time.perf_counter() - began
-        row = {"step": done, "epoch": self.plan.epoch(done), **health._asdict(), "seconds": seconds}
-        self.tracker.health(row)
+        finally:
+            classifier.train()
+        found = summary(judged)
+        self.tracker.say(f"held-out accuracy {found['accuracy']:.1%} of {found['images']:,} images")
+        return found

@@ -196,6 +196,7 @@ def test_reconstruct_from_shards_and_from_files(run, shards, tmp_path, capsys):
         "patch_mean",
         "interpolation",
         "images",
+        "masks",
     }
     Image.new("L", (50, 40), 128).save(tmp_path / "gray.png")
     Image.new("RGB", (40, 50), "red").save(tmp_path / "red.jpg")

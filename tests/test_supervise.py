@@ -28,7 +28,7 @@ for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
     signal.signal(number, lambda number, frame: seen.append(signal.Signals(number).name))
 with (folder / "log").open("a") as log:
     log.write(f"{rank}\\n")
-number = (folder / "log").read_text().split().count("0") - 1
+number = (folder / "log").read_text().split().count(rank) - 1
 lives = [json.loads(line) for line in (folder / "lives").read_text().splitlines()]
 life = lives[min(number, len(lives) - 1)]
 

@@ -2,14 +2,70 @@
 
 import argparse
 
-from mae.commands.images import require_mae
-from mae.export.timm import export_timm
-from mae.training.run import load_pretrained
+import torch
+from torch import Tensor
+
+from mae.commands.images import load_images, require_mae
+from mae.config import Config
+from mae.errors import UserError
+from mae.export.facts import read_facts
+from mae.export.folder import export_folder
+from mae.export.push import check_push, push
+from mae.export.subject import Subject, choose_pool, resize
+from mae.models.mae import MaskedAutoencoder
+from mae.remote.files import is_remote
+from mae.training.run import load_pretrained, run_of
+
+COUNT = 8
+"""images that an export is checked on, at most"""
 
 
 def export(args: argparse.Namespace) -> None:
     """`mae export`."""
-    config, model, position = load_pretrained(args.run)
-    export_timm(config, require_mae(model), position, args.out)
-    print(f"{args.out}: the encoder of step {position.step:,}, checked through timm; load it with")
-    print(f'  timm.create_model("local-dir:{args.out}", pretrained=True, num_classes=…)')
+    if args.pool and args.format in ("mae", "hf"):
+        raise UserError(f"--pool: {args.format} has no place for it; its users pool themselves")
+    if args.push:
+        check_push(args.push)
+    config, objective, position = load_pretrained(args.run)
+    model = require_mae(objective)
+    pool = choose_pool(model, args.pool)
+    trained_size = model.img_size
+    if args.img_size:
+        config = resize(config, model, args.img_size)
+    images, checked_on = check_images(args.images, config, model)
+    subject = Subject(config, model, position, pool, args.decoder, trained_size)
+    facts = read_facts(run_of(args.run), position)
+    done = export_folder(args.format, subject, images, facts, checked_on, args.out)
+    off = f"off by {done.off:.0e} at most" if done.off else "equal to the last bit"
+    print(
+        f"{args.out}: the encoder of step {position.step:,}, checked through {done.library} on "
+        f"{checked_on} ({off}); load it with"
+    )
+    print("\n".join(f"  {line}" for line in done.code.splitlines()))
+    if args.push:
+        print(push(args.out, args.push))
+
+
+def check_images(
+    chosen: list[str] | None, config: Config, model: MaskedAutoencoder
+) -> tuple[Tensor, str]:
+    """Raw images [b c h w] to check an export on, and what they are.
+
+    Without a choice the first of the run's held-out or training shards, where these are on this
+    machine, else noise.  Raises UserError where the chosen ones cannot be read.
+    """
+    if chosen:
+        images = load_images(chosen, config, model.img_size, COUNT).images
+        return images, f"{len(images)} images of {' '.join(chosen)}"
+    for key, patterns in (("data.val", config.data.val), ("data.train", config.data.train)):
+        if patterns and not any(map(is_remote, patterns)):
+            try:
+                images = load_images(patterns, config, model.img_size, COUNT).images
+            except UserError:
+                continue  # moved or deleted since: no reason not to export
+            return images, f"{len(images)} images of the run's {key}"
+    shape = (COUNT, config.model.in_chans, *model.img_size)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, model.white + 1, shape, generator=generator, dtype=torch.int32)
+    noise = noise.to(torch.uint8 if config.data.bits == 8 else torch.uint16)
+    return noise, "noise, the run's own images being out of reach (--images chooses others)"

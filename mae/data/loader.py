@@ -1,9 +1,12 @@
 """Batches: exactly this process's slice of each global batch, from any position on."""
 
+import atexit
 import signal
 import threading
 from collections.abc import Container, Iterable, Iterator
+from functools import partial
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mae.config import DataConfig
+from mae.data.augment import Augment
 from mae.data.device_crop import Crops, pack_crops
 from mae.data.images import BadSample, Images, usable_image
 from mae.data.manifest import Manifest
@@ -32,6 +36,8 @@ class Batch(NamedTuple):
     """int64 [b]: one random word per (run seed, view, sample), for the objective"""
     samples: Tensor
     """int64 [b]: numbers in the manifest"""
+    labels: Tensor
+    """int64 [b]: classes; NO_LABEL where a sample has none"""
     bad: list[BadSample]
     """samples that could not be used, and were replaced"""
 
@@ -81,7 +87,9 @@ class TrainingViews(Dataset):
         img_size: tuple[int, int],
         channels: int,
         cache: ShardCache | None = None,
+        augment: Augment | None = None,
     ) -> None:
+        self.augment = augment
         self.images = Images(manifest, channels, config.bits, cache)
         self.order = order
         self.config = config
@@ -112,11 +120,17 @@ class TrainingViews(Dataset):
             _, height, width = usable.image.shape
             crop = random_view(height, width, drawn, config.scale, config.ratio, config.flip)
             crops.add(usable.image, crop)
+        images = crops.batch()
+        if self.augment is not None and isinstance(images, Tensor):
+            keys = fold(seed, Stream.AUGMENT, place.view, place.sample)
+            for row, key in zip(images, keys.tolist(), strict=True):
+                row.copy_(self.augment(row, key))
         seeds = fold(seed, Stream.OBJECTIVE, place.view, place.sample)
         return Batch(
-            crops.batch(),
+            images,
             as_tensor(seeds),
             torch.tensor(samples),
+            torch.from_numpy(self.images.manifest.label[samples].astype(np.int64)),
             bad,
         )
 
@@ -200,14 +214,22 @@ def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator
     items = iter(loader)
     if workers and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-    team = getattr(items, "_workers", ())
+    end = partial(_kill, getattr(items, "_workers", ()))
+    # An error that nobody catches keeps this generator to the very end, where Python waits for
+    # workers that it has sent a SIGTERM, which ours ignore.
+    atexit.register(end)
     try:
         yield from _undisturbed(items)
     finally:
         del items  # they come to their end, but for those that are stuck
-        for worker in team:
-            worker.kill()
-            worker.join()
+        end()
+        atexit.unregister(end)
+
+
+def _kill(team: Iterable[BaseProcess]) -> None:
+    for worker in team:
+        worker.kill()
+        worker.join()
 
 
 def _undisturbed(items: Iterator) -> Iterator:

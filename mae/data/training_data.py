@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mae.config import Config, DataConfig
+from mae.data.augment import Augment, build_augment
 from mae.data.images import Images
 from mae.data.loader import Batch, Slices, TrainingViews, batches
-from mae.data.manifest import Manifest, build_manifest, merge
+from mae.data.manifest import Manifest, build_manifest, merge, require_labels
 from mae.data.order import Order
 from mae.data.prefetch import fetching_ahead
 from mae.data.statistics import channel_statistics
@@ -51,7 +52,13 @@ class TrainingData(NamedTuple):
         Raises UserError, SampleError, StorageError as the samples are met, WorkerDied.
         """
         views = TrainingViews(
-            self.manifest, self.order, config.data, img_size, config.model.in_chans, self.cache
+            self.manifest,
+            self.order,
+            config.data,
+            img_size,
+            config.model.in_chans,
+            self.cache,
+            augment_of(config, img_size),
         )
         at_once = shards_at_once(config.data, self.manifest, 1 / slices.num_processes)
         in_window = at_once * len(self.manifest) / len(self.manifest.shards)
@@ -66,7 +73,7 @@ class TrainingData(NamedTuple):
 
 
 def open_training_data(config: Config, local_share: float = 1.0) -> tuple[Config, TrainingData]:
-    """Manifest, order and cache, and the settings with what data.own_statistics measured.
+    """Manifest, order and cache, and the settings with what was measured and counted.
 
     `local_share`: the share of all processes that work on this machine.  Raises UserError and
     StorageError as its parts do.
@@ -74,7 +81,7 @@ def open_training_data(config: Config, local_share: float = 1.0) -> tuple[Config
     manifest = training_manifest(config.data)
     order = build_order(config.data, manifest, config.train.seed, config.train.batch_size)
     check_cache(config.data, manifest, local_share)
-    config = with_own_statistics(config, manifest)
+    config = with_classes(with_own_statistics(config, manifest), manifest)
     return config, TrainingData(manifest, order, build_cache(config.data))
 
 
@@ -122,6 +129,33 @@ def with_own_statistics(config: Config, manifest: Manifest) -> Config:
     statistics = channel_statistics(images, data.index_dir)
     measured = {"mean": statistics.mean, "std": statistics.std}
     return config.model_copy(update={"data": data.model_copy(update=measured)})
+
+
+def with_classes(config: Config, manifest: Manifest) -> Config:
+    """The settings, with the number of classes where finetune.num_classes leaves it open.
+
+    Raises UserError where a classifier's training data has samples without a label, or beyond.
+    """
+    if config.objective != "classifier":
+        return config
+    augment_of(config, (1, 1))  # refuses an unknown policy now, not once the run has begun
+    labels = require_labels(manifest, "data.train")
+    wanted, found = config.finetune.num_classes, int(labels.max()) + 1
+    if wanted and wanted < found:
+        first = manifest.name(int((labels >= wanted).argmax()))
+        raise UserError(
+            f"finetune.num_classes: {wanted}, but labels go up to {found - 1}, first {first}"
+        )
+    counted = {"num_classes": wanted or max(2, found)}
+    return config.model_copy(update={"finetune": config.finetune.model_copy(update=counted)})
+
+
+def augment_of(config: Config, img_size: tuple[int, int]) -> Augment | None:
+    """What is done to a classifier's crops."""
+    policy = config.finetune.rand_augment
+    if config.objective != "classifier" or not policy:
+        return None
+    return build_augment(policy, config.data.mean, img_size)
 
 
 def build_order(config: DataConfig, manifest: Manifest, seed: int, batch_size: int) -> Order:

@@ -94,10 +94,14 @@ def center_view(image: Tensor, size: tuple[int, int], crop_pct: float) -> Tensor
 
     Resizing the short side to size / crop_pct and cutting out the centre, in one interpolation.
     """
-    height, width = image.shape[-2:]
+    return apply_view(image, center_box(image.shape[-2], image.shape[-1], size, crop_pct), size)
+
+
+def center_box(height: int, width: int, size: tuple[int, int], crop_pct: float) -> View:
+    """The part of an image of `height` by `width` pixels that `center_view` shows."""
     fit = min(height / size[0], width / size[1]) * crop_pct
     h, w = max(1, round(size[0] * fit)), max(1, round(size[1] * fit))
-    return apply_view(image, View((height - h) // 2, (width - w) // 2, h, w, False), size)
+    return View((height - h) // 2, (width - w) // 2, h, w, False)
 
 
 def stack(images: list[Tensor]) -> Tensor:

@@ -1,64 +1,95 @@
-"""Frozen features of labelled shards."""
+"""Frozen features of shards: every image's centred view, encoded once."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from mae.data.images import BadSample, Images
 from mae.data.loader import CentredViews, batches
-from mae.objective import Objective
-
-PIXELS = "pixels"
-PIXEL_SIDE = 16
+from mae.data.transform import stack
+from mae.errors import SampleError, UserError
+from mae.evaluation.encoders import TOKENS, FrozenEncoder
 
 Matrix = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
 
 
-class LabelledFeatures(NamedTuple):
-    """Vectors by name ([n d] each), and the class of each row."""
+class Encoded(NamedTuple):
+    """One batch of encoded images."""
 
-    vectors: dict[str, Matrix]
-    labels: npt.NDArray[np.int64]
+    vectors: dict[str, Halves]
+    """[b d] by name; `tokens` [b p d] where asked for; empty where no image was usable"""
+    samples: list[int]
+    """of the rows: numbers in the manifest"""
+    bad: list[BadSample]
+    """images that have no row, since they do not decode"""
 
 
-def extract(
-    encode: Callable[[Tensor], dict[str, Tensor]],
-    views: CentredViews,
+class _Views(NamedTuple):
+    images: Tensor | None
+    samples: list[int]
+    bad: list[BadSample]
+
+
+class UsableViews(Dataset):
+    """Ranges of sample numbers → the centred views of those that decode, and the bad ones."""
+
+    def __init__(self, views: CentredViews) -> None:
+        self.views = views
+
+    def __getitem__(self, index: range) -> _Views | UserError:
+        """A shard that cannot be read comes back as a value, a StorageError."""
+        usable: dict[int, Tensor] = {}
+        bad = []
+        for sample in index:
+            try:
+                usable[sample] = self.views.view(sample)
+            except SampleError as error:
+                bad.append(BadSample(sample, str(error)))
+            except UserError as error:
+                return error
+        return _Views(stack(list(usable.values())) if usable else None, list(usable), bad)
+
+
+def encode_images(
+    encoder: FrozenEncoder,
+    images: Images,
     *,
+    tokens: bool = False,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
     workers: int = 0,
-) -> LabelledFeatures:
-    """`encode` every image's centred view (integers [b c h w] → vectors [b d] by name).
+) -> Iterator[Encoded]:
+    """Encode all of `images` in the order of the manifest, batch by batch.
 
-    Raises UserError for an image that does not decode.
+    Raises StorageError for a shard that cannot be read, UserError for features that half
+    precision cannot hold.
     """
+    views = CentredViews(images, encoder.img_size, encoder.crop_pct)
     slices = [
         range(start, min(start + batch_size, len(views)))
         for start in range(0, len(views), batch_size)
     ]
-    rows: dict[str, list[Tensor]] = {}
-    with torch.no_grad():
-        for images in batches(views, slices, workers):
-            for name, vectors in encode(images.to(device)).items():
-                rows.setdefault(name, []).append(vectors.float().cpu())
-    vectors = {name: torch.cat(parts).numpy() for name, parts in rows.items()}
-    return LabelledFeatures(vectors, views.images.manifest.label.astype(np.int64))
+    for found in batches(UsableViews(views), slices, workers):
+        vectors: dict[str, Halves] = {}
+        if found.images is not None:
+            with torch.no_grad():
+                outputs = encoder.encode(found.images.to(device))
+            names = [name for name in sorted(outputs) if tokens or name != TOKENS]
+            vectors = {name: _halves(outputs[name], name) for name in names}
+        yield Encoded(vectors, found.samples, found.bad)
 
 
-def encoder_features(objective: Objective) -> Callable[[Tensor], dict[str, Tensor]]:
-    """The pooled features of a frozen encoder."""
-    return lambda images: objective.encode(images).pooled
-
-
-def pixel_features(images: Tensor) -> dict[str, Tensor]:
-    """The pixels themselves, larger images averaged down to a side of 16 at most."""
-    pixels = images.float() / torch.iinfo(images.dtype).max
-    side = [min(length, PIXEL_SIDE) for length in images.shape[-2:]]
-    if list(images.shape[-2:]) != side:
-        pixels = F.interpolate(pixels, size=side, mode="bilinear", antialias=True)
-    return {PIXELS: pixels.flatten(1)}
+def _halves(vectors: Tensor, name: str) -> Halves:
+    halves = vectors.half().cpu()
+    if not halves.isfinite().all():
+        raise UserError(
+            f"features: `{name}` is not finite, or beyond ±65,504: the weights are damaged, or "
+            "this encoder ends without a norm"
+        )
+    return halves.numpy()

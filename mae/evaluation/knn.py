@@ -24,7 +24,20 @@ def knn_accuracy(
     k: int = K,
     temperature: float = TEMPERATURE,
 ) -> float:
-    """Share of `test` [m d] whose class the neighbours in `train` [n d] find.
+    """Share of `test` [m d] whose class the neighbours in `train` [n d] find (`knn_classes`)."""
+    found = knn_classes(train, labels, test, k=k, temperature=temperature)
+    return int((found == test_labels).sum()) / len(test)
+
+
+def knn_classes(
+    train: Matrix,
+    labels: Labels,
+    test: Matrix,
+    *,
+    k: int = K,
+    temperature: float = TEMPERATURE,
+) -> Labels:
+    """[m] the class of each of `test` [m d] that its neighbours in `train` [n d] vote for.
 
     The `k` vectors of the largest cosine similarity vote with exp(similarity / temperature), as
     in DINO; all of `train` where it has fewer.  Of neighbours equally near the earlier rows count,
@@ -34,15 +47,15 @@ def knn_accuracy(
     train, test = directions(train), directions(test)
     k = min(k, len(train))
     rows = max(1, CELLS // max(len(train), len(classes)))
-    right = 0
+    found = [np.empty(0, np.int64)]
     for start in range(0, len(test), rows):
         similar = test[start : start + rows] @ train.T
         nearest = _largest(similar, k)
         weight = np.exp(np.take_along_axis(similar, nearest, 1).astype(np.float64) / temperature)
         votes = np.zeros((len(similar), len(classes)))
         np.add.at(votes, (np.arange(len(similar))[:, None], voted[nearest]), weight)
-        right += int((classes[votes.argmax(1)] == test_labels[start : start + rows]).sum())
-    return right / len(test)
+        found.append(classes[votes.argmax(1)])
+    return np.concatenate(found)
 
 
 def directions(vectors: Matrix) -> Matrix:

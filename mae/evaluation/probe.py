@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedShuffleSplit
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from threadpoolctl import threadpool_limits
 
 from mae.errors import UserError
@@ -27,7 +27,15 @@ FEW = 10_000
 MOST_SLICES = 20
 """for the fewest labels: with five slices of 100 labels the choice is mostly luck"""
 
+FOLDS = 5
+"""at most, where a fifth of the labels would not hold every class"""
+
+FIXED = 0.01
+"""C where no class has two labels, and there is nothing to choose on: a strong penalty, that is,
+nearly the direction from class mean to class mean"""
+
 Labels = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]
 
 
 class Score(NamedTuple):
@@ -35,6 +43,8 @@ class Score(NamedTuple):
 
     accuracy: float
     strength: float
+    right: npt.NDArray[np.bool_]
+    """[m] of the test images"""
 
 
 class Summary(NamedTuple):
@@ -47,30 +57,49 @@ class Summary(NamedTuple):
 
 
 def probe(train: Matrix, labels: Labels, test: Matrix, test_labels: Labels, seed: int) -> Score:
-    """Choose C on slices of `train`, refit on all of `train`, test once.
-
-    Raises UserError where a class has too few samples to be split.
-    """
-    count = min(MOST_SLICES, max(1, FEW // len(labels)))
-    share = 0.2 if count > 1 else 0.1
-    slices = StratifiedShuffleSplit(count, test_size=share, random_state=seed)
-    rows = np.zeros(len(labels))
-    try:
-        splits = list(slices.split(rows, labels))
-    except ValueError as error:
-        raise UserError(f"probe: the training labels cannot be split: {error}") from None
+    """Choose C on slices of `train`, refit on all of `train`, test once."""
     # With many labels the penalty hardly matters, and an almost free fit hardly ends.
     strengths, iterations = (STRENGTHS, 500) if len(labels) < FEW else (STRENGTHS[:5], 200)
+    slices = selection_slices(labels, seed)
     accuracy = np.zeros(len(strengths))
-    for fitted, held_out in splits:
+    for fitted, held_out in slices:
         scaled, scaled_held_out = standardise(train[fitted], train[held_out])
         guesses = path(scaled, labels[fitted], scaled_held_out, strengths, iterations)
         for i, guess in enumerate(guesses):
-            accuracy[i] += (guess == labels[held_out]).mean() / len(splits)
-    best = strengths[int(accuracy.argmax())]  # the strongest penalty among equals
+            accuracy[i] += (guess == labels[held_out]).mean() / len(slices)
+    # The strongest penalty among equals.
+    best = strengths[int(accuracy.argmax())] if slices else FIXED
     scaled, scaled_test = standardise(train, test)
     model = LogisticRegression(C=best, max_iter=iterations).fit(scaled, labels)
-    return Score(float((model.predict(scaled_test) == test_labels).mean()), best)
+    right = model.predict(scaled_test) == test_labels
+    return Score(float(right.mean()), best, right)
+
+
+def selection_slices(labels: Labels, seed: int) -> list[tuple[Rows, Rows]]:
+    """(fitted, held-out) rows of `labels` to choose on: stratified, random, every class fitted.
+
+    Several slices of a fifth, or from FEW labels on one of a tenth; folds where these would be too
+    small to hold every class.  Samples that are alone in their class are always fitted; none are
+    held out, and there are no slices, where all are.
+    """
+    _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    choosable = np.flatnonzero(counts[numbers] > 1)
+    alone = np.flatnonzero(counts[numbers] == 1)
+    classes = int((counts > 1).sum())
+    if not classes:
+        return []
+    count = min(MOST_SLICES, max(1, FEW // len(labels)))
+    share = 0.2 if count > 1 else 0.1
+    if share * len(choosable) >= classes:
+        rule = StratifiedShuffleSplit(count, test_size=share, random_state=seed)
+    else:
+        folds = min(FOLDS, int(counts[counts > 1].min()))
+        rule = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    given = labels[choosable]
+    return [
+        (np.concatenate([choosable[fitted], alone]), choosable[held_out])
+        for fitted, held_out in rule.split(np.zeros(len(given)), given)
+    ]
 
 
 def path(
@@ -95,16 +124,18 @@ def repeated_probe(
     test_labels: Labels,
     *,
     per_class: int | None = None,
+    percent: float | None = None,
     splits: int = 5,
     seed: int = 0,
 ) -> Summary:
-    """`splits` probes, each on its own `per_class` training samples of every class (None: all).
+    """`splits` probes, each on its own `per_class` samples or `percent` of every class (None: all).
 
     One probe where all of many labels are used: more would tell nothing.  The same seed draws
     the same samples whatever the features are, so that features compare pairwise.  Raises
     UserError where a class has fewer than `per_class` samples.
     """
-    if per_class is None and len(labels) >= FEW:
+    everything = per_class is None and percent is None
+    if everything and len(labels) >= FEW:
         splits = 1
     scores = []
     # L-BFGS on small matrices is 15 times slower on two threads than on one.
@@ -113,21 +144,24 @@ def repeated_probe(
         warnings.simplefilter("ignore", ConvergenceWarning)
         for split in range(splits):
             rows = np.arange(len(labels))
-            if per_class is not None:
-                rows = draw_per_class(labels, per_class, seed + split)
+            if not everything:
+                rows = draw(labels, seed + split, per_class, percent)
             scores.append(probe(train[rows], labels[rows], test, test_labels, seed + split))
     values = np.array([score.accuracy for score in scores])
     deviation = float(values.std(ddof=1)) if splits > 1 else 0.0
     return Summary(float(values.mean()), deviation, tuple(scores))
 
 
-def draw_per_class(labels: Labels, per_class: int, seed: int) -> npt.NDArray[np.int64]:
-    """Rows of `per_class` random samples of every class."""
+def draw(
+    labels: Labels, seed: int, per_class: int | None = None, percent: float | None = None
+) -> Rows:
+    """Rows of `per_class` random samples of every class, or of `percent` of it, one at least."""
     order = np.argsort(fold(seed, np.arange(len(labels))), kind="stable")
     rows = []
     for label in np.unique(labels):
         of_class = order[labels[order] == label]
-        if len(of_class) < per_class:
-            raise UserError(f"probe: class {label} has {len(of_class)} samples, not {per_class}")
-        rows.append(of_class[:per_class])
+        count = per_class or max(1, round(len(of_class) * (percent or 0) / 100))
+        if len(of_class) < count:
+            raise UserError(f"--train: class {label} has {len(of_class)} samples, not {count}")
+        rows.append(of_class[:count])
     return np.concatenate(rows)

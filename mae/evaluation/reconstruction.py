@@ -1,12 +1,13 @@
 """Is the reconstruction any good?  R² on hidden patches, beside two predictors without a model."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.masking import PatchSplit
 from mae.models.mae import MaskedAutoencoder
 from mae.patches import gather_tokens, patch_statistics, patchify, unpatchify
 
@@ -30,13 +31,18 @@ class Explained(NamedTuple):
 
 @torch.no_grad()
 def explained_variance(
-    model: MaskedAutoencoder, batches: Iterable[tuple[Tensor, Tensor]]
+    model: MaskedAutoencoder,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    draw: Callable[[Tensor, Tensor], PatchSplit] | None = None,
 ) -> Explained:
-    """R² over batches of (images [b c h w], mask seeds [b]) on the model's device."""
+    """R² over batches of (images [b c h w], mask seeds [b]) on the model's device.
+
+    `draw` makes masks of the two; the model's own `draw` where there is none.
+    """
     errors = torch.zeros(3, dtype=torch.float64)
     values, total, squares, images_seen = 0, 0.0, 0.0, 0
     for images, seeds in batches:
-        split = model.draw(images, seeds)
+        split = (draw or model.draw)(images, seeds)
         patches = model.patchify(images)
         target = model.target(patches, split.ids_masked)
         prediction = model.decoder(model.forward_encoder(patches, split.ids_keep), split)

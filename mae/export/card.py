@@ -1,17 +1,15 @@
-"""The model card that travels with an exported encoder."""
+"""The model card that travels with an export."""
 
+import re
 from pathlib import Path
 
 from mae import __version__
-from mae.config import Config
-from mae.models.mae import MaskedAutoencoder
-from mae.training.checkpoint import Position
+from mae.export.facts import Facts
+from mae.export.subject import Subject, Written
 
 CARD = """\
 ---
-library_name: timm
-pipeline_tag: image-feature-extraction
-tags: [timm, masked-autoencoder, self-supervised]
+{metadata}
 ---
 # {encoder}, pretrained as a Masked Autoencoder
 
@@ -19,50 +17,68 @@ An image encoder trained without labels (He et al. 2021, arXiv:2111.06377) by ma
 It is meant for fine-tuning; frozen features of a Masked Autoencoder are weaker than its
 fine-tuned ones.
 
-| | |
-|---|---|
-| input | {height} x {width} px, {channels} channel(s) of {bits} bits, as numbers in [0, 1] |
-| normalisation | mean {mean}, std {std} |
-| encoder | {encoder} {arguments}, patch {patch}, {encoder_millions:.2f} M parameters |
-| pretraining | from scratch, {samples:,} images seen in {step:,} steps of {batch_size} |
-| objective | mask ratio {mask_ratio}, predicts {target} |
-| augmentation | random resized crop, area {scale}, ratio {ratio}{flip} |
-| optimizer | AdamW, betas {betas}, weight decay {weight_decay}, seed {seed} |
-| data | {shards}; fingerprint {fingerprint} |
-
 ## Use
 
 ```python
-import timm
-
-model = timm.create_model("local-dir:{folder}", pretrained=True, num_classes=10)  # fine-tune
-encoder = timm.create_model("local-dir:{folder}", pretrained=True)  # {pool}
-tokens = encoder.forward_features(images)  # [b, {prefix} + {patches}, {width_of_tokens}]
+{code}
 ```
 
-`model.safetensors` is the encoder, in timm's own names.  `decoder.safetensors` is the
-pretraining decoder, for going on with pretraining or for pictures; timm never reads it.
-Licence: that of the training data's owner to choose; no other weights went in.
+{files}
+
+Images come as numbers in [0, 1], less the mean and divided by the standard deviation (below),
+channel by channel. {proof}.
+
+## Training
+
+| | |
+|---|---|
+| input | {height} x {width} px, {channels} channel(s) of {bits} bits{resized} |
+| normalisation | mean {mean}, std {std} |
+| encoder | {encoder} {arguments}, patch {patch}, {encoder_millions:.2f} M parameters |
+| pretraining | {start}, {samples:,} images seen in {step:,} steps of {batch_size} |
+| objective | mask ratio {mask_ratio}, predicts {target} |
+| augmentation | random resized crop, area {scale}, ratio {ratio}{flip} |
+| optimizer | AdamW, betas {betas}, weight decay {weight_decay}, {rate}, seed {seed} |
+| data | {images}{shards}; fingerprint {fingerprint} |
+
+{results}## Licence
+
+{licence}
 """
 
+LIBRARIES = {
+    "timm": "timm",
+    "mae": "pytorch",
+    "hf": "transformers",
+    "onnx": "onnx",
+    "torch": "pytorch",
+}
 
-def model_card(config: Config, model: MaskedAutoencoder, position: Position) -> str:
+
+def model_card(format: str, subject: Subject, facts: Facts, written: Written, proof: str) -> str:
     """Markdown under the metadata block that model hubs read."""
-    encoder = model.encoder
-    data, train = config.data, config.train
+    config, model, position = subject.config, subject.model, subject.position
+    encoder, data, train = model.encoder, config.data, config.train
     patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
+    start, licence = _origin(facts)
     return CARD.format(
+        metadata="\n".join(_metadata(format, facts)),
         version=__version__,
+        code=written.code.rstrip(),
+        files=written.files,
+        proof=proof[0].upper() + proof[1:],
         encoder=config.model.encoder,
         arguments=config.model.encoder_kwargs or "",
         height=model.img_size[0],
         width=model.img_size[1],
+        resized=_resized(subject),
         channels=config.model.in_chans,
         bits=data.bits,
         mean=list(data.mean),
         std=list(data.std),
         patch=" x ".join(map(str, model.patch_size)),
         encoder_millions=sum(p.numel() for p in encoder.parameters()) / 1e6,
+        start=start,
         samples=position.samples,
         step=position.step,
         batch_size=train.batch_size,
@@ -73,12 +89,57 @@ def model_card(config: Config, model: MaskedAutoencoder, position: Position) -> 
         flip=", horizontal flip" if data.flip else "",
         betas=list(config.optim.betas),
         weight_decay=config.optim.weight_decay,
+        rate=f"blr {config.optim.blr}" if config.optim.lr is None else f"lr {config.optim.lr}",
         seed=train.seed,
+        images=f"{facts.images:,} images of " if facts.images else "",
         shards=", ".join(f"`{Path(pattern).name}`" for pattern in patterns),
         fingerprint=position.data[:16],
-        folder="FOLDER",
-        pool="the class token" if encoder.has_class_token else "the mean of the patch tokens",
-        prefix=encoder.num_prefix_tokens,
-        patches=model.num_patches,
-        width_of_tokens=encoder.embed_dim,
+        results=_results(facts),
+        licence=licence,
     )
+
+
+def _resized(subject: Subject) -> str:
+    height, width = subject.trained_size
+    if subject.model.img_size == subject.trained_size:
+        return ""
+    return f"; positions interpolated from those of {height} x {width} px, where it was trained"
+
+
+def _metadata(format: str, facts: Facts) -> list[str]:
+    lines = [f"library_name: {LIBRARIES[format]}", "pipeline_tag: image-feature-extraction"]
+    lines.append(f"tags: [{LIBRARIES[format]}, masked-autoencoder, self-supervised]")
+    licence = facts.init.get("license")
+    if isinstance(licence, str) and re.fullmatch(r"[a-z0-9.-]+", licence.lower()):
+        lines.append(f"license: {licence.lower()}")
+    return lines
+
+
+def _results(facts: Facts) -> str:
+    if not facts.results:
+        return ""
+    rows = "".join(f"| {what} | {value} |\n" for what, value in facts.results)
+    return f"## Results\n\n| | |\n|---|---|\n{rows}\n"
+
+
+def _origin(facts: Facts) -> tuple[str, str]:
+    """Where the weights come from, and what that means for their licence."""
+    if not facts.init:
+        return (
+            "from scratch",
+            "That of the training data's owner to choose; no other weights went in.",
+        )
+    origin = facts.init.get("from", "other weights")
+    loaded, digest = facts.init.get("keys_loaded"), facts.init.get("sha256")
+    details = ", ".join(
+        [f"{loaded} tensors"] * (loaded is not None) + [f"sha256 {digest}"] * (digest is not None)
+    )
+    licence = facts.init.get("license") or "not known: ask where they come from"
+    text = f"Training started from `{origin}`{f' ({details})' if details else ''}. "
+    text += f"Licence of these weights: **{licence}**. "
+    text += (
+        "**They may not be used commercially, and so may not these.**"
+        if facts.init.get("non_commercial")
+        else "It holds for what was made from them too."
+    )
+    return f"from `{origin}`", text

@@ -25,20 +25,45 @@ def build_encoder(
 ) -> VisionTransformer:
     """`timm.create_model(name)` without a classifier; `kwargs` go to timm as they are.
 
-    Raises UserError for an unknown name, arguments that timm refuses, or an architecture other
-    than the plain ViT (see `refuse_unsupported`).
+    Raises UserError as `create_vit` does, or for an architecture other than the plain ViT (see
+    `refuse_unsupported`).
     """
+    # Without pooling timm keeps the final norm on the tokens; `mae export` sets the pooling.
+    vit = create_vit(
+        name,
+        img_size=img_size,
+        patch_size=patch_size,
+        in_chans=in_chans,
+        num_classes=0,
+        global_pool="",
+        **kwargs,
+    )
+    return check_sizes(refuse_unsupported(vit, name))
+
+
+def create_vit(
+    name: str, *, img_size: tuple[int, int] | None, patch_size: int | None, **kwargs
+) -> VisionTransformer:
+    """`timm.create_model(name)`; UserError for an unknown name or arguments that timm refuses."""
     known = set(timm.list_models())
     if name.split(".")[0] not in known:
         raise UserError(f"model.encoder: timm has no model {name!r}{_suggestion(name, known)}")
     sizes = {"img_size": img_size, "patch_size": patch_size}
     kwargs |= {key: size for key, size in sizes.items() if size is not None}
     try:
-        # Without pooling timm keeps the final norm on the tokens; `mae export` sets the pooling.
-        vit = timm.create_model(name, num_classes=0, global_pool="", in_chans=in_chans, **kwargs)
+        vit = timm.create_model(name, **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"model: timm cannot build {name} with {kwargs}: {error}") from None
-    vit = refuse_unsupported(vit, name)
+    if type(vit) is not VisionTransformer:
+        raise UserError(
+            f"model.encoder: {name} is a {type(vit).__name__}; "
+            "only timm's plain VisionTransformer can skip hidden patches (vit_*_patch*)"
+        )
+    return vit
+
+
+def check_sizes(vit: VisionTransformer) -> VisionTransformer:
+    """Raise UserError unless patches fill the image and sine-cosine positions the width."""
     (h, w), (p, q) = vit.patch_embed.img_size, vit.patch_embed.patch_size
     if h % p or w % q:
         raise UserError(f"model.img_size: {h} x {w} does not divide into patches of {p} x {q}")
@@ -47,13 +72,8 @@ def build_encoder(
     return vit
 
 
-def refuse_unsupported(vit: nn.Module, name: str) -> VisionTransformer:
-    """Raise UserError unless `vit` is a plain ViT whose patches can be embedded one by one."""
-    if not isinstance(vit, VisionTransformer) or type(vit) is not VisionTransformer:
-        raise UserError(
-            f"model.encoder: {name} is a {type(vit).__name__}; "
-            "only timm's plain VisionTransformer can skip hidden patches (vit_*_patch*)"
-        )
+def refuse_unsupported(vit: VisionTransformer, name: str) -> VisionTransformer:
+    """Raise UserError unless the patches of `vit` can be embedded one by one."""
     lacking = {
         "a convolutional stem": type(vit.patch_embed) is not PatchEmbed,
         "no absolute position embedding": vit.pos_embed is None,

@@ -13,6 +13,7 @@ from mae.errors import UserError
 from mae.masking import PatchSplit, num_visible, random_masking
 from mae.models.decoder import Decoder
 from mae.models.encoder import build_encoder, forward_visible, initialize_encoder
+from mae.models.pixels import Affine, computable, normalize_images, pixel_affine
 from mae.objective import Features, Objective, Output
 from mae.patches import gather_tokens, patch_statistics, patchify, unpatchify
 
@@ -68,10 +69,10 @@ class MaskedAutoencoder(Objective):
                 "visible; at least one must be visible and one hidden"
             )
         channels = encoder.patch_embed.proj.in_channels
-        if len(mean) != channels or len(std) != channels:
-            raise UserError(
-                f"data.mean, data.std: {len(mean)} and {len(std)} numbers for {channels} channels"
-            )
+        self.white = 2**bits - 1
+        affine = pixel_affine(mean, std, channels, self.white)
+        self.register_buffer("pixel_scale", affine.scale, persistent=False)
+        self.register_buffer("pixel_shift", affine.shift, persistent=False)
 
         self.encoder = encoder
         initialize_encoder(encoder)
@@ -85,15 +86,14 @@ class MaskedAutoencoder(Objective):
             encoder.num_prefix_tokens,
             p * q * channels,
         )
-        self.white = 2**bits - 1
-        # normalised = pixel * scale + shift, for pixels in 0..white
-        inverse_std = 1 / torch.tensor(std, dtype=torch.float64)
-        shift = -torch.tensor(mean, dtype=torch.float64) * inverse_std
-        self.register_buffer("pixel_scale", (inverse_std / self.white).float(), persistent=False)
-        self.register_buffer("pixel_shift", shift.float(), persistent=False)
 
-    def draw(self, images: Shaped[Tensor, "b c h w"], seeds: Int[Tensor, " b"]) -> PatchSplit:
-        """Which patches to hide."""
+    def draw(
+        self,
+        images: Shaped[Tensor, "b c h w"],
+        seeds: Int[Tensor, " b"],
+        labels: Int[Tensor, " b"] | None = None,
+    ) -> PatchSplit:
+        """Which patches to hide: a pure function of `seeds`."""
         return random_masking(seeds, self.num_patches, self.mask_ratio)
 
     def forward(self, images: Shaped[Tensor, "b c h w"], noise: PatchSplit) -> Output:
@@ -123,7 +123,12 @@ class MaskedAutoencoder(Objective):
         """Mean squared error over the hidden patches (paper, section 3)."""
         target = self.target(patches, ids_masked)
         loss = (prediction.to(target.dtype) - target).square().mean()
-        return Output(loss, target.mean().detach(), target.square().mean().detach())
+        return Output(loss, torch.stack([target.mean(), target.square().mean()]).detach())
+
+    def figures(self, loss: float, statistics: Sequence[float]) -> dict[str, float]:
+        """R² = 1 - loss / variance of the target, from its first and second moment."""
+        mean, square = statistics
+        return {"r2": 1 - loss / max(square - mean**2, 1e-12)}
 
     def target(
         self, patches: Shaped[Tensor, "b n values"], ids_masked: Int[Tensor, "b m"]
@@ -173,18 +178,10 @@ class MaskedAutoencoder(Objective):
 
     def normalize_images(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The same for images."""
-        if images.is_floating_point():
-            return images
-        images = computable(images)
-        return images * self.pixel_scale.view(-1, 1, 1) + self.pixel_shift.view(-1, 1, 1)
+        return normalize_images(images, Affine(self.pixel_scale, self.pixel_shift))
 
     def _to_images(self, patches: Float[Tensor, "b n values"]) -> Float[Tensor, "b c h w"]:
         return unpatchify(patches, self.img_size, self.patch_size)
-
-
-def computable(images: Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b c h w"]:
-    """The same numbers in a type that torch computes with: it only stores and copies uint16."""
-    return images.to(torch.int32) if images.dtype == torch.uint16 else images
 
 
 def build_mae(

@@ -1,22 +1,16 @@
 """The report of a run: what it says, top to bottom, and the file that says it."""
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-from mae.errors import UserError
 from mae.evaluation.rows import number
 from mae.evaluation.verdicts import judge
 from mae.report import curves, lists
-from mae.report.html import Markup, tag, text, void
+from mae.report.document import document, write_document
+from mae.report.html import Markup, tag, text
 from mae.report.record import Record, State, read_record, state
 from mae.report.scales import compact, percent
-from mae.report.style import CSS
-
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""for the browser: nothing is fetched and nothing runs, whatever the run's files hold"""
 
 
 def write_report(run_folder: Path, out: Path) -> Path:
@@ -24,16 +18,7 @@ def write_report(run_folder: Path, out: Path) -> Path:
 
     Raises UserError where there is no run, or `out` cannot be written.
     """
-    page = render(read_record(run_folder), time.time())
-    part = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    write_document(render(read_record(run_folder), time.time()), out)
     return out
 
 
@@ -55,15 +40,7 @@ def render(record: Record, now: float) -> str:
         *_section("Versions and hardware", *lists.starts(record)),
         tag("footer", text(f"Written by mae report, {lists.clock(now)}.")),
     )
-    head = tag(
-        "head",
-        void("meta", charset="utf-8"),
-        void("meta", http_equiv="Content-Security-Policy", content=POLICY),
-        void("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", text(f"{record.name} – mae report")),
-        tag("style", Markup(CSS)),
-    )
-    return "<!doctype html>\n" + tag("html", head, tag("body", body), lang="en") + "\n"
+    return document(f"{record.name} – mae report", body)
 
 
 def _section(title: str, *content: Markup) -> Iterator[Markup]:

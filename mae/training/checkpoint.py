@@ -158,13 +158,15 @@ def read_position(path: Path) -> Position:
         for name in (WEIGHTS, MOMENTS):
             if _stamp(path / name) != state["files"][name]:
                 raise UserError(f"{path}: {name} is damaged (not the bytes that were written)")
+        if state["step"] != step_of(path):  # going on there would undo all that is newer
+            raise UserError(f"{path}: state.json is of step {state['step']}")
         return Position(
             int(state["step"]),
             int(state["samples"]),
             str(state["data"]),
             tuple(int(step) for step in state.get("skipped", ())),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{path}: no readable checkpoint: {reason}") from None
 

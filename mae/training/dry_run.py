@@ -20,6 +20,7 @@ from mae.training.optim import build_optimizer, set_lr
 from mae.training.plan import Plan
 from mae.training.progress import describe
 from mae.training.run import Run
+from mae.training.sharding import prepare
 from mae.training.tracking import duration
 
 READ_SECONDS = 5.0
@@ -152,7 +153,8 @@ def try_step(
         trial = copy.deepcopy(objective).to(device)
         if config.train.compile:
             trial.compile()
-        model, optimizer = accelerator.prepare(trial, build_optimizer(trial, config.optim))
+        optimizer = build_optimizer(trial, config.optim, plan.layer_decay)
+        model, optimizer = prepare(trial, optimizer, accelerator)
         model.train()
         set_lr(optimizer, plan.lr)
         if has_counter:

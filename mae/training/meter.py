@@ -29,8 +29,8 @@ class Totals(NamedTuple):
 
     loss: float
     """mean of the finite ones"""
-    r2: float
-    """1 - loss / variance of the target: the share of it that is explained"""
+    statistics: tuple[float, float]
+    """means of the objective's own statistics, over the same micro-batches"""
     steps: list[StepNumbers]
 
 
@@ -46,7 +46,7 @@ class Meter:
         """Include one micro-batch; one whose loss is not finite counts as none."""
         loss = output.loss.detach()
         one = torch.ones_like(loss)
-        values = torch.stack([loss, output.target_mean, output.target_square, one])
+        values = torch.stack([loss, *output.statistics, one])
         self.sums += torch.where(loss.isfinite(), values, 0.0)
 
     def end_step(self, step: int, grad_norm: Tensor) -> None:
@@ -58,15 +58,13 @@ class Meter:
     def read(self, mean_over_processes: Callable[[Tensor], Tensor]) -> Totals:
         """The numbers of the steps since the last call."""
         table = mean_over_processes(torch.stack(self.steps)).cpu()
-        loss, mean, square, count = table[:, :4].sum(dim=0).tolist()
-        if count:
-            loss, mean, square = loss / count, mean / count, square / count
-        else:
-            loss = math.nan
+        loss, *statistics, count = table[:, :4].sum(dim=0).tolist()
+        first, second = (total / count if count else math.nan for total in statistics)
+        loss = loss / count if count else math.nan
         rows = zip(self.numbers, table.tolist(), strict=True)
         steps = [
             StepNumbers(step, total / finite if finite else math.nan, norm)
             for step, (total, _, _, finite, norm) in rows
         ]
         self.steps, self.numbers = [], []
-        return Totals(loss, 1 - loss / max(square - mean**2, 1e-12), steps)
+        return Totals(loss, (first, second), steps)

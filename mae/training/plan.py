@@ -14,6 +14,7 @@ from mae.config import Config, TrainConfig
 from mae.data.loader import Slices
 from mae.errors import UserError
 from mae.schedule import lr_at, scaled_lr
+from mae.training.sharding import refuse_first_version
 
 
 class Plan(NamedTuple):
@@ -28,6 +29,8 @@ class Plan(NamedTuple):
     """forward and backward"""
     peak_flops: float | None = None
     """of one device, where that is known"""
+    layer_decay: float = 1.0
+    """learning rate of a layer, as a share of the next one's"""
 
     def epoch(self, step: int) -> float:
         """Passes over the data after `step` steps."""
@@ -46,6 +49,7 @@ class Plan(NamedTuple):
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """Devices and processes as the launcher gave them; UserError where they are not as asked."""
+    refuse_first_version()
     has_gpu = torch.cuda.is_available()
     has_bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "bf16" and has_gpu and not has_bf16:
@@ -108,10 +112,17 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
         for n in range(1, share + 1)
         if share % n == 0 and share // n <= config.train.max_device_batch
     )
+    mixes = config.objective == "classifier" and (config.finetune.mixup or config.finetune.cutmix)
+    if mixes and (share // accumulation) % 2:
+        raise UserError(
+            f"train.batch_size: {batch_size} gives each process {share // accumulation} images at "
+            "a time; mixup and cutmix need an even number (train.max_device_batch, finetune.mixup)"
+        )
     lr = config.optim.lr
     return Plan(
         Slices(batch_size, num_processes, process_index, accumulation),
         num_samples,
         steps=math.ceil(config.train.epochs * num_samples / batch_size),
         lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
+        layer_decay=config.finetune.layer_decay if config.objective == "classifier" else 1.0,
     )

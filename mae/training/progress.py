@@ -15,7 +15,13 @@ from mae.training.tracking import Clock, duration
 
 
 def measure(
-    totals: Totals, clock: Clock, done: int, lr: float, plan: Plan, device: torch.device
+    totals: Totals,
+    objective: Objective,
+    clock: Clock,
+    done: int,
+    lr: float,
+    plan: Plan,
+    device: torch.device,
 ) -> dict[str, float]:
     """A row of metrics after `done` steps."""
     images = len(totals.steps) * plan.slices.batch_size
@@ -25,7 +31,7 @@ def measure(
         "epoch": plan.epoch(done),
         "samples": done * plan.slices.batch_size,
         "loss": totals.loss,
-        "r2": totals.r2,
+        **objective.figures(totals.loss, totals.statistics),
         "lr": lr,
         "grad_norm": sum(norms) / len(norms) if norms else math.nan,
         "images_per_second": images / clock.elapsed,
@@ -52,10 +58,12 @@ def describe(
     slices = plan.slices
     order = "" if config.data.order == "global" else f", read in order `{config.data.order}`"
     millions = sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6
+    is_mae = config.objective == "mae"
+    head = "decoder" if is_mae else f"head for {config.finetune.num_classes} classes"
     processes = f"{slices.num_processes} process{'es' * (slices.num_processes > 1)}"
     return [
         f"data    {len(data.manifest):,} images in {len(data.manifest.shards)} shards{order}",
-        f"model   {config.model.encoder}, {millions:.1f} M parameters with the decoder",
+        f"model   {config.model.encoder}, {millions:.1f} M parameters with the {head}",
         f"batch   {slices.batch_size} = {processes} x {slices.accumulation} accumulated "
         f"x {slices.device_batch} images on {accelerator.device.type}, "
         f"{'bf16' if accelerator.mixed_precision == 'bf16' else 'fp32'}",
@@ -71,7 +79,8 @@ def progress_line(row: dict[str, float], steps: int, batch_size: int) -> str:
         f"step {row['step']:>{len(str(steps))}}/{steps}",
         f"epoch {row['epoch']:.1f}",
         f"loss {row['loss']:.4f}",
-        f"R² {row['r2']:.3f}",
+        f"R² {row['r2']:.3f}" if "r2" in row else "",
+        f"accuracy {row['accuracy']:.1%}" if "accuracy" in row else "",
         f"lr {row['lr']:.2e}",
         f"{row['images_per_second']:,.0f} images/s",
         f"data wait {row['data_wait']:.0%}",

@@ -1,7 +1,7 @@
 """A run's folder: whose it is, where it stands, what it has told.
 
 config.yaml  metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
-checkpoints/  panels/  wandb/
+checkpoints/  panels/  wandb/  tensorboard/
 """
 
 import errno
@@ -16,10 +16,11 @@ import yaml
 
 from mae.config import Config
 from mae.errors import UserError
+from mae.models.classifier import build_classifier
 from mae.models.mae import build_mae
 from mae.objective import Objective
 from mae.settings import differing_keys, dump_config, flatten, parse_config
-from mae.training.checkpoint import Position, load_model, newest_checkpoint
+from mae.training.checkpoint import Position, load_model, newest_checkpoint, read_position
 
 
 class Run:
@@ -146,19 +147,33 @@ def build_objective(config: Config) -> Objective:
     """The objective that the settings describe, initialised from `train.seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
+        if config.objective == "classifier":
+            return build_classifier(config)
         return build_mae(config.model, config.data.mean, config.data.std, config.data.bits)
 
 
-def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:
-    """The model of a run's newest intact checkpoint, in evaluation mode, on the CPU.
+def run_of(folder: str | Path) -> Run:
+    """The run in `folder`, or that of the checkpoint in `folder` (RUN/checkpoints/step-…)."""
+    folder = Path(folder)
+    is_checkpoint = folder.parent.name == "checkpoints" and folder.name.startswith("step-")
+    return Run(folder.parent.parent if is_checkpoint else folder)
 
-    Raises UserError where `folder` is no run or has no checkpoint yet.
+
+def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:
+    """The model of a checkpoint, in evaluation mode, on the CPU.
+
+    `folder` is a run, whose newest intact checkpoint it is then, or a checkpoint in a run.
+    Raises UserError where it is neither, is damaged or has no checkpoint yet.
     """
-    run = Run(folder)
+    run, path = run_of(folder), Path(folder)
     config = run.config()
-    found = newest_checkpoint(run.checkpoints)
-    if found is None:
-        raise UserError(f"{folder}: no checkpoint yet")
+    if run.folder != path:
+        position = read_position(path)
+    else:
+        found = newest_checkpoint(run.checkpoints)
+        if found is None:
+            raise UserError(f"{folder}: no checkpoint yet")
+        path, position = found.path, found.position
     objective = build_objective(config)
-    load_model(found.path, objective)
-    return config, objective.eval(), found.position
+    load_model(path, objective)
+    return config, objective.eval(), position

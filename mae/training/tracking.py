@@ -1,16 +1,16 @@
-"""What a run tells: a progress line, metrics.jsonl, wandb."""
+"""What a run tells: a progress line, metrics.jsonl, wandb, TensorBoard."""
 
-import os
-import secrets
 import shutil
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Protocol
 
 from mae.config import Config
 from mae.training.run import Run
+from mae.training.tensorboard_tracker import TensorboardTracker
+from mae.training.wandb_tracker import start_wandb
 
 
 class Clock:
@@ -37,13 +37,28 @@ class Clock:
         return time.perf_counter() - self.began
 
 
+class Backend(Protocol):
+    """Where rows and pictures go, besides the run folder's own files."""
+
+    def log(self, row: dict[str, Any], step: int) -> None:
+        """A row of values by name."""
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """A PNG file."""
+
+    def close(self) -> None:
+        """Write what is left."""
+
+
 class Tracker:
     """Writes on the main process; silent on the others."""
 
-    def __init__(self, run: Run, config: Config, is_main: bool) -> None:
+    def __init__(self, run: Run, config: Config, is_main: bool, step: int = 0) -> None:
+        """`step`: where the run goes on."""
         self.run = run
         self.is_main = is_main
-        self.wandb = start_wandb(run, config) if is_main and config.log.wandb else None
+        self.backends = start_backends(run, config, step) if is_main else {}
+        self.lost: set[str] = set()
         self.line_open = False
 
     def say(self, text: str) -> None:
@@ -53,13 +68,11 @@ class Tracker:
             print(text, flush=True)
 
     def report(self, row: dict[str, Any], line: str) -> None:
-        """A row of metrics: to the file, to wandb, and as the progress line."""
+        """A row of metrics: to the file, to the backends, and as the progress line."""
         if not self.is_main:
             return
         self.run.write_metrics(row)
-        if self.wandb is not None:
-            with suppress(Exception):  # an outage of the tracker never stops a run
-                self.wandb.log(row, step=row["step"])
+        self._pass_on(lambda backend: backend.log(row, row["step"]))
         if sys.stdout.isatty():
             width = shutil.get_terminal_size().columns - 1  # a wrapped line cannot be taken back
             print(f"\r\x1b[K{line[:width]}", end="", flush=True)
@@ -72,25 +85,28 @@ class Tracker:
         if not self.is_main:
             return
         self.run.write_health(row)
-        if self.wandb is not None:
-            with suppress(Exception):
-                self.wandb.log({f"health/{name}": value for name, value in row.items()})
+        named = {f"health/{name}": value for name, value in row.items() if name != "step"}
+        self._pass_on(lambda backend: backend.log(named, row["step"]))
 
     def picture(self, name: str, path: Path, step: int) -> None:
-        """Hand a picture to wandb."""
-        if self.is_main and self.wandb is not None:
-            with suppress(Exception):
-                import wandb
-
-                self.wandb.log({name: wandb.Image(str(path))}, step=step)
+        """Hand a picture to the backends."""
+        self._pass_on(lambda backend: backend.picture(name, path, step))
 
     def close(self) -> None:
-        """End the progress line and the wandb run."""
+        """End the progress line and the backends."""
         if self.is_main:
             self._end_line()
-        if self.wandb is not None:
-            with suppress(Exception):
-                self.wandb.finish(quiet=True)
+        self._pass_on(lambda backend: backend.close())
+
+    def _pass_on(self, what: Callable[[Backend], None]) -> None:
+        """An outage of a backend never stops a run; it is told once."""
+        for name, backend in self.backends.items():
+            try:
+                what(backend)
+            except Exception as error:
+                if name not in self.lost:
+                    self.lost.add(name)
+                    self.say(f"{name}: not all is tracked from here on: {error}")
 
     def _end_line(self) -> None:
         if self.line_open:
@@ -98,43 +114,17 @@ class Tracker:
             self.line_open = False
 
 
-def start_wandb(run: Run, config: Config) -> Any:
-    """The wandb run of this folder, the same one after a restart; None where wandb fails.
-
-    Online with a login, else offline; WANDB_MODE is heeded.  Its id is the file `wandb-id`.
-    """
-    try:
-        import wandb
-
-        id_file = run.folder / "wandb-id"
-        if not id_file.exists():
-            id_file.write_text(secrets.token_hex(4))
-
-        def init(mode: Literal["online", "offline"]) -> Any:
-            return wandb.init(
-                mode=mode,
-                project=config.log.project,
-                name=run.folder.name,
-                id=id_file.read_text().strip(),
-                resume="allow",
-                dir=run.folder,
-                config=config.model_dump(mode="json"),
-                settings=wandb.Settings(silent=True, console="off", init_timeout=60),
-            )
-
-        chosen = os.environ.get("WANDB_MODE")
-        if chosen == "disabled":
-            return None
-        if chosen == "offline" or not wandb.login(prompt=False, verify=False):
-            return init("offline")
+def start_backends(run: Run, config: Config, step: int) -> dict[str, Backend]:
+    """Those that the settings ask for and that work, by name."""
+    backends: dict[str, Backend] = {}
+    if config.log.tensorboard:
         try:
-            return init("online")
+            backends["tensorboard"] = TensorboardTracker(run, step)
         except Exception as error:
-            print(f"wandb: offline from here: {error}", file=sys.stderr)
-            return init("offline")
-    except Exception as error:
-        print(f"wandb: not tracking: {error}", file=sys.stderr)
-        return None
+            print(f"tensorboard: not tracking: {error}", file=sys.stderr, flush=True)
+    if config.log.wandb and (wandb := start_wandb(run, config)):
+        backends["wandb"] = wandb
+    return backends
 
 
 def duration(seconds: float) -> str:

@@ -92,8 +92,8 @@ def by_all_processes(views, processes, accumulation, workers=0):
 
 
 def joined(parts):
-    images, seeds, samples, bad = zip(*parts, strict=True)
-    return Batch(torch.cat(images), torch.cat(seeds), torch.cat(samples), [*chain(*bad)])
+    *tensors, bad = zip(*parts, strict=True)
+    return Batch(*map(torch.cat, tensors), [*chain(*bad)])
 
 
 def same(one, other):

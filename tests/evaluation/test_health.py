@@ -15,7 +15,6 @@ from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
 from mae.errors import StorageError, UserError
 from mae.evaluation.collapse import mean_cosine, rankme, relative_deviations
-from mae.evaluation.features import encoder_features, extract
 from mae.evaluation.health import Health, held_out, measure_health
 from mae.evaluation.reconstruction import explained_variance
 from mae.hashing import Stream, fold
@@ -82,7 +81,8 @@ def test_every_number_agrees_with_its_own_computation(shards, model):
     pixels = torch.stack([views.view(number) for number in range(COUNT)])
     seeds = as_tensor(fold(3, Stream.PANEL, numbers))
     explained = explained_variance(model.eval(), [(pixels, seeds)])
-    features = extract(encoder_features(model), views).vectors["mean"]
+    with torch.no_grad():
+        features = model.encode(pixels).pooled["mean"].numpy()
     assert (found.images, found.bad, found.width) == (COUNT, 0, 32)
     assert found.r2 == pytest.approx(explained.model, abs=1e-5)
     assert found.r2_interpolation == pytest.approx(explained.interpolation, abs=1e-5)

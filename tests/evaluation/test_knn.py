@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mae.evaluation import knn
-from mae.evaluation.knn import directions, knn_accuracy
+from mae.evaluation.knn import directions, knn_accuracy, knn_classes
 
 
 def clouds(n, classes=5, noise=2.0, seed=0):
@@ -74,3 +74,14 @@ def test_the_length_of_a_vector_does_not_matter_and_zeros_do_no_harm():
     assert knn_accuracy(train * lengths, labels, test * 5, test_labels) == before
     assert directions(np.zeros((2, 3), np.float32)).tolist() == [[0] * 3] * 2
     assert np.isfinite(knn_accuracy(train * 0, labels, test, test_labels))
+
+
+def test_the_classes_themselves_are_those_of_the_plain_rule():
+    (train, labels), (test, _) = clouds(150), clouds(90, seed=1)
+    found = knn_classes(train, labels * 100, test)
+    unit, other = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (train, test))
+    similar = other @ unit.T
+    for row, guess in zip(similar, found, strict=True):
+        nearest = np.argsort(-row)[:20]
+        votes = np.bincount(labels[nearest], np.exp(row[nearest] / 0.07), minlength=5)
+        assert guess == 100 * votes.argmax()

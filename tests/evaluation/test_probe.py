@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mae.errors import UserError
-from mae.evaluation.probe import draw_per_class, probe, repeated_probe, standardise
+from mae.evaluation.probe import FIXED, draw, probe, repeated_probe, selection_slices, standardise
 
 
 def blobs(n, classes=3, noise=1.0, seed=0):
@@ -36,9 +36,9 @@ def test_the_test_set_has_no_say_in_the_choice():
 
 def test_budgets_draw_the_same_samples_for_every_feature_and_others_for_every_split():
     _, labels = blobs(300)
-    rows = draw_per_class(labels, 7, seed=3)
-    assert np.array_equal(rows, draw_per_class(labels, 7, seed=3))
-    assert not np.array_equal(rows, draw_per_class(labels, 7, seed=4))
+    rows = draw(labels, 3, per_class=7)
+    assert np.array_equal(rows, draw(labels, 3, per_class=7))
+    assert not np.array_equal(rows, draw(labels, 4, per_class=7))
     assert len(set(rows)) == 21
     assert np.bincount(labels[rows]).tolist() == [7, 7, 7]
 
@@ -57,9 +57,49 @@ def test_constant_dimensions_do_no_harm():
     assert scaled.tolist() == [[-1, 0], [1, 0]]
 
 
+def test_per_cent_are_of_every_class_and_one_at_least():
+    labels = np.array([0] * 200 + [1] * 30 + [2] * 3)
+    for percent, counts in ((1, [2, 1, 1]), (10, [20, 3, 1]), (100, [200, 30, 3])):
+        rows = draw(labels, 0, percent=percent)
+        assert len(set(rows)) == sum(counts)
+        assert np.bincount(labels[rows]).tolist() == counts
+
+
 def test_too_few_labels_are_named():
     train, labels = blobs(30)
     with pytest.raises(UserError, match="class 0 has 10 samples, not 11"):
         repeated_probe(train, labels, train, labels, per_class=11)
-    with pytest.raises(UserError, match="cannot be split"):
-        probe(train[:4], np.array([0, 0, 1, 2]), train, labels, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("counts", "slices", "held_out"),
+    [
+        ([5000, 5000, 5000], 1, 1500),  # many: a tenth
+        ([50, 50, 50], 20, 30),  # a fifth
+        ([5, 5, 5], 20, 3),
+        ([4, 4, 4], 4, 3),  # folds: a fifth would not hold every class
+        ([2, 9, 9], 20, 4),  # the rare class is fitted at least
+        ([2, 2], 2, 2),
+        ([1, 2, 2], 2, 2),
+        ([1, 1, 1], 0, 0),
+    ],
+)
+def test_slices_to_choose_on_are_stratified_and_every_class_is_fitted(counts, slices, held_out):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    found = selection_slices(labels, seed=0)
+    assert len(found) == slices
+    for fitted, tested in found:
+        assert sorted([*fitted, *tested]) == list(range(len(labels)))
+        assert len(tested) == held_out
+        assert set(labels[fitted]) == set(range(len(counts)))
+        alone = {c for c, count in enumerate(counts) if count == 1}
+        assert not alone & set(labels[tested])
+        if len(set(counts) - {1}) == 1:
+            assert len(set(labels[tested])) == len(counts) - len(alone)
+
+
+def test_one_label_per_class_leaves_nothing_to_choose():
+    (train, labels), (test, test_labels) = blobs(3), blobs(300, seed=1)
+    score = probe(train, labels, test, test_labels, seed=0)
+    assert score.strength == FIXED
+    assert score.accuracy == score.right.mean() > 0.5

@@ -1,93 +1,87 @@
 import json
-import subprocess
-import sys
 
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from timm.data import create_transform, resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
-from mae.config import Config, DataConfig, ModelConfig
-from mae.errors import UserError
-from mae.export.timm import export_timm
-from mae.models.mae import build_mae
-from mae.training.checkpoint import Position
+from mae.errors import RunFailed, UserError
+from mae.export.timm import timm_config
+from tests.export.subjects import exported, images_of, subject_of
 
-POSITION = Position(step=7, samples=56, data="f" * 64)
-
-
-def config_of(**settings) -> Config:
-    sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2}
-    model = ModelConfig(
-        encoder="vit_tiny_patch16_224",
-        encoder_kwargs=sizes | settings.pop("kwargs", {}),
-        img_size=(16, 24),
-        patch_size=8,
-        decoder_embed_dim=16,
-        decoder_depth=1,
-        decoder_num_heads=2,
-        **settings,
-    )
-    numbers = tuple(0.1 + 0.1 * i for i in range(model.in_chans))
-    return Config(data=DataConfig(train=("s.tar",), mean=numbers, std=numbers), model=model)
+VARIANTS = [
+    {},
+    {"pool": "avg"},
+    {"in_chans": 1},
+    {"kwargs": {"class_token": False}},
+    {"kwargs": {"reg_tokens": 2}, "pool": "avg"},
+    {"kwargs": {"qk_norm": True, "init_values": 0.1}},
+    {"bits": 16, "in_chans": 5},
+    {"img_size": (24, 40)},
+]
 
 
-def exported(tmp_path, config):
-    torch.manual_seed(0)
-    model = build_mae(config.model, config.data.mean, config.data.std).eval()
-    export_timm(config, model, POSITION, tmp_path / "export")
-    return model, tmp_path / "export"
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"in_chans": 1}, {"kwargs": {"class_token": False}}, {"kwargs": {"reg_tokens": 2}}],
-)
-def test_timm_loads_it_with_nothing_missing_and_computes_the_same(tmp_path, settings):
-    config = config_of(**settings)
-    model, folder = exported(tmp_path, config)
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_timm_loads_it_with_nothing_missing_and_computes_the_same(tmp_path, in_process, variant):
+    subject = subject_of(**variant)
+    folder = tmp_path / "export"
+    assert exported("timm", subject, folder).off == 0
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     assert isinstance(theirs, VisionTransformer)
     assert theirs.state_dict().keys() == load_file(folder / "model.safetensors").keys()
-    images = torch.randint(0, 256, (3, config.model.in_chans, 16, 24), dtype=torch.uint8)
-    mean, std = (torch.tensor(x)[:, None, None] for x in (config.data.mean, config.data.std))
-    features = model.encode(images)
-    tokens = theirs.forward_features((images / 255 - mean) / std)
+    images = images_of(subject)
+    mean, std = (
+        torch.tensor(x)[:, None, None] for x in (subject.config.data.mean, subject.config.data.std)
+    )
+    normalised = (images.int() / subject.model.white - mean) / std
+    features = subject.model.encode(images)
+    tokens = theirs.forward_features(normalised)
     torch.testing.assert_close(tokens[:, theirs.num_prefix_tokens :], features.tokens)
-    pooled = features.pooled.get("cls", features.pooled["mean"])
-    torch.testing.assert_close(theirs((images / 255 - mean) / std), pooled)
+    has_class_token = variant.get("kwargs", {}).get("class_token", True)
+    pooled = "cls" if has_class_token and variant.get("pool") != "avg" else "mean"
+    torch.testing.assert_close(theirs(normalised), features.pooled[pooled])
 
 
-def test_a_fresh_process_fine_tunes_it(tmp_path):
-    _, folder = exported(tmp_path, config_of())
-    program = f"""
-import timm, torch
-model = timm.create_model("local-dir:{folder}", pretrained=True, num_classes=5)
-transform = timm.data.create_transform(**timm.data.resolve_data_config(model.pretrained_cfg))
-loss = model(torch.randn(2, 3, 16, 24)).sum()
-loss.backward()
-print(tuple(model.head.weight.shape), transform.transforms[-1])
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "(5, 32)" in done.stdout
-    assert "mean=tensor([0.1000, 0.2000, 0.3000])" in done.stdout
+def test_another_size_is_what_timm_makes_of_the_original_export(tmp_path, in_process):
+    exported("timm", subject_of(), tmp_path / "as-trained")
+    resized = subject_of(img_size=(32, 24))
+    exported("timm", resized, tmp_path / "resized")
+    options = {"pretrained": True, "img_size": (32, 24)}
+    theirs = timm.create_model(f"local-dir:{tmp_path}/as-trained", **options).eval()
+    ours = timm.create_model(f"local-dir:{tmp_path}/resized", pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 24)
+    assert torch.equal(ours(images), theirs(images))
+    assert not torch.equal(
+        ours.state_dict()["pos_embed"][:, 1:5], subject_of().model.encoder.pos_embed[:, 1:]
+    )
 
 
-def test_the_decoder_is_kept_apart_and_the_card_says_how_to_load(tmp_path):
-    model, folder = exported(tmp_path, config_of())
-    assert {p.name for p in folder.iterdir()} == {
-        "README.md",
-        "config.json",
-        "decoder.safetensors",
-        "model.safetensors",
-    }
-    assert load_file(folder / "decoder.safetensors").keys() == model.decoder.state_dict().keys()
-    card = (folder / "README.md").read_text()
-    for part in ("local-dir:", "56 images", "mask ratio 0.75", "0.1, 0.2", "normalised per patch"):
-        assert part in card, part
-    assert json.loads((folder / "config.json").read_text())["num_classes"] == 0
+def test_it_can_be_fine_tuned_with_its_own_preprocessing(tmp_path, in_process):
+    exported("timm", subject_of(), tmp_path / "export")
+    name = f"local-dir:{tmp_path}/export"
+    model = timm.create_model(name, pretrained=True, num_classes=5)
+    model(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert model.get_classifier().weight.shape == (5, 32)
+    transform = create_transform(**resolve_data_config(model.pretrained_cfg))
+    picture = Image.new("RGB", (40, 30), (51, 102, 255))
+    given = transform(picture).mean(dim=(1, 2))
+    torch.testing.assert_close(given, torch.tensor([1.0, 1.0, 0.7 / 0.3]))
+
+
+def test_the_decoder_is_kept_apart_or_left_out(tmp_path, in_process):
+    subject = subject_of()
+    exported("timm", subject, tmp_path / "with")
+    files = {"README.md", "config.json", "decoder.safetensors", "model.safetensors"}
+    assert {p.name for p in (tmp_path / "with").iterdir()} == files
+    decoder = load_file(tmp_path / "with" / "decoder.safetensors")
+    assert decoder.keys() == subject.model.decoder.state_dict().keys()
+    assert json.loads((tmp_path / "with" / "config.json").read_text())["num_classes"] == 0
+    exported("timm", subject_of(decoder=False), tmp_path / "without")
+    files -= {"decoder.safetensors"}
+    assert {p.name for p in (tmp_path / "without").iterdir()} == files
 
 
 def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
@@ -95,18 +89,27 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
     folder.mkdir()
     (folder / "mine").touch()
     with pytest.raises(UserError, match="is not empty; nothing is overwritten"):
-        exported(tmp_path, config_of())
+        exported("timm", subject_of(), folder)
     assert [p.name for p in folder.iterdir()] == ["mine"]
 
 
-def test_an_export_that_timm_computes_otherwise_is_not_written(tmp_path, monkeypatch):
-    def wrong(config, model):
-        good = timm_config(config, model)
+def test_an_export_that_timm_computes_otherwise_is_not_written(tmp_path, in_process, monkeypatch):
+    def wrong(config, vit, pool):
+        good = timm_config(config, vit, pool)
         return good | {"model_args": good["model_args"] | {"num_heads": 4}}
 
-    from mae.export.timm import timm_config
+    monkeypatch.setattr("mae.export.timm.timm_config", wrong)
+    with pytest.raises(RunFailed, match=r"not written: timm computes other .*, off by .* 1e-06"):
+        exported("timm", subject_of(), tmp_path / "export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_timm_cannot_load_is_not_written(tmp_path, in_process, monkeypatch):
+    def wrong(config, vit, pool):
+        return timm_config(config, vit, pool) | {"architecture": "vit_nothing"}
 
     monkeypatch.setattr("mae.export.timm.timm_config", wrong)
-    with pytest.raises(RuntimeError, match="not written"):
-        exported(tmp_path, config_of())
+    with pytest.raises(RunFailed, match=r"not written: timm cannot load it: .*vit_nothing") as told:
+        exported("timm", subject_of(), tmp_path / "export")
+    assert "\n" not in str(told.value)
     assert not list(tmp_path.iterdir())

@@ -110,8 +110,10 @@ def test_statistics_are_the_moments_of_the_target():
     split = model.draw(images, torch.arange(4))
     target = model.target(patchify(images, model.patch_size), split.ids_masked)
     output = model(images, split)
-    torch.testing.assert_close(output.target_mean, target.mean())
-    torch.testing.assert_close(output.target_square, target.square().mean())
+    moments = target.mean(), target.square().mean()
+    torch.testing.assert_close(output.statistics, torch.stack(moments))
+    r2 = model.figures(output.loss.item(), output.statistics.tolist())["r2"]
+    assert r2 == pytest.approx(1 - output.loss.item() / target.var(unbiased=False).item(), abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,183 @@
+"""Attentive probe: how well classes can be told apart by what frozen patch tokens hold.
+
+A linear probe reads one vector of an image; here a small head learns where to look among all
+tokens (see `attentive_head`).  MAE leaves what it knows in the patches, so this lies between the
+linear probe and fine-tuning.  Learning rate and weight decay are chosen on a tenth of the training
+images; a new head is then trained on all of them and meets the test set once.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+
+from mae.errors import UserError
+from mae.evaluation.attentive_head import AttentiveHead
+from mae.evaluation.attentive_tokens import Rows, Tokens
+from mae.evaluation.confidence import wilson
+from mae.evaluation.trained_record import percents
+from mae.hashing import Stream, fold
+from mae.schedule import lr_at
+
+LEAST_IMAGES = 20
+"""with fewer a tenth cannot choose"""
+
+BETAS = (0.9, 0.999)
+TOP = 5
+
+
+class Choice(NamedTuple):
+    """What the tenth chooses among."""
+
+    lr: float
+    weight_decay: float
+
+
+CHOICES = tuple(Choice(lr, decay) for decay in (0.1, 0.01) for lr in (3e-4, 1e-3, 3e-3, 1e-2))
+
+
+class AttentiveRecipe(NamedTuple):
+    """How a head is trained: AdamW, linear warm-up over a tenth of the epochs, cosine to 0."""
+
+    epochs: int = 20
+    batch_size: int = 256
+    """images of a step, or fewer where that leaves none over"""
+    seed: int = 0
+
+
+def attentive_probe(
+    train: Tokens,
+    labels: npt.NDArray[np.int64],
+    test: Tokens,
+    test_labels: npt.NDArray[np.int64],
+    recipe: AttentiveRecipe,
+    *,
+    choices: Sequence[Choice] = CHOICES,
+    device: torch.device | str = "cpu",
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Choose, refit, test once.  Labels are 0, 1 … without gaps, one for each row of the tokens.
+
+    Raises UserError for fewer than LEAST_IMAGES training images.
+    """
+    n = len(labels)
+    if n < LEAST_IMAGES:
+        raise UserError(f"--train: {n} images; an attentive probe needs {LEAST_IMAGES}")
+    classes = int(labels.max()) + 1
+    order = np.argsort(fold(recipe.seed, Stream.STATISTICS, np.arange(n)), kind="stable")
+    held_out, fitted = np.sort(order[: n // 10]), np.sort(order[n // 10 :])
+    say(f"choosing among {len(choices)} settings on {len(held_out):,} of {n:,} training images")
+    heads = train_heads(train, labels, fitted, classes, choices, recipe, device, say)
+    found = ranks(heads, train, labels, held_out, recipe.batch_size, device)
+    accuracies = [float((row == 0).mean()) for row in found]
+    best = choices[int(np.argmax(accuracies))]
+    say(f"chosen: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
+    head = train_heads(train, labels, np.arange(n), classes, [best], recipe, device, say)
+    everything = np.arange(len(test_labels))
+    (tested,) = ranks(head, test, test_labels, everything, recipe.batch_size, device)
+    accuracy = float((tested == 0).mean())
+    top5 = float((tested < TOP).mean()) if classes > TOP else None
+    return {
+        "protocol": "attention pooling with a learned query over all frozen tokens, LayerNorm, "
+        "linear classifier; AdamW, cosine",
+        "selection": "learning rate and weight decay by accuracy on a tenth of the training "
+        "images; a new head on all of them meets the test set once",
+        "settings": {**recipe._asdict(), "betas": list(BETAS), **best._asdict()},
+        "sweep": [
+            {**choice._asdict(), "accuracy": value}
+            for choice, value in zip(choices, accuracies, strict=True)
+        ],
+        "classes": classes,
+        "accuracy": accuracy,
+        "interval": list(wilson(accuracy, len(tested))),
+        "interval_rule": "95 %, Wilson's, over the test images",
+        "top5_accuracy": top5,
+        "top5_interval": None if top5 is None else list(wilson(top5, len(tested))),
+    }
+
+
+def train_heads(
+    tokens: Tokens,
+    labels: npt.NDArray[np.int64],
+    rows: Rows,
+    classes: int,
+    choices: Sequence[Choice],
+    recipe: AttentiveRecipe,
+    device: torch.device | str,
+    say: Callable[[str], None],
+) -> list[AttentiveHead]:
+    """A head for each of `choices`, all from the same start and on the same batches."""
+    (first,) = tokens.batches([rows[:1]])
+    heads, optimizers = [], []
+    for choice in choices:
+        chance = torch.Generator().manual_seed(recipe.seed)
+        head = AttentiveHead(first.shape[2], classes, chance).to(device)
+        matrices = [p for p in head.parameters() if p.ndim > 1]
+        vectors = [p for p in head.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+        decay = choice.weight_decay
+        optimizers.append(torch.optim.AdamW(groups, choice.lr, BETAS, weight_decay=decay))
+        heads.append(head)
+    parts = -(-len(rows) // recipe.batch_size)
+    for epoch in range(recipe.epochs):
+        words = fold(recipe.seed, Stream.ORDER, epoch, np.arange(len(rows)))
+        slices = np.array_split(rows[np.argsort(words, kind="stable")], parts)
+        total = torch.zeros(len(choices), device=device)
+        for step, (numbers, batch) in enumerate(zip(slices, tokens.batches(slices), strict=True)):
+            target = torch.from_numpy(labels[numbers]).to(device)
+            for i, (head, optimizer) in enumerate(zip(heads, optimizers, strict=True)):
+                for group in optimizer.param_groups:
+                    group["lr"] = lr_at(
+                        epoch + step / parts,
+                        lr=choices[i].lr,
+                        min_lr=0.0,
+                        warmup_epochs=recipe.epochs / 10,
+                        epochs=recipe.epochs,
+                    )
+                loss = F.cross_entropy(head(batch), target)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total[i] += loss.detach() * len(numbers) / len(rows)
+        losses = " ".join(f"{value:.3f}" for value in total.tolist())
+        say(f"  epoch {epoch + 1}/{recipe.epochs}  loss {losses}")
+    return heads
+
+
+@torch.no_grad()
+def ranks(
+    heads: Sequence[AttentiveHead],
+    tokens: Tokens,
+    labels: npt.NDArray[np.int64],
+    rows: Rows,
+    batch_size: int,
+    device: torch.device | str,
+) -> npt.NDArray[np.int64]:
+    """[heads rows] how many classes score higher than the right one: 0 is a right answer."""
+    slices = np.array_split(rows, -(-len(rows) // batch_size))
+    found = []
+    for numbers, batch in zip(slices, tokens.batches(slices), strict=True):
+        target = torch.from_numpy(labels[numbers]).to(device)[:, None]
+        scores = [head(batch) for head in heads]
+        # A score that is no number is not right.
+        above = [(~(score <= score.gather(1, target))).sum(1) for score in scores]
+        found.append(torch.stack(above).cpu())
+    return torch.cat(found, dim=1).numpy()
+
+
+def attentive_table(report: dict[str, Any]) -> str:
+    """The report for people."""
+    shown = [("top-1", report["accuracy"], report["interval"])]
+    if report["top5_accuracy"] is not None:
+        shown.append((f"top-{TOP}", report["top5_accuracy"], report["top5_interval"]))
+    lines = [f"{'attentive probe':28}{'accuracy':>10}{'95 %':>12}"]
+    lines += [f"{name:28}{value:>10.1%}{percents(both):>12}" for name, value, both in shown]
+    lines.append(
+        f"on {report['test_images']:,} test images of {report['classes']} classes; "
+        f"lr {report['settings']['lr']:g} and weight decay {report['settings']['weight_decay']:g} "
+        "chosen on a tenth of train"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,203 @@
+"""How well a classifier does on images it was not trained on: overall and class by class."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mae.data.images import Images
+from mae.data.loader import CentredViews, batches
+from mae.data.manifest import require_labels
+from mae.errors import RunFailed, SampleError, StorageError, UserError
+from mae.evaluation.confidence import balanced_accuracy, wilson
+from mae.evaluation.features import UsableViews
+
+BATCH = 64
+"""images at a time; the same batches on any number of processes, so the same bits"""
+
+TOP = 5
+MOST_CLASSES = 100
+"""up to so many classes the whole confusion matrix is on record, else only the largest errors"""
+
+MOST_ERRORS = 50
+
+Labels = npt.NDArray[np.int64]
+
+
+class Judged(NamedTuple):
+    """What a classifier made of the images that could be decoded, in the order of the manifest."""
+
+    labels: Labels
+    guesses: Labels
+    in_top: npt.NDArray[np.bool_]
+    """the label is among the TOP most probable classes"""
+    losses: npt.NDArray[np.float32]
+    """cross-entropy with the label, in nats"""
+    bad: int
+    """further images, which could not be decoded"""
+
+
+class _Part(NamedTuple):
+    """What one batch yields; small enough to be sent to the other processes."""
+
+    samples: list[int]
+    guesses: list[int]
+    in_top: list[bool]
+    losses: list[float]
+    bad: int
+    unreadable: str
+
+
+def require_classes(images: Images, key: str, num_classes: int) -> Labels:
+    """The labels of all samples; UserError where one is missing, or is no class of the model."""
+    labels = require_labels(images.manifest, key)
+    if beyond := np.flatnonzero(labels >= num_classes).tolist():
+        first = images.manifest.name(beyond[0])
+        raise UserError(
+            f"{key}: label {labels[beyond[0]]} of {first}, but the model knows {num_classes} "
+            f"classes (0 to {num_classes - 1})"
+        )
+    return labels
+
+
+def judge(
+    logits: Callable[[Tensor], Tensor],
+    images: Images,
+    labels: Labels,
+    img_size: tuple[int, int],
+    crop_pct: float,
+    *,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    process_index: int = 0,
+    num_processes: int = 1,
+    gather: Callable[[list[Any]], list[Any]] = lambda own: own,
+) -> Judged:
+    """Classify the centred views of all `images`; `logits`: integers [b c h w] → [b classes].
+
+    Called by all processes, each of which does its share; `gather` joins a list of each process
+    to one list on all (`accelerate.utils.gather_object`).  Images that do not decode are left out
+    and counted.  Raises StorageError where a shard cannot be read and SampleError where no image
+    can be decoded, on all processes alike.
+    """
+    count = len(images.manifest)
+    slices = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+    views = UsableViews(CentredViews(images, img_size, crop_pct))
+    own: list[_Part] = []
+    try:
+        for found in batches(views, slices[process_index::num_processes], workers):
+            own.append(_judge_batch(logits, found, labels, device))
+    except StorageError as error:  # to be raised by all processes, not by this one alone
+        own = [_Part([], [], [], [], 0, str(error))]
+    parts: list[_Part] = gather(own)
+    for part in parts:
+        if part.unreadable:
+            raise StorageError(part.unreadable)
+    parts = sorted((part for part in parts), key=lambda part: part.samples)
+    samples = np.array([s for part in parts for s in part.samples], dtype=np.int64)
+    if not len(samples):
+        raise SampleError(f"none of {count} images can be decoded")
+    return Judged(
+        labels[samples],
+        np.array([g for part in parts for g in part.guesses], dtype=np.int64),
+        np.array([t for part in parts for t in part.in_top], dtype=bool),
+        np.array([loss for part in parts for loss in part.losses], dtype=np.float32),
+        sum(part.bad for part in parts),
+    )
+
+
+@torch.no_grad()
+def _judge_batch(
+    logits: Callable[[Tensor], Tensor], found: Any, labels: Labels, device: torch.device | str
+) -> _Part:
+    if found.images is None:
+        return _Part([], [], [], [], len(found.bad), "")
+    scores = logits(found.images.to(device)).float().cpu()
+    if not scores.isfinite().all():
+        raise RunFailed("the classifier's outputs are not finite")
+    wanted = torch.from_numpy(labels[found.samples])
+    top = scores.topk(min(TOP, scores.shape[1]), dim=1).indices
+    return _Part(
+        found.samples,
+        top[:, 0].tolist(),
+        (top == wanted[:, None]).any(1).tolist(),
+        F.cross_entropy(scores, wanted, reduction="none").tolist(),
+        len(found.bad),
+        "",
+    )
+
+
+def summary(judged: Judged) -> dict[str, Any]:
+    """The numbers that are worth a line."""
+    right = judged.guesses == judged.labels
+    accuracy = float(right.mean())
+    return {
+        "images": len(right),
+        "bad": judged.bad,
+        "accuracy": accuracy,
+        "interval": list(wilson(accuracy, len(right))),
+        "balanced_accuracy": balanced_accuracy(right, judged.labels),
+        "top5": float(judged.in_top.mean()),
+        "loss": float(judged.losses.mean(dtype=np.float64)),
+    }
+
+
+def confusion(judged: Judged, num_classes: int) -> npt.NDArray[np.int64]:
+    """[classes classes]: how many images of each class (row) were taken for each (column)."""
+    pairs = judged.labels * num_classes + judged.guesses
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def class_report(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
+    """The summary, each class that occurs, and which classes are taken for which."""
+    matrix = confusion(judged, len(names))
+    of_class, guessed, right = matrix.sum(1), matrix.sum(0), matrix.diagonal()
+    classes = [
+        {
+            "class": i,
+            "name": names[i],
+            "images": int(of_class[i]),
+            "accuracy": right[i] / of_class[i] if of_class[i] else None,
+            "interval": list(wilson(right[i] / of_class[i], int(of_class[i])))
+            if of_class[i]
+            else None,
+            "precision": right[i] / guessed[i] if guessed[i] else None,
+        }
+        for i in range(len(names))
+        if of_class[i] or guessed[i]
+    ]
+    wrong = np.where(np.eye(len(names), dtype=bool), 0, matrix)
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:MOST_ERRORS]
+    errors = [
+        {"class": names[i], "taken_for": names[j], "images": int(wrong[i, j])}
+        for i, j in (divmod(int(place), len(names)) for place in worst)
+        if wrong[i, j]
+    ]
+    whole = {"confusion": matrix.tolist()} if len(names) <= MOST_CLASSES else {}
+    return {**summary(judged), "classes": classes, "errors": errors, **whole}
+
+
+def class_table(report: dict[str, Any], rows: int = 5) -> str:
+    """For people: the overall numbers, the weakest classes and the commonest errors."""
+    low, high = (f"{100 * bound:.1f}" for bound in report["interval"])
+    lines = [
+        f"accuracy      {report['accuracy']:.1%}  ({low}–{high}, 95 % interval) on "
+        f"{report['images']:,} images" + (f", {report['bad']} bad" if report["bad"] else ""),
+        f"mean of classes {report['balanced_accuracy']:.1%}   top-{TOP} {report['top5']:.1%}   "
+        f"cross-entropy {report['loss']:.3f}",
+    ]
+    known = [one for one in report["classes"] if one["accuracy"] is not None]
+    weakest = sorted(known, key=lambda one: one["accuracy"])[:rows]
+    lines += ["weakest classes: "] + [
+        f"  {one['name']:24}{one['accuracy']:7.1%}  of {one['images']:,}" for one in weakest
+    ]
+    if report["errors"]:
+        lines += ["commonest errors:"] + [
+            f"  {error['images']:5,}  {error['class']} taken for {error['taken_for']}"
+            for error in report["errors"][:rows]
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,180 @@
+"""A file of frozen features: safetensors, written row by row, read through memory maps.
+
+`label` int64 [n] (-1: none), `sample` int64 [n] (number in the data's manifest), the features in
+float16 ([n d] each, `tokens` [n p d]), `name` (uint8: `shard: key KEY` of each row, joined by NUL)
+and `dropped` (uint8: what was wrong with each image that has no row, joined by NUL).
+
+The format (https://huggingface.co/docs/safetensors) is a length, a JSON header and the bytes of
+all tensors without gaps.  Any library reads it; none writes it piece by piece, hence this module.
+"""
+
+import json
+import math
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from mae.errors import UserError
+from mae.evaluation.features import Halves
+
+FORMAT = "mae features 1"
+NUMBERS = ("label", "sample")
+TEXTS = ("name", "dropped")
+DTYPES: dict[str, Any] = {"I64": np.int64, "F16": np.float16, "U8": np.uint8}
+SPARE = 64
+"""bytes of the header kept for a number of rows that is known at the end only"""
+CHUNK = 2**24
+
+
+class FeatureSet(NamedTuple):
+    """Frozen features of a data set, on disk until they are looked at."""
+
+    vectors: dict[str, Halves]
+    """[n d] by name; `tokens` [n p d]"""
+    labels: npt.NDArray[np.int64]
+    """[n], -1: none"""
+    samples: npt.NDArray[np.int64]
+    """[n] numbers in the manifest of the data: bad images have no row"""
+    metadata: dict[str, str]
+    """what these features are of: encoder, data, crop …"""
+    path: Path
+
+    def names(self) -> list[str]:
+        """`shard: key KEY` of each row."""
+        return _texts(self.path, "name")
+
+    def dropped(self) -> list[str]:
+        """What was wrong with each image that has no row."""
+        return _texts(self.path, "dropped")
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[Path]:
+    """A temporary name beside `out`, renamed to `out` at the end of the block.
+
+    After an error in the block nothing is left.  Raises UserError where it cannot be written.
+    """
+    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):  # not there: renamed, or never written
+            part.unlink()
+
+
+class FeatureWriter:
+    """Rows into a new file, at most `most` of them, without holding them in memory."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        most: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        metadata: Mapping[str, str],
+    ) -> None:
+        """`shapes` are those of one row of each of the features."""
+        self.file, self.most, self.rows, self.metadata = file, most, 0, metadata
+        self.shapes: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(NUMBERS, ("I64", ()))
+        self.shapes |= {name: ("F16", shape) for name, shape in shapes.items()}
+        longest = self._header(most, dict.fromkeys(TEXTS, 10**15))
+        self.header = -(-(len(longest) + SPARE) // 8) * 8
+        """bytes of the header, filled up with blanks"""
+
+    def append(self, columns: Mapping[str, npt.NDArray]) -> None:
+        """The next rows of all columns: NUMBERS and the features."""
+        starts = self._starts(self.most)
+        for name, (kind, shape) in self.shapes.items():
+            values = np.ascontiguousarray(columns[name], DTYPES[kind])
+            assert values.shape[1:] == shape, f"{name}: {values.shape} in a column of {shape}"
+            self.file.seek(starts[name] + self.rows * _bytes(kind, shape))
+            self.file.write(values.tobytes())
+        self.rows += len(columns["label"])
+
+    def end(self, texts: Mapping[str, bytes]) -> None:
+        """Write the texts and the header."""
+        before, after = self._starts(self.most), self._starts(self.rows)
+        for name, (kind, shape) in self.shapes.items():  # fewer rows than there was room for
+            self._move(before[name], after[name], self.rows * _bytes(kind, shape))
+        self.file.seek(after[""])
+        for name in TEXTS:
+            self.file.write(texts[name])
+        self.file.truncate()
+        lengths = {name: len(texts[name]) for name in TEXTS}
+        header = self._header(self.rows, lengths).ljust(self.header)
+        assert len(header) == self.header
+        self.file.seek(0)
+        self.file.write(self.header.to_bytes(8, "little") + header)
+
+    def _starts(self, rows: int) -> dict[str, int]:
+        """Where each column begins in a file of so many rows; "": where the last one ends."""
+        starts, position = {}, 8 + self.header
+        for name, (kind, shape) in self.shapes.items():
+            starts[name] = position
+            position += rows * _bytes(kind, shape)
+        return {**starts, "": position}
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        for done in range(0, length if source != target else 0, CHUNK):
+            self.file.seek(source + done)
+            piece = self.file.read(min(CHUNK, length - done))
+            self.file.seek(target + done)
+            self.file.write(piece)
+
+    def _header(self, rows: int, texts: Mapping[str, int]) -> bytes:
+        entries: dict[str, object] = {"__metadata__": {"format": FORMAT, **self.metadata}}
+        position = 0
+        sizes = {name: (kind, (rows, *shape)) for name, (kind, shape) in self.shapes.items()}
+        for name, (kind, shape) in {**sizes, **{t: ("U8", (texts[t],)) for t in TEXTS}}.items():
+            end = position + _bytes(kind, shape)
+            entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [position, end]}
+            position = end
+        return json.dumps(entries).encode()
+
+
+def read_features(path: Path) -> FeatureSet:
+    """Open a file of features; UserError where it is none, or not whole."""
+    try:
+        with safe_open(path, framework="numpy") as whole:  # which checks that it is
+            metadata = whole.metadata() or {}
+        header, data = _layout(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: no file of features: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise UserError(f"{path}: no file of features that this version reads; make it anew")
+    columns = {}
+    for name, entry in header.items():
+        if name not in ("__metadata__", *TEXTS):
+            start, shape = data + entry["data_offsets"][0], tuple(entry["shape"])
+            columns[name] = np.memmap(path, DTYPES[entry["dtype"]], "r", start, shape)
+    labels, samples = (np.array(columns.pop(name)) for name in NUMBERS)
+    return FeatureSet(columns, labels, samples, metadata, path)
+
+
+def _texts(path: Path, name: str) -> list[str]:
+    header, data = _layout(path)
+    start, end = header[name]["data_offsets"]
+    with path.open("rb") as file:
+        file.seek(data + start)
+        text = file.read(end - start).decode("utf-8", "backslashreplace")
+    return text.split("\0") if text else []
+
+
+def _layout(path: Path) -> tuple[dict[str, Any], int]:
+    """The header, and where the data begins."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)), 8 + length
+
+
+def _bytes(kind: str, shape: tuple[int, ...]) -> int:
+    return np.dtype(DTYPES[kind]).itemsize * math.prod(shape)

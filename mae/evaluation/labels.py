@@ -1,0 +1,61 @@
+"""Labels that can be fitted to and tested on, or one line that says why not."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mae.data.manifest import Manifest
+from mae.data.scan import NO_LABEL
+from mae.errors import UserError
+from mae.evaluation.features_file import FeatureSet
+
+
+class Labelled(NamedTuple):
+    """The classes of a data set."""
+
+    labels: npt.NDArray[np.int64]
+    """[n]"""
+    name: Callable[[int], str]
+    """of a row, for messages"""
+
+
+def of_manifest(manifest: Manifest) -> Labelled:
+    """The labels of shards."""
+    return Labelled(manifest.label.astype(np.int64), manifest.name)
+
+
+def of_features(features: FeatureSet) -> Labelled:
+    """The labels of a file of features."""
+    return Labelled(features.labels, lambda row: features.names()[row])
+
+
+def check_labels(train: Labelled, test: Labelled, classes: int | None = None) -> None:
+    """UserError unless a classifier can be fitted to `train` and tested on `test`.
+
+    Labels everywhere, two classes or more in train, no test class that training lacks; with
+    `classes`, training has exactly those: 0, 1 … classes - 1.
+    """
+    for key, (labels, name) in (("--train", train), ("--test", test)):
+        bare = np.flatnonzero(labels == NO_LABEL)
+        if len(bare):
+            raise UserError(
+                f"{key}: {len(bare)} of {len(labels)} samples have no label (.cls), "
+                f"first {name(int(bare[0]))}"
+            )
+        if classes is not None and len(beyond := np.flatnonzero(labels >= classes)):
+            raise UserError(
+                f"{key}: class {labels[beyond[0]]} is not one of --classes {classes} (0 to "
+                f"{classes - 1}), first {name(int(beyond[0]))}"
+            )
+    known = np.unique(train.labels)
+    if classes is not None and len(known) != classes:
+        missing = np.setdiff1d(np.arange(classes), known)
+        raise UserError(
+            f"--train: {len(known)} classes, not --classes {classes}: none is of {missing[0]}"
+        )
+    if len(known) < 2:
+        raise UserError(f"--train: all samples are of class {known[0]}: nothing to tell apart")
+    if len(unknown := np.setdiff1d(test.labels, known)):
+        raise UserError(f"--test: class {unknown[0]} does not occur in --train")

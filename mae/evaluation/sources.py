@@ -1,0 +1,112 @@
+"""What an evaluation is to compare: features of shards, from a run's cache, or of files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torch import nn
+
+from mae.data.manifest import Manifest
+from mae.data.training_data import open_images
+from mae.errors import UserError
+from mae.evaluation.encoders import FrozenEncoder, open_encoder, pixel_encoder
+from mae.evaluation.feature_cache import BATCH, FOLDER, features_of
+from mae.evaluation.features_file import read_features
+from mae.evaluation.labels import check_labels, of_features, of_manifest
+from mae.evaluation.protocol import PRETRAINED, SAME, Subject
+from mae.training.run import run_of
+
+SUFFIX = ".safetensors"
+
+
+class Compared(NamedTuple):
+    """The features, pretrained first, and what is known of them."""
+
+    subjects: list[Subject]
+    step: int | None
+    """steps of pretraining, where that is known"""
+    seen: int | None
+    """test images that are, byte for byte, in train; None where only features are at hand"""
+
+
+def open_sources(
+    run: Path | None,
+    train: Sequence[str],
+    test: Sequence[str],
+    *,
+    baselines: bool = False,
+    classes: int | None = None,
+    device: str = "cpu",
+    batch_size: int = BATCH,
+    workers: int = 0,
+    say: Callable[[str], None] = print,
+) -> Compared:
+    """Features of the shards `train` and `test` by the encoder of `run`, or two feature files.
+
+    With `baselines` those of the untrained encoder and the pixels too.  Raises UserError for
+    labels that do not fit (`check_labels`), or feature files along with a run.
+    """
+    files = [source.endswith(SUFFIX) for source in (*train, *test)]
+    if run is None:
+        return _open_files(train, test, baselines, classes)
+    if any(files):
+        raise UserError("feature files (.safetensors) go without a run folder")
+
+    opened = open_encoder(run)
+    learnt = open_images(train, "--train", opened.config)
+    tested = open_images(test, "--test", opened.config)
+    check_labels(of_manifest(learnt.manifest), of_manifest(tested.manifest), classes)
+    seen = seen_in_train(learnt.manifest, tested.manifest)
+    if seen:
+        say(f"warning: {seen:,} of the test images are in --train too, byte for byte")
+
+    def encoded(name: str, encoder: FrozenEncoder, module: nn.Module | None) -> Subject:
+        if module is not None:
+            module.to(device).eval()
+        first, second = (
+            features_of(
+                encoder,
+                images,
+                run_of(run).folder / FOLDER,
+                device=device,
+                batch_size=batch_size,
+                workers=workers,
+                max_bad=opened.config.data.max_bad,
+                say=lambda text: say(f"{name}: {text}"),
+            )
+            for images in (learnt, tested)
+        )
+        return Subject(name, first, second)
+
+    subjects = [encoded(PRETRAINED, opened.encoder, opened.module)]
+    if baselines:
+        module, encoder = opened.untrained()
+        subjects.append(encoded("untrained", encoder, module))
+        pixels = pixel_encoder(opened.config, encoder.img_size, encoder.crop_pct)
+        subjects.append(encoded("raw", pixels, None))
+    check_labels(of_features(subjects[0].train), of_features(subjects[0].test), classes)
+    return Compared(subjects, opened.step, seen)
+
+
+def _open_files(
+    train: Sequence[str], test: Sequence[str], baselines: bool, classes: int | None
+) -> Compared:
+    if len(train) != 1 or len(test) != 1:
+        raise UserError("without a run folder, --train and --test are one feature file each")
+    if baselines:
+        raise UserError("--baselines: needs a run folder and shards; features have no encoder")
+    subject = Subject(PRETRAINED, read_features(Path(train[0])), read_features(Path(test[0])))
+    for key in SAME:
+        ours, theirs = (part.metadata.get(key) for part in (subject.train, subject.test))
+        if ours != theirs:
+            raise UserError(f"--train, --test: features of another {key}: {ours} and {theirs}")
+    check_labels(of_features(subject.train), of_features(subject.test), classes)
+    step = subject.train.metadata.get("step")
+    return Compared([subject], int(step) if step else None, None)
+
+
+def seen_in_train(train: Manifest, test: Manifest) -> int:
+    """Test images whose bytes (by length and CRC-32) are an image of train, too."""
+    ours, theirs = ((m.size.astype(np.uint64) << np.uint64(32)) | m.crc for m in (test, train))
+    return int(np.isin(ours, theirs).sum())

@@ -1,0 +1,87 @@
+"""What a run's folder tells for the model card.  Any file of it may be absent or cut off."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mae.evaluation.protocol import PRETRAINED, budget_name
+from mae.training.checkpoint import Position
+from mae.training.run import Run
+
+
+class Facts(NamedTuple):
+    """Of the checkpoint that is exported, not of later ones."""
+
+    images: int | None
+    """how many there are to train on"""
+    results: list[tuple[str, str]]
+    """what was measured, and what came out"""
+    init: dict[str, Any]
+    """the run's init.json: which weights it started from; empty where it started from scratch"""
+
+
+def read_facts(run: Run, position: Position) -> Facts:
+    """Whatever can be read."""
+    metrics = _row_until(run.metrics_file, position.step)
+    health = _row_until(run.health_file, position.step)
+    results = []
+    if "loss" in metrics:
+        r2 = f", R² {metrics['r2']:.3f}" if "r2" in metrics else ""
+        results.append((f"training loss, step {metrics['step']:,}", f"{metrics['loss']:.4f}{r2}"))
+    if "r2" in health:
+        told = [f"{name} {health[key]:.3f}" for name, key in PREDICTORS if _is(health.get(key))]
+        images = f"{health['images']:,} held-out images, step {health['step']:,}"
+        results.append((f"R² on hidden patches of {images}", ", ".join(told)))
+    for path in sorted(run.folder.glob("*.json")):
+        report = _json(path)
+        if report.get("step") == position.step:
+            results += _accuracies(path.stem, report)
+    epoch = metrics.get("epoch")
+    images = round(metrics["samples"] / epoch) if _is(epoch) and epoch else None
+    return Facts(images, results, _json(run.folder / "init.json"))
+
+
+PREDICTORS = (
+    ("model", "r2"),
+    ("interpolation", "r2_interpolation"),
+    ("told patch means", "r2_patch_mean"),
+)
+
+
+def _accuracies(name: str, report: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a report on labelled images says of this encoder; of others too where it compares."""
+    rows = report.get("results")
+    found = []
+    for row in rows if isinstance(rows, list) else [report | {"encoder": PRETRAINED}]:
+        if not isinstance(row, dict) or row.get("encoder") != PRETRAINED:
+            continue
+        if _is(accuracy := row.get("accuracy")):
+            of = [name, *filter(None, [row.get("feature")]), f"labels: {budget_name(row)}"]
+            deviation = f" ± {100 * row['deviation']:.1f}" if row.get("deviation") else ""
+            found.append((", ".join(of), f"{accuracy:.1%}{deviation} of the test images right"))
+    return found
+
+
+def _row_until(path: Path, step: int) -> dict[str, Any]:
+    """The last row of a .jsonl file that is not of a later step."""
+    found: dict[str, Any] = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+            found = row if row["step"] <= step else found
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _is(value: object) -> bool:
+    """A number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

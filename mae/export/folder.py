@@ -1,0 +1,101 @@
+"""One export: written, proven in a fresh process, and only then there."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import mae
+from mae.errors import RunFailed
+from mae.export.card import model_card
+from mae.export.check import PREFIX
+from mae.export.facts import Facts
+from mae.export.graphs import write_onnx, write_program
+from mae.export.huggingface import write_huggingface
+from mae.export.original import write_original
+from mae.export.subject import Subject, Written
+from mae.export.timm import write_timm
+from mae.folders import new_folder
+
+WRITERS: dict[str, Callable[[Path, Subject, Tensor], Written]] = {
+    "timm": write_timm,
+    "mae": write_original,
+    "hf": write_huggingface,
+    "onnx": write_onnx,
+    "torch": write_program,
+}
+
+
+class Exported(NamedTuple):
+    """What was proven of an export that is there."""
+
+    library: str
+    code: str
+    """how to load it"""
+    off: float
+    """the largest difference from our own numbers, relative to their root mean square"""
+
+
+def export_folder(
+    format: str, subject: Subject, images: Tensor, facts: Facts, checked_on: str, out: Path
+) -> Exported:
+    """Write `out` in `format`: one of WRITERS.  `images` [b c h w], raw, are what it is checked on.
+
+    Raises UserError where `out` is not empty or not writable, or the format cannot express the
+    model, and RunFailed where the library does not compute what we do; nothing is left then.
+    """
+    with new_folder(out) as part:
+        written = WRITERS[format](part, subject, images)
+        code = written.code.replace("FOLDER", out.name)
+        proof = f"{written.library} computed the same on {checked_on}"
+        card = model_card(format, subject, facts, written._replace(code=code), proof)
+        (part / "README.md").write_text(card)
+        off = check(format, part, subject, written, out)
+    return Exported(written.library, written.code.replace("FOLDER", str(out)), off)
+
+
+def check(format: str, folder: Path, subject: Subject, written: Written, out: Path) -> float:
+    """The largest difference that a fresh process finds; RunFailed beyond the tolerance."""
+    notes = {
+        "threads": str(torch.get_num_threads()),  # sums in another order differ in the last bits
+        "pool": subject.pool,
+        "prefix": str(subject.model.encoder.num_prefix_tokens),
+        "decoder_num_heads": str(subject.config.model.decoder_num_heads),
+        "architecture": json.dumps(written.architecture),
+    }
+    expected = {f"{PREFIX}{name}": tensor for name, tensor in written.expected.items()}
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "check.safetensors"
+        tensors = written.given | expected
+        save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, file, notes)
+        done = fresh_process([format, str(folder), str(file)])
+    if done.returncode:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+        raise RunFailed(f"{out}: not written: {written.library} cannot load it: {last}")
+    off = json.loads(done.stdout.splitlines()[-1])
+    for name, value in off.items():
+        if not value <= written.tolerance:
+            raise RunFailed(
+                f"{out}: not written: {written.library} computes other {name}, off by "
+                f"{value:.1e} of their size (at most {written.tolerance:.0e})"
+            )
+    return max(off.values())
+
+
+def fresh_process(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """`mae.export.check` with these arguments, wherever this package lies; it asks no hub anything.
+
+    With -P: a folder named onnx in the working directory is not the library.
+    """
+    paths = [str(Path(mae.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    settings = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": ":".join(paths)}
+    command = [sys.executable, "-P", "-m", "mae.export.check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | settings)

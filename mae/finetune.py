@@ -1,0 +1,66 @@
+"""Fine-tuning: `accelerate launch -m mae.finetune SOURCE [section.key=value …]`.
+
+SOURCE is the run folder of a pretraining (its encoder, sizes, normalisation and data are taken
+over) or a YAML file of settings with init.from=…; init.from=none trains the same from scratch.
+What is not set is the published recipe for the encoder's size.  Run the same command again and
+it goes on where its last checkpoint stands.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mae.commands.classifier import evaluate_run
+from mae.config import Config
+from mae.device import choose_device
+from mae.errors import UserError
+from mae.exits import DONE, WRONG_USE
+from mae.recipes import finetune_settings
+from mae.settings import describe_settings
+from mae.start import start
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
+    parser = argparse.ArgumentParser(
+        prog="mae finetune",
+        description=__doc__,
+        epilog="settings (section.key = default):\n\n" + describe_settings().replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", type=Path, help="run folder of a pretraining, or a YAML file")
+    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="override one")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, run one step, estimate the time"
+    )
+    args = parser.parse_args(argv)
+    configs: list[Config] = []
+
+    def load() -> Config:
+        configs.append(finetune_settings(args.source, args.settings))
+        return configs[0]
+
+    code = start(load, args.dry_run)
+    is_first = os.environ.get("RANK", "0") == "0"
+    if code == DONE and not args.dry_run and is_first and configs[0].data.val:
+        return _judge(configs[0])
+    return code
+
+
+def _judge(config: Config) -> int:
+    """The last checkpoint on data.val; returns the exit code."""
+    folder = Path(config.output)
+    out, workers = folder / "evaluation.json", config.data.workers
+    try:
+        device = choose_device("auto")
+        print(evaluate_run(folder, config.data.val, "data.val", out, device, workers))
+    except UserError as error:
+        print(f"mae: {error}", file=sys.stderr)
+        return WRONG_USE
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

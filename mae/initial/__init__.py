@@ -1,0 +1,1 @@
+"""Weights to start from: found, renamed, fitted, counted."""

@@ -1,0 +1,128 @@
+"""Weights into a model: every tensor counted, none dropped or left without a word."""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from mae.errors import UserError
+from mae.initial.adapt import (
+    PATCHES,
+    POSITIONS,
+    decoder_positions,
+    encoder_positions,
+    patch_projection,
+    shapes,
+)
+from mae.initial.geometry import num_heads_of
+from mae.initial.weights import Weights
+from mae.models.decoder import Block, Decoder
+
+
+class Loaded(NamedTuple):
+    """What became of the weights."""
+
+    tensors: int
+    """of the model that were filled"""
+    of: int
+    """that it has"""
+    kept: tuple[str, ...]
+    """its tensors that stay as they were initialised"""
+    left_out: dict[str, str]
+    """tensors of the source that were not used: why, by name"""
+    notes: tuple[str, ...]
+    """what was adapted, and what is not as in the recipe"""
+
+
+def load_encoder(
+    vit: VisionTransformer,
+    weights: Weights,
+    *,
+    adapt_channels: bool = False,
+    adapt_size: bool = False,
+    fresh: Collection[str] = (),
+) -> Loaded:
+    """Fill all of `vit`, apart from what is `fresh` (such as a head) and not in the source.
+
+    Position embeddings are those of the source: the other weights know no other.  Where the
+    recipe fixes them they stay fixed.  A source without keeps the model's own.
+
+    Raises UserError where a tensor is missing, has no place, has another shape that may not be
+    adapted, or is not finite, or where the source has another number of attention heads, which
+    no shape tells.
+    """
+    where, own = f"init.from: {weights.name}", vit.state_dict()
+    source = dict(weights.encoder)
+    left_out = dict(weights.left_out)
+    for norm, other in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
+        if any(key.startswith(other) for key in own):
+            for key in [k for k in source if k.startswith(norm) and k not in own]:
+                left_out[key] = "the norm of another pooling"
+                del source[key]
+    advice = "set model.encoder and model.encoder_kwargs to what the weights are of"
+    if unknown := [key for key in source if key not in own]:
+        raise UserError(f"{where}: {_some(unknown)} has no place in model.encoder: {advice}")
+    kept = [key for key in own if key not in source]
+    if missing := [key for key in kept if key not in fresh and key != POSITIONS]:
+        raise UserError(f"{where} lacks {_some(missing)} of model.encoder: {advice}")
+    heads = num_heads_of(vit)
+    if weights.geometry.num_heads not in (None, heads):
+        raise UserError(
+            f"{where}: {weights.geometry.num_heads} attention heads, model.encoder has {heads}: "
+            f"{advice}"
+        )
+    notes: list[str] = []
+    source[PATCHES] = patch_projection(
+        source[PATCHES], own[PATCHES], where, adapt_channels, adapt_size, notes
+    )
+    if POSITIONS in source:
+        source[POSITIONS] = encoder_positions(
+            source[POSITIONS], vit, weights.geometry.grid, where, adapt_size, notes
+        )
+    else:
+        notes.append("the source has no positions: the model's own stay")
+    _check(source, own, where)
+    vit.load_state_dict(own | source, strict=True)
+    return Loaded(len(source), len(own), tuple(kept), left_out, tuple(notes))
+
+
+def load_decoder(decoder: Decoder, weights: Weights, grid: tuple[int, int]) -> Loaded:
+    """Fill all of `decoder` (for this grid of patches), or nothing where the source's is another.
+
+    Raises UserError where one that fits is damaged.
+    """
+    own = decoder.state_dict()
+    source = dict(weights.decoder)
+    if POSITIONS in source:
+        source[POSITIONS] = decoder_positions(
+            source[POSITIONS], decoder.num_prefix_tokens, grid, weights.geometry.grid
+        )
+    heads = {block.attn.num_heads for block in decoder.blocks if isinstance(block, Block)}
+    others = [key for key in own if key in source and source[key].shape != own[key].shape]
+    reason = None
+    if source.keys() != own.keys():
+        reason = "a decoder of another architecture"
+    elif others:
+        reason = "a decoder of other sizes"
+    elif weights.geometry.decoder_num_heads not in (None, *heads):
+        reason = "a decoder with other attention heads"
+    if reason or not source:
+        left_out = {f"decoder.{key}": str(reason) for key in source}
+        return Loaded(0, len(own), tuple(own), left_out, ())
+    _check(source, own, f"init.from: {weights.name}: decoder")
+    decoder.load_state_dict(source, strict=True)
+    return Loaded(len(own), len(own), (), {}, ())
+
+
+def _check(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:
+    """UserError unless all shapes are those of `own` and all numbers finite."""
+    for key, tensor in source.items():
+        if tensor.shape != own[key].shape:
+            raise UserError(f"{where}: {shapes(key, tensor, own[key])}: nothing adapts that")
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise UserError(f"{where}: damaged: {key} holds numbers that are not finite")
+
+
+def _some(keys: list[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{keys[0]} (and {len(keys) - 1} more)"

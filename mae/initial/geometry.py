@@ -1,0 +1,71 @@
+"""What a model's own description says of its geometry, where shapes of tensors do not."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from mae.errors import UserError
+from mae.initial.weights import Geometry
+
+HUGGINGFACE = ("vit", "vit_mae")
+
+
+def geometry_of(vit: VisionTransformer) -> Geometry:
+    """Of a model that is there, its weights or none (the meta device)."""
+    rows, columns = vit.patch_embed.grid_size
+    return Geometry(num_heads_of(vit), (int(rows), int(columns)))
+
+
+def num_heads_of(vit: VisionTransformer) -> int | None:
+    """Attention heads of the first block, and so of all of a plain ViT."""
+    return getattr(getattr(vit.blocks[0], "attn", None), "num_heads", None)
+
+
+def described(config: Mapping[str, Any], where: str) -> Geometry:
+    """Of the config.json that timm's hub format, ViT or ViTMAE of transformers come with.
+
+    Raises UserError for another kind of model.
+    """
+    try:
+        if "architecture" in config:
+            return _of_timm(config)
+        if config.get("model_type") in HUGGINGFACE:
+            return _of_transformers(config, where)
+    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        raise UserError(f"init.from: {where}: config.json makes no model: {error}") from None
+    kind = config.get("model_type", "no kind of model that is known here")
+    raise UserError(
+        f"init.from: {where}: config.json names {kind}; known are the plain ViTs of timm, and "
+        "vit and vit_mae of transformers"
+    )
+
+
+def _of_timm(config: Mapping[str, Any]) -> Geometry:
+    arguments = dict(config.get("model_args") or {})
+    arguments.setdefault("num_classes", config.get("num_classes", 0))
+    with torch.device("meta"):
+        model = timm.create_model(config["architecture"], pretrained=False, **arguments)
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"{config['architecture']} is no plain Vision Transformer")
+    return geometry_of(model)
+
+
+def _of_transformers(config: Mapping[str, Any], where: str) -> Geometry:
+    activation = config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise UserError(f"init.from: {where}: its activation is {activation}; only gelu is known")
+    height, width = _pair(config["image_size"])
+    p, q = _pair(config["patch_size"])
+    return Geometry(
+        int(config["num_attention_heads"]),
+        (height // p, width // q),
+        config.get("decoder_num_attention_heads"),
+    )
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    height, width = size if isinstance(size, list) else (size, size)
+    return int(height), int(width)

@@ -1,0 +1,90 @@
+"""Weights under the names of others, in ours: timm's for the encoder, `Decoder`'s for the decoder.
+
+Read are timm's names, those of the paper's release (`decoder_blocks.0…`), of transformers' ViT
+and ViTMAE (`vit.encoder.layer.0…`), and each of them behind the prefixes that wrappers leave.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mae.errors import UserError
+
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|encoder)\.)+")
+DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
+HEADS = re.compile(r"^(?:head|classifier|pre_logits|pooler|attn_pool)\.")
+
+RULES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^layers?\.(\d+)\.", r"blocks.\1."),
+        (
+            r"^(blocks\.\d+)\.attention\.(?:attention\.)?([qkv])(?:uery|ey|alue|_proj)\.",
+            r"\1.attn.\2.",
+        ),
+        (r"^(blocks\.\d+)\.attention\.(?:output\.dense|o_proj)\.", r"\1.attn.proj."),
+        (r"^(blocks\.\d+)\.layernorm_before\.", r"\1.norm1."),
+        (r"^(blocks\.\d+)\.layernorm_after\.", r"\1.norm2."),
+        (r"^(blocks\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
+        (r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+        (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+        (r"^embeddings\.position_embeddings$", "pos_embed"),
+        (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
+        (r"^layernorm\.", "norm."),
+    )
+]
+
+
+class Named(NamedTuple):
+    """Weights in our names."""
+
+    encoder: dict[str, Tensor]
+    decoder: dict[str, Tensor]
+    """empty where there is none"""
+    left_out: dict[str, str]
+    """what no encoder or decoder of ours has: why, by its own name"""
+
+
+def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
+    """Sort and rename all of `tensors`; UserError (about `where`) for two of one name."""
+    encoder: dict[str, Tensor] = {}
+    decoder: dict[str, Tensor] = {}
+    left_out: dict[str, str] = {}
+    first: dict[str, str] = {}
+    has_decoder = any(DECODER.match(WRAPPERS.sub("", key)) for key in tensors)
+    for key, tensor in tensors.items():
+        name = WRAPPERS.sub("", key)
+        part, name = (decoder if DECODER.match(name) else encoder), DECODER.sub("", name)
+        for pattern, replacement in RULES:
+            name = pattern.sub(replacement, name)
+        if part is encoder and HEADS.match(name):
+            left_out[key] = "a head"
+            continue
+        if part is encoder and name == "mask_token":
+            if not has_decoder:
+                left_out[key] = "no decoder beside it"
+                continue
+            part = decoder
+        if name in part:
+            raise UserError(
+                f"init.from: {where}: {first[name]} and {key} are both {name}: give a file that "
+                "holds one model"
+            )
+        part[name], first[name] = tensor, key
+    return Named(_fused(encoder), _fused(decoder), left_out)
+
+
+def _fused(part: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`attn.q`, `attn.k`, `attn.v` as one `attn.qkv`, where all three are there and fit."""
+    fused = dict(part)
+    for query in [name for name in part if ".attn.q." in name]:
+        names = [query.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]
+        three = [part[name] for name in names if name in part]
+        if len(three) == 3 and len({tensor.shape for tensor in three}) == 1:
+            fused[query.replace(".attn.q.", ".attn.qkv.")] = torch.cat(three)
+            for name in names:
+                del fused[name]
+    return fused

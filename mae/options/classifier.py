@@ -1,0 +1,26 @@
+"""Options of `mae evaluate`; those of `mae finetune` are settings."""
+
+from pathlib import Path
+from typing import Any
+
+from mae.options.parsing import command, cores, device_option, natural
+
+
+def add_classifier_commands(commands: Any) -> None:
+    """`mae evaluate`."""
+    judge = command(
+        commands,
+        "classifier",
+        "evaluate",
+        "accuracy of a fine-tuned classifier on labelled shards, overall and class by class",
+    )
+    judge.add_argument("run", type=Path, help="run folder of `mae finetune`")
+    judge.add_argument("--test", nargs="+", required=True, help="labelled shards")
+    judge.add_argument(
+        "--out",
+        type=Path,
+        help="JSON file, with the confusion matrix beside it as a PNG "
+        "(RUN/evaluation.json if unset)",
+    )
+    judge.add_argument("--workers", type=natural, default=cores(), help="decoding processes")
+    device_option(judge)

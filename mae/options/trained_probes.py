@@ -1,0 +1,85 @@
+"""Options of the evaluations that train a head on a frozen encoder."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mae.options.parsing import amount, command, device_option, natural, positive
+
+ENCODER = "The encoder stays frozen and in evaluation mode; --test is used once, at the end."
+
+
+def add_trained_probe_commands(commands: Any) -> None:
+    """`mae attentive`, `segment`."""
+    attentive = command(
+        commands, "trained_probes", "attentive", "attentive probe on frozen patch tokens"
+    )
+    attentive.epilog = (
+        "Measures how well classes can be told apart by what all patch tokens hold together: a "
+        "learned query attends to them, a linear layer classifies what it gathers. For MAE, whose "
+        "class token was never trained to sum an image up, it tells more than a linear probe and "
+        "costs far less than fine-tuning. Learning rate and weight decay are chosen on a tenth of "
+        f"--train. Tokens are encoded once and kept in RUN/features (delete it freely). {ENCODER}"
+    )
+    _frozen_options(attentive, "labelled shards")
+    attentive.add_argument("--epochs", type=positive, default=20, help="of each head")
+    attentive.add_argument("--batch-size", type=positive, default=256, help="images of a step")
+    attentive.add_argument(
+        "--token-gb",
+        type=amount,
+        default=50.0,
+        help="kept on disk at most; more tokens are encoded anew in every epoch",
+    )
+
+    segment = command(
+        commands, "trained_probes", "segment", "which class frozen patch tokens say of each pixel"
+    )
+    segment.epilog = (
+        "Measures what single patch tokens know of what lies where: a linear classifier and k-NN "
+        "on frozen tokens, mean IoU and pixel accuracy at patch resolution and interpolated to "
+        "pixels. The shards hold a mask beside each image, KEY.mask.png or KEY.seg.png of the "
+        "image's size: the class as gray value or palette number, 255 where there is none. The "
+        "penalty is chosen on a tenth of --train. No decoder is trained, so its numbers lie below "
+        f"those of segmentation models. {ENCODER}"
+    )
+    _frozen_options(segment, "shards with masks")
+    segment.add_argument(
+        "--patches", type=positive, default=50_000, help="training patches, from all images alike"
+    )
+
+
+def mae_protocol_options(probe: argparse.ArgumentParser) -> None:
+    """`mae probe --protocol mae`."""
+    probe.add_argument(
+        "--protocol",
+        choices=["fast", "mae"],
+        default="fast",
+        help="fast: cached features; mae: the MAE paper's (LARS, new crops each epoch: hours on "
+        "ImageNet; the same command continues it)",
+    )
+    group = probe.add_argument_group(
+        "--protocol mae",
+        "A linear classifier behind a BatchNorm on the frozen class token, as the MAE paper's "
+        "numbers are made; the last epoch is tested, nothing is chosen.",
+    )
+    group.add_argument("--epochs", type=amount, default=90.0, help="the paper's: 50 for ViT-L, H")
+    group.add_argument(
+        "--step-batch",
+        type=positive,
+        help="images of a LARS step (16384, or fewer where --train is small, if unset)",
+    )
+    group.add_argument("--blr", type=amount, default=0.1, help="learning rate per 256 images")
+    group.add_argument("--warmup-epochs", type=amount, default=10.0, help="of linear warm-up")
+    group.add_argument(
+        "--device-batch", type=positive, default=512, help="images at a time; BatchNorm's batch"
+    )
+
+
+def _frozen_options(parser: argparse.ArgumentParser, shards: str) -> None:
+    parser.add_argument("run", type=Path, help="run folder, or an export for timm")
+    parser.add_argument("--train", nargs="+", required=True, help=f"{shards} to learn from")
+    parser.add_argument("--test", nargs="+", required=True, help=f"{shards} to test on")
+    parser.add_argument("--seed", type=natural, default=0, help="of all that is drawn")
+    parser.add_argument("--out", type=Path, help="JSON file (RUN/COMMAND.json if unset)")
+    device_option(parser)
+    parser.add_argument("--workers", type=natural, default=0, help="decoding processes")

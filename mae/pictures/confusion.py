@@ -1,0 +1,94 @@
+"""A confusion matrix as a picture: which classes are taken for which."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from mae.pictures.colours import STEPS, ramp
+
+CELL = 34
+MOST_NAMED = 40
+"""classes that are written out; with more a cell is a few pixels"""
+
+WIDEST_NAME = 150
+SIDE = 900
+INK, SOFT = "#1c1d1f", "#62666d"
+GAP = 10
+FAINT = 0.005
+"""shares below are left blank"""
+
+
+def draw_confusion(
+    matrix: npt.NDArray[np.int64], names: Sequence[str], title: str = ""
+) -> Image.Image:
+    """[classes classes] counts: each row, a true class, as shares of its images.
+
+    The diagonal is what is right.  Colours grow with the share; with up to MOST_NAMED classes it
+    is also written, in percent.
+    """
+    count = len(matrix)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    is_named = count <= MOST_NAMED
+    cell = CELL if is_named else max(1, SIDE // count)
+    font, small = ImageFont.load_default(13), ImageFont.load_default(11)
+    shown = [_short(name, small) for name in names] if is_named else []
+    left = GAP + 20 + (round(max(map(small.getlength, shown))) + GAP if is_named else 0)
+    top = 3 * GAP + 36 + (left - GAP - 20 if is_named else 0)
+    canvas = Image.new(
+        "RGB", (max(left + count * cell + GAP, 420), top + count * cell + 46), "white"
+    )
+    draw = ImageDraw.Draw(canvas)
+    draw.text((GAP, GAP), title, fill=INK, font=font)
+    draw.text((left, GAP + 22), "taken for", fill=SOFT, font=small)
+    _upright(canvas, "true class", (GAP - 4, top), small, SOFT)
+    colours = (ramp() * 255).round().byte().numpy()[::-1]  # light is little, as on paper
+    for row in range(count):
+        for column in range(count):
+            share = shares[row, column]
+            if share < FAINT:
+                continue
+            x, y = left + column * cell, top + row * cell
+            colour = tuple(colours[min(STEPS - 1, round(share * (STEPS - 1)))].tolist())
+            draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=colour)
+            if is_named:
+                words = f"{100 * share:.0f}"
+                place = (x + (cell - small.getlength(words)) / 2, y + cell / 2 - 7)
+                draw.text(place, words, fill="white" if sum(colour) < 380 else INK, font=small)
+    for number, name in enumerate(shown):
+        y = top + number * cell + cell / 2 - 7
+        draw.text((left - GAP / 2 - small.getlength(name), y), name, fill=INK, font=small)
+        _upright(canvas, name, (left + number * cell + cell // 2 - 8, top - GAP // 2), small, INK)
+    draw.rectangle((left - 1, top - 1, left + count * cell, top + count * cell), outline="#c9ccd1")
+    draw.text(
+        (GAP, top + count * cell + 14),
+        "each row: share of that class's images, in percent; the diagonal is right",
+        fill=SOFT,
+        font=small,
+    )
+    return canvas
+
+
+def _short(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    shown = name
+    while font.getlength(shown) > WIDEST_NAME:
+        name = name[:-1]
+        shown = f"{name}…"
+    return shown
+
+
+def _upright(
+    canvas: Image.Image,
+    words: str,
+    foot: tuple[int, int],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    fill: str,
+) -> None:
+    """Text that is read from below, ending above `foot` (its left edge and lower end)."""
+    if words == "true class":
+        foot = foot[0], foot[1] + round(font.getlength(words)) + 6
+    part = Image.new("RGBA", (round(font.getlength(words)) + 2, 16))
+    ImageDraw.Draw(part).text((1, 0), words, fill=fill, font=font)
+    part = part.rotate(90, expand=True)
+    canvas.paste(part, (foot[0], foot[1] - part.height), part)

@@ -1,0 +1,173 @@
+"""A sheet: rows of captioned pictures under common headings; and how it is drawn as one image."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+
+from mae.pictures.colours import STEPS, ramp
+
+GAP = 6
+LINE = 17
+SMALLEST, LARGEST = 160, 256
+"""longest side of a picture on the sheet, in pixels"""
+
+CROWDED = 8
+"""columns from which on pictures are at most SMALLEST"""
+
+WIDEST_HEAD = 130
+"""pixels that a heading may widen its column to"""
+
+NARROWEST, WIDEST = 480, 1600
+"""pixels; wider only where the columns of one row are"""
+
+MOST_ROWS = 4
+"""with more, two columns of rows stand side by side where there is room"""
+
+SCALE_WIDTH, SCALE_HEIGHT = 220, 10
+INK, SOFT = "#1c1d1f", "#62666d"
+
+UNDRAWABLE = {ord("²"): "2", ord("√"): "sqrt ", ord("·"): "*", ord("–"): "-"}
+"""not in Pillow's font; in HTML they stay"""
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+class Cell(NamedTuple):
+    """A picture at its own size, and what is said below it."""
+
+    picture: Image.Image
+    """RGB, or RGBA where parts are left blank"""
+    caption: str = ""
+    """lines"""
+
+
+class Scale(NamedTuple):
+    """What the colours of heat maps mean."""
+
+    meaning: str
+    low: str
+    high: str
+
+
+class Sheet(NamedTuple):
+    """What is shown, and the words around it."""
+
+    title: str
+    heads: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    notes: Sequence[str]
+    """what is seen, in sentences"""
+    scale: Scale | None = None
+
+
+def draw_sheet(sheet: Sheet) -> Image.Image:
+    """The sheet as one picture: title, headings, rows, and below them the scale and the notes.
+
+    Small pictures are enlarged by whole factors without smoothing, large ones reduced.
+    """
+    font, small = ImageFont.load_default(14), ImageFont.load_default(12)
+    most = SMALLEST if len(sheet.heads) >= CROWDED else LARGEST
+    cells = [cell for row in sheet.rows for cell in row]
+    sizes = [fitted(cell.picture, most).size for cell in cells]
+    cell_w = max(*(w for w, _ in sizes), *(_head_width(head, small) for head in sheet.heads)) + GAP
+    cell_h = max(h for _, h in sizes) + GAP
+    cell_h += LINE * max(len(cell.caption.splitlines()) for cell in cells)
+    block = len(sheet.heads) * cell_w + GAP
+    halves = 2 if len(sheet.rows) > MOST_ROWS and 2 * block <= WIDEST else 1
+    rows = -(-len(sheet.rows) // halves)
+    width = max(halves * block + (halves - 1) * 3 * GAP, NARROWEST)
+    notes = [line for note in sheet.notes for line in wrapped(note, small, width - 2 * GAP)]
+    top = 2 * LINE + 2 * GAP
+    below = (2 * LINE + GAP) * (sheet.scale is not None) + LINE * len(notes) + 2 * GAP
+    canvas = Image.new("RGB", (width, top + rows * cell_h + below), "white")
+    _write(canvas, (GAP, GAP), sheet.title, font, INK, width - 2 * GAP)
+    for half in range(halves):
+        left = GAP + half * (block + 3 * GAP)
+        for column, head in enumerate(sheet.heads):
+            place = (left + column * cell_w, LINE + 2 * GAP)
+            _write(canvas, place, head, small, SOFT, cell_w - GAP)
+        for number, row in enumerate(sheet.rows[half * rows : (half + 1) * rows]):
+            for column, cell in enumerate(row):
+                place = (left + column * cell_w, top + number * cell_h)
+                _draw_cell(canvas, cell, place, small, cell_w - GAP, most)
+    y = top + rows * cell_h
+    if sheet.scale is not None:
+        y = _draw_scale(canvas, sheet.scale, small, y)
+    for line in notes:
+        _write(canvas, (GAP, y + 2), line, small, SOFT)
+        y += LINE
+    return canvas
+
+
+def _head_width(head: str, font: Font) -> int:
+    return min(WIDEST_HEAD, math.ceil(font.getlength(head)))
+
+
+def _draw_cell(
+    canvas: Image.Image, cell: Cell, place: tuple[int, int], font: Font, width: int, most: int
+) -> None:
+    picture = fitted(cell.picture, most)
+    canvas.paste(picture, place, picture if picture.mode == "RGBA" else None)
+    x, y = place[0], place[1] + picture.height + 1
+    for number, line in enumerate(cell.caption.splitlines()):
+        _write(canvas, (x, y + number * LINE), line, font, INK, width)
+
+
+def fitted(picture: Image.Image, most: int = LARGEST) -> Image.Image:
+    """Enlarged by a whole factor to SMALLEST at least, or reduced to `most`."""
+    side = max(picture.size)
+    if side <= most:
+        factor = max(1, -(-SMALLEST // side)) if side < SMALLEST else 1
+        factor = factor if side * factor <= most else max(1, most // side)
+        size = picture.width * factor, picture.height * factor
+        return picture.resize(size, Image.Resampling.NEAREST)
+    size = [max(1, round(length * most / side)) for length in picture.size]
+    return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
+
+
+def wrapped(words: str, font: Font, width: float) -> list[str]:
+    """Lines of at most `width` pixels, broken between words."""
+    lines = [""]
+    for word in words.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def shortened(words: str, font: Font, width: float) -> str:
+    """At most `width` pixels of `words`, with … in the middle where something is left out."""
+    kept = len(words)
+    cut = words
+    while kept and font.getlength(cut) > width:
+        kept -= 1
+        cut = f"{words[: (kept + 1) // 2]}…{words[len(words) - kept // 2 :]}"
+    return cut
+
+
+def _write(
+    canvas: Image.Image,
+    place: tuple[int, int],
+    words: str,
+    font: Font,
+    fill: str,
+    width: float | None = None,
+) -> None:
+    words = words.translate(UNDRAWABLE)
+    shown = words if width is None else shortened(words, font, width)
+    ImageDraw.Draw(canvas).text(place, shown, fill=fill, font=font)
+
+
+def _draw_scale(canvas: Image.Image, scale: Scale, font: Font, y: int) -> int:
+    """The ramp with its two ends named; returns where the next line goes."""
+    _write(canvas, (GAP, y), scale.meaning, font, INK)
+    x = round(2 * GAP + font.getlength(scale.low))
+    _write(canvas, (GAP, y + LINE), scale.low, font, INK)
+    colours = (ramp() * 255).round().byte().numpy().reshape(1, STEPS, 3)
+    canvas.paste(Image.fromarray(colours).resize((SCALE_WIDTH, SCALE_HEIGHT)), (x, y + LINE + 4))
+    _write(canvas, (x + SCALE_WIDTH + GAP, y + LINE), scale.high, font, INK)
+    return y + 2 * LINE + GAP

@@ -1,0 +1,92 @@
+"""Settings for fine-tuning: the published recipe for each size, and a pretraining run's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mae.config import Config
+from mae.errors import UserError
+from mae.settings import load_config, read_yaml
+from mae.training.run import Run
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "base": {"blr": 5e-4, "epochs": 100, "layer_decay": 0.65, "drop_path": 0.1},
+    "large": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "drop_path": 0.2},
+    "huge": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "drop_path": 0.3},
+}
+"""He et al. 2021, table 9, with the values of the released code where the two differ: those
+reproduce.  Encoders that are neither large nor huge take the smallest model's."""
+
+SCALE = (0.08, 1.0)
+"""of the random crops: timm's and the released code's, wider than in pretraining"""
+
+TAKEN_OVER = {
+    "data": (
+        *("train", "val", "index_dir", "cache_dir", "cache_gb", "allow_pipe", "workers"),
+        *("bits", "mean", "std", "crop_pct", "flip"),
+    ),
+    "model": ("encoder", "encoder_kwargs", "img_size", "patch_size", "in_chans"),
+    "train": ("precision", "compile", "seed"),
+    "log": ("wandb", "tensorboard", "project"),
+}
+"""what fine-tuning has in common with the pretraining it follows"""
+
+NONE = "none"
+"""init.from=none: from scratch"""
+
+
+def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
+    """The settings of `mae finetune SOURCE [section.key=value …]`.
+
+    `source` is a pretraining run or a YAML file.  Raises UserError as `load_config` does, and
+    where `source` is neither.
+    """
+    if source.is_dir():
+        run = Run(source)
+        config = run.config()
+        if config.objective != "mae":
+            raise UserError(f"{source}: fine-tuned already; give the pretraining run")
+        values = config.model_dump(mode="json")
+        base: dict[str, Any] = {
+            section: {key: values[section][key] for key in keys}
+            for section, keys in TAKEN_OVER.items()
+        }
+        base["output"] = f"{str(source).rstrip('/')}-finetuned"
+        base["init"] = {"from": str(source)}
+        name, path = config.model.encoder, None
+    else:
+        base, path = {}, source
+        written = read_yaml(source).get("model")
+        name = written.get("encoder", "") if isinstance(written, dict) else ""
+    chosen = [text for text in overrides if text.startswith("model.encoder=")]
+    name = chosen[-1].partition("=")[2] if chosen else str(name)
+    recipe = recipe_for(name)
+    for section, own in recipe.items():
+        base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own
+    config = load_config(path, overrides, base)
+    if config.init.from_ == NONE:
+        scratch = config.init.model_copy(update={"from_": ""})
+        config = config.model_copy(update={"init": scratch})
+    if config.objective != "classifier":
+        raise UserError("objective: mae finetune trains a classifier; mae pretrain does the others")
+    return config
+
+
+def recipe_for(encoder: str) -> dict[str, Any]:
+    """Settings by section for an encoder of timm's, by its name."""
+    size = next((size for size in ("large", "huge") if f"_{size}_" in encoder), "base")
+    of_size = RECIPES[size]
+    return {
+        "objective": "classifier",
+        "data": {"scale": list(SCALE)},
+        "optim": {
+            "blr": of_size["blr"],
+            "min_lr": 1e-6,
+            "warmup_epochs": 5,
+            "weight_decay": 0.05,
+            "betas": [0.9, 0.999],
+        },
+        "train": {"epochs": of_size["epochs"], "batch_size": 1024},
+        "finetune": {key: of_size[key] for key in ("layer_decay", "drop_path")},
+        "log": {"health_every": 1, "panel_every": 0},
+    }

@@ -1,0 +1,47 @@
+"""A tiny frozen encoder, and a run folder that holds it, for the evaluations that train a head."""
+
+from pathlib import Path
+
+from mae.config import Config, DataConfig, ModelConfig
+from mae.data.training_data import open_images
+from mae.evaluation.encoders import FrozenEncoder, objective_encoder
+from mae.training.checkpoint import Position, reserve, write_checkpoint
+from mae.training.run import Run, build_objective
+from mae.training.snapshot import Tensors
+
+CONFIG = Config(
+    data=DataConfig(workers=0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+    model=ModelConfig(
+        encoder="vit_tiny_patch16_224",
+        encoder_kwargs={"embed_dim": 32, "depth": 1, "num_heads": 2},
+        img_size=(16, 16),
+        patch_size=4,
+        decoder_embed_dim=16,
+        decoder_depth=1,
+        decoder_num_heads=2,
+    ),
+)
+
+
+def tiny_objective():
+    """The same weights each time, in evaluation mode."""
+    return build_objective(CONFIG).eval()
+
+
+def tiny_encoder() -> FrozenEncoder:
+    return objective_encoder(CONFIG, tiny_objective())
+
+
+def images_of(pattern: str, key: str = "--train"):
+    return open_images([pattern], key, CONFIG)
+
+
+def tiny_run(folder: Path) -> Path:
+    """A run folder with one checkpoint."""
+    run = Run(folder)
+    run.open(CONFIG)
+    position = Position(3, 24, "data")
+    write_checkpoint(
+        reserve(run.checkpoints, position, 0), Tensors(tiny_objective().state_dict(), {}), position
+    )
+    return folder

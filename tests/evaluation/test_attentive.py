@@ -1,0 +1,169 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from mae.cli import main
+from mae.errors import UserError
+from mae.evaluation.attentive import (
+    AttentiveRecipe,
+    Choice,
+    attentive_probe,
+    attentive_table,
+    ranks,
+    train_heads,
+)
+from mae.evaluation.attentive_head import AttentiveHead
+from mae.evaluation.attentive_tokens import CachedTokens, EncodedTokens, joined, token_bytes
+from mae.evaluation.feature_cache import features_of
+from tests.evaluation.frozen import images_of, tiny_encoder, tiny_run
+
+
+class InMemory:
+    """Tokens that are simply there."""
+
+    def __init__(self, tokens):
+        self.tokens, self.samples, self.read = torch.from_numpy(tokens), np.arange(len(tokens)), []
+
+    def batches(self, slices):
+        for rows in slices:
+            self.read += rows.tolist()
+            yield self.tokens[torch.from_numpy(rows)]
+
+
+def hidden_signs(n, seed):
+    """One of 9 tokens of each image is marked and tells the class; the others say it of others.
+
+    The mean over tokens knows nothing of the class, so that a linear probe on it is at chance.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    tokens = 0.3 * rng.standard_normal((n, 9, 16)).astype(np.float32)
+    signs = np.tile([1, -1, 1, -1, 1, -1, 1, -1, 0], (n, 1))
+    signs = rng.permuted(signs, axis=1)
+    place = [
+        rng.choice(np.flatnonzero(of == 2 * c - 1)) for of, c in zip(signs, labels, strict=True)
+    ]
+    tokens[..., 0] += 2 * signs
+    tokens[np.arange(n), place, 1] += 4
+    return InMemory(tokens), labels
+
+
+def silent(text):
+    pass
+
+
+def head_of(width, classes, seed=0):
+    head = AttentiveHead(width, classes, torch.Generator().manual_seed(seed)).double()
+    for parameter in head.parameters():  # nothing may hide behind zeros
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
+    return head
+
+
+@pytest.mark.parametrize(("width", "heads"), [(32, 1), (128, 2), (192, 3), (130, 2)])
+def test_pooling_is_multi_head_attention_written_out(width, heads):
+    head = head_of(width, 5)
+    assert head.num_heads == heads
+    tokens = np.random.default_rng(0).standard_normal((3, 7, width))
+    query, key, value = (
+        tensor.detach().numpy() for tensor in (head.query, head.key.weight, head.value.weight)
+    )
+    size, pooled = width // heads, np.zeros((3, width))
+    for image in range(3):
+        for h in range(heads):
+            own = slice(h * size, (h + 1) * size)
+            scores = [query[own] @ (key @ token)[own] / size**0.5 for token in tokens[image]]
+            chance = np.exp(scores - np.max(scores)) / np.exp(scores - np.max(scores)).sum()
+            values = [(value @ token + head.value.bias.detach().numpy()) for token in tokens[image]]
+            pooled[image, own] = sum(a * v[own] for a, v in zip(chance, values, strict=True))
+    given = torch.from_numpy(tokens)
+    np.testing.assert_allclose(head.pool(given).detach().numpy(), pooled, rtol=1e-9, atol=1e-12)
+    normal = (pooled - pooled.mean(1, keepdims=True)) / np.sqrt(pooled.var(1) + 1e-6)[:, None]
+    normal = normal * head.norm.weight.detach().numpy() + head.norm.bias.detach().numpy()
+    scores = normal @ head.classify.weight.detach().numpy().T + head.classify.bias.detach().numpy()
+    np.testing.assert_allclose(head(given).detach().numpy(), scores, rtol=1e-9, atol=1e-12)
+
+
+def test_pooling_does_not_depend_on_the_order_of_the_tokens():
+    head, tokens = head_of(32, 3), torch.randn(2, 9, 32, dtype=torch.float64)
+    torch.testing.assert_close(head(tokens), head(tokens[:, torch.randperm(9)]))
+
+
+def test_it_finds_what_a_mean_hides():
+    train, labels = hidden_signs(400, 0)
+    test, test_labels = hidden_signs(200, 1)
+    means = train.tokens.mean(1).numpy(), test.tokens.mean(1).numpy()
+    linear = LogisticRegression().fit(means[0], labels).score(means[1], test_labels)
+    choices = [Choice(1e-4, 0.1), Choice(1e-2, 0.01)]
+    recipe = AttentiveRecipe(10, 32)
+    report = attentive_probe(train, labels, test, test_labels, recipe, choices=choices, say=silent)
+    assert linear < 0.65 and report["accuracy"] > 0.9
+    low, high = report["interval"]
+    assert low < report["accuracy"] <= high
+    assert [row["lr"] for row in report["sweep"]] == [choice.lr for choice in choices]
+    best = max(report["sweep"], key=lambda row: row["accuracy"])
+    assert report["settings"]["lr"] == best["lr"]
+    assert "attentive probe" in attentive_table({**report, "test_images": 200})
+    json.dumps(report)
+
+
+def test_the_test_set_is_read_once_and_has_no_say():
+    train, labels = hidden_signs(60, 0)
+    recipe, chosen = AttentiveRecipe(2, 16), set()
+    for seed in (1, 2):
+        test, test_labels = hidden_signs(30, seed)
+        report = attentive_probe(train, labels, test, test_labels, recipe, say=silent)
+        assert sorted(test.read) == list(range(30))
+        chosen.add((report["settings"]["lr"], report["settings"]["weight_decay"]))
+    assert len(chosen) == 1
+
+
+def test_heads_of_a_sweep_are_those_trained_alone():
+    train, labels = hidden_signs(60, 0)
+    choices = [Choice(1e-3, 0.1), Choice(3e-3, 0.0)]
+    given = train, labels, np.arange(50), 2
+    recipe = AttentiveRecipe(2, 16)
+    both = train_heads(*given, choices, recipe, "cpu", silent)
+    (alone,) = train_heads(*given, choices[1:], recipe, "cpu", silent)
+    assert torch.equal(both[1].classify.weight, alone.classify.weight)
+    assert not torch.equal(both[0].classify.weight, both[1].classify.weight)
+    found = ranks(both, train, labels, np.arange(50, 60), 4, "cpu")
+    assert found.shape == (2, 10) and set(found.flatten().tolist()) <= {0, 1}
+
+
+def test_cached_and_fresh_tokens_agree_in_any_order(tmp_path, make_shards):
+    images, encoder = images_of(make_shards(tmp_path / "shards", 10)), tiny_encoder()
+    cached = CachedTokens(features_of(encoder, images, tmp_path, tokens=True, say=silent), "cpu")
+    fresh = EncodedTokens(encoder, images, "cpu", workers=0)
+    slices = [np.array([7, 0, 9]), np.array([3])]
+    for kept, new in zip(cached.batches(slices), fresh.batches(slices), strict=True):
+        assert kept.dtype == torch.float32 and kept.shape[1:] == (17, 32)  # 4 x 4, class token
+        torch.testing.assert_close(kept, new, rtol=2e-3, atol=2e-3)  # batches of other sizes
+    vectors = {"cls": torch.zeros(1, 2), "mean": torch.ones(1, 2), "tokens": torch.ones(1, 3, 2)}
+    assert joined(vectors)[0, :, 0].tolist() == [0, 1, 1, 1]
+    per_image = 2 * 32 * (16 + 1 + 1)  # patches, class token, mean; two bytes each
+    assert token_bytes(encoder, images, "cpu") == 10 * per_image
+
+
+def test_too_few_images_are_refused():
+    train, labels = hidden_signs(19, 0)
+    with pytest.raises(UserError, match="--train: 19 images; an attentive probe needs 20"):
+        attentive_probe(train, labels, train, labels, AttentiveRecipe(), say=silent)
+
+
+def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
+    run, shards = tiny_run(tmp_path / "run"), make_shards(tmp_path / "shards", 24, size=20)
+    words = ["attentive", str(run), "--train", shards, "--test", shards, "--epochs", "2"]
+    assert main([*words, "--device", "cpu"]) == 0
+    report = json.loads((run / "attentive.json").read_text())
+    assert report["settings"]["tokens"] == "cached" and report["train_images"] == 24
+    assert list((run / "features").glob("*-tokens.safetensors"))
+    out = str(tmp_path / "fresh.json")
+    assert main([*words, "--device", "cpu", "--token-gb", "1e-6", "--out", out]) == 0
+    fresh = json.loads((tmp_path / "fresh.json").read_text())
+    assert fresh["settings"]["tokens"] == "encoded each epoch"
+    bare = make_shards(tmp_path / "bare", 3, labels=False)
+    assert main([*words[:3], bare, "--test", shards]) == 2
+    assert "--train: 3 of 3 samples have no label (.cls), first" in capsys.readouterr().err

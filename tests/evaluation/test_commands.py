@@ -1,0 +1,167 @@
+"""`mae features`, `knn`, `probe` and `fewshot` as a person types them."""
+
+import json
+
+import pytest
+from safetensors.numpy import load_file
+
+from mae.cli import main
+from tests.evaluation.test_features import spoil
+from tests.runs import write_config
+
+FEW = ["--shots", "2", "--percent", "50", "--splits", "2"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, make_shards):
+    """Shards to learn from and, of other sizes, to test on."""
+    folder = tmp_path_factory.mktemp("data")
+    train = make_shards(folder / "train", 60, shard_size=30, size=(20, 24))
+    return train, make_shards(folder / "test", 30, shard_size=30, size=(18, 22))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("run")
+    assert main(["pretrain", str(write_config(folder, data[0])), "train.epochs=2"]) == 0
+    return folder / "run"
+
+
+@pytest.fixture
+def given(data):
+    return ["--train", data[0], "--test", data[1]]
+
+
+def test_one_after_the_other_they_encode_once(run, given, capsys):
+    assert main(["knn", str(run), *given, "--baselines"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("encoding into") == 6  # three encoders, two data sets
+    assert "k-NN is a smoke signal for MAE, not a verdict" in printed.out
+    report = json.loads((run / "knn.json").read_text())
+    assert report["step"] == 15 and report["k"] == 20 and report["settings"]["baselines"]
+    assert "smoke signal" in report["measures"] and report["test_images_in_train"] == 0
+    assert [(r["encoder"], r["feature"]) for r in report["results"]] == [
+        ("pretrained", "cls"),
+        ("pretrained", "mean"),
+        ("untrained", "cls"),
+        ("untrained", "mean"),
+        ("raw", "pixels"),
+    ]
+    assert set(report["results"][0]["above"]) == {"untrained", "raw"}
+
+    assert main(["fewshot", str(run), *given, *FEW]) == 0
+    assert main(["probe", str(run), *given, "--baselines", "--splits", "1", "--classes", "3"]) == 0
+    printed = capsys.readouterr()
+    assert "encoding" not in printed.err and printed.err.count("made before") == 8
+    assert "2 per class" in printed.out and "50 %" in printed.out
+    probe = json.loads((run / "probe.json").read_text())
+    few = json.loads((run / "fewshot.json").read_text())
+    assert few["train"] == probe["train"] == report["train"]
+    assert len(few["results"]) == 4 and len(few["results"][0]["accuracies"]) == 2
+
+
+def test_features_of_a_file_give_the_same_numbers(run, data, given, tmp_path, capsys):
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for shards, file in zip(data, files, strict=True):
+        assert main(["features", str(run), shards, "--out", str(file), "--tokens"]) == 0
+    assert "tokens  [30, 16, 32] float16" in capsys.readouterr().out
+    assert load_file(files[0])["mean"].shape == (60, 32)
+    from_files = ["--train", str(files[0]), "--test", str(files[1])]
+    assert main(["knn", *from_files]) == 0
+    assert main(["knn", str(run), *given, "--out", str(tmp_path / "run.json")]) == 0
+    mine, theirs = (json.loads((tmp_path / f).read_text()) for f in ("knn.json", "run.json"))
+    assert [r["accuracy"] for r in mine["results"]] == [r["accuracy"] for r in theirs["results"]]
+    assert mine["step"] == 15 and mine["encoder"] == theirs["encoder"]
+    assert main(["features", str(run), data[0], "--out", str(files[0])]) == 2
+    assert "exists; nothing is overwritten" in capsys.readouterr().err
+
+
+def test_an_export_is_an_encoder_too(run, given, tmp_path, capsys):
+    assert main(["export", str(run), str(tmp_path / "encoder")]) == 0
+    assert main(["knn", str(tmp_path / "encoder"), *given, "--baselines"]) == 0
+    assert main(["knn", str(run), *given]) == 0
+    ours, theirs = (
+        json.loads((folder / "knn.json").read_text()) for folder in (run, tmp_path / "encoder")
+    )
+    assert ours["encoder"] == theirs["encoder"]  # the weights' sha256 among it
+    for mine, other in zip(ours["results"], theirs["results"], strict=False):
+        assert mine["accuracy"] == pytest.approx(other["accuracy"], abs=1 / 30 + 1e-9)
+
+
+def test_bad_images_are_named_and_on_record(run, given, make_shards, tmp_path, capsys):
+    train = make_shards(tmp_path / "shards", 30, size=(20, 24))
+    spoil(tmp_path / "shards", "sample-00004")
+    out = tmp_path / "knn.json"
+    command = ["knn", str(run), "--train", train, *given[2:], "--out", str(out)]
+    assert main(command) == 0
+    assert "left out: " in capsys.readouterr().err
+    report = json.loads(out.read_text())
+    assert report["train_images"] == 29
+    assert len(report["train"]["left_out"]) == 1
+    assert "key sample-00004" in report["train"]["left_out"][0]
+
+
+def test_test_images_that_were_learnt_from_are_told_of(run, data, tmp_path, capsys):
+    out = tmp_path / "knn.json"
+    assert main(["knn", str(run), "--train", data[0], "--test", data[0], "--out", str(out)]) == 0
+    assert "warning: 60 of the test images are in --train too" in capsys.readouterr().err
+    assert json.loads(out.read_text())["test_images_in_train"] == 60
+
+
+@pytest.mark.parametrize("command", ["knn", "probe", "fewshot"])
+def test_wrong_input_is_one_line_and_nothing_written(
+    command, run, given, make_shards, tmp_path, capsys
+):
+    bare = make_shards(tmp_path / "bare", 6, labels=False)
+    files = sorted((run / "features").glob("*")) if (run / "features").exists() else []
+    out = tmp_path / "out.json"
+
+    def refused(*arguments: str) -> str:
+        assert main([command, *arguments, "--out", str(out)]) == 2
+        (line,) = [
+            line for line in capsys.readouterr().err.splitlines() if line.startswith("mae: ")
+        ]
+        return line
+
+    assert "have no label (.cls)" in refused(str(run), *given[:2], "--test", bare)
+    assert "3 classes, not --classes 4" in refused(str(run), *given, "--classes", "4")
+    assert "not one of --classes 2" in refused(str(run), *given, "--classes", "2")
+    assert "no run here" in refused(str(tmp_path), *given)
+    assert "one feature file each" in refused("--train", "a", "b", "--test", "c")
+    assert "no file of features" in refused("--train", "a", "--test", "b")
+    assert "without a run folder" in refused(str(run), "--train", "a.safetensors", *given[2:])
+    assert "needs a run folder" in refused("--train", "a", "--test", "b", "--baselines")
+    assert not out.exists()
+    assert sorted((run / "features").glob("*")) == files or not files
+
+
+def test_features_of_different_encoders_do_not_mix(run, data, tmp_path, capsys):
+    file = tmp_path / "a.safetensors"
+    assert main(["features", str(run), data[1], "--out", str(file)]) == 0
+    other = bytearray(file.read_bytes())
+    place = other.index(b'"encoder": "') + len(b'"encoder": "')
+    other[place : place + 4] = b"beef"
+    (tmp_path / "b.safetensors").write_bytes(other)
+    assert main(["knn", "--train", str(file), "--test", str(tmp_path / "b.safetensors")]) == 2
+    assert "features of another encoder" in capsys.readouterr().err
+
+
+def test_a_wrong_name_and_no_budget_are_refused(run, data, given, tmp_path, capsys):
+    assert main(["features", str(run), data[0], "--out", str(tmp_path / "a.npz")]) == 2
+    assert "must end in .safetensors" in capsys.readouterr().err
+    assert main(["fewshot", str(run), *given, "--shots", "--percent"]) == 2
+    assert "give one of them at least" in capsys.readouterr().err
+    assert main(["fewshot", str(run), *given, "--shots", "21", "--percent"]) == 2
+    assert "class 0 has 20 samples, not 21" in capsys.readouterr().err
+
+
+def test_what_is_measured_stands_in_the_help(capsys):
+    for command, words in {
+        "features": "one safetensors file",
+        "knn": "smoke signal for MAE",
+        "probe": "told apart by planes",
+        "fewshot": "where labels are dear",
+    }.items():
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert words in " ".join(capsys.readouterr().out.split())

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import balanced_accuracy_score
+
+from mae.evaluation.confidence import balanced_accuracy, paired_difference, wilson
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 5), (3, 10), (5, 5), (480, 500), (1, 10_000)])
+def test_wilson_equals_scipy(right, images):
+    theirs = binomtest(right, images).proportion_ci(0.95, method="wilson")
+    assert wilson(right / images, images) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_the_bootstrap_equals_one_that_draws_every_image():
+    rng = np.random.default_rng(0)
+    right, other = rng.random(300) < 0.7, rng.random(300) < 0.6
+    found = paired_difference(right.astype(float), other.astype(float), seed=1)
+    change = right.astype(float) - other
+    drawn = change[rng.integers(0, 300, (20_000, 300))].mean(axis=1)
+    assert found.mean == pytest.approx(change.mean())
+    assert found.interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.008)
+
+
+def test_pairing_tells_apart_what_two_intervals_do_not():
+    right = np.arange(1000) < 700
+    other = np.arange(1000) < 685  # wrong on the same images, and on 15 more
+    assert wilson(0.7, 1000).low < wilson(0.685, 1000).high
+    found = paired_difference(right.astype(float), other.astype(float), seed=0)
+    assert found.mean == pytest.approx(0.015) and 0.005 < found.interval.low < 0.015
+
+
+def test_shares_of_several_probes_are_averaged_first():
+    right, other = np.array([[1, 1, 0, 0], [1, 0, 0, 0]]), np.zeros((2, 4))
+    found = paired_difference(right.mean(0), other.mean(0), seed=0)
+    assert found.mean == 0.375 and found.interval.low >= 0
+    same = paired_difference(right.mean(0), right.mean(0), seed=0)
+    assert same == (0, (0, 0))
+
+
+def test_balanced_accuracy_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels = np.array([5] * 80 + [2] * 15 + [9] * 5)
+    guess = np.where(rng.random(100) < 0.6, labels, 5)
+    expected = balanced_accuracy_score(labels, guess)
+    found = balanced_accuracy((guess == labels).astype(float), labels)
+    assert found == pytest.approx(expected)
+    assert abs(expected - (guess == labels).mean()) > 0.1

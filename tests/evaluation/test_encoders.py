@@ -1,0 +1,114 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mae.errors import UserError
+from mae.evaluation.encoders import open_encoder, pixel_features, weights_sha256
+from mae.models.mae import MaskedAutoencoder
+from mae.settings import load_config
+from mae.training.run import build_objective
+from tests.runs import write_config
+
+IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A model, and a folder from which timm loads its encoder."""
+    folder = tmp_path_factory.mktemp("export")
+    config = load_config(write_config(folder, "none.tar"))
+    model = build_objective(config).eval()
+    assert isinstance(model, MaskedAutoencoder)
+    with torch.no_grad():  # as training leaves it: unlike any fresh one
+        for parameter in model.parameters():
+            parameter.add_(0.01)
+    (folder / "encoder").mkdir()
+    save_file(model.encoder.state_dict(), folder / "encoder" / "model.safetensors")
+    described = {
+        "architecture": config.model.encoder,
+        "num_classes": 0,
+        "model_args": {
+            **config.model.encoder_kwargs,
+            "img_size": [16, 16],
+            "patch_size": 4,
+            "global_pool": "token",
+        },
+        "pretrained_cfg": {
+            "input_size": [3, 16, 16],
+            "crop_pct": 0.875,
+            "mean": config.data.mean,
+            "std": config.data.std,
+            "first_conv": "patch_embed.proj",
+            "classifier": "head",
+        },
+    }
+    (folder / "encoder" / "config.json").write_text(json.dumps(described))
+    return model, folder / "encoder"
+
+
+def test_an_export_for_timm_is_the_same_encoder(exported):
+    model, folder = exported
+    opened = open_encoder(folder)
+    assert opened.step is None
+    assert opened.encoder.img_size == (16, 16) and opened.encoder.crop_pct == 0.875
+    assert opened.encoder.sha256 == weights_sha256(model.encoder)
+    with torch.no_grad():
+        theirs, ours = opened.encoder.encode(IMAGES), model.encode(IMAGES)
+    torch.testing.assert_close(theirs["tokens"], ours.tokens, atol=1e-5, rtol=1e-5)
+    for name in ("mean", "cls"):
+        torch.testing.assert_close(theirs[name], ours.pooled[name], atol=1e-5, rtol=1e-5)
+
+
+def test_its_untrained_counterpart_is_another_and_always_the_same(exported):
+    opened = open_encoder(exported[1])
+    module, fresh = opened.untrained()
+    assert fresh.sha256 != opened.encoder.sha256
+    assert opened.untrained()[1].sha256 == fresh.sha256
+    assert {k: v.shape for k, v in module.state_dict().items()} == {
+        k: v.shape for k, v in opened.module.state_dict().items()
+    }
+
+
+def test_folders_that_hold_no_encoder_are_refused(exported, tmp_path):
+    with pytest.raises(UserError, match=r"no run here \(no config.yaml\)"):
+        open_encoder(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no model.safetensors; nothing else is loaded"):
+        open_encoder(tmp_path)
+    weights = load_file(exported[1] / "model.safetensors")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="no encoder that timm loads"):
+        open_encoder(tmp_path)
+    config = json.loads((exported[1] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights.pop("norm.bias")
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"no encoder that timm loads: .*norm\.bias"):
+        open_encoder(tmp_path)
+
+
+def test_weights_are_told_apart_by_name_shape_and_value():
+    def linear(value=1.0, shape=(2, 3), name="weight"):
+        module = nn.Module()
+        module.register_parameter(name, nn.Parameter(torch.full(shape, value)))
+        return weights_sha256(module)
+
+    different = {linear(), linear(value=2.0), linear(shape=(3, 2)), linear(name="w")}
+    assert len(different) == 4 and linear() == linear()
+
+
+def test_pixels_are_means_of_squares():
+    picture = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 12), np.uint8)
+    small = pixel_features(torch.from_numpy(picture))["pixels"]
+    np.testing.assert_allclose(small.numpy(), picture.reshape(2, -1) / 255, rtol=1e-6)
+    blocks = np.random.default_rng(0).integers(0, 256, (1, 1, 16, 16), np.uint8)
+    large = np.kron(blocks, np.ones((4, 4), np.uint8))
+    found = pixel_features(torch.from_numpy(large))["pixels"].numpy().reshape(16, 16)
+    # Antialiasing looks beyond a square's edge: close to the squares' own values, not the same.
+    assert np.corrcoef(found.ravel(), blocks.ravel())[0, 1] > 0.9
+    flat = torch.full((1, 3, 64, 48), 51, dtype=torch.uint8)
+    assert pixel_features(flat)["pixels"].numpy() == pytest.approx(0.2)

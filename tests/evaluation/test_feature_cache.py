@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+
+from mae.config import Config, DataConfig
+from mae.data.images import Images
+from mae.data.manifest import build_manifest
+from mae.errors import UserError
+from mae.evaluation.encoders import objective_encoder
+from mae.evaluation.feature_cache import cached_features, features_of, identity, write_features
+from mae.evaluation.features_file import read_features
+from tests.evaluation.test_features import spoil
+from tests.models.test_mae import small_mae
+
+
+@pytest.fixture
+def objective():
+    torch.manual_seed(0)
+    return small_mae().eval()
+
+
+@pytest.fixture
+def images(make_shards, tmp_path):
+    return Images(build_manifest([make_shards(tmp_path / "shards", 12)], "test"), 3)
+
+
+def test_what_was_encoded_once_is_read_again(objective, images, tmp_path, monkeypatch):
+    said = []
+    first = cached_features(tmp_path, Config(), objective, images, say=said.append)
+    assert first.labels.tolist() == [i % 3 for i in range(12)]
+    assert first.names()[9] == images.manifest.name(9)
+    assert "encoding into" in said[0] and "images/s" in said[-1]
+    monkeypatch.setattr(objective, "encode", None)  # not called any more
+    again = cached_features(tmp_path, Config(), objective, images, say=said.append)
+    assert again.path == first.path and "made before" in said[-1]
+    assert np.array_equal(again.vectors["mean"], first.vectors["mean"])
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_a_file_with_tokens_serves_those_who_want_none(objective, images, tmp_path):
+    whole = cached_features(tmp_path, Config(), objective, images, tokens=True)
+    assert whole.vectors["tokens"].ndim == 3
+    pooled = whole.vectors["tokens"].astype(np.float64).mean(axis=1)
+    np.testing.assert_allclose(pooled, whole.vectors["mean"], atol=2e-3)
+    assert cached_features(tmp_path, Config(), objective, images).path == whole.path
+
+
+def test_everything_that_decides_the_numbers_makes_another_name(objective, images, make_shards):
+    config = Config()
+    known = [identity(objective_encoder(config, objective), images)]
+
+    def is_new(config, objective, images) -> bool:
+        known.append(identity(objective_encoder(config, objective), images))
+        return known[-1] not in known[:-1]
+
+    assert not is_new(config, objective, images)
+    assert is_new(Config(data=DataConfig(crop_pct=0.9)), objective, images)
+    assert is_new(Config(data=DataConfig(mean=(0.1, 0.2, 0.3))), objective, images)
+    assert is_new(config, objective, Images(images.manifest, 3, bits=16))
+    relabelled = build_manifest(images.manifest.shards, "test")
+    relabelled.label[0] = 2
+    assert is_new(config, objective, Images(relabelled, 3))
+    other = build_manifest(images.manifest.shards[:1], "test")
+    assert is_new(config, objective, Images(other, 3))
+    with torch.no_grad():
+        objective.encoder.norm.bias[0] += 1e-3
+    assert is_new(config, objective, images)
+    with torch.no_grad():  # pretraining's own part has no say
+        next(objective.decoder.parameters()).add_(1)
+    assert not is_new(config, objective, images)
+
+
+def test_bad_images_are_left_out_named_and_counted(objective, make_shards, tmp_path):
+    pattern = make_shards(tmp_path / "shards", 12)
+    spoil(tmp_path / "shards", "sample-00003", "sample-00008")
+    images = Images(build_manifest([pattern], "test"), 3)
+    encoder, said = objective_encoder(Config(), objective), []
+    found = features_of(encoder, images, tmp_path / "out", max_bad=2, say=said.append)
+    assert found.samples.tolist() == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11]
+    assert found.labels.tolist() == [i % 3 for i in found.samples]
+    assert [name[-5:] for name in found.names()] == [f"{i:05d}" for i in found.samples]
+    assert [line.partition(":")[0] for line in said[-2:]] == ["left out"] * 2
+    assert len(found.dropped()) == 2 and "sample-00008" in found.dropped()[1]
+    with pytest.raises(UserError, match=r"2 bad images so far, more than data.max_bad = 1"):
+        features_of(encoder, images, tmp_path / "few", max_bad=1)
+    assert list((tmp_path / "few").iterdir()) == []
+
+
+def test_nothing_readable_is_an_error(objective, make_shards, tmp_path):
+    pattern = make_shards(tmp_path / "shards", 2)
+    spoil(tmp_path / "shards", "sample-00000", "sample-00001")
+    images = Images(build_manifest([pattern], "test"), 3)
+    with pytest.raises(UserError, match="none of 2 images is readable"):
+        features_of(objective_encoder(Config(), objective), images, tmp_path / "out", max_bad=9)
+
+
+def test_unlabelled_images_have_label_minus_one(objective, make_shards, tmp_path):
+    bare = make_shards(tmp_path / "shards", 3, labels=False)
+    images = Images(build_manifest([bare], "test"), 3)
+    out = tmp_path / "f.safetensors"
+    write_features(objective_encoder(Config(), objective), images, out, step=7)
+    assert read_features(out).labels.tolist() == [-1, -1, -1]
+    assert read_features(out).metadata["step"] == "7"

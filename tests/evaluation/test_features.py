@@ -1,0 +1,76 @@
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+
+from mae.config import Config
+from mae.data.images import Images
+from mae.data.loader import CentredViews
+from mae.data.manifest import build_manifest
+from mae.errors import StorageError, UserError
+from mae.evaluation.encoders import objective_encoder
+from mae.evaluation.features import encode_images
+from tests.models.test_mae import small_mae
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return objective_encoder(Config(), small_mae().eval())
+
+
+def opened(pattern) -> Images:
+    return Images(build_manifest([pattern], "test"), 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_image_alone_gives_its_row(make_shards, tmp_path, encoder, workers):
+    images = opened(make_shards(tmp_path, 10))
+    batches = list(encode_images(encoder, images, tokens=True, batch_size=4, workers=workers))
+    assert [batch.samples for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    views = CentredViews(images, encoder.img_size, encoder.crop_pct)
+    with torch.no_grad():
+        alone = [encoder.encode(views.view(i)[None]) for i in range(10)]
+    for name in ("cls", "mean", "tokens"):
+        rows = np.concatenate([batch.vectors[name] for batch in batches])
+        expected = torch.cat([one[name] for one in alone]).numpy()
+        assert rows.dtype == np.float16
+        np.testing.assert_allclose(rows, expected, rtol=2**-10, atol=1e-4)
+    assert "tokens" not in next(encode_images(encoder, images)).vectors
+
+
+def test_bad_images_have_no_row_and_are_named(make_shards, tmp_path, encoder):
+    pattern = make_shards(tmp_path, 8)
+    spoil(tmp_path, "sample-00002", "sample-00004", "sample-00005")
+    batches = list(encode_images(encoder, opened(pattern), batch_size=2))
+    assert [batch.samples for batch in batches] == [[0, 1], [3], [], [6, 7]]
+    assert batches[2].vectors == {}
+    assert [bad.sample for batch in batches for bad in batch.bad] == [2, 4, 5]
+    assert "key sample-00002" in batches[1].bad[0].reason
+
+
+def test_a_shard_that_is_gone_ends_it(make_shards, tmp_path, encoder):
+    images = opened(make_shards(tmp_path, 8))
+    next(tmp_path.glob("*.tar")).unlink()
+    with pytest.raises(StorageError):
+        list(encode_images(encoder, images))
+
+
+def test_what_half_precision_cannot_hold_is_refused(make_shards, tmp_path, encoder):
+    images = opened(make_shards(tmp_path, 4))
+    for factor in (1e6, float("nan")):
+        large = encoder._replace(encode=lambda x, f=factor: {"mean": torch.ones(len(x), 2) * f})
+        with pytest.raises(UserError, match="`mean` is not finite, or beyond ±65,504"):
+            list(encode_images(large, images))
+
+
+def spoil(folder, *keys):
+    """Overwrite images before they are indexed."""
+    for path in folder.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            found = [(m.offset_data, m.size) for m in tar if m.name.partition(".")[0] in keys]
+        with path.open("r+b") as file:
+            for offset, size in (place for place in found if place[1] > 1):
+                file.seek(offset)
+                file.write(b"x" * size)

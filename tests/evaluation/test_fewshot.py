@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from mae.evaluation.features_file import FeatureWriter, new_file, read_features
+from mae.evaluation.fewshot import fewshot_report
+from mae.evaluation.protocol import Subject
+from tests.evaluation.test_knn import clouds
+
+
+@pytest.fixture
+def subjects(tmp_path):
+    """Features of which the second encoder's are noisier."""
+
+    def saved(name, n, noise, seed):
+        vectors, labels = clouds(n, noise=noise, seed=seed)
+        path = tmp_path / f"{name}.safetensors"
+        with new_file(path) as part, part.open("w+b") as file:
+            writer = FeatureWriter(file, n, {"mean": (8,)}, {"data": name})
+            writer.append({"label": labels, "sample": np.arange(n), "mean": vectors})
+            writer.end({"name": b"", "dropped": b""})
+        return read_features(path)
+
+    return [
+        Subject(name, saved(f"{name}-a", 200, noise, 0), saved(f"{name}-b", 150, noise, 1))
+        for name, noise in (("pretrained", 1.0), ("untrained", 4.0))
+    ]
+
+
+def test_more_labels_help_and_so_do_better_features(subjects):
+    report = fewshot_report(subjects, shots=[1], percents=[5, 20], splits=2)
+    found: dict[tuple, float] = {
+        (r["encoder"], r.get("per_class"), r.get("percent")): r["accuracy"]
+        for r in report["results"]
+    }
+    assert len(found) == 6
+    for encoder in ("pretrained", "untrained"):
+        assert found[encoder, 1, None] < found[encoder, None, 5] < found[encoder, None, 20]
+    assert all(
+        found["pretrained", *budget] > found["untrained", *budget]
+        for budget in [(1, None), (None, 5), (None, 20)]
+    )
+
+
+def test_the_record_says_what_was_done(subjects):
+    report = fewshot_report(subjects, shots=[1], splits=2, seed=5)
+    assert report["seed"] == 5 and report["splits"] == 2
+    assert report["train"] == {"data": "pretrained-a", "left_out": []}
+    assert (report["train_images"], report["test_images"], report["classes"]) == (200, 150, 5)
+    assert "one per class not at all" in report["selection"]
+    assert "Wilson" in report["interval"] and report["versions"]["torch"] and report["date"]
+    first = report["results"][0]
+    assert first["strengths"] == [0.01, 0.01]
+    assert first["above"]["untrained"]["interval"][0] > 0
+    assert report["results"] == fewshot_report(subjects, shots=[1], splits=2, seed=5)["results"]

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from mae.errors import UserError
+from mae.evaluation.labels import Labelled, check_labels
+
+
+def labelled(*labels) -> Labelled:
+    return Labelled(np.array(labels), lambda row: f"a.tar: key {row}")
+
+
+def test_labels_that_fit_pass():
+    check_labels(labelled(0, 1, 2), labelled(1, 1))
+    check_labels(labelled(0, 1, 2), labelled(1, 1), classes=3)
+    check_labels(labelled(7, 90, 7), labelled(90))
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "classes", "message"),
+    [
+        (
+            (0, -1, 1),
+            (0,),
+            None,
+            r"--train: 1 of 3 samples have no label \(.cls\), first a.tar: key 1",
+        ),
+        ((0, 1), (0, 0, -1), None, "--test: 1 of 3 samples have no label .* key 2"),
+        ((0, 1, 4), (0,), 3, r"--train: class 4 is not one of --classes 3 \(0 to 2\), .* key 2"),
+        ((0, 1), (2,), 2, "--test: class 2 is not one of --classes 2 .* key 0"),
+        ((0, 2), (0,), 3, "--train: 2 classes, not --classes 3: none is of 1"),
+        ((4, 4), (4,), None, "--train: all samples are of class 4"),
+        ((0, 1), (0, 5), None, "--test: class 5 does not occur in --train"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(train, test, classes, message):
+    with pytest.raises(UserError, match=message):
+        check_labels(labelled(*train), labelled(*test), classes)

@@ -1,0 +1,325 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mae.cli import main
+from mae.errors import SampleError, UserError
+from mae.evaluation.encoders import FrozenEncoder
+from mae.evaluation.segmentation import (
+    collect,
+    encode_dense,
+    measure,
+    segmentation_report,
+    segmentation_table,
+)
+from mae.evaluation.segmentation_classifiers import Linear, Neighbours, choose_linear
+from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, patch_classes
+from mae.evaluation.segmentation_scores import count, judge, quality
+from mae.patches import patchify
+from tests.evaluation.frozen import images_of, tiny_run
+
+COLOURS = np.array([[120, 120, 120], [220, 40, 40], [40, 60, 220]])
+SIZE = 32
+
+
+def scene(number):
+    """Noise, and a red or blue shape on gray ground: pixels [h w 3] and classes [h w]."""
+    rng = np.random.default_rng(number)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    cy, cx, r = rng.uniform(8, 24), rng.uniform(8, 24), rng.uniform(5, 9)
+    is_disc = number % 2 == 0
+    inside = np.hypot(y - cy, x - cx) < r if is_disc else np.maximum(abs(y - cy), abs(x - cx)) < r
+    classes = np.where(inside, 1 + number % 2, 0).astype(np.uint8)
+    noise = 25 * rng.standard_normal((SIZE, SIZE, 3))
+    return (COLOURS[classes] + noise).clip(0, 255).astype(np.uint8), classes
+
+
+def png(pixels, mode=None):
+    file = io.BytesIO()
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image = Image.fromarray(pixels, "L").convert("P")
+        image.putdata(pixels.flatten().tolist())
+        image.putpalette([255, 0, 0] * 256)
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def make_scenes(make_tar):
+    """`make_scenes(folder, numbers)` → glob pattern of shards with masks."""
+
+    def make(folder, numbers, ending="mask.png"):
+        folder.mkdir()
+        members = []
+        for number in numbers:
+            pixels, classes = scene(number)
+            members.append((f"{number:04d}.png", png(pixels)))
+            members.append((f"{number:04d}.{ending}", png(classes)))
+        make_tar(folder / "a.tar", members[: len(members) // 4 * 2])
+        make_tar(folder / "b.tar", members[len(members) // 4 * 2 :])
+        return f"{folder}/*.tar"
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory, make_scenes):
+    folder = tmp_path_factory.mktemp("scenes")
+    return make_scenes(folder / "train", range(40)), make_scenes(folder / "test", range(100, 120))
+
+
+def colour_encoder():
+    """Tokens are the mean colours of patches of 4 x 4."""
+
+    def encode(images):
+        patches = patchify(images.float() / 255, (4, 4)).unflatten(2, (16, 3))
+        return {"mean": patches.mean((1, 2)), "tokens": patches.mean(2)}
+
+    return FrozenEncoder(encode, "colours", (SIZE, SIZE), 1.0, "")
+
+
+def silent(text):
+    pass
+
+
+def test_masks_go_with_their_images(scenes):
+    images = images_of(scenes[0])
+    masks = Masks(images, "--train")
+    for sample in (0, 19, 20, 39):
+        np.testing.assert_array_equal(masks[sample], scene(sample)[1])
+        assert masks.manifest.key(sample) == f"{sample:04d}"
+    assert masks.classes().tolist() == [0, 1, 2]
+
+
+def test_palettes_and_black_and_white_are_numbers(tmp_path, make_tar):
+    classes = np.array([[0, 3], [IGNORE, 7]], np.uint8)
+    bits = io.BytesIO()
+    Image.fromarray(classes > 3).save(bits, "PNG")
+    pixels = png(np.zeros((2, 2, 3), np.uint8))
+    members = [("a.png", pixels), ("a.seg.png", png(classes, "P"))]
+    members += [("b.png", pixels), ("b.mask.png", bits.getvalue())]
+    masks = Masks(images_of(str(make_tar(tmp_path / "p.tar", members))), "--train")
+    assert masks[0].tolist() == classes.tolist()
+    assert masks[1].tolist() == [[0, 0], [1, 1]]
+    assert masks.classes().tolist() == [0, 1, 3, 7]
+
+
+def test_wrong_masks_are_named(tmp_path, make_tar):
+    pixels, classes = scene(0)
+
+    def open_masks(name, *members):
+        path = make_tar(tmp_path / name, [("k.png", png(pixels)), *members])
+        images = images_of(str(path))
+        masks = Masks(images, "--test")
+        return MaskedViews(images, masks, (SIZE, SIZE), 1.0)
+
+    with pytest.raises(UserError, match=r"--test: 1 of 1 images have no mask .*0.tar: key k"):
+        open_masks("0.tar", ("other.mask.png", png(classes)))
+    with pytest.raises(UserError, match="key k: more than one mask"):
+        open_masks("2.tar", ("k.mask.png", png(classes)), ("k.seg.png", png(classes)))
+    for content, line in (
+        (png(pixels), "a mask of mode RGB; it must be gray or have a palette"),
+        (b"no picture", "mask: no PNG"),
+        (png(classes)[:60], "mask: "),
+        (png(classes[:-1]), r"the mask has \[31, 32\] pixels, the image \[32, 32\]"),
+    ):
+        views = open_masks("1.tar", ("k.mask.png", content))
+        (tmp_path / ".mae-index" / "1.tar.safetensors").unlink()
+        assert isinstance(views[range(1)], SampleError)
+        with pytest.raises(SampleError, match=f"1.tar: key k: {line}"):
+            views.view(0)
+
+
+def test_masks_are_cut_as_their_images_are(tmp_path, make_tar):
+    """A mask that is the image: both views show the same parts, whatever size and crop."""
+    y, x = np.mgrid[:40, :60]
+    blocks = ((y // 10) * 6 + x // 10).astype(np.uint8)
+    members = [("k.png", png(np.repeat(blocks[..., None] * 9, 3, axis=2)))]
+    members += [("k.mask.png", png(blocks))]
+    images = images_of(str(make_tar(tmp_path / "m.tar", members)))
+    for size, crop_pct in (((40, 60), 1.0), ((30, 30), 1.0), ((32, 16), 0.875)):
+        view = MaskedViews(images, Masks(images, ""), size, crop_pct).view(0)
+        image, mask = view[0][0].float() / 9, view[1].float()
+        assert mask.shape == size and ((image - mask).abs() < 0.2).float().mean() > 0.55
+        assert (image - mask).mean().abs() < 0.25  # no shift
+
+
+def test_patches_have_the_class_of_most_of_their_pixels():
+    rng = np.random.default_rng(0)
+    masks = rng.choice([0, 1, 5, IGNORE], (3, 8, 12), p=[0.3, 0.2, 0.2, 0.3]).astype(np.uint8)
+    masks[0, :4, :4] = IGNORE
+    masks[0, 4:, :4] = [[5, 0, 0, 5]] * 4  # a tie
+    found = patch_classes(torch.from_numpy(masks), (4, 4))
+    for image in range(3):
+        for n in range(6):
+            top, left = n // 3 * 4, n % 3 * 4
+            pixels = masks[image, top : top + 4, left : left + 4].flatten()
+            counts = np.bincount(pixels[pixels != IGNORE], minlength=6)
+            assert found[image, n] == (counts.argmax() if counts.any() else IGNORE)
+    assert found[0, 0] == IGNORE and found[0, 3] == 0
+
+
+def test_counts_and_quality_by_hand():
+    truth = torch.tensor([[0, 0, 1, 1, IGNORE, 2], [0, 0, 0, 0, 0, IGNORE]])
+    told = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 0, 3, 3, 3]])
+    counts = count(told, truth, 5)
+    assert counts[0].tolist() == [[1, 2, 2], [2, 3, 2], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert counts[1].tolist() == [[3, 3, 5], [0, 0, 0], [0, 0, 0], [0, 2, 0], [0, 0, 0]]
+    first = quality(counts[0])
+    assert first.mean_iou == pytest.approx((1 / 3 + 2 / 3 + 0) / 3)  # classes 3, 4: no one's
+    assert first.accuracy == pytest.approx(3 / 5)
+    both = quality(counts.sum(0))
+    assert both.mean_iou == pytest.approx((4 / 8 + 2 / 3 + 0 + 0) / 4)
+    assert both.accuracy == pytest.approx(6 / 10)
+
+
+def test_intervals_hold_the_number_and_shrink_with_more_images():
+    rng = np.random.default_rng(0)
+
+    def counts(images):
+        right = rng.binomial(100, 0.7, images)
+        rows = [[[r, 100, 100], [r, 100, 100]] for r in right.tolist()]
+        return np.array(rows)
+
+    few, many = judge(counts(10), 0), judge(counts(1000), 0)
+    for judged in (few, many):
+        assert judged.accuracy_interval[0] <= judged.accuracy <= judged.accuracy_interval[1]
+        assert judged.mean_iou_interval[0] <= judged.mean_iou <= judged.mean_iou_interval[1]
+    width = [high - low for low, high in (few.accuracy_interval, many.accuracy_interval)]
+    assert 4 < width[0] / width[1] < 25  # about 10
+
+
+def test_the_linear_scores_are_scikit_learns():
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    for classes in ([0, 1, 3], [1, 3]):
+        labels = rng.choice(classes, 200)
+        tokens = (rng.standard_normal((200, 6)) * 10.0 ** np.arange(-2, 4)).astype(np.float32)
+        tokens[:, 0] += labels * 0.01
+        linear = Linear(tokens, labels, 5, 0.1, "cpu")
+        scaled = (tokens - tokens.mean(0)) / tokens.std(0)
+        model = LogisticRegression(C=0.1, max_iter=200).fit(scaled, labels)
+        chance = linear.scores(torch.from_numpy(tokens)).softmax(1).numpy()
+        np.testing.assert_allclose(chance[:, classes], model.predict_proba(scaled), atol=2e-4)
+        assert chance[:, [c for c in range(5) if c not in classes]].max() == 0
+
+
+def test_neighbours_vote_as_in_knn_of_images():
+    from mae.evaluation.knn import knn_classes
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 4, 300)
+    train = (rng.standard_normal((300, 8)) + labels[:, None]).astype(np.float32)
+    test = (rng.standard_normal((90, 8)) + rng.integers(0, 4, 90)[:, None]).astype(np.float32)
+    scores = Neighbours(train, labels, 6, "cpu").scores(torch.from_numpy(test))
+    assert scores.argmax(1).tolist() == knn_classes(train, labels, test).tolist()
+    torch.testing.assert_close(scores.sum(1), torch.ones(90))
+
+
+def test_patches_are_drawn_from_all_images_alike(scenes):
+    images = images_of(scenes[0])
+    masks = Masks(images, "--train")
+    given = colour_encoder(), images, masks, (4, 4), "cpu", 0
+    patches = collect(encode_dense(*given), 5, seed=0)
+    assert np.bincount(patches.images).tolist() == [5] * 40
+    again, other = (collect(encode_dense(*given), 5, seed=s) for s in (0, 1))
+    np.testing.assert_array_equal(patches.tokens, again.tokens)
+    assert (patches.tokens != other.tokens).any()
+    everything = collect(encode_dense(*given), 10**6, seed=0)
+    assert len(everything.classes) == 40 * 64
+
+
+def test_shapes_are_found_in_colours_and_chance_is_beaten(scenes):
+    train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
+    report = segmentation_report(colour_encoder(), (4, 4), train, test, say=silent)
+    floor = report["always_commonest"]
+    assert floor["mean_iou"] < 0.33 and 0.6 < floor["accuracy"] < 0.95
+    assert [(row["classifier"], row["of"]) for row in report["results"]] == [
+        ("linear", "patches"),
+        ("linear", "pixels"),
+        ("k-NN", "patches"),
+        ("k-NN", "pixels"),
+    ]
+    for row in report["results"]:
+        assert row["mean_iou"] > 0.75 and row["accuracy"] > floor["accuracy"] + 0.05
+        low, high = row["mean_iou_interval"]
+        assert low <= row["mean_iou"] <= high
+    assert set(report["iou_by_class"]) == {"0", "1", "2"}
+    assert "linear, pixels" in segmentation_table({**report, "test_images": 20})
+    json.dumps(report)
+
+
+def test_tokens_that_say_nothing_are_at_the_floor(scenes):
+    """Noise for tokens: nothing about masks may leak in."""
+    chance = torch.Generator().manual_seed(0)
+    blind = colour_encoder()._replace(
+        encode=lambda images: {"tokens": torch.randn(len(images), 64, 8, generator=chance)}
+    )
+    train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
+    report = segmentation_report(blind, (4, 4), train, test, say=silent)
+    for row in report["results"]:
+        assert row["mean_iou"] < report["always_commonest"]["mean_iou"] + 0.03
+
+
+def test_pixels_are_judged_on_scores_interpolated_between_patches(scenes):
+    images = images_of(scenes[1])
+    masks = Masks(images, "")
+    found = list(encode_dense(colour_encoder(), images, masks, (4, 4), "cpu", 0))
+    assert found[0].pixels.shape == (20, SIZE, SIZE) and found[0].patches.shape == (20, 64)
+
+    def score(tokens):
+        return torch.stack([tokens[:, 1], tokens[:, 0], tokens[:, 2]], 1)
+
+    counts = measure(iter(found), {"x": score}, (SIZE, SIZE), (4, 4), 3)
+    scores = score(found[0].tokens[3]).T.reshape(1, 3, 8, 8)
+    up = torch.nn.Upsample((SIZE, SIZE), mode="bilinear")(scores)[0].argmax(0)
+    right = (up == found[0].pixels[3]).sum()
+    assert counts["x", "pixels"][3][:, 0].sum() == right
+    assert counts["x", "patches"].shape == (20, 3, 3)
+
+
+def test_what_cannot_be_told_is_refused(tmp_path, make_tar, scenes):
+    def one_class(name, *classes):
+        pixels = scene(0)[0]
+        members = []
+        for i, of in enumerate(classes):
+            mask = np.full((SIZE, SIZE), of, np.uint8)
+            members += [(f"{i}.png", png(pixels)), (f"{i}.mask.png", png(mask))]
+        return images_of(str(make_tar(tmp_path / name, members)))
+
+    train, few = images_of(scenes[0]), one_class("few.tar", 0, 1)
+    encoder = colour_encoder()
+    with pytest.raises(UserError, match="--test: class 9 of the masks does not occur in --train"):
+        segmentation_report(encoder, (4, 4), train, one_class("9.tar", 9), say=silent)
+    with pytest.raises(UserError, match="masks of 1 class; there is nothing to tell"):
+        same = one_class("1.tar", 4, 4)
+        segmentation_report(encoder, (4, 4), same, same, say=silent)
+    with pytest.raises(UserError, match="--train: 2 images with classes; a tenth must choose"):
+        segmentation_report(encoder, (4, 4), few, few, say=silent)
+    lone = np.arange(10).repeat(2), (np.arange(20) == 3).astype(np.int64)
+    for seed in range(20):
+        try:
+            choose_linear(np.ones((20, 2), np.float32), lone[1], lone[0], 2, seed, "cpu")
+        except UserError as error:
+            assert "nearly all patches are of one class" in str(error)
+            break
+    else:
+        pytest.fail("the only patch of its class was never held out")
+
+
+def test_the_command(tmp_path, scenes, make_shards, capsys):
+    run = tiny_run(tmp_path / "run")
+    words = ["segment", str(run), "--train", scenes[0], "--test", scenes[1], "--device", "cpu"]
+    assert main([*words, "--patches", "400"]) == 0
+    report = json.loads((run / "segment.json").read_text())
+    assert report["patches"] == 400 and report["classes"] == [0, 1, 2] and report["step"] == 3
+    assert report["train_images"] == 40 and report["encoder"]["img_size"] == "16x16"
+    bare = make_shards(tmp_path / "bare", 3)
+    assert main([*words[:5], bare, "--train", scenes[0]]) == 2
+    assert "--test: 3 of 3 images have no mask (.mask.png, .seg.png)" in capsys.readouterr().err

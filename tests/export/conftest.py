@@ -1,0 +1,57 @@
+import contextlib
+import io
+import subprocess
+import traceback
+
+import pytest
+import torch
+
+from mae.export import check
+from mae.export.folder import export_folder
+from tests.export.subjects import NOTHING, subject_of
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """The check of an export without the seconds that a fresh process takes to import torch."""
+    monkeypatch.setattr("mae.export.folder.fresh_process", _run_here)
+
+
+@pytest.fixture(scope="session")
+def photographs(shared_data):
+    """50 real ones, uint8 [50 3 32 48]."""
+    from mae.config import Config
+    from mae.data.loader import CentredViews
+    from mae.data.training_data import open_images
+    from mae.data.transform import stack
+
+    images = open_images([f"{shared_data}/clothing/val-000000.tar"], "photographs", Config())
+    views = CentredViews(images, (32, 48), 0.875)
+    return stack([views.view(i) for i in range(50)])
+
+
+@pytest.fixture(scope="session")
+def graph(tmp_path_factory):
+    """A subject, and the folder of its ONNX export: seconds of work, done once."""
+    pytest.importorskip("onnxruntime")
+    subject = subject_of(img_size=(32, 48), kwargs={"reg_tokens": 2})
+    folder = tmp_path_factory.mktemp("onnx") / "export"
+    images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mae.export.folder.fresh_process", _run_here)
+        done = export_folder("onnx", subject, images, NOTHING, "3 images of noise", folder)
+    return subject, folder, done
+
+
+def _run_here(arguments):
+    """What `python -m mae.export.check …` would do."""
+    printed, errors, code = io.StringIO(), "", 0
+    threads = torch.get_num_threads()
+    try:
+        with contextlib.redirect_stdout(printed):
+            code = check.main(arguments)
+    except Exception:
+        errors, code = traceback.format_exc(), 1
+    finally:
+        torch.set_num_threads(threads)
+    return subprocess.CompletedProcess(arguments, code, printed.getvalue(), errors)

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+
+from mae.export.card import model_card
+from mae.export.facts import read_facts
+from mae.export.subject import Written
+from mae.training.checkpoint import Position
+from mae.training.run import Run
+from tests.export.subjects import NOTHING, subject_of
+
+WRITTEN = Written({}, {}, 0, "timm", "The files.", "import timm\n")
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = Run(tmp_path)
+    write(
+        run.metrics_file,
+        {"step": 4, "epoch": 2.0, "samples": 40, "loss": 0.5, "r2": 0.4},
+        {"step": 8, "epoch": 4.0, "samples": 80, "loss": 0.25, "r2": 0.7},
+        {"step": 12, "epoch": 6.0, "samples": 120, "loss": 0.1, "r2": 0.9},
+    )
+    health = {"step": 8, "images": 500, "r2": 0.61, "r2_interpolation": 0.42, "r2_patch_mean": None}
+    write(run.health_file, health)
+    rows = [
+        {"encoder": "pretrained", "feature": "cls", "per_class": None, "accuracy": 0.75},
+        {"encoder": "untrained", "feature": "cls", "per_class": None, "accuracy": 0.5},
+        {"encoder": "pretrained", "feature": "cls", "per_class": 5, "accuracy": 0.625}
+        | {"deviation": 0.011},
+    ]
+    write(tmp_path / "probe.json", {"step": 8, "results": rows})
+    write(tmp_path / "knn.json", {"step": 4, "results": rows})
+    return run
+
+
+def test_facts_are_those_of_the_exported_step(run):
+    facts = read_facts(run, Position(8, 80, "f"))
+    assert facts.images == 20
+    assert facts.results == [
+        ("training loss, step 8", "0.2500, R² 0.700"),
+        (
+            "R² on hidden patches of 500 held-out images, step 8",
+            "model 0.610, interpolation 0.420",
+        ),
+        ("probe, cls, labels: all", "75.0% of the test images right"),
+        ("probe, cls, labels: 5 per class", "62.5% ± 1.1 of the test images right"),
+    ]
+
+
+def test_a_folder_of_damaged_files_has_no_facts(tmp_path):
+    run = Run(tmp_path)
+    run.metrics_file.write_text('[1]\n{"step": 1, "lo')
+    (tmp_path / "probe.json").write_text('{"step": 8, "results": [3, {"encoder": "pretrained"}]}')
+    (tmp_path / "init.json").write_text("nothing")
+    assert read_facts(run, Position(8, 80, "f")) == NOTHING
+
+
+def test_the_card_says_what_a_reader_needs(run):
+    facts = read_facts(run, Position(8, 80, "f"))
+    card = model_card("timm", subject_of(), facts, WRITTEN, "timm computed the same on …")
+    head, _, body = card.removeprefix("---\n").partition("---\n")
+    assert "library_name: timm" in head and "license" not in head
+    for part in (
+        "```python\nimport timm\n```",
+        "Timm computed the same",
+        "from scratch, 56 images seen in 7 steps",
+        "mask ratio 0.75, predicts pixels normalised per patch",
+        "mean [0.1, 0.2",
+        "20 images of `s.tar`; fingerprint ffffffffffffffff",
+        "| probe, cls, labels: all | 75.0% of the test images right |",
+        "no other weights went in",
+        "blr 0.00015",
+    ):
+        assert part in body, part
+    assert "{" not in body.replace("{'embed_dim': 32, 'depth': 2, 'num_heads': 2}", "")
+    plain = model_card("hf", subject_of(img_size=(24, 24)), NOTHING, WRITTEN, "x")
+    assert "## Results" not in plain
+    assert "interpolated from those of 16 x 16 px" in plain
+
+
+@pytest.mark.parametrize(
+    ("init", "told"),
+    [
+        (
+            {
+                "from": "timm:vit_base_patch16_224.mae",
+                "license": "CC-BY-NC-4.0",
+                "non_commercial": True,
+                "keys_loaded": 150,
+                "sha256": "abc",
+            },
+            [
+                "license: cc-by-nc-4.0",
+                "from `timm:vit_base_patch16_224.mae`, 56 images",
+                "(150 tensors, sha256 abc)",
+                "**They may not be used commercially",
+            ],
+        ),
+        (
+            {"from": "a.pth", "license": None, "non_commercial": False},
+            ["from `a.pth`", "**not known: ask where they come from**"],
+        ),
+    ],
+)
+def test_the_licence_of_initial_weights_is_carried_along(init, told):
+    card = model_card("timm", subject_of(), NOTHING._replace(init=init), WRITTEN, "x")
+    for part in told:
+        assert part in card, part
+    assert "from scratch" not in card

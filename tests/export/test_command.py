@@ -1,0 +1,99 @@
+"""`mae export` on a run folder that was made without training."""
+
+import pytest
+
+from mae.cli import main
+from mae.config import Config, DataConfig
+from mae.training.checkpoint import Position, reserve, write_checkpoint
+from mae.training.run import Run, build_objective
+from mae.training.snapshot import Tensors
+from tests.export.subjects import config_of
+
+
+@pytest.fixture
+def run(tmp_path, make_shards):
+    """Checkpoints of steps 3 and 6; training data of two shards, held-out data that is gone."""
+    shards = make_shards(tmp_path / "shards", 12, size=24)
+    data = DataConfig(train=(shards,), val=(f"{tmp_path}/gone.tar",), crop_pct=1.0)
+    config = Config(data=data, model=config_of().model)
+    run = Run(tmp_path / "run")
+    run.open(config)
+    model = build_objective(config)
+    for step in (3, 6):
+        position = Position(step, 8 * step, "f" * 64)
+        part = reserve(run.checkpoints, position, 0)
+        write_checkpoint(part, Tensors(model.state_dict(), {}), position)
+    return run
+
+
+def test_a_run_or_one_of_its_checkpoints_is_exported(run, tmp_path, in_process, capsys):
+    assert main(["export", str(run.folder), str(tmp_path / "newest")]) == 0
+    printed = capsys.readouterr().out
+    assert "the encoder of step 6, checked through timm on 8 images of the run's data.t" in printed
+    assert f'timm.create_model("local-dir:{tmp_path}/newest"' in printed
+    chosen = run.checkpoints / "step-000000003"
+    assert main(["export", str(chosen), str(tmp_path / "chosen"), "--no-decoder"]) == 0
+    assert "the encoder of step 3" in capsys.readouterr().out
+    assert not (tmp_path / "chosen" / "decoder.safetensors").exists()
+
+
+def test_images_size_and_pooling_are_the_users_choice(run, tmp_path, in_process, capsys):
+    options = ["--images", f"{tmp_path}/shards/shard-000001.tar", "--img-size", "32,24"]
+    out = tmp_path / "out"
+    assert main(["export", str(run.folder), str(out), *options, "--pool", "avg"]) == 0
+    printed = capsys.readouterr().out
+    assert "on 4 images of " in printed and "shard-000001.tar" in printed
+    assert '"img_size": [\n      32,\n      24\n    ]' in (out / "config.json").read_text()
+    assert "mean of the patch tokens" in (out / "README.md").read_text()
+
+
+def test_without_readable_images_it_is_checked_on_noise(run, tmp_path, in_process, capsys):
+    for shard in (tmp_path / "shards").glob("*.tar"):
+        shard.unlink()
+    assert main(["export", str(run.folder), str(tmp_path / "out")]) == 0
+    assert "on noise, the run's own images being out of reach" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{run}", "{out}", "--format", "hf", "--pool", "avg"], "--pool: hf has no place for it"),
+        (["{run}", "{out}", "--img-size", "20"], "--img-size: 20 x 20 does not divide"),
+        (["{run}", "{out}", "--images", "{out}.tar"], "no such shard"),
+        (["{run}", "{out}", "--push", "a//b"], "--push a//b: "),
+        (["{run}/checkpoints/step-000000006", "{out}"], "model.safetensors is damaged"),
+        (["{run}/checkpoints/step-000000009", "{out}"], "no readable checkpoint"),
+        (["{run}/panels", "{out}"], "no run here (no config.yaml)"),
+    ],
+)
+def test_wrong_use_ends_in_one_line(run, tmp_path, capsys, arguments, message):
+    damaged = run.checkpoints / "step-000000006" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    filled = [argument.format(run=run.folder, out=tmp_path / "out") for argument in arguments]
+    assert main(["export", *filled]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and message in lines[0]
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_a_failed_upload_leaves_the_export(run, tmp_path, in_process, capsys, monkeypatch):
+    class Hub:
+        def create_repo(self, *given, **options):
+            raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
+    out = tmp_path / "out"
+    assert main(["export", str(run.folder), str(out), "--push", "me/encoder"]) == 1
+    told = capsys.readouterr()
+    assert f"mae: --push me/encoder: not uploaded: no route to host; {out} is complete" in told.err
+    assert "checked through timm" in told.out
+    assert (out / "model.safetensors").exists()
+
+
+def test_sizes_are_one_number_or_two(run, tmp_path, capsys):
+    for text in ("0", "a", "16,", "16,0", "1,2,3"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["export", str(run.folder), str(tmp_path / "out"), "--img-size", text])
+        assert stopped.value.code == 2, text
+        assert "--img-size" in capsys.readouterr().err

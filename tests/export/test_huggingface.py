@@ -1,0 +1,94 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel, ViTMAEForPreTraining, ViTModel
+
+from mae.data.transform import center_view
+from mae.errors import UserError
+from tests.export.subjects import config_of, exported, images_of, subject_of
+
+
+@pytest.mark.parametrize("variant", [{}, {"in_chans": 1}, {"kwargs": {"mlp_ratio": 2}}], ids=str)
+def test_both_folders_load_with_nothing_missing_and_compute_the_same(tmp_path, in_process, variant):
+    subject = subject_of(**variant)
+    assert exported("hf", subject, tmp_path / "export").off < 1e-5
+    encoder, told = ViTModel.from_pretrained(
+        tmp_path / "export" / "encoder", add_pooling_layer=False, output_loading_info=True
+    )
+    assert not any(told.values())
+    raw = images_of(subject, 4)
+    images = subject.model.normalize_images(raw)
+    found = encoder.eval()(images).last_hidden_state
+    torch.testing.assert_close(
+        found, subject.model.encoder.forward_features(images), rtol=1e-5, atol=1e-5
+    )
+    full, told = ViTMAEForPreTraining.from_pretrained(tmp_path / "export", output_loading_info=True)
+    assert not any(told.values())
+    split = subject.model.draw(images, torch.arange(4))
+    noise = torch.cat([split.ids_keep, split.ids_masked], dim=1).argsort(dim=1).double()
+    loss = full.eval()(images, noise=noise).loss
+    torch.testing.assert_close(loss, subject.model(raw, split).loss, rtol=1e-5, atol=1e-5)
+    assert full.config.mask_ratio == 0.75 and full.config.norm_pix_loss
+
+
+def test_names_are_those_on_the_hub(tmp_path, in_process):
+    """Of facebook/vit-mae-base, which every version of transformers reads."""
+    exported("hf", subject_of(), tmp_path / "export")
+    names = load_file(tmp_path / "export" / "model.safetensors").keys()
+    assert len(names) == 6 + 2 * 16 + 8 + 2 * 16
+    assert "vit.encoder.layer.1.attention.attention.query.weight" in names
+    assert "vit.embeddings.patch_embeddings.projection.weight" in names
+    assert "decoder.decoder_layers.1.output.dense.bias" in names
+    assert "decoder.mask_token" in names
+
+
+def test_auto_classes_find_the_encoder_that_never_masks(tmp_path, in_process):
+    subject = subject_of()
+    exported("hf", subject, tmp_path / "export")
+    model = AutoModel.from_pretrained(tmp_path / "export" / "encoder")
+    assert type(model) is ViTModel
+    assert model(torch.zeros(1, 3, 16, 16)).last_hidden_state.shape == (1, 5, 32)
+
+
+def test_the_processor_cuts_and_normalises_as_the_evaluation_does(tmp_path, in_process, make_image):
+    subject = subject_of(img_size=(32, 32))
+    exported("hf", subject, tmp_path / "export")
+    picture = make_image(3, (64, 80))
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "export")
+    found = processor(images=picture, return_tensors="pt")["pixel_values"][0]
+    view = center_view(torch.from_numpy(picture).permute(2, 0, 1), (32, 32), 0.875)
+    expected = subject.model.normalize_images(view[None])[0]
+    std = torch.tensor(subject.config.data.std)[:, None, None]
+    off = (found - expected).mul(std).abs() * 255
+    assert off.mean() < 0.7  # one resizing rounds to whole pixels, the other does not
+    assert off.max() < 8
+
+
+def test_images_that_are_not_square_go_without_the_decoder(tmp_path, in_process):
+    with pytest.raises(UserError, match="takes square images: --no-decoder"):
+        exported("hf", subject_of(img_size=(16, 24)), tmp_path / "export")
+    subject = subject_of(img_size=(16, 24), decoder=False)
+    exported("hf", subject, tmp_path / "export")
+    files = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert {p.name for p in (tmp_path / "export").iterdir()} == files
+    config = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert config["image_size"] == [16, 24] and config["model_type"] == "vit"
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "export")
+    pixels = processor(images=np.zeros((50, 40, 3), np.uint8), return_tensors="pt")
+    assert pixels["pixel_values"].shape == (1, 3, 16, 24)
+
+
+def test_sixteen_bits_are_refused(tmp_path):
+    assert config_of(bits=16).data.bits == 16
+    with pytest.raises(UserError, match="read 8 bits a channel, these images have 16"):
+        exported("hf", subject_of(bits=16), tmp_path / "export")
+
+
+def test_without_transformers_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(UserError, match=r"needs transformers: pip install 'mae\[hf\]'"):
+        exported("hf", subject_of(), tmp_path / "export")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,130 @@
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.models import load_checkpoint
+
+from mae.errors import RunFailed, UserError
+from mae.export.original import original_names
+from mae.models.mae import build_mae
+from tests.export.subjects import exported, subject_of
+
+BLOCK = """norm1.weight norm1.bias attn.qkv.weight attn.qkv.bias attn.proj.weight attn.proj.bias
+norm2.weight norm2.bias mlp.fc1.weight mlp.fc1.bias mlp.fc2.weight mlp.fc2.bias""".split()
+
+ENCODER = {
+    "cls_token": (1, 1, 32),
+    "pos_embed": (1, 5, 32),
+    "patch_embed.proj.weight": (32, 3, 8, 8),
+    "patch_embed.proj.bias": (32,),
+    "norm.weight": (32,),
+    "norm.bias": (32,),
+}
+DECODER = {
+    "mask_token": (1, 1, 16),
+    "decoder_embed.weight": (16, 32),
+    "decoder_embed.bias": (16,),
+    "decoder_pos_embed": (1, 5, 16),
+    "decoder_norm.weight": (16,),
+    "decoder_norm.bias": (16,),
+    "decoder_pred.weight": (192, 16),
+    "decoder_pred.bias": (192,),
+}
+
+
+def names(stack):
+    return {f"{stack}.{number}.{name}" for number in range(2) for name in BLOCK}
+
+
+def test_names_and_shapes_are_those_of_the_original_release(tmp_path, in_process):
+    done = exported("mae", subject_of(), tmp_path / "export")
+    assert done.off < 1e-5
+    tensors = load_file(tmp_path / "export" / "mae.safetensors")
+    assert tensors.keys() == {*ENCODER, *DECODER, *names("blocks"), *names("decoder_blocks")}
+    for name, shape in (ENCODER | DECODER).items():
+        assert tensors[name].shape == shape, name
+    assert tensors["decoder_blocks.1.mlp.fc1.weight"].shape == (64, 16)
+    assert not tensors["decoder_pos_embed"][:, 0].any()
+    pickled = torch.load(tmp_path / "export" / "mae.pth", weights_only=True)
+    assert pickled.keys() == {"model"}
+    for name, tensor in pickled["model"].items():
+        assert torch.equal(tensor, tensors[name])
+
+
+def test_it_goes_back_into_a_model_of_ours_unchanged(tmp_path, in_process):
+    subject = subject_of()
+    exported("mae", subject, tmp_path / "export")
+    own = {}
+    for name, tensor in load_file(tmp_path / "export" / "mae.safetensors").items():
+        if name == "decoder_pos_embed":
+            own["decoder.pos_embed"] = tensor[:, 1:]
+        elif name == "mask_token" or name.startswith("decoder_"):
+            own[f"decoder.{name.removeprefix('decoder_')}"] = tensor
+        else:
+            own[f"encoder.{name}"] = tensor
+    config = subject.config
+    fresh = build_mae(config.model, config.data.mean, config.data.std)
+    fresh.load_state_dict(own, strict=True)
+    for name, tensor in subject.model.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], tensor), name
+
+
+def test_without_the_decoder_timm_and_its_relatives_read_the_file(tmp_path, in_process):
+    subject = subject_of(decoder=False)
+    exported("mae", subject, tmp_path / "export")
+    tensors = load_file(tmp_path / "export" / "mae.safetensors")
+    assert tensors.keys() == {*ENCODER, *names("blocks")}
+    sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 16, "patch_size": 8}
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes).eval()
+    load_checkpoint(theirs, str(tmp_path / "export" / "mae.pth"), strict=True)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(
+        theirs.forward_features(images), subject.model.encoder.forward_features(images)
+    )
+
+
+def test_a_damaged_decoder_is_noticed(tmp_path, in_process, monkeypatch):
+    def damaged(vit, decoder):
+        tensors = original_names(vit, decoder)
+        name = "decoder_blocks.0.attn.proj.bias"
+        return tensors | {name: tensors[name] + torch.arange(16) / 10}
+
+    monkeypatch.setattr("mae.export.original.original_names", damaged)
+    with pytest.raises(RunFailed, match="not written: timm computes other prediction, off by"):
+        exported("mae", subject_of(), tmp_path / "export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_two_files_must_hold_the_same(tmp_path, in_process, monkeypatch):
+    def damaged(tensors, path, metadata):
+        save_file(tensors | {"norm.bias": tensors["norm.bias"] + 1}, path, metadata)
+
+    monkeypatch.setattr("mae.export.original.save_file", damaged)
+    with pytest.raises(RunFailed, match=r"not written: timm cannot load it: .*not the same"):
+        exported("mae", subject_of(), tmp_path / "export")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        ({"reg_tokens": 2}, "registers"),
+        ({"class_token": False}, "no class token"),
+        ({"reg_tokens": 1, "no_embed_class": True}, "a class token without a position"),
+        ({"qk_norm": True}, "normalised queries and keys"),
+        ({"init_values": 0.1}, "layer scale"),
+        ({"pre_norm": True}, "a norm before the blocks"),
+        ({"qkv_bias": False}, "queries, keys and values without bias"),
+        ({"final_norm": False}, "no final norm"),
+    ],
+)
+@pytest.mark.parametrize("format", ["mae", "hf"])
+def test_what_it_has_no_place_for_is_refused_by_name(tmp_path, format, kwargs, named):
+    with pytest.raises(UserError, match=f"^--format {format} has no place for .*{named}"):
+        exported(format, subject_of(kwargs=kwargs), tmp_path / "export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_activation_is_refused(tmp_path):
+    subject = subject_of(encoder="vit_base_patch16_clip_quickgelu_224")
+    with pytest.raises(UserError, match="another activation than GELU"):
+        exported("mae", subject, tmp_path / "export")

@@ -1,0 +1,54 @@
+import pytest
+
+from mae.errors import RunFailed, UserError
+from mae.export.push import check_push, push
+
+
+class Hub:
+    """Takes the place of HfApi."""
+
+    calls: list[tuple]
+    failure: Exception | None = None
+
+    def create_repo(self, repo_id, **options):
+        self.calls.append(("create", repo_id, options))
+        return f"https://hub/{repo_id}"
+
+    def upload_folder(self, **options):
+        if self.failure:
+            raise self.failure
+        self.calls.append(("upload", options))
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
+    monkeypatch.setattr(Hub, "calls", [], raising=False)
+    return Hub
+
+
+def test_the_folder_goes_to_a_private_repository(hub, tmp_path):
+    assert push(tmp_path, "me/encoder") == "https://hub/me/encoder"
+    (_, name, options), (_, upload) = hub.calls
+    assert name == "me/encoder" and options == {"private": True, "exist_ok": True}
+    assert upload["folder_path"] == tmp_path and upload["repo_id"] == "me/encoder"
+
+
+def test_an_outage_leaves_the_export_and_says_how_to_go_on(hub, tmp_path, monkeypatch):
+    (tmp_path / "model.safetensors").touch()
+    monkeypatch.setattr(Hub, "failure", ConnectionError("no route\nto host"))
+    with pytest.raises(RunFailed) as told:
+        push(tmp_path, "me/encoder")
+    assert f"not uploaded: no route; {tmp_path} is complete" in str(told.value)
+    assert f"hf upload me/encoder {tmp_path}" in str(told.value)
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_a_bad_name_or_no_login_is_told_before_any_work(hub, monkeypatch):
+    check_push("me/encoder")
+    with pytest.raises(UserError, match="--push me//encoder: "):
+        check_push("me//encoder")
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    with pytest.raises(UserError, match="nobody is logged in: hf auth login"):
+        check_push("me/encoder")

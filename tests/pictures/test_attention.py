@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+from timm.models.vision_transformer import ParallelScalingBlock
+
+from mae.errors import UserError
+from mae.pictures.attention import attention_sheet, attention_weights, last_attention
+from mae.pictures.masks import grid_of
+from tests.models.test_mae import small_mae, some_images
+
+ENCODERS = [
+    {},
+    {"class_token": False},
+    {"reg_tokens": 3},
+    {"qk_norm": True},
+]
+
+
+def plain_weights(model, images) -> np.ndarray:
+    """softmax(Q Kᵀ / √d) in NumPy, from what the block's own layers were seen to put out."""
+    attention = model.encoder.blocks[-1].attn
+    seen = {}
+    hooks = [
+        getattr(attention, name).register_forward_hook(
+            lambda module, inputs, output, name=name: seen.__setitem__(name, output.detach())
+        )
+        for name in ("qkv", "q_norm", "k_norm")
+    ]
+    model.encode(images)
+    for hook in hooks:
+        hook.remove()
+    b, n, width = seen["qkv"].shape
+    d = width // 3 // 2
+    q, k = seen["q_norm"].double().numpy(), seen["k_norm"].double().numpy()
+    assert q.shape == (b, 2, n, d)
+    scores = np.einsum("bhid,bhjd->bhij", q, k) / np.sqrt(d)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS, ids=str)
+def test_weights_are_those_of_the_last_block(encoder):
+    model = small_mae(encoder=encoder).eval()
+    with torch.no_grad():  # else attention is all but even
+        for name, weight in model.encoder.named_parameters():
+            if name.endswith("qkv.weight"):
+                weight.normal_(std=0.5)
+    images = some_images()
+    found = attention_weights(model.encoder, model.encode, images)
+    np.testing.assert_allclose(found.numpy(), plain_weights(model, images), atol=1e-5)
+    torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:-1]))
+    assert found.std() > 0.01
+
+    looked = last_attention(model.encoder, model.encode, images)
+    prefix = model.encoder.num_prefix_tokens
+    assert looked.heads.shape == (4, 2, 16)
+    if model.encoder.has_class_token:
+        assert looked.asked_by == "the class token"
+        torch.testing.assert_close(looked.heads, found[:, :, 0, prefix:])
+    else:
+        assert looked.asked_by == "the mean patch"
+        torch.testing.assert_close(looked.heads, found.mean(2))
+
+
+def test_the_model_is_left_as_it_was():
+    model = small_mae().eval()
+    images = some_images()
+    before = model.encode(images).tokens
+    last_attention(model.encoder, model.encode, images)
+    assert torch.equal(model.encode(images).tokens, before)
+    assert not any(module._forward_pre_hooks for module in model.encoder.modules())
+
+
+def test_other_attention_is_refused():
+    model = small_mae(encoder={"block_fn": ParallelScalingBlock}).eval()
+    with pytest.raises(UserError, match="the last block's attention is not timm's plain one"):
+        last_attention(model.encoder, model.encode, some_images())
+
+
+def test_the_sheet_tells_shares_and_lights_what_is_looked_at():
+    model = small_mae(img_size=(8, 16)).eval()
+    images = torch.full((2, 3, 8, 16), 200, dtype=torch.uint8)
+    looked = last_attention(model.encoder, model.encode, images)
+    heads = torch.zeros_like(looked.heads)
+    heads[0, 0, 3] = 0.8
+    heads[0, 1, 3] = 0.4
+    heads[1] = 1 / 16
+    sheet = attention_sheet(images, ["a", "b"], looked._replace(heads=heads), grid_of(model), "")
+    assert sheet.heads == ["original", "lit", "mean", "head 1", "head 2"]
+    assert [cell.caption for cell in sheet.rows[0]] == ["a", "", "60%", "80%", "40%"]
+    lit = np.asarray(sheet.rows[0][1].picture)[..., 0]
+    assert (lit[:4, 12:] == 200).all() and (lit[4:] == 50).all()
+    shown = np.asarray(sheet.rows[0][3].picture)[..., :3].astype(int).sum(-1)
+    assert shown[:4, 12:].min() > shown[4:].max()

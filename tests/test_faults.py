@@ -1,0 +1,511 @@
+"""Faults of a whole run: whatever happens, it ends soon, says why, and goes on to the same bits."""
+
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from mae.pretrain import main
+from mae.training import saver
+from mae.training.checkpoint import _stamp, read_position
+from mae.training.control import Control
+from mae.training.quarantine import Quarantine
+from mae.training.run import Run
+from mae.training.saver import Saver
+from mae.training.tracking import Tracker
+from mae.watching import Watcher
+from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
+
+STEPS = 26
+SOON = 30
+"""seconds in which everybody has to be gone"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As launched processes have it: with more of them sums add up in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, make_shards):
+    folder = tmp_path_factory.mktemp("shards")
+    return make_shards(folder, 52, shard_size=20, size=(20, 24), extension="png")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shards):
+    """The weights at the end of a run of one process that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    torch.set_num_threads(1)
+    assert main([str(write_config(folder, shards))]) == 0
+    return final_weights(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_by_two(tmp_path_factory, shards):
+    """The same by two processes."""
+    folder = tmp_path_factory.mktemp("undisturbed-by-two")
+    done = launch(write_config(folder, shards), processes=2)
+    assert done.returncode == 0, done.stderr
+    return final_weights(folder / "run")
+
+
+def assert_same(run, expected):
+    """`run` came to its end, with the weights of the undisturbed one, and left no rubbish."""
+    found = final_weights(run)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert [row["step"] for row in metrics_of(run)] == list(range(1, STEPS + 1))
+    assert not list(run.rglob("*.tmp"))
+
+
+def exit_status(run):
+    return json.loads((run / "exit-status").read_text())
+
+
+def saved(run):
+    return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
+
+
+def ours(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("mae: ")]
+
+
+# One process: faults made in here.
+
+
+def disturb(monkeypatch, owner, name, before=None, after=None, at=1):
+    """Call `before()` or `after()` around the `at`-th call of `owner.name`."""
+    whole, calls = getattr(owner, name), []
+
+    def disturbed(*arguments, **named):
+        calls.append(None)
+        if before and len(calls) == at:
+            before()
+        result = whole(*arguments, **named)
+        if after and len(calls) == at:
+            after()
+        return result
+
+    monkeypatch.setattr(owner, name, disturbed)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+PLACES = [
+    (Run, "check"),
+    (Run, "open"),
+    (torch.optim.Optimizer, "__init__"),
+    (Quarantine, "__init__"),
+    (Tracker, "__init__"),
+    (Saver, "__init__"),
+    (Control, "__init__"),
+    (Watcher, "__init__"),
+    (Run, "write_start"),
+]
+
+
+def test_sigterm_anywhere_in_the_set_up_ends_it_at_once(shards, undisturbed, tmp_path, monkeypatch):
+    """Of a new run and of one that goes on; neither loses anything."""
+    config = write_config(tmp_path, shards)
+    for start in ("new", "continued"):
+        for owner, name in PLACES:
+            with monkeypatch.context() as patch:
+                disturb(patch, owner, name, before=terminate)
+                assert main([str(config)]) == 75, (start, owner, name)
+            if (tmp_path / "run" / "exit-status").exists():
+                assert exit_status(tmp_path / "run")["code"] == 75
+        if start == "new":
+            with monkeypatch.context() as patch:
+                disturb(patch, Tracker, "report", after=terminate, at=8)
+                assert main([str(config)]) == 75
+    with monkeypatch.context() as patch:
+        disturb(patch, torch.nn.Module, "load_state_dict", before=terminate)
+        assert main([str(config)]) == 75
+    assert saved(tmp_path / "run")[-1] == 9
+    assert main([str(config)]) == 0
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_sigterm_while_a_checkpoint_is_written(shards, undisturbed, tmp_path, monkeypatch, capsys):
+    config = write_config(tmp_path, shards)
+    write = saver.write_checkpoint
+
+    def write_slowly(*arguments):
+        terminate()
+        time.sleep(0.5)
+        return write(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saver, "write_checkpoint", write_slowly)
+        assert main([str(config), "log.panel_every=1"]) == 75
+    stopped = exit_status(tmp_path / "run")["step"]
+    assert f"stopped by SIGTERM after step {stopped};" in capsys.readouterr().err
+    assert saved(tmp_path / "run") == [4, stopped] and stopped > 4
+    assert main([str(config)]) == 0
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_sigterm_while_health_is_measured(shards, undisturbed, tmp_path, monkeypatch):
+    """The measurement is finished, and so is the step after it."""
+    config = write_config(tmp_path, shards)
+    health = (f"data.val={shards}", "log.health_every=1", "train.checkpoint_every=100")
+    with monkeypatch.context() as patch:
+        disturb(patch, sys.modules["mae.watching"], "measure_health", before=terminate, at=2)
+        assert main([str(config), *health]) == 75
+    measured = (tmp_path / "run" / "health.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in measured] == [7, 13]
+    assert exit_status(tmp_path / "run")["step"] == 14 and saved(tmp_path / "run") == [14]
+    assert main([str(config), *health]) == 0
+    measured = (tmp_path / "run" / "health.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in measured] == [7, 13, 20, 26]
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_the_clock_of_the_wall_is_not_asked(shards, undisturbed, tmp_path, monkeypatch):
+    """It jumps back an hour at each look, and all checkpoints are equally old, or older."""
+    config = write_config(tmp_path, shards)
+    now, often = time.time(), ("train.checkpoint_every=1000", "train.checkpoint_minutes=0.00001")
+    with monkeypatch.context() as patch:
+        looks = iter(range(10**9))
+        patch.setattr(time, "time", lambda: now - 3600 * next(looks))
+        disturb(patch, Tracker, "report", after=terminate, at=8)
+        assert main([str(config), *often]) == 75
+        assert saved(tmp_path / "run") == [8, 9]
+        for path, age in (("step-000000008", 0), ("step-000000009", 10**6)):
+            os.utime(tmp_path / "run" / "checkpoints" / path, (now - age, now - age))
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-000000008")
+        shutil.copytree(*(tmp_path / "run" / "checkpoints" / f"step-{n:09d}" for n in (9, 8)))
+        assert main([str(config), *often]) == 0
+    assert saved(tmp_path / "run") == [25, 26]
+    assert_same(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("lost", "line"),
+    [
+        ("run", "mae: {run} cannot be written: "),
+        ("run/metrics.jsonl", "mae: {run} cannot be written: [Errno 21] Is a directory: "),
+        ("run/checkpoints", "mae: step 12: {run}/checkpoints takes no checkpoint: "),
+    ],
+)
+def test_a_place_that_takes_no_more_fails_in_one_line(
+    lost, line, shards, undisturbed, tmp_path, monkeypatch, capsys
+):
+    """Something else in its place, which stops root, too."""
+    config = write_config(tmp_path, shards)
+    place, aside = tmp_path / lost, tmp_path / "aside"
+
+    def lose():
+        place.rename(aside)
+        if aside.is_dir():
+            place.touch()
+        else:
+            place.mkdir()
+
+    with monkeypatch.context() as patch:
+        disturb(patch, Watcher, "look", after=lose, at=9)
+        assert main([str(config)]) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(line.format(run=tmp_path / "run"))
+    if place.is_dir():
+        place.rmdir()
+    else:
+        place.unlink()
+    aside.rename(place)
+    assert saved(tmp_path / "run") == [4, 8]
+    assert main([str(config)]) == 0
+    assert_same(tmp_path / "run", undisturbed)
+
+
+class Trap:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def hostile(shards, tmp_path, monkeypatch):
+    """A run stopped at step 9, with a checkpoint of step 10 to be made hostile; its config."""
+    config = write_config(tmp_path, shards)
+    with monkeypatch.context() as patch:
+        disturb(patch, Tracker, "report", after=terminate, at=8)
+        assert main([str(config)]) == 75
+    folder = tmp_path / "run" / "checkpoints"
+    shutil.copytree(folder / "step-000000009", folder / "step-000000010")
+    return config, folder / "step-000000010"
+
+
+def test_a_run_whose_newest_checkpoint_is_a_trap_is_refused(hostile, undisturbed, capsys):
+    """Pickles under the names of tensors, vouched for by a manifest."""
+    config, newest = hostile
+    sprung = newest / "sprung"
+    state = json.loads((newest / "state.json").read_text()) | {"step": 10, "samples": 80}
+    for name in state["files"]:
+        with (newest / name).open("wb") as file:
+            pickle.dump(Trap(sprung), file)
+        state["files"][name] = _stamp(newest / name)
+    (newest / "state.json").write_text(json.dumps(state))
+    assert read_position(newest).step == 10
+    assert main([str(config)]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"mae: {newest}: the weights do not fit this model: ")
+    assert not sprung.exists()
+    shutil.rmtree(newest)
+    assert main([str(config)]) == 0
+    assert_same(config.parent / "run", undisturbed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"../../config.yaml": {"bytes": 0}, "/etc/passwd": {"bytes": 0}}},
+        {"step": -1},
+        {"step": 0},
+        {"step": float("inf")},
+        {"samples": "../.."},
+        {"skipped": [float("nan")]},
+        {"step": 10, "deep": "[" * 100_000},
+    ],
+    ids=["names", "negative", "other step", "infinite", "samples", "nan", "deep"],
+)
+def test_a_hostile_manifest_is_passed_over_and_costs_nothing(change, hostile, undisturbed, capsys):
+    config, newest = hostile
+    run = config.parent / "run"
+    before = (run / "config.yaml").read_bytes()
+    state = {**json.loads((newest / "state.json").read_text()), "step": 10, **change}
+    text = json.dumps(state)
+    if deep := change.get("deep"):
+        text = text.replace(json.dumps(deep), f"{deep}{']' * len(deep)}")
+    (newest / "state.json").write_text(text)
+    capsys.readouterr()
+    assert main([str(config)]) == 0
+    (told,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("damaged ")]
+    assert told.startswith(f"damaged {newest}: ")
+    assert told.endswith("; going on from step-000000009")
+    assert (run / "config.yaml").read_bytes() == before
+    assert_same(run, undisturbed)
+
+
+# Two processes: real launchers.
+
+SCRIPT = """\
+import os, signal, sys, time
+import mae.watching
+from mae.pretrain import main
+from mae.training.control import Control
+
+def at_step(number, rank, act):
+    agree, steps = Control.agree, []
+    def disturbed(self, own):
+        steps.append(None)
+        if len(steps) == number and os.environ["RANK"] == str(rank):
+            act()
+        return agree(self, own)
+    Control.agree = disturbed
+
+def signal_myself(number):
+    os.kill(os.getpid(), number)
+
+def fail(error):
+    raise error
+
+{fault}
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+class Launched:
+    """A run under its launcher, what it says, and all processes it ever had."""
+
+    def __init__(self, line: list[str], folder: Path, patience: float = 2) -> None:
+        self.log = folder / "said"
+        self.metrics = folder / "run" / "metrics.jsonl"
+        here = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(patience)}
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                line, stdout=subprocess.DEVNULL, stderr=log, env=environment() | here | patient
+            )
+        self.family: dict[int, psutil.Process] = {}
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes that train, in order; none yet while they are being started."""
+        found = {}
+        for one in self.look():
+            with suppress(psutil.Error):
+                parent = self.family.get(one.ppid())
+                rank = one.environ().get("RANK")
+                if rank and parent and "RANK" not in parent.environ():
+                    found[int(rank)] = one
+        return [found[rank] for rank in sorted(found)]
+
+    def look(self) -> list[psutil.Process]:
+        """Those that live."""
+        with suppress(psutil.NoSuchProcess):
+            launcher = psutil.Process(self.process.pid)
+            living = [launcher, *launcher.children(recursive=True)]
+            self.family |= {one.pid: one for one in living}
+            return living
+        return []
+
+    def wait_for_step(self, step: int) -> None:
+        deadline = time.monotonic() + 120
+        while not (self.metrics.exists() and f'"step": {step},' in self.metrics.read_text()):
+            assert self.process.poll() is None and time.monotonic() < deadline, self.said()
+            self.look()
+            time.sleep(0.02)
+
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def end(self, within: float) -> int:
+        """Its exit code; fails where it, or one of its processes, is left."""
+        deadline = time.monotonic() + within
+        try:
+            while self.process.poll() is None and time.monotonic() < deadline:
+                self.look()
+                time.sleep(0.05)
+            code = self.process.poll()  # before psutil takes note of it
+            _, alive = psutil.wait_procs(self.family.values(), timeout=15)
+            assert code is not None and not alive, (alive, self.said())
+            return code
+        finally:
+            for one in self.family.values():
+                with suppress(psutil.Error):
+                    one.kill()
+            self.process.wait()
+
+
+def faulty(config: Path, fault: str, *settings: str) -> list[str]:
+    """The command line of two processes, one of which has `fault`."""
+    script = config.parent / "faulty.py"
+    script.write_text(SCRIPT.format(fault=fault))
+    line = command(config, *settings, processes=2)
+    at = line.index("mae.pretrain")
+    return [*line[: at - 1], str(script), *line[at + 1 :]]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("rank", [1, 0])
+def test_a_stalled_process_ends_the_run(rank, shards, undisturbed_by_two, tmp_path):
+    config = write_config(tmp_path, shards)
+    fault = f"at_step(7, {rank}, lambda: signal_myself(signal.SIGSTOP))"
+    settings = ("train.timeout_minutes=.1", "data.workers=1")
+    run = Launched(faulty(config, fault, *settings), tmp_path)
+    run.wait_for_step(6)
+    # The launcher gives the one that cannot hear its signal half a minute.
+    assert run.end(within=6 + 30 + SOON) == 1
+    (line,) = ours(run.said())
+    assert line.startswith("mae: another process has not answered for 6 s (train.timeout_minutes)")
+    assert exit_status(tmp_path / "run")["code"] == 1
+    assert launch(config, processes=2).returncode == 0
+    assert_same(tmp_path / "run", undisturbed_by_two)
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.fault)])
+def test_an_exception_in_one_process_ends_all(rank, shards, undisturbed_by_two, tmp_path):
+    config = write_config(tmp_path, shards)
+    fault = f"at_step(7, {rank}, lambda: fail(ValueError('a mistake of ours')))"
+    run = Launched(faulty(config, fault, "data.workers=1"), tmp_path, patience=30)
+    run.wait_for_step(6)
+    assert run.end(within=SOON) != 0
+    assert "ValueError: a mistake of ours" in run.said()
+    assert launch(config, processes=2).returncode == 0
+    assert_same(tmp_path / "run", undisturbed_by_two)
+
+
+@pytest.mark.fault
+def test_one_process_of_two_killed_under_the_supervisor(shards, undisturbed_by_two, tmp_path):
+    config, chance, kills = write_config(tmp_path, shards), random.Random(5), 5
+    supervise = [sys.executable, "-m", "mae.supervise", "--delay", "0", "--relaunches", "9"]
+    slow = ("log.panel_every=1", "data.workers=1")  # panels take the time in which to kill
+    run = Launched([*supervise, *command(config, *slow, processes=2)], tmp_path)
+    killed: set[int] = set()
+    for step in sorted(chance.sample(range(2, 20), kills)):
+        run.wait_for_step(step)
+        while len(fresh := [one for one in run.ranks() if one.pid not in killed]) < 2:
+            assert run.process.poll() is None, run.said()
+            time.sleep(0.02)
+        time.sleep(chance.uniform(0, 0.2))
+        chance.choice(fresh).kill()
+        killed |= {one.pid for one in fresh}
+    assert run.end(within=300) == 0, run.said()
+    assert run.said().count("relaunch in 0 s") == kills
+    assert_same(tmp_path / "run", undisturbed_by_two)
+
+
+@pytest.mark.fault
+def test_sigterm_to_all_processes_at_any_moment_of_the_start(shards, undisturbed_by_two, tmp_path):
+    """Imports, rendezvous, index, model: killed by it or stopped in order, never left behind."""
+    config, chance = write_config(tmp_path, shards), random.Random(0)
+    for _ in range(8):
+        run = Launched(command(config, "data.workers=1", processes=2), tmp_path, patience=10)
+        time.sleep(chance.uniform(0, 9))
+        for one in reversed(run.look()):
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(signal.SIGTERM)
+        run.end(within=SOON)
+    assert launch(config, processes=2).returncode == 0
+    assert_same(tmp_path / "run", undisturbed_by_two)
+
+
+@pytest.mark.fault
+def test_sigterm_to_one_of_two_while_health_is_measured(shards, undisturbed_by_two, tmp_path):
+    config = write_config(tmp_path, shards)
+    fault = """
+measure = mae.watching.measure_health
+def disturbed(*arguments, **named):
+    if os.environ["RANK"] == "1":
+        signal_myself(signal.SIGTERM)
+    return measure(*arguments, **named)
+mae.watching.measure_health = disturbed
+"""
+    health = (f"data.val={shards}", "log.health_every=1")
+    run = Launched(faulty(config, fault, *health), tmp_path, patience=30)
+    assert run.end(within=120) != 0  # the launcher's own
+    assert exit_status(tmp_path / "run")["code"] == 75
+    assert len(ours(run.said())) == 1
+    assert exit_status(tmp_path / "run")["step"] == saved(tmp_path / "run")[-1] == 8
+    assert launch(config, *health, processes=2).returncode == 0
+    assert_same(tmp_path / "run", undisturbed_by_two)
+
+
+@pytest.mark.fault
+def test_two_thousand_steps_take_no_more_memory(shards, tmp_path):
+    """Checkpoints, panels and measurements included, once each has been made a few times."""
+    config = write_config(tmp_path, shards)
+    settings = ["train.epochs=310", "train.checkpoint_every=20", "log.panel_every=50"]
+    settings += [f"data.val={shards}", "log.health_every=8", "data.workers=1"]
+    run = Launched(command(config, *settings), tmp_path)
+    levels = {}
+    for step in range(500, 2001, 50):
+        run.wait_for_step(step)
+        levels[step] = psutil.Process(run.process.pid).memory_info().rss / 1e6
+    assert run.end(within=60) == 0, run.said()
+    print({step: round(level, 1) for step, level in levels.items()})
+    early = statistics.median(level for step, level in levels.items() if step <= 800)
+    late = statistics.median(level for step, level in levels.items() if step >= 1700)
+    assert late - early < 8, levels

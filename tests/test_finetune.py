@@ -1,0 +1,226 @@
+"""Fine-tuning end to end: recipe, optimizer, resume, evaluation, refusals."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from timm.optim import param_groups_layer_decay
+
+from mae.cli import main
+from mae.errors import UserError
+from mae.models.classifier import Classifier
+from mae.recipes import finetune_settings, recipe_for
+from mae.training.run import load_pretrained
+from tests.runs import final_weights, metrics_of, write_config
+
+SETTINGS = (
+    *("train.epochs=3", "train.batch_size=12", "optim.warmup_epochs=1", "optim.lr=1e-3"),
+    *("data.workers=0", "train.checkpoint_every=4", "log.every=1", "log.wandb=false"),
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, make_shards):
+    folder = tmp_path_factory.mktemp("shards")
+    return make_shards(folder, 48, shard_size=16, size=(20, 24), labels=True)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory, shards):
+    """A pretraining run of four steps."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("pretrained")
+    config = write_config(folder, shards)
+    settings = ("train.epochs=1", "train.batch_size=12", "optim.warmup_epochs=0.5")
+    assert main(["pretrain", str(config), *settings, f"data.val={shards}"]) == 0
+    return folder / "run"
+
+
+def finetune(source, out, *settings):
+    return main(["finetune", str(source), f"output={out}", *SETTINGS, *settings])
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory, pretrained):
+    out = tmp_path_factory.mktemp("finetuned") / "run"
+    assert finetune(pretrained, out, "finetune.ema=0.5") == 0
+    return out
+
+
+def test_it_learns_from_the_pretrained_encoder_and_is_judged(finetuned, pretrained):
+    config, objective, position = load_pretrained(finetuned)
+    assert isinstance(objective, Classifier)
+    assert position.step == 12
+    assert config.finetune.num_classes == 3
+    rows = metrics_of(finetuned)
+    assert {"loss", "accuracy", "confidence"} <= rows[-1].keys()
+    report = json.loads((finetuned / "evaluation.json").read_text())
+    assert report["images"] == 48
+    assert sum(map(sum, report["confusion"])) == 48
+    assert (finetuned / "evaluation-confusion.png").stat().st_size > 1000
+    record = json.loads((finetuned / "init.json").read_text())
+    assert record["from"] and record["keys_loaded"] > 20
+    health = [json.loads(line) for line in (finetuned / "health.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in health] == [1, 2, 3]
+    assert health[-1]["accuracy"] == report["accuracy"]
+
+
+def test_the_encoder_starts_with_the_pretrained_weights(pretrained, tmp_path):
+    """A learning rate of nothing leaves them as they were."""
+    assert finetune(pretrained, tmp_path / "run", "optim.lr=1e-30", "optim.min_lr=0") == 0
+    before, after = final_weights(pretrained), final_weights(tmp_path / "run")
+    near = {key: key in before and torch.allclose(before[key], after[key]) for key in after}
+    same = [key for key in after if near[key]]
+    own = ("encoder.head.", "encoder.fc_norm.")
+    assert {*after} - {*same} == {key for key in after if key.startswith(own)}
+
+
+def test_killed_and_run_again_it_ends_in_the_same_bits(finetuned, pretrained, tmp_path):
+    out = tmp_path / "run"
+    assert finetune(pretrained, out, "finetune.ema=0.5") == 0
+    whole = final_weights(out)
+    assert all(torch.equal(value, final_weights(finetuned)[key]) for key, value in whole.items())
+    shutil.rmtree(max((out / "checkpoints").glob("step-*")))  # stands at step 8 again
+    assert finetune(pretrained, out, "finetune.ema=0.5") == 0
+    assert all(torch.equal(value, whole[key]) for key, value in final_weights(out).items())
+    assert any(key.startswith("average.") for key in whole)
+
+
+def test_from_scratch_by_the_same_command(pretrained, tmp_path):
+    assert finetune(pretrained, tmp_path / "run", "init.from=none") == 0
+    assert not (tmp_path / "run" / "init.json").exists()
+
+
+def test_the_same_run_without_its_source(pretrained, tmp_path):
+    copy = tmp_path / "source"
+    shutil.copytree(pretrained, copy)
+    assert finetune(copy, tmp_path / "run") == 0
+    for path in copy.glob("checkpoints/*"):
+        shutil.rmtree(path)
+    assert finetune(copy, tmp_path / "run", "train.epochs=4") == 0  # has weights of its own
+
+
+def test_evaluate(finetuned, shards, tmp_path, capsys):
+    out = tmp_path / "on-train.json"
+    assert main(["evaluate", str(finetuned), "--test", shards, "--out", str(out)]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    report = json.loads(out.read_text())
+    assert report["interval"][0] <= report["accuracy"] <= report["interval"][1]
+    assert (tmp_path / "on-train-confusion.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("finetune.num_classes=2",), "labels go up to 2"),
+        (("finetune.num_classes=1",), "1 class leaves nothing to learn"),
+        (("train.batch_size=9",), "need an even number"),
+        (("finetune.rand_augment=trivial",), "timm knows no such policy"),
+        (("finetune.layer_decay=0",), "finetune.layer_decay"),
+        (("data.crop_on_device=true",), "finetune.rand_augment"),
+        (("model.encoder_kwargs={embed_dim: 16, depth: 2, num_heads: 2}",), "shape"),
+        (("objective=mae",), "mae pretrain"),
+    ],
+)
+def test_refusals(pretrained, tmp_path, capsys, settings, words):
+    assert finetune(pretrained, tmp_path / "run", *settings) == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert len(message.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_unlabelled_shards(pretrained, tmp_path, make_shards, capsys):
+    plain = make_shards(tmp_path / "plain", 24, labels=False)
+    assert finetune(pretrained, tmp_path / "run", f"data.train={plain}") == 2
+    assert "have no label" in capsys.readouterr().err
+    assert finetune(pretrained, tmp_path / "run", f"data.val={plain}") == 2
+    assert "data.val" in capsys.readouterr().err
+
+
+def test_a_run_of_another_kind(finetuned, pretrained, shards, tmp_path, capsys):
+    assert main(["finetune", str(finetuned)]) == 2
+    assert "fine-tuned already" in capsys.readouterr().err
+    assert main(["evaluate", str(pretrained), "--test", shards]) == 2
+    assert "a pretraining run" in capsys.readouterr().err
+    assert main(["finetune", str(tmp_path / "nothing.yaml")]) == 2
+    assert "no such config file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("encoder", "blr", "epochs", "layer_decay", "drop_path"),
+    [
+        ("vit_base_patch16_224", 5e-4, 100, 0.65, 0.1),
+        ("vit_large_patch16_224", 1e-3, 50, 0.75, 0.2),
+        ("vit_huge_patch14_224", 1e-3, 50, 0.75, 0.3),
+        ("vit_small_patch16_224", 5e-4, 100, 0.65, 0.1),
+    ],
+)
+def test_the_published_recipe(tmp_path, encoder, blr, epochs, layer_decay, drop_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"model: {{encoder: {encoder}}}\ndata: {{train: a.tar}}\n")
+    config = finetune_settings(path, [])
+    assert (config.optim.blr, config.train.epochs) == (blr, epochs)
+    assert (config.finetune.layer_decay, config.finetune.drop_path) == (layer_decay, drop_path)
+    assert config.optim.betas == (0.9, 0.999)
+    assert (config.optim.min_lr, config.optim.warmup_epochs) == (1e-6, 5)
+    assert (config.train.batch_size, config.optim.weight_decay) == (1024, 0.05)
+    assert (config.finetune.mixup, config.finetune.cutmix) == (0.8, 1.0)
+    assert (config.finetune.label_smoothing, config.finetune.random_erasing) == (0.1, 0.25)
+    assert config.finetune.rand_augment == "rand-m9-mstd0.5-inc1"
+    assert recipe_for(encoder)["objective"] == "classifier"
+
+
+def test_what_is_written_goes_before_the_recipe(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("optim: {blr: 1.0e-4}\ntrain: {epochs: 7}\ndata: {train: a.tar}\n")
+    config = finetune_settings(path, ["train.epochs=9"])
+    assert (config.optim.blr, config.train.epochs, config.optim.min_lr) == (1e-4, 9, 1e-6)
+
+
+def test_the_pretraining_run_gives_model_and_data(pretrained):
+    run = load_pretrained(pretrained)[0]
+    config = finetune_settings(pretrained, [])
+    assert config.model.encoder_kwargs == run.model.encoder_kwargs
+    assert (config.data.train, config.data.mean) == (run.data.train, run.data.mean)
+    assert config.output == f"{pretrained}-finetuned"
+    assert config.init.from_ == str(pretrained)
+    assert config.data.scale == (0.08, 1.0)
+
+
+def test_timm_names_of_layers_are_ours(finetuned):
+    """The groups of the built optimizer, against timm's own and against the formula."""
+    from mae.training.optim import build_optimizer, set_lr
+
+    config, objective, _ = load_pretrained(finetuned)
+    optimizer = build_optimizer(objective, config.optim, 0.65)
+    set_lr(optimizer, 1.0)
+    vit = objective.encoder
+    names = {id(parameter): name for name, parameter in vit.named_parameters()}
+    depth = len(vit.blocks)
+    seen = set()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            seen.add(name)
+            if block := re.match(r"blocks\.(\d+)\.", name):
+                layer = int(block[1]) + 1
+            else:
+                layer = (
+                    0 if name.startswith(("cls_token", "pos_embed", "patch_embed")) else depth + 1
+                )
+            assert group["lr"] == pytest.approx(0.65 ** (depth + 1 - layer)), name
+            decays = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
+            assert group["weight_decay"] == (config.optim.weight_decay if decays else 0), name
+    assert seen == {*names.values()}
+    theirs = param_groups_layer_decay(
+        vit, config.optim.weight_decay, vit.no_weight_decay(), layer_decay=0.65
+    )
+    assert [g["lr_scale"] for g in theirs] == [g["lr_scale"] for g in optimizer.param_groups]
+
+
+def test_it_refuses_what_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="no run here"):
+        finetune_settings(tmp_path, [])
