@@ -151,7 +151,7 @@ def read_features(path: Path) -> FeatureSet:
         raise UserError(f"{path}: no file of features: {error}") from None
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path}: no file of features that this version reads; make it anew")
-    columns = {}
+    columns: dict[str, Any] = {}
     for name, entry in header.items():
         if name not in ("__metadata__", *TEXTS):
             start, shape = data + entry["data_offsets"][0], tuple(entry["shape"])

@@ -53,7 +53,7 @@ def open_sources(
     if any(files):
         raise UserError("feature files (.safetensors) go without a run folder")
 
-    opened = open_encoder(run)
+    opened, folder = open_encoder(run), run_of(run).folder / FOLDER
     learnt = open_images(train, "--train", opened.config)
     tested = open_images(test, "--test", opened.config)
     check_labels(of_manifest(learnt.manifest), of_manifest(tested.manifest), classes)
@@ -68,7 +68,7 @@ def open_sources(
             features_of(
                 encoder,
                 images,
-                run_of(run).folder / FOLDER,
+                folder,
                 device=device,
                 batch_size=batch_size,
                 workers=workers,

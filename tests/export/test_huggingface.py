@@ -1,4 +1,7 @@
 import json
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,25 +14,28 @@ from mae.errors import UserError
 from tests.export.subjects import config_of, exported, images_of, subject_of
 
 
+def load(kind: Any, folder: Path, **options) -> Any:
+    """The model in evaluation mode; every tensor has its place."""
+    model, told = kind.from_pretrained(folder, output_loading_info=True, **options)
+    assert not any(told.values()), told
+    return model.eval()
+
+
 @pytest.mark.parametrize("variant", [{}, {"in_chans": 1}, {"kwargs": {"mlp_ratio": 2}}], ids=str)
 def test_both_folders_load_with_nothing_missing_and_compute_the_same(tmp_path, in_process, variant):
     subject = subject_of(**variant)
     assert exported("hf", subject, tmp_path / "export").off < 1e-5
-    encoder, told = ViTModel.from_pretrained(
-        tmp_path / "export" / "encoder", add_pooling_layer=False, output_loading_info=True
-    )
-    assert not any(told.values())
+    encoder = load(ViTModel, tmp_path / "export" / "encoder", add_pooling_layer=False)
     raw = images_of(subject, 4)
     images = subject.model.normalize_images(raw)
-    found = encoder.eval()(images).last_hidden_state
+    found = encoder(images).last_hidden_state
     torch.testing.assert_close(
         found, subject.model.encoder.forward_features(images), rtol=1e-5, atol=1e-5
     )
-    full, told = ViTMAEForPreTraining.from_pretrained(tmp_path / "export", output_loading_info=True)
-    assert not any(told.values())
+    full = load(ViTMAEForPreTraining, tmp_path / "export")
     split = subject.model.draw(images, torch.arange(4))
     noise = torch.cat([split.ids_keep, split.ids_masked], dim=1).argsort(dim=1).double()
-    loss = full.eval()(images, noise=noise).loss
+    loss = full(images, noise=noise).loss
     torch.testing.assert_close(loss, subject.model(raw, split).loss, rtol=1e-5, atol=1e-5)
     assert full.config.mask_ratio == 0.75 and full.config.norm_pix_loss
 
@@ -88,7 +94,7 @@ def test_sixteen_bits_are_refused(tmp_path):
 
 
 def test_without_transformers_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"needs transformers: pip install 'mae\[hf\]'"):
         exported("hf", subject_of(), tmp_path / "export")
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.models import load_checkpoint
+from timm.models.vision_transformer import VisionTransformer
 
 from mae.errors import RunFailed, UserError
 from mae.export.original import original_names
@@ -76,6 +77,7 @@ def test_without_the_decoder_timm_and_its_relatives_read_the_file(tmp_path, in_p
     assert tensors.keys() == {*ENCODER, *names("blocks")}
     sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 16, "patch_size": 8}
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes).eval()
+    assert isinstance(theirs, VisionTransformer)
     load_checkpoint(theirs, str(tmp_path / "export" / "mae.pth"), strict=True)
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(

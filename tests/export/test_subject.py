@@ -1,8 +1,10 @@
 import pytest
+import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from mae.errors import UserError
-from mae.export.subject import choose_pool, expect_prediction, features
+from mae.export.subject import choose_pool, expect_prediction, features, resize
 from tests.export.subjects import images_of, subject_of
 
 
@@ -38,8 +40,6 @@ def test_a_smooth_embedding_stays_what_it_is_in_another_size():
     subject = subject_of()
     with torch.no_grad():
         subject.model.decoder.pos_embed.fill_(0.25)
-    from mae.export.subject import resize
-
     resize(subject.config, subject.model, (40, 24))
     torch.testing.assert_close(subject.model.decoder.pos_embed, torch.full((1, 15, 16), 0.25))
 
@@ -51,9 +51,8 @@ def test_a_size_that_patches_do_not_divide_is_refused():
 
 def test_a_classifier_gives_its_logits():
     """What a fine-tuned model is exported by."""
-    import timm
-
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=7, depth=1, img_size=32).eval()
+    assert isinstance(vit, VisionTransformer)
     images = torch.randn(2, 3, 32, 32)
     _, logits = features(vit, images, "avg")
     assert torch.equal(logits, vit(images))
