@@ -17,8 +17,11 @@ class RunFailed(Exception):
     """Training cannot go on (exit code 1)."""
 
 
-class Stopped(Exception):
-    """Asked to stop, and stopped in order (exit code 75)."""
+class Stopped(BaseException):
+    """Asked to stop, and stopped in order (exit code 75).
+
+    No Exception: a signal raises it anywhere, and nobody may take it for a try that failed.
+    """
 
 
 class ProcessFailed(RunFailed):

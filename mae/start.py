@@ -31,7 +31,7 @@ from mae.training.flops import flops_per_image, peak_flops
 from mae.training.guard import Guard
 from mae.training.optim import build_optimizer
 from mae.training.plan import build_accelerator, make_plan
-from mae.training.progress import describe
+from mae.training.progress import Indexing, describe
 from mae.training.quarantine import Quarantine
 from mae.training.resume import resume
 from mae.training.run import Run, build_objective
@@ -99,7 +99,8 @@ def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False)
     refuse_missing(config.log)
     notes = run.check(config)
     with accelerator.main_process_first():  # the first to come writes the index, others read it
-        config, data = open_training_data(config, local_share())
+        told = [Indexing()] if is_main else []
+        config, data = open_training_data(config, local_share(), *told)
     num_processes, process_index = accelerator.num_processes, accelerator.process_index
     plan = make_plan(config, len(data.manifest), num_processes, process_index)
     objective = build_objective(config)

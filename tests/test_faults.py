@@ -9,6 +9,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from mae.training.saver import Saver
 from mae.training.tracking import Tracker
 from mae.watching import Watcher
 from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
+from tests.servers import stall, web_server
 
 STEPS = 26
 SOON = 30
@@ -143,6 +145,22 @@ def test_sigterm_anywhere_in_the_set_up_ends_it_at_once(shards, undisturbed, tmp
     assert saved(tmp_path / "run")[-1] == 9
     assert main([str(config)]) == 0
     assert_same(tmp_path / "run", undisturbed)
+
+
+def test_sigterm_while_the_set_up_downloads(make_shards, tmp_path, monkeypatch, capsys):
+    """No server's fault, to be tried again."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    make_shards(tmp_path / "shards", 8)
+    whole = (tmp_path / "shards" / "shard-000000.tar").read_bytes()
+    with web_server() as server:
+        address = server.serve("/shard-000000.tar", stall(whole))
+        config = write_config(tmp_path, address)
+        threading.Timer(2, terminate).start()
+        began = time.monotonic()
+        assert main([str(config)]) == 75
+    assert time.monotonic() - began < SOON and server.gets("/shard-000000.tar") == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("mae: stopped by SIGTERM before the first step;")
 
 
 def test_sigterm_while_a_checkpoint_is_written(shards, undisturbed, tmp_path, monkeypatch, capsys):

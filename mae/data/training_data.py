@@ -72,13 +72,17 @@ class TrainingData(NamedTuple):
         return iter(batches(views, positions, config.data.workers))
 
 
-def open_training_data(config: Config, local_share: float = 1.0) -> tuple[Config, TrainingData]:
+def open_training_data(
+    config: Config,
+    local_share: float = 1.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Config, TrainingData]:
     """Manifest, order and cache, and the settings with what was measured and counted.
 
-    `local_share`: the share of all processes that work on this machine.  Raises UserError and
-    StorageError as its parts do.
+    `local_share`: the share of all processes that work on this machine; `progress` hears of
+    shards indexed and shards in all.  Raises UserError and StorageError as its parts do.
     """
-    manifest = training_manifest(config.data)
+    manifest = training_manifest(config.data, progress)
     order = build_order(config.data, manifest, config.train.seed, config.train.batch_size)
     check_cache(config.data, manifest, local_share)
     config = with_classes(with_own_statistics(config, manifest), manifest)

@@ -1,6 +1,7 @@
 """What a run says of itself: what is about to happen, and how it stands."""
 
 import math
+import time
 
 import torch
 from accelerate import Accelerator
@@ -12,6 +13,22 @@ from mae.training.flops import mfu
 from mae.training.meter import Totals
 from mae.training.plan import Plan
 from mae.training.tracking import Clock, duration
+
+TELL_EVERY = 10.0
+"""seconds"""
+
+
+class Indexing:
+    """Tells now and then how far the first reading of the shards has come."""
+
+    def __init__(self) -> None:
+        self.told = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shards indexed, and shards in all."""
+        if time.monotonic() - self.told > TELL_EVERY:
+            print(f"index   {done:,} of {total:,} shards", flush=True)
+            self.told = time.monotonic()
 
 
 def measure(

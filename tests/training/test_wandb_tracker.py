@@ -111,7 +111,7 @@ def records(run: Path) -> Iterator:
     """What is in a folder's *.wandb files, oldest first: LevelDB's log format, protobuf inside."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    for path in sorted(run.glob("wandb/*/*.wandb")):
+    for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
         data, at, whole = path.read_bytes(), 7, b""
         while at < len(data):
             if (rest := 32768 - at % 32768) < 7:
@@ -171,8 +171,8 @@ def test_no_secret_is_on_disk(told):
         assert not [path for path, data in found.items() if secret.encode() in data], secret
         assert secret not in printed
     address = b"https://server.example/train-{000..147}.tar"
-    logs = [data for path, data in found.items() if path.suffix == ".wandb"]
-    assert len(logs) >= 4 and all(data.count(address) >= 2 for data in logs[:2])
+    offline = [data for path, data in found.items() if path.match("offline-run-*/*.wandb")]
+    assert len(offline) >= 4 and all(data.count(address) >= 2 for data in offline)
     environments = [r.environment for r in records(folder / "offline") if r.HasField("environment")]
     assert f"data.train={address.decode()}" in environments[0].args
     assert "data.val=[pipe:…" in environments[0].args
