@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
 
 from mae.cli import main
@@ -198,6 +199,7 @@ def test_timm_names_of_layers_are_ours(finetuned):
     optimizer = build_optimizer(objective, config.optim, 0.65)
     set_lr(optimizer, 1.0)
     vit = objective.encoder
+    assert isinstance(vit, VisionTransformer)
     names = {id(parameter): name for name, parameter in vit.named_parameters()}
     depth = len(vit.blocks)
     seen = set()
@@ -224,3 +226,26 @@ def test_timm_names_of_layers_are_ours(finetuned):
 def test_it_refuses_what_is_not_there(tmp_path):
     with pytest.raises(UserError, match="no run here"):
         finetune_settings(tmp_path, [])
+
+
+def test_a_classifier_goes_to_timm_and_onnx(finetuned, tmp_path, capsys):
+    """With the averaged weights, which are those that were judged."""
+    import timm
+
+    assert main(["export", str(finetuned), str(tmp_path / "timm")]) == 0
+    assert "the classifier of step 12, checked through timm" in capsys.readouterr().out
+    model = timm.create_model(f"local-dir:{tmp_path}/timm", pretrained=True).eval()
+    config, objective, _ = load_pretrained(finetuned)
+    assert isinstance(objective, Classifier)
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (config.data.mean, config.data.std))
+    with torch.no_grad():
+        torch.testing.assert_close(model((images / 255 - mean) / std), objective.logits(images))
+    assert isinstance(model, VisionTransformer)
+    assert model.pretrained_cfg["label_names"] == ["0", "1", "2"]
+    card = (tmp_path / "timm" / "README.md").read_text()
+    assert "fine-tuned to 3 classes" in card and "image-classification" in card
+    assert main(["export", str(finetuned), str(tmp_path / "hf"), "--format", "hf"]) == 2
+    assert "is for encoders" in capsys.readouterr().err
+    assert main(["export", str(finetuned), str(tmp_path / "x"), "--pool", "token"]) == 2
+    assert "was trained on avg" in capsys.readouterr().err

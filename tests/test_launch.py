@@ -23,7 +23,7 @@ def test_accelerate_accepts_the_config(path):
     assert config.num_processes == values["num_processes"]
     assert values["mixed_precision"] == "no"  # train.precision decides, in one place
     is_parallel = values["num_processes"] > 1
-    assert (config.distributed_type == "MULTI_GPU") is is_parallel
+    assert (config.distributed_type in ("MULTI_GPU", "FSDP")) is is_parallel
 
 
 @pytest.mark.parametrize(

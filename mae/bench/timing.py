@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "webdataset", "pillow", "simplejpeg", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "webdataset", "pillow", "simplejpeg", "numpy")
 
 Name = TypeVar("Name")
 
@@ -58,10 +58,11 @@ def one_thread() -> Iterator[None]:
 
 
 def machine() -> dict[str, object]:
-    """What the numbers are of: processor, cores, versions, date."""
+    """What the numbers are of: processor, cores, GPU, versions, date."""
     return {
         "cpu": _processor(),
         "cores": os.cpu_count() or 1,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

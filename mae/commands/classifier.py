@@ -52,7 +52,7 @@ def evaluate_run(
         device=device,
         workers=workers,
     )
-    names = class_names(images.manifest, num_classes)
+    names = class_names(images.manifest.shards, num_classes)
     report = class_report(judged, names)
     facts = {
         "protocol": "centred views, all images once; the last checkpoint, nothing chosen on them",

@@ -5,13 +5,15 @@ import argparse
 import torch
 from torch import Tensor
 
-from mae.commands.images import load_images, require_mae
+from mae.commands.images import load_images
 from mae.config import Config
+from mae.data.class_names import class_names
 from mae.errors import UserError
 from mae.export.facts import read_facts
 from mae.export.folder import export_folder
 from mae.export.push import check_push, push
 from mae.export.subject import Subject, choose_pool, resize
+from mae.models.classifier import Classifier
 from mae.models.mae import MaskedAutoencoder
 from mae.remote.files import is_remote
 from mae.training.run import load_pretrained, run_of
@@ -27,19 +29,27 @@ def export(args: argparse.Namespace) -> None:
     if args.push:
         check_push(args.push)
     config, objective, position = load_pretrained(args.run)
-    model = require_mae(objective)
+    assert isinstance(objective, MaskedAutoencoder | Classifier)
+    model, names = objective, list[str]()
+    if isinstance(model, Classifier):
+        if args.format in ("mae", "hf"):
+            raise UserError(f"--format {args.format}: is for encoders; timm, onnx, torch take this")
+        if model.average is not None:
+            model.encoder, model.average = model.average, None
+        names = class_names(config.data.train, config.finetune.num_classes)
     pool = choose_pool(model, args.pool)
     trained_size = model.img_size
     if args.img_size:
         config = resize(config, model, args.img_size)
     images, checked_on = check_images(args.images, config, model)
-    subject = Subject(config, model, position, pool, args.decoder, trained_size)
+    decoder = args.decoder and isinstance(model, MaskedAutoencoder)
+    subject = Subject(config, model, position, pool, decoder, trained_size, names)
     facts = read_facts(run_of(args.run), position)
     done = export_folder(args.format, subject, images, facts, checked_on, args.out)
     off = f"off by {done.off:.0e} at most" if done.off else "equal to the last bit"
     print(
-        f"{args.out}: the encoder of step {position.step:,}, checked through {done.library} on "
-        f"{checked_on} ({off}); load it with"
+        f"{args.out}: the {'classifier' if names else 'encoder'} of step {position.step:,}, "
+        f"checked through {done.library} on {checked_on} ({off}); load it with"
     )
     print("\n".join(f"  {line}" for line in done.code.splitlines()))
     if args.push:
@@ -47,7 +57,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def check_images(
-    chosen: list[str] | None, config: Config, model: MaskedAutoencoder
+    chosen: list[str] | None, config: Config, model: MaskedAutoencoder | Classifier
 ) -> tuple[Tensor, str]:
     """Raw images [b c h w] to check an export on, and what they are.
 

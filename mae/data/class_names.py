@@ -3,21 +3,22 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mae.data.manifest import Manifest
 from mae.remote.files import is_remote
 
 FILE = "classes.txt"
 """beside the shards, a line for each class: `mae pack` writes it"""
 
 
-def class_names(manifest: Manifest, num_classes: int) -> Sequence[str]:
-    """A name for each class: those of classes.txt beside the first shard, else the numbers."""
+def class_names(shards: Sequence[str], num_classes: int) -> list[str]:
+    """A name for each class: those of classes.txt beside the first shard, else the numbers.
+
+    `shards` may be patterns, as long as the folder is none.
+    """
     numbers = [str(i) for i in range(num_classes)]
-    first = manifest.shards[0]
-    if is_remote(first) or first.startswith("pipe:"):
+    if not shards or is_remote(shards[0]):
         return numbers
     try:
-        names = (Path(first).parent / FILE).read_text().splitlines()
+        names = (Path(shards[0]).parent / FILE).read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         return numbers
     return names if len(names) == num_classes else numbers

@@ -49,7 +49,8 @@ class _Part(NamedTuple):
     in_top: list[bool]
     losses: list[float]
     bad: int
-    unreadable: str
+    problem: UserError | RunFailed | None = None
+    """why this process got no further: for all of them to raise, not for it alone"""
 
 
 def require_classes(images: Images, key: str, num_classes: int) -> Labels:
@@ -81,8 +82,8 @@ def judge(
 
     Called by all processes, each of which does its share; `gather` joins a list of each process
     to one list on all (`accelerate.utils.gather_object`).  Images that do not decode are left out
-    and counted.  Raises StorageError where a shard cannot be read and SampleError where no image
-    can be decoded, on all processes alike.
+    and counted.  Raises StorageError where a shard cannot be read, RunFailed where `logits` are not
+    finite and SampleError where no image can be decoded, on all processes alike.
     """
     count = len(images.manifest)
     slices = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
@@ -91,13 +92,12 @@ def judge(
     try:
         for found in batches(views, slices[process_index::num_processes], workers):
             own.append(_judge_batch(logits, found, labels, device))
-    except StorageError as error:  # to be raised by all processes, not by this one alone
-        own = [_Part([], [], [], [], 0, str(error))]
-    parts: list[_Part] = gather(own)
+    except (StorageError, RunFailed) as error:
+        own = [_Part([], [], [], [], 0, error)]
+    parts: list[_Part] = sorted(gather(own), key=lambda part: part.samples)
     for part in parts:
-        if part.unreadable:
-            raise StorageError(part.unreadable)
-    parts = sorted((part for part in parts), key=lambda part: part.samples)
+        if part.problem is not None:
+            raise part.problem
     samples = np.array([s for part in parts for s in part.samples], dtype=np.int64)
     if not len(samples):
         raise SampleError(f"none of {count} images can be decoded")
@@ -115,7 +115,7 @@ def _judge_batch(
     logits: Callable[[Tensor], Tensor], found: Any, labels: Labels, device: torch.device | str
 ) -> _Part:
     if found.images is None:
-        return _Part([], [], [], [], len(found.bad), "")
+        return _Part([], [], [], [], len(found.bad))
     scores = logits(found.images.to(device)).float().cpu()
     if not scores.isfinite().all():
         raise RunFailed("the classifier's outputs are not finite")
@@ -127,7 +127,6 @@ def _judge_batch(
         (top == wanted[:, None]).any(1).tolist(),
         F.cross_entropy(scores, wanted, reduction="none").tolist(),
         len(found.bad),
-        "",
     )
 
 

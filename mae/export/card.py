@@ -4,18 +4,24 @@ import re
 from pathlib import Path
 
 from mae import __version__
+from mae.config import Config
 from mae.export.facts import Facts
 from mae.export.subject import Subject, Written
+from mae.models.classifier import Classifier
+from mae.models.mae import MaskedAutoencoder
+
+PRETRAINED = """\
+pretrained as a Masked Autoencoder
+
+An image encoder trained without labels (He et al. 2021, arXiv:2111.06377) by mae {version}.
+It is meant for fine-tuning; frozen features of a Masked Autoencoder are weaker than its
+fine-tuned ones."""
 
 CARD = """\
 ---
 {metadata}
 ---
-# {encoder}, pretrained as a Masked Autoencoder
-
-An image encoder trained without labels (He et al. 2021, arXiv:2111.06377) by mae {version}.
-It is meant for fine-tuning; frozen features of a Masked Autoencoder are weaker than its
-fine-tuned ones.
+# {encoder}, {what}
 
 ## Use
 
@@ -35,8 +41,8 @@ channel by channel. {proof}.
 | input | {height} x {width} px, {channels} channel(s) of {bits} bits{resized} |
 | normalisation | mean {mean}, std {std} |
 | encoder | {encoder} {arguments}, patch {patch}, {encoder_millions:.2f} M parameters |
-| pretraining | {start}, {samples:,} images seen in {step:,} steps of {batch_size} |
-| objective | mask ratio {mask_ratio}, predicts {target} |
+| training | {start}, {samples:,} images seen in {step:,} steps of {batch_size} |
+| objective | {objective} |
 | augmentation | random resized crop, area {scale}, ratio {ratio}{flip} |
 | optimizer | AdamW, betas {betas}, weight decay {weight_decay}, {rate}, seed {seed} |
 | data | {images}{shards}; fingerprint {fingerprint} |
@@ -62,8 +68,7 @@ def model_card(format: str, subject: Subject, facts: Facts, written: Written, pr
     patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
     start, licence = _origin(facts)
     return CARD.format(
-        metadata="\n".join(_metadata(format, facts)),
-        version=__version__,
+        metadata="\n".join(_metadata(format, subject, facts)),
         code=written.code.rstrip(),
         files=written.files,
         proof=proof[0].upper() + proof[1:],
@@ -82,8 +87,12 @@ def model_card(format: str, subject: Subject, facts: Facts, written: Written, pr
         samples=position.samples,
         step=position.step,
         batch_size=train.batch_size,
-        mask_ratio=config.model.mask_ratio,
-        target="pixels normalised per patch" if model.norm_pix_loss else "pixels",
+        what=(
+            f"fine-tuned to {encoder.num_classes} classes by mae {__version__}"
+            if isinstance(model, Classifier)
+            else PRETRAINED.format(version=__version__)
+        ),
+        objective=_objective(config, model),
         scale=list(data.scale),
         ratio=[round(r, 4) for r in data.ratio],
         flip=", horizontal flip" if data.flip else "",
@@ -99,6 +108,19 @@ def model_card(format: str, subject: Subject, facts: Facts, written: Written, pr
     )
 
 
+def _objective(config: Config, model: MaskedAutoencoder | Classifier) -> str:
+    if isinstance(model, Classifier):
+        use = config.finetune
+        return (
+            f"cross-entropy; label smoothing {use.label_smoothing}, mixup {use.mixup}, cutmix "
+            f"{use.cutmix}, random erasing {use.random_erasing}, RandAugment "
+            f"{use.rand_augment or 'none'}, drop path {use.drop_path}, layer decay "
+            f"{use.layer_decay}" + (f", weights averaged with decay {use.ema}" if use.ema else "")
+        )
+    target = "pixels normalised per patch" if model.norm_pix_loss else "pixels"
+    return f"mask ratio {config.model.mask_ratio}, predicts {target}"
+
+
 def _resized(subject: Subject) -> str:
     height, width = subject.trained_size
     if subject.model.img_size == subject.trained_size:
@@ -106,8 +128,10 @@ def _resized(subject: Subject) -> str:
     return f"; positions interpolated from those of {height} x {width} px, where it was trained"
 
 
-def _metadata(format: str, facts: Facts) -> list[str]:
-    lines = [f"library_name: {LIBRARIES[format]}", "pipeline_tag: image-feature-extraction"]
+def _metadata(format: str, subject: Subject, facts: Facts) -> list[str]:
+    is_classifier = isinstance(subject.model, Classifier)
+    task = "image-classification" if is_classifier else "image-feature-extraction"
+    lines = [f"library_name: {LIBRARIES[format]}", f"pipeline_tag: {task}"]
     lines.append(f"tags: [{LIBRARIES[format]}, masked-autoencoder, self-supervised]")
     licence = facts.init.get("license")
     if isinstance(licence, str) and re.fullmatch(r"[a-z0-9.-]+", licence.lower()):

@@ -115,7 +115,11 @@ def _written(
             width=width,
             tokens=vit.num_prefix_tokens + vit.patch_embed.num_patches,
             width_of_tokens=vit.embed_dim,
-            pooled="the class token" if subject.pool == "token" else "the mean of the patch tokens",
+            pooled=f"logits of {vit.num_classes} classes"
+            if vit.num_classes
+            else "the class token"
+            if subject.pool == "token"
+            else "the mean of the patch tokens",
         ),
         code=code,
     )

@@ -65,9 +65,9 @@ model = ViTMAEForPreTraining.from_pretrained("FOLDER")  # go on pretraining, or 
 
 def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written:
     """Both folders; without the decoder the one of ViTModel only, in `folder` itself."""
-    model, config = subject.model, subject.config
-    vit = model.encoder
+    vit, config = subject.model.encoder, subject.config
     refuse_beyond_plain(vit, "hf")
+    model = subject.pretraining
     try:
         import transformers  # noqa: F401  (what cannot be checked is not written)
     except ImportError:

@@ -1,5 +1,6 @@
 """What is exported: a trained model, and how the user wants it."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from mae.config import Config
 from mae.errors import UserError
+from mae.models.classifier import Classifier
 from mae.models.mae import MaskedAutoencoder
 from mae.training.checkpoint import Position
 
@@ -19,7 +21,7 @@ class Subject(NamedTuple):
     """A model on the CPU, in evaluation mode, and the choices of `mae export`."""
 
     config: Config
-    model: MaskedAutoencoder
+    model: MaskedAutoencoder | Classifier
     position: Position
     pool: Pool
     """what stands for an image: the class token, or the mean of the patch tokens"""
@@ -27,6 +29,14 @@ class Subject(NamedTuple):
     """the decoder goes along, where the format has a place for it"""
     trained_size: tuple[int, int]
     """height and width of the images that it was trained on, in pixels"""
+    class_names: Sequence[str] = ()
+    """of a classifier"""
+
+    @property
+    def pretraining(self) -> MaskedAutoencoder:
+        """The model where it has a decoder."""
+        assert isinstance(self.model, MaskedAutoencoder)
+        return self.model
 
 
 class Written(NamedTuple):
@@ -48,15 +58,25 @@ class Written(NamedTuple):
     """as in timm's config.json, where the format itself does not say what to build"""
 
 
-def choose_pool(model: MaskedAutoencoder, chosen: Pool | None) -> Pool:
-    """The class token where there is one and nothing else was asked for."""
+def choose_pool(model: MaskedAutoencoder | Classifier, chosen: Pool | None) -> Pool:
+    """The class token where there is one and nothing else was asked for; a classifier has its own.
+
+    Raises UserError for what the model does not have.
+    """
+    if isinstance(model, Classifier):
+        own: Pool = model.settings.global_pool
+        if chosen not in (None, own):
+            raise UserError(f"--pool {chosen}: this classifier was trained on {own}")
+        return own
     if chosen == "token" and not model.encoder.has_class_token:
         raise UserError("--pool token: this encoder has no class token; --pool avg")
     return chosen or ("token" if model.encoder.has_class_token else "avg")
 
 
 @torch.no_grad()
-def resize(config: Config, model: MaskedAutoencoder, img_size: tuple[int, int]) -> Config:
+def resize(
+    config: Config, model: MaskedAutoencoder | Classifier, img_size: tuple[int, int]
+) -> Config:
     """Fit `model` to another image size, in place: positions interpolated as timm does it.
 
     Returns the settings with that size.  Raises UserError where patches do not divide it.
@@ -66,12 +86,14 @@ def resize(config: Config, model: MaskedAutoencoder, img_size: tuple[int, int]) 
         raise UserError(f"--img-size: {h} x {w} does not divide into patches of {p} x {q}")
     old_grid = model.encoder.patch_embed.grid_size
     model.encoder.set_input_size(img_size=img_size)
-    grid = model.encoder.patch_embed.grid_size
-    positions = resample_abs_pos_embed(
-        model.decoder.pos_embed, list(grid), list(old_grid), num_prefix_tokens=0
-    )
-    model.decoder.pos_embed = nn.Parameter(positions, requires_grad=False)
-    model.img_size, model.num_patches = img_size, grid[0] * grid[1]
+    model.img_size = img_size
+    if isinstance(model, MaskedAutoencoder):
+        grid = model.encoder.patch_embed.grid_size
+        positions = resample_abs_pos_embed(
+            model.decoder.pos_embed, list(grid), list(old_grid), num_prefix_tokens=0
+        )
+        model.decoder.pos_embed = nn.Parameter(positions, requires_grad=False)
+        model.num_patches = grid[0] * grid[1]
     return config.model_copy(
         update={"model": config.model.model_copy(update={"img_size": img_size})}
     )
@@ -100,7 +122,7 @@ def expect_prediction(
     subject: Subject, images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(given, expected): noise whose order hides patches, and the predictions for these."""
-    model = subject.model
+    model = subject.pretraining
     split = model.draw(images, torch.arange(len(images)))
     latent = model.forward_encoder(model.patchify(images), split.ids_keep)
     shuffle = torch.cat([split.ids_keep, split.ids_masked], dim=1)

@@ -1,6 +1,7 @@
 """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ DECODER_FILE = "decoder.safetensors"
 FILES = "`model.safetensors` is the encoder, in timm's own names."
 DECODER = f"""
 `{DECODER_FILE}` is the pretraining decoder, for pictures or for going on; timm never reads it."""
+
+CLASSIFIER = "`model.safetensors` is the classifier, in timm's own names."
+CLASSIFIER_CODE = """\
+import timm
+
+model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model.pretrained_cfg))
+chances = model(transform(image)[None]).softmax(1)  # [1, {classes}]; image: of Pillow, in RGB
+names = model.pretrained_cfg.get("label_names")
+"""
 
 CODE = """\
 import timm
@@ -33,16 +44,18 @@ def write_timm(folder: Path, subject: Subject, images: Tensor) -> Written:
     save_file(weights(vit), folder / "model.safetensors", {"format": "pt"})
     if subject.decoder:
         # In a file of its own: timm takes a state dict with a mask token for DINOv2's.
-        save_file(weights(subject.model.decoder), folder / DECODER_FILE, {"format": "pt"})
-    config = timm_config(subject.config, vit, subject.pool)
+        save_file(weights(subject.pretraining.decoder), folder / DECODER_FILE, {"format": "pt"})
+    config = timm_config(subject.config, vit, subject.pool, subject.class_names)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     return Written(
         given={"images": subject.model.normalize_images(images)},
         expected=expect_features(subject, subject.model.normalize_images(images)),
         tolerance=1e-6,
         library="timm",
-        files=FILES + DECODER * subject.decoder,
-        code=CODE.format(
+        files=CLASSIFIER if vit.num_classes else FILES + DECODER * subject.decoder,
+        code=CLASSIFIER_CODE.format(classes=vit.num_classes)
+        if vit.num_classes
+        else CODE.format(
             pooled="the class token" if subject.pool == "token" else "the mean of the patch tokens",
             prefix=vit.num_prefix_tokens,
             patches=vit.patch_embed.num_patches,
@@ -51,7 +64,9 @@ def write_timm(folder: Path, subject: Subject, images: Tensor) -> Written:
     )
 
 
-def timm_config(config: Config, vit: VisionTransformer, pool: Pool) -> dict[str, Any]:
+def timm_config(
+    config: Config, vit: VisionTransformer, pool: Pool, class_names: Sequence[str] = ()
+) -> dict[str, Any]:
     """The hub format of timm: architecture, arguments, preprocessing."""
     channels, img_size = vit.patch_embed.proj.in_channels, list(vit.patch_embed.img_size)
     arguments = {
@@ -84,5 +99,6 @@ def timm_config(config: Config, vit: VisionTransformer, pool: Pool) -> dict[str,
             "pool_size": None,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
+            **({"label_names": list(class_names)} if class_names else {}),
         },
     }

@@ -53,6 +53,7 @@ class Classifier(Objective):
         super().__init__()
         self.encoder = encoder
         self.settings = settings
+        self.patch_size = tuple(encoder.patch_embed.patch_size)
         self.img_size = tuple(encoder.patch_embed.img_size)
         self.white = 2**bits - 1
         channels = encoder.patch_embed.proj.in_channels
@@ -78,7 +79,7 @@ class Classifier(Objective):
         """
         assert labels is not None
         use = self.settings
-        pixels = normalize_images(images, self._affine()).clone()
+        pixels = self.normalize_images(images).clone()
         if use.random_erasing:
             erase = RandomErasing(use.random_erasing, mode="pixel", device=str(pixels.device))
             pixels = erase(pixels)
@@ -116,26 +117,31 @@ class Classifier(Objective):
     def after_step(self) -> None:
         """Move the average of the weights a little towards them."""
         if self.average is not None:
-            averages, weights = list(self.average.parameters()), list(self.encoder.parameters())
+            averages: list[Tensor] = list(self.average.parameters())
+            weights: list[Tensor] = list(self.encoder.parameters())
             torch._foreach_lerp_(averages, weights, 1 - self.settings.ema)
 
     def logits(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Of whole images as they are, by the averaged weights where there are any."""
         vit = self.encoder if self.average is None else self.average
-        return vit(normalize_images(images, self._affine()))
+        return vit(self.normalize_images(images))
 
     def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
-        """Tokens before the head, as `MaskedAutoencoder.encode` gives them."""
+        """Tokens before the head, as `MaskedAutoencoder.encode` gives them.
+
+        With `global_pool` avg without the norm, which then follows the mean.
+        """
         vit = self.encoder if self.average is None else self.average
-        tokens = vit.forward_features(normalize_images(images, self._affine()))
+        tokens = vit.forward_features(self.normalize_images(images))
         patch_tokens = tokens[:, vit.num_prefix_tokens :]
         pooled = {"mean": patch_tokens.mean(dim=1)}
         if vit.has_class_token:
             pooled["cls"] = tokens[:, 0]
         return Features(patch_tokens, pooled)
 
-    def _affine(self) -> Affine:
-        return Affine(self.pixel_scale, self.pixel_shift)
+    def normalize_images(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Integer images as the encoder takes them; floats pass unchanged."""
+        return normalize_images(images, Affine(self.pixel_scale, self.pixel_shift))
 
 
 def build_classifier(config: Config) -> Classifier:

@@ -83,7 +83,9 @@ def describe(
         f"model   {config.model.encoder}, {millions:.1f} M parameters with the {head}",
         f"batch   {slices.batch_size} = {processes} x {slices.accumulation} accumulated "
         f"x {slices.device_batch} images on {accelerator.device.type}, "
-        f"{'bf16' if accelerator.mixed_precision == 'bf16' else 'fp32'}",
+        f"{'bf16' if accelerator.mixed_precision == 'bf16' else 'fp32'}"
+        + ", weights sharded (FSDP2)"
+        * accelerator.is_fsdp2,
         f"run     {config.train.epochs:g} epochs = {plan.steps:,} steps, lr {plan.lr:.3g}, "
         f"{config.output}" + (f", resumed at step {start:,}" if start else ""),
     ]

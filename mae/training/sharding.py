@@ -35,6 +35,7 @@ def prepare(
     A sharded objective is changed in place, and all processes must then call its methods together.
     """
     if accelerator.is_fsdp2:
+        assert accelerator.state.fsdp_plugin is not None
         accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
         # accelerate does so for all models but these.
         objective.forward = accelerator.autocast()(objective.forward)

@@ -92,8 +92,9 @@ def by_all_processes(views, processes, accumulation, workers=0):
 
 
 def joined(parts):
-    *tensors, bad = zip(*parts, strict=True)
-    return Batch(*map(torch.cat, tensors), [*chain(*bad)])
+    images, seeds, samples, labels, bad = zip(*parts, strict=True)
+    tensors = map(torch.cat, (images, seeds, samples, labels))
+    return Batch(next(tensors), next(tensors), next(tensors), next(tensors), [*chain(*bad)])
 
 
 def same(one, other):

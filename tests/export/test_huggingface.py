@@ -33,7 +33,7 @@ def test_both_folders_load_with_nothing_missing_and_compute_the_same(tmp_path, i
         found, subject.model.encoder.forward_features(images), rtol=1e-5, atol=1e-5
     )
     full = load(ViTMAEForPreTraining, tmp_path / "export")
-    split = subject.model.draw(images, torch.arange(4))
+    split = subject.pretraining.draw(images, torch.arange(4))
     noise = torch.cat([split.ids_keep, split.ids_masked], dim=1).argsort(dim=1).double()
     loss = full(images, noise=noise).loss
     torch.testing.assert_close(loss, subject.model(raw, split).loss, rtol=1e-5, atol=1e-5)

@@ -22,7 +22,7 @@ def test_pooling_is_the_class_token_where_there_is_one():
 
 def test_another_size_keeps_prefix_tokens_and_fits_encoder_and_decoder():
     as_trained, resized = subject_of(), subject_of(img_size=(32, 24))
-    model = resized.model
+    model = resized.pretraining
     assert (model.img_size, model.num_patches) == ((32, 24), 12)
     assert resized.config.model.img_size == (32, 24) and resized.trained_size == (16, 16)
     assert model.decoder.pos_embed.shape == (1, 12, 16)
@@ -39,9 +39,9 @@ def test_a_smooth_embedding_stays_what_it_is_in_another_size():
     """Bicubic interpolation of a constant is that constant: nothing is shifted or scaled."""
     subject = subject_of()
     with torch.no_grad():
-        subject.model.decoder.pos_embed.fill_(0.25)
+        subject.pretraining.decoder.pos_embed.fill_(0.25)
     resize(subject.config, subject.model, (40, 24))
-    torch.testing.assert_close(subject.model.decoder.pos_embed, torch.full((1, 15, 16), 0.25))
+    torch.testing.assert_close(subject.pretraining.decoder.pos_embed, torch.full((1, 15, 16), 0.25))
 
 
 def test_a_size_that_patches_do_not_divide_is_refused():

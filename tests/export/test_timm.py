@@ -77,7 +77,7 @@ def test_the_decoder_is_kept_apart_or_left_out(tmp_path, in_process):
     files = {"README.md", "config.json", "decoder.safetensors", "model.safetensors"}
     assert {p.name for p in (tmp_path / "with").iterdir()} == files
     decoder = load_file(tmp_path / "with" / "decoder.safetensors")
-    assert decoder.keys() == subject.model.decoder.state_dict().keys()
+    assert decoder.keys() == subject.pretraining.decoder.state_dict().keys()
     assert json.loads((tmp_path / "with" / "config.json").read_text())["num_classes"] == 0
     exported("timm", subject_of(decoder=False), tmp_path / "without")
     files -= {"decoder.safetensors"}
@@ -94,7 +94,7 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
 
 
 def test_an_export_that_timm_computes_otherwise_is_not_written(tmp_path, in_process, monkeypatch):
-    def wrong(config, vit, pool):
+    def wrong(config, vit, pool, *names):
         good = timm_config(config, vit, pool)
         return good | {"model_args": good["model_args"] | {"num_heads": 4}}
 
@@ -105,7 +105,7 @@ def test_an_export_that_timm_computes_otherwise_is_not_written(tmp_path, in_proc
 
 
 def test_an_export_that_timm_cannot_load_is_not_written(tmp_path, in_process, monkeypatch):
-    def wrong(config, vit, pool):
+    def wrong(config, vit, pool, *names):
         return timm_config(config, vit, pool) | {"architecture": "vit_nothing"}
 
     monkeypatch.setattr("mae.export.timm.timm_config", wrong)

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import struct
@@ -109,8 +110,7 @@ def told(tmp_path_factory):
 
 def records(run: Path) -> Iterator:
     """What is in a folder's *.wandb files, oldest first: LevelDB's log format, protobuf inside."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
+    parse = importlib.import_module("wandb.proto.wandb_internal_pb2").Record.FromString
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
         data, at, whole = path.read_bytes(), 7, b""
         while at < len(data):
@@ -121,7 +121,7 @@ def records(run: Path) -> Iterator:
             whole += data[at + 7 : at + 7 + size]
             at += 7 + size
             if kind in (1, 4):  # the whole of a record, or its last part
-                yield Record.FromString(whole)
+                yield parse(whole)
                 whole = b""
 
 

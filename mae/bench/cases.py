@@ -1,0 +1,46 @@
+"""What is measured: one implementation of the training step, at one size."""
+
+from typing import NamedTuple
+
+from mae.config import Config, ModelConfig, TrainConfig
+
+OURS, TEXTBOOK, TRANSFORMERS = "mae", "textbook", "transformers"
+IMPLEMENTATIONS = (OURS, TEXTBOOK, TRANSFORMERS)
+MODES = ("eager", "compile", "reduce-overhead", "max-autotune")
+
+
+class Case(NamedTuple):
+    """A training step; all settings are those of `ModelConfig` and `TrainConfig`."""
+
+    implementation: str = OURS
+    encoder: str = "vit_base_patch16_224"
+    img_size: int | None = None
+    """pixels (default: the encoder's)"""
+    decoder_depth: int = 8
+    batch_size: int = 64
+    """images of a step, all at once"""
+    mode: str = "eager"
+    """eager; compile: torch.compile as train.compile does it; else torch.compile of that mode"""
+    precision: str = "auto"
+
+    @property
+    def name(self) -> str:
+        """The implementation and how it is run."""
+        return f"{self.implementation} {self.mode}"
+
+    def config(self) -> Config:
+        """The settings of a run that takes these steps."""
+        size = None if self.img_size is None else (self.img_size, self.img_size)
+        return Config(
+            model=ModelConfig(
+                encoder=self.encoder, img_size=size, decoder_depth=self.decoder_depth
+            ),
+            train=TrainConfig.model_validate(
+                {
+                    "batch_size": self.batch_size,
+                    "max_device_batch": self.batch_size,
+                    "precision": self.precision,
+                    "compile": self.mode != "eager",
+                }
+            ),
+        )

@@ -1,0 +1,90 @@
+"""A case in a process of its own: `python -m mae.bench.child JSON`.
+
+Alone in its process a case has its own peak memory and its own compiled code.  It answers each
+line on standard input with a line of JSON on standard output: a number of seconds is a round of
+about that long.  So the cases of many processes can be measured in turn.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+import torch
+
+from mae.bench.cases import Case
+from mae.bench.ceiling import Ceiling, now, timed
+from mae.bench.memory import PeakMemory
+from mae.errors import UserError
+
+CEILING = "ceiling"
+WARM_UP = 3
+"""steps: the first compiles, the second allocates, CUDA graphs record in the third"""
+
+Round = Callable[[float], dict]
+"""a round of about so many seconds, and what it found"""
+
+
+def serve(what: dict, questions: TextIO, answers: TextIO) -> None:
+    """Make ready what is described, say so, and answer until the questions end."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def answer(content: dict) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    try:
+        one_round = ceiling_rounds(what, device) if CEILING in what else case_rounds(what, device)
+    except UserError as error:
+        return answer({"error": str(error)})
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return answer({"error": "out of memory"})
+        raise
+    answer({"ready": True})
+    for line in questions:
+        answer(one_round(float(line)))
+
+
+def case_rounds(what: dict, device: torch.device) -> Round:
+    """Rounds of training steps, warmed up; the first step of a round is not counted."""
+    from mae.bench.training_step import build_step
+
+    memory = PeakMemory(device)
+    step = build_step(Case(**what))
+    for _ in range(WARM_UP):
+        step()
+    memory.restart()
+    one = timed(step, 1, device)
+
+    def one_round(seconds: float) -> dict:
+        nonlocal one
+        step()
+        count = max(1, round(seconds / one))
+        now(device)
+        one = timed(step, count, device)
+        peak = memory.read()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # the others' turn
+        return {"seconds": one, "steps": count, "memory": peak}
+
+    return one_round
+
+
+def ceiling_rounds(what: dict, device: torch.device) -> Round:
+    """Rounds of matrix products in the precision of the cases."""
+    is_half = device.type == "cuda" and what["precision"] != "fp32"
+    use_bf16 = is_half or what["precision"] == "bf16"
+    ceiling = Ceiling(device, torch.bfloat16 if use_bf16 else torch.float32, what[CEILING])
+    return lambda seconds: {"flops": ceiling.measure(seconds), "size": ceiling.size}
+
+
+def main() -> None:
+    """What libraries print goes where warnings go, so that answers stay JSON."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    serve(json.loads(sys.argv[1]), sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Cases measured in turn, round by round, each in its own process, beside the device's ceiling."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from mae.bench.cases import Case
+from mae.bench.child import CEILING
+from mae.bench.children import Children
+from mae.bench.timing import interleaved, ratios, spread
+from mae.models.mae import build_mae
+from mae.training.flops import TERA, flops_per_image
+
+
+class Effort(NamedTuple):
+    """How long is measured."""
+
+    rounds: int = 5
+    seconds: float = 2.0
+    """of each case in a round, about"""
+    at_once: int = 1
+    """processes made ready at the same time"""
+    sizes: Sequence[int] | None = None
+    """of the ceiling's matrices (None: the device's)"""
+
+
+def measure(
+    cases: Sequence[Case],
+    effort: Effort,
+    environment: dict[str, str],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[dict]:
+    """A row for each case: what it is, its rates, memory, seconds of a step in each round.
+
+    All processes are alive together, resting but one: what a machine does meanwhile it does to
+    all.  `ratio` is how many times faster than the first case, round by round.  A case that does
+    not fit has `error` instead of numbers.  Raises RunFailed where a process fails.
+    """
+    names = [str(number) for number in range(len(cases))]
+    whats = {name: case._asdict() for name, case in zip(names, cases, strict=True)}
+    ceiling = {CEILING: {CEILING: effort.sizes, "precision": cases[0].precision}}
+    found: dict[str, list[dict]] = {name: [] for name in [CEILING, *names]}
+    with Children(ceiling | whats, environment, effort.at_once) as children:
+
+        def turn(name: str) -> float:
+            found[name].append(children[name].round(effort.seconds))
+            return 0.0
+
+        tasks = {name: partial(turn, name) for name in found}
+        interleaved(tasks, effort.rounds, progress)
+        errors = {name: child.error for name, child in children.items()}
+    peaks = [one["flops"] for one in found[CEILING][1:]]
+    rows = []
+    first: list[float] = []
+    for name, case in zip(names, cases, strict=True):
+        if errors[name]:
+            rows.append({**case._asdict(), "error": errors[name]})
+            continue
+        seconds = [one["seconds"] for one in found[name][1:]]
+        first = first or seconds
+        rows.append(
+            {
+                **case._asdict(),
+                **rates(case, seconds, peaks),
+                "ratio": spread(ratios(first, seconds)),
+                "memory": max((one["memory"] or 0 for one in found[name][1:]), default=0) or None,
+                "seconds": seconds,
+            }
+        )
+    return rows
+
+
+def rates(case: Case, seconds: Sequence[float], peaks: Sequence[float]) -> dict:
+    """Images and operations per second of steps that took `seconds`, in the rounds of `peaks`.
+
+    Operations are those of our implementation for all: who does more for the same result is not
+    credited with it.
+    """
+    flops = gflop_per_image(case) * 1e9
+    images = [case.batch_size / one for one in seconds]
+    shares = [rate * flops / peak for rate, peak in zip(images, peaks, strict=True)]
+    return {
+        "images_per_s": spread(images),
+        "gflop_per_image": flops / 1e9,
+        "tflop_per_s": median(images) * flops / TERA,
+        "ceiling_tflop_per_s": median(peaks) / TERA,
+        "mfu": spread(shares),
+    }
+
+
+def gflop_per_image(case: Case) -> float:
+    """Forward and backward of our implementation."""
+    config = case.config()
+    with torch.device("meta"):  # shapes only: the largest take seconds to fill with numbers
+        model = build_mae(config.model, config.data.mean, config.data.std)
+    return flops_per_image(model, config.model.in_chans) / 1e9

@@ -1,0 +1,75 @@
+"""`mae bench step`: the training step on synthetic images, for models, batch sizes and modes."""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+
+import torch
+
+from mae.bench.cases import Case
+from mae.bench.rounds import Effort, measure
+from mae.bench.timing import machine
+
+Progress = Callable[[str, int, int], None]
+"""told what is measured, and rounds done and in all"""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+def bench_step(
+    models: Sequence[str],
+    batch_sizes: Sequence[int],
+    modes: Sequence[str],
+    decoder_depths: Sequence[int] = (8,),
+    *,
+    img_size: int | None = None,
+    precision: str = "auto",
+    device: str = "cpu",
+    effort: Effort = Effort(),
+    progress: Progress = silent,
+) -> dict:
+    """Every combination; those of a model and decoder depth are measured in turn.
+
+    The result is ready for JSON; `tables.step_table` and `plots.step_plot` show it.  Raises
+    UserError for models that timm does not know, RunFailed where a measuring process fails.
+    """
+    rows = []
+    for model, depth in product(models, decoder_depths):
+        cases = [
+            Case(
+                encoder=model,
+                img_size=img_size,
+                decoder_depth=depth,
+                batch_size=batch_size,
+                mode=mode,
+                precision=precision,
+            )
+            for batch_size, mode in product(batch_sizes, modes)
+        ]
+        what = f"{model}, decoder of {depth}"
+
+        def tell(done: int, total: int, what: str = what) -> None:
+            progress(what, done, total)
+
+        rows += measure(cases, effort, environment(device), tell)
+    return {**about(device, effort), "rows": rows}
+
+
+def about(device: str, effort: Effort) -> dict:
+    """Where and how was measured."""
+    return {
+        "machine": machine(),
+        "device": "cuda" if device.startswith("cuda") else "cpu",
+        "threads": torch.get_num_threads(),
+        "rounds": effort.rounds,
+        "seconds_per_round": effort.seconds,
+    }
+
+
+def environment(device: str) -> dict[str, str]:
+    """Variables that make a process work on `device`, as the loop chooses it."""
+    if not device.startswith("cuda"):
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    index = device.partition(":")[2]
+    return {"CUDA_VISIBLE_DEVICES": index} if index else {}

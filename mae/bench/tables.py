@@ -1,0 +1,113 @@
+"""What was measured of the step as Markdown tables, which people can read as they are."""
+
+from collections.abc import Iterator, Sequence
+
+from mae.report.scales import percent
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Lines of a table whose first column is words and the others are numbers."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        first, *others = zip(cells, widths, strict=True)
+        padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+        return f"| {' | '.join(padded)} |"
+
+    yield line(heads)
+    rules = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    yield f"| {' | '.join(rules)} |"
+    yield from map(line, rows)
+
+
+def step_table(result: dict) -> str:
+    """Rates, share of the ceiling and memory of each case."""
+    heads = ["", "decoder", "batch", *RATES]
+    rows = [
+        [
+            f"{row['encoder']} {row['mode']}",
+            str(row["decoder_depth"]),
+            str(row["batch_size"]),
+            *_rates(row),
+        ]
+        for row in result["rows"]
+    ]
+    return "\n".join([*_about(result), "", *markdown(heads, rows)])
+
+
+def peers_table(result: dict) -> str:
+    """For each model and batch size: rates, our lead, and what a step costs on any machine."""
+    lines = _about(result)
+    for group in result["groups"]:
+        rows, first = group["rows"], group["rows"][0]
+        lines += ["", f"{first['encoder']}, batch {first['batch_size']}", ""]
+        cells = [[f"{row['implementation']} {row['mode']}", *_rates(row)] for row in rows]
+        lines += markdown(["", *RATES], cells)
+        if group["times"]:
+            cells = [
+                [
+                    f"mae {lead['mode']} beside {lead['than']} {lead['mode']}",
+                    f"{lead['speed']['median']:.2f} "
+                    f"({lead['speed']['low']:.2f}–{lead['speed']['high']:.2f})",
+                    f"{lead['memory']:.2f}" if "memory" in lead else "–",
+                ]
+                for lead in group["times"]
+            ]
+            lines += ["", *markdown(["", "times as fast", "times its memory"], cells)]
+        cells = [
+            [
+                name,
+                f"{cost['gflop']:.4g}",
+                f"{cost['saved_mb']:.4g}",
+                f"{cost['traffic_mb']:,.4g}",
+                f"{cost['operations']}",
+            ]
+            for name, cost in group["cost"].items()
+        ]
+        heads = ["counted, fp32, eager", "GFLOP/image", "MB held/image", "MB moved/image"]
+        lines += ["", *markdown([*heads, "operations/step"], cells)]
+    return "\n".join(lines)
+
+
+def joint_table(result: dict) -> str:
+    """The loop beside the step, and what it waited for."""
+    step, loop = result["step"], result["loop"]
+    rows = [
+        ["step, synthetic images", f"{step['images_per_s']['median']:,.4g}", "–", "–"],
+        [
+            f"loop, {result['images']:,} images in shards",
+            f"{loop['images_per_s']['median']:,.4g}",
+            percent(result["share"]),
+            percent(loop["data_wait"]),
+        ],
+    ]
+    about = (
+        f"{result['encoder']}, batch {result['batch_size']}, {result['mode']}, "
+        f"{result['workers']} data workers{', crops on the device' * result['crop_on_device']}"
+    )
+    heads = ["", "images/s", "of the step", "waiting for data"]
+    return "\n".join([*_about(result), "", about, "", *markdown(heads, rows), "", result["advice"]])
+
+
+RATES = ("images/s", "TFLOP/s", "MFU", "peak GB")
+
+
+def _rates(row: dict) -> list[str]:
+    if "error" in row:
+        return [row["error"], *("–" for _ in RATES[1:])]
+    speed = row["images_per_s"]
+    return [
+        f"{speed['median']:,.4g} ({speed['low']:,.4g}–{speed['high']:,.4g})",
+        f"{row['tflop_per_s']:.3g}",
+        percent(row["mfu"]["median"]),
+        f"{row['memory'] / 1e9:.3g}" if row["memory"] else "–",
+    ]
+
+
+def _about(result: dict) -> list[str]:
+    machine = result["machine"]
+    device = machine["gpu"] if result["device"] == "cuda" else machine["cpu"]
+    where = f"{device}, {machine['cores']} cores" + f", {result['threads']} threads"
+    rounds = f"medians (lowest–highest) of {result['rounds']} rounds in turn"
+    versions = f"torch {machine['torch']}, timm {machine['timm']}"
+    return [f"{where}; {versions}; {rounds}; {machine['date']}"]

@@ -1,0 +1,65 @@
+"""The masked autoencoder as the paper tells it, step by step: what the lean step is compared with.
+
+Every patch is projected, then most are dropped; the decoder's tokens are put back in order; all
+patches are decoded, predicted and compared, and the visible ones masked out of the mean (paper,
+sections 3 and "Simple implementation").
+"""
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from mae.masking import PatchSplit, binary_mask
+from mae.models.encoder import position_embedding
+from mae.models.mae import MaskedAutoencoder
+from mae.objective import Output
+from mae.patches import gather_tokens, patch_statistics, patchify
+
+
+class TextbookStep(nn.Module):
+    """The loss of a `MaskedAutoencoder`, by its own weights, without its savings."""
+
+    def __init__(self, model: MaskedAutoencoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Shaped[Tensor, "b c h w"], noise: PatchSplit) -> Output:
+        """Equal to the model's own up to rounding, gradients included."""
+        model, (ids_keep, ids_masked) = self.model, noise
+        encoder, decoder = model.encoder, model.decoder
+        pixels = model.normalize_images(images)
+
+        prefix, positions = encoder.num_prefix_tokens, position_embedding(encoder)
+        patches = encoder.patch_embed(pixels) + positions[:, prefix:]
+        x = gather_tokens(patches, ids_keep)
+        if encoder.cls_token is not None:
+            first = encoder.cls_token + positions[:, :1]
+            x = torch.cat([first.expand(x.shape[0], -1, -1), x], dim=1)
+        latent = encoder.norm(encoder.blocks(x))
+
+        y = decoder.embed(latent)
+        hidden = decoder.mask_token.expand(*ids_masked.shape, -1)
+        shuffled = torch.cat([y[:, prefix:], hidden.to(y.dtype)], dim=1)
+        ids_restore = torch.cat([ids_keep, ids_masked], dim=1).argsort(dim=1)
+        y = torch.cat([y[:, :prefix], gather_tokens(shuffled, ids_restore) + decoder.pos_embed], 1)
+        for block in decoder.blocks:
+            y = block(y)
+        prediction = decoder.pred(decoder.norm(y))[:, prefix:]
+
+        return self.loss(pixels, prediction, noise)
+
+    def loss(
+        self,
+        pixels: Float[Tensor, "b c h w"],
+        prediction: Float[Tensor, "b n values"],
+        noise: PatchSplit,
+    ) -> Output:
+        """Of all patches; the mean is taken over the hidden ones."""
+        target = patchify(pixels, self.model.patch_size)
+        if self.model.norm_pix_loss:
+            mean, std = patch_statistics(target)
+            target = (target - mean) / std
+        mask = binary_mask(noise).to(target.dtype)
+        each = (prediction.to(target.dtype) - target).square().mean(dim=-1)
+        loss = (each * mask).sum() / mask.sum()
+        return Output(loss, torch.stack([target.mean(), target.square().mean()]).detach())
