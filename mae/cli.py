@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mae import __version__
 from mae.errors import RunFailed, UserError
+from mae.options.bench import add_bench_commands
 from mae.options.classifier import add_classifier_commands
 from mae.options.data import add_data_commands
 from mae.options.evaluation import add_evaluation_commands
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("pretrain", help="pretrain, or continue a run (one process)")
     commands.add_parser("finetune", help="fine-tune a pretrained encoder to classes")
     add_data_commands(commands)
+    add_bench_commands(commands)
     add_run_commands(commands)
     add_picture_commands(commands)
     add_export_commands(commands)

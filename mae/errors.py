@@ -24,6 +24,10 @@ class Stopped(BaseException):
     """
 
 
+class ProcessStopped(Stopped):
+    """By one process, which could not wait for the others: it tells, as ProcessFailed does."""
+
+
 class ProcessFailed(RunFailed):
     """Met by one process, not by all of them: it tells, and the launcher ends the others."""
 

@@ -12,7 +12,7 @@ from mae.config import Config
 from mae.data.device_crop import Crops, resize_crops
 from mae.data.loader import Batch
 from mae.data.training_data import TrainingData
-from mae.errors import ProcessFailed, RunFailed, Stopped, UserError, WorkerDied
+from mae.errors import ProcessFailed, ProcessStopped, RunFailed, Stopped, UserError, WorkerDied
 from mae.exits import append_event
 from mae.hashing import Stream, fold
 from mae.objective import Objective, Output
@@ -108,9 +108,12 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
         set_lr(job.optimizer, lr)
         for micro in range(slices.accumulation):
             try:
-                batch = clock.wait_for(micro_batches)
-            except (WorkerDied, UserError) as error:
+                with job.stop.waiting():
+                    batch = clock.wait_for(micro_batches)
+            except (WorkerDied, UserError, Stopped) as error:
                 where = save_alone(job, done, left_out) if done > start else done
+                if isinstance(error, Stopped):
+                    raise ProcessStopped(f"{error}; stands at step {where}") from error
                 raise ProcessFailed(f"step {step}: {error}; stands at step {where}") from error
             # After the loader, whose first batch draws a number, too: what chance decides in the
             # model must not depend on where the run was resumed.

@@ -8,7 +8,15 @@ from datetime import timedelta
 
 from mae.config import Config
 from mae.data.training_data import open_training_data
-from mae.errors import ProcessFailed, RunFailed, SampleError, Stopped, StorageError, UserError
+from mae.errors import (
+    ProcessFailed,
+    ProcessStopped,
+    RunFailed,
+    SampleError,
+    Stopped,
+    StorageError,
+    UserError,
+)
 from mae.exits import (
     DONE,
     FAILED,
@@ -61,6 +69,7 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
         code, reason, is_ours = FAILED, str(error), isinstance(error, ProcessFailed)
     except Stopped as error:
         code, reason = STOPPED, f"{error}; the same command continues the run"
+        is_ours = isinstance(error, ProcessStopped)
     except KeyboardInterrupt:
         code, reason = FAILED, "interrupted; the same command continues the run"
     finally:
@@ -167,7 +176,6 @@ def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False)
     except OSError as error:
         raise RunFailed(f"{run.folder} cannot be written: {error}") from error
     finally:
-        stop.in_loop = False
         job.saver.close()
         tracker.close()
     accelerator.end_training()

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from mae.pretrain import main
-from mae.training import saver
+from mae.training import saver, signals
 from mae.training.checkpoint import _stamp, read_position
 from mae.training.control import Control
 from mae.training.quarantine import Quarantine
@@ -28,7 +28,7 @@ from mae.training.saver import Saver
 from mae.training.tracking import Tracker
 from mae.watching import Watcher
 from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
-from tests.servers import stall, web_server
+from tests.servers import body, stall, web_server
 
 STEPS = 26
 SOON = 30
@@ -196,6 +196,54 @@ def test_sigterm_while_health_is_measured(shards, undisturbed, tmp_path, monkeyp
     measured = (tmp_path / "run" / "health.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in measured] == [7, 13, 20, 26]
     assert_same(tmp_path / "run", undisturbed)
+
+
+def test_sigterm_while_a_download_hangs(make_shards, tmp_path, monkeypatch, capsys):
+    """Whoever waits for data saves alone: a server may take minutes, a scheduler does not."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(signals, "PATIENCE", 1)
+    make_shards(tmp_path / "shards", 52, shard_size=7, size=(20, 24))
+    paths = sorted((tmp_path / "shards").glob("*.tar"))
+    window = ("data.order=window", "data.window=1", "train.checkpoint_every=100")
+    with web_server() as server:
+
+        def every_shard(answer):
+            for path in paths:
+                server.serve(f"/{path.name}", answer(path.read_bytes()))
+
+        def hang():
+            every_shard(stall)
+            threading.Timer(2, terminate).start()
+
+        every_shard(body)
+        config = write_config(tmp_path, f"{server.url}/shard-{{000000..000007}}.tar")
+        small = f"data.cache_gb={2.5 * max(path.stat().st_size for path in paths) / 1e9}"
+        with monkeypatch.context() as patch:
+            disturb(patch, Tracker, "report", after=hang, at=8)
+            began = time.monotonic()
+            assert main([str(config), *window, small]) == 75
+        assert time.monotonic() - began < SOON
+        (saved_at,) = saved(tmp_path / "run")
+        (said,) = capsys.readouterr().err.splitlines()
+        assert said.startswith("mae: stopped by SIGTERM while waiting for data; stands at step ")
+        assert exit_status(tmp_path / "run")["step"] == saved_at >= 8
+        every_shard(body)
+        assert main([str(config), *window, small]) == 0
+    (tmp_path / "whole").mkdir()
+    whole = write_config(tmp_path / "whole", f"{tmp_path}/shards/*.tar")
+    assert main([str(whole), *window]) == 0
+    assert_same(tmp_path / "run", final_weights(tmp_path / "whole" / "run"))
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_signal_after_the_last_step_changes_nothing(code, shards, tmp_path, monkeypatch):
+    """A launcher sends one to the others when the first has ended."""
+    config = write_config(tmp_path, shards)
+    disturb(monkeypatch, Tracker, "close", before=terminate)
+    if code:
+        monkeypatch.setattr(saver, "write_checkpoint", lambda *_: [].pop())
+    assert main([str(config)]) == code
+    assert exit_status(tmp_path / "run")["code"] == code
 
 
 def test_the_clock_of_the_wall_is_not_asked(shards, undisturbed, tmp_path, monkeypatch):

@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from mae.bench.cases import IMPLEMENTATIONS, OURS, TEXTBOOK, TRANSFORMERS, Case
 from mae.bench.cost import cost_of
-from mae.bench.rounds import Effort, measure
+from mae.bench.rounds import USUAL, Effort, measure
 from mae.bench.step import Progress, about, environment, silent
 from mae.bench.timing import ratios, spread
 from mae.bench.training_step import TextbookLoss, TransformersLoss
 from mae.models.mae import MaskedAutoencoder, build_mae
+
 
 def bench_peers(
     models: Sequence[str],
@@ -23,7 +24,7 @@ def bench_peers(
     img_size: int | None = None,
     precision: str = "auto",
     device: str = "cpu",
-    effort: Effort = Effort(),
+    effort: Effort = USUAL,
     progress: Progress = silent,
 ) -> dict:
     """All implementations in all modes, those of a model and batch size in turn.

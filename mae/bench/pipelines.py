@@ -12,7 +12,8 @@ from torchvision import transforms
 
 from mae.bench.samples import READ_BY_ALL
 from mae.config import DataConfig
-from mae.data.loader import Batch, Slices, TrainingViews, batches
+from mae.data.batches import batches
+from mae.data.loader import Batch, Slices, TrainingViews
 from mae.data.manifest import Manifest
 from mae.data.order import Order
 from mae.data.storage import ShardReader

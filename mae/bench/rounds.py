@@ -27,6 +27,9 @@ class Effort(NamedTuple):
     """of the ceiling's matrices (None: the device's)"""
 
 
+USUAL = Effort()
+
+
 def measure(
     cases: Sequence[Case],
     effort: Effort,

@@ -6,7 +6,7 @@ from itertools import product
 import torch
 
 from mae.bench.cases import Case
-from mae.bench.rounds import Effort, measure
+from mae.bench.rounds import USUAL, Effort, measure
 from mae.bench.timing import machine
 
 Progress = Callable[[str, int, int], None]
@@ -26,7 +26,7 @@ def bench_step(
     img_size: int | None = None,
     precision: str = "auto",
     device: str = "cpu",
-    effort: Effort = Effort(),
+    effort: Effort = USUAL,
     progress: Progress = silent,
 ) -> dict:
     """Every combination; those of a model and decoder depth are measured in turn.

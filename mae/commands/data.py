@@ -1,14 +1,10 @@
-"""What the commands around data do, given their parsed arguments: pack, index, verify, bench."""
+"""What the commands around data do, given their parsed arguments: pack, index, verify."""
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from mae.bench.loader import bench_loader
-from mae.bench.report import table
-from mae.bench.soak import soak
-from mae.bench.soak import table as soak_table
+from mae.commands.progress import progress_line
 from mae.config import Config, DataConfig
 from mae.data.conventions import write_wds2idx, write_wids
 from mae.data.images import Images
@@ -23,7 +19,6 @@ from mae.packing.shard_writer import PackOptions
 from mae.packing.sources import Wanted
 from mae.remote.cache import ShardCache
 from mae.remote.files import is_remote
-from mae.results import write_json
 
 
 def pack(args: argparse.Namespace) -> None:
@@ -58,7 +53,7 @@ def pack(args: argparse.Namespace) -> None:
 def index(args: argparse.Namespace) -> None:
     """`mae index`."""
     cache = _cache(args)
-    progress = _line("indexed", "shards")
+    progress = progress_line("indexed", "shards")
     manifest = build_manifest(args.shards, "index", args.index_dir, cache, progress)
     for word, value in summary(manifest):
         print(f"{word:12} {value}")
@@ -87,40 +82,6 @@ def verify(args: argparse.Namespace) -> None:
     print(total)
 
 
-def bench(args: argparse.Namespace) -> None:
-    """`mae bench`."""
-    {"loader": _bench_loader, "soak": _bench_soak}[args.what](args)
-
-
-def _bench_soak(args: argparse.Namespace) -> None:
-    workers = 1 if args.workers is None else args.workers
-    data = {"train": tuple(args.shards), "workers": workers, "repeats": 1}
-    config = Config.model_validate({"data": data, "train": {"batch_size": args.batch_size}})
-    readings = soak(config, args.img_size, args.samples)
-    print(soak_table(readings))
-    if args.out:
-        write_json(args.out, {"readings": [reading._asdict() for reading in readings]})
-
-
-def _bench_loader(args: argparse.Namespace) -> None:
-    quick = args.quick
-    result = bench_loader(
-        args.shards,
-        short=args.short,
-        img_size=args.img_size,
-        images=64 if quick else args.images,
-        batch_size=16 if quick else args.batch_size,
-        rounds=2 if quick else args.rounds,
-        workers=0 if quick else args.workers,
-        repeats=args.repeats,
-        progress=_line("measured", "rounds"),
-    )
-    print(table(result))
-    if args.out:
-        write_json(args.out, result)
-        print(args.out)
-
-
 def _print_if_measured(images: Images) -> None:
     """What is packed is packed, whatever its pixels are."""
     try:
@@ -144,17 +105,6 @@ def _print_statistics(statistics: Statistics, images: Images) -> None:
 def _cache(args: argparse.Namespace) -> ShardCache:
     chosen = {"cache_dir": args.cache_dir, "cache_gb": args.cache_gb, "allow_pipe": args.allow_pipe}
     return build_cache(DataConfig(**{key: value for key, value in chosen.items() if value}))
-
-
-def _line(verb: str, things: str) -> Callable[[int, int], None]:
-    """A progress line, for a person only."""
-
-    def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\r{verb} {done:,} of {total:,} {things}", end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 def _say(text: str) -> None:

@@ -1,18 +1,12 @@
 """Batches: exactly this process's slice of each global batch, from any position on."""
 
-import atexit
-import signal
-import threading
-from collections.abc import Container, Iterable, Iterator
-from functools import partial
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mae.config import DataConfig
 from mae.data.augment import Augment
@@ -21,7 +15,7 @@ from mae.data.images import BadSample, Images, usable_image
 from mae.data.manifest import Manifest
 from mae.data.order import Order
 from mae.data.transform import View, apply_view_into, center_view, draw_views, random_view, stack
-from mae.errors import UserError, WorkerDied
+from mae.errors import UserError
 from mae.hashing import Stream, fold
 from mae.remote.cache import ShardCache
 from mae.tensor_hashing import as_tensor
@@ -192,81 +186,3 @@ class CentredViews(Dataset):
     def view(self, sample: int) -> Tensor:
         """One centred view, [c h w].  Raises UserError for a bad image."""
         return center_view(self.images[sample], self.img_size, self.crop_pct)
-
-
-def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator:
-    """`dataset[s]` for each slice, in order, made ahead by `workers` processes.
-
-    Never to be passed through `accelerator.prepare`: the slices are this process's own already.
-    Raises UserError as the dataset met it, WorkerDied where a worker was killed.
-    """
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        sampler=slices,  # pyrefly: ignore  # any iterable is a sampler
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_signals_to_the_parent,
-        prefetch_factor=2 if workers else None,
-    )
-    # Torch turns the signal of a worker's death into an exception, in the middle of a step, too.
-    before = signal.getsignal(signal.SIGCHLD)
-    items = iter(loader)
-    if workers and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-    end = partial(_kill, getattr(items, "_workers", ()))
-    # An error that nobody catches keeps this generator to the very end, where Python waits for
-    # workers that it has sent a SIGTERM, which ours ignore.
-    atexit.register(end)
-    try:
-        yield from _undisturbed(items)
-    finally:
-        del items  # they come to their end, but for those that are stuck
-        end()
-        atexit.unregister(end)
-
-
-def _kill(team: Iterable[BaseProcess]) -> None:
-    for worker in team:
-        worker.kill()
-        worker.join()
-
-
-def _undisturbed(items: Iterator) -> Iterator:
-    """`items`, with errors that came as values raised, and dead workers named."""
-    while True:
-        item, died = None, ""
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        except (RuntimeError, ConnectionError, EOFError):
-            # What a worker's death looks like depends on what it was doing.
-            died = _dead_workers(items)
-            if not died:
-                raise
-        if died:
-            item = WorkerDied(f"{died} died; for lack of memory, perhaps")
-        if isinstance(item, UserError | WorkerDied):
-            del items  # ends the other workers now: the error's traceback would keep them
-            raise item
-        yield item
-
-
-def _dead_workers(items: Iterator) -> str:
-    """Names of the workers that are no more; "" while all of them live."""
-    dead = []
-    workers = getattr(items, "_workers", ())
-    wait([worker.sentinel for worker in workers], timeout=1)  # may be known a moment later
-    for worker in workers:
-        if not worker.is_alive():
-            code = worker.exitcode
-            how = f"signal {-code}" if code and code < 0 else f"exit code {code}"
-            dead.append(f"data worker {worker.pid} ({how})")
-    return ", ".join(dead)
-
-
-def _leave_signals_to_the_parent(worker: int) -> None:
-    # Sent to every process of a job: a worker that obeyed would cost the last checkpoint.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

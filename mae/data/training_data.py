@@ -8,8 +8,9 @@ import numpy as np
 
 from mae.config import Config, DataConfig
 from mae.data.augment import Augment, build_augment
+from mae.data.batches import batches
 from mae.data.images import Images
-from mae.data.loader import Batch, Slices, TrainingViews, batches
+from mae.data.loader import Batch, Slices, TrainingViews
 from mae.data.manifest import Manifest, build_manifest, merge, require_labels
 from mae.data.order import Order
 from mae.data.prefetch import fetching_ahead

@@ -8,8 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mae.data.batches import batches
 from mae.data.images import Images
-from mae.data.loader import CentredViews, batches
+from mae.data.loader import CentredViews
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.features_file import FeatureSet
 

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.data.batches import batches
 from mae.data.images import Images
-from mae.data.loader import CentredViews, batches
+from mae.data.loader import CentredViews
 from mae.data.manifest import require_labels
 from mae.errors import RunFailed, SampleError, StorageError, UserError
 from mae.evaluation.confidence import balanced_accuracy, wilson
@@ -177,26 +178,32 @@ def class_report(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
         if wrong[i, j]
     ]
     whole = {"confusion": matrix.tolist()} if len(names) <= MOST_CLASSES else {}
-    return {**summary(judged), "classes": classes, "errors": errors, **whole}
+    known = {**summary(judged), "num_classes": len(names)}
+    return {**known, "classes": classes, "errors": errors, **whole}
 
 
 def class_table(report: dict[str, Any], rows: int = 5) -> str:
     """For people: the overall numbers, the weakest classes and the commonest errors."""
     low, high = (f"{100 * bound:.1f}" for bound in report["interval"])
+    bad = f", {report['bad']:,} bad" if report["bad"] else ""
     lines = [
-        f"accuracy      {report['accuracy']:.1%}  ({low}–{high}, 95 % interval) on "
-        f"{report['images']:,} images" + (f", {report['bad']} bad" if report["bad"] else ""),
-        f"mean of classes {report['balanced_accuracy']:.1%}   top-{TOP} {report['top5']:.1%}   "
-        f"cross-entropy {report['loss']:.3f}",
+        f"accuracy         {report['accuracy']:6.1%}  ({low}–{high}, 95 % interval) on "
+        f"{report['images']:,} images{bad}",
+        f"mean of classes  {report['balanced_accuracy']:6.1%}",
     ]
+    if report["num_classes"] > TOP:
+        lines.append(f"among top {TOP}      {report['top5']:6.1%}")
+    lines.append(f"cross-entropy    {report['loss']:6.3f}")
     known = [one for one in report["classes"] if one["accuracy"] is not None]
-    weakest = sorted(known, key=lambda one: one["accuracy"])[:rows]
-    lines += ["weakest classes: "] + [
-        f"  {one['name']:24}{one['accuracy']:7.1%}  of {one['images']:,}" for one in weakest
+    lines.append("weakest classes" if len(known) > rows else "classes")
+    lines += [
+        f"  {one['accuracy']:6.1%} of {one['images']:5,}  {one['name']}"
+        for one in sorted(known, key=lambda one: one["accuracy"])[:rows]
     ]
     if report["errors"]:
-        lines += ["commonest errors:"] + [
-            f"  {error['images']:5,}  {error['class']} taken for {error['taken_for']}"
+        lines.append("commonest errors")
+        lines += [
+            f"  {error['images']:6,}  {error['class']} taken for {error['taken_for']}"
             for error in report["errors"][:rows]
         ]
     return "\n".join(lines)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from mae.config import Config
+from mae.data.batches import batches
 from mae.data.images import Images
-from mae.data.loader import CentredViews, batches
+from mae.data.loader import CentredViews
 from mae.evaluation.encoders import FrozenEncoder
 
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.data.batches import batches
 from mae.data.images import Images
-from mae.data.loader import batches
 from mae.errors import UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.segmentation_classifiers import Neighbours, choose_linear

@@ -1,4 +1,4 @@
-"""Options of the commands around data: pack, index, verify, bench."""
+"""Options of the commands around data: pack, index, verify."""
 
 import argparse
 from pathlib import Path
@@ -17,7 +17,7 @@ from mae.options.parsing import (
 
 
 def add_data_commands(commands: Any) -> None:
-    """`mae pack`, `index`, `verify`, `bench`."""
+    """`mae pack`, `index`, `verify`."""
     pack = command(commands, "data", "pack", "pack images into shards")
     pack.add_argument(
         "sources",
@@ -63,21 +63,3 @@ def add_data_commands(commands: Any) -> None:
     verify.add_argument("--index-dir", type=Path, help="cache folder of the indexes")
     verify.add_argument("--workers", type=natural, default=cores(), help="processes")
     cache_options(verify)
-
-    bench = command(commands, "data", "bench", "measure speed, beside other pipelines")
-    bench.add_argument(
-        "what",
-        choices=["loader", "soak"],
-        help="loader: speed from shards to batches; soak: memory over many samples",
-    )
-    bench.add_argument("shards", nargs="+", help="tars of 8-bit colour images")
-    bench.add_argument("--short", nargs="+", default=[], help="the same, packed with --resize")
-    bench.add_argument("--img-size", type=positive, default=224, help="pixels")
-    bench.add_argument("--images", type=positive, default=512, help="per round")
-    bench.add_argument("--batch-size", type=positive, default=64, help="images")
-    bench.add_argument("--rounds", type=positive, default=7, help="of all pipelines in turn")
-    bench.add_argument("--repeats", type=positive, default=4, help="views per decoding")
-    bench.add_argument("--workers", type=natural, help="processes (all cores if unset)")
-    bench.add_argument("--quick", action="store_true", help="a few images, for a first look")
-    bench.add_argument("--samples", type=positive, default=200_000, help="soak: so many")
-    bench.add_argument("--out", type=Path, help="JSON file")

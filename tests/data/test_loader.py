@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 
 from mae.config import DataConfig
 from mae.data import images as images_module
+from mae.data.batches import batches
 from mae.data.device_crop import Crops, resize_crops
 from mae.data.images import Images
-from mae.data.loader import Batch, CentredViews, Slices, TrainingViews, batches
+from mae.data.loader import Batch, CentredViews, Slices, TrainingViews
 from mae.data.manifest import build_manifest
 from mae.data.order import Order, sample_at
 from mae.data.transform import center_view

@@ -1,0 +1,130 @@
+"""`mae bench joint`: the real loop on real shards, beside the step on synthetic images."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+import yaml
+
+from mae.bench.cases import Case
+from mae.bench.children import Children
+from mae.bench.rounds import USUAL, Effort
+from mae.bench.step import Progress, about, environment, silent
+from mae.bench.timing import spread
+from mae.config import Config, DataConfig
+from mae.data.manifest import build_manifest
+from mae.errors import RunFailed, UserError
+
+ENOUGH = 0.95
+"""of the step's speed: the loop is not bound by its data"""
+
+STEP = "step"
+WARM_UP = 1
+"""intervals of the loop that do not count: workers start, code is compiled"""
+
+
+def bench_joint(
+    shards: Sequence[str],
+    case: Case,
+    *,
+    workers: int,
+    crop_on_device: bool = False,
+    index_dir: Path | None = None,
+    device: str = "cpu",
+    effort: Effort = USUAL,
+    progress: Progress = silent,
+) -> dict:
+    """`case`, and a run of `mae pretrain` with its settings on `shards`.
+
+    The step is measured before and after the run, in rounds as long as the run's.  The result is
+    ready for JSON; `tables.joint_table` shows it.  Raises UserError where the shards cannot be
+    read or hold fewer images than a batch, RunFailed where the run fails.
+    """
+    images = len(build_manifest(shards, "bench", index_dir))
+    if images < case.batch_size:
+        raise UserError(f"bench: {images} images in the shards, but a batch has {case.batch_size}")
+    data = {"train": tuple(shards), "workers": workers, "crop_on_device": crop_on_device}
+    data = DataConfig.model_validate({**data, "index_dir": index_dir, "repeats": 1})
+    config = case.config().model_copy(update={"data": data})
+    with Children({STEP: case._asdict()}, environment(device), 1) as children:
+        step = children[STEP]
+        if step.error:
+            raise UserError(f"bench: the step of {case.batch_size} images: {step.error}")
+        step.round(effort.seconds)
+        rounds = [step.round(effort.seconds) for _ in range(effort.rounds)]
+        progress("the step, before", 1, 3)
+        every = max(1, round(effort.seconds / rounds[0]["seconds"]))
+        with tempfile.TemporaryDirectory(prefix="mae-bench-") as folder:
+            rows = run_loop(config, images, every, effort.rounds, Path(folder), device)
+        progress("the loop", 2, 3)
+        rounds += [step.round(effort.seconds) for _ in range(effort.rounds)]
+        progress("the step, after", 3, 3)
+    synthetic = spread([case.batch_size / one["seconds"] for one in rounds])
+    real = spread([row["images_per_second"] for row in rows])
+    share = real["median"] / synthetic["median"]
+    waited = mean(row["data_wait"] for row in rows)
+    return {
+        **about(device, effort),
+        **case._asdict(),
+        "workers": workers,
+        "crop_on_device": crop_on_device,
+        "images": images,
+        "step": {"images_per_s": synthetic},
+        "loop": {"images_per_s": real, "data_wait": waited},
+        "share": share,
+        "advice": advice(share, waited, workers, crop_on_device),
+    }
+
+
+def run_loop(
+    config: Config, images: int, every: int, rounds: int, folder: Path, device: str
+) -> list[dict]:
+    """Rows of metrics of a run: one for each `every` steps, those of the start left out."""
+    steps = every * (rounds + WARM_UP)
+    values = config.model_dump(mode="json")
+    values["output"] = str(folder / "run")
+    values["train"] |= {
+        # Half a step less: the number of steps is rounded up.
+        "epochs": (steps - 0.5) * config.train.batch_size / images,
+        "checkpoint_every": steps + 1,
+        "checkpoint_minutes": 0,
+    }
+    values["optim"] |= {"warmup_epochs": 0}
+    values["log"] |= {"every": every, "panel_every": 0, "health_every": 0, "wandb": False}
+    path = folder / "joint.yaml"
+    path.write_text(yaml.safe_dump(values))
+    command = [sys.executable, "-m", "mae.pretrain", str(path)]
+    variables = {**os.environ, **environment(device)}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    if done.returncode:
+        last = " | ".join(done.stderr.strip().splitlines()[-3:])
+        kind = UserError if done.returncode == 2 else RunFailed
+        raise kind(f"bench: the run ended with code {done.returncode}: {last}")
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["step"] > every * WARM_UP]
+
+
+def advice(share: float, waited: float, workers: int, crop_on_device: bool) -> str:
+    """Which setting would help, if any."""
+    if share >= ENOUGH:
+        return f"The loop does {share:.0%} of what the step could: the step decides."
+    if waited < (1 - share) / 2:
+        return (
+            f"The loop does {share:.0%} of what the step could, yet waits {waited:.0%} of its time "
+            "only: the data's work and the step's disturb each other (fewer data.workers)."
+        )
+    helps = ["mae pack --resize", "data.repeats"]
+    if not crop_on_device:
+        helps.insert(0, "data.crop_on_device=true")
+    cores = os.cpu_count() or 1
+    if workers < cores:
+        helps.insert(0, f"more data.workers (of {cores} cores)")
+    return (
+        f"Bound by its data: {1 / share:.2f} times as fast if it never waited. "
+        f"What would help: {', '.join(helps)}."
+    )

@@ -1,0 +1,95 @@
+"""Options of `mae bench`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mae.options.parsing import amount, command, cores, device_option, natural, positive
+
+MODES = ("eager", "compile", "reduce-overhead", "max-autotune")
+
+
+def add_bench_commands(commands: Any) -> None:
+    """`mae bench step`, `peers`, `joint`, `loader`, `soak`."""
+    bench = command(commands, "bench", "bench", "measure speed and memory, beside others'")
+    kinds = bench.add_subparsers(title="what", required=True, metavar="WHAT")
+
+    step = command(kinds, "bench", "step", "the training step on synthetic images")
+    step.add_argument(
+        "--models", nargs="+", default=["vit_base_patch16_224"], help="encoders by their timm names"
+    )
+    step.add_argument(
+        "--decoder-depths", nargs="+", type=positive, default=[8], help="blocks of the decoder"
+    )
+    step.add_argument("--plot", type=Path, help="PNG: images/s and memory over batch size")
+    _step_options(step, [8, 16, 32], ["eager", "compile"])
+
+    peers = command(kinds, "bench", "peers", "the same step by transformers and by the textbook")
+    peers.add_argument(
+        "--models", nargs="+", default=["vit_base_patch16_224"], help="encoders by their timm names"
+    )
+    peers.add_argument("--decoder-depth", type=positive, default=8, help="blocks of the decoder")
+    _step_options(peers, [8], ["eager", "compile"])
+
+    joint = command(kinds, "bench", "joint", "the training loop on shards, beside its step alone")
+    joint.add_argument("shards", nargs="+", help="tars of colour images")
+    joint.add_argument("--model", default="vit_base_patch16_224", help="encoder by its timm name")
+    joint.add_argument("--decoder-depth", type=positive, default=8, help="blocks of the decoder")
+    joint.add_argument("--batch-size", type=positive, default=64, help="images of a step")
+    joint.add_argument("--compile", action="store_true", help="train.compile=true")
+    joint.add_argument("--workers", type=natural, default=cores(), help="data.workers")
+    joint.add_argument("--crop-on-device", action="store_true", help="data.crop_on_device=true")
+    joint.add_argument("--index-dir", type=Path, help="cache folder of the indexes")
+    _effort_options(joint)
+
+    loader = command(kinds, "bench", "loader", "speed from shards to batches")
+    _shards_options(loader)
+    loader.add_argument("--short", nargs="+", default=[], help="the same, packed with --resize")
+    loader.add_argument("--images", type=positive, default=512, help="per round")
+    loader.add_argument("--rounds", type=positive, default=7, help="of all pipelines in turn")
+    loader.add_argument("--repeats", type=positive, default=4, help="views per decoding")
+    loader.add_argument("--quick", action="store_true", help="a few images, for a first look")
+
+    soak = command(kinds, "bench", "soak", "memory of the loader over many samples")
+    _shards_options(soak)
+    soak.add_argument("--samples", type=positive, default=200_000, help="so many")
+
+
+def _shards_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shards", nargs="+", help="tars of 8-bit colour images")
+    parser.add_argument("--img-size", type=positive, default=224, help="pixels")
+    parser.add_argument("--batch-size", type=positive, default=64, help="images")
+    parser.add_argument("--workers", type=natural, help="processes (all cores if unset)")
+    parser.add_argument("--out", type=Path, help="JSON file")
+
+
+def _step_options(
+    parser: argparse.ArgumentParser, batch_sizes: list[int], modes: list[str]
+) -> None:
+    parser.add_argument(
+        "--batch-sizes", nargs="+", type=positive, default=batch_sizes, help="images of a step"
+    )
+    parser.add_argument(
+        "--modes",
+        nargs="+",
+        choices=MODES,
+        default=modes,
+        metavar="MODE",
+        help=f"of {', '.join(MODES)} (the last two: CUDA graphs; the last searches for minutes)",
+    )
+    _effort_options(parser)
+
+
+def _effort_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--img-size", type=positive, help="pixels (the encoder's if unset)")
+    parser.add_argument(
+        "--precision", choices=["auto", "bf16", "fp32"], default="auto", help="as train.precision"
+    )
+    parser.add_argument("--rounds", type=positive, default=7, help="of all cases in turn")
+    parser.add_argument("--seconds", type=amount, default=2.0, help="of each case in a round")
+    parser.add_argument(
+        "--at-once", type=positive, default=1, help="processes that get ready at the same time"
+    )
+    parser.add_argument("--quick", action="store_true", help="2 short rounds, for a first look")
+    parser.add_argument("--out", type=Path, help="JSON file; the table goes beside it, as .md")
+    device_option(parser)

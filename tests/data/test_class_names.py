@@ -1,0 +1,29 @@
+import pytest
+
+from mae.data.class_names import class_names
+
+
+@pytest.fixture
+def shard(tmp_path):
+    """With names of three classes beside it, one of them not of ASCII."""
+    (tmp_path / "classes.txt").write_text("cat\nbig dog\nKüken\n", encoding="utf-8")
+    return f"{tmp_path}/train-000000.tar"
+
+
+def test_the_names_beside_the_first_shard(shard):
+    assert class_names([shard, "/nowhere/b.tar"], 3) == ["cat", "big dog", "Küken"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_names_of_another_number_of_classes_are_not_these(shard, count):
+    assert class_names([shard], count) == [str(number) for number in range(count)]
+
+
+def test_where_there_are_none_numbers_do(tmp_path, shard):
+    first = ["0", "1", "2"]
+    assert class_names(["https://example.org/train-000000.tar", shard], 3) == first
+    assert class_names(["pipe:cat a.tar", shard], 3) == first
+    assert class_names([], 3) == first
+    assert class_names([f"{tmp_path}/other/a.tar"], 3) == first
+    (tmp_path / "classes.txt").write_bytes(b"\xff\xfe\x00cat")
+    assert class_names([shard], 3) == first
