@@ -43,7 +43,9 @@ class Watcher:
         self.run, self.tracker, self.accelerator = run, tracker, accelerator
         self.panel = panel
         self.held_out: Images | None = None
-        if config.data.val and config.log.health_every:
+        if is_sharded(objective):
+            tracker.say("held-out images are not measured while the weights are sharded")
+        elif config.data.val and config.log.health_every:
             self.held_out = open_images(config.data.val, "data.val", config)
             if isinstance(objective, Classifier):
                 classes = config.finetune.num_classes
@@ -65,7 +67,7 @@ class Watcher:
         return self.plan.epoch(done) // every > self.plan.epoch(done - 1) // every
 
     def _measure(self, done: int) -> None:
-        if self.held_out is None or is_sharded(self.objective):
+        if self.held_out is None:
             return
         began = time.perf_counter()
         try:

@@ -11,8 +11,8 @@ import mae
 NAMES = """
     errors device folders exits family results hashing tensor_hashing section config
     contradictions settings patches masking schedule objective decoding remote data models
-    training initial evaluation export visualize panels watching report pictures packing bench
-    commands supervise loop recipes start pretrain finetune options cli __main__
+    training initial evaluation export visualize panels watching loop report pictures packing
+    bench commands supervise recipes start pretrain finetune options cli __main__
 """
 FLOORS: dict[str, int] = {name: floor for floor, name in enumerate(NAMES.split())}
 

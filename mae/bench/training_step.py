@@ -1,6 +1,7 @@
 """One whole training step on synthetic images, by us and by others, ready to be called."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -129,7 +130,8 @@ def transformers_model(model: MaskedAutoencoder) -> nn.Module:
         raise UserError("bench peers: needs transformers (pip install 'mae[test]')") from None
     encoder, decoder = model.encoder, model.decoder
     assert isinstance(encoder, VisionTransformer)
-    block, light = encoder.blocks[0], decoder.blocks[0]
+    block: Any = encoder.blocks[0]
+    light: Any = decoder.blocks[0]
     height, width = model.img_size
     patch, other = model.patch_size
     if height != width or patch != other or encoder.num_prefix_tokens != 1:

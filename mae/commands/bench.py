@@ -6,6 +6,7 @@ from pathlib import Path
 from mae.bench.cases import Case
 from mae.bench.joint import bench_joint
 from mae.bench.loader import bench_loader
+from mae.bench.overhead import bench_overhead, overhead_table
 from mae.bench.peers import bench_peers
 from mae.bench.plots import step_plot
 from mae.bench.report import table
@@ -18,6 +19,7 @@ from mae.commands.progress import progress_line
 from mae.config import Config
 from mae.device import choose_device
 from mae.results import write_json
+from mae.settings import load_config
 from mae.visualize import save_png
 
 QUICK = Effort(rounds=2, seconds=0.2)
@@ -79,6 +81,12 @@ def joint(args: argparse.Namespace) -> None:
         progress=_tell,
     )
     _give(args.out, result, joint_table(result))
+
+
+def overhead(args: argparse.Namespace) -> None:
+    """`mae bench overhead`."""
+    result = bench_overhead(load_config(args.config, args.settings), args.rounds)
+    _give(args.out, result, overhead_table(result))
 
 
 def soak(args: argparse.Namespace) -> None:

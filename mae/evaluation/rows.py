@@ -22,3 +22,12 @@ def series(rows: Sequence[Row], key: str, after_epoch: float = -1.0) -> list[flo
     """The finite numbers of a column, of the rows after an epoch."""
     found = [number(row, key) for row in rows if (number(row, "epoch") or 0.0) > after_epoch]
     return [value for value in found if value is not None]
+
+
+def interval(row: Row, key: str = "interval") -> tuple[float, float] | None:
+    """Two finite numbers of a row, or None."""
+    value = row.get(key)
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    low, high = (number({key: bound}, key) for bound in value)
+    return None if low is None or high is None else (low, high)

@@ -1,145 +1,39 @@
-"""What the numbers of a run mean, in plain words: each verdict with its threshold and its reason.
+"""What the numbers of a pretraining run mean, in plain words: each verdict with its threshold.
 
 Rules of thumb, not proofs.  They work on rows as metrics.jsonl and health.jsonl hold them, any of
 which may lack a number or hold one that is not finite.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from statistics import fmean, median, stdev
-from typing import Literal, NamedTuple
+from statistics import median
 
 from mae.evaluation.rows import Row, number, series
-
-LEVELS = ("bad", "watch", "good")
-
-ENOUGH = 12
-"""rows after warm-up from which on there is a trend to speak of"""
+from mae.evaluation.training_verdicts import (
+    Verdict,
+    about_loss,
+    about_speed,
+    about_steps,
+    worst_first,
+)
 
 COLLAPSED, NARROW = 0.02, 0.05
 """RankMe as a share of what it can be: a fresh ViT has some 0.03, a good one 0.2 and more"""
-
-WAITING, STARVED = 0.1, 0.4
-"""share of time spent waiting for data"""
-
-
-class Verdict(NamedTuple):
-    """One finding."""
-
-    level: Literal["good", "watch", "bad"]
-    text: str
-    """what is the case, in a line"""
-    reason: str
-    """against which threshold, why it matters, what to do"""
 
 
 def judge(
     metrics: Sequence[Row], health: Sequence[Row] = (), warmup_epochs: float = 0.0
 ) -> list[Verdict]:
     """All that can be said, the bad first.  Rows in the order of their steps."""
-    found = [
-        *_about_loss(metrics, warmup_epochs),
-        *_about_steps(metrics),
-        *_about_speed(metrics),
-        *_about_collapse(health, warmup_epochs),
-        *_about_learning(metrics, health, warmup_epochs),
-        *_about_labels(health),
-    ]
-    return sorted(found, key=lambda verdict: LEVELS.index(verdict.level))
-
-
-def _about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Verdict]:
-    if metrics and "loss" in metrics[-1] and number(metrics[-1], "loss") is None:
-        yield Verdict(
-            "bad",
-            "The loss is not a number",
-            "The last row has no finite loss. Lower optim.lr or optim.blr, or look at the data of "
-            "the steps before; go on from the last checkpoint.",
-        )
-        return
-    losses = series(metrics, "loss", warmup_epochs)
-    if len(losses) < ENOUGH:
-        if metrics:
-            yield Verdict(
-                "watch",
-                "Too early to judge the loss",
-                f"{len(losses)} rows after warm-up; trends are judged from {ENOUGH} on.",
-            )
-        return
-    tenth = max(5, len(losses) // 10)
-    before, last = losses[-2 * tenth : -tenth], losses[-tenth:]
-    fall = 1 - fmean(last) / fmean(before) if fmean(before) else 0.0
-    noise = math.hypot(stdev(last), stdev(before)) / math.sqrt(tenth) / abs(fmean(before) or 1.0)
-    over = "over the last tenth" if tenth > 5 else f"over the last {tenth} rows"
-    compared = (
-        f"Mean of the last {tenth} rows against the {tenth} before; changes below twice the noise "
-        f"({200 * noise:.1f} %) or below 0.5 % count as none."
+    return worst_first(
+        [
+            *about_loss(metrics, warmup_epochs),
+            *about_steps(metrics),
+            *about_speed(metrics),
+            *_about_collapse(health, warmup_epochs),
+            *_about_learning(metrics, health, warmup_epochs),
+            *_about_labels(health),
+        ]
     )
-    if fall > max(0.005, 2 * noise):
-        yield Verdict(
-            "good",
-            f"Loss still falling: {100 * fall:.1f} % {over}",
-            f"{compared} At the end of a run this means: longer training would still help.",
-        )
-    elif -fall > max(0.005, 2 * noise):
-        yield Verdict(
-            "bad" if fall < -0.1 else "watch",
-            f"Loss rising: {-100 * fall:.1f} % {over}",
-            f"{compared} A loss that goes on rising after warm-up wants a lower learning rate.",
-        )
-    else:
-        yield Verdict("good", f"Loss steady {over}", compared)
-
-
-def _about_steps(metrics: Sequence[Row]) -> Iterator[Verdict]:
-    last = metrics[-1] if metrics else {}
-    steps, skipped, bad = (number(last, key) or 0.0 for key in ("step", "skipped", "bad"))
-    if skipped:
-        share = skipped / max(steps, 1)
-        yield Verdict(
-            "bad" if share > 0.01 else "watch",
-            f"{skipped:,.0f} of {steps:,.0f} steps skipped",
-            "Their gradients were not finite. Up to 1 % is survivable, none is normal in bf16: "
-            "see the events, and the learning rate.",
-        )
-    if bad:
-        yield Verdict(
-            "watch",
-            f"{bad:,.0f} unreadable image{'s' * (bad != 1)} replaced",
-            "Named below with shard and key. data.max_bad of them stop the run; none is normal.",
-        )
-    norms = series(metrics, "grad_norm")
-    if len(norms) >= ENOUGH:
-        usual, now = median(norms), median(norms[-max(5, len(norms) // 10) :])
-        if now > 5 * usual:
-            yield Verdict(
-                "watch",
-                f"Gradients have grown to {now / usual:.0f} times the run's median",
-                "Above 5 times an explosion may be near: lower the learning rate.",
-            )
-
-
-def _about_speed(metrics: Sequence[Row]) -> Iterator[Verdict]:
-    waits = series(metrics[1:], "data_wait")  # the first row is start-up
-    if waits:
-        recent = waits[-max(5, len(waits) // 10) :]
-        share = median(recent)
-        advice = (
-            f"Median of the last {len(recent)} rows; up to {WAITING:.0%} is fine, {STARVED:.0%} is "
-            "bad. More data.workers, data.crop_on_device, data.repeats, or smaller images "
-            "(mae pack --resize) feed it faster."
-        )
-        level = "bad" if share > STARVED else "watch" if share > WAITING else "good"
-        yield Verdict(level, f"{share:.0%} of the time is spent waiting for data", advice)
-    speeds = series(metrics[1:], "images_per_second")
-    if len(speeds) >= ENOUGH:
-        usual, now = median(speeds), median(speeds[-max(5, len(speeds) // 10) :])
-        if now < 0.7 * usual:
-            yield Verdict(
-                "watch",
-                f"Slower than before: {now:,.0f} images/s, the run's median is {usual:,.0f}",
-                "Below 70 %: another job on the machine, a throttled device, slower storage?",
-            )
 
 
 def _about_collapse(health: Sequence[Row], warmup_epochs: float) -> Iterator[Verdict]:

@@ -10,7 +10,7 @@ MODES = ("eager", "compile", "reduce-overhead", "max-autotune")
 
 
 def add_bench_commands(commands: Any) -> None:
-    """`mae bench step`, `peers`, `joint`, `loader`, `soak`."""
+    """`mae bench step`, `peers`, `joint`, `overhead`, `loader`, `soak`."""
     bench = command(commands, "bench", "bench", "measure speed and memory, beside others'")
     kinds = bench.add_subparsers(title="what", required=True, metavar="WHAT")
 
@@ -41,6 +41,12 @@ def add_bench_commands(commands: Any) -> None:
     joint.add_argument("--crop-on-device", action="store_true", help="data.crop_on_device=true")
     joint.add_argument("--index-dir", type=Path, help="cache folder of the indexes")
     _effort_options(joint)
+
+    added = command(kinds, "bench", "overhead", "what guard, metrics and panels add to a step")
+    added.add_argument("config", help="YAML file of settings, such as configs/demo_digits.yaml")
+    added.add_argument("settings", nargs="*", metavar="section.key=value", help="override one")
+    added.add_argument("--rounds", type=positive, default=21, help="of off and on in turn")
+    added.add_argument("--out", type=Path, help="JSON file; the table goes beside it, as .md")
 
     loader = command(kinds, "bench", "loader", "speed from shards to batches")
     _shards_options(loader)

@@ -26,6 +26,8 @@ class Line(NamedTuple):
     points: Points
     look: str = "a"
     """a, b, c: colours; base: grey and dashed, for what is compared with"""
+    intervals: Sequence[tuple[float, float]] = ()
+    """low and high of each point, drawn as a band; without: the spread of many points as one"""
 
 
 class Marks(NamedTuple):
@@ -59,9 +61,12 @@ def chart(
     lines = [line for line in lines if line.points]
     if not lines:
         return NOTHING
-    drawn = [(line, reduce(line.points, marks.span, BUCKETS)) for line in lines]
+    drawn = [(line, _buckets(line, marks.span)) for line in lines]
     means = [bucket.mean for _, buckets in drawn for bucket in buckets]
-    scale = fit(means, floor=floor, ceiling=ceiling, least=least, wants_log=wants_log)
+    bounds = [
+        y for one, buckets in drawn if one.intervals for b in buckets for y in (b.low, b.high)
+    ]
+    scale = fit([*means, *bounds], floor=floor, ceiling=ceiling, least=least, wants_log=wants_log)
     is_cut = not scale.low <= min(means) <= max(means) <= scale.high
     x = Scale(*marks.span, is_log=False)
     picture = tag(
@@ -129,6 +134,14 @@ def _background(marks: Marks, scale: Scale, x: Scale, gaps: Sequence[float]) -> 
     return found
 
 
+def _buckets(line: Line, span: tuple[float, float]) -> list[Bucket]:
+    buckets = reduce(line.points, span, BUCKETS)
+    if len(line.intervals) != len(buckets):
+        return buckets
+    pairs = zip(buckets, line.intervals, strict=True)
+    return [bucket._replace(low=low, high=high) for bucket, (low, high) in pairs]
+
+
 def _curve(line: Line, buckets: list[Bucket], scale: Scale, x: Scale) -> Markup:
     places = [f"{SIZE * x.place(bucket.x):.1f}" for bucket in buckets]
     heights = [_down(scale, bucket.mean) for bucket in buckets]
@@ -154,15 +167,20 @@ def _hovers(
     drawn: Sequence[tuple[Line, list[Bucket]]], x: Scale, form: Callable[[float], str]
 ) -> list[Markup]:
     """Invisible columns that tell their values under the pointer."""
-    columns: dict[int, dict[str, Bucket]] = {}
+    columns: dict[int, dict[str, tuple[float, str]]] = {}
     for line, buckets in drawn:
         for bucket in buckets:
             place = min(HOVERS - 1, int(HOVERS * x.place(bucket.x)))
-            columns.setdefault(place, {})[line.name] = bucket
+            around = (
+                f" ({form(bucket.low)} to {form(bucket.high)})"
+                if len(line.intervals) == len(buckets)
+                else ""
+            )
+            columns.setdefault(place, {})[line.name] = bucket.x, form(bucket.mean) + around
     found = []
     for place, said in sorted(columns.items()):
-        step = max(bucket.x for bucket in said.values())
-        told = [f"step {step:,.0f}", *(f"{name} {form(b.mean)}" for name, b in said.items())]
+        step = max(x for x, _ in said.values())
+        told = [f"step {step:,.0f}", *(f"{name} {words}" for name, (_, words) in said.items())]
         column = {"x": f"{place * SIZE / HOVERS:.1f}", "width": f"{SIZE / HOVERS:.1f}"}
         title = tag("title", text("\n".join(told)))
         found.append(tag("rect", title, height=SIZE, class_="hover", **column))

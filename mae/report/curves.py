@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mae.evaluation.rows import Row, number
+from mae.evaluation.rows import Row, interval, number
 from mae.report.charts import Line, Marks, chart
 from mae.report.html import Markup, tag, text
 from mae.report.record import Record
@@ -57,6 +57,36 @@ def learning(record: Record) -> list[Markup]:
             floor=R2_FLOOR,
             least=R2_LEAST,
             gaps=gaps(rows, "r2"),
+        ),
+    ]
+
+
+def classification(record: Record) -> list[Markup]:
+    """Loss and accuracy of a classifier, in training and on held-out images."""
+    seen, rows, health = marks(record), record.metrics, record.health
+    classes = number(record.settings, "finetune.num_classes")
+    chance = [(x, 1 / classes) for x in seen.span] if classes else []
+    return [
+        chart(
+            "Loss",
+            [
+                line(rows, "loss", name="training"),
+                line(health, "loss", name="held-out", look="b"),
+            ],
+            seen,
+            gaps=gaps(rows, "loss"),
+        ),
+        chart(
+            "Accuracy",
+            [
+                line(rows, "accuracy", name="training"),
+                with_intervals(health, line(health, "accuracy", name="held-out", look="b")),
+                line(health, "balanced_accuracy", name="mean of classes", look="c"),
+                Line("chance", chance, "base"),
+            ],
+            seen,
+            form=percent,
+            least=0.0,
         ),
     ]
 
@@ -137,6 +167,13 @@ def line(rows: Sequence[Row], key: str, *, name: str = "", look: str = "a") -> L
     pairs = [(number(row, "step"), number(row, key)) for row in rows]
     points = [(x, min(max(y, -HUGE), HUGE)) for x, y in pairs if x is not None and y is not None]
     return Line(name or key, points, look)
+
+
+def with_intervals(rows: Sequence[Row], curve: Line) -> Line:
+    """The curve within its rows' intervals, where each of its points has one."""
+    known = {number(row, "step"): interval(row) for row in rows}
+    found = [known.get(x) for x, _ in curve.points]
+    return curve._replace(intervals=[one for one in found if one is not None])
 
 
 def gaps(rows: Sequence[Row], key: str) -> list[float]:

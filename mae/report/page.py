@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mae.evaluation.classifier_verdicts import judge_classifier
 from mae.evaluation.rows import number
 from mae.evaluation.verdicts import judge
-from mae.report import curves, lists
+from mae.report import curves, lists, results
 from mae.report.document import document, write_document
 from mae.report.html import Markup, tag, text
 from mae.report.record import Record, State, read_record, state
@@ -29,11 +30,7 @@ def render(record: Record, now: float) -> str:
         "main",
         *_head(record, reached),
         *_section("Verdict", _verdicts(record)),
-        *_section("Learning", _legend(record), curves.grid(curves.learning(record))),
-        *_section("Optimisation", curves.grid(curves.optimisation(record))),
-        *_section("Speed", curves.grid(curves.speed(record))),
-        *_section("Features", _about_features(record), curves.grid(curves.features(record))),
-        *_section("Reconstructions", lists.panels(record)),
+        *(_of_a_classifier(record) if record.is_classifier else _of_pretraining(record)),
         *_section("Events", *lists.events(record)),
         *_section("Unreadable images", lists.quarantine(record)),
         *_section("Settings", *lists.settings(record)),
@@ -41,6 +38,36 @@ def render(record: Record, now: float) -> str:
         tag("footer", text(f"Written by mae report, {lists.clock(now)}.")),
     )
     return document(f"{record.name} – mae report", body)
+
+
+def _of_pretraining(record: Record) -> Iterator[Markup]:
+    yield from _section("Learning", _legend(record), curves.grid(curves.learning(record)))
+    yield from _optimisation(record)
+    yield from _section("Features", _about_features(record), curves.grid(curves.features(record)))
+    if record.evaluations:
+        yield from _section("Evaluations", *results.evaluations(record))
+    yield from _section("Reconstructions", lists.panels(record))
+
+
+def _of_a_classifier(record: Record) -> Iterator[Markup]:
+    about = tag(
+        "p",
+        text(
+            "In training of mixed, erased and augmented images with softened labels, if the recipe "
+            "has them: harder than the held-out images, so these may well do better. The band is "
+            "the 95 % interval of the held-out images."
+        ),
+        class_="lead",
+    )
+    charts = curves.grid(curves.classification(record))
+    yield from _section("Learning", about, _legend(record), charts)
+    yield from _section("Class by class", *results.class_by_class(record))
+    yield from _optimisation(record)
+
+
+def _optimisation(record: Record) -> Iterator[Markup]:
+    yield from _section("Optimisation", curves.grid(curves.optimisation(record)))
+    yield from _section("Speed", curves.grid(curves.speed(record)))
 
 
 def _section(title: str, *content: Markup) -> Iterator[Markup]:
@@ -62,6 +89,8 @@ def _head(record: Record, reached: State) -> Iterator[Markup]:
         ("images seen", number(last, "samples"), compact),
         ("loss", number(last, "loss"), compact),
         ("R²", number(last, "r2"), lambda r2: f"{r2:.3f}"),
+        ("training accuracy", number(last, "accuracy"), percent),
+        ("held-out accuracy", number(health, "accuracy"), lambda share: f"{share:.1%}"),
         ("held-out R²", number(health, "r2"), lambda r2: f"{r2:.3f}"),
         ("RankMe", number(health, "rankme"), lambda rank: f"{rank:.0f}"),
         ("images/s", number(last, "images_per_second"), lambda speed: f"{speed:,.0f}"),
@@ -78,6 +107,13 @@ def _head(record: Record, reached: State) -> Iterator[Markup]:
 
 def _verdicts(record: Record) -> Markup:
     warmup = number(record.settings, "optim.warmup_epochs") or 0.0
+    metrics, health = record.metrics, record.health
+    if record.is_classifier:
+        classes = number(record.settings, "finetune.num_classes")
+        evaluation = record.evaluations.get("evaluation")
+        verdicts = judge_classifier(metrics, health, warmup, classes, evaluation)
+    else:
+        verdicts = judge(metrics, health, warmup)
     found = [
         tag(
             "li",
@@ -85,7 +121,7 @@ def _verdicts(record: Record) -> Markup:
             tag("b", text(verdict.text)),
             tag("p", text(verdict.reason)),
         )
-        for verdict in judge(record.metrics, record.health, warmup)
+        for verdict in verdicts
     ]
     return tag("ul", *found, class_="verdicts") if found else lists.none("Nothing to judge yet.")
 

@@ -19,6 +19,10 @@ SILENT = 900
 """seconds without a row after which a run counts as stopped, if its rows do not come slower"""
 
 
+EVALUATIONS = ("evaluation", "probe", "probe-mae", "attentive", "fewshot", "knn", "segment")
+"""results of `mae evaluate`, `mae probe` and so on, by the names that these give their files"""
+
+
 class Record(NamedTuple):
     """A run folder, read."""
 
@@ -32,10 +36,19 @@ class Record(NamedTuple):
     starts: list[Row]
     panels: list[Path]
     """step-….png, in the order of their steps"""
+    evaluations: Mapping[str, Row]
+    """what was found in the files of EVALUATIONS"""
+    confusion: Path | None
+    """the picture that goes with `evaluation`"""
     written: float | None
     """when metrics.jsonl was last written, seconds since 1970"""
     notes: list[str]
     """what could not be read"""
+
+    @property
+    def is_classifier(self) -> bool:
+        """Fine-tuned, not pretrained."""
+        return self.settings.get("objective") == "classifier"
 
 
 class State(NamedTuple):
@@ -61,10 +74,14 @@ def read_record(folder: Path) -> Record:
         by_step = {number(row, "step"): row for row in files[name]}
         files[name] = [by_step[step] for step in sorted(s for s in by_step if s is not None)]
     metrics = folder / "metrics.jsonl"
+    confusion = folder / "evaluation-confusion.png"
+    results = {name: _read_object(folder / f"{name}.json", notes) for name in EVALUATIONS}
     return Record(
         name=folder.resolve().name,
         settings=_read_settings(folder / "config.yaml", notes),
         panels=sorted((folder / "panels").glob("step-*.png")),
+        evaluations={name: row for name, row in results.items() if row},
+        confusion=confusion if confusion.is_file() else None,
         written=metrics.stat().st_mtime if metrics.is_file() else None,
         notes=notes,
         **files,
@@ -128,6 +145,19 @@ def _read_rows(path: Path, notes: list[str]) -> list[Row]:
     if damaged:
         notes.append(f"{path.name}: {damaged:,} damaged line{'s' * (damaged > 1)} left out")
     return rows
+
+
+def _read_object(path: Path, notes: list[str]) -> Row:
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        notes.append(f"{path.name}: not readable")
+        return {}
+    return found
 
 
 def _read_settings(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -106,12 +106,15 @@ path { fill: none; vector-effect: non-scaling-stroke; }
   object-fit: contain; background: rgb(0 0 0 / .88); border: 0; border-radius: 0; cursor: zoom-out;
   padding: 16px; }
 
+.panels.one { grid-template-columns: minmax(0, 640px); }
+
 .wide { overflow-x: auto; margin-top: 8px; }
 table { border-collapse: collapse; font-size: 13.5px; width: 100%; }
 th { text-align: left; font-weight: 600; color: var(--soft); white-space: nowrap; }
 th, td { padding: 5px 20px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 td { overflow-wrap: anywhere; min-width: 90px; }
 td.tight { white-space: nowrap; overflow-wrap: normal; }
+th.number, td.number { text-align: right; white-space: nowrap; min-width: 0; }
 code { font: 12.5px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 details { margin-top: 16px; }
 summary { cursor: pointer; color: var(--soft); }

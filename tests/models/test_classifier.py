@@ -1,4 +1,4 @@
-"""The classifier, its mixing, its average and its optimizer, as they are built: no config is read."""
+"""The classifier, its mixing, its average and its optimizer, as they are built."""
 
 import random
 
@@ -146,7 +146,9 @@ def test_the_head_starts_near_nothing_and_all_classes_alike():
     weight, bias = model.encoder.head.weight, model.encoder.head.bias
     assert weight.std().item() == pytest.approx(HEAD_STD, rel=0.1) and not bias.any()
     probabilities = model.eval().logits(images_of(4)).softmax(1)
-    torch.testing.assert_close(probabilities, torch.full_like(probabilities, 1 / 200), rtol=0.01, atol=0)
+    torch.testing.assert_close(
+        probabilities, torch.full_like(probabilities, 1 / 200), rtol=0.01, atol=0
+    )
 
 
 # Mixing
@@ -234,7 +236,7 @@ def test_random_erasing_fills_a_box_with_noise_as_often_as_it_should():
     assert erased.flatten(1).any(1).float().mean().item() == pytest.approx(0.25, abs=0.04)
     shares = erased.flatten(1).float().mean(1)
     shares = shares[shares > 0]
-    assert 0 < shares.min() and shares.max() < 0.45  # of 2 to 33 %, in whole pixels
+    assert shares.min() > 0 and shares.max() < 0.45  # of 2 to 33 %, in whole pixels
     noise = found[erased.unsqueeze(1).expand_as(found)]
     assert noise.mean().item() == pytest.approx(0, abs=0.05)
     assert noise.std().item() == pytest.approx(1, abs=0.05)

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# How fast the training step is on this machine's GPU, beside others and fed from JPEG shards: one
+# call of under nine minutes on an H200.  What is not done by then is left out, and said.
+#   launch/gpu_bench.sh          gpu_bench.md, gpu_bench.json and plots into $OUT (gpu-bench/)
+#   launch/gpu_bench.sh --toy    the same at toy size on a CPU, to try it out
+# Uses $PYTHON (python3) where that has what is needed, else .venv.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+OUT=$(realpath -m "${OUT:-gpu-bench}")
+DEADLINE=$((SECONDS + ${BENCH_SECONDS:-530}))
+mkdir -p "$OUT"
+if ! ${PYTHON:=python3} -c 'import mae.cli, accelerate, simplejpeg, timm, transformers, webdataset' \
+    2>/dev/null; then
+    source launch/setup.sh
+    set_up "[test]"
+    PYTHON=python
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+if [ "${1:-}" = --toy ]; then
+    common=(--device cpu --quick --img-size 32)
+    models=(vit_tiny_patch16_224) sizes=(2 4) modes=(eager) depths=(1)
+    compile=() peers_batch=2 joint_batch=4 photographs=16
+    export OMP_NUM_THREADS=1
+else
+    common=(--rounds 4 --seconds 0.8 --at-once 8)
+    models=(vit_large_patch16_224 vit_base_patch16_224 vit_small_patch16_224)
+    sizes=(64 128 256) modes=(eager compile) depths=(8)
+    compile=(--compile) peers_batch=128 joint_batch=256 photographs=4096
+fi
+
+# Name, then the arguments of `mae bench`; a part that fails or runs out of time stops no other.
+part() {
+    local name=$1 left=$((DEADLINE - SECONDS))
+    shift
+    echo "== $name ($SECONDS s)"
+    if [ $left -gt 0 ] && timeout $left "$PYTHON" -m mae bench "$@" "${common[@]}" \
+        --out "$work/$name.json" 2>"$work/$name.log"; then
+        return
+    fi
+    printf 'Not measured: %s\n' "$(tail -n 1 "$work/$name.log" 2>/dev/null || true)" |
+        tee "$work/$name.md"
+}
+
+make_shards() {
+    "$PYTHON" launch/photographs.py "$work/photographs" $photographs &&
+        "$PYTHON" -m mae pack "$work/photographs" "$work/shards" --shard-size 512
+}
+make_shards >"$work/shards.log" 2>&1 & # while the first models are compiled
+shards=$!
+
+step() {
+    part "step-$1" step --models "$1" --batch-sizes "${sizes[@]}" --modes "${modes[@]}" \
+        --decoder-depths "${depths[@]}" --plot "$OUT/step-$1.png"
+}
+peers() {
+    part "peers-$1" peers --models "$1" --batch-sizes $peers_batch --modes "${modes[@]}" \
+        --decoder-depth "${depths[0]}"
+}
+for model in "${models[@]::2}"; do step "$model"; done
+wait $shards || cat "$work/shards.log"
+part joint joint "$work/shards/*.tar" --model "${models[0]}" --batch-size $joint_batch \
+    --decoder-depth "${depths[0]}" "${compile[@]}"
+for model in "${models[@]::2}"; do peers "$model"; done
+for model in "${models[@]:2}"; do step "$model"; done
+
+# One file for people and one for programs, in the order of measuring.
+"$PYTHON" - "$work" "$OUT" <<'PROGRAM'
+import json
+import sys
+from pathlib import Path
+
+work, out = map(Path, sys.argv[1:])
+tables = sorted(work.glob("*.md"), key=lambda path: path.stat().st_mtime)
+sections = [f"## {path.stem}\n\n{path.read_text()}" for path in tables]
+(out / "gpu_bench.md").write_text("# launch/gpu_bench.sh\n\n" + "\n".join(sections))
+results = {path.stem: json.loads(path.read_text()) for path in sorted(work.glob("*.json"))}
+(out / "gpu_bench.json").write_text(json.dumps(results, indent=1) + "\n")
+PROGRAM
+echo "$SECONDS s; $OUT/gpu_bench.md"

@@ -1,0 +1,145 @@
+"""The parts of the report that show what was measured with labels, on images not trained on."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mae.evaluation.rows import Row, interval, number
+from mae.report.html import Markup, join, tag, text, void
+from mae.report.lists import none
+from mae.report.pictures import read_picture
+from mae.report.record import Record
+
+MOST_ROWS = 60
+MOST_ERRORS = 10
+NAMES = {
+    "probe": "linear probe",
+    "probe-mae": "linear probe, protocol mae",
+    "attentive": "attentive probe",
+    "fewshot": "linear probe, few labels",
+    "knn": "k-NN",
+    "segment": "segmentation",
+    "evaluation": "fine-tuned",
+}
+
+
+def evaluations(record: Record) -> Iterator[Markup]:
+    """One line for each result of `mae probe`, `mae knn` and so on that lies in the run folder."""
+    rows = [row for name, found in record.evaluations.items() for row in _lines(name, found)]
+    if not rows:
+        yield none("Files of evaluations lie here, but no results in them.")
+        return
+    told = "Of the frozen encoder; 95 % intervals are those of the test images. "
+    told += f"The first {MOST_ROWS} of {len(rows)} results. " if len(rows) > MOST_ROWS else ""
+    yield tag("p", text(f"{told}The JSON files in the run folder tell how."), class_="lead")
+    heads = ["", "of", "labels", "measure", "", "95 %", "images", "step"]
+    yield _table(heads, 4, rows[:MOST_ROWS])
+
+
+def class_by_class(record: Record) -> Iterator[Markup]:
+    """evaluation.json of a classifier: each class, the commonest errors, the confusion matrix."""
+    found = record.evaluations.get("evaluation")
+    if not found:
+        yield none("Not evaluated yet: mae evaluate RUN --test SHARDS.")
+        return
+    whole = [
+        f"{_share(found, 'accuracy')} ({_interval(found)}) of {_count(found, 'images')} images",
+        f"{_share(found, 'balanced_accuracy')} is the mean of the classes",
+        f"cross-entropy {number(found, 'loss') or 0:.3f}",
+    ]
+    bad = number(found, "bad")
+    told = "; ".join([*whole, f"{bad:,.0f} bad images left out"] if bad else whole)
+    step = (
+        f"At step {number(found, 'step'):,.0f} right: " if number(found, "step") is not None else ""
+    )
+    yield tag("p", text(f"{step}{told}."), class_="lead")
+    picture = read_picture(record.confusion) if record.confusion else None
+    if picture and picture.uri:
+        width, height = picture.size
+        image = void("img", src=picture.uri, alt="confusion matrix", width=width, height=height)
+        button = void("input", type="checkbox", aria_label="enlarge the confusion matrix")
+        figure = tag("figure", tag("label", button, image))
+        yield tag("div", figure, class_="panels one")
+    errors = _rows(found, "errors")[:MOST_ERRORS]
+    if errors:
+        yield tag("h3", text("Commonest errors"))
+        cells = [[_count(e, "images"), _word(e, "class"), _word(e, "taken_for")] for e in errors]
+        yield _table(["images", "class", "taken for"], 0, cells, numbers=(0,))
+    classes = sorted(_rows(found, "classes"), key=lambda row: number(row, "accuracy") or 0.0)
+    if classes:
+        yield tag("h3", text("Classes, the weakest first"))
+        shown = [
+            [
+                _word(row, "name"),
+                _share(row, "accuracy"),
+                _interval(row),
+                _count(row, "images"),
+                _share(row, "precision"),
+            ]
+            for row in classes[:MOST_ROWS]
+        ]
+        if len(classes) > MOST_ROWS:
+            yield tag("p", text(f"The first {MOST_ROWS} of {len(classes):,}."), class_="lead")
+        yield _table(["class", "right", "95 %", "images", "precision"], 1, shown)
+
+
+def _lines(name: str, report: Row) -> Iterator[list[str]]:
+    """What a file of results says: it has rows of them, or is one itself."""
+    title, step = NAMES[name], _count(report, "step")
+    images = _count(report, "test_images") or _count(report, "images")
+    for row in _rows(report, "results") or [report]:
+        words = [_word(row, key) for key in ("encoder", "feature", "classifier", "of")]
+        about = " ".join(word for word in words if word)
+        measures = [("mean IoU", "mean_iou", "mean_iou_interval")] if "mean_iou" in row else []
+        key = "accuracy_interval" if "accuracy_interval" in row else "interval"
+        for measure, column, bounds in [*measures, ("accuracy", "accuracy", key)]:
+            if number(row, column) is not None:
+                found = [_share(row, column), _interval(row, bounds), images, step]
+                yield [title, about, _labels(row), measure, *found]
+
+
+def _labels(row: Row) -> str:
+    """How many training labels it was given."""
+    if number(row, "per_class") is not None:
+        return f"{_count(row, 'per_class')} per class"
+    percent = number(row, "percent")
+    return "all" if percent is None else f"{percent:g} %"
+
+
+def _table(
+    heads: list[str], first: int, rows: list[list[str]], numbers: tuple[int, ...] | None = None
+) -> Markup:
+    """Columns from `first` on, or `numbers`, are numbers and end at the same edge."""
+    right = set(range(first, len(heads)) if numbers is None else numbers)
+    kinds = ["number" if place in right else "tight" for place in range(len(heads))]
+    head = [tag("th", text(h), scope="col", class_=k) for h, k in zip(heads, kinds, strict=True)]
+    body = [
+        tag("tr", *(tag("td", text(c), class_=k) for c, k in zip(row, kinds, strict=True)))
+        for row in rows
+    ]
+    inside = join([tag("thead", tag("tr", *head)), tag("tbody", *body)])
+    return tag("div", tag("table", inside, class_="narrow"), class_="wide")
+
+
+def _rows(report: Row, key: str) -> list[dict[str, Any]]:
+    found = report.get(key)
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+
+
+def _word(row: Row, key: str) -> str:
+    value = row.get(key)
+    return value[:100] if isinstance(value, str) else ""
+
+
+def _share(row: Row, key: str) -> str:
+    value = number(row, key)
+    return "" if value is None else f"{value:.1%}"
+
+
+def _interval(row: Row, key: str = "interval") -> str:
+    found = interval(row, key)
+    return f"{100 * found[0]:.1f}–{100 * found[1]:.1f}" if found else ""
+
+
+def _count(row: Row, key: str) -> str:
+    value = number(row, key)
+    return "" if value is None else f"{value:,.0f}"

@@ -1,0 +1,110 @@
+"""The loop beside its step."""
+
+import pytest
+
+from mae.bench import joint
+from mae.bench.cases import Case
+from mae.bench.joint import advice, bench_joint
+from mae.bench.rounds import Effort
+from mae.bench.tables import joint_table
+from mae.errors import RunFailed, UserError
+
+TINY = Case(encoder="vit_tiny_patch16_224", img_size=32, decoder_depth=1, batch_size=4)
+
+
+class FakeStep:
+    """A step of 20 ms, or one that cannot be had."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def round(self, seconds):
+        return {"seconds": 0.02, "steps": 5, "memory": None}
+
+
+@pytest.fixture
+def fake_step(monkeypatch):
+    only = FakeStep()
+
+    class Fake:
+        def __init__(self, whats, environment, at_once):
+            assert list(whats.values()) == [TINY._asdict()]
+
+        def __enter__(self):
+            return {joint.STEP: only}
+
+        def __exit__(self, *details):
+            pass
+
+    monkeypatch.setattr(joint, "Children", Fake)
+    return only
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, make_shards):
+    return make_shards(tmp_path_factory.mktemp("shards"), 10, size=(40, 50), labels=False)
+
+
+def test_the_real_loop_is_run_on_the_shards(shards, fake_step):
+    told = []
+    result = bench_joint(
+        [shards],
+        TINY,
+        workers=0,
+        effort=Effort(rounds=2, seconds=0.1),
+        progress=lambda *news: told.append(news),
+    )
+    assert result["step"]["images_per_s"] == {"median": 200, "low": 200, "high": 200}
+    loop = result["loop"]
+    assert loop["images_per_s"]["median"] > 1 and 0 < loop["data_wait"] < 1
+    assert result["share"] == loop["images_per_s"]["median"] / 200
+    assert result["images"] == 10 and [done for _, done, _ in told] == [1, 2, 3]
+    text = joint_table(result)
+    assert "vit_tiny_patch16_224, batch 4, eager, 0 data workers" in text
+    assert "| loop, 10 images in shards |" in text and result["advice"] in text
+
+
+def test_intervals_of_the_start_are_left_out(shards, tmp_path, monkeypatch):
+    """Two rounds of 5 steps behind 5 that do not count, each a row of metrics."""
+    seen = {}
+
+    def run(command, **options):
+        path = tmp_path / "run" / "metrics.jsonl"
+        path.parent.mkdir()
+        lines = [f'{{"step": {n}, "images_per_second": {n}}}\n' for n in (1, 5, 10, 15)]
+        path.write_text("".join(lines))
+        seen.update(text=(tmp_path / "joint.yaml").read_text(), command=command)
+        return type("Done", (), {"returncode": 0, "stderr": ""})
+
+    monkeypatch.setattr(joint.subprocess, "run", run)
+    rows = joint.run_loop(TINY.config(), 10, 5, 2, tmp_path, "cpu")
+    assert [row["step"] for row in rows] == [10, 15]
+    assert f"epochs: {14.5 * 4 / 10}" in seen["text"] and "every: 5" in seen["text"]
+
+
+@pytest.mark.parametrize(("code", "kind"), [(2, UserError), (1, RunFailed)])
+def test_a_run_that_fails_is_told(code, kind, tmp_path, monkeypatch):
+    done = type("Done", (), {"returncode": code, "stderr": "mae: data.train: no such shard"})
+    monkeypatch.setattr(joint.subprocess, "run", lambda *args, **options: done)
+    with pytest.raises(kind, match=f"ended with code {code}: mae: data.train: no such shard"):
+        joint.run_loop(TINY.config(), 10, 5, 2, tmp_path, "cpu")
+
+
+def test_refusals(shards, fake_step):
+    with pytest.raises(UserError, match="10 images in the shards, but a batch has 64"):
+        bench_joint([shards], TINY._replace(batch_size=64), workers=0)
+    fake_step.error = "out of memory"
+    with pytest.raises(UserError, match="the step of 4 images: out of memory"):
+        bench_joint([shards], TINY, workers=0)
+
+
+def test_advice(monkeypatch):
+    monkeypatch.setattr(joint.os, "cpu_count", lambda: 8)
+    assert advice(0.97, 0.02, 4, False).endswith("the step decides.")
+    bound = advice(0.5, 0.5, 4, False)
+    assert bound.startswith("Bound by its data: 2.00 times as fast if it never waited.")
+    assert "more data.workers (of 8 cores), data.crop_on_device=true" in bound
+    most = advice(0.5, 0.5, 8, True)
+    assert "crop_on_device" not in most and "data.workers" not in most
+    assert "mae pack --resize, data.repeats" in most
+    assert "disturb each other (fewer data.workers)" in advice(0.5, 0.1, 4, False)

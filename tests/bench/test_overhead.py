@@ -1,0 +1,34 @@
+import json
+import time
+
+import pytest
+
+import mae.bench.overhead
+from mae.bench.timing import one_thread
+from mae.cli import main
+from tests.runs import write_config
+
+
+def test_what_is_added_is_found(tmp_path, capsys, monkeypatch):
+    """A guard that takes a while shows, as a share of the step; nothing is left behind."""
+    config = write_config(tmp_path, "no/shards/*.tar")
+    guard = mae.bench.overhead.skip_if_not_finite
+
+    def slow(optimizer):
+        until = time.process_time() + 0.05
+        while time.process_time() < until:
+            pass
+        return guard(optimizer)
+
+    monkeypatch.setattr(mae.bench.overhead, "skip_if_not_finite", slow)
+    out = tmp_path / "overhead.json"
+    words = ["bench", "overhead", str(config), "log.every=6", "log.panel_every=100"]
+    with one_thread():  # several wait for each other by working
+        assert main([*words, "--rounds", "2", "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["every_step"] * found["step_ms"] == pytest.approx(50, rel=0.5)
+    parts = found["every_step"] + found["reports"] + found["panels"]
+    assert found["together"] == pytest.approx(parts)
+    assert found["panels"] == pytest.approx(found["panel_ms"] / 100 / found["step_ms"])
+    assert "together" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,180 @@
+"""What `mae bench step` and `peers` put together, and how they show it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from mae.bench import peers, step
+from mae.bench.memory import CLEAR
+from mae.bench.peers import bench_peers, leads
+from mae.bench.plots import step_plot
+from mae.bench.rounds import Effort
+from mae.bench.step import bench_step, environment
+from mae.bench.tables import markdown, peers_table, step_table
+from mae.options.bench import MODES
+
+
+def row(case, seconds=(1.0, 2.0), memory: float | None = 2e9) -> dict:
+    """A case as `measure` has it, its batch in so many seconds."""
+    speeds = sorted(case.batch_size / one for one in seconds)
+    middle = sum(speeds) / len(speeds)
+    return {
+        **case._asdict(),
+        "images_per_s": {"median": middle, "low": speeds[0], "high": speeds[-1]},
+        "tflop_per_s": 1.234,
+        "mfu": {"median": 0.5, "low": 0.4, "high": 0.6},
+        "memory": memory,
+        "seconds": list(seconds),
+    }
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The groups of cases that were asked for; the largest batch in eager mode does not fit."""
+    groups = []
+
+    def measure(cases, effort, environment, progress):
+        groups.append(cases)
+        progress(1, 1)
+        largest = max(case.batch_size for case in cases)
+        return [
+            {**case._asdict(), "error": "out of memory"}
+            if case.batch_size == largest and case.mode == "eager" and len(cases) > 3
+            else row(case)
+            for case in cases
+        ]
+
+    monkeypatch.setattr(step, "measure", measure)
+    monkeypatch.setattr(peers, "measure", measure)
+    monkeypatch.setattr(peers, "costs", lambda case: {"mae": COST, "textbook": COST})
+    return groups
+
+
+COST = {"gflop": 1.0, "saved_mb": 2.0, "traffic_mb": 3.0, "operations": 4}
+
+
+def test_every_combination_is_measured_a_model_at_a_time(measured):
+    told = []
+    result = bench_step(
+        ["vit_tiny_patch16_224", "vit_small_patch16_224"],
+        [2, 4],
+        ["eager", "compile"],
+        [1, 8],
+        effort=Effort(rounds=1),
+        progress=lambda *news: told.append(news),
+    )
+    assert len(measured) == 4 and all(len(group) == 4 for group in measured)
+    assert [(group[0].encoder, group[0].decoder_depth) for group in measured] == [
+        ("vit_tiny_patch16_224", 1),
+        ("vit_tiny_patch16_224", 8),
+        ("vit_small_patch16_224", 1),
+        ("vit_small_patch16_224", 8),
+    ]
+    assert [(c.batch_size, c.mode) for c in measured[0]] == [
+        (2, "eager"),
+        (2, "compile"),
+        (4, "eager"),
+        (4, "compile"),
+    ]
+    assert told[0] == ("vit_tiny_patch16_224, decoder of 1", 1, 1)
+    assert json.loads(json.dumps(result)) == result
+
+    text = step_table(result)
+    assert "1 rounds" in text.splitlines()[0] and result["machine"]["cpu"] in text
+    lines = [line for line in text.splitlines() if line.startswith("| vit")]
+    assert len(lines) == 16
+    cells = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert cells == ["vit_tiny_patch16_224 eager", "1", "2", "1.5 (1–2)", "1.23", "50%", "2"]
+    assert "out of memory" in lines[2] and "out of memory" not in lines[3]
+    assert len({len(line) for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_the_plot_has_a_curve_for_each_model_and_mode(measured):
+    result = bench_step(["vit_tiny_patch16_224"], [2, 4, 8], ["eager", "compile"])
+    picture = step_plot(result)
+    colours = {colour for _, colour in picture.getcolors(2**20) or []}
+    assert {(0x21, 0x66, 0xAC), (0xD6, 0x60, 0x4D)} <= colours
+    assert picture.width == 1280
+    for one in result["rows"]:  # nothing was measured: an empty picture, no error
+        one["error"] = "out of memory"
+    blank = {colour for _, colour in step_plot(result).getcolors(2**20) or []}
+    assert len(blank) < len(colours)
+
+
+def test_peers_are_measured_on_the_same_model_and_batch(measured):
+    result = bench_peers(["vit_tiny_patch16_224"], [2, 4], ["eager"], 1)
+    assert [[case.name for case in group] for group in measured] == [
+        ["transformers eager", "textbook eager", "mae eager"]
+    ] * 2
+    assert json.loads(json.dumps(result)) == result
+    text = peers_table(result)
+    assert "vit_tiny_patch16_224, batch 4" in text
+    assert "| mae eager beside transformers eager | 1.00 (1.00–1.00) |" in text
+    assert "GFLOP/image" in text
+
+
+def test_leads_are_ratios_round_by_round_within_a_mode(measured):
+    bench_peers(["vit_tiny_patch16_224"], [2], ["eager", "compile"])
+    theirs, _, ours, their_compiled, *_, our_compiled = measured[0]
+    rows = [
+        row(theirs, (2.0, 3.0)),
+        row(ours, (1.0, 2.0), memory=1e9),
+        row(their_compiled, (8.0, 8.0), memory=None),
+        row(our_compiled, (4.0, 4.0)),
+    ]
+    assert leads(rows) == [
+        {
+            "mode": "eager",
+            "than": "transformers",
+            "speed": {"median": 1.75, "low": 1.5, "high": 2.0},
+            "memory": 0.5,
+        },
+        {"mode": "compile", "than": "transformers", "speed": dict.fromkeys(SPREAD, 2.0)},
+    ]
+    assert leads([rows[0], {**rows[1], "error": "out of memory"}]) == []
+
+
+SPREAD = ("median", "low", "high")
+
+
+def test_tables_are_markdown():
+    assert list(markdown(["", "much"], [["a", "1"], ["bcd", "1,234"]])) == [
+        "|     |  much |",
+        "| --- | ----: |",
+        "| a   |     1 |",
+        "| bcd | 1,234 |",
+    ]
+
+
+def test_processes_work_on_the_device_that_was_chosen():
+    assert environment("cpu") == {"CUDA_VISIBLE_DEVICES": ""}
+    assert environment("cuda") == {}
+    assert environment("cuda:1") == {"CUDA_VISIBLE_DEVICES": "1"}
+
+
+def test_the_command_measures_and_writes_all_it_promises(tmp_path):
+    out = tmp_path / "step.json"
+    command = f"bench step --quick --models vit_tiny_patch16_224 --img-size 32 --batch-sizes 2 \
+        --modes eager --decoder-depths 1 --at-once 2 --device cpu \
+        --out {out} --plot {tmp_path}/step.png"
+    done = subprocess.run(
+        [sys.executable, "-m", "mae", *command.split()], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    (only,) = result["rows"]
+    assert only["images_per_s"]["median"] > 1 and 0 < only["mfu"]["median"] < 1
+    # 8 M weights with gradients and two moments each, and the rest.
+    assert only["memory"] is None if not CLEAR.exists() else 100e6 < only["memory"] < 1e9
+    assert (tmp_path / "step.md").read_text() in done.stdout
+    with Image.open(tmp_path / "step.png") as picture:
+        assert picture.width == 1280
+
+
+def test_modes_on_the_command_line_are_those_there_are():
+    from mae.bench.cases import MODES as all_modes
+
+    assert all_modes == MODES
