@@ -2,16 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
 from mae.errors import RunFailed
 
+COMMAND = (sys.executable, "-m", "mae.bench.child")
 LAST_LINES = 5
 
 
@@ -24,7 +26,7 @@ class Child:
         """why it measures nothing"""
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in __exit__)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "mae.bench.child", json.dumps(what)],
+            [*COMMAND, json.dumps(what)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -34,15 +36,18 @@ class Child:
 
     def wait_until_ready(self) -> None:
         """Afterwards it rests, or `error` tells why it cannot be measured."""
-        self.error = self._answer().get("error")
+        answer = self._answer()
+        self.error = self.error or answer.get("error")
 
     def round(self, seconds: float) -> dict:
         """One round of about so many seconds; empty where it cannot be measured."""
         if self.error:
             return {}
         assert self.process.stdin
-        print(seconds, file=self.process.stdin, flush=True)
-        return self._answer()
+        with suppress(BrokenPipeError):  # the missing answer tells more
+            print(seconds, file=self.process.stdin, flush=True)
+        answer = self._answer()
+        return {} if self.error else answer
 
     def _answer(self) -> dict:
         assert self.process.stdout
@@ -50,9 +55,9 @@ class Child:
         if line:
             return json.loads(line)
         code = self.process.wait()
-        if code == -9:  # the kernel, on a machine without enough memory
+        if code == -signal.SIGKILL:  # by the kernel, where there is not enough memory
             self.error = "out of memory"
-            return {"error": self.error}
+            return {}
         self.log.seek(0)
         last = " | ".join(self.log.read().strip().splitlines()[-LAST_LINES:])
         raise RunFailed(f"bench: a measuring process ended with code {code}: {last}")

@@ -112,12 +112,11 @@ def probe_mae(args: argparse.Namespace) -> None:
             device_batch=args.device_batch,
             seed=args.seed,
         ),
-        folder=run_of(args.run).folder / "probe-mae",
+        folder=run_of(args.run).folder / _name(args),
         device=choose_device(args.device),
         workers=args.workers,
         say=_say,
     )
-    args.out = args.out or run_of(args.run).folder / "probe-mae.json"
     _finish(args, opened, report, mae_probe_table(report))
 
 
@@ -132,6 +131,9 @@ def patch_size_of(module: nn.Module) -> tuple[int, int]:
 
 def _open(args: argparse.Namespace) -> tuple[Opened, Images, Images]:
     opened = open_encoder(args.run)
+    if args.untrained:
+        module, encoder = opened.untrained()
+        opened = opened._replace(module=module, encoder=encoder, step=0)
     opened.module.to(choose_device(args.device)).eval()
     train = open_images(args.train, "--train", opened.config)
     return opened, train, open_images(args.test, "--test", opened.config)
@@ -139,12 +141,20 @@ def _open(args: argparse.Namespace) -> tuple[Opened, Images, Images]:
 
 def _finish(args: argparse.Namespace, opened: Opened, report: dict[str, Any], table: str) -> None:
     """Write the JSON, print the table."""
-    out: Path = args.out or run_of(args.run).folder / f"{args.command}.json"
+    out: Path = args.out or run_of(args.run).folder / f"{_name(args)}.json"
     given = {"train": args.train, "test": args.test, "workers": args.workers}
     head = {"command": args.command, "run": str(args.run), "step": opened.step}
-    write_json(out, {**head, "given": given, **report})
+    write_json(out, {**head, "untrained": args.untrained, "given": given, **report})
+    if args.untrained:
+        print("the same encoder, untrained:")
     print(table)
     print(out)
+
+
+def _name(args: argparse.Namespace) -> str:
+    """Of what the command leaves in the run's folder."""
+    name = "probe-mae" if args.command == "probe" else args.command
+    return f"{name}-untrained" if args.untrained else name
 
 
 def _say(text: str) -> None:

@@ -62,6 +62,7 @@ def mae_protocol_options(probe: argparse.ArgumentParser) -> None:
         "A linear classifier behind a BatchNorm on the frozen class token, as the MAE paper's "
         "numbers are made; the last epoch is tested, nothing is chosen.",
     )
+    _untrained_option(group)
     group.add_argument("--epochs", type=amount, default=90.0, help="the paper's: 50 for ViT-L, H")
     group.add_argument(
         "--step-batch",
@@ -79,7 +80,17 @@ def _frozen_options(parser: argparse.ArgumentParser, shards: str) -> None:
     parser.add_argument("run", type=Path, help="run folder, or an export for timm")
     parser.add_argument("--train", nargs="+", required=True, help=f"{shards} to learn from")
     parser.add_argument("--test", nargs="+", required=True, help=f"{shards} to test on")
+    _untrained_option(parser)
     parser.add_argument("--seed", type=natural, default=0, help="of all that is drawn")
     parser.add_argument("--out", type=Path, help="JSON file (RUN/COMMAND.json if unset)")
     device_option(parser)
     parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
+
+
+def _untrained_option(parser: Any) -> None:
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="judge the same encoder freshly initialised instead: what the protocol gives for "
+        "nothing",
+    )

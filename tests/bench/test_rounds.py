@@ -2,15 +2,17 @@
 
 import io
 import json
+import mmap
+import sys
 
 import pytest
 import torch
 
-from mae.bench import child, rounds
+from mae.bench import child, children, rounds
 from mae.bench.cases import Case
 from mae.bench.ceiling import Ceiling
 from mae.bench.child import CEILING, serve
-from mae.bench.children import Child, Children
+from mae.bench.children import Children
 from mae.bench.memory import CLEAR, PeakMemory
 from mae.bench.rounds import Effort, measure
 from mae.errors import RunFailed, UserError
@@ -25,12 +27,14 @@ def served(what: dict, questions: str) -> list[dict]:
     return [json.loads(line) for line in answers.getvalue().splitlines()]
 
 
-def test_a_case_answers_each_round():
+def test_a_case_answers_each_round(monkeypatch):
+    asked = []
+    monkeypatch.setattr(child, "timed", lambda step, count, device: asked.append(count) or 0.05)
     ready, *found = served(TINY._asdict(), "0.01\n0.2\n")
     assert ready == {"ready": True}
     assert len(found) == 2
-    assert all(one["seconds"] > 0 and one["steps"] >= 1 for one in found)
-    assert found[1]["steps"] > found[0]["steps"]
+    assert [one["steps"] for one in found] == [1, 4] and asked == [1, 1, 4]
+    assert all(one["seconds"] == 0.05 for one in found)
 
 
 def test_the_ceiling_answers_in_operations_per_second():
@@ -74,29 +78,56 @@ def test_other_errors_are_not_hidden(monkeypatch):
 @pytest.mark.skipif(not CLEAR.exists(), reason="this system does not reset its memory mark")
 def test_peak_memory_is_that_since_the_restart():
     memory = PeakMemory(torch.device("cpu"))
-    large = torch.ones(30_000_000)
-    del large
-    memory.restart()
-    small = torch.ones(10_000_000)
-    del small
+    for size in (120_000_000, 40_000_000):
+        memory.restart()
+        with mmap.mmap(-1, size) as pages:  # memory that is surely new, unlike malloc's
+            pages.write(bytes(size))
     peak = memory.read()
-    assert peak is not None and 35e6 < peak < 100e6
+    assert peak is not None and 35e6 < peak < 110e6
 
 
-def test_real_processes():
-    whats = {
-        "ceiling": {CEILING: [64], "precision": "fp32"},
-        "wrong": {CEILING: [0.5], "precision": "fp32"},
-    }
-    with pytest.raises(RunFailed, match=r"a measuring process ended with code 1: .*TypeError"):
-        Children(whats, ON_CPU, 2)
-    with Children({"ceiling": whats["ceiling"]}, ON_CPU, 1) as children:
-        one = children["ceiling"]
-        assert one.error is None and one.round(0.01)["size"] == 64
+PROGRAM = """
+import json, os, sys
+what = json.loads(sys.argv[1])
+if "wrong" in what:
+    sys.exit("first line\\nTypeError: what went wrong")
+print(json.dumps({"error": what["error"]} if "error" in what else {"ready": True}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"asked": float(line), "gpus": os.environ["CUDA_VISIBLE_DEVICES"]}), flush=True)
+"""
+
+
+@pytest.fixture
+def without_torch(tmp_path, monkeypatch):
+    """Processes that answer at once."""
+    path = tmp_path / "child.py"
+    path.write_text(PROGRAM)
+    monkeypatch.setattr(children, "COMMAND", (sys.executable, str(path)))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 9])
+def test_processes_are_asked_by_name(at_once, without_torch):
+    whats = {"a": {}, "b": {"error": "too large"}, "c": {}}
+    with Children(whats, ON_CPU, at_once) as found:
+        assert list(found) == ["a", "b", "c"]
+        assert [one.error for one in found.values()] == [None, "too large", None]
+        assert found["c"].round(0.5) == {"asked": 0.5, "gpus": ""}
+        assert found["b"].round(0.5) == {}
+    assert [one.process.returncode for one in found.values()] == [-9] * 3
+
+
+def test_a_process_killed_for_memory_is_measured_no_more(without_torch):
+    with Children({"a": {}}, ON_CPU, 1) as found:
+        one = found["a"]
         one.process.kill()
-        assert one.round(0.01) == {"error": "out of memory"} and one.error == "out of memory"
-        assert one.round(0.01) == {}
-    assert one.process.returncode == -9
+        one.process.wait()
+        assert one.round(0.5) == {} and one.error == "out of memory"
+        assert one.round(0.5) == {}
+
+
+def test_a_process_that_breaks_down_ends_it_all(without_torch):
+    with pytest.raises(RunFailed, match=r"ended with code 1: first line \| TypeError: what went"):
+        Children({"a": {}, "b": {"wrong": 1}}, ON_CPU, 2)
 
 
 class FakeChild:
@@ -109,7 +140,7 @@ class FakeChild:
         return {} if self.error else next(self.answers)
 
 
-def with_children(monkeypatch, children: dict) -> list:
+def with_children(monkeypatch, fakes: dict) -> list:
     asked = []
 
     class Fake:
@@ -117,7 +148,7 @@ def with_children(monkeypatch, children: dict) -> list:
             asked.append((whats, environment, at_once))
 
         def __enter__(self):
-            return children
+            return fakes
 
         def __exit__(self, *details):
             pass
@@ -132,13 +163,13 @@ def answers(*seconds: float, memory: float = 1e9) -> list[dict]:
 
 
 def test_rates_memory_and_share_of_the_ceiling_by_hand(monkeypatch):
-    children = {
+    fakes = {
         CEILING: FakeChild([{"flops": f, "size": 8} for f in (1e15, 1e15, 2e15)]),
         "0": FakeChild(answers(1.0, 2.0)),
         "1": FakeChild(answers(0.5, 0.5, memory=3e9)),
         "2": FakeChild([], error="out of memory"),
     }
-    asked = with_children(monkeypatch, children)
+    asked = with_children(monkeypatch, fakes)
     cases = [TINY, TINY._replace(mode="compile"), TINY._replace(batch_size=4096)]
     first, second, third = measure(cases, Effort(rounds=2, at_once=3), ON_CPU)
     assert asked[0][1:] == (ON_CPU, 3) and list(asked[0][0]) == [CEILING, "0", "1", "2"]
@@ -162,9 +193,3 @@ def test_the_operations_are_those_of_the_real_model():
     """58.5 GFLOP for ViT-B/16 with queries for all tokens in the last block, so a little less."""
     whole = rounds.gflop_per_image(Case(encoder="vit_base_patch16_224"))
     assert 56 < whole < 60
-
-
-def test_a_child_that_is_left_is_gone():
-    with Child({CEILING: [16], "precision": "fp32"}, ON_CPU) as one:
-        pass
-    assert one.process.returncode == -9

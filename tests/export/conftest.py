@@ -18,14 +18,15 @@ def in_process(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def photographs(shared_data):
+def photographs(shared_data, tmp_path_factory):
     """50 real ones, uint8 [50 3 32 48]."""
-    from mae.config import Config
+    from mae.config import Config, DataConfig
     from mae.data.loader import CentredViews
     from mae.data.training_data import open_images
     from mae.data.transform import stack
 
-    images = open_images([f"{shared_data}/clothing/val-000000.tar"], "photographs", Config())
+    config = Config(data=DataConfig(index_dir=tmp_path_factory.mktemp("index")))
+    images = open_images([f"{shared_data}/clothing/val-000000.tar"], "photographs", config)
     views = CentredViews(images, (32, 48), 0.875)
     return stack([views.view(i) for i in range(50)])
 
