@@ -167,7 +167,7 @@ def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
     assert main([*words, "--device", "cpu", "--untrained"]) == 0
     untrained = json.loads((run / "attentive-untrained.json").read_text())
     assert untrained["untrained"] and not report["untrained"]
-    assert untrained["encoder"]["encoder"] != report["encoder"]["encoder"]
+    assert untrained["step"] == 0
     bare = make_shards(tmp_path / "bare", 3, labels=False)
     assert main([*words[:3], bare, "--test", shards]) == 2
     assert "--train: 3 of 3 samples have no label (.cls), first" in capsys.readouterr().err
