@@ -39,8 +39,7 @@ class DataConfig(Section):
     """WebDataset tars to train on: paths, addresses (https, s3, gs, hf), brace patterns
     (`a-{000..146}.tar`), globs, a wids index.json, or a list of these"""
     mixture: tuple[Part, ...] = ()
-    """instead of train: [{shards: …, weight: 2}, {shards: …, weight: 1}]; an epoch is as many
-    samples as all of them have"""
+    """instead of train: [{shards: …, weight: 2}, {shards: …}]; an epoch: as many as all have"""
     val: Shards = ()
     """held-out tars for the reconstruction panels (none: panels show training images)"""
     index_dir: Path | None = None
@@ -59,8 +58,7 @@ class DataConfig(Section):
     lanes: Positive = 64
     """lanes: streams of shards; a multiple of the number of processes, a divisor of batch_size"""
     repeats: Positive = 1
-    """views of an image per decoding, each counted as a sample of its own: less decoding, batches
-    of fewer different images"""
+    """views of an image per decoding, each a sample of its own: less decoding, less variety"""
     max_bad: NonNegative = 100
     """different images that may turn out unreadable (and are replaced) before the run stops"""
     bits: Literal[8, 16] = 8
