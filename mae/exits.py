@@ -1,11 +1,13 @@
-"""What a run leaves behind for whoever watches over it: exit codes, last words, events."""
+"""What a run leaves behind for whoever watches over it: exit codes, last words, rows of events."""
 
 import json
+import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 DONE, FAILED, WRONG_USE, STOPPED = 0, 1, 2, 75
 """Exit codes; stopped: early, with a checkpoint, and the same command continues."""
@@ -56,8 +58,29 @@ def append_event(folder: Path, step: int | None, event: str, reason: str) -> Non
     if not (folder / "config.yaml").exists():
         return
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    row = json.dumps({"time": now, "step": step, "event": event, "reason": reason})
-    with suppress(OSError), (folder / "events.jsonl").open("a+b") as file:
+    with suppress(OSError):
+        append_row(
+            folder / "events.jsonl", {"time": now, "step": step, "event": event, "reason": reason}
+        )
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """One more line of JSON, below one that a kill has cut off; raises OSError.
+
+    Numbers that are not finite become null: JSON has no word for them.
+    """
+    text = json.dumps(_finite(row), allow_nan=False)
+    with path.open("a+b") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-        cut_off = file.read() not in (b"", b"\n")  # a kill in the middle of a line
-        file.write(b"\n" * cut_off + row.encode() + b"\n")
+        cut_off = file.read() not in (b"", b"\n")
+        file.write(b"\n" * cut_off + text.encode() + b"\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value

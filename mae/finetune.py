@@ -17,8 +17,8 @@ from mae.config import Config
 from mae.device import choose_device
 from mae.errors import UserError
 from mae.exits import DONE, WRONG_USE
-from mae.recipes import finetune_settings
-from mae.settings import describe_settings
+from mae.recipes import finetune_settings, recipe_for
+from mae.settings import describe_settings, flatten
 from mae.start import start
 
 
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mae finetune",
         description=__doc__,
-        epilog="settings (section.key = default):\n\n" + describe_settings().replace("%", "%%"),
+        epilog=(_describe_recipe() + describe_settings()).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", type=Path, help="run folder of a pretraining, or a YAML file")
@@ -47,6 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == DONE and not args.dry_run and is_first and configs[0].data.val:
         return _judge(configs[0])
     return code
+
+
+def _describe_recipe() -> str:
+    """For --help: what goes before the defaults, which are pretraining's."""
+    values = flatten(recipe_for("vit_base_patch16_224"))
+    told = "\n".join(f"  {key} = {value}" for key, value in values.items())
+    return (
+        f"recipe (for vit_base; large and huge have their own optim.blr, train.epochs,\n"
+        f"finetune.layer_decay and finetune.drop_path):\n\n{told}\n\n"
+        "all settings (section.key = default, where neither the recipe nor SOURCE says otherwise):"
+        "\n\n"
+    )
 
 
 def _judge(config: Config) -> int:

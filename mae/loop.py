@@ -60,33 +60,34 @@ class Job:
 def train_to_the_end(job: Job, position: Position) -> None:
     """The loop to its end; again from an earlier checkpoint where guard.rollback asks for it."""
     left_out = set(position.skipped)
-    for _ in range(job.config.guard.max_rollbacks + 1):
-        if position.step >= job.plan.steps:
-            return
+    most = job.config.guard.max_rollbacks if job.config.guard.rollback else 0
+    if most and position.step == 0:
+        save(job, 0, left_out, wait=True)  # else an early spike would find nothing to go back to
+    rollbacks = 0
+    while position.step < job.plan.steps:
         try:
             return train(job, position.step, left_out)
         except Rollback as back:
-            job.saver.wait()
-            left_out.update(back.leave_out)
-            before = min(back.leave_out)
-            position, notes = resume(
-                job.run,
-                job.objective,
-                job.optimizer,
-                job.data.manifest,
-                job.accelerator,
-                before,
-            )
-            what = (
-                f"{back}: going on from step {position.step:,} without steps {before}, {before + 1}"
-            )
-            for line in (*notes, what):
-                job.tracker.say(line)
-            if job.accelerator.is_main_process:
-                append_event(job.run.folder, position.step, "rollback", what)
-    raise RunFailed(
-        f"{job.config.guard.max_rollbacks} rollbacks were not enough (guard.max_rollbacks)"
-    )
+            rollbacks += 1
+            if rollbacks > most:
+                raise RunFailed(f"{back}, after {most} rollbacks (guard.max_rollbacks)") from None
+            position = roll_back(job, back, left_out)
+
+
+def roll_back(job: Job, back: Rollback, left_out: set[int]) -> Position:
+    """Where the run goes on: an earlier checkpoint; `left_out` grows by the steps to leave out."""
+    job.saver.wait()
+    left_out.update(back.leave_out)
+    before, spike = back.leave_out
+    run, data = job.run, job.data.manifest
+    position, notes = resume(run, job.objective, job.optimizer, data, job.accelerator, before)
+    job.guard.rewind(position.step)
+    what = f"{back}: going on from step {position.step:,} without steps {before}, {spike}"
+    for line in (*notes, what):
+        job.tracker.say(line)
+    if job.accelerator.is_main_process:
+        append_event(run.folder, position.step, "rollback", what)
+    return position
 
 
 def train(job: Job, start: int, left_out: set[int]) -> None:
@@ -101,9 +102,8 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
     job.model.train()
     job.stop.in_loop = True
     done = start
-    for step in range(start + 1, plan.steps + 1):
-        if step in left_out:
-            continue
+    steps = [step for step in range(start + 1, plan.steps + 1) if step not in left_out]
+    for step in steps:
         lr = plan.lr_at(step - 1, config)
         set_lr(job.optimizer, lr)
         for micro in range(slices.accumulation):
@@ -111,10 +111,7 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
                 with job.stop.waiting():
                     batch = clock.wait_for(micro_batches)
             except (WorkerDied, UserError, Stopped) as error:
-                where = save_alone(job, done, left_out) if done > start else done
-                if isinstance(error, Stopped):
-                    raise ProcessStopped(f"{error}; stands at step {where}") from error
-                raise ProcessFailed(f"step {step}: {error}; stands at step {where}") from error
+                raise no_more_data(job, error, start, step, done, left_out) from error
             # After the loader, whose first batch draws a number, too: what chance decides in the
             # model must not depend on where the run was resumed.
             seed_libraries(fold(seed, Stream.STEP, step, micro, accelerator.process_index))
@@ -140,7 +137,7 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
         )
         if wishes.failed:
             raise RunFailed(job.saver.problem() or f"step {step}: a checkpoint failed")
-        is_end = step == plan.steps
+        is_end = step == steps[-1]
         is_saved = is_end or wishes.stop or wishes.save or step % config.train.checkpoint_every == 0
         is_reported = is_saved or step % config.log.every == 0 or step == 1
         if is_reported:
@@ -155,7 +152,7 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
         if wishes.stop and not is_end:
             signal = job.stop.requested or "another process's signal"
             raise Stopped(f"stopped by {signal} after step {step}")
-        job.watcher.look(step)
+        job.watcher.look(step, is_end)
         if is_reported:
             clock.restart()
 
@@ -211,6 +208,19 @@ def must_end(job: Job) -> bool:
 def save(job: Job, step: int, left_out: set[int], wait: bool) -> None:
     """A checkpoint by all processes."""
     job.saver.save(job.objective, job.optimizer.optimizer, position_of(job, step, left_out), wait)
+
+
+def no_more_data(
+    job: Job, error: BaseException, start: int, step: int, done: int, left_out: set[int]
+) -> BaseException:
+    """What is to be raised where the data of `step` does not come, after a checkpoint if can be."""
+    try:
+        where = save_alone(job, done, left_out) if done > start else done
+    except RunFailed as second:
+        return ProcessFailed(f"step {step}: {error}; and {second}")
+    if isinstance(error, Stopped):
+        return ProcessStopped(f"{error}; stands at step {where}")
+    return ProcessFailed(f"step {step}: {error}; stands at step {where}")
 
 
 def save_alone(job: Job, step: int, left_out: set[int]) -> int:

@@ -6,8 +6,7 @@ from typing import Any
 
 from mae.config import Config
 from mae.errors import UserError
-from mae.settings import load_config, read_yaml
-from mae.training.run import Run
+from mae.settings import load_config, read_yaml, recorded_config
 
 RECIPES: dict[str, dict[str, Any]] = {
     "base": {"blr": 5e-4, "epochs": 100, "layer_decay": 0.65, "drop_path": 0.1},
@@ -42,8 +41,7 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
     where `source` is neither.
     """
     if source.is_dir():
-        run = Run(source)
-        config = run.config()
+        config = recorded_config(source)
         if config.objective != "mae":
             raise UserError(f"{source}: fine-tuned already; give the pretraining run")
         values = config.model_dump(mode="json")

@@ -73,6 +73,20 @@ def load_config(
     return parse_config(values, source, mistakes)
 
 
+def recorded_config(folder: Path) -> Config:
+    """The settings of the run in `folder`; UserError where there are none."""
+    path = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no run here (no config.yaml)") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: not readable: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a config")
+    return parse_config(values, dict.fromkeys(flatten(values), str(path)))
+
+
 def parse_config(
     values: Mapping[str, Any], source: Mapping[str, str], mistakes: Sequence[str] = ()
 ) -> Config:

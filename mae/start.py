@@ -1,10 +1,13 @@
 """A run from its settings to its exit code, whatever its objective."""
 
+import contextlib
+import errno
 import os
 import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 from mae.config import Config
 from mae.data.training_data import open_training_data
@@ -48,7 +51,10 @@ from mae.training.sharding import prepare
 from mae.training.signals import StopSignals
 from mae.training.tensorboard_tracker import refuse_missing
 from mae.training.tracking import Tracker
-from mae.watching import Watcher
+from mae.watching import Watcher, open_held_out
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""errors of writing, which do not say to which file"""
 
 
 def start(load: Callable[[], Config], is_dry: bool = False) -> int:
@@ -56,11 +62,16 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
 
     Returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early.
     """
+    with contextlib.ExitStack() as last:
+        return _start(load, is_dry, last)
+
+
+def _start(load: Callable[[], Config], is_dry: bool, last: contextlib.ExitStack) -> int:
     stop, run, is_ours = StopSignals(), None, False
     try:
         config = load()
         run = Run(config.output)
-        carry_out(config, run, stop, is_dry)
+        carry_out(config, run, stop, last, is_dry)
         code, reason = DONE, "done"
     except UserError as error:
         code, reason = WRONG_USE, str(error)
@@ -72,6 +83,8 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
         is_ours = isinstance(error, ProcessStopped)
     except KeyboardInterrupt:
         code, reason = FAILED, "interrupted; the same command continues the run"
+        leave(code, reason, run, is_ours)
+        os._exit(code)  # at once: not after what is being written, and what a tracker still sends
     finally:
         stop.restore()
     leave(code, reason, run, is_ours)
@@ -98,10 +111,17 @@ def leave(code: int, reason: str, run: Run | None, is_ours: bool) -> None:
         append_event(folder, step, "done" if code == DONE else "stop", reason)
 
 
-def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False) -> None:
+def carry_out(
+    config: Config,
+    run: Run,
+    stop: StopSignals,
+    last: contextlib.ExitStack,
+    is_dry: bool = False,
+) -> None:
     """Build, resume, train.  Raises UserError before any training where the input is wrong.
 
-    `is_dry`: only checks, one step on copies, and what a run would be; leaves no trace.
+    `last` takes what may wait for a server, and so comes after the last words.  `is_dry`: only
+    checks, one step on copies, and what a run would be; makes no run.
     """
     accelerator = build_accelerator(config.train)
     is_main = accelerator.is_main_process
@@ -126,6 +146,7 @@ def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False)
     # All processes draw what is sharded.
     draws = is_main or accelerator.is_fsdp2
     panel = build_panel(config, objective, data) if draws else None
+    held_out = open_held_out(config)
     if is_main:
         run.open(config)
         if initial:
@@ -142,6 +163,7 @@ def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False)
     quarantine = Quarantine(run.quarantine_file, data.manifest, config.data.max_bad, accelerator)
     quarantine.check()
     tracker = Tracker(run, config, is_main, position.step)
+    last.callback(tracker.close)
     job = Job(
         config=config,
         plan=plan,
@@ -156,7 +178,7 @@ def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False)
         control=Control(timedelta(minutes=config.train.timeout_minutes)),
         quarantine=quarantine,
         guard=Guard(config.guard, int(run.last_metrics().get("skipped", 0))),
-        watcher=Watcher(config, plan, objective, panel, run, tracker, accelerator),
+        watcher=Watcher(config, plan, objective, panel, held_out, run, tracker, accelerator),
         stop=stop,
     )
     if is_main:
@@ -174,11 +196,21 @@ def carry_out(config: Config, run: Run, stop: StopSignals, is_dry: bool = False)
             tracker.say(f"  mae finetune {run.folder} …  (where there are labels)")
         tracker.say(f"  mae report {run.folder}")
     except OSError as error:
+        if not is_of_writing(error, run.folder):
+            raise
         raise RunFailed(f"{run.folder} cannot be written: {error}") from error
     finally:
-        job.saver.close()
-        tracker.close()
+        tracker.end_line()
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            job.saver.close()
     accelerator.end_training()
+
+
+def is_of_writing(error: OSError, folder: Path) -> bool:
+    """Whether `error` is about something in `folder`, or about a disk that takes no more."""
+    if error.filename is None:
+        return error.errno in FULL
+    return Path(os.fsdecode(error.filename)).is_relative_to(folder)
 
 
 def local_share() -> float:

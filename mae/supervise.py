@@ -1,7 +1,8 @@
 """A run kept alive: `python -m mae.supervise COMMAND …`, or `mae pretrain --supervise CONFIG …`.
 
-COMMAND is any command line with `-m mae.pretrain CONFIG …` in it, a launcher's for instance.  When
-it dies it is started again, and goes on from its last checkpoint, as long as checkpoints get newer.
+COMMAND is any command line with `-m mae.pretrain CONFIG …` or `-m mae.finetune SOURCE …` in it, a
+launcher's for instance.  When it dies it is started again, and goes on from its last checkpoint,
+as long as checkpoints get newer.
 
 Nothing here imports torch: whoever watches over a run must be small and start at once.
 """
@@ -33,9 +34,14 @@ from mae.exits import (
     read_exit,
 )
 from mae.family import Family
+from mae.recipes import finetune_settings
 from mae.settings import load_config
 
 LONGEST_DELAY = 600.0
+SAVING_TAKES = 600.0
+"""seconds, at most, that a run which was asked to stop is given once its launcher is gone"""
+SIGNAL_COMES_WITHIN = 0.5
+"""seconds: who sends it to every process may come to this one last"""
 WORD_COMES_WITHIN = 2.0
 """seconds after a launcher's death: the word may come from another machine"""
 
@@ -59,13 +65,20 @@ def newest_step(folder: Path) -> int | None:
 def run_folder(command: Sequence[str]) -> Path:
     """Where the run of this command line goes; UserError where its settings are wrong."""
     for i in range(1, len(command)):
-        if command[i - 1 : i + 1] == ["-m", "mae.pretrain"] or (
-            Path(command[i - 1]).name == "mae" and command[i] == "pretrain"
+        before, _, kind = command[i].rpartition(".")
+        if kind not in ("pretrain", "finetune") or not (
+            (command[i - 1] == "-m" and before == "mae")
+            or (Path(command[i - 1]).name == "mae" and not before)
         ):
-            words = [word for word in command[i + 1 :] if not word.startswith("-")]
-            if words:
-                return Path(load_config(words[0], words[1:]).output)
-    raise UserError("supervise: the command has no `-m mae.pretrain CONFIG` in it")
+            continue
+        if words := [word for word in command[i + 1 :] if not word.startswith("-")]:
+            if kind == "finetune":
+                return Path(finetune_settings(Path(words[0]), words[1:]).output)
+            return Path(load_config(words[0], words[1:]).output)
+    raise UserError(
+        "supervise: the command has neither `-m mae.pretrain CONFIG` nor `-m mae.finetune SOURCE` "
+        "in it"
+    )
 
 
 class Supervisor:
@@ -145,10 +158,16 @@ class Supervisor:
         except OSError as error:
             raise UserError(f"supervise: {self.command[0]}: {error.strerror}") from None
         while child.poll() is None:
-            while self.pending:
-                self._pass_on(self.pending.pop(0), child)
+            self._pass_all_on(child)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(0.1)
+        died = time.monotonic()
+        while self.family.training():  # a stop sent to every process kills launchers at once
+            patience = SAVING_TAKES if self.stop_asked else SIGNAL_COMES_WITHIN
+            if time.monotonic() - died > patience:
+                break
+            self._pass_all_on(child)
+            time.sleep(0.05)
         self._kill_all()
         return self._how_it_ended(private, child.returncode)
 
@@ -169,6 +188,10 @@ class Supervisor:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.pending.append(number)
         self.stop_asked = self.stop_asked or signal.Signals(number).name
+
+    def _pass_all_on(self, child: subprocess.Popen) -> None:
+        while self.pending:
+            self._pass_on(self.pending.pop(0), child)
 
     def _pass_on(self, number: int, child: subprocess.Popen) -> None:
         """To the processes that train, and not to their launchers.

@@ -6,6 +6,7 @@ A masked autoencoder's health, a classifier's accuracy.
 import time
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
@@ -25,6 +26,19 @@ from mae.training.snapshot import is_sharded
 from mae.training.tracking import Tracker
 
 
+def open_held_out(config: Config) -> Images | None:
+    """The images of data.val, where they are to be measured.
+
+    Raises UserError where they cannot be read, or have no labels for a classifier.
+    """
+    if not (config.data.val and config.log.health_every):
+        return None
+    images = open_images(config.data.val, "data.val", config)
+    if config.objective == "classifier":
+        require_classes(images, "data.val", config.finetune.num_classes)
+    return images
+
+
 class Watcher:
     """Looks at the model when it is time; all processes look together."""
 
@@ -34,26 +48,21 @@ class Watcher:
         plan: Plan,
         objective: Objective,
         panel: Panel | None,
+        held_out: Images | None,
         run: Run,
         tracker: Tracker,
         accelerator: Accelerator,
     ) -> None:
-        """Raises UserError where data.val cannot be read, or has no labels for a classifier."""
         self.config, self.plan, self.objective = config, plan, objective
         self.run, self.tracker, self.accelerator = run, tracker, accelerator
         self.panel = panel
-        self.held_out: Images | None = None
-        if is_sharded(objective):
+        self.held_out = held_out
+        if held_out is not None and is_sharded(objective):
+            self.held_out = None
             tracker.say("held-out images are not measured while the weights are sharded")
-        elif config.data.val and config.log.health_every:
-            self.held_out = open_images(config.data.val, "data.val", config)
-            if isinstance(objective, Classifier):
-                classes = config.finetune.num_classes
-                self.labels = require_classes(self.held_out, "data.val", classes)
 
-    def look(self, done: int) -> None:
+    def look(self, done: int, is_end: bool) -> None:
         """After step `done`: draw and measure what is due.  All processes call it."""
-        is_end = done == self.plan.steps
         every = self.config.log.panel_every
         if self.panel is not None and ((every and done % every == 0) or is_end):
             device = self.accelerator.device
@@ -104,7 +113,7 @@ class Watcher:
             judged = judge(
                 classifier.logits,
                 images,
-                self.labels,
+                images.manifest.label.astype(np.int64),
                 classifier.img_size,
                 self.config.data.crop_pct,
                 device=self.accelerator.device,
@@ -116,5 +125,9 @@ class Watcher:
         finally:
             classifier.train()
         found = summary(judged)
-        self.tracker.say(f"held-out accuracy {found['accuracy']:.1%} of {found['images']:,} images")
+        low, high = found["interval"]
+        self.tracker.say(
+            f"held-out accuracy {found['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f}) of "
+            f"{found['images']:,} images"
+        )
         return found

@@ -3,6 +3,9 @@
 import json
 import re
 import shutil
+import signal
+import subprocess
+import time
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from mae.errors import UserError
 from mae.models.classifier import Classifier
 from mae.recipes import finetune_settings, recipe_for
 from mae.training.run import load_pretrained
-from tests.runs import final_weights, metrics_of, write_config
+from tests.runs import command, environment, final_weights, metrics_of, write_config
 
 SETTINGS = (
     *("train.epochs=3", "train.batch_size=12", "optim.warmup_epochs=1", "optim.lr=1e-3"),
@@ -37,6 +40,12 @@ def pretrained(tmp_path_factory, shards):
     settings = ("train.epochs=1", "train.batch_size=12", "optim.warmup_epochs=0.5")
     assert main(["pretrain", str(config), *settings, f"data.val={shards}"]) == 0
     return folder / "run"
+
+
+def typed(source, out, *settings, processes=1):
+    """The command line of `finetune`, for a shell."""
+    words = command(source, f"output={out}", *SETTINGS, *settings, processes=processes)
+    return [word.replace("mae.pretrain", "mae.finetune") for word in words]
 
 
 def finetune(source, out, *settings):
@@ -242,10 +251,52 @@ def test_a_classifier_goes_to_timm_and_onnx(finetuned, tmp_path, capsys):
     with torch.no_grad():
         torch.testing.assert_close(model((images / 255 - mean) / std), objective.logits(images))
     assert isinstance(model, VisionTransformer)
-    assert model.pretrained_cfg["label_names"] == ["0", "1", "2"]
+    assert vars(model)["pretrained_cfg"]["label_names"] == ["0", "1", "2"]
     card = (tmp_path / "timm" / "README.md").read_text()
     assert "fine-tuned to 3 classes" in card and "image-classification" in card
     assert main(["export", str(finetuned), str(tmp_path / "hf"), "--format", "hf"]) == 2
     assert "is for encoders" in capsys.readouterr().err
     assert main(["export", str(finetuned), str(tmp_path / "x"), "--pool", "token"]) == 2
     assert "was trained on avg" in capsys.readouterr().err
+
+
+def test_two_processes_train_and_judge_together(pretrained, tmp_path):
+    """The average of the held-out images is over all of them, each once."""
+    words = typed(pretrained, tmp_path / "run", "train.epochs=1.5", processes=2)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "batch   12 = 2 processes x 1 accumulated x 6 images" in done.stdout
+    assert done.stdout.count("accuracy  ") == 1, "evaluated once, by the first process"
+    assert metrics_of(tmp_path / "run")[-1]["step"] == 6
+    health = [json.loads(t) for t in (tmp_path / "run" / "health.jsonl").read_text().splitlines()]
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [row["images"] for row in health] == [48, 48]
+    for key in ("accuracy", "balanced_accuracy", "top5"):
+        assert health[-1][key] == report[key]
+    assert health[-1]["loss"] == pytest.approx(report["loss"], rel=1e-6)
+
+
+def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bits(pretrained, tmp_path):
+    own = ("train.epochs=10", "log.health_every=0", "train.checkpoint_every=1000")
+    assert finetune(pretrained, tmp_path / "whole", *own) == 0
+    out = tmp_path / "run"
+    words = typed(pretrained, out, *own)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment())
+    try:
+        metrics, deadline = out / "metrics.jsonl", time.monotonic() + 120
+        while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 75, said
+    assert "the same command continues the run" in said
+    (stopped,) = (out / "checkpoints").glob("step-*")
+    assert 3 <= int(stopped.name.removeprefix("step-")) < 40
+    assert not (out / "evaluation.json").exists(), "only a run that came to its end is judged"
+    assert finetune(pretrained, out, *own) == 0
+    whole = final_weights(tmp_path / "whole")
+    assert all(torch.equal(value, whole[key]) for key, value in final_weights(out).items())

@@ -10,9 +10,9 @@ import mae
 # Lowest first.  A package is one floor: its modules may import each other.
 NAMES = """
     errors device folders exits family results hashing tensor_hashing section config
-    contradictions settings patches masking schedule objective decoding remote data models
+    contradictions settings recipes patches masking schedule objective decoding remote data models
     training initial evaluation export visualize panels watching loop report pictures packing
-    bench commands supervise recipes start pretrain finetune options cli __main__
+    bench commands supervise start pretrain finetune options cli __main__
 """
 FLOORS: dict[str, int] = {name: floor for floor, name in enumerate(NAMES.split())}
 

@@ -200,6 +200,39 @@ def test_a_spike_is_told_and_rolled_back_where_asked(shards, tmp_path):
     assert json.loads((newest / "state.json").read_text())["skipped"] == [49, 50]
 
 
+def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    settings = ("guard.spike=6", "guard.rollback=true", "train.epochs=8")
+    done = poisoned(config, [40], *settings, "train.checkpoint_every=1000", value="1000")
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 0 without steps 39, 40" in done.stdout
+    rows = metrics_of(tmp_path / "run")
+    assert [row["step"] for row in rows] == [*range(1, 39), *range(41, 53)]
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert json.loads((newest / "state.json").read_text())["skipped"] == [39, 40]
+
+
+def test_a_last_step_that_was_left_out_still_ends_in_a_checkpoint(shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    settings = ("guard.spike=6", "guard.rollback=true", "train.epochs=8", "log.panel_every=1000")
+    done = poisoned(config, [52], *settings, "train.checkpoint_every=8", value="1000")
+    assert done.returncode == 0, done.stderr
+    assert "without steps 51, 52" in done.stdout
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert newest.name == "step-000000050"
+    assert (tmp_path / "run" / "panels" / "step-000000050.png").exists()
+    assert launch(config, *settings, "train.checkpoint_every=8").returncode == 0  # nothing is left
+
+
+def test_one_rollback_too_many_leaves_the_run_as_it_is(shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    settings = ("guard.spike=6", "guard.rollback=true", "train.epochs=12", "guard.max_rollbacks=1")
+    done = poisoned(config, [50, 66], *settings, "train.checkpoint_every=8", value="1000")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("after 1 rollbacks (guard.max_rollbacks)")
+    assert [event["event"] for event in events(tmp_path)].count("rollback") == 1
+
+
 def test_inspect_batch_names_and_shows_what_a_step_saw(shards, tmp_path, capsys):
     config = write_config(tmp_path, shards)
     assert poisoned(config, [5]).returncode == 0

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -293,6 +294,77 @@ def test_a_run_that_dies_of_the_signal_counts_as_stopped(fake, tmp_path):
     assert events_of(tmp_path / "run") == [("stop", None, "SIGTERM, killed by SIGTERM")]
 
 
+FORWARDS_NOTHING = (
+    "-c",
+    "import subprocess, sys; subprocess.call([sys.executable, *sys.argv[1:]])",
+)
+"""as accelerate's launcher of one process does: a signal ends it, and it alone"""
+
+
+def signal_everybody(process: subprocess.Popen, supervisor_after: float = 0) -> None:
+    for member in sorted(marked(), key=lambda one: one.pid):  # the launcher first
+        member.terminate()
+    time.sleep(supervisor_after)
+    process.terminate()
+
+
+@pytest.mark.parametrize("supervisor_after", [0, 0.2])
+def test_a_signal_to_every_process_leaves_the_run_the_time_to_save(
+    fake, tmp_path, supervisor_after
+):
+    """The launcher dies of it at once; whatever is late to hear of it kills nobody meanwhile."""
+    line = fake({"wait": True, "saving": 1.5, "step": 4}, launcher=FORWARDS_NOTHING)
+    process = start(line)
+    try:
+        wait_for(tmp_path / "ready-0", process=process)
+        signal_everybody(process, supervisor_after)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "seen-0").exists()
+    assert process.returncode == 75
+    assert said == "mae: supervise: stopped by SIGTERM at step 4; the same command continues\n"
+    assert not marked()
+
+
+def test_a_third_ctrl_c_kills_a_run_that_saves_without_its_launcher(fake, tmp_path):
+    process = start(fake({"wait": True, "saving": 600}, launcher=FORWARDS_NOTHING))
+    try:
+        wait_for(tmp_path / "ready-0", process=process)
+        signal_everybody(process)
+        for _ in range(3):
+            time.sleep(0.3)
+            assert process.poll() is None
+            process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert process.returncode == 75
+    assert "interrupted for the third time: killing the run" in said
+    assert not marked()
+
+
+def test_saving_without_a_launcher_is_not_waited_for_without_end(fake, tmp_path, monkeypatch):
+    monkeypatch.setattr("mae.supervise.SAVING_TAKES", 0.5)
+    line = fake({"wait": True, "saving": 600}, launcher=FORWARDS_NOTHING)
+
+    def stop_all() -> None:
+        while not (tmp_path / "ready-0").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        min(marked(), key=lambda one: one.pid).terminate()
+
+    thread = threading.Thread(target=stop_all)
+    thread.start()
+    began = time.monotonic()
+    assert supervised(line, tmp_path)[0] == 75
+    thread.join()
+    assert time.monotonic() - began < 20
+    assert not marked()
+
+
 def test_a_third_ctrl_c_kills(fake, tmp_path):
     process = start(fake({"wait": True, "saving": 600}))
     try:
@@ -341,8 +413,30 @@ def test_the_run_folder_comes_from_the_command(fake):
     launcher = ["accelerate", "launch", "--num_processes", "2", "-m", "mae.pretrain", config]
     assert run_folder([*launcher, "output=elsewhere"]) == Path("elsewhere")
     assert run_folder(["mae", "pretrain", config, "output=there"]) == Path("there")
-    with pytest.raises(UserError, match=r"no `-m mae\.pretrain CONFIG` in it"):
-        run_folder(["sleep", "3"])
+    for line in (["sleep", "3"], ["-m", "other.pretrain", config], ["mae", "mae.finetune", config]):
+        with pytest.raises(UserError, match=r"neither `-m mae\.pretrain CONFIG` nor `-m mae\.fine"):
+            run_folder(line)
+
+
+def test_the_run_folder_of_a_finetuning_is_the_one_that_mae_finetune_takes(fake, tmp_path):
+    """From a YAML file, or beside the pretraining run that it starts from."""
+    config = fake({})[-1]
+    launcher = ["accelerate", "launch", "-m", "mae.finetune"]
+    assert run_folder([*launcher, config]) == tmp_path / "run"
+    assert run_folder([*launcher, config, "output=elsewhere"]) == Path("elsewhere")
+    run = tmp_path / "pretrained"
+    run.mkdir()
+    (run / "config.yaml").write_text("output: pretrained\n")
+    line = [sys.executable, "-m", "mae.finetune", f"{run}/", "train.epochs=3"]
+    assert run_folder(line) == tmp_path / "pretrained-finetuned"
+    assert run_folder(["mae", "finetune", str(run)]) == tmp_path / "pretrained-finetuned"
+    with pytest.raises(UserError, match=r"no run here \(no config\.yaml\)"):
+        run_folder([*launcher, str(tmp_path)])
+
+
+def test_whoever_watches_does_not_import_torch():
+    code = "import sys, mae.supervise; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
 
 def test_checkpoints_under_way_are_no_progress(tmp_path):

@@ -19,6 +19,7 @@ from mae.bench.memory import PeakMemory
 from mae.errors import UserError
 
 CEILING = "ceiling"
+OUT_OF_MEMORY = "out of memory"
 WARM_UP = 3
 """steps: the first compiles, the second allocates, CUDA graphs record in the third"""
 
@@ -35,15 +36,15 @@ def serve(what: dict, questions: TextIO, answers: TextIO) -> None:
 
     try:
         one_round = ceiling_rounds(what, device) if CEILING in what else case_rounds(what, device)
+        answer({"ready": True})
+        for line in questions:
+            answer(one_round(float(line)))
     except UserError as error:
-        return answer({"error": str(error)})
+        answer({"error": str(error)})
     except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-            return answer({"error": "out of memory"})
-        raise
-    answer({"ready": True})
-    for line in questions:
-        answer(one_round(float(line)))
+        if not (isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)):
+            raise
+        answer({"error": OUT_OF_MEMORY})
 
 
 def case_rounds(what: dict, device: torch.device) -> Round:

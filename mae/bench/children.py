@@ -11,7 +11,8 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
-from mae.errors import RunFailed
+from mae.bench.child import OUT_OF_MEMORY
+from mae.errors import RunFailed, UserError
 
 COMMAND = (sys.executable, "-m", "mae.bench.child")
 LAST_LINES = 5
@@ -22,8 +23,8 @@ class Child:
 
     def __init__(self, what: Mapping, environment: Mapping[str, str]) -> None:
         """`environment`: variables beside this process's own."""
-        self.error: str | None = None
-        """why it measures nothing"""
+        self.is_out_of_memory = False
+        """it measures nothing any more"""
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in __exit__)
         self.process = subprocess.Popen(
             [*COMMAND, json.dumps(what)],
@@ -35,32 +36,34 @@ class Child:
         )
 
     def wait_until_ready(self) -> None:
-        """Afterwards it rests, or `error` tells why it cannot be measured."""
-        answer = self._answer()
-        self.error = self.error or answer.get("error")
+        """Afterwards it rests, or is out of memory.  Raises UserError where it cannot be had."""
+        self._answer()
 
     def round(self, seconds: float) -> dict:
-        """One round of about so many seconds; empty where it cannot be measured."""
-        if self.error:
+        """One round of about so many seconds; empty where memory is not enough."""
+        if self.is_out_of_memory:
             return {}
         assert self.process.stdin
         with suppress(BrokenPipeError):  # the missing answer tells more
             print(seconds, file=self.process.stdin, flush=True)
-        answer = self._answer()
-        return {} if self.error else answer
+        return self._answer()
 
     def _answer(self) -> dict:
         assert self.process.stdout
         line = self.process.stdout.readline()
         if line:
-            return json.loads(line)
-        code = self.process.wait()
-        if code == -signal.SIGKILL:  # by the kernel, where there is not enough memory
-            self.error = "out of memory"
-            return {}
-        self.log.seek(0)
-        last = " | ".join(self.log.read().strip().splitlines()[-LAST_LINES:])
-        raise RunFailed(f"bench: a measuring process ended with code {code}: {last}")
+            answer = json.loads(line)
+            if "error" not in answer:
+                return answer
+            if answer["error"] != OUT_OF_MEMORY:
+                raise UserError(answer["error"])
+        elif (code := self.process.wait()) != -signal.SIGKILL:
+            self.log.seek(0)
+            last = " | ".join(self.log.read().strip().splitlines()[-LAST_LINES:])
+            raise RunFailed(f"bench: a measuring process ended with code {code}: {last}")
+        # Told by the process, or killed by the system for want of it.
+        self.is_out_of_memory = True
+        return {}
 
     def __enter__(self) -> Self:
         return self

@@ -53,8 +53,10 @@ def bench_joint(
     config = case.config().model_copy(update={"data": data})
     with Children({STEP: case._asdict()}, environment(device), 1) as children:
         step = children[STEP]
-        if step.error:
-            raise UserError(f"bench: the step of {case.batch_size} images: {step.error}")
+        if step.is_out_of_memory:
+            raise UserError(
+                f"bench: {case.batch_size} images do not fit into memory: ask for fewer"
+            )
         step.round(effort.seconds)
         rounds = [step.round(effort.seconds) for _ in range(effort.rounds)]
         progress("the step, before", 1, 3)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 
 from mae.bench.cases import Case
-from mae.bench.child import CEILING
+from mae.bench.child import CEILING, OUT_OF_MEMORY
 from mae.bench.children import Children
 from mae.bench.timing import interleaved, ratios, spread
+from mae.errors import RunFailed
 from mae.models.mae import build_mae
 from mae.training.flops import TERA, flops_per_image
 
@@ -40,8 +41,10 @@ def measure(
 
     All processes are alive together, resting but one: what a machine does meanwhile it does to
     all.  `ratio` is how many times faster than the first case, round by round.  A case that does
-    not fit has `error` instead of numbers.  Raises RunFailed where a process fails.
+    not fit has `error` instead of numbers.  Raises UserError for a case that cannot be had,
+    RunFailed where a process fails.
     """
+    flops = [gflop_per_image(case) * 1e9 for case in cases]  # before anything is started
     names = [str(number) for number in range(len(cases))]
     whats = {name: case._asdict() for name, case in zip(names, cases, strict=True)}
     ceiling = {CEILING: {CEILING: effort.sizes, "precision": cases[0].precision}}
@@ -54,20 +57,22 @@ def measure(
 
         tasks = {name: partial(turn, name) for name in found}
         interleaved(tasks, effort.rounds, progress)
-        errors = {name: child.error for name, child in children.items()}
+        missing = {name for name, child in children.items() if child.is_out_of_memory}
+    if CEILING in missing:
+        raise RunFailed("bench: no memory left for the matrices of the ceiling")
     peaks = [one["flops"] for one in found[CEILING][1:]]
     rows = []
     first: list[float] = []
-    for name, case in zip(names, cases, strict=True):
-        if errors[name]:
-            rows.append({**case._asdict(), "error": errors[name]})
+    for name, case, work in zip(names, cases, flops, strict=True):
+        if name in missing:
+            rows.append({**case._asdict(), "error": OUT_OF_MEMORY})
             continue
         seconds = [one["seconds"] for one in found[name][1:]]
         first = first or seconds
         rows.append(
             {
                 **case._asdict(),
-                **rates(case, seconds, peaks),
+                **rates(case.batch_size, work, seconds, peaks),
                 "ratio": spread(ratios(first, seconds)),
                 "memory": max((one["memory"] or 0 for one in found[name][1:]), default=0) or None,
                 "seconds": seconds,
@@ -76,14 +81,13 @@ def measure(
     return rows
 
 
-def rates(case: Case, seconds: Sequence[float], peaks: Sequence[float]) -> dict:
+def rates(batch_size: int, flops: float, seconds: Sequence[float], peaks: Sequence[float]) -> dict:
     """Images and operations per second of steps that took `seconds`, in the rounds of `peaks`.
 
-    Operations are those of our implementation for all: who does more for the same result is not
+    `flops`: per image, of our implementation for all: who does more for the same result is not
     credited with it.
     """
-    flops = gflop_per_image(case) * 1e9
-    images = [case.batch_size / one for one in seconds]
+    images = [batch_size / one for one in seconds]
     shares = [rate * flops / peak for rate, peak in zip(images, peaks, strict=True)]
     return {
         "images_per_s": spread(images),

@@ -89,7 +89,7 @@ def joint_table(result: dict) -> str:
     return "\n".join([*_about(result), "", about, "", *markdown(heads, rows), "", result["advice"]])
 
 
-RATES = ("images/s", "TFLOP/s", "MFU", "peak GB")
+RATES = ("images/s", "TFLOP/s of the ceiling", "MFU", "peak GB")
 
 
 def _rates(row: dict) -> list[str]:
@@ -98,7 +98,7 @@ def _rates(row: dict) -> list[str]:
     speed = row["images_per_s"]
     return [
         f"{speed['median']:,.4g} ({speed['low']:,.4g}–{speed['high']:,.4g})",
-        f"{row['tflop_per_s']:.3g}",
+        f"{row['tflop_per_s']:.3g} of {row['ceiling_tflop_per_s']:.3g}",
         percent(row["mfu"]["median"]),
         f"{row['memory'] / 1e9:.3g}" if row["memory"] else "–",
     ]

@@ -62,9 +62,9 @@ def evaluate_run(
         "crop_pct": config.data.crop_pct,
         "averaged_weights": config.finetune.ema > 0,
         "seed": config.train.seed,
-        "interval": "95 %, Wilson's, of the test images",
+        "interval_rule": "95 %, Wilson's, of the test images",
     }
-    write_json(out, {**facts, **report, "interval_of": facts["interval"]})
+    write_json(out, {**facts, **report})
     picture = out.with_name(f"{out.stem}-confusion.png")
     title = f"{folder.name}, step {position.step:,}: {report['accuracy']:.1%} of "
     title += f"{report['images']:,} images right"

@@ -53,9 +53,9 @@ def _of_a_classifier(record: Record) -> Iterator[Markup]:
     about = tag(
         "p",
         text(
-            "In training of mixed, erased and augmented images with softened labels, if the recipe "
-            "has them: harder than the held-out images, so these may well do better. The band is "
-            "the 95 % interval of the held-out images."
+            "Training figures are of augmented and mixed images with softened labels, as far as "
+            "the recipe asks for these. Held-out images are clean, so that theirs may well be "
+            "better; the band is their 95 % interval."
         ),
         class_="lead",
     )

@@ -11,6 +11,7 @@ import yaml
 from mae.config import Config
 from mae.errors import UserError
 from mae.evaluation.rows import Row, number
+from mae.exits import DONE, STATUS_FILE, STOPPED, Word, read_exit
 from mae.settings import flatten
 
 DEFAULTS: dict[str, Any] = flatten(Config().model_dump(mode="json"))
@@ -40,6 +41,8 @@ class Record(NamedTuple):
     """what was found in the files of EVALUATIONS"""
     confusion: Path | None
     """the picture that goes with `evaluation`"""
+    last_word: Word | None
+    """how the last start ended, of itself; None while it runs, or where it was killed"""
     written: float | None
     """when metrics.jsonl was last written, seconds since 1970"""
     notes: list[str]
@@ -55,7 +58,7 @@ class State(NamedTuple):
     """How far a run is."""
 
     word: str
-    """finished, running, stopped, or not started"""
+    """finished, running, stopped, failed, or not started"""
     step: int
     steps: int | None
     """of the whole run, where that can be told"""
@@ -81,6 +84,7 @@ def read_record(folder: Path) -> Record:
         settings=_read_settings(folder / "config.yaml", notes),
         panels=sorted((folder / "panels").glob("step-*.png")),
         evaluations={name: row for name, row in results.items() if row},
+        last_word=read_exit(folder / STATUS_FILE),
         confusion=confusion if confusion.is_file() else None,
         written=metrics.stat().st_mtime if metrics.is_file() else None,
         notes=notes,
@@ -89,17 +93,22 @@ def read_record(folder: Path) -> Record:
 
 
 def state(record: Record, now: float) -> State:
-    """How far the run is, `now` in seconds since 1970."""
+    """How far the run is, `now` in seconds since 1970.
+
+    What the run itself said when it ended decides; where it said nothing, its rows.
+    """
+    word = record.last_word
+    ended = {DONE: "finished", STOPPED: "stopped"}.get(word.code, "failed") if word else None
     if not record.metrics:
-        return State("not started", 0, None)
+        return State(ended or "not started", 0, None)
     last = record.metrics[-1]
     step, epoch = int(number(last, "step") or 0), number(last, "epoch")
     wanted = number(record.settings, "train.epochs")
     steps = None
     if step and epoch and wanted:
         steps = math.ceil(wanted * step / epoch - 1e-6)  # as the plan rounds, from its own numbers
-    if steps is not None and step >= steps:
-        return State("finished", step, steps)
+    if ended or (steps is not None and step >= steps):
+        return State(ended or "finished", step, steps)
     silent = now - (record.written or 0.0)
     return State(
         "running" if silent < max(SILENT, 10 * _interval(record)) else "stopped", step, steps

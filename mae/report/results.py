@@ -31,7 +31,7 @@ def evaluations(record: Record) -> Iterator[Markup]:
     told = "Of the frozen encoder; 95 % intervals are those of the test images. "
     told += f"The first {MOST_ROWS} of {len(rows)} results. " if len(rows) > MOST_ROWS else ""
     yield tag("p", text(f"{told}The JSON files in the run folder tell how."), class_="lead")
-    heads = ["", "of", "labels", "measure", "", "95 %", "images", "step"]
+    heads = ["evaluation", "of", "labels", "measure", "result", "95 %", "images", "step"]
     yield _table(heads, 4, rows[:MOST_ROWS])
 
 

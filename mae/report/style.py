@@ -24,6 +24,7 @@ main { max-width: 1120px; margin: 0 auto; padding: 40px 24px 64px; }
 h1 { font-size: 28px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em;
   overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 44px 0 4px; letter-spacing: -.005em; }
+h3 { font-size: 14px; margin: 26px 0 2px; }
 p { margin: 4px 0 12px; }
 .lead, .none, small { color: var(--soft); }
 small { font-size: 12px; font-weight: 400; }
@@ -114,7 +115,9 @@ th { text-align: left; font-weight: 600; color: var(--soft); white-space: nowrap
 th, td { padding: 5px 20px 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 td { overflow-wrap: anywhere; min-width: 90px; }
 td.tight { white-space: nowrap; overflow-wrap: normal; }
-th.number, td.number { text-align: right; white-space: nowrap; min-width: 0; }
+table.narrow { width: auto; }
+.narrow td { min-width: 0; }
+th.number, td.number { text-align: right; white-space: nowrap; }
 code { font: 12.5px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 details { margin-top: 16px; }
 summary { cursor: pointer; color: var(--soft); }

@@ -1,8 +1,9 @@
 """Checkpoints that are whole or not there, and load without unpickling.
 
 `step-000001234/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`, which
-carries sizes and sha256 of the other two.  It is written under a temporary name, synced to disk
-and renamed, so a kill at any moment leaves the checkpoint before it in place.
+carries sizes and sha256 of the other two and the sha256 of its own content.  It is written under
+a temporary name, synced to disk and renamed, so a kill at any moment leaves the checkpoint before
+it in place.
 
 There is no file that points to the latest one: names order them, and the newest whose contents
 are what was written is the one to go on from.  A pointer would be a second truth, to be damaged
@@ -11,6 +12,7 @@ or left behind by a kill between two writes.
 
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -19,19 +21,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from safetensors.torch import save_file
 
-from mae.errors import UserError
-from mae.training.snapshot import Tensors, shard_like
+from mae.errors import StorageError, UserError
+from mae.training.snapshot import Tensors
 
 FORMAT = 1
+"""of what `seal` goes around, which is the same in all formats"""
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
+
+DAMAGED = ".damaged"
+"""what a damaged checkpoint's name ends in once it is passed over: it counts as none then"""
 
 MARGIN = 16 * 2**20
 """bytes that a checkpoint leaves free: for its headers, and for the run's other files"""
+
+
+class DamagedCheckpoint(UserError):
+    """Not the bytes that were written; an older one may do."""
 
 
 class Position(NamedTuple):
@@ -50,12 +57,15 @@ class Position(NamedTuple):
 def reserve(folder: Path, position: Position, num_bytes: int) -> Path:
     """Make the temporary folder that `write_checkpoint` fills.
 
-    Raises OSError where `folder` is gone or cannot be written, or where its file system has no
-    room for `num_bytes` and a margin.
+    A damaged checkpoint that was kept goes where its room is needed.  Raises OSError where
+    `folder` is gone or cannot be written, or where its file system has no room for `num_bytes`
+    and a margin.
     """
-    space = os.statvfs(folder)
-    needed, free = num_bytes + MARGIN, space.f_bavail * space.f_frsize
-    if space.f_blocks and free < needed:  # some network file systems do not know: 0 blocks
+    needed = num_bytes + MARGIN
+    if _free_bytes(folder) < needed:
+        for path in folder.glob(f"step-*{DAMAGED}"):
+            remove(path)
+    if (free := _free_bytes(folder)) < needed:
         raise OSError(f"it needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
     # Processes that fail at the same step each save it, maybe from machines with equal pids.
     part = folder / f"step-{position.step:09d}.{secrets.token_hex(4)}.tmp"
@@ -73,7 +83,7 @@ def write_checkpoint(part: Path, tensors: Tensors, position: Position) -> Path:
         save_file(tensors.model, part / WEIGHTS)
         save_file(tensors.optimizer, part / MOMENTS)
         files = {name: _stamp(part / name) for name in (WEIGHTS, MOMENTS)}
-        state = {"format": FORMAT, **position._asdict(), "files": files}
+        state = seal({"format": FORMAT, **position._asdict(), "files": files})
         (part / "state.json").write_text(json.dumps(state, indent=1))
         for path in [*part.iterdir(), part]:
             _sync(path)
@@ -133,7 +143,8 @@ def newest_checkpoint(folder: Path, before: int | None = None) -> Found | None:
     """The newest checkpoint whose files are what was written; damaged ones are passed over.
 
     With `before`, only those of earlier steps are looked at.  Raises UserError where there are
-    checkpoints but none is intact.
+    checkpoints but none is intact, and as `read_position` does where one cannot be judged: to
+    pass over it would undo what may be good.
     """
     damaged: dict[Path, str] = {}
     for path in reversed(checkpoints(folder)):
@@ -141,7 +152,7 @@ def newest_checkpoint(folder: Path, before: int | None = None) -> Found | None:
             continue
         try:
             return Found(path, read_position(path), damaged)
-        except UserError as error:
+        except DamagedCheckpoint as error:
             damaged[path] = str(error)
     if damaged:
         damage = "\n".join(damaged.values())
@@ -150,25 +161,46 @@ def newest_checkpoint(folder: Path, before: int | None = None) -> Found | None:
 
 
 def read_position(path: Path) -> Position:
-    """Check a checkpoint's files against its `state.json`; UserError says what is damaged."""
+    """Check a checkpoint's files against its `state.json`.
+
+    Raises DamagedCheckpoint, which says what is damaged or absent; StorageError where a file
+    cannot be read, which may pass; UserError where a newer version has written it.
+    """
+    file = path / "state.json"
     try:
-        state = json.loads((path / "state.json").read_text())
+        state = json.loads(file.read_text())
+        if state != seal(state):
+            raise DamagedCheckpoint(f"{path}: state.json is damaged (not what was written)")
         if state["format"] != FORMAT:
-            raise UserError(f"{path}: format {state['format']}; this version reads {FORMAT}")
+            made = f"{path}: format {state['format']}"
+            raise UserError(f"{made}; this version reads {FORMAT}: install a newer one")
         for name in (WEIGHTS, MOMENTS):
-            if _stamp(path / name) != state["files"][name]:
-                raise UserError(f"{path}: {name} is damaged (not the bytes that were written)")
+            file = path / name
+            if _stamp(file) != state["files"][name]:
+                raise DamagedCheckpoint(
+                    f"{path}: {name} is damaged (not the bytes that were written)"
+                )
         if state["step"] != step_of(path):  # going on there would undo all that is newer
-            raise UserError(f"{path}: state.json is of step {state['step']}")
+            raise DamagedCheckpoint(f"{path}: state.json is of step {state['step']}")
         return Position(
             int(state["step"]),
             int(state["samples"]),
             str(state["data"]),
-            tuple(int(step) for step in state.get("skipped", ())),
+            tuple(int(step) for step in state["skipped"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except FileNotFoundError:
+        raise DamagedCheckpoint(f"{path}: no readable checkpoint: {file.name} is absent") from None
+    except OSError as error:
+        raise unreadable(file, error) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{path}: no readable checkpoint: {reason}") from None
+        raise DamagedCheckpoint(f"{path}: no readable checkpoint: {reason}") from None
+
+
+def seal(state: dict[str, Any]) -> dict[str, Any]:
+    """`state` with the sha256 of all the rest of it, however it may be spaced or ordered."""
+    rest = {key: value for key, value in state.items() if key != "sha256"}
+    return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def holds(path: Path, position: Position | None = None) -> bool:
@@ -180,55 +212,16 @@ def holds(path: Path, position: Position | None = None) -> bool:
     return position is None or found == position
 
 
-def load_model(path: Path, model: nn.Module) -> None:
-    """Load the weights; every tensor of model and file must match.
-
-    Every process reads the file; of a sharded model it takes its own part.
-    """
-    own = model.state_dict()
-    try:
-        tensors = load_file(path / WEIGHTS)
-        parts = {name: shard_like(tensor, own.get(name)) for name, tensor in tensors.items()}
-        model.load_state_dict(parts, strict=True)
-    except (RuntimeError, SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: the weights do not fit this model: {reason}") from None
+def unreadable(file: Path, error: OSError) -> StorageError:
+    """Of a file that may be good."""
+    reason = error.strerror or error
+    return StorageError(f"{file}: cannot be read: {reason} (not damage; try again when it can)")
 
 
-def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Load the optimizer's state; every trainable parameter must have its own.
-
-    A sharded model takes its own part; it must be sharded by now, and `optimizer` be its own.
-    """
-    try:
-        tensors = load_file(path / MOMENTS)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: {MOMENTS} is not readable: {error}") from None
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    packed = optimizer.state_dict()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    kinds = {key.partition("/")[0] for key in tensors}
-
-    def take(kind: str, parameter: nn.Parameter) -> Tensor:
-        key = f"{kind}/{names[parameter]}"
-        whole = tensors.pop(key)
-        if not whole.ndim:  # a count of steps
-            return whole
-        if whole.shape != parameter.shape:
-            shapes = f"{list(whole.shape)}, not {list(parameter.shape)}"
-            raise UserError(f"{path}: {MOMENTS}: {key} has shape {shapes}")
-        return shard_like(whole, parameter)
-
-    try:
-        packed["state"] = {
-            number: {kind: take(kind, parameter) for kind in kinds}
-            for number, parameter in enumerate(parameters)
-        }
-    except KeyError as error:
-        raise UserError(f"{path}: {MOMENTS} lacks {error}") from None
-    if tensors:
-        raise UserError(f"{path}: {MOMENTS} holds unknown {next(iter(tensors))}")
-    optimizer.load_state_dict(packed)
+def _free_bytes(folder: Path) -> float:
+    space = os.statvfs(folder)
+    # Some network file systems do not know: 0 blocks.
+    return space.f_bavail * space.f_frsize if space.f_blocks else math.inf
 
 
 def _stamp(path: Path) -> dict[str, Any]:

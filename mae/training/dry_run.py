@@ -15,11 +15,10 @@ from mae.data.loader import Batch
 from mae.data.training_data import TrainingData
 from mae.errors import UserError
 from mae.objective import Objective, Output
-from mae.training.flops import flops_per_image, mfu, peak_flops
+from mae.training.flops import mfu
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.plan import Plan
 from mae.training.progress import describe
-from mae.training.run import Run
 from mae.training.sharding import prepare
 from mae.training.tracking import duration
 
@@ -61,20 +60,17 @@ def dry_run(
     All processes call it; `objective` is still on the CPU.  Raises UserError where the run could
     not go: its folder, the disk, a sample, the device's memory.
     """
-    Run(config.output).check(config)
     disk = check_disk(config, objective)
     reading = read_for_a_while(config, data, objective, plan)
     step = try_step(config, objective, plan, accelerator, forward, reading.batch)
-    flops = flops_per_image(objective, config.model.in_chans)
     speed = plan.slices.batch_size / step.seconds
-    peak = peak_flops(accelerator.device, accelerator.mixed_precision)
-    used = mfu(speed, flops, peak, plan.slices.num_processes)
+    used = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.slices.num_processes)
     parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}
     sizes = ", ".join(f"{name} {millions:.1f} M" for name, millions in parts.items())
     bad = f", {reading.bad} of them bad" if reading.bad else ""
     return [
         *describe(config, plan, data, objective, accelerator, 0),
-        f"sizes   {sizes}; {flops / 1e9:.3g} GFLOP an image; "
+        f"sizes   {sizes}; {plan.flops_per_image / 1e9:.3g} GFLOP an image; "
         f"{plan.steps * plan.slices.batch_size:,} samples in all",
         disk,
         f"read    {reading.images_per_second:,.0f} images/s with {config.data.workers} workers "

@@ -14,7 +14,17 @@ import torch
 
 import mae
 
-PACKAGES = ("torch", "timm", "accelerate", "numpy", "simplejpeg", "pillow", "webdataset")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "simplejpeg",
+    "pillow",
+    "webdataset",
+)
 VARIABLES = (
     "WORLD_SIZE",
     "LOCAL_WORLD_SIZE",
@@ -37,7 +47,8 @@ VARIABLES = (
     "SLURM_JOB_NODELIST",
     "SLURM_NNODES",
 )
-"""Those that decide how processes find each other; all others may hold secrets."""
+"""Those of launchers, devices, threads and memory that change how a run goes; never more than
+these, as others may hold secrets."""
 GIT_SECONDS = 2.0
 
 

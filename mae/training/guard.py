@@ -40,6 +40,8 @@ class Spike(NamedTuple):
     loss: float
     score: float
     """deviations from the median of the steps before, robustly estimated"""
+    before: int
+    """the step that was done before it"""
 
 
 class SpikeDetector:
@@ -47,19 +49,21 @@ class SpikeDetector:
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
-        self.losses: deque[float] = deque(maxlen=HISTORY)
+        self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
+        """(step, loss)"""
 
-    def look(self, step: int, loss: float) -> Spike | None:
+    def look(self, step: int, loss: float, before: int | None = None) -> Spike | None:
         """The spike, if this step's loss is one; it then does not count as history."""
         if not math.isfinite(loss):
             return None
         if self.threshold and len(self.losses) >= ENOUGH:
-            middle = statistics.median(self.losses)
-            deviation = 1.4826 * statistics.median(abs(one - middle) for one in self.losses)
+            losses = [one for _, one in self.losses]
+            middle = statistics.median(losses)
+            deviation = 1.4826 * statistics.median(abs(one - middle) for one in losses)
             score = (loss - middle) / max(deviation, 1e-3 * abs(middle), 1e-12)
             if score > self.threshold:
-                return Spike(step, loss, score)
-        self.losses.append(loss)
+                return Spike(step, loss, score, step - 1 if before is None else before)
+        self.losses.append((step, loss))
         return None
 
 
@@ -69,7 +73,7 @@ class Rollback(Exception):
     def __init__(self, spike: Spike) -> None:
         super().__init__(f"loss {spike.loss:.4g} at step {spike.step}")
         # High at this step: by its own batch, or by weights that the step before has spoilt.
-        self.leave_out = (spike.step - 1, spike.step)
+        self.leave_out = (spike.before, spike.step)
 
 
 class Guard:
@@ -79,6 +83,9 @@ class Guard:
         """`skipped`: steps that earlier starts of the run have skipped."""
         self.config = config
         self.skipped = skipped
+        self.own: list[int] = []
+        """steps that were skipped since"""
+        self.last: int | None = None
         self.in_a_row = 0
         self.spikes = SpikeDetector(config.spike)
 
@@ -89,10 +96,22 @@ class Guard:
             self.in_a_row = self.in_a_row + 1 if one.skipped else 0
             if one.skipped:
                 skipped.append(one.step)
-            elif spike := self.spikes.look(one.step, one.loss):
+            elif spike := self.spikes.look(one.step, one.loss, self.last):
                 spikes.append(spike)
+            self.last = one.step
+        self.own += skipped
         self.skipped += len(skipped)
         return skipped, spikes
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after `step`: it is undone."""
+        undone = [one for one in self.own if one > step]
+        self.skipped -= len(undone)
+        self.own = self.own[: len(self.own) - len(undone)]
+        self.in_a_row = 0
+        self.last = step
+        kept = [one for one in self.spikes.losses if one[0] <= step]
+        self.spikes.losses = deque(kept, maxlen=HISTORY)
 
     def is_hopeless(self) -> bool:
         """More steps in a row were skipped than guard.max_skipped allows."""

@@ -68,7 +68,8 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
         mixed_precision="bf16" if use_bf16 else "no",
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            # The others wait while the first process indexes a large data set, too.
+            # So long the others wait for a first indexing, too; `mae index` beforehand may take
+            # any time.
             InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes)),
         ],
     )

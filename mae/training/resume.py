@@ -10,13 +10,9 @@ from accelerate.utils import broadcast_object_list
 from mae.data.manifest import Manifest
 from mae.errors import UserError
 from mae.objective import Objective
-from mae.training.checkpoint import (
-    Position,
-    load_model,
-    load_optimizer,
-    newest_checkpoint,
-)
-from mae.training.retention import forget_after
+from mae.training.checkpoint import Position, newest_checkpoint
+from mae.training.restore import load_model, load_optimizer
+from mae.training.retention import forget_after, set_aside
 from mae.training.run import Run
 
 
@@ -39,9 +35,11 @@ def resume(
 
     All processes call it, when nothing is being written, and after `accelerator.prepare`: the
     optimizer of a sharded model takes its state only then.  The first process chooses for all;
-    it rewinds the run folder to the step that was chosen.  Raises UserError where the data is
-    not that of the checkpoint, or another process sees other data or no such checkpoint (folders
-    that are not shared between machines), or where no intact one is as early as asked.
+    it rewinds the run folder to the step that was chosen, and of damaged checkpoints that are
+    newer keeps the newest, as step-….damaged.  Raises UserError, and leaves all as it was, where
+    the data is not that of the checkpoint, or another process sees other data or no such
+    checkpoint (folders that are not shared between machines), where one is met that cannot be
+    read or is of a newer version, or where no intact one is as early as asked.
     """
     found, problem = None, None
     if accelerator.is_main_process:
@@ -72,11 +70,17 @@ def resume(
         load_model(path, objective)
         load_optimizer(path, objective, optimizer)
     position = position or Position(0, 0, manifest.fingerprint)
+    kept = None
     if accelerator.is_main_process:
         run.rewind_metrics(position.step)
+        kept = set_aside(run.checkpoints, damaged)
         forget_after(run.checkpoints, position.step)  # written again when the run gets there
         for leftover in run.checkpoints.glob("*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
-    return Resumed(
-        position, [f"damaged {reason}; going on from {name}" for reason in damaged.values()]
-    )
+    accelerator.wait_for_everyone()  # all read in the folder what the first has left there
+    notes = [
+        f"damaged {reason}; {f'kept as {kept.name}' if kept and kept.stem == path.name else 'gone'}"
+        f"; going on from {name}"
+        for path, reason in damaged.items()
+    ]
+    return Resumed(position, notes)

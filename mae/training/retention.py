@@ -1,9 +1,10 @@
 """Which checkpoints stay."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from mae.training.checkpoint import checkpoints, holds, remove, step_of
+from mae.training.checkpoint import DAMAGED, checkpoints, holds, remove, step_of
 
 
 def prune(folder: Path, keep_last: int, keep_every: int, written: Path) -> None:
@@ -19,6 +20,19 @@ def prune(folder: Path, keep_last: int, keep_every: int, written: Path) -> None:
         elif path != written and not (keep_every and step_of(path) % keep_every == 0):
             with suppress(FileNotFoundError):  # another process was faster
                 remove(path)
+
+
+def set_aside(folder: Path, damaged: Iterable[Path]) -> Path | None:
+    """Keep the newest of these as step-….damaged, in the place of any kept so before.
+
+    Whoever wants to may look at it, or mend it; the others stay as they are.  Returns its path.
+    """
+    newest = max(damaged, key=step_of, default=None)
+    if newest is None:
+        return None
+    for path in folder.glob(f"step-*{DAMAGED}"):
+        remove(path)
+    return newest.rename(newest.with_suffix(DAMAGED))
 
 
 def forget_after(folder: Path, step: int) -> None:

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from mae.config import Config
 from mae.errors import UserError
+from mae.exits import append_row
 from mae.models.classifier import build_classifier
 from mae.models.mae import build_mae
 from mae.objective import Objective
-from mae.settings import differing_keys, dump_config, flatten, parse_config
-from mae.training.checkpoint import Position, load_model, newest_checkpoint, read_position
+from mae.settings import differing_keys, dump_config, recorded_config
+from mae.training.checkpoint import Position, newest_checkpoint, read_position
+from mae.training.restore import load_model
 
 
 class Run:
@@ -38,7 +39,7 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.panels = self.folder / "panels"
         self.is_open = False
-        """this process has made it its own"""
+        """it is this run's by now; the first process has made and locked it"""
 
     def check(self, config: Config) -> list[str]:
         """UserError unless the folder is new, empty, or holds a run with these settings.
@@ -95,31 +96,19 @@ class Run:
 
     def config(self) -> Config:
         """The recorded settings; UserError where there are none."""
-        try:
-            values = yaml.safe_load(self.config_file.read_text())
-        except FileNotFoundError:
-            raise UserError(f"{self.folder}: no run here (no config.yaml)") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{self.config_file}: not readable: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{self.config_file}: not a config")
-        return parse_config(values, dict.fromkeys(flatten(values), str(self.config_file)))
+        return recorded_config(self.folder)
 
     def write_metrics(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        self._append(self.metrics_file, row)
+        append_row(self.metrics_file, row)
 
     def write_health(self, row: dict[str, Any]) -> None:
         """Append one line to health.jsonl."""
-        self._append(self.health_file, row)
+        append_row(self.health_file, row)
 
     def write_start(self, row: dict[str, Any]) -> None:
         """Append one line to starts.jsonl: what this start runs on."""
-        self._append(self.starts_file, row)
-
-    def _append(self, path: Path, row: dict[str, Any]) -> None:
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(self.starts_file, row)
 
     def rewind_metrics(self, step: int) -> None:
         """Forget the rows of metrics and health after `step`: a resumed run writes them again."""

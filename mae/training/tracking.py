@@ -64,7 +64,7 @@ class Tracker:
     def say(self, text: str) -> None:
         """One line for the person watching."""
         if self.is_main:
-            self._end_line()
+            self.end_line()
             print(text, flush=True)
 
     def report(self, row: dict[str, Any], line: str) -> None:
@@ -95,7 +95,7 @@ class Tracker:
     def close(self) -> None:
         """End the progress line and the backends."""
         if self.is_main:
-            self._end_line()
+            self.end_line()
         self._pass_on(lambda backend: backend.close())
 
     def _pass_on(self, what: Callable[[Backend], None]) -> None:
@@ -108,7 +108,8 @@ class Tracker:
                     self.lost.add(name)
                     self.say(f"{name}: not all is tracked from here on: {error}")
 
-    def _end_line(self) -> None:
+    def end_line(self) -> None:
+        """What is printed next starts a line of its own."""
         if self.line_open:
             print(flush=True)
             self.line_open = False

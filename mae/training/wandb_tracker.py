@@ -74,9 +74,6 @@ def start_wandb(run: Run, config: Config) -> WandbTracker | None:
 def _init(run: Run, config: Config, mode: Literal["online", "offline"]) -> WandbTracker:
     import wandb
 
-    id_file = run.folder / "wandb-id"
-    if not id_file.exists():
-        id_file.write_text(secrets.token_hex(4))
     settings = wandb.Settings(
         silent=True,
         console="off",
@@ -90,13 +87,24 @@ def _init(run: Run, config: Config, mode: Literal["online", "offline"]) -> Wandb
             mode=mode,
             project=config.log.project,
             name=run.folder.name,
-            id=id_file.read_text().strip(),
+            id=_id_of(run),
             resume="allow",
             dir=run.folder,
             config=without_secrets(config.model_dump(mode="json")),
             settings=settings,
         )
     return WandbTracker(began)
+
+
+def _id_of(run: Run) -> str:
+    """What is in the file `wandb-id`; a new one where it is absent, or empty as crashes leave it."""
+    file = run.folder / "wandb-id"
+    if known := file.read_text(errors="replace").strip("\0 \n") if file.exists() else "":
+        return known
+    part = file.with_suffix(".tmp")
+    part.write_text(new := secrets.token_hex(4))
+    part.replace(file)
+    return new
 
 
 def without_secrets(value: Any) -> Any:

@@ -13,10 +13,9 @@ TINY = Case(encoder="vit_tiny_patch16_224", img_size=32, decoder_depth=1, batch_
 
 
 class FakeStep:
-    """A step of 20 ms, or one that cannot be had."""
+    """A step of 20 ms, or one that does not fit."""
 
-    def __init__(self, error=None):
-        self.error = error
+    is_out_of_memory = False
 
     def round(self, seconds):
         return {"seconds": 0.02, "steps": 5, "memory": None}
@@ -93,8 +92,8 @@ def test_a_run_that_fails_is_told(code, kind, tmp_path, monkeypatch):
 def test_refusals(shards, fake_step):
     with pytest.raises(UserError, match="10 images in the shards, but a batch has 64"):
         bench_joint([shards], TINY._replace(batch_size=64), workers=0)
-    fake_step.error = "out of memory"
-    with pytest.raises(UserError, match="the step of 4 images: out of memory"):
+    fake_step.is_out_of_memory = True
+    with pytest.raises(UserError, match="4 images do not fit into memory"):
         bench_joint([shards], TINY, workers=0)
 
 

@@ -64,6 +64,8 @@ def test_what_does_not_fit_is_answered(error, monkeypatch):
 
     monkeypatch.setattr(child, "case_rounds", refuse)
     assert served(TINY._asdict(), "1\n") == [{"error": "out of memory"}]
+    monkeypatch.setattr(child, "case_rounds", lambda what, device: lambda s: refuse(what, device))
+    assert served(TINY._asdict(), "1\n1\n") == [{"ready": True}, {"error": "out of memory"}]
 
 
 def test_other_errors_are_not_hidden(monkeypatch):
@@ -93,7 +95,8 @@ if "wrong" in what:
     sys.exit("first line\\nTypeError: what went wrong")
 print(json.dumps({"error": what["error"]} if "error" in what else {"ready": True}), flush=True)
 for line in sys.stdin:
-    print(json.dumps({"asked": float(line), "gpus": os.environ["CUDA_VISIBLE_DEVICES"]}), flush=True)
+    gpus = os.environ["CUDA_VISIBLE_DEVICES"]
+    print(json.dumps({"asked": float(line), "gpus": gpus}), flush=True)
 """
 
 
@@ -107,10 +110,10 @@ def without_torch(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("at_once", [1, 2, 9])
 def test_processes_are_asked_by_name(at_once, without_torch):
-    whats = {"a": {}, "b": {"error": "too large"}, "c": {}}
+    whats = {"a": {}, "b": {"error": "out of memory"}, "c": {}}
     with Children(whats, ON_CPU, at_once) as found:
         assert list(found) == ["a", "b", "c"]
-        assert [one.error for one in found.values()] == [None, "too large", None]
+        assert [one.is_out_of_memory for one in found.values()] == [False, True, False]
         assert found["c"].round(0.5) == {"asked": 0.5, "gpus": ""}
         assert found["b"].round(0.5) == {}
     assert [one.process.returncode for one in found.values()] == [-9] * 3
@@ -121,11 +124,13 @@ def test_a_process_killed_for_memory_is_measured_no_more(without_torch):
         one = found["a"]
         one.process.kill()
         one.process.wait()
-        assert one.round(0.5) == {} and one.error == "out of memory"
+        assert one.round(0.5) == {} and one.is_out_of_memory
         assert one.round(0.5) == {}
 
 
 def test_a_process_that_breaks_down_ends_it_all(without_torch):
+    with pytest.raises(UserError, match="no such thing"):
+        Children({"a": {}, "b": {"error": "no such thing"}}, ON_CPU, 1)
     with pytest.raises(RunFailed, match=r"ended with code 1: first line \| TypeError: what went"):
         Children({"a": {}, "b": {"wrong": 1}}, ON_CPU, 2)
 
@@ -133,11 +138,11 @@ def test_a_process_that_breaks_down_ends_it_all(without_torch):
 class FakeChild:
     """Answers what it was told to."""
 
-    def __init__(self, answers: list[dict], error: str | None = None) -> None:
-        self.answers, self.error = iter(answers), error
+    def __init__(self, answers: list[dict], is_out_of_memory: bool = False) -> None:
+        self.answers, self.is_out_of_memory = iter(answers), is_out_of_memory
 
     def round(self, seconds: float) -> dict:
-        return {} if self.error else next(self.answers)
+        return {} if self.is_out_of_memory else next(self.answers)
 
 
 def with_children(monkeypatch, fakes: dict) -> list:
@@ -167,7 +172,7 @@ def test_rates_memory_and_share_of_the_ceiling_by_hand(monkeypatch):
         CEILING: FakeChild([{"flops": f, "size": 8} for f in (1e15, 1e15, 2e15)]),
         "0": FakeChild(answers(1.0, 2.0)),
         "1": FakeChild(answers(0.5, 0.5, memory=3e9)),
-        "2": FakeChild([], error="out of memory"),
+        "2": FakeChild([], is_out_of_memory=True),
     }
     asked = with_children(monkeypatch, fakes)
     cases = [TINY, TINY._replace(mode="compile"), TINY._replace(batch_size=4096)]
@@ -182,6 +187,10 @@ def test_rates_memory_and_share_of_the_ceiling_by_hand(monkeypatch):
     assert second["ratio"] == {"median": 3, "low": 2, "high": 4}
     assert (first["memory"], second["memory"]) == (1e9, 3e9)
     assert third["error"] == "out of memory" and "images_per_s" not in third
+    fakes[CEILING] = FakeChild([], is_out_of_memory=True)
+    fakes["0"] = FakeChild(answers(1.0))
+    with pytest.raises(RunFailed, match="no memory left for the matrices"):
+        measure(cases[:1], Effort(rounds=1), ON_CPU)
 
 
 def test_what_timm_does_not_know_ends_it():

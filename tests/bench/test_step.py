@@ -24,6 +24,7 @@ def row(case, seconds=(1.0, 2.0), memory: float | None = 2e9) -> dict:
         **case._asdict(),
         "images_per_s": {"median": middle, "low": speeds[0], "high": speeds[-1]},
         "tflop_per_s": 1.234,
+        "ceiling_tflop_per_s": 2.468,
         "mfu": {"median": 0.5, "low": 0.4, "high": 0.6},
         "memory": memory,
         "seconds": list(seconds),
@@ -86,7 +87,15 @@ def test_every_combination_is_measured_a_model_at_a_time(measured):
     lines = [line for line in text.splitlines() if line.startswith("| vit")]
     assert len(lines) == 16
     cells = [cell.strip() for cell in lines[0].strip("|").split("|")]
-    assert cells == ["vit_tiny_patch16_224 eager", "1", "2", "1.5 (1–2)", "1.23", "50%", "2"]
+    assert cells == [
+        "vit_tiny_patch16_224 eager",
+        "1",
+        "2",
+        "1.5 (1–2)",
+        "1.23 of 2.47",
+        "50%",
+        "2",
+    ]
     assert "out of memory" in lines[2] and "out of memory" not in lines[3]
     assert len({len(line) for line in text.splitlines() if line.startswith("|")}) == 1
 

@@ -1,5 +1,7 @@
 """The steps that are measured are the steps that train."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -80,7 +82,7 @@ def test_the_others_learn_too(implementation):
 
 def test_transformers_model_has_our_sizes():
     ours = tiny_model()
-    theirs = transformers_model(ours)
+    theirs: Any = transformers_model(ours)
     trained = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (ours, theirs)]
     assert trained[0] == trained[1]
     assert theirs.config.mask_ratio == 0.75 and theirs.config.norm_pix_loss is True

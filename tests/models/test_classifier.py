@@ -34,9 +34,15 @@ def make_vit(depth=3, classes=4, drop_path=0.0, pool="avg", **kwargs) -> VisionT
 
 def make(depth=3, classes=4, pool="avg", **settings) -> Classifier:
     torch.manual_seed(0)
-    use = FinetuneConfig(num_classes=classes, global_pool=pool, **{**PLAIN, **settings})
+    values = {**PLAIN, **settings, "num_classes": classes, "global_pool": pool}
+    use = FinetuneConfig.model_validate(values)
     vit = make_vit(depth, classes, use.drop_path, pool)
     return Classifier(vit, use, mean=MEAN, std=STD)
+
+
+def head_of(model: Classifier) -> nn.Linear:
+    assert isinstance(model.encoder.head, nn.Linear)
+    return model.encoder.head
 
 
 def images_of(count: int) -> torch.Tensor:
@@ -68,7 +74,7 @@ def test_drop_path_rises_linearly_from_nothing_to_the_rate(depth, rate):
 
 def test_drop_path_is_applied_while_training_and_never_while_judging():
     model, images = make(drop_path=0.5), images_of(16)
-    nn.init.normal_(model.encoder.head.weight)
+    nn.init.normal_(head_of(model).weight)
     model.train()
     seed(1)
     first, second = model.logits(images), model.logits(images)
@@ -79,8 +85,9 @@ def test_drop_path_is_applied_while_training_and_never_while_judging():
 
 def test_so_many_samples_skip_a_block_as_its_rate_says():
     """Of 4,000 draws, within four standard deviations; what is kept is scaled up for the others."""
-    drop_path = make(drop_path=0.3).encoder.blocks[-1].drop_path1.train()
-    found = drop_path(torch.ones(4000, 1, 16))[:, 0, 0]
+    drop_path = make(drop_path=0.3).encoder.blocks[-1].drop_path1
+    assert isinstance(drop_path, nn.Module)
+    found = drop_path.train()(torch.ones(4000, 1, 16))[:, 0, 0]
     assert found.unique().tolist() == pytest.approx([0, 1 / 0.7])
     assert (found == 0).float().mean().item() == pytest.approx(0.3, abs=4 * (0.21 / 4000) ** 0.5)
 
@@ -143,7 +150,7 @@ def test_the_average_is_in_no_group():
 
 def test_the_head_starts_near_nothing_and_all_classes_alike():
     model = make(classes=200)
-    weight, bias = model.encoder.head.weight, model.encoder.head.bias
+    weight, bias = head_of(model).weight, head_of(model).bias
     assert weight.std().item() == pytest.approx(HEAD_STD, rel=0.1) and not bias.any()
     probabilities = model.eval().logits(images_of(4)).softmax(1)
     torch.testing.assert_close(
@@ -257,7 +264,7 @@ def test_the_batch_it_is_given_stays_as_it_is():
 
 def test_the_loss_is_cross_entropy_with_the_mixed_targets():
     model, images = make(mixup=0.8).eval(), images_of(4)
-    nn.init.normal_(model.encoder.head.weight)
+    nn.init.normal_(head_of(model).weight)
     mixed = draw(model, images, torch.tensor([0, 1, 2, 3]))
     output = model(images, mixed)
     logits = model.encoder(mixed.images)
@@ -273,23 +280,24 @@ def test_the_average_follows_its_closed_form():
     """After n steps: d^n of the first weights and (1 - d) d^(n - k) of those after step k."""
     model, decay = make(depth=1, ema=0.8), 0.8
     assert model.average is not None
-    seen = [model.encoder.head.weight.detach().clone()]
+    weight = head_of(model).weight
+    seen = [weight.detach().clone()]
     for step in range(5):
         with torch.no_grad():
-            model.encoder.head.weight += step + 1
+            weight += step + 1
         model.after_step()
-        seen.append(model.encoder.head.weight.detach().clone())
+        seen.append(weight.detach().clone())
     expected = decay**5 * seen[0]
     for step in range(1, 6):
         expected += (1 - decay) * decay ** (5 - step) * seen[step]
-    torch.testing.assert_close(model.average.head.weight, expected)
+    torch.testing.assert_close(model.state_dict()["average.head.weight"], expected)
 
 
 def test_the_average_is_judged_saved_and_begins_where_loaded_weights_do():
     model, images = make(ema=0.5).eval(), images_of(2)
-    nn.init.normal_(model.encoder.head.weight)
+    nn.init.normal_(head_of(model).weight)
     before = model.logits(images)
-    assert torch.allclose(before, torch.full_like(before, before.mean()), atol=1e-3)  # the old ones
+    assert before.std() < 1e-3, "the average still has the first head"
     model.replaced()
     torch.testing.assert_close(model.logits(images), model.encoder(model.normalize_images(images)))
     assert any(key.startswith("average.") for key in model.state_dict())
@@ -311,9 +319,9 @@ def pretrained_pair(pool: str) -> tuple[MaskedAutoencoder, Classifier]:
     encoder = build_encoder("vit_tiny_patch16_224", **sizes)
     decoder = {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2}
     autoencoder = MaskedAutoencoder(encoder, **decoder, mean=MEAN, std=STD)
-    with torch.no_grad():
-        encoder.norm.weight.uniform_(0.5, 2)
-        encoder.norm.bias.normal_()
+    assert isinstance(encoder.norm, nn.LayerNorm)
+    nn.init.uniform_(encoder.norm.weight, 0.5, 2)
+    nn.init.normal_(encoder.norm.bias)
     classifier = make(pool=pool)
     missing, unexpected = classifier.encoder.load_state_dict(encoder.state_dict(), strict=False)
     own = {"avg": {"fc_norm.weight", "fc_norm.bias"}, "token": set()}[pool]

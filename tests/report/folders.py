@@ -87,3 +87,88 @@ def write_run(folder: Path, count: int = 100, **train) -> Path:
     for step in range(100, 1000, 100):
         write_panel(folder / "panels" / f"step-{step:09d}.png")
     return folder
+
+
+def write_classifier_run(folder: Path, count: int = 100) -> Path:
+    """A run folder of fine-tuning: four classes, judged every tenth row and at the end."""
+    folder.mkdir(parents=True)
+    config = Config(output="runs/x", objective="classifier").model_dump(mode="json")
+    config["train"] |= {"epochs": 200.0}
+    config["finetune"] |= {"num_classes": 4}
+    config["optim"] |= {"warmup_epochs": 5.0}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    rows = metric_rows(count)
+    for place, row in enumerate(rows):
+        del row["r2"]
+        row |= {"accuracy": 0.7 - 0.4 * 0.99**place, "confidence": 0.5}
+    write_rows(folder / "metrics.jsonl", rows)
+    health = [
+        {
+            "step": row["step"],
+            "epoch": row["epoch"],
+            "images": 400,
+            "bad": 0,
+            "accuracy": 0.8 - 0.5 * 0.98**place,
+            "interval": [0.75 - 0.5 * 0.98**place, 0.84 - 0.5 * 0.98**place],
+            "balanced_accuracy": 0.78 - 0.5 * 0.98**place,
+            "top5": 1.0,
+            "loss": 0.5 + 0.98**place,
+        }
+        for place, row in enumerate(rows)
+        if place % 10 == 9
+    ]
+    write_rows(folder / "health.jsonl", health)
+    classes = [
+        {"class": 0, "name": "cat", "images": 100, "accuracy": 0.9, "interval": [0.82, 0.94]},
+        {"class": 1, "name": "big dog", "images": 300, "accuracy": 0.5, "interval": [0.44, 0.56]},
+        {"class": 2, "name": "eel", "images": 0, "accuracy": None, "interval": None},
+    ]
+    (folder / "evaluation.json").write_text(
+        json.dumps(
+            {
+                **health[-1],
+                "step": 2000,
+                "num_classes": 4,
+                "classes": [{**row, "precision": 0.625} for row in classes],
+                "errors": [{"class": "big dog", "taken_for": "cat", "images": 123}],
+            }
+        )
+    )
+    write_panel(folder / "evaluation-confusion.png")
+    return folder
+
+
+PROBE = {
+    "step": 1900,
+    "test_images": 512,
+    "results": [
+        {
+            "encoder": "pretrained",
+            "feature": "mean",
+            "per_class": 10,
+            "accuracy": 0.527,
+            "interval": [0.49, 0.57],
+        },
+        {"encoder": "raw", "feature": "pixels", "accuracy": 0.394, "interval": [0.36, 0.43]},
+    ],
+}
+SEGMENT = {
+    "test_images": 77,
+    "results": [
+        {
+            "classifier": "linear",
+            "of": "pixels",
+            "mean_iou": 0.333,
+            "mean_iou_interval": [0.3, 0.36],
+            "accuracy": 0.81,
+            "accuracy_interval": [0.8, 0.82],
+        }
+    ],
+}
+ATTENTIVE = {"step": 1900, "test_images": 512, "accuracy": 0.61, "interval": [0.57, 0.65]}
+
+
+def write_results(folder: Path) -> None:
+    """What evaluations leave in a run folder."""
+    for name, found in (("probe", PROBE), ("segment", SEGMENT), ("attentive", ATTENTIVE)):
+        (folder / f"{name}.json").write_text(json.dumps(found))

@@ -64,3 +64,14 @@ def test_names_are_escaped():
     assert "<script>" not in markup and "<b>t" not in markup
     assert "&lt;script&gt;" in markup
     parsed(markup)
+
+
+def test_intervals_are_the_band_and_fit_on_the_chart():
+    points = [(0.0, 0.5), (1000.0, 0.6)]
+    line = Line("held-out", points, intervals=[(0.3, 0.7), (0.4, 0.9)])
+    figure = parsed(chart("t", [line], SPAN))
+    band = next(path for path in figure.iter("path") if path.get("class") == "band a")
+    heights = [float(y) for _, y in re.findall(r"[ML]?([\d.]+) ([\d.]+)", band.get("d", ""))]
+    assert len(set(heights)) == 4 and all(0 < height < 1000 for height in heights)
+    told = [t.text for rect in figure.iter("rect") for t in rect.iter("title")]
+    assert told[0] == "step 0\nheld-out 0.5 (0.3 to 0.7)"

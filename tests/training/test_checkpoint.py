@@ -16,14 +16,13 @@ from mae.training import checkpoint
 from mae.training.checkpoint import (
     Position,
     checkpoints,
-    load_model,
-    load_optimizer,
     newest_checkpoint,
     read_position,
     reserve,
     write_checkpoint,
 )
 from mae.training.optim import build_optimizer, set_lr
+from mae.training.restore import load_model, load_optimizer
 from mae.training.retention import forget_after, prune
 from mae.training.snapshot import Snapshots, tensors_of
 

@@ -8,9 +8,11 @@ import torch
 from mae.data.training_data import open_training_data
 from mae.errors import UserError
 from mae.loop import forward
+from mae.pretrain import main
 from mae.settings import load_config
 from mae.training import dry_run as module
 from mae.training.dry_run import checkpoint_bytes, dry_run
+from mae.training.flops import flops_per_image
 from mae.training.optim import build_optimizer
 from mae.training.plan import build_accelerator, make_plan
 from mae.training.run import Run, build_objective
@@ -36,6 +38,8 @@ def tried(tmp_path, shards, monkeypatch):
         accelerator = build_accelerator(config.train)
         plan = make_plan(config, len(data.manifest), 1, 0)
         objective = build_objective(config)
+        flops = flops_per_image(objective, config.model.in_chans)
+        plan = plan._replace(flops_per_image=flops)
         return dry_run(config, data, objective, plan, accelerator, forward), objective
 
     return run
@@ -72,11 +76,11 @@ def test_a_run_that_is_there_keeps_every_byte(tried, tmp_path, shards):
     assert before == {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
 
 
-def test_a_foreign_folder_is_refused(tried, tmp_path):
+def test_a_foreign_folder_is_refused(shards, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").touch()
-    with pytest.raises(UserError, match="is not empty and holds no run"):
-        tried()
+    assert main([str(write_config(tmp_path, shards)), "--dry-run"]) == 2
+    assert "is not empty and holds no run" in capsys.readouterr().err
 
 
 def test_a_disk_without_room_for_the_checkpoints_is_refused(tried):

@@ -5,7 +5,7 @@ import torch
 
 from mae.config import GuardConfig
 from mae.errors import RunFailed
-from mae.training.guard import Guard, SpikeDetector, skip_if_not_finite
+from mae.training.guard import Guard, Rollback, SpikeDetector, skip_if_not_finite
 from mae.training.meter import StepNumbers
 
 
@@ -86,3 +86,15 @@ def test_a_constant_loss_is_no_reason_for_infinite_scores():
     detector = SpikeDetector(threshold=10)
     assert [detector.look(i, 1.0) for i in range(50)] == [None] * 50
     assert detector.look(50, 1.005) is None
+
+
+def test_what_is_undone_is_forgotten():
+    guard = Guard(GuardConfig(spike=6), skipped=3)
+    norms = {20: math.nan, 38: math.nan}
+    guard.judge([StepNumbers(i, 1 + i % 3 / 100, norms.get(i, 1.0)) for i in range(1, 41)])
+    assert guard.skipped == 5
+    guard.rewind(30)
+    assert guard.skipped == 4 and guard.in_a_row == 0
+    assert [step for step, _ in guard.spikes.losses] == [i for i in range(1, 31) if i != 20]
+    _, (spike,) = guard.judge([StepNumbers(33, 1.0, 1.0)] * 2 + [StepNumbers(36, 50.0, 1.0)])
+    assert Rollback(spike).leave_out == (33, 36)  # 34 and 35 had been left out before

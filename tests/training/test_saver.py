@@ -11,7 +11,8 @@ from accelerate import Accelerator
 
 from mae.errors import RunFailed
 from mae.training import saver as saver_module
-from mae.training.checkpoint import load_model, newest_checkpoint, read_position
+from mae.training.checkpoint import newest_checkpoint, read_position
+from mae.training.restore import load_model
 from mae.training.saver import Saver
 from mae.training.snapshot import Snapshots, tensors_of
 from tests.runs import environment
