@@ -15,8 +15,8 @@ from pathlib import Path
 from mae.commands.classifier import evaluate_run
 from mae.config import Config
 from mae.device import choose_device
-from mae.errors import UserError
-from mae.exits import DONE, WRONG_USE
+from mae.errors import RunFailed, UserError
+from mae.exits import DONE, FAILED, WRONG_USE
 from mae.recipes import finetune_settings, recipe_for
 from mae.settings import describe_settings, flatten
 from mae.start import start
@@ -68,9 +68,9 @@ def _judge(config: Config) -> int:
     try:
         device = choose_device("auto")
         print(evaluate_run(folder, config.data.val, "data.val", out, device, workers))
-    except UserError as error:
+    except (UserError, RunFailed) as error:
         print(f"mae: {error}", file=sys.stderr)
-        return WRONG_USE
+        return WRONG_USE if isinstance(error, UserError) else FAILED
     return DONE
 
 

@@ -124,7 +124,7 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
         meter.end_step(step, skip_if_not_finite(job.optimizer.optimizer))
         job.optimizer.step()
         job.optimizer.zero_grad(set_to_none=True)
-        job.objective.after_step()
+        job.objective.after_step(step)
         done = step
 
         minutes = (time.monotonic() - saved_at) / 60

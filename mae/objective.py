@@ -55,8 +55,8 @@ class Objective(nn.Module, ABC):
     def replaced(self) -> None:
         """Whatever follows from weights that were loaded, not trained."""
 
-    def after_step(self) -> None:
-        """Whatever follows a step of the optimizer."""
+    def after_step(self, step: int) -> None:
+        """Whatever follows step `step` of the optimizer, counted from 1."""
 
     @abstractmethod
     def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:

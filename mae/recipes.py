@@ -22,7 +22,7 @@ SCALE = (0.08, 1.0)
 TAKEN_OVER = {
     "data": (
         *("train", "val", "index_dir", "cache_dir", "cache_gb", "allow_pipe", "workers"),
-        *("bits", "mean", "std", "crop_pct", "flip"),
+        *("order", "window", "lanes", "max_bad", "bits", "mean", "std", "crop_pct", "flip"),
     ),
     "model": ("encoder", "encoder_kwargs", "img_size", "patch_size", "in_chans"),
     "train": ("precision", "compile", "seed"),
@@ -31,14 +31,15 @@ TAKEN_OVER = {
 """what fine-tuning has in common with the pretraining it follows"""
 
 NONE = "none"
-"""init.from=none: from scratch"""
+"""init.from=none: from scratch, and then without layer decay"""
 
 
 def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
     """The settings of `mae finetune SOURCE [section.key=value …]`.
 
-    `source` is a pretraining run or a YAML file.  Raises UserError as `load_config` does, and
-    where `source` is neither.
+    `source` is a pretraining run or a YAML file.  From scratch all layers learn alike, unless
+    finetune.layer_decay says otherwise.  Raises UserError as `load_config` does, and where
+    `source` is neither.
     """
     if source.is_dir():
         config = recorded_config(source)
@@ -62,9 +63,14 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
     for section, own in recipe.items():
         base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own
     config = load_config(path, overrides, base)
-    if config.init.from_ == NONE:
+    if config.init.from_ in ("", NONE):
+        # There is nothing yet in the lower layers that slow learning could preserve.
+        base["finetune"]["layer_decay"] = 1.0
+        config = load_config(path, overrides, base)
         scratch = config.init.model_copy(update={"from_": ""})
         config = config.model_copy(update={"init": scratch})
+    if not config.data.train:
+        raise UserError("data.train: give the labelled shards (a mixture is for pretraining)")
     if config.objective != "classifier":
         raise UserError("objective: mae finetune trains a classifier; mae pretrain does the others")
     return config

@@ -133,7 +133,7 @@ def carry_out(
     num_processes, process_index = accelerator.num_processes, accelerator.process_index
     plan = make_plan(config, len(data.manifest), num_processes, process_index)
     objective = build_objective(config)
-    initial = start_from_weights(config.init, objective, run, accelerator)
+    initial = start_from_weights(config.init, config.data, objective, run, accelerator)
     notes += initial.lines if initial else []
     plan = plan._replace(
         flops_per_image=flops_per_image(objective, config.model.in_chans),

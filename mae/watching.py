@@ -27,16 +27,18 @@ from mae.training.tracking import Tracker
 
 
 def open_held_out(config: Config) -> Images | None:
-    """The images of data.val, where they are to be measured.
+    """The images of data.val, where they are to be measured while training goes on.
 
-    Raises UserError where they cannot be read, or have no labels for a classifier.
+    Raises UserError where they cannot be read, or have no labels for a classifier, which is
+    judged on them in the end whatever log.health_every is.
     """
-    if not (config.data.val and config.log.health_every):
+    is_classifier = config.objective == "classifier"
+    if not config.data.val or not (is_classifier or config.log.health_every):
         return None
     images = open_images(config.data.val, "data.val", config)
-    if config.objective == "classifier":
+    if is_classifier:
         require_classes(images, "data.val", config.finetune.num_classes)
-    return images
+    return images if config.log.health_every else None
 
 
 class Watcher:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
+import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -103,5 +104,20 @@ def metrics_of(run: Path) -> list[dict]:
 
 def final_weights(run: Path) -> dict[str, Tensor]:
     """The model of the newest checkpoint."""
-    newest = max((run / "checkpoints").glob("step-*"))
+    newest = max((run / "checkpoints").glob("step-*[0-9]"))
     return load_file(newest / "model.safetensors")
+
+
+def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """The same names and bits."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def exit_status(run: Path) -> dict:
+    """The last word of a run."""
+    return json.loads((run / "exit-status").read_text())
+
+
+def events_of(run: Path) -> list[dict]:
+    """The rows of events.jsonl."""
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]

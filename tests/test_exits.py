@@ -1,8 +1,20 @@
 """What runs leave behind when they end."""
 
 import json
+import math
 
-from mae.exits import STATUS_VARIABLE, Word, append_event, forget_exit, read_exit, record_exit
+import numpy as np
+import pytest
+
+from mae.exits import (
+    STATUS_VARIABLE,
+    Word,
+    append_event,
+    append_row,
+    forget_exit,
+    read_exit,
+    record_exit,
+)
 
 
 def test_a_word_is_left_in_the_run_and_for_the_supervisor(tmp_path, monkeypatch):
@@ -50,6 +62,33 @@ def test_only_a_runs_own_word_is_forgotten(tmp_path):
     forget_exit(tmp_path)
     forget_exit(tmp_path)
     assert not word.exists()
+
+
+def test_a_row_goes_below_a_line_that_was_cut_off(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_row(path, {"step": 1})
+    path.write_text(path.read_text() + '{"step": 2, "lo')
+    append_row(path, {"step": 3})
+    assert path.read_text() == '{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n'
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    """Standard JSON has no NaN, and strict readers refuse the whole line."""
+    path = tmp_path / "rows.jsonl"
+    poison = [math.nan, math.inf, -math.inf, np.float64("nan"), 1.5]
+    append_row(path, {"loss": math.nan, "deep": {"all": poison}, "two": (math.inf, 2), "n": None})
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    row = json.loads(path.read_text(), parse_constant=refuse)
+    expected = {"all": [None, None, None, None, 1.5]}
+    assert row == {"loss": None, "deep": expected, "two": [None, 2], "n": None}
+
+
+def test_a_row_that_cannot_be_written_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="gone"):
+        append_row(tmp_path / "gone" / "rows.jsonl", {"step": 1})
 
 
 def test_events_are_appended_below_a_line_that_was_cut_off(tmp_path):

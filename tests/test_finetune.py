@@ -1,10 +1,12 @@
 """Fine-tuning end to end: recipe, optimizer, resume, evaluation, refusals."""
 
+import io
 import json
 import re
 import shutil
 import signal
 import subprocess
+import tarfile
 import time
 
 import pytest
@@ -142,12 +144,46 @@ def test_refusals(pretrained, tmp_path, capsys, settings, words):
     assert not (tmp_path / "run").exists()
 
 
+def test_two_runs_are_compared_on_the_same_images(finetuned, pretrained, shards, tmp_path, capsys):
+    assert finetune(pretrained, tmp_path / "other", "init.from=none", "train.epochs=2") == 0
+    out = tmp_path / "both.json"
+    words = ["evaluate", str(finetuned), "--test", shards, "--out", str(out)]
+    assert main([*words, "--beside", str(tmp_path / "other")]) == 0
+    report = json.loads(out.read_text())
+    found = report["above"]
+    assert found["difference"] == pytest.approx(report["accuracy"] - found["accuracy"])
+    assert found["interval"][0] <= found["difference"] <= found["interval"][1]
+    assert "points (" in capsys.readouterr().out
+
+
+def test_classes_that_are_named_and_labels_that_stray(pretrained, tmp_path, make_shards, capsys):
+    shards = make_shards(tmp_path / "named", 24, labels=True)
+    (tmp_path / "named" / "classes.txt").write_text("a\nb\nc\nnever seen\n")
+    assert finetune(pretrained, tmp_path / "run", f"data.train={shards}", "train.epochs=2") == 0
+    assert load_pretrained(tmp_path / "run")[0].finetune.num_classes == 4
+    stray = tmp_path / "stray"
+    stray.mkdir()
+    with (
+        tarfile.open(stray / "a.tar", "w") as tar,
+        tarfile.open(shards.replace("*", "000000")) as old,
+    ):
+        for number, member in enumerate(old.getmembers()):
+            data = old.extractfile(member).read()
+            data = b"4000" if number == 1 else data
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    assert finetune(pretrained, tmp_path / "other", f"data.train={stray}/a.tar") == 2
+    assert "labels go up to 4000" in capsys.readouterr().err
+
+
 def test_unlabelled_shards(pretrained, tmp_path, make_shards, capsys):
     plain = make_shards(tmp_path / "plain", 24, labels=False)
     assert finetune(pretrained, tmp_path / "run", f"data.train={plain}") == 2
     assert "have no label" in capsys.readouterr().err
-    assert finetune(pretrained, tmp_path / "run", f"data.val={plain}") == 2
-    assert "data.val" in capsys.readouterr().err
+    for watched in ("log.health_every=1", "log.health_every=0"):
+        assert finetune(pretrained, tmp_path / "run", f"data.val={plain}", watched) == 2
+        assert "data.val" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_another_kind(finetuned, pretrained, shards, tmp_path, capsys):
@@ -171,7 +207,9 @@ def test_a_run_of_another_kind(finetuned, pretrained, shards, tmp_path, capsys):
 def test_the_published_recipe(tmp_path, encoder, blr, epochs, layer_decay, drop_path):
     path = tmp_path / "own.yaml"
     path.write_text(f"model: {{encoder: {encoder}}}\ndata: {{train: a.tar}}\n")
-    config = finetune_settings(path, [])
+    config = finetune_settings(path, ["init.from=a"])
+    assert finetune_settings(path, []).finetune.layer_decay == 1  # from scratch
+    assert finetune_settings(path, ["finetune.layer_decay=0.5"]).finetune.layer_decay == 0.5
     assert (config.optim.blr, config.train.epochs) == (blr, epochs)
     assert (config.finetune.layer_decay, config.finetune.drop_path) == (layer_decay, drop_path)
     assert config.optim.betas == (0.9, 0.999)

@@ -69,6 +69,31 @@ def start_and_signal(config, number, *settings, processes=1, whom="all", after=6
     return process.returncode, errors
 
 
+def test_a_second_ctrl_c_leaves_at_once(shards, tmp_path):
+    """Though a checkpoint is being written, and a tracker has much to send."""
+    script = f"""
+import sys, time
+import mae.pretrain, mae.training.saver, mae.training.tracking
+def forever(*arguments):
+    print("writing", flush=True)
+    time.sleep(600)
+mae.training.saver.write_checkpoint = mae.training.tracking.Tracker.close = forever
+sys.exit(mae.pretrain.main([{str(write_config(tmp_path, shards))!r}, "train.epochs=400"]))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout
+        while "writing" not in run.stdout.readline():
+            assert run.poll() is None
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=10)
+    assert run.returncode == 1
+    assert "mae: interrupted; the same command continues the run" in errors
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_exits_75(shards, undisturbed, tmp_path, number):
     config = write_config(tmp_path, shards)

@@ -4,12 +4,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from mae.cli import main
+from mae.commands import pictures
 from mae.options.pictures import COLUMNS
 from mae.pictures import reconstruction
+from mae.pictures.attention import last_attention
+from mae.training.run import Run
 from tests.runs import write_config
+from tests.untrained import classifier_config, untrained_run
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +28,11 @@ def run(tmp_path_factory, shards):
     folder = tmp_path_factory.mktemp("run")
     assert main(["pretrain", str(write_config(folder, shards)), "train.epochs=2"]) == 0
     return folder / "run"
+
+
+@pytest.fixture(scope="module", params=["avg", "token"])
+def classifier(request, tmp_path_factory):
+    return untrained_run(tmp_path_factory.mktemp("c") / "run", classifier_config(request.param))
 
 
 @pytest.fixture
@@ -53,6 +64,57 @@ def test_every_command_writes_what_its_name_says(command, kind, run, shards, tmp
         assert "sample-00000\nclass 0" in page and "sample-00002" not in page.split("query")[0]
     beside = {out.name, "sheet.json"} if command == "reconstruct" else {out.name}
     assert {path.name for path in out.parent.iterdir()} == beside
+
+
+@pytest.mark.parametrize("command", ["attention", "pca", "neighbours"])
+def test_a_classifier_is_looked_into_too(command, classifier, shards, tmp_path, monkeypatch):
+    """Through the averaged weights, where it has some."""
+    looked = []
+
+    def spy(vit, *rest):
+        looked.append(vit)
+        return last_attention(vit, *rest)
+
+    monkeypatch.setattr(pictures, "last_attention", spy)
+    out = tmp_path / "sheet.html"
+    among = ["--among", shards, "-k", "3"] if command == "neighbours" else []
+    arguments = [command, str(classifier), shards, "--count", "2", "--out", str(out), *among]
+    assert main(arguments) == 0
+    page = out.read_text()
+    assert "sample-00001" in page
+    if command == "attention":
+        asked_by = {"avg": "the mean patch", "token": "the class token"}
+        pool = Run(classifier).config().finetune.global_pool
+        assert f"Attention of {asked_by[pool]} in the last block" in page
+        (checkpoint,) = (classifier / "checkpoints").glob("step-*")
+        weights = load_file(checkpoint / "model.safetensors")
+        shown = looked[0].state_dict()["blocks.1.attn.qkv.weight"]
+        assert torch.equal(shown, weights["average.blocks.1.attn.qkv.weight"])
+
+
+def test_reconstruction_needs_a_decoder(classifier, files, capsys):
+    assert main(["reconstruct", str(classifier), *files]) == 2
+    message = f"mae: {classifier} is a classifier: reconstruct needs a pretraining run\n"
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("reconstruct", "reconstruction"),
+        ("attention", "attention"),
+        ("pca", "pca"),
+        ("neighbours", "neighbours"),
+    ],
+)
+def test_nothing_is_written_into_a_checkpoint(command, name, run, shards, capsys):
+    checkpoint = max((run / "checkpoints").glob("step-*"))
+    before = sorted(checkpoint.iterdir())
+    among = ["--among", shards] if command == "neighbours" else []
+    assert main([command, str(checkpoint), shards, "--count", "1", *among]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{run}/{name}.png"
+    assert (run / f"{name}.png").stat().st_size > 1000
+    assert sorted(checkpoint.iterdir()) == before
 
 
 def test_a_query_among_the_images_finds_itself_first(run, shards, tmp_path):

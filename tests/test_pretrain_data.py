@@ -10,13 +10,20 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import torch
 from PIL import Image
 
 from mae.cli import main as mae
 from mae.data.manifest import build_manifest
 from mae.pretrain import main
-from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
+from tests.runs import (
+    command,
+    environment,
+    final_weights,
+    launch,
+    metrics_of,
+    same_weights,
+    write_config,
+)
 
 IMAGES = 50
 FAST = ("train.epochs=2", "optim.warmup_epochs=0.5")
@@ -44,10 +51,6 @@ def quarantined(config):
 
 def losses(config):
     return [row["loss"] for row in metrics_of(config.parent / "run")]
-
-
-def same_weights(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 def test_bad_images_are_replaced_named_and_counted(damaged, capsys):

@@ -15,7 +15,7 @@ import pytest
 from mae.errors import UserError
 from mae.family import MARK
 from mae.supervise import Supervisor, main, newest_step, run_folder
-from tests.runs import command, environment, metrics_of, write_config
+from tests.runs import command, environment, events_of, metrics_of, write_config
 
 PRETRAIN = '''
 """Stands in for mae.pretrain: each life does what the next line of `lives` says."""
@@ -108,9 +108,8 @@ def lives_of(folder: Path) -> int:
     return (folder / "log").read_text().split().count("0")
 
 
-def events_of(run: Path) -> list[tuple[str, int | None, str]]:
-    rows = map(json.loads, (run / "events.jsonl").read_text().splitlines())
-    return [(row["event"], row["step"], row["reason"]) for row in rows]
+def told_of(run: Path) -> list[tuple[str, int | None, str]]:
+    return [(row["event"], row["step"], row["reason"]) for row in events_of(run)]
 
 
 def marked() -> list[psutil.Process]:
@@ -143,7 +142,7 @@ def test_as_long_as_checkpoints_get_newer_a_run_that_dies_is_relaunched(fake, tm
     assert code == 0
     assert lives_of(tmp_path) == 4
     assert supervisor.pauses == [10, 10, 10]
-    assert events_of(tmp_path / "run") == [("relaunch", s, "disk full") for s in (8, 16, 24)]
+    assert told_of(tmp_path / "run") == [("relaunch", s, "disk full") for s in (8, 16, 24)]
     said = capfd.readouterr().err.splitlines()
     assert said[0] == "mae: supervise: disk full; stands at step 8, relaunch in 10 s"
     assert len(said) == 3
@@ -154,7 +153,7 @@ def test_without_progress_it_gives_up_with_the_runs_own_code(fake, tmp_path, cap
     assert code == 3
     assert supervisor.pauses == [10, 10, 20, 40]  # the first life did bring a checkpoint
     assert lives_of(tmp_path) == 5
-    assert events_of(tmp_path / "run")[-1] == ("give up", 8, "loss is nan")
+    assert told_of(tmp_path / "run")[-1] == ("give up", 8, "loss is nan")
     last = capfd.readouterr().err.splitlines()[-1]
     assert last == (
         "mae: supervise: loss is nan; stands at step 8, 3 relaunches changed nothing: end"
@@ -182,7 +181,7 @@ def test_the_longest_pause_is_ten_minutes(fake, tmp_path):
 def test_a_killed_run_left_no_word(fake, tmp_path):
     code, _ = supervised(fake({"kill": True, "step": 4}, {"code": 0}), tmp_path)
     assert code == 0
-    assert events_of(tmp_path / "run") == [("relaunch", 4, "killed by SIGKILL")]
+    assert told_of(tmp_path / "run") == [("relaunch", 4, "killed by SIGKILL")]
 
 
 def test_the_word_of_another_life_counts_for_nothing(fake, tmp_path):
@@ -291,7 +290,7 @@ def test_a_run_that_dies_of_the_signal_counts_as_stopped(fake, tmp_path):
     line = fake({"wait": True, "deaf": True, "word": False})
     assert stop(line, tmp_path, signal.SIGTERM)[0] == 75
     assert lives_of(tmp_path) == 1
-    assert events_of(tmp_path / "run") == [("stop", None, "SIGTERM, killed by SIGTERM")]
+    assert told_of(tmp_path / "run") == [("stop", None, "SIGTERM, killed by SIGTERM")]
 
 
 FORWARDS_NOTHING = (
@@ -422,12 +421,13 @@ def test_the_run_folder_of_a_finetuning_is_the_one_that_mae_finetune_takes(fake,
     """From a YAML file, or beside the pretraining run that it starts from."""
     config = fake({})[-1]
     launcher = ["accelerate", "launch", "-m", "mae.finetune"]
-    assert run_folder([*launcher, config]) == tmp_path / "run"
-    assert run_folder([*launcher, config, "output=elsewhere"]) == Path("elsewhere")
+    assert run_folder([*launcher, config, "data.train=a.tar"]) == tmp_path / "run"
+    elsewhere = ["data.train=a.tar", "output=elsewhere"]
+    assert run_folder([*launcher, config, *elsewhere]) == Path("elsewhere")
     run = tmp_path / "pretrained"
     run.mkdir()
-    (run / "config.yaml").write_text("output: pretrained\n")
-    line = [sys.executable, "-m", "mae.finetune", f"{run}/", "train.epochs=3"]
+    (run / "config.yaml").write_text("output: pretrained\ndata: {train: [a.tar]}\n")
+    line = [sys.executable, "-m", "mae.finetune", f"{run}/", "train.epochs=30"]
     assert run_folder(line) == tmp_path / "pretrained-finetuned"
     assert run_folder(["mae", "finetune", str(run)]) == tmp_path / "pretrained-finetuned"
     with pytest.raises(UserError, match=r"no run here \(no config\.yaml\)"):
@@ -460,5 +460,5 @@ def test_a_real_run_that_is_killed_comes_to_its_end(make_shards, tmp_path):
         process.wait(30)
     assert process.returncode == 0, said
     assert [row["step"] for row in metrics_of(tmp_path / "run")] == list(range(1, 27))
-    (relaunch,) = (event for event in events_of(tmp_path / "run") if event[0] == "relaunch")
+    (relaunch,) = (event for event in told_of(tmp_path / "run") if event[0] == "relaunch")
     assert relaunch[1] is not None and relaunch[1] >= 4

@@ -64,7 +64,7 @@ def our_step(
         meter.end_step(taken, skip_if_not_finite(optimizer.optimizer))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        model.after_step()
+        model.after_step(taken)
         if taken % REPORT_EVERY == 0:
             meter.read(lambda sums: sums)
         return output.loss.detach()

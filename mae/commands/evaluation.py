@@ -1,24 +1,30 @@
 """The commands that judge frozen features: `mae features`, `knn`, `probe`, `fewshot`."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
+from mae.commands.reports import finish, say
 from mae.commands.trained_probes import probe_mae
 from mae.data.training_data import open_images
 from mae.device import choose_device
 from mae.errors import UserError
 from mae.evaluation.encoders import open_encoder
-from mae.evaluation.feature_cache import write_features
+from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
+from mae.evaluation.features import BATCH
 from mae.evaluation.features_file import read_features
 from mae.evaluation.fewshot import fewshot_report
 from mae.evaluation.knn_report import SMOKE, knn_report
 from mae.evaluation.linear_probe import probe_report
-from mae.evaluation.protocol import table
-from mae.evaluation.sources import SUFFIX, Compared, open_sources
-from mae.results import write_json
-from mae.training.run import run_of
+from mae.evaluation.sources import Compared, open_sources, results_folder
+from mae.evaluation.tables import table
+
+SPLITS = 5
+ONLY = {
+    "fast": ("per_class", "splits", "batch_size"),
+    "mae": ("epochs", "step_batch", "blr", "warmup_epochs", "device_batch"),
+}
+"""options of `mae probe` that belong to one of its protocols; unset: None, or empty"""
 
 
 def features(args: argparse.Namespace) -> None:
@@ -30,18 +36,19 @@ def features(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     opened = open_encoder(args.run)
     opened.module.to(device).eval()
-    write_features(
-        opened.encoder,
-        open_images(args.shards, "shards", opened.config),
-        args.out,
-        tokens=args.tokens,
-        device=device,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        max_bad=opened.config.data.max_bad,
-        step=opened.step,
-        say=_say,
-    )
+    images, cache = open_images(args.shards, "shards", opened.config), results_folder(args.run)
+    asked: dict[str, Any] = {"tokens": args.tokens, "step": opened.step, "say": say}
+    if not copy_features(opened.encoder, images, cache / FOLDER, args.out, **asked):
+        write_features(
+            opened.encoder,
+            images,
+            args.out,
+            device=device,
+            batch_size=args.batch_size or BATCH,
+            workers=args.workers,
+            max_bad=opened.config.data.max_bad,
+            **asked,
+        )
     for name, vectors in (found := read_features(args.out)).vectors.items():
         print(f"{name:8}{list(vectors.shape)} float16")
     print(f"{args.out}: {len(found.labels):,} images, {(found.labels >= 0).sum():,} labelled")
@@ -57,12 +64,16 @@ def knn(args: argparse.Namespace) -> None:
 
 def probe(args: argparse.Namespace) -> None:
     """`mae probe`."""
+    for protocol, names in ONLY.items():
+        for name in names if protocol != args.protocol else ():
+            if getattr(args, name) not in (None, []):
+                raise UserError(f"--{name.replace('_', '-')}: only for --protocol {protocol}")
     if args.protocol == "mae":
         probe_mae(args)
         return
     compared = _open(args)
-    budgets = (None, *args.per_class)
-    report = probe_report(compared.subjects, budgets=budgets, splits=args.splits, seed=args.seed)
+    budgets, splits = (None, *args.per_class), args.splits or SPLITS
+    report = probe_report(compared.subjects, budgets=budgets, splits=splits, seed=args.seed)
     _finish(args, compared, report)
 
 
@@ -75,7 +86,7 @@ def fewshot(args: argparse.Namespace) -> None:
         compared.subjects,
         shots=args.shots,
         percents=args.percent,
-        splits=args.splits,
+        splits=args.splits or SPLITS,
         seed=args.seed,
     )
     _finish(args, compared, report)
@@ -88,27 +99,16 @@ def _open(args: argparse.Namespace) -> Compared:
         args.test,
         baselines=args.baselines,
         classes=args.classes,
+        out=args.out,
         device=choose_device(args.device),
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or BATCH,
         workers=args.workers,
-        say=_say,
+        say=say,
     )
 
 
 def _finish(args: argparse.Namespace, compared: Compared, report: dict[str, Any]) -> None:
-    """Write the JSON, print the table."""
-    folder = run_of(args.run).folder if args.run else Path(args.test[0]).parent
+    folder = results_folder(args.run) if args.run else Path(args.test[0]).parent
     out = args.out or folder / f"{args.command}.json"
-    settings = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(args).items()
-        if name not in ("command", "module")
-    }
-    head = {"command": args.command, "run": str(args.run), "step": compared.step}
-    write_json(out, {**head, "settings": settings, "test_images_in_train": compared.seen, **report})
-    print(table(args.command, report))
-    print(f"{report['test_images']:,} test images; {out} tells what was done, and how")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    told = table(args.command, report)
+    finish(args, out, report, told, step=compared.step, seen=compared.seen)

@@ -8,6 +8,7 @@ from torch import Tensor
 from mae.commands.images import load_images
 from mae.config import Config
 from mae.data.class_names import class_names
+from mae.data.shards import expand_shards
 from mae.errors import UserError
 from mae.export.facts import read_facts
 from mae.export.folder import export_folder
@@ -20,6 +21,9 @@ from mae.training.run import load_pretrained, run_of
 
 COUNT = 8
 """images that an export is checked on, at most"""
+
+NOISE = "noise"
+"""what --images takes instead of files"""
 
 
 def export(args: argparse.Namespace) -> None:
@@ -45,7 +49,7 @@ def export(args: argparse.Namespace) -> None:
     decoder = args.decoder and isinstance(model, MaskedAutoencoder)
     subject = Subject(config, model, position, pool, decoder, trained_size, names)
     facts = read_facts(run_of(args.run), position)
-    done = export_folder(args.format, subject, images, facts, checked_on, args.out)
+    done = export_folder(args.format, subject, images, facts, checked_on, args.out, args.push)
     off = f"off by {done.off:.0e} at most" if done.off else "equal to the last bit"
     print(
         f"{args.out}: the {'classifier' if names else 'encoder'} of step {position.step:,}, "
@@ -61,21 +65,38 @@ def check_images(
 ) -> tuple[Tensor, str]:
     """Raw images [b c h w] to check an export on, and what they are.
 
-    Without a choice the first of the run's held-out or training shards, where these are on this
-    machine, else noise.  Raises UserError where the chosen ones cannot be read.
+    Without a choice the first of the run's held-out or training images, of remote shards where
+    none are on this machine.  Raises UserError where these, or the chosen ones, cannot be read.
     """
+    if chosen == [NOISE]:
+        return noise(config, model), f"{NOISE} (--images {NOISE})"
     if chosen:
         images = load_images(chosen, config, model.img_size, COUNT).images
         return images, f"{len(images)} images of {' '.join(chosen)}"
-    for key, patterns in (("data.val", config.data.val), ("data.train", config.data.train)):
-        if patterns and not any(map(is_remote, patterns)):
-            try:
-                images = load_images(patterns, config, model.img_size, COUNT).images
-            except UserError:
-                continue  # moved or deleted since: no reason not to export
-            return images, f"{len(images)} images of the run's {key}"
+    data = config.data
+    sets = [("data.val", data.val), ("data.train", data.train)]
+    sets += [(f"data.mixture.{i}", part.shards) for i, part in enumerate(data.mixture)]
+    reasons = []
+    for key, patterns in sorted(sets, key=lambda one: any(map(is_remote, one[1]))):
+        if not patterns:
+            continue
+        try:
+            # One shard: more would be downloads, or hours of indexing, for a few images.
+            first = expand_shards(patterns, key, data.allow_pipe)[:1]
+            images = load_images(first, config, model.img_size, COUNT).images
+        except UserError as error:  # moved or deleted since, or out of reach
+            reasons.append(str(error))
+            continue
+        return images, f"{len(images)} images of the run's {key}"
+    raise UserError(
+        f"--images: none of the run's own can be read ({'; '.join(reasons)}): give some to check "
+        f"the export on, or --images {NOISE}"
+    )
+
+
+def noise(config: Config, model: MaskedAutoencoder | Classifier) -> Tensor:
+    """Images as the run takes them, every number of them drawn; the same each time."""
     shape = (COUNT, config.model.in_chans, *model.img_size)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, model.white + 1, shape, generator=generator, dtype=torch.int32)
-    noise = noise.to(torch.uint8 if config.data.bits == 8 else torch.uint16)
-    return noise, "noise, the run's own images being out of reach (--images chooses others)"
+    images = torch.randint(0, model.white + 1, shape, generator=generator, dtype=torch.int32)
+    return images.to(torch.uint8 if config.data.bits == 8 else torch.uint16)

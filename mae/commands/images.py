@@ -123,8 +123,8 @@ def write_png(image: Image.Image, out: Path) -> None:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
 
 
-def require_mae(objective: torch.nn.Module) -> MaskedAutoencoder:
-    """UserError where the run is of another objective."""
+def require_mae(objective: torch.nn.Module, folder: Path, command: str) -> MaskedAutoencoder:
+    """UserError where the run in `folder` is of another objective."""
     if not isinstance(objective, MaskedAutoencoder):
-        raise UserError("this command needs a masked autoencoder")
+        raise UserError(f"{folder} is a classifier: {command} needs a pretraining run")
     return objective

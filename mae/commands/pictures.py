@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from mae.commands.images import (
     Loaded,
@@ -22,6 +24,7 @@ from mae.device import choose_device
 from mae.evaluation.feature_cache import cached_features
 from mae.evaluation.reconstruction import Explained, explained_variance
 from mae.hashing import Stream, fold
+from mae.models.classifier import Classifier
 from mae.models.mae import MaskedAutoencoder
 from mae.pictures.attention import attention_sheet, last_attention
 from mae.pictures.components import components_sheet, principal_components
@@ -30,7 +33,7 @@ from mae.pictures.neighbours import nearest, neighbours_sheet
 from mae.pictures.reconstruction import COLUMNS, OF_SEVERAL, reconstruction_sheet
 from mae.results import write_json
 from mae.tensor_hashing import as_tensor
-from mae.training.run import load_pretrained
+from mae.training.run import load_pretrained, run_of
 
 FEATURE = "mean"
 """what neighbours are near in: the mean patch token, MAE's better feature"""
@@ -50,7 +53,7 @@ class Opened(NamedTuple):
     """A run's model on its device, in evaluation mode, and images for it."""
 
     config: Config
-    model: MaskedAutoencoder
+    model: MaskedAutoencoder | Classifier
     shown: Loaded
     """on the device"""
     step: int
@@ -59,9 +62,10 @@ class Opened(NamedTuple):
 
 def reconstruct(args: argparse.Namespace) -> None:
     """`mae reconstruct`."""
-    out = check_picture(args.out or args.run / "reconstruction.png")
+    out = _out(args, "reconstruction")
     opened = _open(args, args.images, max(args.count, args.r2_images))
-    model, (images, names) = opened.model, opened.shown
+    model = require_mae(opened.model, args.run, args.command)
+    images, names = opened.shown
     masks = choose_masks(args.mask, args.mask_ratio, model)
     columns = args.columns or (COLUMNS if len(masks) == 1 else OF_SEVERAL)
     seeds = as_tensor(fold(args.seed, Stream.PANEL, torch.arange(len(images)).numpy()))
@@ -85,17 +89,17 @@ def reconstruct(args: argparse.Namespace) -> None:
 
 def attention(args: argparse.Namespace) -> None:
     """`mae attention`."""
-    out = check_picture(args.out or args.run / "attention.png")
+    out = _out(args, "attention")
     opened = _open(args, args.images, args.count)
     model, (images, names) = opened.model, opened.shown
-    looked = last_attention(model.encoder, model.encode, images)
+    looked = last_attention(_encoder(model), model.encode, images)
     write_sheet(attention_sheet(images, names, looked, grid_of(model), opened.title), out)
     print(out)
 
 
 def pca(args: argparse.Namespace) -> None:
     """`mae pca`."""
-    out = check_picture(args.out or args.run / "pca.png")
+    out = _out(args, "pca")
     opened = _open(args, args.images, args.count)
     model, (images, names) = opened.model, opened.shown
     with torch.no_grad():
@@ -107,12 +111,12 @@ def pca(args: argparse.Namespace) -> None:
 
 def neighbours(args: argparse.Namespace) -> None:
     """`mae neighbours`."""
-    out = check_picture(args.out or args.run / "neighbours.png")
+    out = _out(args, "neighbours")
     opened = _open(args, args.images, args.count)
     config, model, (queries, names) = opened.config, opened.model, opened.shown
     images = open_images(args.among, "--among", config)
     known = cached_features(
-        args.run,
+        run_of(args.run).folder,
         config,
         model,
         images,
@@ -141,10 +145,24 @@ def neighbours(args: argparse.Namespace) -> None:
 def _open(args: argparse.Namespace, sources: list[str], limit: int) -> Opened:
     config, objective, position = load_pretrained(args.run)
     device = choose_device(args.device)
-    model = require_mae(objective).to(device)
+    if args.command == "reconstruct":
+        require_mae(objective, args.run, args.command)
+    assert isinstance(objective, MaskedAutoencoder | Classifier)
+    model = objective.to(device)
     images, names = load_images(sources, config, model.img_size, limit)
     title = f"{args.run}, step {position.step:,}: {WHAT[args.command]}"
     return Opened(config, model, Loaded(images.to(device), names), position.step, title)
+
+
+def _out(args: argparse.Namespace, name: str) -> Path:
+    """Where the picture goes: into the run's folder, also where RUN is one of its checkpoints."""
+    return check_picture(args.out or run_of(args.run).folder / f"{name}.png")
+
+
+def _encoder(model: MaskedAutoencoder | Classifier) -> VisionTransformer:
+    """The one that `model.encode` runs: a classifier's averaged one where there is one."""
+    average = model.average if isinstance(model, Classifier) else None
+    return model.encoder if average is None else average
 
 
 def _tell(mask: ChosenMask, explained: Explained, model: MaskedAutoencoder) -> None:

@@ -2,122 +2,157 @@
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from mae.commands.reports import finish, say
 from mae.data.images import Images
 from mae.data.training_data import open_images
 from mae.device import choose_device
 from mae.errors import UserError
-from mae.evaluation.attentive import AttentiveRecipe, attentive_probe, attentive_table
+from mae.evaluation.attentive import AttentiveRecipe
+from mae.evaluation.attentive_report import TokenSubject, attentive_report
 from mae.evaluation.attentive_tokens import CachedTokens, EncodedTokens, Tokens, token_bytes
-from mae.evaluation.encoders import TOKENS, Opened, open_encoder
-from mae.evaluation.feature_cache import FOLDER, features_of
+from mae.evaluation.encoders import FrozenEncoder, Opened, open_encoder
+from mae.evaluation.feature_cache import FOLDER, features_of, identity, made_before
+from mae.evaluation.labels import check_labels, of_manifest
 from mae.evaluation.mae_probe import ProbeRecipe
-from mae.evaluation.mae_probe_report import mae_linear_probe, mae_probe_table
-from mae.evaluation.segmentation import segmentation_report, segmentation_table
-from mae.evaluation.trained_record import number_classes, provenance
-from mae.results import write_json
-from mae.training.run import run_of
+from mae.evaluation.mae_probe_report import mae_linear_probe
+from mae.evaluation.mae_probe_state import forget_state
+from mae.evaluation.protocol import PRETRAINED, UNTRAINED
+from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
+from mae.evaluation.sources import results_folder, seen_in_train
+from mae.evaluation.tables import table
 
 ON_DISK = 0.9
 """share of the free space that cached tokens may take"""
 
 
+class Given(NamedTuple):
+    """What the command line names."""
+
+    opened: Opened
+    encoders: dict[str, FrozenEncoder]
+    """pretrained, and with --baselines untrained"""
+    train: Images
+    test: Images
+    seen: int
+    """test images that are, byte for byte, in train"""
+    folder: Path
+    """where the results go"""
+
+
 def attentive(args: argparse.Namespace) -> None:
     """`mae attentive`."""
-    opened, train, test = _open(args)
-    numbers = number_classes(train.manifest, test.manifest)
-    _, device = patch_size_of(opened.module), choose_device(args.device)
-    needed = sum(token_bytes(opened.encoder, images, device) for images in (train, test))
-    room = min(args.token_gb * 1e9, ON_DISK * shutil.disk_usage(args.run).free)
-    is_cached = needed <= room
-    if not is_cached:
-        _say(f"{needed / 1e9:,.3g} GB of tokens: not kept, but encoded anew in every epoch")
+    given = _open(args)
+    check_labels(of_manifest(given.train.manifest), of_manifest(given.test.manifest))
+    patch_size_of(given.opened.module)
+    is_cached = _fits(args, given)
 
-    def tokens_of(images: Images) -> Tokens:
-        if not is_cached:
-            return EncodedTokens(opened.encoder, images, device, args.workers)
+    def tokens_of(name: str, images: Images) -> Tokens:
+        encoder, device = given.encoders[name], choose_device(args.device)
+        max_bad = given.opened.config.data.max_bad
+        if not is_cached and _cached(given, encoder, images) is None:
+            return EncodedTokens(encoder, images, device, args.workers, max_bad)
         found = features_of(
-            opened.encoder,
+            encoder,
             images,
-            run_of(args.run).folder / FOLDER,
+            given.folder / FOLDER,
             tokens=True,
             device=device,
             workers=args.workers,
-            max_bad=opened.config.data.max_bad,
-            say=_say,
+            max_bad=max_bad,
+            step=given.opened.step if name == PRETRAINED else None,
+            say=lambda text: say(f"{name}: {text}"),
         )
         return CachedTokens(found, device)
 
-    fitted, tested = tokens_of(train), tokens_of(test)
-    report = attentive_probe(
-        fitted,
-        numbers.train[fitted.samples],
-        tested,
-        numbers.test[tested.samples],
+    subjects = [
+        TokenSubject(name, tokens_of(name, given.train), tokens_of(name, given.test))
+        for name in given.encoders
+    ]
+    report = attentive_report(
+        subjects,
+        identity(given.encoders[PRETRAINED], given.train),
+        given.train,
+        given.test,
         AttentiveRecipe(args.epochs, args.batch_size, args.seed),
-        device=device,
-        say=_say,
+        device=choose_device(args.device),
+        say=say,
     )
-    report["settings"][TOKENS] = "cached" if is_cached else "encoded each epoch"
-    report = {**report, **provenance(opened.encoder, train, test)}
-    _finish(args, opened, report, attentive_table(report))
+    report["recipe"]["tokens"] = "cached" if is_cached else "encoded each epoch"
+    _finish(args, given, report, table("attentive", report))
+
+
+def _cached(given: Given, encoder: FrozenEncoder, images: Images) -> Path | None:
+    """A file of all tokens, made before."""
+    return made_before(given.folder / FOLDER, identity(encoder, images), tokens=True)
+
+
+def _fits(args: argparse.Namespace, given: Given) -> bool:
+    """The tokens that are not kept yet may be; tells where not."""
+    needed = sum(
+        token_bytes(encoder, images, choose_device(args.device))
+        for encoder in given.encoders.values()
+        for images in (given.train, given.test)
+        if _cached(given, encoder, images) is None
+    )
+    existing = next(p for p in (given.folder, *given.folder.absolute().parents) if p.exists())
+    if needed <= min(args.token_gb * 1e9, ON_DISK * shutil.disk_usage(existing).free):
+        return True
+    say(f"{needed / 1e9:,.3g} GB of tokens: not kept, but encoded anew in every epoch")
+    return False
 
 
 def segment(args: argparse.Namespace) -> None:
     """`mae segment`."""
-    opened, train, test = _open(args)
+    given = _open(args)
     report = segmentation_report(
-        opened.encoder,
-        patch_size_of(opened.module),
-        train,
-        test,
+        given.encoders,
+        patch_size_of(given.opened.module),
+        given.train,
+        given.test,
         patches=args.patches,
         seed=args.seed,
+        max_bad=given.opened.config.data.max_bad,
         device=choose_device(args.device),
         workers=args.workers,
-        say=_say,
+        say=say,
     )
-    report = {**report, **provenance(opened.encoder, train, test)}
-    _finish(args, opened, report, segmentation_table(report))
+    _finish(args, given, report, segmentation_table(report))
 
 
 def probe_mae(args: argparse.Namespace) -> None:
     """`mae probe --protocol mae`."""
     if args.run is None:
         raise UserError("--protocol mae: needs RUN, as every epoch encodes new crops")
-    for option, is_set in (("--baselines", args.baselines), ("--per-class", args.per_class)):
-        if is_set:
-            raise UserError(f"{option}: only for --protocol fast")
-    opened, train, test = _open(args)
-    if (
-        args.classes
-        and (count := number_classes(train.manifest, test.manifest).count) != args.classes
-    ):
-        raise UserError(f"--train: {count} classes, not {args.classes} (--classes)")
+    given, defaults = _open(args), ProbeRecipe()
+    names = {PRETRAINED: "probe-mae", UNTRAINED: "probe-mae-untrained"}
+    folders = {name: given.folder / names[name] for name in given.encoders}
     report = mae_linear_probe(
-        opened.config,
-        opened.encoder,
-        train,
-        test,
+        given.opened.config,
+        given.encoders,
+        given.train,
+        given.test,
         ProbeRecipe(
-            epochs=args.epochs,
+            epochs=args.epochs or defaults.epochs,
             batch_size=args.step_batch,
-            blr=args.blr,
+            blr=args.blr or defaults.blr,
             warmup_epochs=args.warmup_epochs,
-            device_batch=args.device_batch,
+            device_batch=args.device_batch or defaults.device_batch,
             seed=args.seed,
         ),
-        folder=run_of(args.run).folder / _name(args),
+        classes=args.classes,
+        folders=folders,
         device=choose_device(args.device),
         workers=args.workers,
-        say=_say,
+        say=say,
     )
-    _finish(args, opened, report, mae_probe_table(report))
+    _finish(args, given, report, table("probe, protocol mae", report), "probe-mae")
+    for folder in folders.values():
+        forget_state(folder)
 
 
 def patch_size_of(module: nn.Module) -> tuple[int, int]:
@@ -129,33 +164,21 @@ def patch_size_of(module: nn.Module) -> tuple[int, int]:
     return height, width
 
 
-def _open(args: argparse.Namespace) -> tuple[Opened, Images, Images]:
-    opened = open_encoder(args.run)
-    if args.untrained:
-        module, encoder = opened.untrained()
-        opened = opened._replace(module=module, encoder=encoder, step=0)
-    opened.module.to(choose_device(args.device)).eval()
+def _open(args: argparse.Namespace) -> Given:
+    opened, device = open_encoder(args.run), choose_device(args.device)
+    opened.module.to(device).eval()
+    encoders = {PRETRAINED: opened.encoder}
+    if args.baselines:
+        module, encoders[UNTRAINED] = opened.untrained()
+        module.to(device).eval()
     train = open_images(args.train, "--train", opened.config)
-    return opened, train, open_images(args.test, "--test", opened.config)
+    test = open_images(args.test, "--test", opened.config)
+    seen = seen_in_train(train.manifest, test.manifest, say)
+    return Given(opened, encoders, train, test, seen, results_folder(args.run, args.out))
 
 
-def _finish(args: argparse.Namespace, opened: Opened, report: dict[str, Any], table: str) -> None:
-    """Write the JSON, print the table."""
-    out: Path = args.out or run_of(args.run).folder / f"{_name(args)}.json"
-    given = {"train": args.train, "test": args.test, "workers": args.workers}
-    head = {"command": args.command, "run": str(args.run), "step": opened.step}
-    write_json(out, {**head, "untrained": args.untrained, "given": given, **report})
-    if args.untrained:
-        print("the same encoder, untrained:")
-    print(table)
-    print(out)
-
-
-def _name(args: argparse.Namespace) -> str:
-    """Of what the command leaves in the run's folder."""
-    name = "probe-mae" if args.command == "probe" else args.command
-    return f"{name}-untrained" if args.untrained else name
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+def _finish(
+    args: argparse.Namespace, given: Given, report: dict[str, Any], told: str, name: str = ""
+) -> None:
+    out = args.out or given.folder / f"{name or args.command}.json"
+    finish(args, out, report, told, step=given.opened.step, seen=given.seen)

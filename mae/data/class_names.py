@@ -14,11 +14,19 @@ def class_names(shards: Sequence[str], num_classes: int) -> list[str]:
 
     `shards` may be patterns, as long as the folder is none.
     """
-    numbers = [str(i) for i in range(num_classes)]
+    names = _names(shards)
+    return names if len(names) == num_classes else [str(i) for i in range(num_classes)]
+
+
+def named_classes(shards: Sequence[str]) -> int:
+    """How many classes classes.txt names; 0 where there is none."""
+    return len(_names(shards))
+
+
+def _names(shards: Sequence[str]) -> list[str]:
     if not shards or is_remote(shards[0]):
-        return numbers
+        return []
     try:
-        names = (Path(shards[0]).parent / FILE).read_text().splitlines()
+        return (Path(shards[0]).parent / FILE).read_text().splitlines()
     except (OSError, UnicodeDecodeError):
-        return numbers
-    return names if len(names) == num_classes else numbers
+        return []

@@ -153,13 +153,20 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
 
 def require_labels(manifest: Manifest, key: str) -> npt.NDArray[np.int64]:
     """The labels of all samples; UserError names the first sample without one."""
-    unlabelled = np.flatnonzero(manifest.label == NO_LABEL)
+    return all_labelled(manifest.label, manifest.name, key)
+
+
+def all_labelled(
+    labels: npt.NDArray, name: Callable[[int], str], key: str
+) -> npt.NDArray[np.int64]:
+    """`labels` [n]; UserError, naming `key` and the first row without a label."""
+    unlabelled = np.flatnonzero(labels == NO_LABEL)
     if len(unlabelled):
         raise UserError(
-            f"{key}: {len(unlabelled)} of {len(manifest)} samples have no label (.cls), "
-            f"first {manifest.name(int(unlabelled[0]))}"
+            f"{key}: {len(unlabelled)} of {len(labels)} samples have no label (.cls), "
+            f"first {name(int(unlabelled[0]))}"
         )
-    return manifest.label.astype(np.int64)
+    return labels.astype(np.int64)
 
 
 def summary(manifest: Manifest) -> Iterable[tuple[str, str]]:

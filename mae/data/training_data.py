@@ -9,6 +9,7 @@ import numpy as np
 from mae.config import Config, DataConfig
 from mae.data.augment import Augment, build_augment
 from mae.data.batches import batches
+from mae.data.class_names import named_classes
 from mae.data.images import Images
 from mae.data.loader import Batch, Slices, TrainingViews
 from mae.data.manifest import Manifest, build_manifest, merge, require_labels
@@ -18,6 +19,9 @@ from mae.data.statistics import channel_statistics
 from mae.errors import UserError
 from mae.remote.cache import ShardCache
 from mae.remote.files import is_remote
+
+STRAY = 10
+"""so many times more classes than different labels are taken for a mistake"""
 
 MOST_AHEAD = 1000
 """micro-batches that are looked through for shards to fetch"""
@@ -146,6 +150,13 @@ def with_classes(config: Config, manifest: Manifest) -> Config:
     augment_of(config, (1, 1))  # refuses an unknown policy now, not once the run has begun
     labels = require_labels(manifest, "data.train")
     wanted, found = config.finetune.num_classes, int(labels.max()) + 1
+    if not wanted and found > STRAY * len(np.unique(labels)):
+        raise UserError(
+            f"finetune.num_classes: labels go up to {found - 1} (first "
+            f"{manifest.name(int(labels.argmax()))}), but only {len(np.unique(labels))} different "
+            "ones occur: set it if that is meant"
+        )
+    found = max(found, named_classes(manifest.shards))
     if wanted and wanted < found:
         first = manifest.name(int((labels >= wanted).argmax()))
         raise UserError(

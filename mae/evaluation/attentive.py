@@ -7,7 +7,7 @@ images; a new head is then trained on all of them and meets the test set once.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from mae.errors import UserError
 from mae.evaluation.attentive_head import AttentiveHead
 from mae.evaluation.attentive_tokens import Rows, Tokens
-from mae.evaluation.confidence import wilson
-from mae.evaluation.trained_record import percents
+from mae.evaluation.labels import ClassNumbers
 from mae.hashing import Stream, fold
 from mae.schedule import lr_at
 
@@ -26,7 +25,6 @@ LEAST_IMAGES = 20
 """with fewer a tenth cannot choose"""
 
 BETAS = (0.9, 0.999)
-TOP = 5
 
 
 class Choice(NamedTuple):
@@ -48,25 +46,33 @@ class AttentiveRecipe(NamedTuple):
     seed: int = 0
 
 
+class Probed(NamedTuple):
+    """What the probe of one encoder found."""
+
+    ranks: npt.NDArray[np.int64]
+    """[m] of the test images: how many classes score higher than the right one"""
+    chosen: Choice
+    accuracies: list[float]
+    """of each choice, on the tenth"""
+
+
 def attentive_probe(
     train: Tokens,
-    labels: npt.NDArray[np.int64],
     test: Tokens,
-    test_labels: npt.NDArray[np.int64],
+    numbers: ClassNumbers,
     recipe: AttentiveRecipe,
     *,
     choices: Sequence[Choice] = CHOICES,
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Choose, refit, test once.  Labels are 0, 1 … without gaps, one for each row of the tokens.
+) -> Probed:
+    """Choose, refit, test once.  `numbers` has one class for each row of the tokens.
 
     Raises UserError for fewer than LEAST_IMAGES training images.
     """
-    n = len(labels)
+    n, labels, classes = len(numbers.train), numbers.train, numbers.count
     if n < LEAST_IMAGES:
         raise UserError(f"--train: {n} images; an attentive probe needs {LEAST_IMAGES}")
-    classes = int(labels.max()) + 1
     order = np.argsort(fold(recipe.seed, Stream.STATISTICS, np.arange(n)), kind="stable")
     held_out, fitted = np.sort(order[: n // 10]), np.sort(order[n // 10 :])
     say(f"choosing among {len(choices)} settings on {len(held_out):,} of {n:,} training images")
@@ -76,27 +82,9 @@ def attentive_probe(
     best = choices[int(np.argmax(accuracies))]
     say(f"chosen: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
     head = train_heads(train, labels, np.arange(n), classes, [best], recipe, device, say)
-    everything = np.arange(len(test_labels))
-    (tested,) = ranks(head, test, test_labels, everything, recipe.batch_size, device)
-    accuracy = float((tested == 0).mean())
-    top5 = float((tested < TOP).mean()) if classes > TOP else None
-    return {
-        "protocol": "attention pooling with a learned query over all frozen tokens, LayerNorm, "
-        "linear classifier; AdamW, cosine",
-        "selection": "learning rate and weight decay by accuracy on a tenth of the training "
-        "images; a new head on all of them meets the test set once",
-        "settings": {**recipe._asdict(), "betas": list(BETAS), **best._asdict()},
-        "sweep": [
-            {**choice._asdict(), "accuracy": value}
-            for choice, value in zip(choices, accuracies, strict=True)
-        ],
-        "classes": classes,
-        "accuracy": accuracy,
-        "interval": list(wilson(accuracy, len(tested))),
-        "interval_rule": "95 %, Wilson's, over the test images",
-        "top5_accuracy": top5,
-        "top5_interval": None if top5 is None else list(wilson(top5, len(tested))),
-    }
+    everything = np.arange(len(numbers.test))
+    (tested,) = ranks(head, test, numbers.test, everything, recipe.batch_size, device)
+    return Probed(tested, best, accuracies)
 
 
 def train_heads(
@@ -166,18 +154,3 @@ def ranks(
         above = [(~(score <= score.gather(1, target))).sum(1) for score in scores]
         found.append(torch.stack(above).cpu())
     return torch.cat(found, dim=1).numpy()
-
-
-def attentive_table(report: dict[str, Any]) -> str:
-    """The report for people."""
-    shown = [("top-1", report["accuracy"], report["interval"])]
-    if report["top5_accuracy"] is not None:
-        shown.append((f"top-{TOP}", report["top5_accuracy"], report["top5_interval"]))
-    lines = [f"{'attentive probe':28}{'accuracy':>10}{'95 %':>12}"]
-    lines += [f"{name:28}{value:>10.1%}{percents(both):>12}" for name, value, both in shown]
-    lines.append(
-        f"on {report['test_images']:,} test images of {report['classes']} classes; "
-        f"lr {report['settings']['lr']:g} and weight decay {report['settings']['weight_decay']:g} "
-        "chosen on a tenth of train"
-    )
-    return "\n".join(lines)

@@ -12,6 +12,7 @@ from mae.data.batches import batches
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
+from mae.evaluation.features import usable_samples
 from mae.evaluation.features_file import FeatureSet
 
 Rows = npt.NDArray[np.int64]
@@ -21,7 +22,9 @@ class Tokens(Protocol):
     """What an attentive probe reads."""
 
     samples: Rows
-    """[n] each row's number in the manifest"""
+    """[n] each row's number in the manifest; images that do not decode have no row"""
+    left_out: list[str]
+    """what is wrong with those"""
 
     def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
         """float32 [len(rows) t d] of each of `slices`: the class token, if any, and all patches."""
@@ -29,11 +32,11 @@ class Tokens(Protocol):
 
 
 class CachedTokens:
-    """From a file of features; images that do not decode have no row."""
+    """From a file of features."""
 
     def __init__(self, features: FeatureSet, device: torch.device | str) -> None:
         self.features, self.device = features, device
-        self.samples = features.samples
+        self.samples, self.left_out = features.samples, features.dropped()
 
     def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
         """As in Tokens."""
@@ -51,18 +54,24 @@ class CachedTokens:
 
 
 class EncodedTokens:
-    """From the images, each time; an image that does not decode is a UserError."""
+    """From the images, each time."""
 
     def __init__(
-        self, encoder: FrozenEncoder, images: Images, device: torch.device | str, workers: int
+        self,
+        encoder: FrozenEncoder,
+        images: Images,
+        device: torch.device | str,
+        workers: int,
+        max_bad: int = 0,
     ) -> None:
+        """Decodes all once; UserError where more than `max_bad` images do not."""
         self.encoder, self.device, self.workers = encoder, device, workers
         self.views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-        self.samples = np.arange(len(images.manifest))
+        self.samples, self.left_out = usable_samples(self.views, max_bad, workers=workers)
 
     def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
         """As in Tokens."""
-        numbers = [rows.tolist() for rows in slices]
+        numbers = [self.samples[rows].tolist() for rows in slices]
         for images in batches(self.views, numbers, self.workers):  # pyrefly: ignore  # any numbers
             with torch.no_grad():  # and out of it before whoever trains gets the turn
                 found = self.encoder.encode(images.to(self.device))

@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+CELLS = 2**22
+"""numbers of resamples looked at at a time: 32 MB"""
 
 
 class Interval(NamedTuple):
@@ -40,18 +42,46 @@ class Difference(NamedTuple):
 def paired_difference(
     right: npt.NDArray, other: npt.NDArray, seed: int, level: float = LEVEL
 ) -> Difference:
-    """Mean and percentile-bootstrap interval of `right - other`, [m] each: one row an image.
+    """Mean and bootstrap interval of `right - other`, 0 or 1 each: [m] images, or [splits m].
 
-    0 or 1, or the share of several probes that were right.  Images are drawn with replacement,
-    10,000 times; both classifiers are judged on the same ones, which is what makes small
-    differences visible.  Drawing how often each value of the difference occurs is the same.
+    Both classifiers are judged on the same images, and given the same labels in each split, which
+    is what makes small differences visible.
     """
-    values, counts = np.unique(np.round(right - other, 9), return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(
-        counts.sum(), counts / counts.sum(), size=RESAMPLES
-    )
-    low, high = np.quantile(drawn @ values / counts.sum(), [(1 - level) / 2, (1 + level) / 2])
-    return Difference(float(np.mean(right - other)), Interval(float(low), float(high)))
+    change = np.atleast_2d(right).astype(np.float64) - np.atleast_2d(other)
+    return Difference(float(change.mean()), bootstrap(change, seed, level))
+
+
+def share_right(right: npt.NDArray, seed: int, level: float = LEVEL) -> Interval:
+    """Of the mean of `right` [splits m]: Wilson's for one split.
+
+    With several splits the bootstrap's, but nowhere narrower than Wilson's: where nearly all
+    images are right, drawing them anew hardly changes anything.
+    """
+    images_alone = wilson(float(right.mean()), right.shape[1], level)
+    if len(right) == 1:
+        return images_alone
+    both = bootstrap(right.astype(np.float64), seed, level)
+    return Interval(min(both.low, images_alone.low), max(both.high, images_alone.high))
+
+
+def bootstrap(values: npt.NDArray, seed: int, level: float = LEVEL) -> Interval:
+    """Percentile interval of the mean of `values` [splits m], drawn anew 10,000 times.
+
+    Rows and columns are drawn with replacement, independently (Owen 2007, "The pigeonhole
+    bootstrap").  One row fewer than there are is drawn: of n rows n - 1 give the variance of
+    their mean without bias (Rao and Wu 1988), n too little of it, and n is small here.  Drawing
+    how often each different column occurs is the same as drawing columns.
+    """
+    rows = len(values)
+    columns, counts = np.unique(np.round(values, 9), axis=1, return_counts=True)
+    chance, drawn, images = np.random.default_rng(seed), max(1, rows - 1), counts.sum()
+    weights = chance.multinomial(drawn, np.full(rows, 1 / rows), size=RESAMPLES) / drawn
+    means = [
+        ((part @ columns) * chance.multinomial(images, counts / images, len(part))).sum(1) / images
+        for part in np.array_split(weights, -(-RESAMPLES * len(counts) // CELLS))
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))
 
 
 def balanced_accuracy(right: npt.NDArray, labels: npt.NDArray[np.int64]) -> float:

@@ -52,7 +52,7 @@ def open_encoder(folder: Path) -> Opened:
 
     Raises UserError where `folder` is neither, or has no checkpoint yet.
     """
-    if not (folder / "config.yaml").exists() and (folder / "config.json").exists():
+    if is_export(folder):
         return _open_timm(folder)
     config, objective, position = load_pretrained(folder)
 
@@ -64,6 +64,11 @@ def open_encoder(folder: Path) -> Opened:
     return Opened(config, objective, encoder, position.step, untrained)
 
 
+def is_export(folder: Path) -> bool:
+    """It is laid out as an export for timm, not as a run."""
+    return not (folder / "config.yaml").exists() and (folder / "config.json").exists()
+
+
 def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
     """The encoder of an objective in evaluation mode."""
 
@@ -72,7 +77,10 @@ def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
         return {**features.pooled, TOKENS: features.tokens}
 
     data = config.data
-    encoder = getattr(objective, "encoder", objective)
+    # What encodes: a classifier's averaged weights, where it keeps them.
+    own = getattr(objective, "encoder", objective)
+    average = getattr(objective, "average", None)
+    encoder = own if average is None else average
     pixels = f"mean {list(data.mean)}, std {list(data.std)}, {data.bits} bits"
     return FrozenEncoder(encode, weights_sha256(encoder), objective.img_size, data.crop_pct, pixels)
 

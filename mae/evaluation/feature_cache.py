@@ -1,15 +1,16 @@
 """Frozen features of shards, encoded once: kept in the folder `features` of a run.
 
-A file is named by the sha256 of all that decides its numbers (`identity`), so that a run that
-went on, other shards or another crop never meet the features of before.  Delete the folder to
-free the space: what is needed is made again.
+A file is known by all that decides its numbers (`identity`, in its header), whatever its name, so
+that a run that went on, other shards or another crop never meet the features of before.  Delete
+the folder to free the space: what is needed is made again.
 """
 
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,17 +18,24 @@ import numpy as np
 import torch
 
 from mae.config import Config
-from mae.data.images import BadSample, Images
+from mae.data.images import Images
 from mae.data.manifest import Manifest
 from mae.errors import UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder, objective_encoder
-from mae.evaluation.features import encode_images
-from mae.evaluation.features_file import FeatureSet, FeatureWriter, new_file, read_features
+from mae.evaluation.features import BATCH, encode_images
+from mae.evaluation.features_file import (
+    FeatureSet,
+    FeatureWriter,
+    contents,
+    new_file,
+    read_features,
+)
+from mae.evaluation.left_out import LeftOut
 from mae.objective import Objective
 from mae.training.tracking import duration
 
 FOLDER = "features"
-BATCH = 256
+SUFFIX = ".safetensors"
 EVERY = 10.0
 """seconds between two lines of progress"""
 
@@ -70,18 +78,18 @@ def features_of(
     batch_size: int = BATCH,
     workers: int = 0,
     max_bad: int = 0,
+    step: int | None = None,
     say: Callable[[str], None] = print,
 ) -> FeatureSet:
-    """As `cached_features`, for any encoder and any folder."""
-    name = hashlib.sha256(json.dumps(identity(encoder, images)).encode()).hexdigest()[:16]
-    with_tokens = folder / f"{name}-{TOKENS}.safetensors"
-    out = with_tokens if tokens else folder / f"{name}.safetensors"
-    for path in (out, with_tokens):  # which has everything
-        if path.exists():
-            say(f"features of {len(images.manifest):,} images: {path}, made before")
-            with suppress(OSError):  # for whoever clears the folder up; it may be someone else's
-                os.utime(path)
-            return read_features(path)
+    """As `cached_features`, for any encoder and any folder; `step` goes on record."""
+    wanted = identity(encoder, images)
+    if (path := made_before(folder, wanted, tokens)) is not None:
+        say(f"features of {len(images.manifest):,} images: {path}, made before")
+        with suppress(OSError):  # for whoever clears the folder up; it may be someone else's
+            os.utime(path)
+        return read_features(path)
+    name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
+    out = folder / f"{name}{f'-{TOKENS}' * tokens}{SUFFIX}"
     say(f"features of {len(images.manifest):,} images: encoding into {out}")
     write_features(
         encoder,
@@ -92,9 +100,41 @@ def features_of(
         batch_size=batch_size,
         workers=workers,
         max_bad=max_bad,
+        step=step,
         say=say,
     )
     return read_features(out)
+
+
+def made_before(folder: Path, wanted: Mapping[str, str], tokens: bool) -> Path | None:
+    """The smallest file in `folder` that holds these features, with all tokens where asked for."""
+    found = []
+    for path in folder.glob(f"*{SUFFIX}"):
+        with suppress(UserError, OSError):  # damaged, or gone by now: it will be made anew
+            metadata, columns = contents(path)
+            if wanted.items() <= metadata.items() and (TOKENS in columns or not tokens):
+                found.append((path.stat().st_size, path))
+    return min(found)[1] if found else None
+
+
+def copy_features(
+    encoder: FrozenEncoder,
+    images: Images,
+    folder: Path,
+    out: Path,
+    *,
+    tokens: bool,
+    step: int | None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Copy to `out` what `write_features` would write there, if `folder` has just that."""
+    path = made_before(folder, _metadata(encoder, images, step), tokens)
+    if path is None or (TOKENS in contents(path)[1]) != tokens:
+        return False
+    say(f"features of {len(images.manifest):,} images: a copy of {path}, made before")
+    with new_file(out) as part:
+        shutil.copyfile(path, part)
+    return True
 
 
 def identity(encoder: FrozenEncoder, images: Images) -> dict[str, str]:
@@ -132,10 +172,8 @@ def write_features(
     than `max_bad` of them, or none is good; nothing is left then.
     """
     manifest = images.manifest
-    metadata = identity(encoder, images)
-    if step is not None:
-        metadata["step"] = str(step)
-    bad: list[BadSample] = []
+    metadata = _metadata(encoder, images, step)
+    left_out = LeftOut(images, max_bad)
     samples: list[int] = []
     writer: FeatureWriter | None = None
     progress = _Progress(len(manifest), say)
@@ -143,12 +181,7 @@ def write_features(
         for batch in encode_images(
             encoder, images, tokens=tokens, device=device, batch_size=batch_size, workers=workers
         ):
-            bad += batch.bad
-            if len(bad) > max_bad:
-                raise UserError(
-                    f"{bad[0].reason} (one of {len(bad)} bad images so far, more than "
-                    f"data.max_bad = {max_bad})"
-                )
+            left_out.add(batch.bad)
             if batch.vectors:
                 shapes = {name: vectors.shape[1:] for name, vectors in batch.vectors.items()}
                 writer = writer or FeatureWriter(file, len(manifest), shapes, metadata)
@@ -156,15 +189,17 @@ def write_features(
                 labels = manifest.label[numbers]
                 writer.append({"label": labels, "sample": numbers, **batch.vectors})
                 samples += batch.samples
-            progress(len(samples) + len(bad))
-        if writer is None:
-            raise UserError(f"{bad[0].reason} (none of {len(manifest)} images is readable)")
-        dropped = "\0".join(one.reason for one in bad).encode("utf-8", "backslashreplace")
+            progress(len(samples) + len(left_out.reasons))
+        assert writer is not None  # else none was readable, and `left_out` has said so
+        dropped = "\0".join(left_out.reasons).encode("utf-8", "backslashreplace")
         writer.end({"name": _names(manifest, samples), "dropped": dropped})
         file.flush()
         os.fsync(file.fileno())
-    for one in bad:
-        say(f"left out: {one.reason}")
+    left_out.tell(say)
+
+
+def _metadata(encoder: FrozenEncoder, images: Images, step: int | None) -> dict[str, str]:
+    return {**identity(encoder, images), **({} if step is None else {"step": str(step)})}
 
 
 def _names(manifest: Manifest, samples: list[int]) -> bytes:

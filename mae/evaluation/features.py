@@ -15,9 +15,11 @@ from mae.data.loader import CentredViews
 from mae.data.transform import stack
 from mae.errors import SampleError, UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
+from mae.evaluation.left_out import LeftOut
 
 Matrix = npt.NDArray[np.float32]
 Halves = npt.NDArray[np.float16]
+BATCH = 256
 
 
 class Encoded(NamedTuple):
@@ -57,13 +59,39 @@ class UsableViews(Dataset):
         return _Views(stack(list(usable.values())) if usable else None, list(usable), bad)
 
 
+class Usable(NamedTuple):
+    """Which images can be looked at."""
+
+    samples: npt.NDArray[np.int64]
+    """numbers in the manifest, ascending"""
+    left_out: list[str]
+    """what is wrong with the others"""
+
+
+def usable_samples(views: CentredViews, max_bad: int, *, workers: int = 0) -> Usable:
+    """Decode all images once, to know before hours of work which of them do not.
+
+    Raises UserError where more than `max_bad` do not, StorageError for an unreadable shard.
+    """
+    left_out, samples = LeftOut(views.images, max_bad), []
+    for found in batches(UsableViews(views), ranges(len(views), BATCH), workers):
+        left_out.add(found.bad)
+        samples += found.samples
+    return Usable(np.array(samples, dtype=np.int64), left_out.reasons)
+
+
+def ranges(count: int, size: int) -> list[range]:
+    """0 to `count` - 1 in parts of `size`, the last one smaller."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 def encode_images(
     encoder: FrozenEncoder,
     images: Images,
     *,
     tokens: bool = False,
     device: torch.device | str = "cpu",
-    batch_size: int = 256,
+    batch_size: int = BATCH,
     workers: int = 0,
 ) -> Iterator[Encoded]:
     """Encode all of `images` in the order of the manifest, batch by batch.
@@ -72,11 +100,7 @@ def encode_images(
     precision cannot hold.
     """
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-    slices = [
-        range(start, min(start + batch_size, len(views)))
-        for start in range(0, len(views), batch_size)
-    ]
-    for found in batches(UsableViews(views), slices, workers):
+    for found in batches(UsableViews(views), ranges(len(views), batch_size), workers):
         vectors: dict[str, Halves] = {}
         if found.images is not None:
             with torch.no_grad():

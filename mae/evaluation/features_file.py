@@ -141,16 +141,22 @@ class FeatureWriter:
         return json.dumps(entries).encode()
 
 
-def read_features(path: Path) -> FeatureSet:
-    """Open a file of features; UserError where it is none, or not whole."""
+def contents(path: Path) -> tuple[dict[str, str], set[str]]:
+    """Metadata and names of the columns; UserError for no file of features, or not a whole one."""
     try:
         with safe_open(path, framework="numpy") as whole:  # which checks that it is
-            metadata = whole.metadata() or {}
-        header, data = _layout(path)
+            metadata, names = whole.metadata() or {}, set(whole.keys())
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path}: no file of features: {error}") from None
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path}: no file of features that this version reads; make it anew")
+    return metadata, names
+
+
+def read_features(path: Path) -> FeatureSet:
+    """Open a file of features; UserError where it is none, or not whole."""
+    metadata, _ = contents(path)
+    header, data = _layout(path)
     columns: dict[str, Any] = {}
     for name, entry in header.items():
         if name not in ("__metadata__", *TEXTS):

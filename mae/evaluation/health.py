@@ -241,7 +241,7 @@ def accuracies(
     scaled, scaled_tested = standardise(given[0], given[2])
     with threadpool_limits(1 if scaled.size < 10**6 else None), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # early, and good enough to watch
-        guess = path(scaled, given[1], scaled_tested, (STRENGTH,), ITERATIONS)[0]
+        guess = path(scaled, given[1], scaled_tested, (STRENGTH,), ITERATIONS)[0].guesses
     return Accuracies(
         knn=knn_accuracy(*given),
         probe=float((guess == given[3]).mean()),

@@ -51,7 +51,9 @@ def knn_classes(
     for start in range(0, len(test), rows):
         similar = test[start : start + rows] @ train.T
         nearest = _largest(similar, k)
-        weight = np.exp(np.take_along_axis(similar, nearest, 1).astype(np.float64) / temperature)
+        near = np.take_along_axis(similar, nearest, 1).astype(np.float64)
+        # Beside the nearest: the same shares of the votes, and no overflow when T is small.
+        weight = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)
         votes = np.zeros((len(similar), len(classes)))
         np.add.at(votes, (np.arange(len(similar))[:, None], voted[nearest]), weight)
         found.append(classes[votes.argmax(1)])

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mae.data.manifest import Manifest
-from mae.data.scan import NO_LABEL
+from mae.data.manifest import Manifest, all_labelled
 from mae.errors import UserError
 from mae.evaluation.features_file import FeatureSet
 
@@ -21,9 +20,26 @@ class Labelled(NamedTuple):
     """of a row, for messages"""
 
 
+class ClassNumbers(NamedTuple):
+    """The classes of both parts, numbered from 0 without gaps, in the order of their labels."""
+
+    count: int
+    train: npt.NDArray[np.int64]
+    """[n]"""
+    test: npt.NDArray[np.int64]
+    """[m]"""
+
+
 def of_manifest(manifest: Manifest) -> Labelled:
     """The labels of shards."""
     return Labelled(manifest.label.astype(np.int64), manifest.name)
+
+
+def of_samples(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Labelled:
+    """The labels of some samples of shards, by their numbers."""
+    return Labelled(
+        manifest.label[samples].astype(np.int64), lambda row: manifest.name(int(samples[row]))
+    )
 
 
 def of_features(features: FeatureSet) -> Labelled:
@@ -31,25 +47,20 @@ def of_features(features: FeatureSet) -> Labelled:
     return Labelled(features.labels, lambda row: features.names()[row])
 
 
-def check_labels(train: Labelled, test: Labelled, classes: int | None = None) -> None:
+def check_labels(train: Labelled, test: Labelled, classes: int | None = None) -> ClassNumbers:
     """UserError unless a classifier can be fitted to `train` and tested on `test`.
 
     Labels everywhere, two classes or more in train, no test class that training lacks; with
     `classes`, training has exactly those: 0, 1 … classes - 1.
     """
     for key, (labels, name) in (("--train", train), ("--test", test)):
-        bare = np.flatnonzero(labels == NO_LABEL)
-        if len(bare):
-            raise UserError(
-                f"{key}: {len(bare)} of {len(labels)} samples have no label (.cls), "
-                f"first {name(int(bare[0]))}"
-            )
+        all_labelled(labels, name, key)
         if classes is not None and len(beyond := np.flatnonzero(labels >= classes)):
             raise UserError(
                 f"{key}: class {labels[beyond[0]]} is not one of --classes {classes} (0 to "
                 f"{classes - 1}), first {name(int(beyond[0]))}"
             )
-    known = np.unique(train.labels)
+    known, numbers = np.unique(train.labels, return_inverse=True)
     if classes is not None and len(known) != classes:
         missing = np.setdiff1d(np.arange(classes), known)
         raise UserError(
@@ -59,3 +70,4 @@ def check_labels(train: Labelled, test: Labelled, classes: int | None = None) ->
         raise UserError(f"--train: all samples are of class {known[0]}: nothing to tell apart")
     if len(unknown := np.setdiff1d(test.labels, known)):
         raise UserError(f"--test: class {unknown[0]} does not occur in --train")
+    return ClassNumbers(len(known), numbers, np.searchsorted(known, test.labels))

@@ -58,6 +58,8 @@ def probe_results(
                     fitted, train.labels, tested, test.labels, splits=splits, seed=seed, **budget
                 )
                 right = np.stack([score.right for score in summary.scores])
-                chosen = {"strengths": [score.strength for score in summary.scores]}
+                columns = ("at_edge", "iterations", "converged", "unfinished")
+                fits = {key: [getattr(s, key) for s in summary.scores] for key in columns}
+                chosen = {"strengths": [score.strength for score in summary.scores], **fits}
                 results.append(Result(encoder, feature, right, budget, chosen))
     return results

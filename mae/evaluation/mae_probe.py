@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,9 +19,10 @@ from mae.data.loader import Batch, Slices
 from mae.data.training_data import TrainingData, build_cache, build_order
 from mae.errors import UserError
 from mae.evaluation.encoders import FrozenEncoder
+from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.lars import LARS
 from mae.evaluation.mae_probe_head import ProbeHead, blank_vectors, feature_name, image_vectors
-from mae.evaluation.mae_probe_state import load_state, save_state
+from mae.evaluation.mae_probe_state import Progress, load_state, save_state
 from mae.schedule import lr_at, scaled_lr
 
 BATCH_SIZE = 16384
@@ -37,6 +36,8 @@ SCALE = (0.08, 1.0)
 """RandomResizedCrop's usual range: the probe's crops are wider-ranging than pretraining's"""
 
 MOMENTUM = 0.9
+WARMUP = 10.0
+"""epochs, of 90"""
 
 
 class ProbeRecipe(NamedTuple):
@@ -47,7 +48,8 @@ class ProbeRecipe(NamedTuple):
     """images of a step (None: 16384, or fewer for a small data set)"""
     blr: float = 0.1
     """base learning rate per 256 images of a step"""
-    warmup_epochs: float = 10.0
+    warmup_epochs: float | None = None
+    """None: 10, or a ninth of fewer epochs than 90"""
     device_batch: int = DEVICE_BATCH
     seed: int = 0
 
@@ -61,6 +63,7 @@ class Plan(NamedTuple):
     steps: int
     lr: float
     """the peak, after warm-up"""
+    warmup_epochs: float
 
     def epoch(self, step: int) -> float:
         """Passes over the data after `step` steps."""
@@ -70,8 +73,14 @@ class Plan(NamedTuple):
 def make_plan(recipe: ProbeRecipe, samples: int) -> Plan:
     """Steps, learning rate, and the equal parts that a batch is taken in.
 
-    UserError for a batch larger than the data, or that has no such parts.
+    UserError for a batch larger than the data, or that has no such parts, and for a warm-up that
+    leaves no time to learn.
     """
+    warmup = recipe.warmup_epochs
+    if warmup is None:
+        warmup = min(WARMUP, recipe.epochs / 9)
+    if warmup >= recipe.epochs:
+        raise UserError(f"--warmup-epochs: {warmup:g}, but --epochs is only {recipe.epochs:g}")
     batch_size = batch_for(samples, recipe.batch_size)
     least = -(-batch_size // recipe.device_batch)
     parts = next(n for n in range(least, batch_size + 1) if batch_size % n == 0)
@@ -82,7 +91,7 @@ def make_plan(recipe: ProbeRecipe, samples: int) -> Plan:
         )
     steps = max(1, round(recipe.epochs * samples / batch_size))
     lr = scaled_lr(recipe.blr, batch_size)
-    return Plan(Slices(batch_size, 1, 0, parts), samples, steps, lr)
+    return Plan(Slices(batch_size, 1, 0, parts), samples, steps, lr, warmup)
 
 
 def batch_for(samples: int, batch_size: int | None) -> int:
@@ -105,37 +114,45 @@ class Kept(NamedTuple):
     settings: dict[str, Any]
 
 
+class Trained(NamedTuple):
+    """The head, and what it was trained without."""
+
+    head: ProbeHead
+    left_out: list[str]
+    """bad training images, which were replaced by others"""
+
+
 def train_head(
     config: Config,
     encoder: FrozenEncoder,
     images: Images,
-    targets: npt.NDArray[np.int64],
+    numbers: ClassNumbers,
     recipe: ProbeRecipe,
     *,
     kept: Kept | None = None,
     device: torch.device | str = "cpu",
     workers: int = 0,
     say: Callable[[str], None] = print,
-) -> ProbeHead:
+) -> Trained:
     """The head after all its epochs; the encoder stays as it is.
 
-    `targets`: each image's class, 0 … classes - 1.  After every epoch the head is kept, where that
-    is asked for, and the same call goes on from there.  Unreadable images are replaced by others;
-    UserError where they are more than data.max_bad.
+    `numbers`: each image's class.  After every epoch the head is kept, where that is asked for, and
+    the same call goes on from there.  Unreadable images are replaced by others; UserError where
+    they are more than data.max_bad.
     """
     plan = make_plan(recipe, len(images.manifest))
     vectors = blank_vectors(config, encoder, device)
     width = vectors[feature_name(vectors)].shape[1]
-    head = ProbeHead(width, int(targets.max()) + 1, recipe.seed).to(device).train()
+    head = ProbeHead(width, numbers.count, recipe.seed).to(device).train()
     optimizer = LARS(head.parameters(), plan.lr, MOMENTUM)
-    step = load_state(kept.folder, head, optimizer, kept.settings) if kept else 0
+    step, bad = load_state(kept.folder, head, optimizer, kept.settings) if kept else Progress(0, {})
     if step:
         say(f"continued after epoch {plan.epoch(step):.1f}")
-    parts, bad, losses = plan.slices.accumulation, set(), torch.zeros(2, device=device)
+    parts, losses = plan.slices.accumulation, torch.zeros(2, device=device)
     started, began_at = time.monotonic(), step
     micro_batches = random_views(config, images, encoder.img_size, recipe, plan, step, workers)
     for count, batch in enumerate(micro_batches, 1):
-        bad |= {sample.sample for sample in batch.bad}
+        bad |= {sample.sample: sample.reason for sample in batch.bad}
         if len(bad) > config.data.max_bad:
             raise UserError(
                 f"--train: more than {config.data.max_bad} bad images: {batch.bad[-1].reason}"
@@ -143,7 +160,7 @@ def train_head(
         pixels = batch.images
         assert isinstance(pixels, Tensor)  # data.crop_on_device is off
         logits = head(image_vectors(encoder, pixels.to(device)))
-        target = torch.from_numpy(targets[batch.samples.numpy()]).to(device)
+        target = torch.from_numpy(numbers.train[batch.samples.numpy()]).to(device)
         part = F.cross_entropy(logits, target) / parts
         part.backward()
         losses += torch.stack([part.detach() * parts, torch.ones_like(part)])
@@ -163,10 +180,11 @@ def train_head(
             )
             losses.zero_()
             if kept:
-                save_state(kept.folder, head, optimizer, step, kept.settings)
-    if bad:
-        say(f"{len(bad)} unreadable images were replaced by others")
-    return head.eval()
+                save_state(kept.folder, head, optimizer, Progress(step, bad), kept.settings)
+    reasons = [bad[sample] for sample in sorted(bad)]
+    for reason in reasons:
+        say(f"replaced by others: {reason}")
+    return Trained(head.eval(), reasons)
 
 
 def learning_rate(recipe: ProbeRecipe, plan: Plan, step: int) -> float:
@@ -175,7 +193,7 @@ def learning_rate(recipe: ProbeRecipe, plan: Plan, step: int) -> float:
         plan.epoch(step),
         lr=plan.lr,
         min_lr=0.0,
-        warmup_epochs=recipe.warmup_epochs,
+        warmup_epochs=plan.warmup_epochs,
         epochs=recipe.epochs,
     )
 

@@ -1,5 +1,7 @@
 """The head of the paper's linear probe, and what it reads and says of images."""
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,6 +12,8 @@ from mae.data.batches import batches
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.evaluation.encoders import FrozenEncoder
+from mae.evaluation.features import BATCH, UsableViews, ranges
+from mae.evaluation.left_out import LeftOut
 
 
 class ProbeHead(nn.Module):
@@ -55,28 +59,48 @@ def blank_vectors(
     return encoder.encode(blank.to(device))
 
 
+class CentredVectors(NamedTuple):
+    """What the head is tested on."""
+
+    vectors: Tensor
+    """float32 [n d]"""
+    samples: npt.NDArray[np.int64]
+    """[n] numbers in the manifest; images that do not decode have no row"""
+    left_out: list[str]
+    """what is wrong with those"""
+
+
+def centred_vectors(
+    encoder: FrozenEncoder,
+    images: Images,
+    max_bad: int = 0,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = BATCH,
+    workers: int = 0,
+) -> CentredVectors:
+    """Of the centred view of each image.  UserError where more than `max_bad` do not decode."""
+    views = CentredViews(images, encoder.img_size, encoder.crop_pct)
+    left_out, samples, vectors = LeftOut(images, max_bad), [], []
+    for found in batches(UsableViews(views), ranges(len(views), batch_size), workers):
+        left_out.add(found.bad)
+        if found.images is not None:
+            vectors.append(image_vectors(encoder, found.images.to(device)).cpu())
+            samples += found.samples
+    return CentredVectors(torch.cat(vectors), np.array(samples), left_out.reasons)
+
+
 @torch.no_grad()
 def ranks_of_truth(
     head: nn.Module,
-    encoder: FrozenEncoder,
-    images: Images,
+    vectors: Tensor,
     targets: npt.NDArray[np.int64],
-    *,
     device: torch.device | str = "cpu",
-    batch_size: int = 256,
-    workers: int = 0,
 ) -> npt.NDArray[np.int64]:
-    """[n] how many classes score higher than each image's own: 0 is a right answer.
-
-    Each image is seen once, as a centred view.  Raises UserError for one that does not decode.
-    """
-    views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-    starts = range(0, len(views), batch_size)
-    slices = [range(start, min(start + batch_size, len(views))) for start in starts]
+    """[n] how many classes score higher than each image's own: 0 is a right answer."""
     ranks = []
-    for numbers, batch in zip(slices, batches(views, slices, workers), strict=True):
-        logits = head(image_vectors(encoder, batch.to(device)))
-        own = torch.from_numpy(targets[numbers.start : numbers.stop]).to(device)
+    for part, own in zip(vectors.split(BATCH), torch.from_numpy(targets).split(BATCH), strict=True):
+        logits = head(part.to(device))
         # A score that is no number is not right.
-        ranks.append((~(logits <= logits.gather(1, own[:, None]))).sum(1).cpu())
+        ranks.append((~(logits <= logits.gather(1, own.to(device)[:, None]))).sum(1).cpu())
     return torch.cat(ranks).numpy()

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -15,8 +15,16 @@ STATE_FILE = "state.safetensors"
 MOMENTUM = "momentum/"
 
 
+class Progress(NamedTuple):
+    """How far a probe came."""
+
+    step: int
+    bad: dict[int, str]
+    """unreadable training images met so far: number in the manifest → what is wrong"""
+
+
 def save_state(
-    folder: Path, head: nn.Module, optimizer: Optimizer, step: int, settings: dict[str, Any]
+    folder: Path, head: nn.Module, optimizer: Optimizer, done: Progress, settings: dict[str, Any]
 ) -> None:
     """Replace `folder`/state.safetensors; UserError where it cannot be written.
 
@@ -26,7 +34,8 @@ def save_state(
     for name, parameter in head.named_parameters():
         if state := optimizer.state.get(parameter):
             tensors[MOMENTUM + name] = state["momentum"]
-    about = {"step": str(step), "settings": json.dumps(settings)}
+    bad = json.dumps(list(done.bad.items()))
+    about = {"step": str(done.step), "bad": bad, "settings": json.dumps(settings)}
     part = folder / f".{STATE_FILE}.part"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,18 +47,19 @@ def save_state(
 
 def load_state(
     folder: Path, head: nn.Module, optimizer: Optimizer, settings: dict[str, Any]
-) -> int:
-    """Fill head and optimizer, and return the steps done; 0, and nothing, where there is no state.
+) -> Progress:
+    """Fill head and optimizer, and return what was done: nothing where there is no state.
 
     Raises UserError where the state is damaged, or that of a probe with other settings.
     """
     path = folder / STATE_FILE
     if not path.exists():
-        return 0
+        return Progress(0, {})
     try:
         with safe_open(path, framework="pt") as stored:
             about = stored.metadata()
             step, other = int(about["step"]), json.loads(about["settings"])
+            bad = {int(sample): str(reason) for sample, reason in json.loads(about["bad"])}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         different = [key for key in settings if settings[key] != other.get(key)]
         if different:
@@ -66,7 +76,7 @@ def load_state(
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: not readable: {reason}; delete it to begin anew") from None
-    return step
+    return Progress(step, bad)
 
 
 def forget_state(folder: Path) -> None:

@@ -45,6 +45,22 @@ class Score(NamedTuple):
     strength: float
     right: npt.NDArray[np.bool_]
     """[m] of the test images"""
+    at_edge: bool
+    """that C is the smallest or largest candidate, and better than all in between: one beyond may
+    be better still"""
+    iterations: int
+    """of L-BFGS in the fit to all of train"""
+    converged: bool
+    """that fit ended before the limit"""
+    unfinished: int
+    """fits to slices that did not"""
+
+
+class Fit(NamedTuple):
+    """What a fit says of held-out images."""
+
+    guesses: Labels
+    iterations: int
 
 
 class Summary(NamedTuple):
@@ -61,18 +77,31 @@ def probe(train: Matrix, labels: Labels, test: Matrix, test_labels: Labels, seed
     # With many labels the penalty hardly matters, and an almost free fit hardly ends.
     strengths, iterations = (STRENGTHS, 500) if len(labels) < FEW else (STRENGTHS[:5], 200)
     slices = selection_slices(labels, seed)
-    accuracy = np.zeros(len(strengths))
+    accuracy, unfinished = np.zeros(len(strengths)), 0
     for fitted, held_out in slices:
         scaled, scaled_held_out = standardise(train[fitted], train[held_out])
-        guesses = path(scaled, labels[fitted], scaled_held_out, strengths, iterations)
-        for i, guess in enumerate(guesses):
-            accuracy[i] += (guess == labels[held_out]).mean() / len(slices)
+        fits = path(scaled, labels[fitted], scaled_held_out, strengths, iterations)
+        accuracy += [(fit.guesses == labels[held_out]).mean() / len(slices) for fit in fits]
+        unfinished += sum(fit.iterations >= iterations for fit in fits)
     # The strongest penalty among equals.
     best = strengths[int(accuracy.argmax())] if slices else FIXED
     scaled, scaled_test = standardise(train, test)
-    model = LogisticRegression(C=best, max_iter=iterations).fit(scaled, labels)
-    right = model.predict(scaled_test) == test_labels
-    return Score(float(right.mean()), best, right)
+    (fit,) = path(scaled, labels, scaled_test, (best,), iterations)
+    right = fit.guesses == test_labels
+    return Score(
+        float(right.mean()),
+        best,
+        right,
+        at_edge=is_edge(accuracy),
+        iterations=fit.iterations,
+        converged=fit.iterations < iterations,
+        unfinished=unfinished,
+    )
+
+
+def is_edge(reached: npt.NDArray[np.float64]) -> bool:
+    """The first or the last of `reached`, a number for each candidate, beats all in between."""
+    return bool(max(reached[0], reached[-1]) > reached[1:-1].max())
 
 
 def selection_slices(labels: Labels, seed: int) -> list[tuple[Rows, Rows]]:
@@ -104,10 +133,14 @@ def selection_slices(labels: Labels, seed: int) -> list[tuple[Rows, Rows]]:
 
 def path(
     train: Matrix, labels: Labels, test: Matrix, strengths: tuple[float, ...], iterations: int
-) -> list[Labels]:
-    """Predictions for each of `strengths`, each fit started from the one before."""
+) -> list[Fit]:
+    """Predictions for each of `strengths`, each fit started from the one before.
+
+    A fit of `iterations` iterations was stopped, and may not have converged.
+    """
     model = LogisticRegression(max_iter=iterations, warm_start=True)
-    return [model.set_params(C=c).fit(train, labels).predict(test) for c in strengths]
+    fits = (model.set_params(C=c).fit(train, labels) for c in strengths)
+    return [Fit(fit.predict(test), int(np.max(fit.n_iter_))) for fit in fits]
 
 
 def standardise(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:

@@ -6,7 +6,7 @@ against every pixel.  Nothing of the encoder is trained, and no decoder is put b
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,11 @@ from mae.data.batches import batches
 from mae.data.images import Images
 from mae.errors import UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.evaluation.segmentation_classifiers import Neighbours, choose_linear
+from mae.evaluation.features import ranges
+from mae.evaluation.left_out import LeftOut
+from mae.evaluation.segmentation_classifiers import Linear, Neighbours, choose_linear
 from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, patch_classes
-from mae.evaluation.segmentation_scores import Counts, Judged, count, judge, quality
-from mae.evaluation.trained_record import percents
+from mae.evaluation.segmentation_scores import Counts, count
 from mae.hashing import Stream, fold
 
 BATCH = 32
@@ -43,6 +44,13 @@ class Dense(NamedTuple):
     """int64 [b h w] class of each pixel, or IGNORE"""
 
 
+class MaskedImages(NamedTuple):
+    """A data set."""
+
+    images: Images
+    masks: Masks
+
+
 class Patches(NamedTuple):
     """Labelled patches of the training images."""
 
@@ -54,61 +62,55 @@ class Patches(NamedTuple):
     """[m] which image each is of"""
 
 
-def segmentation_report(
+class Judgement(NamedTuple):
+    """What the classifiers made of the tokens of one encoder."""
+
+    counts: dict[tuple[str, str], Counts]
+    """of every test image, by classifier and by what was judged: patches or pixels"""
+    linear: Linear
+    fitted: npt.NDArray[np.int64]
+    """[m] classes of the patches that were fitted to"""
+    left_out: tuple[list[str], list[str]]
+    """what was wrong with further images of train and of test"""
+
+
+def judge_encoder(
     encoder: FrozenEncoder,
     patch_size: tuple[int, int],
-    train: Images,
-    test: Images,
+    train: MaskedImages,
+    test: MaskedImages,
+    classes: int,
     *,
     patches: int = PATCHES,
     seed: int = 0,
+    max_bad: int = 0,
     device: torch.device | str = "cpu",
     workers: int = 0,
     say: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Mean IoU and pixel accuracy of a linear classifier and of k-NN, at patches and at pixels.
+) -> Judgement:
+    """Fit the classifiers to patches of `train`, and count what they say of `test`.
 
-    Raises UserError where an image has no mask or does not decode, masks are no PNGs of classes
-    or of another size than their image, test masks have a class that training's lack.
+    Raises UserError where more than `max_bad` images or masks of either part do not decode.
     """
-    masks, test_masks = Masks(train, "--train"), Masks(test, "--test")
-    known, asked = masks.classes(), test_masks.classes()
-    if len(unknown := np.setdiff1d(asked, known)):
-        raise UserError(f"--test: class {unknown[0]} of the masks does not occur in --train")
-    if len(known) < 2:
-        raise UserError(f"--train: masks of {len(known)} class; there is nothing to tell")
-    classes = int(known.max()) + 1
+    left_out = LeftOut(train.images, max_bad), LeftOut(test.images, max_bad)
 
-    def dense(images: Images, of: Masks) -> Iterator[Dense]:
-        return encode_dense(encoder, images, of, patch_size, device, workers)
+    def dense(part: MaskedImages, bad: LeftOut) -> Iterator[Dense]:
+        return encode_dense(encoder, part.images, part.masks, patch_size, device, workers, bad)
 
-    say(f"tokens of {len(train.manifest):,} training images")
-    each = max(1, -(-patches // len(train.manifest)))
-    fitted = collect(dense(train, masks), each, seed)
+    images = len(train.images.manifest)
+    say(f"tokens of {images:,} training images")
+    each = max(1, -(-patches // images))
+    fitted = collect(dense(train, left_out[0]), each, seed)
     say(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
     linear = choose_linear(fitted.tokens, fitted.classes, fitted.images, classes, seed, device)
     neighbours = Neighbours(fitted.tokens, fitted.classes, classes, device)
     scorers: dict[str, Scorer] = {"linear": linear.scores, "k-NN": neighbours.scores}
-    say(f"testing on {len(test.manifest):,} images")
-    counts = measure(dense(test, test_masks), scorers, encoder.img_size, patch_size, classes)
-    rows = []
-    for (name, unit), of_images in counts.items():
-        judged: Judged = judge(of_images, seed)
-        rows.append({"classifier": name, "of": unit, **judged._asdict()})
-    return {
-        "protocol": "linear classifier and k-NN (20 neighbours, temperature 0.07) on frozen patch "
-        "tokens; a patch has the class of most of its pixels; at pixels, scores interpolated",
-        "selection": f"C by mean IoU on a tenth of the training images: {linear.strength:g}; "
-        "refitted to all; the test set used once",
-        "interval_rule": "95 %, percentile bootstrap over the test images, 1,000 resamples",
-        "patches": len(fitted.classes),
-        "patch_size": list(patch_size),
-        "seed": seed,
-        "classes": known.tolist(),
-        "results": rows,
-        "always_commonest": commonest(fitted.classes, counts["linear", "pixels"])._asdict(),
-        "iou_by_class": by_class(counts["linear", "pixels"], known),
-    }
+    say(f"testing on {len(test.images.manifest):,} images")
+    found = dense(test, left_out[1])
+    counts = measure(found, scorers, encoder.img_size, patch_size, classes)
+    for bad in left_out:
+        bad.tell(say)
+    return Judgement(counts, linear, fitted.classes, (left_out[0].reasons, left_out[1].reasons))
 
 
 def encode_dense(
@@ -118,12 +120,14 @@ def encode_dense(
     patch_size: tuple[int, int],
     device: torch.device | str,
     workers: int,
+    left_out: LeftOut,
 ) -> Iterator[Dense]:
-    """All images in order."""
+    """All images in order but the bad ones, which `left_out` hears of."""
     views = MaskedViews(images, masks, encoder.img_size, encoder.crop_pct)
-    starts = range(0, len(views), BATCH)
-    slices = [range(start, min(start + BATCH, len(views))) for start in starts]
-    for pixels, classes in batches(views, slices, workers):
+    for pixels, classes, bad in batches(views, ranges(len(views), BATCH), workers):
+        left_out.add(bad)
+        if pixels is None:
+            continue
         with torch.no_grad():
             tokens = encoder.encode(pixels.to(device))[TOKENS].float()
         classes = classes.to(device)
@@ -173,40 +177,3 @@ def _between(scores: Tensor, grid: tuple[int, int], img_size: tuple[int, int]) -
     """[n classes] scores of an image's patches → [h w] classes, interpolated bilinearly."""
     maps = scores.T.unflatten(1, grid)[None]
     return F.interpolate(maps, size=img_size, mode="bilinear", align_corners=False)[0].argmax(0)
-
-
-def commonest(classes: npt.NDArray[np.int64], counts: Counts) -> Any:
-    """What always telling the class of most training patches gives."""
-    total = counts.sum(axis=0)
-    guess, true = np.bincount(classes).argmax(), total[:, 2]
-    told = np.zeros_like(total)
-    told[:, 2] = true
-    told[guess] = true[guess], true.sum(), true[guess]
-    return quality(told)
-
-
-def by_class(counts: Counts, known: npt.NDArray[np.int64]) -> dict[str, float | None]:
-    """IoU of each class; None for those neither told nor true in any test image."""
-    right, told, true = counts.sum(axis=0).T
-    union = told + true - right
-    return {str(c): float(right[c] / union[c]) if union[c] else None for c in known.tolist()}
-
-
-def segmentation_table(report: dict[str, Any]) -> str:
-    """The report for people."""
-    heads = ("mean IoU", "95 %", "accuracy", "95 %")
-    lines = [f"{'dense, frozen tokens':24}" + "".join(f"{head:>12}" for head in heads)]
-    for row in report["results"]:
-        name = f"{row['classifier']}, {row['of']}"
-        cells = (
-            f"{row['mean_iou']:.1%}",
-            percents(row["mean_iou_interval"]),
-            f"{row['accuracy']:.1%}",
-            percents(row["accuracy_interval"]),
-        )
-        lines.append(f"{name:24}" + "".join(f"{cell:>12}" for cell in cells))
-    floor = report["always_commonest"]
-    iou, accuracy = f"{floor['mean_iou']:.1%}", f"{floor['accuracy']:.1%}"
-    lines.append(f"{'always the commonest':24}{iou:>12}{'':12}{accuracy:>12}")
-    lines.append(f"on {report['test_images']:,} test images, {len(report['classes'])} classes")
-    return "\n".join(lines)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mae.errors import UserError
 from mae.evaluation.features import Matrix
 from mae.evaluation.knn import TEMPERATURE, K
-from mae.evaluation.probe import path, standardise
+from mae.evaluation.probe import is_edge, path, standardise
 from mae.evaluation.segmentation_scores import count, quality
 from mae.hashing import Stream, fold
 
@@ -33,9 +33,12 @@ class Linear:
     def __init__(
         self, tokens: Matrix, labels: Numbers, classes: int, strength: float, device: str
     ) -> None:
-        self.strength = strength
+        self.strength, self.at_edge = strength, False
+        """the second: it is the smallest or largest candidate, and better than all in between"""
         scaled, _ = standardise(tokens, tokens[:1])
         model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(scaled, labels)
+        self.iterations = int(np.max(model.n_iter_))
+        """of the fit; ITERATIONS: stopped before it converged"""
         weights, bias = model.coef_, model.intercept_
         if len(model.classes_) == 2:  # then there is one row only: the second class's lead
             weights, bias = np.vstack([0 * weights, weights]), np.array([0.0, *bias])
@@ -78,13 +81,15 @@ def choose_linear(
     with threadpool_limits(1 if tokens.size < 10**6 else None), warnings.catch_warnings():
         # A fit that stops early is judged by its quality like any other.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        guesses = path(scaled, labels[~held_out], scaled_held_out, STRENGTHS, ITERATIONS)
+        fits = path(scaled, labels[~held_out], scaled_held_out, STRENGTHS, ITERATIONS)
         reached = [
-            quality(count(torch.from_numpy(guess)[None], truth, classes)[0]).mean_iou
-            for guess in guesses
+            quality(count(torch.from_numpy(fit.guesses)[None], truth, classes)[0]).mean_iou
+            for fit in fits
         ]
         best = STRENGTHS[int(np.argmax(reached))]  # the strongest penalty among equals
-        return Linear(tokens, labels, classes, best, str(device))
+        linear = Linear(tokens, labels, classes, best, str(device))
+    linear.at_edge = is_edge(np.array(reached))
+    return linear
 
 
 class Neighbours:

@@ -4,9 +4,10 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mae.data.images import Images
+from mae.data.images import BadSample, Images
 from mae.data.scan import split_name
 from mae.data.storage import ShardReader
 from mae.data.tar import walk
@@ -79,10 +80,11 @@ class Masks:
             raise SampleError(f"{name}: mask: {'no PNG' if unknown else error}") from None
 
     def classes(self) -> npt.NDArray[np.int64]:
-        """All classes that occur, ascending; reads every mask."""
+        """All classes that occur, ascending; reads every mask, and passes by bad ones."""
         seen = np.zeros(256, bool)
         for sample in range(len(self.manifest)):
-            seen[self[sample]] = True
+            with suppress(SampleError):  # left out and counted where its image is asked for
+                seen[self[sample]] = True
         seen[IGNORE] = False
         return np.flatnonzero(seen)
 
@@ -100,6 +102,17 @@ def _local_copy(images: Images, shard: int) -> Iterator[Path]:
         yield Path(f"/dev/fd/{copy.fileno()}")
 
 
+class Pairs(NamedTuple):
+    """Images and masks that can be used."""
+
+    images: Tensor | None
+    """[b c h w]; None where there is no pair"""
+    masks: Tensor | None
+    """uint8 [b h w]"""
+    bad: list[BadSample]
+    """the image or its mask is bad"""
+
+
 class MaskedViews(Dataset):
     """Ranges of sample numbers → centred views and their masks, cut and resized alike."""
 
@@ -112,13 +125,20 @@ class MaskedViews(Dataset):
     def __len__(self) -> int:
         return len(self.images.manifest)
 
-    def __getitem__(self, index: range) -> tuple[Tensor, Tensor] | UserError:
-        """Pixels [b c h w] and uint8 classes [b h w]; a UserError comes back as a value."""
-        try:
-            pairs = [self.view(sample) for sample in index]
-        except UserError as error:
-            return error
-        return stack([image for image, _ in pairs]), stack([mask for _, mask in pairs])
+    def __getitem__(self, index: range) -> Pairs | UserError:
+        """A shard that cannot be read comes back as a value, a StorageError."""
+        pairs, bad = [], []
+        for sample in index:
+            try:
+                pairs.append(self.view(sample))
+            except SampleError as error:
+                bad.append(BadSample(sample, str(error)))
+            except UserError as error:
+                return error
+        if not pairs:
+            return Pairs(None, None, bad)
+        images, masks = (stack(list(part)) for part in zip(*pairs, strict=True))
+        return Pairs(images, masks, bad)
 
     def view(self, sample: int) -> tuple[Tensor, Tensor]:
         """One view, [c h w], and its mask, [h w], by nearest pixels: classes do not mix."""

@@ -1,6 +1,6 @@
 """How well pixels were told apart: counts per image, and what follows from their sums."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,10 +58,27 @@ def quality(counts: npt.NDArray) -> Quality:
 
 def judge(counts: Counts, seed: int) -> Judged:
     """Quality over all images; the interval by bootstrap (Efron 1979): images drawn anew."""
-    sampled = np.array([quality(total) for total in resampled(counts, seed)])
-    low, high = np.percentile(sampled, [2.5, 97.5], axis=0).tolist()
+    low, high = np.percentile(sampled(counts, seed), [2.5, 97.5], axis=0).tolist()
     found = quality(counts.sum(axis=0))
     return Judged(found.mean_iou, (low[0], high[0]), found.accuracy, (low[1], high[1]))
+
+
+def compare(counts: Counts, other: Counts, seed: int) -> dict[str, Any]:
+    """How far `counts` are above `other`, of the same images: of both, the same are drawn anew."""
+    change = np.subtract(quality(counts.sum(axis=0)), quality(other.sum(axis=0))).tolist()
+    drawn = sampled(counts, seed) - sampled(other, seed)
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0).tolist()
+    return {
+        "mean_iou_difference": change[0],
+        "mean_iou_interval": [low[0], high[0]],
+        "difference": change[1],
+        "interval": [low[1], high[1]],
+    }
+
+
+def sampled(counts: Counts, seed: int) -> npt.NDArray[np.float64]:
+    """[RESAMPLES 2] qualities of images drawn anew; which ones depends on `seed` alone."""
+    return np.array([quality(total) for total in resampled(counts, seed)])
 
 
 def resampled(counts: Counts, seed: int) -> npt.NDArray[np.float64]:

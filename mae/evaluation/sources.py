@@ -10,14 +10,13 @@ from torch import nn
 from mae.data.manifest import Manifest
 from mae.data.training_data import open_images
 from mae.errors import UserError
-from mae.evaluation.encoders import FrozenEncoder, open_encoder, pixel_encoder
-from mae.evaluation.feature_cache import BATCH, FOLDER, features_of
+from mae.evaluation.encoders import FrozenEncoder, is_export, open_encoder, pixel_encoder
+from mae.evaluation.feature_cache import FOLDER, SUFFIX, features_of
+from mae.evaluation.features import BATCH
 from mae.evaluation.features_file import read_features
 from mae.evaluation.labels import check_labels, of_features, of_manifest
-from mae.evaluation.protocol import PRETRAINED, SAME, Subject
+from mae.evaluation.protocol import PRETRAINED, SAME, UNTRAINED, Subject
 from mae.training.run import run_of
-
-SUFFIX = ".safetensors"
 
 
 class Compared(NamedTuple):
@@ -37,6 +36,7 @@ def open_sources(
     *,
     baselines: bool = False,
     classes: int | None = None,
+    out: Path | None = None,
     device: str = "cpu",
     batch_size: int = BATCH,
     workers: int = 0,
@@ -44,8 +44,9 @@ def open_sources(
 ) -> Compared:
     """Features of the shards `train` and `test` by the encoder of `run`, or two feature files.
 
-    With `baselines` those of the untrained encoder and the pixels too.  Raises UserError for
-    labels that do not fit (`check_labels`), or feature files along with a run.
+    With `baselines` those of the untrained encoder and the pixels too.  `out` is where the report
+    goes, if that is given.  Raises UserError for labels that do not fit (`check_labels`), or
+    feature files along with a run.
     """
     files = [source.endswith(SUFFIX) for source in (*train, *test)]
     if run is None:
@@ -53,13 +54,11 @@ def open_sources(
     if any(files):
         raise UserError("feature files (.safetensors) go without a run folder")
 
-    opened, folder = open_encoder(run), run_of(run).folder / FOLDER
+    opened, folder = open_encoder(run), results_folder(run, out) / FOLDER
     learnt = open_images(train, "--train", opened.config)
     tested = open_images(test, "--test", opened.config)
     check_labels(of_manifest(learnt.manifest), of_manifest(tested.manifest), classes)
-    seen = seen_in_train(learnt.manifest, tested.manifest)
-    if seen:
-        say(f"warning: {seen:,} of the test images are in --train too, byte for byte")
+    seen = seen_in_train(learnt.manifest, tested.manifest, say)
 
     def encoded(name: str, encoder: FrozenEncoder, module: nn.Module | None) -> Subject:
         if module is not None:
@@ -73,6 +72,7 @@ def open_sources(
                 batch_size=batch_size,
                 workers=workers,
                 max_bad=opened.config.data.max_bad,
+                step=opened.step if name == PRETRAINED else None,
                 say=lambda text: say(f"{name}: {text}"),
             )
             for images in (learnt, tested)
@@ -82,7 +82,7 @@ def open_sources(
     subjects = [encoded(PRETRAINED, opened.encoder, opened.module)]
     if baselines:
         module, encoder = opened.untrained()
-        subjects.append(encoded("untrained", encoder, module))
+        subjects.append(encoded(UNTRAINED, encoder, module))
         pixels = pixel_encoder(opened.config, encoder.img_size, encoder.crop_pct)
         subjects.append(encoded("raw", pixels, None))
     check_labels(of_features(subjects[0].train), of_features(subjects[0].test), classes)
@@ -106,7 +106,21 @@ def _open_files(
     return Compared([subject], int(step) if step else None, None)
 
 
-def seen_in_train(train: Manifest, test: Manifest) -> int:
-    """Test images whose bytes (by length and CRC-32) are an image of train, too."""
+def seen_in_train(train: Manifest, test: Manifest, say: Callable[[str], None]) -> int:
+    """Test images whose bytes (by length and CRC-32) are an image of train, too; warns of them."""
     ours, theirs = ((m.size.astype(np.uint64) << np.uint64(32)) | m.crc for m in (test, train))
-    return int(np.isin(ours, theirs).sum())
+    seen = int(np.isin(ours, theirs).sum())
+    if seen:
+        say(f"warning: {seen:,} of the test images are in --train too, byte for byte")
+    return seen
+
+
+def results_folder(run: Path, out: Path | None = None) -> Path:
+    """Where an evaluation leaves its files: the run's folder, also for one of its checkpoints.
+
+    Nothing is put into an export: beside the report `out`, or in `EXPORT-evaluations` beside it.
+    """
+    if not is_export(run):
+        return run_of(run).folder
+    export = run.resolve()
+    return out.parent if out else export.with_name(f"{export.name}-evaluations")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mae.evaluation.protocol import PRETRAINED, budget_name
+from mae.evaluation.rows import interval, number
 from mae.training.checkpoint import Position
 from mae.training.run import Run
 
@@ -50,16 +51,31 @@ PREDICTORS = (
 
 def _accuracies(name: str, report: dict[str, Any]) -> list[tuple[str, str]]:
     """What a report on labelled images says of this encoder; of others too where it compares."""
-    rows = report.get("results")
+    if report.get("untrained"):
+        return []
+    rows, images = report.get("results"), report.get("test_images", report.get("images"))
     found = []
     for row in rows if isinstance(rows, list) else [report | {"encoder": PRETRAINED}]:
-        if not isinstance(row, dict) or row.get("encoder") != PRETRAINED:
+        if not isinstance(row, dict) or row.get("encoder", PRETRAINED) != PRETRAINED:
             continue
-        if _is(accuracy := row.get("accuracy")):
+        if (iou := number(row, "mean_iou")) is not None:  # of a segmentation
+            what = f"{row.get('classifier')} of frozen tokens, at {row.get('of')}"
+            told = f"mean IoU {iou:.1%}{_certainty(row, 'mean_iou_interval', images)}"
+            found.append((f"{name}, {what}", told))
+        elif (accuracy := number(row, "accuracy")) is not None:
             of = [name, *filter(None, [row.get("feature")]), f"labels: {budget_name(row)}"]
             deviation = f" ± {100 * row['deviation']:.1f}" if row.get("deviation") else ""
-            found.append((", ".join(of), f"{accuracy:.1%}{deviation} of the test images right"))
+            told = f"{accuracy:.1%}{deviation} of the test images right"
+            found.append((", ".join(of), f"{told}{_certainty(row, 'interval', images)}"))
     return found
+
+
+def _certainty(row: dict[str, Any], key: str, images: object) -> str:
+    """` (low–high, n images)`, as far as it is on record."""
+    bounds = interval(row, key)
+    told = ["–".join(f"{100 * bound:.1f}" for bound in bounds)] if bounds else []
+    told += [f"{images:,} images"] if _is(images) else []
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _row_until(path: Path, step: int) -> dict[str, Any]:

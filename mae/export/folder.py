@@ -21,6 +21,7 @@ from mae.export.facts import Facts
 from mae.export.graphs import write_onnx, write_program
 from mae.export.huggingface import write_huggingface
 from mae.export.original import write_original
+from mae.export.push import from_hub
 from mae.export.subject import Subject, Written
 from mae.export.timm import write_timm
 from mae.folders import new_folder
@@ -45,16 +46,24 @@ class Exported(NamedTuple):
 
 
 def export_folder(
-    format: str, subject: Subject, images: Tensor, facts: Facts, checked_on: str, out: Path
+    format: str,
+    subject: Subject,
+    images: Tensor,
+    facts: Facts,
+    checked_on: str,
+    out: Path,
+    repo_id: str | None = None,
 ) -> Exported:
     """Write `out` in `format`: one of WRITERS.  `images` [b c h w], raw, are what it is checked on.
 
+    The model card tells how to load it from the hub where it is to go there, as `repo_id`.
     Raises UserError where `out` is not empty or not writable, or the format cannot express the
     model, and RunFailed where the library does not compute what we do; nothing is left then.
     """
     with new_folder(out) as part:
         written = WRITERS[format](part, subject, images)
-        code = written.code.replace("FOLDER", out.name)
+        code = from_hub(written.code, repo_id) if repo_id else written.code
+        code = code.replace("FOLDER", out.name)
         proof = f"{written.library} computed the same on {checked_on}"
         card = model_card(format, subject, facts, written._replace(code=code), proof)
         (part / "README.md").write_text(card)

@@ -1,5 +1,6 @@
 """An export on the Hugging Face hub, when the user asks for it."""
 
+import re
 from pathlib import Path
 
 from mae.errors import RunFailed, UserError
@@ -16,6 +17,16 @@ def check_push(repo_id: str) -> None:
         raise UserError(f"--push {repo_id}: {' '.join(str(error).split())}") from None
     if get_token() is None:
         raise UserError(f"--push {repo_id}: nobody is logged in: hf auth login")
+
+
+def from_hub(code: str, repo_id: str) -> str:
+    """Python that loads an export from `FOLDER`, loading it from the hub instead."""
+    loaded, files = re.subn(
+        r'"FOLDER/([^"/]+\.[^"/]+)"', rf'hf_hub_download("{repo_id}", "\1")', code
+    )
+    loaded = re.sub(r'"FOLDER/([^"/]+)"', rf'"{repo_id}", subfolder="\1"', loaded)
+    loaded = loaded.replace("local-dir:FOLDER", f"hf-hub:{repo_id}").replace("FOLDER", repo_id)
+    return ("from huggingface_hub import hf_hub_download\n" if files else "") + loaded
 
 
 def push(folder: Path, repo_id: str) -> str:

@@ -15,7 +15,7 @@ from mae.initial.adapt import (
     patch_projection,
     shapes,
 )
-from mae.initial.geometry import num_heads_of
+from mae.initial.geometry import activation_of, eps_of, num_heads_of
 from mae.initial.weights import Weights
 from mae.models.decoder import Block, Decoder
 
@@ -49,8 +49,8 @@ def load_encoder(
     recipe fixes them they stay fixed.  A source without keeps the model's own.
 
     Raises UserError where a tensor is missing, has no place, has another shape that may not be
-    adapted, or is not finite, or where the source has another number of attention heads, which
-    no shape tells.
+    adapted, or is not finite, or where the source has another number of attention heads or
+    another activation, which no shape tells.
     """
     where, own = f"init.from: {weights.name}", vit.state_dict()
     source = dict(weights.encoder)
@@ -64,6 +64,12 @@ def load_encoder(
     if unknown := [key for key in source if key not in own]:
         raise UserError(f"{where}: {_some(unknown)} has no place in model.encoder: {advice}")
     kept = [key for key in own if key not in source]
+    if "fc_norm.weight" in weights.encoder and "norm.weight" in kept:
+        raise UserError(
+            f"{where} is a classifier that pools by the mean: its last norm (fc_norm) is of the "
+            "mean, not of the tokens as here; only one of the same finetune.global_pool starts "
+            "from it: give the run that it was fine-tuned from"
+        )
     if missing := [key for key in kept if key not in fresh and key != POSITIONS]:
         raise UserError(f"{where} lacks {_some(missing)} of model.encoder: {advice}")
     heads = num_heads_of(vit)
@@ -72,7 +78,15 @@ def load_encoder(
             f"{where}: {weights.geometry.num_heads} attention heads, model.encoder has {heads}: "
             f"{advice}"
         )
+    activation, eps = activation_of(vit), eps_of(vit)
+    if weights.geometry.activation not in (None, activation):
+        raise UserError(
+            f"{where}: its activation is {weights.geometry.activation}, that of model.encoder "
+            f"{activation}: {advice}"
+        )
     notes: list[str] = []
+    if weights.geometry.eps not in (None, eps):
+        notes.append(f"trained with LayerNorm epsilon {weights.geometry.eps}, this run has {eps}")
     source[PATCHES] = patch_projection(
         source[PATCHES], own[PATCHES], where, adapt_channels, adapt_size, notes
     )

@@ -11,17 +11,38 @@ from mae.errors import UserError
 from mae.initial.weights import Geometry
 
 HUGGINGFACE = ("vit", "vit_mae")
+TRANSFORMERS_EPS = 1e-12
+"""of transformers' ViT and ViTMAE where config.json does not say"""
 
 
 def geometry_of(vit: VisionTransformer) -> Geometry:
     """Of a model that is there, its weights or none (the meta device)."""
     rows, columns = vit.patch_embed.grid_size
-    return Geometry(num_heads_of(vit), (int(rows), int(columns)))
+    return Geometry(
+        num_heads_of(vit),
+        (int(rows), int(columns)),
+        eps=eps_of(vit),
+        activation=activation_of(vit),
+    )
 
 
 def num_heads_of(vit: VisionTransformer) -> int | None:
     """Attention heads of the first block, and so of all of a plain ViT."""
     return getattr(getattr(vit.blocks[0], "attn", None), "num_heads", None)
+
+
+def eps_of(vit: VisionTransformer) -> float | None:
+    """Epsilon of the first block's norm; None where it has none."""
+    return getattr(getattr(vit.blocks[0], "norm1", None), "eps", None)
+
+
+def activation_of(vit: VisionTransformer) -> str | None:
+    """Of the first block's MLP: gelu, gelutanh, quickgelu…; None where it is none that is known."""
+    act = getattr(getattr(vit.blocks[0], "mlp", None), "act", None)
+    if act is None:
+        return None
+    suffix = "tanh" if getattr(act, "approximate", "none") == "tanh" else ""
+    return type(act).__name__.lower() + suffix
 
 
 def described(config: Mapping[str, Any], where: str) -> Geometry:
@@ -63,6 +84,8 @@ def _of_transformers(config: Mapping[str, Any], where: str) -> Geometry:
         int(config["num_attention_heads"]),
         (height // p, width // q),
         config.get("decoder_num_attention_heads"),
+        float(config.get("layer_norm_eps", TRANSFORMERS_EPS)),
+        activation,
     )
 
 

@@ -1,14 +1,16 @@
 """A run's first start from weights: what is loaded, told and put on record."""
 
 from collections.abc import Mapping
+from itertools import starmap
 from typing import Any, NamedTuple
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from timm.models.vision_transformer import VisionTransformer
 
-from mae.config import InitConfig
+from mae.config import DataConfig, InitConfig
 from mae.initial.fit import Loaded, load_decoder, load_encoder
+from mae.initial.pixels import told_difference
 from mae.initial.sources import find_weights
 from mae.initial.weights import Weights
 from mae.models.mae import MaskedAutoencoder
@@ -18,6 +20,10 @@ from mae.training.run import Run
 
 FRESH = ("head.", "fc_norm.")
 """what a classifier adds to the encoder; `fc_norm` is taken where the source has it"""
+
+
+FEW = 4
+"""tensors that are told by their names"""
 
 
 class Initial(NamedTuple):
@@ -30,7 +36,7 @@ class Initial(NamedTuple):
 
 
 def start_from_weights(
-    init: InitConfig, objective: Objective, run: Run, accelerator: Accelerator
+    init: InitConfig, data: DataConfig, objective: Objective, run: Run, accelerator: Accelerator
 ) -> Initial | None:
     """Load `init.from` into `objective`; None without it, or where the run goes on.
 
@@ -43,11 +49,14 @@ def start_from_weights(
     if broadcast_object_list([bool(checkpoints(run.checkpoints))])[0]:
         return None
     with accelerator.main_process_first():  # the first to come downloads, the others find it
-        return initialize(objective, init)
+        return initialize(objective, init, data)
 
 
-def initialize(objective: Objective, init: InitConfig) -> Initial:
-    """Load what `init` names; raises UserError where that is not all that it should be."""
+def initialize(objective: Objective, init: InitConfig, data: DataConfig) -> Initial:
+    """Load what `init` names; raises UserError where that is not all that it should be.
+
+    `data` says how the run normalises images, which is told where the source had it otherwise.
+    """
     weights = find_weights(init.from_)
     encoder = objective.encoder
     assert isinstance(encoder, VisionTransformer)
@@ -60,14 +69,15 @@ def initialize(objective: Objective, init: InitConfig) -> Initial:
     )
     objective.replaced()
     decoder = None
-    left_out = dict.fromkeys(weights.decoder, "a decoder")
+    left_out = {f"decoder.{key}": "the decoder" for key in weights.decoder}
     if isinstance(objective, MaskedAutoencoder):
         rows, columns = encoder.patch_embed.grid_size
         decoder = load_decoder(objective.decoder, weights, (int(rows), int(columns)))
         left_out = decoder.left_out
     left_out = loaded.left_out | left_out
+    notes = [*weights.notes, *loaded.notes, *told_difference(weights.normalisation, data)]
     return Initial(
-        [_counts(weights, loaded, decoder, left_out), *_notes(weights, loaded)],
+        [_counts(weights, loaded, decoder, left_out), *_notes(weights, loaded, notes)],
         {
             "from": weights.name,
             "license": weights.licence.name,
@@ -75,7 +85,7 @@ def initialize(objective: Objective, init: InitConfig) -> Initial:
             "keys_loaded": loaded.tensors + (decoder.tensors if decoder else 0),
             "left_out": left_out,
             "kept": list(loaded.kept),
-            "notes": list(loaded.notes),
+            "notes": notes,
             "sha256": weights.sha256,
         },
     )
@@ -92,14 +102,12 @@ def _counts(
         reasons = {
             reason: [k for k in left_out if left_out[k] == reason] for reason in left_out.values()
         }
-        line += (
-            f" (left out: {'; '.join(f'{_names(k)}: {reason}' for reason, k in reasons.items())})"
-        )
+        line += f" (left out: {'; '.join(starmap(_group, reasons.items()))})"
     return line
 
 
-def _notes(weights: Weights, loaded: Loaded) -> list[str]:
-    lines = [f"init    {note}" for note in loaded.notes]
+def _notes(weights: Weights, loaded: Loaded, notes: list[str]) -> list[str]:
+    lines = [f"init    {note}" for note in notes]
     if kept := [key for key in loaded.kept if key.startswith(FRESH)]:
         lines.append(f"init    {_names(kept)} as initialised: not in the source")
     if weights.licence.non_commercial:
@@ -110,5 +118,12 @@ def _notes(weights: Weights, loaded: Loaded) -> list[str]:
     return lines
 
 
+def _group(reason: str, keys: list[str]) -> str:
+    """Few tensors by their names, many by what they are together."""
+    return f"{_names(keys)}: {reason}" if len(keys) <= FEW else f"{reason} ({len(keys)} tensors)"
+
+
 def _names(keys: list[str]) -> str:
-    return ", ".join(keys) if len(keys) <= 4 else f"{keys[0]} to {keys[-1]} ({len(keys)} tensors)"
+    if len(keys) <= FEW:
+        return ", ".join(keys)
+    return f"{keys[0]} to {keys[-1]} ({len(keys)} tensors)"

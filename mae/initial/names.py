@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mae.errors import UserError
 
-WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|encoder)\.)+")
+AVERAGE = "average."
+"""before the names of a classifier of ours, averaged while it was trained"""
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|encoder|average)\.)+")
 DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
 HEADS = re.compile(r"^(?:head|classifier|pre_logits|pooler|attn_pool)\.")
 
@@ -46,6 +48,8 @@ class Named(NamedTuple):
     """empty where there is none"""
     left_out: dict[str, str]
     """what no encoder or decoder of ours has: why, by its own name"""
+    notes: tuple[str, ...]
+    """which of several were taken"""
 
 
 def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
@@ -54,8 +58,16 @@ def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
     decoder: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
     first: dict[str, str] = {}
+    average = {key for key in tensors if key.startswith(AVERAGE)}
+    for key in average:  # of the fine-tuned encoder beside it
+        twin = f"encoder.{key.removeprefix(AVERAGE)}"
+        if twin in tensors:
+            left_out[twin] = "the weights that were averaged"
+    notes = ("the averaged weights (average.*) are taken: those it is judged by",)
     has_decoder = any(DECODER.match(WRAPPERS.sub("", key)) for key in tensors)
     for key, tensor in tensors.items():
+        if key in left_out:
+            continue
         name = WRAPPERS.sub("", key)
         part, name = (decoder if DECODER.match(name) else encoder), DECODER.sub("", name)
         for pattern, replacement in RULES:
@@ -74,7 +86,7 @@ def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
                 "holds one model"
             )
         part[name], first[name] = tensor, key
-    return Named(_fused(encoder), _fused(decoder), left_out)
+    return Named(_fused(encoder), _fused(decoder), left_out, notes if average else ())
 
 
 def _fused(part: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,12 +15,14 @@ from mae.initial.files import ENDINGS, read_tensors, sha256_of
 from mae.initial.geometry import described, geometry_of
 from mae.initial.licence import Licence, licence_in, licence_of
 from mae.initial.names import in_our_names
-from mae.initial.weights import Geometry, Weights
+from mae.initial.pixels import in_preprocessor, normalisation
+from mae.initial.weights import Geometry, Normalisation, Weights
 from mae.models.encoder import build_encoder
 from mae.training.checkpoint import WEIGHTS, newest_checkpoint, read_position
 from mae.training.run import Run
 
 CONFIG, CARD, DECODER = "config.json", "README.md", "decoder.safetensors"
+PREPROCESSOR = "preprocessor_config.json"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -60,7 +62,8 @@ def _from_folder(folder: Path, source: str) -> Weights:
 
 
 def _from_checkpoint(checkpoint: Path, folder: Path, source: str) -> Weights:
-    model = Run(folder).config().model
+    config = Run(folder).config()
+    model = config.model
     with torch.device("meta"):
         encoder = build_encoder(
             model.encoder,
@@ -70,7 +73,8 @@ def _from_checkpoint(checkpoint: Path, folder: Path, source: str) -> Weights:
             **model.encoder_kwargs,
         )
     geometry = geometry_of(encoder)._replace(decoder_num_heads=model.decoder_num_heads)
-    return _from_file(checkpoint / WEIGHTS, source, geometry, licence_in(folder, source))
+    found = _from_file(checkpoint / WEIGHTS, source, geometry, licence_in(folder, source))
+    return found._replace(normalisation=Normalisation(config.data.mean, config.data.std))
 
 
 def _from_model_folder(folder: Path, source: str) -> Weights:
@@ -87,6 +91,8 @@ def _from_model_folder(folder: Path, source: str) -> Weights:
     found = _from_file(
         weights, source, described(config, source), licence_in(folder, source, config)
     )
+    known = in_preprocessor(folder / PREPROCESSOR) or normalisation(config.get("pretrained_cfg"))
+    found = found._replace(normalisation=known)
     if (folder / DECODER).exists():
         decoder = read_tensors(folder / DECODER)
         decoder = {f"decoder.{name}": tensor for name, tensor in decoder.items()}
@@ -125,6 +131,7 @@ def _from_timm(source: str, name: str) -> Weights:
         geometry_of(plan),
         hashlib.sha256(save(tensors)).hexdigest(),
         licence_of(source, config.get("license")),
+        normalisation(config),
     )
 
 
@@ -145,7 +152,7 @@ def _from_hub(source: str, name: str) -> Weights:
     assert config is not None
     if fetch(MODEL_FILES[0], is_needed=False) is None:
         fetch(MODEL_FILES[1])
-    for file in (CARD, DECODER):
+    for file in (CARD, DECODER, PREPROCESSOR):
         fetch(file, is_needed=False)
     return _from_model_folder(config.parent, source)
 

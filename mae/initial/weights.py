@@ -15,6 +15,17 @@ class Geometry(NamedTuple):
     grid: tuple[int, int] | None = None
     """rows and columns of patches"""
     decoder_num_heads: int | None = None
+    eps: float | None = None
+    """of the LayerNorms"""
+    activation: str | None = None
+    """of the MLPs, as `activation_of` names it"""
+
+
+class Normalisation(NamedTuple):
+    """Of the images that weights were trained on, one number per channel, for pixels in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 class Weights(NamedTuple):
@@ -27,7 +38,11 @@ class Weights(NamedTuple):
     """empty where there is none"""
     left_out: dict[str, str]
     """tensors that are neither: why, by their own names"""
+    notes: tuple[str, ...]
+    """which of several were taken"""
     geometry: Geometry
     sha256: str
     """of the file; for timm's names of the tensors, written as a safetensors file"""
     licence: Licence
+    normalisation: Normalisation | None = None
+    """None: the source does not say"""

@@ -114,12 +114,17 @@ class Classifier(Objective):
             self.average.load_state_dict(self.encoder.state_dict())
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Move the average of the weights a little towards them."""
+    def after_step(self, step: int) -> None:
+        """Move the average of the weights a little towards them; less so than at first.
+
+        Without a warm-up the first weights would stay in it for thousands of steps (as in
+        TensorFlow's ExponentialMovingAverage, with its number of updates).
+        """
         if self.average is not None:
             averages: list[Tensor] = list(self.average.parameters())
             weights: list[Tensor] = list(self.encoder.parameters())
-            torch._foreach_lerp_(averages, weights, 1 - self.settings.ema)
+            decay = min(self.settings.ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(averages, weights, 1 - decay)
 
     def logits(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Of whole images as they are, by the averaged weights where there are any."""

@@ -22,5 +22,8 @@ def add_classifier_commands(commands: Any) -> None:
         help="JSON file, with the confusion matrix beside it as a PNG "
         "(RUN/evaluation.json if unset)",
     )
+    judge.add_argument(
+        "--beside", type=Path, metavar="RUN", help="another run, compared on the same images"
+    )
     judge.add_argument("--workers", type=natural, default=cores(), help="decoding processes")
     device_option(judge)

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from mae.options.parsing import amount, command, device_option, natural, positive
-from mae.options.trained_probes import mae_protocol_options
+from mae.options.trained_probes import OUT, mae_protocol_options
 
 SHARDS = "tars: paths, addresses, brace patterns, globs"
 CACHED = (
-    "Features are encoded once and kept in RUN/features (delete it freely). Without RUN, --train "
-    "and --test are files that `mae features` wrote."
+    "Features are encoded once and kept in RUN/features (delete it freely), where knn, probe, "
+    "fewshot and attentive find them; for an export, in EXPORT-evaluations/features beside it, or "
+    "beside --out. Without RUN, --train and --test are files that `mae features` wrote."
 )
 
 
@@ -23,7 +24,8 @@ def add_evaluation_commands(commands: Any) -> None:
         "Writes float16 vectors per image (`mean` of the patch tokens, `cls` where the encoder has "
         "a class token, `tokens` if asked for), labels (-1: none) and names to one safetensors "
         "file. Images that do not decode have no row and are named; more than data.max_bad of them "
-        "end it."
+        "end it. What lies in RUN/features already is copied; a file written there serves knn, "
+        "probe and fewshot, with --tokens attentive too."
     )
     features.add_argument("run", type=Path, help="run folder, or an export for timm")
     features.add_argument("shards", nargs="+", help=f"labelled or not; {SHARDS}")
@@ -84,10 +86,11 @@ def evaluation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baselines",
         action="store_true",
-        help="the same for the untrained encoder and pixels, and the difference to them",
+        help="the same for the untrained encoder and (--protocol fast) pixels, and the "
+        "difference to them",
     )
     parser.add_argument("--seed", type=natural, default=0, help="of all that is drawn")
-    parser.add_argument("--out", type=Path, help="JSON file (RUN/COMMAND.json if unset)")
+    parser.add_argument("--out", type=Path, help=OUT)
     _encoding_options(parser)
 
 
@@ -102,10 +105,12 @@ def part_of_100(text: str) -> float:
 def _encoding_options(parser: argparse.ArgumentParser) -> None:
     device_option(parser)
     parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
-    parser.add_argument("--batch-size", type=positive, default=256, help="images encoded at once")
+    parser.add_argument("--batch-size", type=positive, help="images encoded at once (256 if unset)")
 
 
 def _splits_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--splits", type=positive, default=5, help="repetitions, each meeting the test set once"
+        "--splits",
+        type=positive,
+        help="repetitions, each meeting the test set once (5 if unset)",
     )

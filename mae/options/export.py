@@ -46,7 +46,7 @@ def add_export_commands(commands: Any) -> None:
     export.add_argument(
         "--images",
         nargs="+",
-        help="images or shards to check the export on (the run's own, if unset)",
+        help="images or shards to check the export on (the run's own, if unset), or the word noise",
     )
     export.add_argument(
         "--push", metavar="NAME/REPO", help="then upload it to the Hugging Face hub, private if new"

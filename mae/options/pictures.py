@@ -67,7 +67,7 @@ def _add_reconstruct(commands: Any) -> None:
 
 
 def _common(parser: argparse.ArgumentParser, name: str) -> None:
-    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
     parser.add_argument("images", nargs="+", help="images, or shards")
     parser.add_argument(
         "--out", type=Path, help=f"file ending in .png or .html (RUN/{name}.png if unset)"

@@ -6,6 +6,10 @@ from typing import Any
 
 from mae.options.parsing import amount, command, device_option, natural, positive
 
+OUT = (
+    "JSON file (if unset RUN/COMMAND.json; nothing is put into an export, but into "
+    "EXPORT-evaluations beside it)"
+)
 ENCODER = "The encoder stays frozen and in evaluation mode; --test is used once, at the end."
 
 
@@ -19,7 +23,8 @@ def add_trained_probe_commands(commands: Any) -> None:
         "learned query attends to them, a linear layer classifies what it gathers. For MAE, whose "
         "class token was never trained to sum an image up, it tells more than a linear probe and "
         "costs far less than fine-tuning. Learning rate and weight decay are chosen on a tenth of "
-        f"--train. Tokens are encoded once and kept in RUN/features (delete it freely). {ENCODER}"
+        "--train. Tokens are encoded once and kept in RUN/features (delete it freely); what `mae "
+        f"features --tokens` wrote there is used too. {ENCODER}"
     )
     _frozen_options(attentive, "labelled shards")
     attentive.add_argument("--epochs", type=positive, default=20, help="of each head")
@@ -62,17 +67,20 @@ def mae_protocol_options(probe: argparse.ArgumentParser) -> None:
         "A linear classifier behind a BatchNorm on the frozen class token, as the MAE paper's "
         "numbers are made; the last epoch is tested, nothing is chosen.",
     )
-    _untrained_option(group)
-    group.add_argument("--epochs", type=amount, default=90.0, help="the paper's: 50 for ViT-L, H")
+    group.add_argument("--epochs", type=amount, help="90 if unset, as in the paper (50: ViT-L, H)")
     group.add_argument(
         "--step-batch",
         type=positive,
         help="images of a LARS step (16384, or fewer where --train is small, if unset)",
     )
-    group.add_argument("--blr", type=amount, default=0.1, help="learning rate per 256 images")
-    group.add_argument("--warmup-epochs", type=amount, default=10.0, help="of linear warm-up")
+    group.add_argument("--blr", type=amount, help="learning rate per 256 images (0.1 if unset)")
     group.add_argument(
-        "--device-batch", type=positive, default=512, help="images at a time; BatchNorm's batch"
+        "--warmup-epochs",
+        type=amount,
+        help="of linear warm-up (if unset 10, or a ninth of fewer --epochs than 90)",
+    )
+    group.add_argument(
+        "--device-batch", type=positive, help="images at a time; BatchNorm's batch (512 if unset)"
     )
 
 
@@ -80,17 +88,12 @@ def _frozen_options(parser: argparse.ArgumentParser, shards: str) -> None:
     parser.add_argument("run", type=Path, help="run folder, or an export for timm")
     parser.add_argument("--train", nargs="+", required=True, help=f"{shards} to learn from")
     parser.add_argument("--test", nargs="+", required=True, help=f"{shards} to test on")
-    _untrained_option(parser)
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="the same for the encoder freshly initialised, and the difference to it",
+    )
     parser.add_argument("--seed", type=natural, default=0, help="of all that is drawn")
-    parser.add_argument("--out", type=Path, help="JSON file (RUN/COMMAND.json if unset)")
+    parser.add_argument("--out", type=Path, help=OUT)
     device_option(parser)
     parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
-
-
-def _untrained_option(parser: Any) -> None:
-    parser.add_argument(
-        "--untrained",
-        action="store_true",
-        help="judge the same encoder freshly initialised instead: what the protocol gives for "
-        "nothing",
-    )

@@ -33,14 +33,17 @@ class Looked(NamedTuple):
 def last_attention(
     vit: VisionTransformer, encode: Callable[[Tensor], object], images: Tensor
 ) -> Looked:
-    """The class token's attention, or without one the mean over all patches that ask.
+    """The class token's attention, or the mean over all patches that ask.
+
+    That where there is no class token, or where a classifier pools the patches: nothing reads its
+    class token's last attention then, so nothing has trained it.
 
     `encode` runs the encoder `vit` on whole images.  Raises UserError where the last block's
     attention is not timm's plain one.
     """
     weights = attention_weights(vit, encode, images)
     patches = slice(vit.num_prefix_tokens, None)
-    if vit.has_class_token:
+    if vit.has_class_token and vit.global_pool != "avg":
         return Looked(weights[:, :, 0, patches], "the class token")
     return Looked(weights[:, :, patches, patches].mean(dim=2), "the mean patch")
 

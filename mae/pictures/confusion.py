@@ -44,18 +44,15 @@ def draw_confusion(
     draw.text((left, GAP + 22), "taken for", fill=SOFT, font=small)
     _upright(canvas, "true class", (GAP - 4, top), small, SOFT)
     colours = (ramp() * 255).round().byte().numpy()[::-1]  # light is little, as on paper
-    for row in range(count):
-        for column in range(count):
-            share = shares[row, column]
-            if share < FAINT:
-                continue
-            x, y = left + column * cell, top + row * cell
-            colour = tuple(colours[min(STEPS - 1, round(share * (STEPS - 1)))].tolist())
-            draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=colour)
-            if is_named:
-                words = f"{100 * share:.0f}"
-                place = (x + (cell - small.getlength(words)) / 2, y + cell / 2 - 7)
-                draw.text(place, words, fill="white" if sum(colour) < 380 else INK, font=small)
+    for row, column in np.argwhere(shares >= FAINT).tolist():
+        share = shares[row, column]
+        x, y = left + column * cell, top + row * cell
+        colour = tuple(colours[min(STEPS - 1, round(share * (STEPS - 1)))].tolist())
+        draw.rectangle((x, y, x + cell - 1, y + cell - 1), fill=colour)
+        if is_named:
+            words = f"{100 * share:.0f}"
+            place = (x + (cell - small.getlength(words)) / 2, y + cell / 2 - 7)
+            draw.text(place, words, fill="white" if sum(colour) < 380 else INK, font=small)
     for number, name in enumerate(shown):
         y = top + number * cell + cell / 2 - 7
         draw.text((left - GAP / 2 - small.getlength(name), y), name, fill=INK, font=small)

@@ -14,6 +14,7 @@ from mae.decoding.pillow import BadImage, open_image
 from mae.errors import UserError
 from mae.hashing import uniforms
 from mae.masking import PatchSplit, num_visible, random_masking
+from mae.models.classifier import Classifier
 from mae.models.mae import MaskedAutoencoder
 
 PATTERNS = ("random", "block", "grid")
@@ -59,7 +60,7 @@ def choose_masks(
     return [_counted(pattern, _same_for_all(is_hidden), grid)]
 
 
-def grid_of(model: MaskedAutoencoder) -> tuple[int, int]:
+def grid_of(model: MaskedAutoencoder | Classifier) -> tuple[int, int]:
     """Rows and columns of patches."""
     (h, w), (p, q) = model.img_size, model.patch_size
     return h // p, w // q

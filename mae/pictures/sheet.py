@@ -78,7 +78,8 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
     halves = 2 if len(sheet.rows) > MOST_ROWS and 2 * block <= WIDEST else 1
     rows = -(-len(sheet.rows) // halves)
     width = max(halves * block + (halves - 1) * 3 * GAP, NARROWEST)
-    notes = [line for note in sheet.notes for line in wrapped(note, small, width - 2 * GAP)]
+    drawn = [note.translate(UNDRAWABLE) for note in sheet.notes]
+    notes = [line for note in drawn for line in wrapped(note, small, width - 2 * GAP)]
     top = 2 * LINE + 2 * GAP
     below = (2 * LINE + GAP) * (sheet.scale is not None) + LINE * len(notes) + 2 * GAP
     canvas = Image.new("RGB", (width, top + rows * cell_h + below), "white")

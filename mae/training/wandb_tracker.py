@@ -97,7 +97,7 @@ def _init(run: Run, config: Config, mode: Literal["online", "offline"]) -> Wandb
 
 
 def _id_of(run: Run) -> str:
-    """What is in the file `wandb-id`; a new one where it is absent, or empty as crashes leave it."""
+    """What is in the file `wandb-id`; a new one where that is absent, or empty after a crash."""
     file = run.folder / "wandb-id"
     if known := file.read_text(errors="replace").strip("\0 \n") if file.exists() else "":
         return known

@@ -11,14 +11,17 @@ from mae.evaluation.attentive import (
     AttentiveRecipe,
     Choice,
     attentive_probe,
-    attentive_table,
     ranks,
     train_heads,
 )
 from mae.evaluation.attentive_head import AttentiveHead
+from mae.evaluation.attentive_report import TokenSubject, attentive_report
 from mae.evaluation.attentive_tokens import CachedTokens, EncodedTokens, joined, token_bytes
-from mae.evaluation.feature_cache import features_of
+from mae.evaluation.feature_cache import features_of, identity
+from mae.evaluation.labels import ClassNumbers
+from mae.evaluation.tables import table
 from tests.evaluation.frozen import images_of, tiny_encoder, tiny_run
+from tests.evaluation.test_features import spoil
 
 
 class InMemory:
@@ -26,6 +29,7 @@ class InMemory:
 
     def __init__(self, tokens):
         self.tokens, self.samples, self.read = torch.from_numpy(tokens), np.arange(len(tokens)), []
+        self.left_out = []
 
     def batches(self, slices):
         for rows in slices:
@@ -98,15 +102,10 @@ def test_it_finds_what_a_mean_hides():
     linear = LogisticRegression().fit(means[0], labels).score(means[1], test_labels)
     choices = [Choice(1e-4, 0.1), Choice(1e-2, 0.01)]
     recipe = AttentiveRecipe(10, 32)
-    report = attentive_probe(train, labels, test, test_labels, recipe, choices=choices, say=silent)
-    assert linear < 0.65 and report["accuracy"] > 0.9
-    low, high = report["interval"]
-    assert low < report["accuracy"] <= high
-    assert [row["lr"] for row in report["sweep"]] == [choice.lr for choice in choices]
-    best = max(report["sweep"], key=lambda row: row["accuracy"])
-    assert report["settings"]["lr"] == best["lr"]
-    assert "attentive probe" in attentive_table({**report, "test_images": 200})
-    json.dumps(report)
+    numbers = ClassNumbers(2, labels, test_labels)
+    found = attentive_probe(train, test, numbers, recipe, choices=choices, say=silent)
+    assert linear < 0.65 and (found.ranks == 0).mean() > 0.9
+    assert found.chosen == choices[int(np.argmax(found.accuracies))]
 
 
 def test_the_test_set_is_read_once_and_has_no_say():
@@ -114,9 +113,9 @@ def test_the_test_set_is_read_once_and_has_no_say():
     recipe, chosen = AttentiveRecipe(2, 16), set()
     for seed in (1, 2):
         test, test_labels = hidden_signs(30, seed)
-        report = attentive_probe(train, labels, test, test_labels, recipe, say=silent)
+        numbers = ClassNumbers(2, labels, test_labels)
+        chosen.add(attentive_probe(train, test, numbers, recipe, say=silent).chosen)
         assert sorted(test.read) == list(range(30))
-        chosen.add((report["settings"]["lr"], report["settings"]["weight_decay"]))
     assert len(chosen) == 1
 
 
@@ -150,24 +149,88 @@ def test_cached_and_fresh_tokens_agree_in_any_order(tmp_path, make_shards):
 def test_too_few_images_are_refused():
     train, labels = hidden_signs(19, 0)
     with pytest.raises(UserError, match="--train: 19 images; an attentive probe needs 20"):
-        attentive_probe(train, labels, train, labels, AttentiveRecipe(), say=silent)
+        numbers = ClassNumbers(2, labels, labels)
+        attentive_probe(train, train, numbers, AttentiveRecipe(), say=silent)
+
+
+def test_bad_images_have_no_row_whether_kept_or_encoded_anew(tmp_path, make_shards):
+    pattern = make_shards(tmp_path / "shards", 26)
+    spoil(tmp_path / "shards", "sample-00003", "sample-00008")
+    images, encoder = images_of(pattern), tiny_encoder()
+    kept = CachedTokens(
+        features_of(encoder, images, tmp_path, tokens=True, max_bad=2, say=silent), "cpu"
+    )
+    fresh = EncodedTokens(encoder, images, "cpu", workers=0, max_bad=2)
+    reports = []
+    for tokens in (kept, fresh):
+        assert tokens.samples.tolist() == [i for i in range(26) if i not in (3, 8)]
+        assert len(tokens.left_out) == 2 and "key sample-00008" in tokens.left_out[1]
+        subjects = [TokenSubject("pretrained", tokens, tokens)]
+        known = identity(encoder, images), images, images
+        recipe, choices = AttentiveRecipe(2, 16), [Choice(1e-2, 0.1)]
+        reports.append(attentive_report(subjects, *known, recipe, choices=choices, say=silent))
+    for report in reports:
+        assert report["train_images"] == 24 and len(report["test"]["left_out"]) == 2
+        json.dumps(report)
+    ours, theirs = (report["results"][0]["accuracy"] for report in reports)
+    assert ours == pytest.approx(theirs, abs=1 / 24 + 1e-9)  # batches of other sizes
+    with pytest.raises(UserError, match="2 bad images so far, more than data.max_bad = 1"):
+        EncodedTokens(encoder, images, "cpu", workers=0, max_bad=1)
+
+
+def test_the_report_compares_with_the_untrained_and_knows_the_top_five(tmp_path, make_shards):
+    """Tokens that hold the class beside tokens that hold nothing."""
+    images = images_of(make_shards(tmp_path / "shards", 60))
+    labels = images.manifest.label.astype(np.int64)
+    rng = np.random.default_rng(0)
+    blind = rng.standard_normal((60, 4, 16)).astype(np.float32)
+    seeing = blind.copy()
+    seeing[:, :, 0] += 4 * (labels[:, None] - 1)
+    subjects = [
+        TokenSubject(name, InMemory(tokens), InMemory(tokens))
+        for name, tokens in (("pretrained", seeing), ("untrained", np.zeros_like(blind)))
+    ]
+    told, choices = [], [Choice(1e-3, 0.1), Choice(1e-2, 0.1)]
+    known = identity(tiny_encoder(), images), images, images, AttentiveRecipe(8, 16)
+    report = attentive_report(subjects, *known, choices=choices, say=told.append)
+    ours, untrained = report["results"]
+    above = ours["above"]["untrained"]
+    assert ours["accuracy"] > 0.8 and untrained["accuracy"] == pytest.approx(1 / 3)
+    assert above["difference"] == pytest.approx(ours["accuracy"] - untrained["accuracy"])
+    assert 0.2 < above["interval"][0] < above["difference"] < above["interval"][1]
+    assert "above" not in untrained and "top5_accuracy" not in ours
+    assert [row["lr"] for row in ours["sweep"]] == [1e-3, 1e-2] and ours["lr"] in (1e-3, 1e-2)
+    assert {line.partition(":")[0] for line in told} == {"pretrained", "untrained"}
+    shown = table("attentive", report).splitlines()
+    assert "above untrained" in shown[0] and len(shown) == 3
 
 
 def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
     run, shards = tiny_run(tmp_path / "run"), make_shards(tmp_path / "shards", 24, size=20)
-    words = ["attentive", str(run), "--train", shards, "--test", shards, "--epochs", "2"]
-    assert main([*words, "--device", "cpu"]) == 0
+    words = ["attentive", str(run), "--train", shards, "--test", shards, "--epochs", "1"]
+    made = str(run / "features" / "any-name.safetensors")
+    assert main(["features", str(run), shards, "--tokens", "--out", made, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    # What is kept is read, however little may be added to it.
+    assert main([*words, "--device", "cpu", "--token-gb", "1e-6"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("any-name.safetensors, made before") == 2 and "encoding" not in told
+    assert "warning: 24 of the test images are in --train too" in told
     report = json.loads((run / "attentive.json").read_text())
-    assert report["settings"]["tokens"] == "cached" and report["train_images"] == 24
-    assert list((run / "features").glob("*-tokens.safetensors"))
+    assert report["recipe"]["tokens"] == "cached" and report["train_images"] == 24
+    assert report["test_images_in_train"] == 24 and report["step"] == 3
+    (run / "features" / "any-name.safetensors").unlink()
     out = str(tmp_path / "fresh.json")
     assert main([*words, "--device", "cpu", "--token-gb", "1e-6", "--out", out]) == 0
     fresh = json.loads((tmp_path / "fresh.json").read_text())
-    assert fresh["settings"]["tokens"] == "encoded each epoch"
-    assert main([*words, "--device", "cpu", "--untrained"]) == 0
-    untrained = json.loads((run / "attentive-untrained.json").read_text())
-    assert untrained["untrained"] and not report["untrained"]
-    assert untrained["step"] == 0
+    assert fresh["recipe"]["tokens"] == "encoded each epoch"
+    assert main([*words, "--device", "cpu", "--baselines"]) == 0
+    both = json.loads((run / "attentive.json").read_text())
+    assert [row["encoder"] for row in both["results"]] == ["pretrained", "untrained"]
+    assert len(list((run / "features").glob("*-tokens.safetensors"))) == 2
+    assert "above untrained" in capsys.readouterr().out
     bare = make_shards(tmp_path / "bare", 3, labels=False)
     assert main([*words[:3], bare, "--test", shards]) == 2
     assert "--train: 3 of 3 samples have no label (.cls), first" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--untrained"])

@@ -78,14 +78,27 @@ def test_features_of_a_file_give_the_same_numbers(run, data, given, tmp_path, ca
 
 def test_an_export_is_an_encoder_too(run, given, tmp_path, capsys):
     assert main(["export", str(run), str(tmp_path / "encoder")]) == 0
+    before = sorted((tmp_path / "encoder").rglob("*"))
     assert main(["knn", str(tmp_path / "encoder"), *given]) == 0
     assert main(["knn", str(run), *given]) == 0
-    ours, theirs = (
-        json.loads((folder / "knn.json").read_text()) for folder in (run, tmp_path / "encoder")
-    )
+    beside = tmp_path / "encoder-evaluations"
+    ours, theirs = (json.loads((folder / "knn.json").read_text()) for folder in (run, beside))
+    assert sorted((tmp_path / "encoder").rglob("*")) == before  # nothing is put into it
+    assert len(list((beside / "features").iterdir())) == 2
+    elsewhere = tmp_path / "elsewhere" / "knn.json"
+    assert main(["knn", str(tmp_path / "encoder"), *given, "--out", str(elsewhere)]) == 0
+    assert len(list((tmp_path / "elsewhere" / "features").iterdir())) == 2
     assert ours["encoder"] == theirs["encoder"]  # the weights' sha256 among it
     for mine, other in zip(ours["results"], theirs["results"], strict=True):
         assert mine["accuracy"] == pytest.approx(other["accuracy"], abs=1 / 30 + 1e-9)
+
+
+def test_features_in_the_cache_are_copied(run, data, tmp_path, capsys):
+    assert main(["knn", str(run), "--train", data[0], "--test", data[1]]) == 0
+    capsys.readouterr()
+    out = tmp_path / "a.safetensors"
+    assert main(["features", str(run), data[0], "--out", str(out)]) == 0
+    assert "a copy of" in capsys.readouterr().err and load_file(out)["mean"].shape == (60, 32)
 
 
 def test_bad_images_are_named_and_on_record(run, given, make_shards, tmp_path, capsys):

@@ -3,7 +3,13 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score
 
-from mae.evaluation.confidence import balanced_accuracy, paired_difference, wilson
+from mae.evaluation.confidence import (
+    balanced_accuracy,
+    bootstrap,
+    paired_difference,
+    share_right,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 5), (3, 10), (5, 5), (480, 500), (1, 10_000)])
@@ -36,6 +42,35 @@ def test_shares_of_several_probes_are_averaged_first():
     assert found.mean == 0.375 and found.interval.low >= 0
     same = paired_difference(right.mean(0), right.mean(0), seed=0)
     assert same == (0, (0, 0))
+
+
+def test_splits_and_images_are_drawn_together():
+    """Against drawing every split and every image one by one."""
+    rng = np.random.default_rng(0)
+    hard, luck = rng.random(120), np.array([-0.2, -0.05, 0.0, 0.1, 0.2])[:, None]
+    right = rng.random((5, 120)) < hard + luck
+    drawn = [
+        right[rng.integers(0, 5, 4)][:, rng.integers(0, 120, 120)].mean() for _ in range(8_000)
+    ]
+    found = bootstrap(right.astype(float), seed=1)
+    assert found == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.012)
+    assert found == pytest.approx(share_right(right, seed=1))
+
+
+def test_the_draw_of_splits_covers_as_it_should():
+    """Of splits that differ by a known deviation alone, the variance of the mean is met."""
+    rng = np.random.default_rng(0)
+    variances = []
+    for trial in range(60):
+        values = np.repeat(rng.normal(0, 0.1, (5, 1)), 3, axis=1)
+        low, high = bootstrap(values, seed=trial, level=0.6827)
+        variances.append(((high - low) / 2) ** 2)
+    assert np.mean(variances) == pytest.approx(0.1**2 / 5, rel=0.25)
+
+
+def test_images_that_are_all_right_leave_a_doubt():
+    assert share_right(np.ones((5, 50), bool), seed=0) == wilson(1.0, 50)
+    assert share_right(np.ones((1, 50), bool), seed=0) == wilson(1.0, 50)
 
 
 def test_balanced_accuracy_equals_scikit_learn():

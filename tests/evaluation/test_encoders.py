@@ -7,10 +7,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mae.errors import UserError
-from mae.evaluation.encoders import open_encoder, pixel_features, weights_sha256
+from mae.config import FinetuneConfig
+from mae.evaluation.encoders import (
+    objective_encoder,
+    open_encoder,
+    pixel_features,
+    weights_sha256,
+)
 from mae.models.mae import MaskedAutoencoder
 from mae.settings import load_config
 from mae.training.run import build_objective
+from tests.evaluation.frozen import CONFIG
 from tests.runs import write_config
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), np.uint8))
@@ -112,3 +119,22 @@ def test_pixels_are_means_of_squares():
     assert np.corrcoef(found.ravel(), blocks.ravel())[0, 1] > 0.9
     flat = torch.full((1, 3, 64, 48), 51, dtype=torch.uint8)
     assert pixel_features(flat)["pixels"].numpy() == pytest.approx(0.2)
+
+
+def test_a_classifiers_average_is_what_its_features_are_of():
+    settings = FinetuneConfig(num_classes=3, ema=0.9)
+    config = CONFIG.model_copy(update={"objective": "classifier", "finetune": settings})
+    model = build_objective(config).eval()
+
+    def changed(part) -> tuple[bool, bool]:
+        """Whether the name of the features has changed, and they themselves."""
+        before, images = objective_encoder(config, model), IMAGES
+        with torch.no_grad():
+            vectors = before.encode(images)["mean"].clone()
+            next(part.parameters()).add_(0.5)
+            after = objective_encoder(config, model)
+            same = torch.equal(after.encode(images)["mean"], vectors)
+        return after.sha256 != before.sha256, not same
+
+    assert changed(model.encoder) == (False, False)
+    assert changed(model.average) == (True, True)

@@ -7,7 +7,13 @@ from mae.data.images import Images
 from mae.data.manifest import build_manifest
 from mae.errors import UserError
 from mae.evaluation.encoders import objective_encoder
-from mae.evaluation.feature_cache import cached_features, features_of, identity, write_features
+from mae.evaluation.feature_cache import (
+    cached_features,
+    copy_features,
+    features_of,
+    identity,
+    write_features,
+)
 from mae.evaluation.features_file import read_features
 from tests.evaluation.test_features import spoil
 from tests.models.test_mae import small_mae
@@ -101,3 +107,28 @@ def test_unlabelled_images_have_label_minus_one(objective, make_shards, tmp_path
     write_features(objective_encoder(Config(), objective), images, out, step=7)
     assert read_features(out).labels.tolist() == [-1, -1, -1]
     assert read_features(out).metadata["step"] == "7"
+
+
+def test_a_file_of_any_name_in_the_folder_is_read(objective, images, tmp_path):
+    encoder, folder = objective_encoder(Config(), objective), tmp_path / "features"
+    write_features(encoder, images, folder / "mine.safetensors", tokens=True, say=str)
+    (folder / "damaged.safetensors").write_bytes(b"nothing")
+    for tokens in (True, False):
+        found = features_of(encoder, images, folder, tokens=tokens, say=str)
+        assert found.path.name == "mine.safetensors"
+    other = Images(images.manifest, 3, bits=16)
+    assert features_of(encoder, other, folder, say=str).path.name != "mine.safetensors"
+
+
+def test_a_copy_is_what_would_be_written(objective, images, tmp_path):
+    encoder, folder = objective_encoder(Config(), objective), tmp_path / "features"
+    out, asked = tmp_path / "out.safetensors", {"step": 5, "say": str}
+    assert not copy_features(encoder, images, folder, out, tokens=False, **asked)
+    features_of(encoder, images, folder, tokens=True, **asked)
+    assert not copy_features(encoder, images, folder, out, tokens=False, **asked)
+    assert not copy_features(encoder, images, folder, out, tokens=True, step=6, say=str)
+    assert not out.exists()
+    assert copy_features(encoder, images, folder, out, tokens=True, **asked)
+    fresh = tmp_path / "fresh.safetensors"
+    write_features(encoder, images, fresh, tokens=True, **asked)
+    assert out.read_bytes() == fresh.read_bytes()

@@ -47,8 +47,10 @@ def test_the_record_says_what_was_done(subjects):
     assert report["train"] == {"data": "pretrained-a", "left_out": []}
     assert (report["train_images"], report["test_images"], report["classes"]) == (200, 150, 5)
     assert "one per class not at all" in report["selection"]
-    assert "Wilson" in report["interval"] and report["versions"]["torch"] and report["date"]
+    assert "splits and test images together" in report["interval_rule"]
+    assert report["versions"]["torch"] and report["date"]
     first = report["results"][0]
-    assert first["strengths"] == [0.01, 0.01]
+    assert first["strengths"] == [0.01, 0.01] and first["at_edge"] == [False, False]
+    assert first["converged"] == [True, True] and first["unfinished"] == [0, 0]
     assert first["above"]["untrained"]["interval"][0] > 0
     assert report["results"] == fewshot_report(subjects, shots=[1], splits=2, seed=5)["results"]

@@ -85,3 +85,10 @@ def test_the_classes_themselves_are_those_of_the_plain_rule():
         nearest = np.argsort(-row)[:20]
         votes = np.bincount(labels[nearest], np.exp(row[nearest] / 0.07), minlength=5)
         assert guess == 100 * votes.argmax()
+
+
+def test_a_very_small_temperature_follows_the_nearest():
+    (train, labels), (test, _) = clouds(50), clouds(30, seed=1)
+    nearest = labels[(directions(test) @ directions(train).T).argmax(1)]
+    found = knn_classes(train, labels, test, k=5, temperature=1e-4)  # exp(1 / T) overflows
+    assert found.tolist() == nearest.tolist()

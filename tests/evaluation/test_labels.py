@@ -9,10 +9,12 @@ def labelled(*labels) -> Labelled:
     return Labelled(np.array(labels), lambda row: f"a.tar: key {row}")
 
 
-def test_labels_that_fit_pass():
+def test_labels_that_fit_are_numbered_without_gaps():
     check_labels(labelled(0, 1, 2), labelled(1, 1))
     check_labels(labelled(0, 1, 2), labelled(1, 1), classes=3)
-    check_labels(labelled(7, 90, 7), labelled(90))
+    numbers = check_labels(labelled(7, 100, 7, 3), labelled(100, 3))
+    assert numbers.count == 3
+    assert numbers.train.tolist() == [1, 2, 1, 0] and numbers.test.tolist() == [2, 0]
 
 
 @pytest.mark.parametrize(
@@ -27,6 +29,7 @@ def test_labels_that_fit_pass():
         ((0, 1), (0, 0, -1), None, "--test: 1 of 3 samples have no label .* key 2"),
         ((0, 1, 4), (0,), 3, r"--train: class 4 is not one of --classes 3 \(0 to 2\), .* key 2"),
         ((0, 1), (2,), 2, "--test: class 2 is not one of --classes 2 .* key 0"),
+        (range(5, 15), (5,), 10, "--train: class 10 is not one of --classes 10"),
         ((0, 2), (0,), 3, "--train: 2 classes, not --classes 3: none is of 1"),
         ((4, 4), (4,), None, "--train: all samples are of class 4"),
         ((0, 1), (0, 5), None, "--test: class 5 does not occur in --train"),

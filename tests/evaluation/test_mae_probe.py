@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from mae.cli import main
 from mae.data.loader import CentredViews
 from mae.errors import UserError
 from mae.evaluation import mae_probe
 from mae.evaluation.encoders import objective_encoder
+from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.mae_probe import (
     Kept,
     ProbeRecipe,
@@ -21,10 +21,16 @@ from mae.evaluation.mae_probe import (
     random_views,
     train_head,
 )
-from mae.evaluation.mae_probe_head import ProbeHead, image_vectors, ranks_of_truth
-from mae.evaluation.mae_probe_report import mae_linear_probe, mae_probe_table
-from mae.evaluation.trained_record import number_classes
+from mae.evaluation.mae_probe_head import (
+    ProbeHead,
+    centred_vectors,
+    image_vectors,
+    ranks_of_truth,
+)
+from mae.evaluation.mae_probe_report import mae_linear_probe
+from mae.evaluation.tables import table
 from tests.evaluation.frozen import CONFIG, images_of, tiny_encoder, tiny_objective, tiny_run
+from tests.evaluation.test_features import spoil
 
 RECIPE = ProbeRecipe(epochs=3, batch_size=8, device_batch=4, warmup_epochs=1, blr=4.0)
 
@@ -46,6 +52,11 @@ def shards(tmp_path_factory, make_shards):
 @pytest.fixture(scope="module")
 def targets():
     return np.arange(24) % 3
+
+
+@pytest.fixture(scope="module")
+def numbers(targets):
+    return ClassNumbers(3, targets, targets)
 
 
 def test_the_head_is_the_papers():
@@ -97,6 +108,12 @@ def test_small_data_get_small_batches_and_impossible_ones_are_refused():
     for size in (1, 101):
         with pytest.raises(UserError, match=rf"--step-batch: {size} is not in 2..100"):
             batch_for(100, size)
+    for epochs, given in ((10, 10.0), (10, 12.0)):
+        recipe = ProbeRecipe(epochs=epochs, warmup_epochs=given)
+        with pytest.raises(UserError, match=f"--warmup-epochs: {given:g}, but --epochs is only 10"):
+            make_plan(recipe, 5000)
+    assert make_plan(ProbeRecipe(epochs=9), 5000).warmup_epochs == 1
+    assert make_plan(ProbeRecipe(epochs=900), 5000).warmup_epochs == 10
     with pytest.raises(UserError, match="523 does not divide into parts of 2 to 512 images"):
         make_plan(ProbeRecipe(batch_size=523), 1000)
 
@@ -115,10 +132,11 @@ def test_each_epoch_sees_every_image_once_in_another_crop(shards):
     )
 
 
-def test_training_is_the_written_out_recipe(shards, targets):
+def test_training_is_the_written_out_recipe(shards, targets, numbers):
     """Against a plain loop: BatchNorm, softmax and LARS by hand, gradients summed over parts."""
     images, encoder = images_of(shards), tiny_encoder()
-    head = train_head(CONFIG, encoder, images, targets, RECIPE, say=silent)
+    head, left_out = train_head(CONFIG, encoder, images, numbers, RECIPE, say=silent)
+    assert left_out == []
     plan = make_plan(RECIPE, 24)
     weights = ProbeHead(32, 3, seed=0).linear.weight.detach().double()
     bias = torch.zeros(3, dtype=torch.float64)
@@ -147,20 +165,20 @@ def test_training_is_the_written_out_recipe(shards, targets):
     assert not head.training
 
 
-def test_the_encoder_is_frozen_and_never_trained(shards, targets):
+def test_the_encoder_is_frozen_and_never_trained(shards, numbers):
     objective = tiny_objective()
     before = {name: value.clone() for name, value in objective.state_dict().items()}
     train_head(
-        CONFIG, objective_encoder(CONFIG, objective), images_of(shards), targets, RECIPE, say=silent
+        CONFIG, objective_encoder(CONFIG, objective), images_of(shards), numbers, RECIPE, say=silent
     )
     assert not any(part.training for part in objective.modules())
     assert all(torch.equal(before[name], v) for name, v in objective.state_dict().items())
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
-def test_the_same_call_continues_in_the_same_bits(tmp_path, shards, targets, monkeypatch):
+def test_the_same_call_continues_in_the_same_bits(tmp_path, shards, numbers, monkeypatch):
     images, encoder = images_of(shards), tiny_encoder()
-    whole = train_head(CONFIG, encoder, images, targets, RECIPE, say=silent)
+    whole = train_head(CONFIG, encoder, images, numbers, RECIPE, say=silent).head
     kept = Kept(tmp_path / "kept", {"seed": 0})
     saved, save = [], mae_probe.save_state
 
@@ -171,26 +189,32 @@ def test_the_same_call_continues_in_the_same_bits(tmp_path, shards, targets, mon
 
     monkeypatch.setattr(mae_probe, "save_state", save_once)
     with pytest.raises(KeyboardInterrupt):
-        train_head(CONFIG, encoder, images, targets, RECIPE, kept=kept, say=silent)
+        train_head(CONFIG, encoder, images, numbers, RECIPE, kept=kept, say=silent)
     monkeypatch.undo()
     told = []
-    again = train_head(CONFIG, encoder, images, targets, RECIPE, kept=kept, say=told.append)
+    again = train_head(CONFIG, encoder, images, numbers, RECIPE, kept=kept, say=told.append).head
     assert len(saved) == 1 and told[0] == "continued after epoch 1.0" and len(told) == 3
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
+    told.clear()
+    done = train_head(CONFIG, encoder, images, numbers, RECIPE, kept=kept, say=told.append).head
+    assert told == ["continued after epoch 3.0"]
+    assert torch.equal(done.linear.weight, again.linear.weight)
 
     other = Kept(kept.folder, {"seed": 1})
     with pytest.raises(UserError, match=r"unfinished probe with another seed \(0, not 1\)"):
-        train_head(CONFIG, encoder, images, targets, RECIPE, kept=other, say=silent)
+        train_head(CONFIG, encoder, images, numbers, RECIPE, kept=other, say=silent)
     (kept.folder / "state.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"not readable: .*delete it to begin anew"):
-        train_head(CONFIG, encoder, images, targets, RECIPE, kept=kept, say=silent)
+        train_head(CONFIG, encoder, images, numbers, RECIPE, kept=kept, say=silent)
 
 
 def test_ranks_count_better_scores(shards, targets):
     images, encoder = images_of(shards), tiny_encoder()
     head = ProbeHead(32, 3, seed=0).eval()
-    ranks = ranks_of_truth(head, encoder, images, targets, batch_size=7)
+    tested = centred_vectors(encoder, images, batch_size=7)
+    assert tested.samples.tolist() == list(range(24)) and tested.left_out == []
+    ranks = ranks_of_truth(head, tested.vectors, targets)
     views = CentredViews(images, (16, 16), CONFIG.data.crop_pct)
     pixels = torch.stack([views.view(i) for i in range(24)])
     scores = head(image_vectors(encoder, pixels)).detach().numpy()
@@ -198,68 +222,98 @@ def test_ranks_count_better_scores(shards, targets):
         sorted(row, reverse=True).index(row[c]) for row, c in zip(scores, targets, strict=True)
     ]
     head.linear.weight.data.fill_(math.nan)
-    assert (ranks_of_truth(head, encoder, images, targets) > 0).all()
+    assert (ranks_of_truth(head, tested.vectors, targets) > 0).all()
 
 
 def test_the_report_tells_what_differs_from_the_published_probe(tmp_path, shards):
     told = []
     report = mae_linear_probe(
         CONFIG,
-        tiny_encoder(),
+        {"pretrained": tiny_encoder()},
         images_of(shards),
         images_of(shards, "--test"),
         ProbeRecipe(epochs=2),
-        folder=tmp_path / "state",
+        folders={"pretrained": tmp_path / "state"},
         say=told.append,
     )
-    assert report["settings"]["batch_size"] == 2 and report["classes"] == 3
-    low, high = report["interval"]
-    assert 0 <= low <= report["accuracy"] <= high <= 1
-    assert report["top5_accuracy"] is None  # of three classes
-    assert len(report["notes"]) == 2 and told[0].startswith("note: batches of 2 images instead of")
-    assert not (tmp_path / "state").exists()
-    assert "top-1" in mae_probe_table(report)
+    assert report["recipe"]["batch_size"] == 2 and report["classes"] == 3
+    assert report["recipe"]["warmup_epochs"] == pytest.approx(2 / 9)
+    (row,) = report["results"]
+    low, high = row["interval"]
+    assert 0 <= low <= row["accuracy"] <= high <= 1
+    assert "top5_accuracy" not in row  # of three classes
+    assert len(report["notes"]) == 3
+    assert told[0].startswith("note: a warm-up of 0.222 epochs instead of 10")
+    assert (tmp_path / "state" / "state.safetensors").exists()  # for the caller to clear
+    lines = table("probe", report).splitlines()
+    assert "top-1" in lines[0] and [line[:6] for line in lines[2:]] == ["note: "] * 3
     json.dumps(report)
+
+
+def test_bad_images_are_left_out_or_replaced_named_and_counted(tmp_path, make_shards):
+    train, test = (make_shards(tmp_path / name, 24, size=20) for name in ("train", "test"))
+    spoil(tmp_path / "train", "sample-00007")
+    spoil(tmp_path / "test", "sample-00003", "sample-00004")
+    given = {"pretrained": tiny_encoder()}, images_of(train), images_of(test, "--test"), RECIPE
+    report = mae_linear_probe(CONFIG, *given, say=silent)
+    assert report["train_images"] == 23 and report["test_images"] == 22
+    assert [line.rpartition("key ")[2][:12] for line in report["test"]["left_out"]] == [
+        "sample-00003",
+        "sample-00004",
+    ]
+    assert "key sample-00007" in report["train"]["left_out"][0]
+    strict = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"max_bad": 1})})
+    told = []
+    with pytest.raises(UserError, match=r"sample-00003: .*more than data.max_bad = 1"):
+        mae_linear_probe(strict, *given, say=told.append)
+    assert not any("epoch" in line and "loss" in line for line in told)  # before the first one
+
+
+def test_bad_images_met_before_a_stop_are_remembered(tmp_path, make_shards, numbers):
+    pattern = make_shards(tmp_path / "train", 24, size=20)
+    spoil(tmp_path / "train", "sample-00007")
+    given = CONFIG, tiny_encoder(), images_of(pattern), numbers, RECIPE
+    kept = Kept(tmp_path / "kept", {})
+    first = train_head(*given, kept=kept, say=silent).left_out
+    assert "key sample-00007" in first[0]
+    assert (
+        train_head(*given, kept=kept, say=silent).left_out == first
+    )  # no epoch is left to meet it
 
 
 def test_the_command_and_its_refusals(tmp_path, shards, make_shards, capsys):
     run = tiny_run(tmp_path / "run")
     words = ["probe", str(run), "--train", shards, "--test", shards, "--protocol", "mae"]
-    assert main([*words, "--epochs", "1", "--warmup-epochs", "1", "--device", "cpu"]) == 0
+    assert main([*words, "--epochs", "1", "--baselines", "--device", "cpu"]) == 0
+    printed = capsys.readouterr()
+    assert "warning: 24 of the test images are in --train too" in printed.err
+    assert "above untrained" in printed.out and "note: a warm-up of 0.111 epochs" in printed.out
     report = json.loads((run / "probe-mae.json").read_text())
     assert report["command"] == "probe" and report["step"] == 3
-    assert report["selection"].startswith("none") and report["feature"] == "cls"
+    assert report["test_images_in_train"] == 24 and report["selection"].startswith("none")
     assert len(report["encoder"]["encoder"]) == 64 and report["versions"]["torch"]
+    ours, untrained = report["results"]
+    assert [ours["encoder"], untrained["encoder"]] == ["pretrained", "untrained"]
+    assert ours["feature"] == untrained["feature"] == "cls"
+    above = ours["above"]["untrained"]
+    assert above["difference"] == pytest.approx(ours["accuracy"] - untrained["accuracy"])
+    assert above["interval"][0] <= above["difference"] <= above["interval"][1]
+    assert not list(run.glob("probe-mae*/*"))  # nothing to continue
     bare = make_shards(tmp_path / "bare", 3, labels=False)
     for more, line in (
-        (["--baselines"], "--baselines: only for --protocol fast"),
-        (["--classes", "4"], "--train: 3 classes, not 4 (--classes)"),
+        (["--splits", "2"], "--splits: only for --protocol fast"),
+        (["--batch-size", "2"], "--batch-size: only for --protocol fast"),
+        (["--per-class", "2"], "--per-class: only for --protocol fast"),
+        (["--classes", "4"], "--train: 3 classes, not --classes 4: none is of 3"),
+        (["--classes", "2"], "--train: class 2 is not one of --classes 2 (0 to 1)"),
+        (["--epochs", "5", "--warmup-epochs", "5"], "--warmup-epochs: 5, but --epochs is only 5"),
         (["--step-batch", "25"], "--step-batch: 25 is not in 2..24, the images of --train"),
         (["--test", bare], "--test: 3 of 3 samples have no label (.cls), first"),
     ):
         assert main([*words, *more]) == 2
         assert line in capsys.readouterr().err
+    for option in ("--epochs", "--step-batch", "--blr", "--warmup-epochs", "--device-batch"):
+        assert main([*words[:6], option, "2"]) == 2
+        assert f"{option}: only for --protocol mae" in capsys.readouterr().err
     assert main(["probe", *words[2:]]) == 2
     assert "needs RUN" in capsys.readouterr().err
-
-
-def test_classes_are_numbered_without_gaps_or_refused(tmp_path, make_tar, make_shards):
-    def labelled(name, labels):
-        pixels = (tmp_path / "image.png").read_bytes()
-        members = [
-            member
-            for i, label in enumerate(labels)
-            for member in ((f"{i}.png", pixels), (f"{i}.cls", str(label).encode()))
-        ]
-        make_tar(tmp_path / f"{name}.tar", members)
-        return images_of(str(tmp_path / f"{name}.tar")).manifest
-
-    Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
-    train = labelled("train", [7, 100, 7, 3])
-    numbers = number_classes(train, labelled("test", [100, 3]))
-    assert numbers.count == 3
-    assert numbers.train.tolist() == [1, 2, 1, 0] and numbers.test.tolist() == [2, 0]
-    with pytest.raises(UserError, match="--test: class 8 does not occur in --train"):
-        number_classes(train, labelled("other", [8]))
-    with pytest.raises(UserError, match="all samples are of class 3; there is nothing to tell"):
-        number_classes(labelled("one", [3, 3]), labelled("another", [3]))

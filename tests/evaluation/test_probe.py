@@ -1,8 +1,21 @@
+import warnings
+
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
 
 from mae.errors import UserError
-from mae.evaluation.probe import FIXED, draw, probe, repeated_probe, selection_slices, standardise
+from mae.evaluation.probe import (
+    FIXED,
+    draw,
+    is_edge,
+    path,
+    probe,
+    repeated_probe,
+    selection_slices,
+    standardise,
+)
 
 
 def blobs(n, classes=3, noise=1.0, seed=0):
@@ -103,3 +116,36 @@ def test_one_label_per_class_leaves_nothing_to_choose():
     score = probe(train, labels, test, test_labels, seed=0)
     assert score.strength == FIXED
     assert score.accuracy == score.right.mean() > 0.5
+
+
+def test_a_choice_at_the_edge_is_told_apart_from_a_tie():
+    reached = {(0.5, 0.4, 0.3): True, (0.1, 0.2, 0.3): True, (0.3, 0.3, 0.2): False}
+    reached |= {(0.1, 0.3, 0.2): False, (0.0, 0.0, 0.0): False}
+    assert {given: is_edge(np.array(given)) for given in reached} == reached
+    rng = np.random.default_rng(0)  # one weak direction in noise: the strongest penalty is best
+    labels = np.arange(100) % 2
+    noise = rng.standard_normal((100, 400)).astype(np.float32)
+    noise[:, 0] += labels
+    assert probe(noise, labels, noise, labels, seed=0).at_edge == is_edge_by_hand(noise, labels)
+
+
+def is_edge_by_hand(train, labels):
+    """As the probe chooses, by scikit-learn."""
+    strengths = [10.0**power for power in range(-4, 3)]
+    scores = np.zeros(7)
+    for fitted, held_out in selection_slices(labels, 0):
+        scaled, tested = standardise(train[fitted], train[held_out])
+        for i, strength in enumerate(strengths):
+            model = LogisticRegression(C=strength, max_iter=500).fit(scaled, labels[fitted])
+            scores[i] += model.score(tested, labels[held_out])
+    return scores[[0, -1]].max() > scores[1:-1].max()
+
+
+def test_fits_that_were_stopped_are_counted():
+    train, labels = blobs(60, noise=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        (stopped,) = path(*standardise(train, train)[:1], labels, train, (100.0,), 2)
+    assert stopped.iterations == 2
+    score = repeated_probe(train, labels, train, labels, splits=1).scores[0]
+    assert score.converged and 2 < score.iterations < 500 and score.unfinished == 0

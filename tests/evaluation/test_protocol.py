@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from mae.evaluation.confidence import wilson
-from mae.evaluation.protocol import Result, rows_of, table
+from mae.evaluation.protocol import Result, ranked, rows_of
+from mae.evaluation.tables import table
 
 LABELS = np.array([0] * 6 + [1] * 2)
 
@@ -51,6 +52,50 @@ def test_the_pretrained_is_compared_with_its_own_feature_and_budget():
     assert all("above" not in row for row in rows[2:])
 
 
+def test_intervals_hold_the_draw_of_the_labels_too():
+    """Splits that differ widely on the very same images."""
+    right = np.tile(np.arange(1000) < 600, (5, 1))
+    for split, least in enumerate((300, 400, 500, 550, 250)):
+        right[split, least:] = False
+    several = Result("pretrained", "mean", right, {"per_class": 5}, {})
+    other = Result(
+        "untrained", "mean", np.tile(np.arange(1000) < 390, (5, 1)), {"per_class": 5}, {}
+    )
+    labels = np.arange(1000) % 2
+    row, _ = rows_of([several, other], labels, seed=0)
+    images_alone = wilson(row["accuracy"], 1000)
+    assert row["interval"][0] < images_alone.low - 0.03
+    assert row["interval"][1] > images_alone.high + 0.03
+    assert row["deviation_of"] == "draws of the labels"
+    above = row["above"]["untrained"]
+    assert above["difference"] == pytest.approx(0.01)
+    assert above["interval"][0] < -0.05 and above["interval"][1] > 0.07
+    (everything,) = rows_of([several._replace(budget={})], labels, seed=0)
+    assert everything["deviation_of"] == "slices that choose C"
+
+
+def test_ranks_give_the_top_five_where_there_are_more_classes():
+    ranks = np.array([0, 0, 4, 5, 7, 1, 0, 9])
+    found = ranked("pretrained", "cls", ranks, 10, {"lr": 1.0})
+    (row,) = rows_of([found], LABELS, seed=0)
+    assert row["accuracy"] == 3 / 8 and row["top5_accuracy"] == 5 / 8 and row["lr"] == 1
+    assert row["top5_interval"] == list(wilson(5 / 8, 8))
+    assert "top-5" in table("attentive", {"results": [row]})
+    assert "top5_accuracy" not in ranked("pretrained", "cls", ranks, 5, {}).more
+
+
+def test_notes_stand_below_the_table():
+    chosen = {"strengths": [1e-4, 100.0], "at_edge": [True, False], "converged": [True, False]}
+    found = result("pretrained", [0], splits=2)._replace(more=chosen)
+    lines = table("probe", {"results": rows_of([found], LABELS, 0), "notes": ["why"]}).splitlines()
+    assert lines[2:] == [
+        "note: why",
+        "note: pretrained mean, all: C = 0.0001 is at the edge of the candidates; one beyond may do"
+        " better",
+        "note: pretrained mean, all: L-BFGS was stopped before it converged",
+    ]
+
+
 def test_the_table_names_every_row_and_aligns():
     results = [
         result("pretrained", [0], splits=3, per_class=None),
@@ -62,7 +107,8 @@ def test_the_table_names_every_row_and_aligns():
     lines = text.splitlines()
     assert len(lines) == 5 and len({len(line) for line in lines}) == 1
     assert lines[0].split()[:3] == ["probe", "labels", "top-1"]
-    assert "above untrained" in lines[0] and "± splits" in lines[0]
+    assert "above untrained" in lines[0] and "± slices that choose C" in lines[0]
+    assert "± draws" not in lines[0]  # none of several draws
     assert lines[1].startswith("pretrained mean") and " all " in lines[1]
     assert "87.5%" in lines[2] and "5 per class" in lines[2] and "+12.5 (" in lines[2]
     assert "1 %" in lines[4]

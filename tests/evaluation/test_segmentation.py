@@ -9,18 +9,15 @@ from PIL import Image
 from mae.cli import main
 from mae.errors import SampleError, UserError
 from mae.evaluation.encoders import FrozenEncoder
-from mae.evaluation.segmentation import (
-    collect,
-    encode_dense,
-    measure,
-    segmentation_report,
-    segmentation_table,
-)
+from mae.evaluation.left_out import LeftOut
+from mae.evaluation.segmentation import collect, encode_dense, measure
 from mae.evaluation.segmentation_classifiers import Linear, Neighbours, choose_linear
 from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, patch_classes
-from mae.evaluation.segmentation_scores import count, judge, quality
+from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
+from mae.evaluation.segmentation_scores import compare, count, judge, quality
 from mae.patches import patchify
 from tests.evaluation.frozen import images_of, tiny_run
+from tests.evaluation.test_features import spoil
 
 COLOURS = np.array([[120, 120, 120], [220, 40, 40], [40, 60, 220]])
 SIZE = 32
@@ -83,6 +80,14 @@ def colour_encoder():
     return FrozenEncoder(encode, "colours", (SIZE, SIZE), 1.0, "")
 
 
+def blind_encoder():
+    """Tokens are noise."""
+    chance = torch.Generator().manual_seed(0)
+    return colour_encoder()._replace(
+        encode=lambda images: {"tokens": torch.randn(len(images), 64, 8, generator=chance)}
+    )
+
+
 def silent(text):
     pass
 
@@ -130,7 +135,8 @@ def test_wrong_masks_are_named(tmp_path, make_tar):
     ):
         views = open_masks("1.tar", ("k.mask.png", content))
         (tmp_path / ".mae-index" / "1.tar.safetensors").unlink()
-        assert isinstance(views[range(1)], SampleError)
+        (bad,) = views[range(1)].bad
+        assert bad.sample == 0 and "1.tar: key k" in bad.reason
         with pytest.raises(SampleError, match=f"1.tar: key k: {line}"):
             views.view(0)
 
@@ -225,7 +231,7 @@ def test_neighbours_vote_as_in_knn_of_images():
 def test_patches_are_drawn_from_all_images_alike(scenes):
     images = images_of(scenes[0])
     masks = Masks(images, "--train")
-    given = colour_encoder(), images, masks, (4, 4), "cpu", 0
+    given = colour_encoder(), images, masks, (4, 4), "cpu", 0, LeftOut(images, 0)
     patches = collect(encode_dense(*given), 5, seed=0)
     assert np.bincount(patches.images).tolist() == [5] * 40
     again, other = (collect(encode_dense(*given), 5, seed=s) for s in (0, 1))
@@ -237,32 +243,37 @@ def test_patches_are_drawn_from_all_images_alike(scenes):
 
 def test_shapes_are_found_in_colours_and_chance_is_beaten(scenes):
     train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
-    report = segmentation_report(colour_encoder(), (4, 4), train, test, say=silent)
+    encoders = {"pretrained": colour_encoder(), "untrained": blind_encoder()}
+    report = segmentation_report(encoders, (4, 4), train, test, say=silent)
     floor = report["always_commonest"]
     assert floor["mean_iou"] < 0.33 and 0.6 < floor["accuracy"] < 0.95
-    assert [(row["classifier"], row["of"]) for row in report["results"]] == [
+    ours, others = report["results"][:4], report["results"][4:]
+    assert [(row["classifier"], row["of"]) for row in ours] == [
         ("linear", "patches"),
         ("linear", "pixels"),
         ("k-NN", "patches"),
         ("k-NN", "pixels"),
     ]
-    for row in report["results"]:
+    for row, other in zip(ours, others, strict=True):
         assert row["mean_iou"] > 0.75 and row["accuracy"] > floor["accuracy"] + 0.05
         low, high = row["mean_iou_interval"]
         assert low <= row["mean_iou"] <= high
+        above = row["above"]["untrained"]
+        assert above["mean_iou_difference"] == pytest.approx(row["mean_iou"] - other["mean_iou"])
+        assert 0.2 < above["mean_iou_interval"][0] < above["mean_iou_difference"]
+        assert "above" not in other
     assert set(report["iou_by_class"]) == {"0", "1", "2"}
-    assert "linear, pixels" in segmentation_table({**report, "test_images": 20})
+    assert ours[0]["converged"] and ours[0]["strength"] in (1e-4, 1e-3, 1e-2, 1e-1, 1)
+    assert (report["train_images"], report["test_images"]) == (40, 20)
+    shown = segmentation_table(report).splitlines()
+    assert "above untrained" in shown[0] and shown[2].startswith("pretrained linear, pixels")
     json.dumps(report)
 
 
 def test_tokens_that_say_nothing_are_at_the_floor(scenes):
     """Noise for tokens: nothing about masks may leak in."""
-    chance = torch.Generator().manual_seed(0)
-    blind = colour_encoder()._replace(
-        encode=lambda images: {"tokens": torch.randn(len(images), 64, 8, generator=chance)}
-    )
     train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
-    report = segmentation_report(blind, (4, 4), train, test, say=silent)
+    report = segmentation_report({"pretrained": blind_encoder()}, (4, 4), train, test, say=silent)
     for row in report["results"]:
         assert row["mean_iou"] < report["always_commonest"]["mean_iou"] + 0.03
 
@@ -270,7 +281,8 @@ def test_tokens_that_say_nothing_are_at_the_floor(scenes):
 def test_pixels_are_judged_on_scores_interpolated_between_patches(scenes):
     images = images_of(scenes[1])
     masks = Masks(images, "")
-    found = list(encode_dense(colour_encoder(), images, masks, (4, 4), "cpu", 0))
+    given = colour_encoder(), images, masks, (4, 4), "cpu", 0, LeftOut(images, 0)
+    found = list(encode_dense(*given))
     assert found[0].pixels.shape == (20, SIZE, SIZE) and found[0].patches.shape == (20, 64)
 
     def score(tokens):
@@ -294,7 +306,7 @@ def test_what_cannot_be_told_is_refused(tmp_path, make_tar, scenes):
         return images_of(str(make_tar(tmp_path / name, members)))
 
     train, few = images_of(scenes[0]), one_class("few.tar", 0, 1)
-    encoder = colour_encoder()
+    encoder = {"pretrained": colour_encoder()}
     with pytest.raises(UserError, match="--test: class 9 of the masks does not occur in --train"):
         segmentation_report(encoder, (4, 4), train, one_class("9.tar", 9), say=silent)
     with pytest.raises(UserError, match="masks of 1 class; there is nothing to tell"):
@@ -313,13 +325,45 @@ def test_what_cannot_be_told_is_refused(tmp_path, make_tar, scenes):
         pytest.fail("the only patch of its class was never held out")
 
 
+def test_differences_are_of_the_same_images():
+    """Right on the same pixels but for one of each image: hardly any chance is left."""
+    rng = np.random.default_rng(0)
+    right = rng.integers(20, 90, 100)
+    counts, other = (
+        np.array([[[r, 100, 100], [r, 100, 100]] for r in rights.tolist()])
+        for rights in (right, right - 2)
+    )
+    found = compare(counts, other, 0)
+    assert found["difference"] == pytest.approx(0.02)
+    assert found["interval"] == pytest.approx([0.02, 0.02])
+    low, high = found["mean_iou_interval"]
+    assert low <= found["mean_iou_difference"] <= high and high - low < 0.005
+    judged = judge(counts, 0)
+    assert judged.accuracy_interval[1] - judged.accuracy_interval[0] > 0.04
+
+
+def test_bad_images_and_masks_are_left_out_and_counted(tmp_path, make_scenes):
+    pattern = make_scenes(tmp_path / "train", range(40))
+    spoil(tmp_path / "train", "0005")  # the image and its mask
+    test = make_scenes(tmp_path / "test", range(100, 110))
+    encoder = {"pretrained": colour_encoder()}
+    given = encoder, (4, 4), images_of(pattern), images_of(test, "--test")
+    report = segmentation_report(*given, max_bad=1, say=silent)
+    assert report["train_images"] == 39 and report["test_images"] == 10
+    assert "key 0005" in report["train"]["left_out"][0]
+    with pytest.raises(UserError, match="key 0005: .*more than data.max_bad = 0"):
+        segmentation_report(*given, max_bad=0, say=silent)
+
+
 def test_the_command(tmp_path, scenes, make_shards, capsys):
     run = tiny_run(tmp_path / "run")
     words = ["segment", str(run), "--train", scenes[0], "--test", scenes[1], "--device", "cpu"]
-    assert main([*words, "--patches", "400"]) == 0
+    assert main([*words, "--patches", "400", "--baselines"]) == 0
+    assert "above untrained" in capsys.readouterr().out
     report = json.loads((run / "segment.json").read_text())
     assert report["patches"] == 400 and report["classes"] == [0, 1, 2] and report["step"] == 3
     assert report["train_images"] == 40 and report["encoder"]["img_size"] == "16x16"
+    assert report["test_images_in_train"] == 0 and len(report["results"]) == 8
     bare = make_shards(tmp_path / "bare", 3)
     assert main([*words[:5], bare, "--train", scenes[0]]) == 2
     assert "--test: 3 of 3 images have no mask (.mask.png, .seg.png)" in capsys.readouterr().err

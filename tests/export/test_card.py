@@ -28,13 +28,23 @@ def run(tmp_path):
     health = {"step": 8, "images": 500, "r2": 0.61, "r2_interpolation": 0.42, "r2_patch_mean": None}
     write(run.health_file, health)
     rows = [
-        {"encoder": "pretrained", "feature": "cls", "per_class": None, "accuracy": 0.75},
+        {"encoder": "pretrained", "feature": "cls", "per_class": None, "accuracy": 0.75}
+        | {"interval": [0.701, 0.792]},
         {"encoder": "untrained", "feature": "cls", "per_class": None, "accuracy": 0.5},
         {"encoder": "pretrained", "feature": "cls", "per_class": 5, "accuracy": 0.625}
         | {"deviation": 0.011},
     ]
-    write(tmp_path / "probe.json", {"step": 8, "results": rows})
+    write(tmp_path / "probe.json", {"step": 8, "test_images": 1200, "results": rows})
     write(tmp_path / "knn.json", {"step": 4, "results": rows})
+    dense = [
+        {"classifier": "linear", "of": unit, "mean_iou": 0.5, "mean_iou_interval": [0.48, 0.53]}
+        | {"accuracy": 0.9, "accuracy_interval": [0.8, 1.0]}
+        for unit in ("patches", "pixels")
+    ]
+    write(tmp_path / "segment.json", {"step": 8, "test_images": 320, "results": dense})
+    attentive = {"step": 8, "accuracy": 0.8, "interval": [0.7, 0.9], "images": 90}
+    write(tmp_path / "attentive.json", attentive)
+    write(tmp_path / "untrained.json", attentive | {"untrained": True})
     return run
 
 
@@ -47,8 +57,26 @@ def test_facts_are_those_of_the_exported_step(run):
             "R² on hidden patches of 500 held-out images, step 8",
             "model 0.610, interpolation 0.420",
         ),
-        ("probe, cls, labels: all", "75.0% of the test images right"),
-        ("probe, cls, labels: 5 per class", "62.5% ± 1.1 of the test images right"),
+        (
+            "attentive, labels: all",
+            "80.0% of the test images right (70.0–90.0, 90 images)",
+        ),
+        (
+            "probe, cls, labels: all",
+            "75.0% of the test images right (70.1–79.2, 1,200 images)",
+        ),
+        (
+            "probe, cls, labels: 5 per class",
+            "62.5% ± 1.1 of the test images right (1,200 images)",
+        ),
+        (
+            "segment, linear of frozen tokens, at patches",
+            "mean IoU 50.0% (48.0–53.0, 320 images)",
+        ),
+        (
+            "segment, linear of frozen tokens, at pixels",
+            "mean IoU 50.0% (48.0–53.0, 320 images)",
+        ),
     ]
 
 
@@ -72,7 +100,7 @@ def test_the_card_says_what_a_reader_needs(run):
         "mask ratio 0.75, predicts pixels normalised per patch",
         "mean [0.1, 0.2",
         "20 images of `s.tar`; fingerprint ffffffffffffffff",
-        "| probe, cls, labels: all | 75.0% of the test images right |",
+        "| probe, cls, labels: all | 75.0% of the test images right (70.1–79.2, 1,200 images) |",
         "no other weights went in",
         "blr 0.00015",
     ):

@@ -1,13 +1,18 @@
 """`mae export` on a run folder that was made without training."""
 
 import pytest
+import torch
 
 from mae.cli import main
-from mae.config import Config, DataConfig
+from mae.commands.export import check_images
+from mae.commands.images import load_images
+from mae.config import Config, DataConfig, Part
+from mae.models.mae import MaskedAutoencoder
 from mae.training.checkpoint import Position, reserve, write_checkpoint
 from mae.training.run import Run, build_objective
 from mae.training.snapshot import Tensors
 from tests.export.subjects import config_of
+from tests.servers import body, web_server
 
 
 @pytest.fixture
@@ -47,11 +52,56 @@ def test_images_size_and_pooling_are_the_users_choice(run, tmp_path, in_process,
     assert "mean of the patch tokens" in (out / "README.md").read_text()
 
 
-def test_without_readable_images_it_is_checked_on_noise(run, tmp_path, in_process, capsys):
+def test_noise_is_for_those_who_ask_for_it(run, tmp_path, in_process, capsys):
+    """And otherwise there is no export where the run's own images are gone."""
     for shard in (tmp_path / "shards").glob("*.tar"):
         shard.unlink()
-    assert main(["export", str(run.folder), str(tmp_path / "out")]) == 0
-    assert "on noise, the run's own images being out of reach" in capsys.readouterr().out
+    out = tmp_path / "out"
+    assert main(["export", str(run.folder), str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mae: --images: none of the run's own can be read (data.val: no such")
+    assert "; data.train: no such shard" in line
+    assert line.endswith("or --images noise")
+    assert not out.exists()
+    assert main(["export", str(run.folder), str(out), "--images", "noise"]) == 0
+    assert "checked through timm on noise (--images noise)" in capsys.readouterr().out
+    assert "computed the same on noise (--images noise)" in (out / "README.md").read_text()
+
+
+def test_images_of_a_mixture(run, tmp_path, capsys):
+    config = run.config()
+    gone, there = (f"{tmp_path}/{name}/shard-*.tar" for name in ("gone", "shards"))
+    parts = (Part(shards=(gone,)), Part(shards=(there,)))
+    data = config.data.model_copy(update={"train": (), "mixture": parts})
+    images, told = check_images(None, config.model_copy(update={"data": data}), model_of(config))
+    assert told == "8 images of the run's data.mixture.1"
+    assert images.shape == (8, 3, 16, 16) and images.dtype == torch.uint8
+
+
+def test_remote_images_take_the_download_of_one_shard(run, tmp_path, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    shards = sorted((tmp_path / "shards").glob("*.tar"))
+    config = run.config()
+    with web_server() as server:
+        for shard in shards:
+            server.serve(f"/{shard.name}", body(shard.read_bytes(), etag='"1"'))
+        places = {"cache_dir": tmp_path / "cache", "index_dir": tmp_path / "index"}
+        pattern = f"{server.url}/shard-{{000000..000001}}.tar"
+        data = config.data.model_copy(update={"train": (pattern,), **places})
+        remote = config.model_copy(update={"data": data})
+        images, told = check_images(None, remote, model_of(config))
+        assert server.gets(f"/{shards[0].name}") == 1 and not server.gets(f"/{shards[1].name}")
+    assert told == "8 images of the run's data.train"
+    local = load_images([str(shards[0])], config, (16, 16), 8).images
+    assert torch.equal(images, local)
+
+
+def model_of(config):
+    model = build_objective(config)
+    assert isinstance(model, MaskedAutoencoder)
+    return model
 
 
 @pytest.mark.parametrize(
@@ -89,6 +139,8 @@ def test_a_failed_upload_leaves_the_export(run, tmp_path, in_process, capsys, mo
     assert f"mae: --push me/encoder: not uploaded: no route to host; {out} is complete" in told.err
     assert "checked through timm" in told.out
     assert (out / "model.safetensors").exists()
+    assert 'timm.create_model("hf-hub:me/encoder"' in (out / "README.md").read_text()
+    assert f'timm.create_model("local-dir:{out}"' in told.out
 
 
 def test_sizes_are_one_number_or_two(run, tmp_path, capsys):

@@ -1,7 +1,8 @@
 import pytest
 
 from mae.errors import RunFailed, UserError
-from mae.export.push import check_push, push
+from mae.export import graphs, huggingface, original, timm
+from mae.export.push import check_push, from_hub, push
 
 
 class Hub:
@@ -43,6 +44,25 @@ def test_an_outage_leaves_the_export_and_says_how_to_go_on(hub, tmp_path, monkey
     assert f"not uploaded: no route; {tmp_path} is complete" in str(told.value)
     assert f"hf upload me/encoder {tmp_path}" in str(told.value)
     assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "loads"),
+    [
+        (timm.CODE, 'timm.create_model("hf-hub:me/x", pretrained=True'),
+        (timm.CLASSIFIER_CODE, 'timm.create_model("hf-hub:me/x", pretrained=True'),
+        (huggingface.CODE, 'AutoImageProcessor.from_pretrained("me/x")'),
+        (huggingface.PRETRAINING, 'ViTMAEForPreTraining.from_pretrained("me/x")'),
+        (original.CODE, 'torch.load(hf_hub_download("me/x", "mae.pth"), weights_only=True)'),
+        (graphs.ONNX_CODE, 'InferenceSession(hf_hub_download("me/x", "encoder.onnx"))'),
+        (graphs.PROGRAM_CODE, 'torch.export.load(hf_hub_download("me/x", "encoder.pt2"))'),
+        ('ViTModel.from_pretrained("FOLDER/encoder", a=1)', '("me/x", subfolder="encoder", a=1)'),
+    ],
+)
+def test_a_card_on_the_hub_loads_from_there(code, loads):
+    told = from_hub(code, "me/x")
+    assert loads in told and "FOLDER" not in told
+    assert ("import hf_hub_download" in told) == ("hf_hub_download(" in told)
 
 
 def test_a_bad_name_or_no_login_is_told_before_any_work(hub, monkeypatch):

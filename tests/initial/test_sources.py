@@ -18,7 +18,7 @@ from transformers import (
     ViTModel,
 )
 
-from mae.config import InitConfig
+from mae.config import DataConfig, InitConfig
 from mae.errors import UserError
 from mae.initial.fit import load_encoder
 from mae.initial.initialize import initialize
@@ -37,11 +37,13 @@ SIZES = {
     "layer_norm_eps": 1e-6,
 }
 PATCHES = 16
+NUMBERS = (0.5, 0.5, 0.5)
 
 
 def start(model, source, **settings):
     """`initialize`, as the settings would say it."""
-    return initialize(model, InitConfig.model_validate({"from": str(source), **settings}))
+    init = InitConfig.model_validate({"from": str(source), **settings})
+    return initialize(model, init, DataConfig(mean=NUMBERS, std=NUMBERS))
 
 
 def saved_vitmae(folder: Path) -> ViTMAEForPreTraining:

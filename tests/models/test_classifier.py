@@ -277,19 +277,16 @@ def test_the_loss_is_cross_entropy_with_the_mixed_targets():
 
 
 def test_the_average_follows_its_closed_form():
-    """After n steps: d^n of the first weights and (1 - d) d^(n - k) of those after step k."""
+    """After step k: d of what it was, 1 - d of the weights; d rises to finetune.ema."""
     model, decay = make(depth=1, ema=0.8), 0.8
     assert model.average is not None
     weight = head_of(model).weight
-    seen = [weight.detach().clone()]
-    for step in range(5):
+    expected = weight.detach().clone()
+    for step, now in zip((1, 2, 3, 500, 501), (2 / 11, 3 / 12, 4 / 13, decay, decay), strict=True):
         with torch.no_grad():
-            weight += step + 1
-        model.after_step()
-        seen.append(weight.detach().clone())
-    expected = decay**5 * seen[0]
-    for step in range(1, 6):
-        expected += (1 - decay) * decay ** (5 - step) * seen[step]
+            weight += step
+        model.after_step(step)
+        expected = now * expected + (1 - now) * weight.detach()
     torch.testing.assert_close(model.state_dict()["average.head.weight"], expected)
 
 
@@ -306,7 +303,7 @@ def test_the_average_is_judged_saved_and_begins_where_loaded_weights_do():
 def test_without_an_average_nothing_follows_a_step():
     model = make()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    model.after_step()
+    model.after_step(1)
     model.replaced()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(key.startswith("average.") for key in before)

@@ -69,6 +69,13 @@ def test_words_are_broken_and_cut_to_their_place():
     assert FONT.getlength(cut) <= 80 and shortened("short", FONT, 80) == "short"
 
 
+def test_notes_are_broken_as_they_are_drawn():
+    """Signs that the font lacks are written in more letters."""
+    told = " ".join(["√a"] * 200)
+    drawn = draw_sheet(sheet()._replace(notes=[told]))
+    assert area(drawn.crop((drawn.width - 4, 0, *drawn.size)), (255, 255, 255)) == 4 * drawn.height
+
+
 class Reader(HTMLParser):
     """Tags that are open at the end, pictures, and text."""
 

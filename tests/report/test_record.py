@@ -1,3 +1,4 @@
+import json
 import os
 
 import pytest
@@ -77,6 +78,26 @@ def test_how_far_a_run_is(tmp_path, count, silent, word):
     found = state(record, (record.written or 0) + silent)
     assert found.word == word
     assert (found.step, found.steps) == ((20 * count, 2000) if count else (0, None))
+
+
+@pytest.mark.parametrize("count", [0, 50, 100])
+@pytest.mark.parametrize(
+    ("code", "word"), [(0, "finished"), (75, "stopped"), (1, "failed"), (2, "failed")]
+)
+def test_what_a_run_said_of_its_end_decides(tmp_path, count, code, word):
+    """Also where its rows are fresh, or where only the last checkpoint has failed."""
+    run = write_run(tmp_path / "run", count)
+    last = {"code": code, "step": 20 * count, "reason": "the disk is full"}
+    (run / "exit-status").write_text(json.dumps(last))
+    record = read_record(run)
+    assert state(record, (record.written or 0) + 1).word == word
+
+
+def test_a_last_word_that_is_damaged_says_nothing(tmp_path):
+    run = write_run(tmp_path / "run", 50)
+    (run / "exit-status").write_text('{"code": 1')
+    record = read_record(run)
+    assert state(record, (record.written or 0) + 1).word == "running"
 
 
 def test_rows_that_come_slowly_are_waited_for(tmp_path):

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import pickle
 import pickletools
 import shutil
@@ -11,19 +13,20 @@ from safetensors.torch import save_file
 from torch import nn
 
 from mae.config import OptimConfig
-from mae.errors import UserError
-from mae.training import checkpoint
+from mae.errors import StorageError, UserError
+from mae.training import checkpoint, restore
 from mae.training.checkpoint import (
     Position,
     checkpoints,
     newest_checkpoint,
     read_position,
     reserve,
+    seal,
     write_checkpoint,
 )
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.restore import load_model, load_optimizer
-from mae.training.retention import forget_after, prune
+from mae.training.retention import forget_after, prune, set_aside
 from mae.training.snapshot import Snapshots, tensors_of
 
 
@@ -65,6 +68,11 @@ def steps(folder):
     return [int(name.removeprefix("step-")) for name in names(folder)]
 
 
+def sealed(state):
+    """A state.json that vouches for itself."""
+    return json.dumps(seal(state))
+
+
 def flip(file):
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 0x40
@@ -88,14 +96,6 @@ def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path)
 def test_a_position_comes_back_as_it_was(tmp_path):
     path = write(tmp_path, 7, skipped=(4, 5))
     assert read_position(path) == Position(7, 56, "abc", (4, 5))
-
-
-def test_a_checkpoint_from_before_batches_could_be_skipped_is_read(tmp_path):
-    path = write(tmp_path, 7)
-    state = json.loads((path / "state.json").read_text())
-    del state["skipped"]
-    (path / "state.json").write_text(json.dumps(state))
-    assert read_position(path) == Position(7, 56, "abc", ())
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
@@ -203,6 +203,33 @@ def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tmp_path):
     assert steps(tmp_path) == [3, 4]
 
 
+def test_of_damaged_ones_the_newest_is_kept_and_counts_as_none(tmp_path):
+    for number in (1, 2, 3):
+        write(tmp_path, number)
+    paths = [tmp_path / f"step-{number:09d}" for number in (2, 3)]
+    assert set_aside(tmp_path, {}) is None
+    assert set_aside(tmp_path, paths[:1]) == paths[0].with_suffix(".damaged")
+    assert set_aside(tmp_path, [paths[1]]) == paths[1].with_suffix(".damaged")
+    assert names(tmp_path) == ["step-000000001", "step-000000003.damaged"]
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000000001"]
+    again = write(tmp_path, 3)
+    assert set_aside(tmp_path, [again]) == again.with_suffix(".damaged")
+    assert names(tmp_path) == ["step-000000001", "step-000000003.damaged"]
+
+
+def test_a_damaged_one_goes_where_its_room_is_needed(tmp_path, monkeypatch):
+    set_aside(tmp_path, [write(tmp_path, 3)])
+    kept = tmp_path / "step-000000003.damaged"
+    need = 2 * checkpoint.MARGIN
+    monkeypatch.setattr(
+        checkpoint, "_free_bytes", lambda folder: 1.5 * checkpoint.MARGIN if kept.exists() else need
+    )
+    reserve(tmp_path, position(4), 0).rmdir()
+    assert kept.exists()
+    reserve(tmp_path, position(4), checkpoint.MARGIN).rmdir()
+    assert names(tmp_path) == []
+
+
 def test_a_future_that_is_undone_is_forgotten(tmp_path):
     for number in (1, 2, 3):
         write(tmp_path, number)
@@ -233,9 +260,9 @@ def test_damage_is_found_and_the_one_before_is_used(tmp_path, file, damage):
         ("", "no readable checkpoint"),
         ("[]", "no readable checkpoint"),
         ("\x00\xff", "no readable checkpoint"),
-        ('{"format": 9}', "format 9; this version reads 1"),
-        ('{"format": 1, "files": []}', "no readable checkpoint"),
-        ('{"format": 1, "files": {}, "step": 2, "samples": 9, "data": ""}', "no readable"),
+        ('{"format": 9}', "state.json is damaged"),
+        (sealed({"format": 1, "files": []}), "no readable checkpoint"),
+        (sealed({"format": 1, "files": {}, "step": 2, "samples": 9, "data": ""}), "no readable"),
     ],
 )
 def test_a_state_that_says_nothing_is_passed_over(tmp_path, text, reason):
@@ -244,6 +271,106 @@ def test_a_state_that_says_nothing_is_passed_over(tmp_path, text, reason):
     found = newest_checkpoint(tmp_path)
     assert found is not None and found.position.step == 1
     assert reason in next(iter(found.damaged.values()))
+
+
+def one_digit_of(text):
+    return ("0" if text[0] != "0" else "1") + text[1:]
+
+
+CHANGES = {
+    "format": lambda state: {"format": 2},
+    "step": lambda state: {"step": state["step"] + 1},
+    "samples": lambda state: {"samples": state["samples"] - 8},
+    "data": lambda state: {"data": one_digit_of(state["data"])},
+    "skipped": lambda state: {"skipped": []},
+    "files": lambda state: {
+        "files": {
+            name: {**stamp, "sha256": one_digit_of(stamp["sha256"])}
+            for name, stamp in state["files"].items()
+        }
+    },
+    "sha256": lambda state: {"sha256": one_digit_of(state["sha256"])},
+}
+
+
+def test_every_field_of_a_state_is_changed_below(tmp_path):
+    state = json.loads((write(tmp_path, 2) / "state.json").read_text())
+    assert CHANGES.keys() == state.keys()
+
+
+@pytest.mark.parametrize("field", CHANGES)
+@pytest.mark.parametrize("change", ["another value", "gone"])
+def test_a_state_with_one_field_changed_is_passed_over(tmp_path, field, change):
+    write(tmp_path, 1)
+    file = write(tmp_path, 2, skipped=(1,), data="0123abc") / "state.json"
+    state = json.loads(file.read_text())
+    changed = state | CHANGES[field](state)
+    if change == "gone":
+        del changed[field]
+    assert changed != state
+    file.write_text(json.dumps(changed))
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.position.step == 1
+    assert list(found.damaged) == [file.parent]
+
+
+def test_a_state_that_is_written_otherwise_with_the_same_content_is_read(tmp_path):
+    file = write(tmp_path, 7, skipped=(4,)) / "state.json"
+    state = json.loads(file.read_text())
+    file.write_text(json.dumps(dict(reversed(state.items()))))
+    assert read_position(file.parent).skipped == (4,)
+
+
+def test_a_checkpoint_of_a_newer_version_stops_the_start(tmp_path):
+    """To pass over it would undo what that version has learned."""
+    write(tmp_path, 1)
+    file = write(tmp_path, 2) / "state.json"
+    file.write_text(sealed({**json.loads(file.read_text()), "format": 2, "more": "of it"}))
+    with pytest.raises(UserError, match="000002: format 2; this version reads 1: install a newer"):
+        newest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.EACCES, "Permission denied"), (errno.EIO, "Input/output"), (errno.ESTALE, "Stale")],
+)
+def test_a_file_that_cannot_be_read_is_not_taken_for_damage(
+    tmp_path, monkeypatch, file, number, reason
+):
+    write(tmp_path, 1)
+    path = write(tmp_path, 2) / file
+    open_whole = Path.open
+
+    def fail(self, *arguments, **named):
+        if self == path:
+            raise OSError(number, os.strerror(number))
+        return open_whole(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(StorageError) as refused:
+        newest_checkpoint(tmp_path)
+    assert str(refused.value).startswith(f"{path}: cannot be read: {reason}")
+    assert "\n" not in str(refused.value)
+    monkeypatch.undo()
+    found = newest_checkpoint(tmp_path)
+    assert found is not None and found.position.step == 2
+
+
+@pytest.mark.parametrize("load", ["model", "optimizer"])
+def test_what_cannot_be_read_a_moment_later_is_no_misfit(tmp_path, monkeypatch, load):
+    path = write(tmp_path)
+
+    def fail(file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(restore, "load_file", fail)
+    model, optimizer = stepped()
+    with pytest.raises(StorageError, match=rf"{load}\.safetensors: cannot be read: Input/output"):
+        if load == "model":
+            load_model(path, model)
+        else:
+            load_optimizer(path, model, optimizer)
 
 
 def test_an_empty_folder_is_passed_over(tmp_path):
@@ -299,7 +426,7 @@ def test_a_pickle_by_that_name_is_refused_and_not_executed(tmp_path, file, dump)
         dump(Trap(sprung), hostile)
     state = json.loads((path / "state.json").read_text())
     state["files"][file] = checkpoint._stamp(path / file)
-    (path / "state.json").write_text(json.dumps(state))
+    (path / "state.json").write_text(sealed(state))
     assert read_position(path)
     model, optimizer = stepped()
     with pytest.raises(UserError, match=str(path)):

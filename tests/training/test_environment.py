@@ -23,6 +23,7 @@ def test_a_start_is_described_in_one_line_of_json(monkeypatch):
     assert row["mae"] == mae.__version__
     assert row["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert all(row["packages"].values())
+    assert {"safetensors", "torchvision", "timm", "accelerate"} <= row["packages"].keys()
     assert row["processes"] == 2
     assert row["launcher"]["SLURM_JOB_ID"] == "77"
     assert row["host"] and row["cpu"] and row["cores"] >= 1

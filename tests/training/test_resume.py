@@ -1,3 +1,4 @@
+import errno
 import json
 import re
 import subprocess
@@ -14,13 +15,14 @@ from torch import nn
 
 from mae.config import OptimConfig
 from mae.errors import UserError
-from mae.training.checkpoint import read_position
+from mae.training import checkpoint
+from mae.training.checkpoint import read_position, seal
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.resume import resume
 from mae.training.run import Run
 from mae.training.saver import Saver
 from tests.runs import environment
-from tests.training.test_checkpoint import flip, position, steps
+from tests.training.test_checkpoint import flip, names, position, steps
 
 DATA: Any = SimpleNamespace(fingerprint="abc")
 """as much of a manifest as is looked at"""
@@ -123,16 +125,47 @@ def go_on_and_build(run):
     return model, optimizer
 
 
-def test_a_damaged_one_is_passed_over_told_and_removed(run):
+def test_a_damaged_one_is_passed_over_told_and_kept_under_another_name(run):
     (run.checkpoints / "step-000000009.1234.tmp").mkdir()
     flip(run.checkpoints / "step-000000003" / "model.safetensors")
     resumed = go_on(run, *build())
     assert resumed.position == position(2)
     (note,) = resumed.notes
     assert note.startswith(f"damaged {run.checkpoints}/step-000000003: model.safetensors is damag")
-    assert note.endswith("; going on from step-000000002")
-    assert steps(run.checkpoints) == [1, 2]
+    assert note.endswith("; kept as step-000000003.damaged; going on from step-000000002")
+    assert names(run.checkpoints) == ["step-000000001", "step-000000002", "step-000000003.damaged"]
+    assert len(names(run.checkpoints / "step-000000003.damaged")) == 3
     assert rows(run) == [1, 2]
+    assert go_on(run, *build()) == (position(2), [])
+
+
+def test_of_two_damaged_ones_the_newer_is_kept(run):
+    for number in (2, 3):
+        flip(run.checkpoints / f"step-{number:09d}" / "state.json")
+    resumed = go_on(run, *build())
+    newer, older = resumed.notes
+    assert "step-000000003: " in newer and "; kept as step-000000003.damaged; going on" in newer
+    assert "step-000000002: " in older and "; gone; going on from step-000000001" in older
+    assert names(run.checkpoints) == ["step-000000001", "step-000000003.damaged"]
+
+
+@pytest.mark.parametrize("reason", ["Permission denied", "format 2"])
+def test_one_that_cannot_be_judged_stops_the_start_and_all_stays(run, monkeypatch, reason):
+    """The newest may be good: to go on from an older one would lose it."""
+    newest = run.checkpoints / "step-000000003"
+    if reason == "format 2":
+        state = json.loads((newest / "state.json").read_text())
+        (newest / "state.json").write_text(json.dumps(seal({**state, "format": 2})))
+    else:
+
+        def fail(path):
+            raise PermissionError(errno.EACCES, reason)
+
+        monkeypatch.setattr(checkpoint, "_stamp", fail)
+    with pytest.raises(UserError, match=reason) as refused:
+        go_on(run, *build())
+    assert len(str(refused.value).splitlines()) == 1 and str(newest) in str(refused.value)
+    assert steps(run.checkpoints) == rows(run) == [1, 2, 3]
 
 
 def test_all_damaged_is_refused_and_nothing_is_removed(run):

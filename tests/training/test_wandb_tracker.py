@@ -1,6 +1,7 @@
 import importlib
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -189,6 +190,31 @@ def test_disabled_is_silent(tmp_path, monkeypatch, capsys):
     run, config = opened(tmp_path / "run")
     assert start_wandb(run, config) is None
     assert capsys.readouterr() == ("", "")
+    assert not (run.folder / "wandb-id").exists()
+
+
+@pytest.mark.parametrize("left", [None, b"", b"\n", b"\0" * 8])
+def test_an_id_that_a_crash_has_emptied_is_made_anew_and_then_stays(tmp_path, left):
+    run, _ = opened(tmp_path / "run")
+    file = run.folder / "wandb-id"
+    if left is not None:
+        file.write_bytes(left)
+    made = wandb_tracker._id_of(run)
+    assert re.fullmatch("[0-9a-f]{8}", made)
+    assert wandb_tracker._id_of(run) == made == file.read_text()
+    file.write_text("my-own-name\n")
+    assert wandb_tracker._id_of(run) == "my-own-name"
+
+
+def test_an_id_is_whole_or_absent(tmp_path, monkeypatch):
+    run, _ = opened(tmp_path / "run")
+
+    def fail(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        wandb_tracker._id_of(run)
     assert not (run.folder / "wandb-id").exists()
 
 

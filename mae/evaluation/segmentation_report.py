@@ -1,0 +1,176 @@
+"""The whole report of `mae segment`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mae.data.images import Images
+from mae.errors import UserError
+from mae.evaluation.encoders import FrozenEncoder
+from mae.evaluation.feature_cache import identity
+from mae.evaluation.protocol import PRETRAINED, part_of, provenance
+from mae.evaluation.segmentation import PATCHES, Judgement, MaskedImages, judge_encoder
+from mae.evaluation.segmentation_classifiers import ITERATIONS
+from mae.evaluation.segmentation_masks import Masks
+from mae.evaluation.segmentation_scores import Counts, Quality, compare, judge, quality
+from mae.evaluation.tables import aligned, difference, percents
+
+MEASURES = "what single frozen patch tokens know of what lies where"
+PROTOCOL = (
+    "linear classifier and k-NN (20 neighbours, temperature 0.07) on frozen patch tokens; a patch "
+    "has the class of most of its pixels; at pixels, scores interpolated"
+)
+SELECTION = (
+    "C (penalty) by mean IoU on a tenth of the training images; refitted to all; the test set used "
+    "once"
+)
+INTERVAL = (
+    "95 %, percentile bootstrap over the test images, 1,000 resamples; differences: the same "
+    "images drawn for both encoders"
+)
+
+
+def segmentation_report(
+    encoders: Mapping[str, FrozenEncoder],
+    patch_size: tuple[int, int],
+    train: Images,
+    test: Images,
+    *,
+    patches: int = PATCHES,
+    seed: int = 0,
+    max_bad: int = 0,
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Mean IoU and pixel accuracy of a linear classifier and of k-NN, at patches and at pixels.
+
+    `encoders` are known as pretrained, which comes first, and untrained.  Raises UserError where an
+    image has no mask, more than `max_bad` of either part do not decode or have bad masks, or test
+    masks have a class that training's lack.
+    """
+    both = MaskedImages(train, Masks(train, "--train")), MaskedImages(test, Masks(test, "--test"))
+    known, asked = (part.masks.classes() for part in both)
+    if len(unknown := np.setdiff1d(asked, known)):
+        raise UserError(f"--test: class {unknown[0]} of the masks does not occur in --train")
+    if len(known) < 2:
+        raise UserError(f"--train: masks of {len(known)} class; there is nothing to tell")
+    judged: dict[str, Judgement] = {}
+    for name, encoder in encoders.items():
+
+        def say_of(text: str, name: str = name) -> None:
+            say(f"{name}: {text}")
+
+        judged[name] = judge_encoder(
+            encoder,
+            patch_size,
+            *both,
+            int(known.max()) + 1,
+            patches=patches,
+            seed=seed,
+            max_bad=max_bad,
+            device=device,
+            workers=workers,
+            say=say_of,
+        )
+    ours = judged[PRETRAINED]
+    learnt, met = (part_of(p.images, bad) for p, bad in zip(both, ours.left_out, strict=True))
+    return {
+        "measures": MEASURES,
+        "protocol": PROTOCOL,
+        "selection": SELECTION,
+        "interval_rule": INTERVAL,
+        "patches": len(ours.fitted),
+        "patch_size": list(patch_size),
+        "seed": seed,
+        "notes": [note for name, found in judged.items() for note in remarks(name, found)],
+        "classes": known.tolist(),
+        **provenance(identity(encoders[PRETRAINED], train), learnt, met),
+        "results": segmentation_rows(judged, seed),
+        "always_commonest": commonest(ours.fitted, ours.counts["linear", "pixels"]),
+        "iou_by_class": by_class(ours.counts["linear", "pixels"], known),
+    }
+
+
+def segmentation_rows(judged: Mapping[str, Judgement], seed: int) -> list[dict[str, Any]]:
+    """One for each encoder, classifier and what was judged."""
+    rows = []
+    for name, (counts, linear, _, _) in judged.items():
+        for (classifier, of), found in counts.items():
+            row: dict[str, Any] = {"encoder": name, "classifier": classifier, "of": of}
+            row |= judge(found, seed)._asdict()
+            if classifier == "linear":
+                row |= {"strength": linear.strength, "at_edge": linear.at_edge}
+                row |= {"iterations": linear.iterations}
+                row |= {"converged": linear.iterations < ITERATIONS}
+            if name == PRETRAINED:
+                others = {key: part.counts for key, part in judged.items() if key != PRETRAINED}
+                row["above"] = {
+                    key: compare(found, other[classifier, of], seed)
+                    for key, other in others.items()
+                }
+            rows.append(row)
+    return rows
+
+
+def remarks(name: str, found: Judgement) -> list[str]:
+    """What a reader of the numbers has to know."""
+    notes = []
+    if found.linear.at_edge:
+        told = f"C = {found.linear.strength:g} is at the edge of the candidates"
+        notes.append(f"{name} linear: {told}; one beyond may do better")
+    if found.linear.iterations >= ITERATIONS:
+        notes.append(f"{name} linear: L-BFGS was stopped before it converged")
+    return notes
+
+
+def commonest(classes: npt.NDArray[np.int64], counts: Counts) -> dict[str, float]:
+    """What always telling the class of most training patches gives."""
+    total = counts.sum(axis=0)
+    guess, true = np.bincount(classes).argmax(), total[:, 2]
+    told = np.zeros_like(total)
+    told[:, 2] = true
+    told[guess] = true[guess], true.sum(), true[guess]
+    found: Quality = quality(told)
+    return found._asdict()
+
+
+def by_class(counts: Counts, known: npt.NDArray[np.int64]) -> dict[str, float | None]:
+    """IoU of each class; None for those neither told nor true in any test image."""
+    right, told, true = counts.sum(axis=0).T
+    union = told + true - right
+    return {str(c): float(right[c] / union[c]) if union[c] else None for c in known.tolist()}
+
+
+def segmentation_table(report: dict[str, Any]) -> str:
+    """The report for people."""
+    rows = report["results"]
+    others = list(dict.fromkeys(other for row in rows for other in row.get("above", ())))
+    heads = ["mean IoU", "95 %", *(f"above {other}" for other in others), "accuracy", "95 %"]
+    lines = [["dense, frozen tokens", *heads]]
+    for row in rows:
+        above = row.get("above", {})
+        pairs = [
+            {"difference": found["mean_iou_difference"], "interval": found["mean_iou_interval"]}
+            if (found := above.get(other))
+            else None
+            for other in others
+        ]
+        lines.append(
+            [
+                f"{row['encoder']} {row['classifier']}, {row['of']}",
+                f"{row['mean_iou']:.1%}",
+                percents(row["mean_iou_interval"]),
+                *map(difference, pairs),
+                f"{row['accuracy']:.1%}",
+                percents(row["accuracy_interval"]),
+            ]
+        )
+    floor = report["always_commonest"]
+    blank = ["", *[""] * len(others)]
+    told = [f"{floor['mean_iou']:.1%}", *blank, f"{floor['accuracy']:.1%}", ""]
+    lines.append(["always the commonest", *told])
+    return "\n".join([*aligned(lines), *(f"note: {note}" for note in report["notes"])])

@@ -1,0 +1,46 @@
+"""A fine-tuned classifier as a graph: its own logits, by its averaged weights."""
+
+import pytest
+import torch
+
+from mae.cli import main
+from mae.models.classifier import Classifier
+from mae.training.run import load_pretrained
+from tests.untrained import classifier_config, untrained_run
+
+
+@pytest.mark.parametrize(
+    ("format", "pool"), [("onnx", "avg"), ("torch", "avg"), ("torch", "token")]
+)
+def test_a_classifier_as_a_graph(format, pool, tmp_path, in_process, capsys):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    run, out = untrained_run(tmp_path / "run", classifier_config(pool)), tmp_path / "out"
+    arguments = [str(run), str(out), "--format", format, "--images", "noise"]
+    assert main(["export", *arguments]) == 0
+    assert "the classifier of step 6, checked through " in capsys.readouterr().out
+
+    objective = load_pretrained(run)[1]
+    assert isinstance(objective, Classifier)
+    images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        judged = objective.logits(images)
+        last = objective.encoder(objective.normalize_images(images))
+    found = run_graph(format, out, objective.normalize_images(images))
+    torch.testing.assert_close(found, judged, rtol=1e-4, atol=1e-4)
+    assert (found - last).abs().max() > 0.1, "not the weights that were averaged"
+    card = (out / "README.md").read_text()
+    assert "logits of 3 classes" in card and "image-classification" in card
+
+
+def run_graph(format, folder, images):
+    """Its second output."""
+    if format == "torch":
+        with torch.no_grad():
+            return torch.export.load(folder / "encoder.pt2").module()(images)[1]
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        folder / "encoder.onnx", providers=["CPUExecutionProvider"]
+    )
+    return torch.from_numpy(session.run(["pooled"], {"images": images.numpy()})[0])
