@@ -5,6 +5,8 @@ from typing import Any
 
 from mae.evaluation.protocol import DRAWS, SLICES, TOP, budget_name
 
+MOST_NAMED = 4
+
 
 def table(title: str, report: Mapping[str, Any]) -> str:
     """The report's results, and below them what is to be known of them."""
@@ -37,14 +39,25 @@ def table(title: str, report: Mapping[str, Any]) -> str:
 def remarks(report: Mapping[str, Any]) -> Iterator[str]:
     """What a reader of the numbers has to know."""
     yield from report.get("notes", ())
+    edge, stopped = [], []
     for row in report["results"]:
         name = f"{row['encoder']} {row['feature']}, {budget_name(row)}"
         if any(row.get("at_edge", ())):
             pairs = zip(row["strengths"], row["at_edge"], strict=True)
             told = ", ".join(f"{c:g}" for c in sorted({c for c, is_edge in pairs if is_edge}))
-            yield f"{name}: C = {told} is at the edge of the candidates; one beyond may do better"
+            edge.append(f"{name} ({told})")
         if not all(row.get("converged", ())):
-            yield f"{name}: L-BFGS was stopped before it converged"
+            stopped.append(name)
+    if edge:
+        yield f"C at the edge of the candidates, one beyond may do better: {listed(edge)}"
+    if stopped:
+        yield f"L-BFGS was stopped before it converged: {listed(stopped)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f"; {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return "; ".join(names[:MOST_NAMED]) + more
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:

@@ -86,8 +86,7 @@ def evaluation_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baselines",
         action="store_true",
-        help="the same for the untrained encoder and (--protocol fast) pixels, and the "
-        "difference to them",
+        help="the same for the untrained encoder and pixels, and the difference to them",
     )
     parser.add_argument("--seed", type=natural, default=0, help="of all that is drawn")
     parser.add_argument("--out", type=Path, help=OUT)

@@ -65,7 +65,8 @@ def mae_protocol_options(probe: argparse.ArgumentParser) -> None:
     group = probe.add_argument_group(
         "--protocol mae",
         "A linear classifier behind a BatchNorm on the frozen class token, as the MAE paper's "
-        "numbers are made; the last epoch is tested, nothing is chosen.",
+        "numbers are made; the last epoch is tested, nothing is chosen. --baselines: the untrained "
+        "encoder, without pixels.",
     )
     group.add_argument("--epochs", type=amount, help="90 if unset, as in the paper (50: ViT-L, H)")
     group.add_argument(

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from mae.config import Config, DataConfig, ModelConfig
 from mae.data.training_data import open_images
 from mae.evaluation.encoders import FrozenEncoder, objective_encoder
@@ -37,11 +39,15 @@ def images_of(pattern: str, key: str = "--train"):
 
 
 def tiny_run(folder: Path) -> Path:
-    """A run folder with one checkpoint."""
+    """A run folder with one checkpoint, unlike the weights that training begins with."""
+    objective = tiny_objective()
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter.add_(0.01)
     run = Run(folder)
     run.open(CONFIG)
     position = Position(3, 24, "data")
     write_checkpoint(
-        reserve(run.checkpoints, position, 0), Tensors(tiny_objective().state_dict(), {}), position
+        reserve(run.checkpoints, position, 0), Tensors(objective.state_dict(), {}), position
     )
     return folder

@@ -174,7 +174,7 @@ def test_bad_images_have_no_row_whether_kept_or_encoded_anew(tmp_path, make_shar
         json.dumps(report)
     ours, theirs = (report["results"][0]["accuracy"] for report in reports)
     assert ours == pytest.approx(theirs, abs=1 / 24 + 1e-9)  # batches of other sizes
-    with pytest.raises(UserError, match="2 bad images so far, more than data.max_bad = 1"):
+    with pytest.raises(UserError, match=r"2 bad images so far, more than data.max_bad = 1"):
         EncodedTokens(encoder, images, "cpu", workers=0, max_bad=1)
 
 

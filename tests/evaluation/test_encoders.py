@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mae.errors import UserError
 from mae.config import FinetuneConfig
+from mae.errors import UserError
 from mae.evaluation.encoders import (
     objective_encoder,
     open_encoder,

@@ -19,6 +19,10 @@ from tests.evaluation.test_features import spoil
 from tests.models.test_mae import small_mae
 
 
+def silent(text):
+    pass
+
+
 @pytest.fixture
 def objective():
     torch.manual_seed(0)
@@ -111,22 +115,22 @@ def test_unlabelled_images_have_label_minus_one(objective, make_shards, tmp_path
 
 def test_a_file_of_any_name_in_the_folder_is_read(objective, images, tmp_path):
     encoder, folder = objective_encoder(Config(), objective), tmp_path / "features"
-    write_features(encoder, images, folder / "mine.safetensors", tokens=True, say=str)
+    write_features(encoder, images, folder / "mine.safetensors", tokens=True, say=silent)
     (folder / "damaged.safetensors").write_bytes(b"nothing")
     for tokens in (True, False):
-        found = features_of(encoder, images, folder, tokens=tokens, say=str)
+        found = features_of(encoder, images, folder, tokens=tokens, say=silent)
         assert found.path.name == "mine.safetensors"
     other = Images(images.manifest, 3, bits=16)
-    assert features_of(encoder, other, folder, say=str).path.name != "mine.safetensors"
+    assert features_of(encoder, other, folder, say=silent).path.name != "mine.safetensors"
 
 
 def test_a_copy_is_what_would_be_written(objective, images, tmp_path):
     encoder, folder = objective_encoder(Config(), objective), tmp_path / "features"
-    out, asked = tmp_path / "out.safetensors", {"step": 5, "say": str}
+    out, asked = tmp_path / "out.safetensors", {"step": 5, "say": silent}
     assert not copy_features(encoder, images, folder, out, tokens=False, **asked)
     features_of(encoder, images, folder, tokens=True, **asked)
     assert not copy_features(encoder, images, folder, out, tokens=False, **asked)
-    assert not copy_features(encoder, images, folder, out, tokens=True, step=6, say=str)
+    assert not copy_features(encoder, images, folder, out, tokens=True, step=6, say=silent)
     assert not out.exists()
     assert copy_features(encoder, images, folder, out, tokens=True, **asked)
     fresh = tmp_path / "fresh.safetensors"

@@ -90,10 +90,12 @@ def test_notes_stand_below_the_table():
     lines = table("probe", {"results": rows_of([found], LABELS, 0), "notes": ["why"]}).splitlines()
     assert lines[2:] == [
         "note: why",
-        "note: pretrained mean, all: C = 0.0001 is at the edge of the candidates; one beyond may do"
-        " better",
-        "note: pretrained mean, all: L-BFGS was stopped before it converged",
+        "note: C at the edge of the candidates, one beyond may do better: pretrained mean, all "
+        "(0.0001)",
+        "note: L-BFGS was stopped before it converged: pretrained mean, all",
     ]
+    lines = table("probe", {"results": rows_of([found] * 6, LABELS, 0)}).splitlines()
+    assert lines[-1].endswith("mean, all; 2 more") and lines[-1].count("mean, all") == 4
 
 
 def test_the_table_names_every_row_and_aligns():

@@ -12,7 +12,7 @@ from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.left_out import LeftOut
 from mae.evaluation.segmentation import collect, encode_dense, measure
 from mae.evaluation.segmentation_classifiers import Linear, Neighbours, choose_linear
-from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, patch_classes
+from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, Pairs, patch_classes
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.evaluation.segmentation_scores import compare, count, judge, quality
 from mae.patches import patchify
@@ -135,7 +135,9 @@ def test_wrong_masks_are_named(tmp_path, make_tar):
     ):
         views = open_masks("1.tar", ("k.mask.png", content))
         (tmp_path / ".mae-index" / "1.tar.safetensors").unlink()
-        (bad,) = views[range(1)].bad
+        found = views[range(1)]
+        assert isinstance(found, Pairs) and found.images is None
+        (bad,) = found.bad
         assert bad.sample == 0 and "1.tar: key k" in bad.reason
         with pytest.raises(SampleError, match=f"1.tar: key k: {line}"):
             views.view(0)
@@ -351,7 +353,7 @@ def test_bad_images_and_masks_are_left_out_and_counted(tmp_path, make_scenes):
     report = segmentation_report(*given, max_bad=1, say=silent)
     assert report["train_images"] == 39 and report["test_images"] == 10
     assert "key 0005" in report["train"]["left_out"][0]
-    with pytest.raises(UserError, match="key 0005: .*more than data.max_bad = 0"):
+    with pytest.raises(UserError, match=r"key 0005: .*more than data.max_bad = 0"):
         segmentation_report(*given, max_bad=0, say=silent)
 
 
