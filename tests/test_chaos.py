@@ -70,8 +70,9 @@ class Drill(NamedTuple):
         line = command(self.config, *self.settings, processes=processes)
         at = line.index("mae.pretrain")
         line[at - 1 : at + 1] = [str(script), str(self.log), str(life)]
+        here = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
         with (self.config.parent / "said").open("ab") as said:
-            return subprocess.Popen(line, stdout=said, stderr=said, env=environment())
+            return subprocess.Popen(line, stdout=said, stderr=said, env=here)
 
     def told(self) -> list[dict]:
         """What the processes told of their steps, a line that a kill cut off left out."""

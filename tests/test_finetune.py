@@ -168,8 +168,9 @@ def test_classes_that_are_named_and_labels_that_stray(pretrained, tmp_path, make
         tarfile.open(shards.replace("*", "000000")) as old,
     ):
         for number, member in enumerate(old.getmembers()):
-            data = old.extractfile(member).read()
-            data = b"4000" if number == 1 else data
+            file = old.extractfile(member)
+            assert file
+            data = b"4000" if number == 1 else file.read()
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
     assert finetune(pretrained, tmp_path / "other", f"data.train={stray}/a.tar") == 2
