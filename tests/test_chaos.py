@@ -125,11 +125,9 @@ def kill(drill: Drill, life: int, processes: int, chance: random.Random, in_save
     With `in_save` it always was.  All processes that train lived to that moment.
     """
     process = drill.start(life, processes)
-    steps, pids, deadline = chance.randint(1, 3), set(), time.monotonic() + PATIENCE
-    while len(pids) < processes or steps > 0:
+    wanted, own, deadline = chance.randint(3, 5), [], time.monotonic() + PATIENCE
+    while len(own) < processes * wanted:  # by the third step the first one's checkpoint is whole
         own = [row for row in drill.told() if row["life"] == life]
-        pids = {row["pid"] for row in own}
-        steps -= len(own) >= processes * steps and steps
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.001)
     time.sleep(0 if in_save else chance.uniform(0, 0.03))
@@ -142,6 +140,7 @@ def kill(drill: Drill, life: int, processes: int, chance: random.Random, in_save
             break
         for member in family:  # it was whole by then: the next one
             member.resume()
+    pids = {row["pid"] for row in own}
     living = {one.pid for one in family if one.status() == psutil.STATUS_STOPPED}
     assert pids <= living and len(pids) == processes
     for member in family:
@@ -179,6 +178,9 @@ def carry_out(drill: Drill, steps: int, kills: int, counts: list[int]) -> None:
     )
     drill.finish(kills + 1, counts[(kills + 1) % len(counts)])
     assert in_save >= (kills + 1) // 2
+    lives = range(1, kills + 2)
+    firsts = [min(r["step"] for r in drill.told() if r["life"] == life) for life in lives]
+    assert firsts[0] == 1 and sorted(set(firsts)) == firsts  # each went on where it stood
     assert [row["step"] for row in metrics_of(drill.run)] == list(range(1, steps + 1))
     names = sorted(path.name for path in (drill.run / "checkpoints").iterdir())
     assert names == [f"step-{steps - 1:09d}", f"step-{steps:09d}"]  # no leftover files

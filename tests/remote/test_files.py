@@ -197,7 +197,7 @@ IN_AN_HOUR = formatdate(time.time() + 3600, usegmt=True)
         (429, "7", 7),
         (503, "7", 7),
         (503, "3600", 120),
-        (503, IN_AN_HOUR, 120),
+        pytest.param(503, IN_AN_HOUR, 120, id="503-in an hour-120"),
         (503, "Mon, 01 Jan 2024 00:00:00 GMT", 0),
         (503, "soon", 0),
         (503, "-7", 0),
