@@ -20,7 +20,7 @@ import torch
 
 from mae.pretrain import main
 from mae.training import saver, signals
-from mae.training.checkpoint import _stamp, read_position
+from mae.training.checkpoint import _stamp, read_position, seal
 from mae.training.control import Control
 from mae.training.quarantine import Quarantine
 from mae.training.run import Run
@@ -333,7 +333,7 @@ def test_a_run_whose_newest_checkpoint_is_a_trap_is_refused(hostile, undisturbed
         with (newest / name).open("wb") as file:
             pickle.dump(Trap(sprung), file)
         state["files"][name] = _stamp(newest / name)
-    (newest / "state.json").write_text(json.dumps(state))
+    (newest / "state.json").write_text(json.dumps(seal(state)))
     assert read_position(newest).step == 10
     assert main([str(config)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
@@ -362,7 +362,7 @@ def test_a_hostile_manifest_is_passed_over_and_costs_nothing(change, hostile, un
     run = config.parent / "run"
     before = (run / "config.yaml").read_bytes()
     state = {**json.loads((newest / "state.json").read_text()), "step": 10, **change}
-    text = json.dumps(state)
+    text = json.dumps(seal(state))
     if deep := change.get("deep"):
         text = text.replace(json.dumps(deep), f"{deep}{']' * len(deep)}")
     (newest / "state.json").write_text(text)
