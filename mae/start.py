@@ -68,6 +68,7 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
 
 def _start(load: Callable[[], Config], is_dry: bool, last: contextlib.ExitStack) -> int:
     stop, run, is_ours = StopSignals(), None, False
+    last.callback(stop.restore)  # after all else: a launcher's signal must not kill what is done
     try:
         config = load()
         run = Run(config.output)
@@ -85,8 +86,7 @@ def _start(load: Callable[[], Config], is_dry: bool, last: contextlib.ExitStack)
         code, reason = FAILED, "interrupted; the same command continues the run"
         leave(code, reason, run, is_ours)
         os._exit(code)  # at once: not after what is being written, and what a tracker still sends
-    finally:
-        stop.restore()
+    stop.in_loop = True  # nothing is left to be stopped
     leave(code, reason, run, is_ours)
     return code
 
