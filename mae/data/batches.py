@@ -60,7 +60,7 @@ def _undisturbed(items: Iterator) -> Iterator:
             item = next(items)
         except StopIteration:
             return
-        except (RuntimeError, ConnectionError, EOFError):
+        except (RuntimeError, OSError, EOFError):
             # What a worker's death looks like depends on what it was doing.
             died = _dead_workers(items)
             if not died:
