@@ -53,7 +53,7 @@ def export(args: argparse.Namespace) -> None:
     off = f"off by {done.off:.0e} at most" if done.off else "equal to the last bit"
     print(
         f"{args.out}: the {'classifier' if names else 'encoder'} of step {position.step:,}, "
-        f"checked through {done.library} on {checked_on} ({off}); load it with"
+        f"checked through {done.reader} on {checked_on} ({off}); load it with"
     )
     print("\n".join(f"  {line}" for line in done.code.splitlines()))
     if args.push:

@@ -38,7 +38,7 @@ WRITERS: dict[str, Callable[[Path, Subject, Tensor], Written]] = {
 class Exported(NamedTuple):
     """What was proven of an export that is there."""
 
-    library: str
+    reader: str
     code: str
     """how to load it"""
     off: float
@@ -64,11 +64,11 @@ def export_folder(
         written = WRITERS[format](part, subject, images)
         code = from_hub(written.code, repo_id) if repo_id else written.code
         code = code.replace("FOLDER", out.name)
-        proof = f"{written.library} computed the same on {checked_on}"
+        proof = f"{written.reader} computed the same on {checked_on}"
         card = model_card(format, subject, facts, written._replace(code=code), proof)
         (part / "README.md").write_text(card)
         off = check(format, part, subject, written, out)
-    return Exported(written.library, written.code.replace("FOLDER", str(out)), off)
+    return Exported(written.reader, written.code.replace("FOLDER", str(out)), off)
 
 
 def check(format: str, folder: Path, subject: Subject, written: Written, out: Path) -> float:
@@ -88,12 +88,12 @@ def check(format: str, folder: Path, subject: Subject, written: Written, out: Pa
         done = fresh_process([format, str(folder), str(file)])
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise RunFailed(f"{out}: not written: {written.library} cannot load it: {last}")
+        raise RunFailed(f"{out}: not written: {written.reader} cannot load it: {last}")
     off = json.loads(done.stdout.splitlines()[-1])
     for name, value in off.items():
         if not value <= written.tolerance:
             raise RunFailed(
-                f"{out}: not written: {written.library} computes other {name}, off by "
+                f"{out}: not written: {written.reader} computes other {name}, off by "
                 f"{value:.1e} of their size (at most {written.tolerance:.0e})"
             )
     return max(off.values())

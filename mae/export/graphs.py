@@ -98,7 +98,7 @@ def trace(subject: Subject, images: Tensor) -> ExportedProgram:
 
 
 def _written(
-    subject: Subject, images: Tensor, name: str, code: str, library: str, tolerance: float
+    subject: Subject, images: Tensor, name: str, code: str, reader: str, tolerance: float
 ) -> Written:
     vit = subject.model.encoder
     normalised = subject.model.normalize_images(images)
@@ -107,7 +107,7 @@ def _written(
         given={"images": normalised},
         expected=expect_features(subject, normalised),
         tolerance=tolerance,
-        library=library,
+        reader=reader,
         files=FILES.format(
             name=name,
             channels=vit.patch_embed.proj.in_channels,

@@ -102,7 +102,7 @@ def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written
         given=given,
         expected=expected,
         tolerance=1e-5,
-        library="transformers",
+        reader="transformers",
         files=FULL if subject.decoder else ALONE,
         code=CODE.format(
             classes="ViTMAEForPreTraining, ViTModel" if subject.decoder else "ViTModel",

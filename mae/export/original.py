@@ -51,7 +51,7 @@ def write_original(folder: Path, subject: Subject, images: Tensor) -> Written:
         given=given,
         expected=expected,
         tolerance=1e-5,
-        library="timm",
+        reader="timm",
         files=FILES.format(what="encoder and decoder" if subject.decoder else "the encoder only")
         + MASK_TOKEN * subject.decoder,
         code=CODE,

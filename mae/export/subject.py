@@ -48,7 +48,7 @@ class Written(NamedTuple):
     """what it must find, by name"""
     tolerance: float
     """of the largest difference, relative to the root mean square of what is expected"""
-    library: str
+    reader: str
     """that loaded it"""
     files: str
     """what each file is, for the model card"""

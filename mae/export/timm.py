@@ -51,7 +51,7 @@ def write_timm(folder: Path, subject: Subject, images: Tensor) -> Written:
         given={"images": subject.model.normalize_images(images)},
         expected=expect_features(subject, subject.model.normalize_images(images)),
         tolerance=1e-6,
-        library="timm",
+        reader="timm",
         files=CLASSIFIER if vit.num_classes else FILES + DECODER * subject.decoder,
         code=CLASSIFIER_CODE.format(classes=vit.num_classes)
         if vit.num_classes
