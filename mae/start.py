@@ -84,21 +84,23 @@ def _start(load: Callable[[], Config], is_dry: bool, last: contextlib.ExitStack)
         is_ours = isinstance(error, ProcessStopped)
     except KeyboardInterrupt:
         code, reason = FAILED, "interrupted; the same command continues the run"
-        leave(code, reason, run, is_ours)
+        leave(code, reason, run, is_ours, stop)
         os._exit(code)  # at once: not after what is being written, and what a tracker still sends
     stop.in_loop = True  # nothing is left to be stopped
-    leave(code, reason, run, is_ours)
+    leave(code, reason, run, is_ours, stop)
     return code
 
 
-def leave(code: int, reason: str, run: Run | None, is_ours: bool) -> None:
+def leave(code: int, reason: str, run: Run | None, is_ours: bool, stop: StopSignals) -> None:
     """Last words, once for all processes; `is_ours`: what this process met alone."""
     is_first = os.environ.get("RANK", "0") == "0"
     if code == WRONG_USE and not (is_first or is_ours):
         # The launcher ends all processes with the first that leaves: give the first process,
         # which mostly meets the same error, the time to say it alone.
-        time.sleep(10)
-        is_ours = True
+        until = time.monotonic() + 10
+        while not stop.requested and time.monotonic() < until:
+            time.sleep(0.1)
+        is_ours = not stop.requested
     if not (is_first or is_ours):
         return
     if code != DONE:
