@@ -29,6 +29,7 @@ from mae.training.tracking import Tracker
 from mae.watching import Watcher
 from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
 from tests.servers import body, stall, web_server
+from tests.waiting import wait_for
 
 STEPS = 26
 SOON = 30
@@ -281,6 +282,7 @@ def test_a_place_that_takes_no_more_fails_in_one_line(
     place, aside = tmp_path / lost, tmp_path / "aside"
 
     def lose():
+        wait_for((tmp_path / "run" / "checkpoints" / "step-000000008").is_dir)  # in the background
         place.rename(aside)
         if aside.is_dir():
             place.touch()

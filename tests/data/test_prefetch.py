@@ -14,6 +14,7 @@ from mae.errors import StorageError
 from mae.remote import attempts
 from mae.remote.cache import ShardCache
 from tests.servers import body, status, web_server
+from tests.waiting import wait_for
 
 SHARDS, EACH = 8, 4
 
@@ -59,13 +60,6 @@ def one_shard_after_the_other(manifest):
     halves = [range(start, start + 2) for start in range(0, SHARDS * EACH, 2)]
     shards = manifest.shard[order(np.arange(0, SHARDS * EACH, EACH)).sample].tolist()
     return order, halves, shards
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def fetched(server):

@@ -9,6 +9,7 @@ import pytest
 
 from mae.data.workers import default_workers, in_workers, progress_bar
 from mae.errors import SampleError, WorkerDied
+from tests.waiting import wait_for
 
 
 def square(number):
@@ -109,13 +110,6 @@ def alive(process):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_no_bar_where_there_is_no_terminal(capsys):

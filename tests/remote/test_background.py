@@ -11,6 +11,7 @@ from mae.data.manifest import build_manifest
 from mae.remote.background import BackgroundThreads
 from mae.remote.cache import ShardCache
 from tests.servers import body, slow, status, web_server
+from tests.waiting import wait_for
 
 PATIENCE = 10
 """seconds; a download here takes 40"""
@@ -111,13 +112,6 @@ def serve_slowly(server, tmp_path, make_shards):
 
 def start(script, *arguments):
     return subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)])
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(
