@@ -79,7 +79,7 @@ def test_accumulation_gives_the_same_curve(undisturbed, shards, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
 
 
-@pytest.mark.parametrize("after_step", [2, 7, 17])
+@pytest.mark.parametrize("after_step", [2, pytest.param(7, marks=pytest.mark.fault), 17])
 def test_killed_and_rerun_ends_in_the_same_bits(undisturbed, shards, tmp_path, after_step):
     """Kill −9 in mid-epoch: before the first checkpoint, after the first, after the fourth."""
     config = write_config(tmp_path, shards)
@@ -115,7 +115,7 @@ def test_two_processes_give_the_curve_of_one(undisturbed, undisturbed_by_two):
     assert losses(run) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.fault), 2])
 def test_two_processes_killed_and_continued(
     undisturbed, undisturbed_by_two, shards, tmp_path, processes
 ):

@@ -168,9 +168,11 @@ def test_a_shard_that_vanishes_ends_the_run_with_a_checkpoint(tmp_path, make_sha
 @pytest.mark.parametrize(
     "settings",
     [
-        ("data.order=window", "data.window=2"),
-        ("data.order=lanes", "data.lanes=4", "data.window=1"),
-        ("data.repeats=2",),
+        pytest.param(("data.order=window", "data.window=2"), marks=pytest.mark.fault),  # long ones
+        pytest.param(
+            ("data.order=lanes", "data.lanes=4", "data.window=1"), marks=pytest.mark.fault
+        ),
+        pytest.param(("data.repeats=2",), marks=pytest.mark.fault),
         ("data.order=lanes", "data.lanes=2", "data.repeats=4", "data.crop_on_device=true"),
     ],
     ids=["window", "lanes", "repeats", "everything"],

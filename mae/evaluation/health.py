@@ -3,15 +3,12 @@
 What the numbers mean is for `mae.evaluation.verdicts` to say.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mae.data.images import Images
@@ -239,9 +236,7 @@ def accuracies(
         return Accuracies(None, None, None)
     given = features[fitted], labels[fitted], features[tested], labels[tested]
     scaled, scaled_tested = standardise(given[0], given[2])
-    with threadpool_limits(1 if scaled.size < 10**6 else None), warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # early, and good enough to watch
-        guess = path(scaled, given[1], scaled_tested, (STRENGTH,), ITERATIONS)[0].guesses
+    guess = path(scaled, given[1], scaled_tested, (STRENGTH,), ITERATIONS)[0].guesses
     return Accuracies(
         knn=knn_accuracy(*given),
         probe=float((guess == given[3]).mean()),

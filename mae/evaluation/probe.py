@@ -9,9 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from threadpoolctl import threadpool_limits
 
 from mae.errors import UserError
@@ -111,6 +108,8 @@ def selection_slices(labels: Labels, seed: int) -> list[tuple[Rows, Rows]]:
     small to hold every class.  Samples that are alone in their class are always fitted; none are
     held out, and there are no slices, where all are.
     """
+    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
+
     _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
     choosable = np.flatnonzero(counts[numbers] > 1)
     alone = np.flatnonzero(counts[numbers] == 1)
@@ -138,9 +137,17 @@ def path(
 
     A fit of `iterations` iterations was stopped, and may not have converged.
     """
+    # Here, because it takes a second that every start of a run would pay for.
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     model = LogisticRegression(max_iter=iterations, warm_start=True)
     fits = (model.set_params(C=c).fit(train, labels) for c in strengths)
-    return [Fit(fit.predict(test), int(np.max(fit.n_iter_))) for fit in fits]
+    # L-BFGS on small matrices is 15 times slower on two threads than on one.
+    with threadpool_limits(1 if train.size < 10**6 else None), warnings.catch_warnings():
+        # A fit that stops early is judged by its accuracy like any other.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return [Fit(fit.predict(test), int(np.max(fit.n_iter_))) for fit in fits]
 
 
 def standardise(train: Matrix, test: Matrix) -> tuple[Matrix, Matrix]:
@@ -171,15 +178,11 @@ def repeated_probe(
     if everything and len(labels) >= FEW:
         splits = 1
     scores = []
-    # L-BFGS on small matrices is 15 times slower on two threads than on one.
-    with threadpool_limits(1 if train.size < 10**6 else None), warnings.catch_warnings():
-        # A fit that stops early is judged by its accuracy like any other.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for split in range(splits):
-            rows = np.arange(len(labels))
-            if not everything:
-                rows = draw(labels, seed + split, per_class, percent)
-            scores.append(probe(train[rows], labels[rows], test, test_labels, seed + split))
+    for split in range(splits):
+        rows = np.arange(len(labels))
+        if not everything:
+            rows = draw(labels, seed + split, per_class, percent)
+        scores.append(probe(train[rows], labels[rows], test, test_labels, seed + split))
     values = np.array([score.accuracy for score in scores])
     deviation = float(values.std(ddof=1)) if splits > 1 else 0.0
     return Summary(float(values.mean()), deviation, tuple(scores))

@@ -1,5 +1,6 @@
 import json
 import resource
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mae.config import Config, LogConfig
 from mae.training import tensorboard_tracker
 from mae.training.run import Run
 from mae.training.tracking import Clock, Tracker, duration
+from tests.waiting import wait_for
 
 
 def opened(folder: Path, tensorboard: bool = False) -> tuple[Run, Config]:
@@ -139,6 +141,7 @@ class TestTensorboard:
         monkeypatch.setattr(tensorboard_tracker, "FLUSH_SECONDS", 0)
         run, config = opened(tmp_path / "run", tensorboard=True)
         tracker, row = Tracker(run, config, is_main=True), {"loss": 0.5, "r2": 0.5}
+        threads = set(threading.enumerate())
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
         try:
@@ -147,6 +150,7 @@ class TestTensorboard:
             tracker.close()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        wait_for(lambda: threads >= set(threading.enumerate()))  # its last words count here
         assert capsys.readouterr().out.count("tensorboard: not all is tracked from here on: ") == 1
 
 
