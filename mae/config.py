@@ -176,8 +176,13 @@ class TrainConfig(Section):
     """refuse to start with another number of processes (0: any)"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 where the hardware has it"""
-    compile: bool = False
-    """torch.compile the model"""
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = False
+    """torch.compile the model; or in one of torch's modes: reduce-overhead (CUDA graphs, for small
+    batches), max-autotune (looks for faster kernels, for minutes)"""
+    attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
+    """the kernel of attention; auto: torch chooses (`mae bench attention` measures them)"""
+    grad_checkpointing: bool = False
+    """compute activations again instead of keeping them: less memory, about a third more work"""
     checkpoint_every: Positive = 500
     """steps between checkpoints"""
     checkpoint_minutes: Rate = 30.0

@@ -9,15 +9,15 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 
 from mae.config import Config
-from mae.data.device_crop import Crops, resize_crops
-from mae.data.loader import Batch
 from mae.data.training_data import TrainingData
 from mae.errors import ProcessFailed, ProcessStopped, RunFailed, Stopped, UserError, WorkerDied
 from mae.exits import append_event
 from mae.hashing import Stream, fold
-from mae.objective import Objective, Output
+from mae.objective import Objective
 from mae.training.checkpoint import Position, checkpoints, step_of
+from mae.training.compiling import begin_step
 from mae.training.control import Control, Wishes
+from mae.training.feeding import Feed, forward
 from mae.training.guard import Guard, Rollback, skip_if_not_finite
 from mae.training.meter import Meter
 from mae.training.optim import set_lr
@@ -97,7 +97,7 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
     micro_batches = job.data.batches(
         config, slices, job.objective.img_size, start, plan.steps, left_out
     )
-    meter, clock = Meter(accelerator.device), Clock()
+    feed, meter, clock = Feed(accelerator.device), Meter(accelerator.device), Clock()
     saved_at = time.monotonic()
     job.model.train()
     job.stop.in_loop = True
@@ -106,6 +106,7 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
     for step in steps:
         lr = plan.lr_at(step - 1, config)
         set_lr(job.optimizer, lr)
+        begin_step(config.train)
         for micro in range(slices.accumulation):
             try:
                 with job.stop.waiting():
@@ -118,7 +119,7 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
             job.quarantine.note(batch.bad)
             is_synced = micro == slices.accumulation - 1
             with contextlib.nullcontext() if is_synced else accelerator.no_sync(job.model):
-                output = forward(job.model, job.objective, batch, accelerator.device)
+                output = forward(job.model, job.objective, feed, batch)
                 accelerator.backward(output.loss / slices.accumulation)
             meter.add(output)
         meter.end_step(step, skip_if_not_finite(job.optimizer.optimizer))
@@ -155,19 +156,6 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
         job.watcher.look(step, is_end)
         if is_reported:
             clock.restart()
-
-
-def forward(
-    model: torch.nn.Module, objective: Objective, batch: Batch, device: torch.device
-) -> Output:
-    """One micro-batch through `model`, the objective as accelerate prepared it."""
-    images = batch.images
-    if isinstance(images, Crops):
-        images = resize_crops(images, objective.img_size, device)
-    else:
-        images = images.to(device, non_blocking=True)
-    seeds, labels = (one.to(device, non_blocking=True) for one in (batch.seeds, batch.labels))
-    return model(images, objective.draw(images, seeds, labels))
 
 
 def report(job: Job, meter: Meter, clock: Clock, step: int, lr: float) -> None:

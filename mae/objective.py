@@ -52,6 +52,12 @@ class Objective(nn.Module, ABC):
     def figures(self, loss: float, statistics: Sequence[float]) -> dict[str, float]:
         """What people want to know, by name, from means over many micro-batches."""
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Whether blocks keep only what goes into them, and compute the rest again (as in timm)."""
+        for part in self.modules():
+            if hasattr(part, "grad_checkpointing"):
+                setattr(part, "grad_checkpointing", enable)  # noqa: B010
+
     def replaced(self) -> None:
         """Whatever follows from weights that were loaded, not trained."""
 

@@ -31,10 +31,11 @@ from mae.exits import (
     record_exit,
 )
 from mae.initial.initialize import start_from_weights
-from mae.loop import Job, forward, train_to_the_end
+from mae.loop import Job, train_to_the_end
 from mae.panels import build_panel
 from mae.results import write_json
 from mae.training.checkpoint import checkpoints, step_of
+from mae.training.compiling import attention_kernel, compile_step
 from mae.training.control import Control
 from mae.training.dry_run import dry_run
 from mae.training.environment import describe_start
@@ -142,7 +143,7 @@ def carry_out(
         peak_flops=peak_flops(accelerator.device, accelerator.mixed_precision),
     )
     if is_dry:
-        lines = [*notes, *dry_run(config, data, objective, plan, accelerator, forward)]
+        lines = [*notes, *dry_run(config, data, objective, plan, accelerator)]
         print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
         return
     # All processes draw what is sharded.
@@ -157,8 +158,10 @@ def carry_out(
     run.is_open = True
 
     objective.to(accelerator.device)
-    if config.train.compile:
-        objective.compile()
+    objective.set_grad_checkpointing(config.train.grad_checkpointing)
+    # FSDP2 gathers weights between the blocks, which no graph can contain.
+    compile_step(objective, config.train, may_break=accelerator.is_fsdp2)
+    last.enter_context(attention_kernel(config.train))
     optimizer = build_optimizer(objective, config.optim, plan.layer_decay)
     model, optimizer = prepare(objective, optimizer, accelerator)
     position, resumed = resume(run, objective, optimizer, data.manifest, accelerator)

@@ -14,10 +14,10 @@ import torch
 from mae.bench.timing import machine, spread
 from mae.config import Config
 from mae.data.loader import Batch, Slices
-from mae.loop import forward
 from mae.models.mae import MaskedAutoencoder
 from mae.panels import Panel, draw_panel
 from mae.training.control import Control, Wishes
+from mae.training.feeding import Feed, forward
 from mae.training.guard import Guard, skip_if_not_finite
 from mae.training.meter import Meter
 from mae.training.optim import build_optimizer, set_lr
@@ -48,14 +48,14 @@ def bench_overhead(config: Config, rounds: int) -> dict:
     shown = config.log.panel_images
     panel = Panel(images[:shown], words[:shown], "synthetic images")
     control, guard = Control(timedelta(minutes=1)), Guard(config.guard)
-    meter, clock = Meter(device), Clock()
+    feed, meter, clock = Feed(device), Meter(device), Clock()
     done = 0
 
     def step(is_watched: bool) -> None:
         nonlocal done
         done += 1
         set_lr(optimizer, plan.lr)
-        output = forward(model, objective, batch, device)
+        output = forward(model, objective, feed, batch)
         accelerator.backward(output.loss)
         if is_watched:
             meter.add(output)

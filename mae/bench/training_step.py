@@ -14,6 +14,7 @@ from mae.config import Config
 from mae.errors import UserError
 from mae.masking import PatchSplit, num_visible
 from mae.models.mae import MaskedAutoencoder, build_mae
+from mae.training.compiling import begin_step, compile_step
 from mae.training.guard import skip_if_not_finite
 from mae.training.meter import Meter
 from mae.training.optim import build_optimizer, set_lr
@@ -37,18 +38,18 @@ def build_step(case: Case) -> Step:
     shape = (case.batch_size, config.model.in_chans, *model.img_size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8).to(accelerator.device)
     if case.implementation == OURS:
-        return our_step(model, config, case.mode, images, accelerator)
+        return our_step(model, config, images, accelerator)
     other = {TEXTBOOK: TextbookLoss, TRANSFORMERS: TransformersLoss}[case.implementation](model)
-    return plain_step(other, config, case.mode, images, accelerator)
+    return plain_step(other, config, images, accelerator)
 
 
 def our_step(
-    model: MaskedAutoencoder, config: Config, mode: str, images: Tensor, accelerator: Accelerator
+    model: MaskedAutoencoder, config: Config, images: Tensor, accelerator: Accelerator
 ) -> Step:
     """What mae/loop.py does between two batches, guard and meter included."""
     device = accelerator.device
     model.to(device).train()
-    compile_model(model, mode)
+    compile_step(model, config.train)
     prepared, optimizer = prepare(model, build_optimizer(model, config.optim), accelerator)
     meter, words = Meter(device), torch.arange(len(images), device=device)
     taken = 0
@@ -56,7 +57,7 @@ def our_step(
     def step() -> Tensor:
         nonlocal taken
         taken += 1
-        begin_step(mode)
+        begin_step(config.train)
         set_lr(optimizer, LR)
         output = prepared(images, model.draw(images, words + taken * len(images)))
         accelerator.backward(output.loss)
@@ -72,16 +73,14 @@ def our_step(
     return step
 
 
-def plain_step(
-    model: nn.Module, config: Config, mode: str, images: Tensor, accelerator: Accelerator
-) -> Step:
+def plain_step(model: nn.Module, config: Config, images: Tensor, accelerator: Accelerator) -> Step:
     """The same for others: the same optimizer and precision, without guard and meter."""
     model.to(accelerator.device).train()
-    compile_model(model, mode)
+    compile_step(model, config.train, may_break=True)
     optimizer = build_optimizer(model, config.optim)
 
     def step() -> Tensor:
-        begin_step(mode)
+        begin_step(config.train)
         set_lr(optimizer, LR)
         with accelerator.autocast():
             loss = model(images)
@@ -153,17 +152,3 @@ def transformers_model(model: MaskedAutoencoder) -> nn.Module:
         norm_pix_loss=model.norm_pix_loss,
     )
     return ViTMAEForPreTraining(config)
-
-
-def compile_model(model: nn.Module, mode: str) -> None:
-    """In place, as train.compile does it where the mode is just `compile`."""
-    if mode == "compile":
-        model.compile()
-    elif mode != "eager":
-        model.compile(mode=mode, fullgraph=True, dynamic=False)
-
-
-def begin_step(mode: str) -> None:
-    """CUDA graphs reuse their outputs' memory from here on."""
-    if mode in ("reduce-overhead", "max-autotune"):
-        torch.compiler.cudagraph_mark_step_begin()

@@ -8,6 +8,7 @@ paper's formulation to rounding (paper, section 3, "MAE decoder"), with less mem
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from mae.masking import PatchSplit
@@ -81,6 +82,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
+        self.grad_checkpointing = False
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         positions = sincos_positions(dim, grid_size)
@@ -102,8 +104,12 @@ class Decoder(nn.Module):
         visible = visible + gather_tokens(positions, split.ids_keep)
         hidden = self.mask_token + gather_tokens(positions, split.ids_masked)
         x = torch.cat([prefix.to(hidden.dtype), visible.to(hidden.dtype), hidden], dim=1)
-        for block in self.blocks[:-1]:
-            x = block(x)
+        *earlier, last = self.blocks
+        if self.grad_checkpointing and earlier:
+            x = checkpoint_seq(earlier, x)
+        else:
+            for block in earlier:
+                x = block(x)
         # Only hidden patches reach the head, so only they need the last block's answer.
-        x = self.blocks[-1](x, num_queries=masked)
+        x = last(x, num_queries=masked)
         return self.pred(self.norm(x))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from timm.layers import PatchEmbed
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -140,7 +141,10 @@ def forward_visible(
             prefix_tokens = prefix_tokens + positions[:, :prefix]
         tokens = torch.cat([prefix_tokens.expand(b, -1, -1).to(tokens.dtype), tokens], dim=1)
 
-    return vit.norm(vit.blocks(vit.norm_pre(vit.pos_drop(tokens))))
+    tokens = vit.norm_pre(vit.pos_drop(tokens))
+    if vit.grad_checkpointing:
+        return vit.norm(checkpoint_seq(vit.blocks, tokens))
+    return vit.norm(vit.blocks(tokens))
 
 
 def position_embedding(vit: VisionTransformer) -> nn.Parameter:

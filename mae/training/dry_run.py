@@ -3,7 +3,7 @@
 import copy
 import shutil
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,9 @@ from mae.config import Config
 from mae.data.loader import Batch
 from mae.data.training_data import TrainingData
 from mae.errors import UserError
-from mae.objective import Objective, Output
+from mae.objective import Objective
+from mae.training.compiling import begin_step, compile_step
+from mae.training.feeding import Feed, forward
 from mae.training.flops import mfu
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.plan import Plan
@@ -24,8 +26,6 @@ from mae.training.tracking import duration
 
 READ_SECONDS = 5.0
 TIMED_STEPS = 2
-
-Forward = Callable[[torch.nn.Module, Objective, Batch, torch.device], Output]
 
 
 class Reading(NamedTuple):
@@ -53,7 +53,6 @@ def dry_run(
     objective: Objective,
     plan: Plan,
     accelerator: Accelerator,
-    forward: Forward,
 ) -> list[str]:
     """What the run would be like, line by line; nothing is written and `objective` stays as it is.
 
@@ -62,7 +61,7 @@ def dry_run(
     """
     disk = check_disk(config, objective)
     reading = read_for_a_while(config, data, objective, plan)
-    step = try_step(config, objective, plan, accelerator, forward, reading.batch)
+    step = try_step(config, objective, plan, accelerator, reading.batch)
     speed = plan.slices.batch_size / step.seconds
     used = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.slices.num_processes)
     parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}
@@ -139,7 +138,6 @@ def try_step(
     objective: Objective,
     plan: Plan,
     accelerator: Accelerator,
-    forward: Forward,
     batch: Batch,
 ) -> Step:
     """Steps of a copy of `objective`, the first of them untimed; UserError out of memory."""
@@ -147,19 +145,20 @@ def try_step(
     has_counter = device.type == "cuda"
     try:
         trial = copy.deepcopy(objective).to(device)
-        if config.train.compile:
-            trial.compile()
+        trial.set_grad_checkpointing(config.train.grad_checkpointing)
+        compile_step(trial, config.train, may_break=accelerator.is_fsdp2)
         optimizer = build_optimizer(trial, config.optim, plan.layer_decay)
         model, optimizer = prepare(trial, optimizer, accelerator)
         model.train()
         set_lr(optimizer, plan.lr)
         if has_counter:
             torch.cuda.reset_peak_memory_stats(device)
-        passes = steps = 0.0
+        feed, passes, steps = Feed(device), 0.0, 0.0
         loss = torch.zeros(())
         for number in range(TIMED_STEPS + 1):
             began = _now(device)
-            output = forward(model, trial, batch, device)
+            begin_step(config.train)
+            output = forward(model, trial, feed, batch)
             loss = output.loss.detach() if number == 0 else loss
             accelerator.backward(output.loss)
             passed = _now(device)

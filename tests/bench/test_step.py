@@ -180,6 +180,6 @@ def test_the_command_measures_and_writes_all_it_promises(tmp_path, capsys):
 
 
 def test_modes_on_the_command_line_are_those_there_are():
-    from mae.bench.cases import MODES as all_modes
+    from mae.bench.cases import COMPILED
 
-    assert all_modes == MODES
+    assert MODES[:2] == tuple(COMPILED)

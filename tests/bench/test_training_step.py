@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from mae.bench import training_step
-from mae.bench.cases import TEXTBOOK, TRANSFORMERS, Case
+from mae.bench.cases import OURS, TEXTBOOK, TRANSFORMERS, Case
 from mae.bench.training_step import (
     LR,
     build_step,
-    compile_model,
     transformers_model,
 )
 from mae.errors import UserError
@@ -100,9 +99,18 @@ def test_an_unknown_model_is_told():
         build_step(TINY._replace(encoder="vit_tiny_patch16_225"))
 
 
-def test_modes_are_torch_compiles(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: asked.append(options))
-    for mode in ("eager", "compile", "reduce-overhead"):
-        compile_model(torch.nn.Identity(), mode)
-    assert asked == [{}, {"mode": "reduce-overhead", "fullgraph": True, "dynamic": False}]
+@pytest.mark.parametrize(
+    ("implementation", "mode", "asked"),
+    [
+        (OURS, "eager", []),
+        (OURS, "compile", [{"mode": "default", "fullgraph": True, "dynamic": False}]),
+        (TEXTBOOK, "compile", [{"mode": "default", "fullgraph": False, "dynamic": False}]),
+        (OURS, "max-autotune", [{"mode": "max-autotune", "fullgraph": True, "dynamic": False}]),
+    ],
+)
+def test_modes_are_those_of_a_run(implementation, mode, asked, monkeypatch):
+    """Others may break their graph, which ours must not."""
+    found = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: found.append(options))
+    build_step(TINY._replace(implementation=implementation, mode=mode))
+    assert found == asked

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from mae.bench.cost import cost_of
 from mae.config import ModelConfig
 from mae.errors import UserError
 from mae.masking import PatchSplit, binary_mask
@@ -249,3 +250,22 @@ def test_forward_is_a_pure_function_of_its_arguments():
     first = model(images, split)
     torch.manual_seed(99)
     assert torch.equal(first.loss, model(images, split).loss)
+
+
+def test_what_is_computed_again_is_the_same_and_holds_less():
+    model, images = small_mae(), some_images()
+    split = model.draw(images, torch.arange(4))
+
+    def cost(enable: bool):
+        model.set_grad_checkpointing(enable)
+        return cost_of(lambda: model(images, split).loss, model)
+
+    def gradients(enable: bool):
+        model.zero_grad()
+        model.set_grad_checkpointing(enable)
+        model(images, split).loss.backward()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    for kept, again in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(kept, again)
+    assert cost(True).saved_bytes < cost(False).saved_bytes / 2

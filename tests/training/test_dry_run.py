@@ -7,11 +7,11 @@ import torch
 
 from mae.data.training_data import open_training_data
 from mae.errors import UserError
-from mae.loop import forward
 from mae.pretrain import main
 from mae.settings import load_config
 from mae.training import dry_run as module
 from mae.training.dry_run import checkpoint_bytes, dry_run
+from mae.training.feeding import forward
 from mae.training.flops import flops_per_image
 from mae.training.optim import build_optimizer
 from mae.training.plan import build_accelerator, make_plan
@@ -34,13 +34,14 @@ def tried(tmp_path, shards, monkeypatch):
     monkeypatch.setattr(module, "READ_SECONDS", 0.2)
 
     def run(*settings: str, forward=forward):
+        monkeypatch.setattr(module, "forward", forward)
         config, data = open_training_data(load_config(write_config(tmp_path, shards), settings))
         accelerator = build_accelerator(config.train)
         plan = make_plan(config, len(data.manifest), 1, 0)
         objective = build_objective(config)
         flops = flops_per_image(objective, config.model.in_chans)
         plan = plan._replace(flops_per_image=flops)
-        return dry_run(config, data, objective, plan, accelerator, forward), objective
+        return dry_run(config, data, objective, plan, accelerator), objective
 
     return run
 
@@ -104,10 +105,10 @@ def test_a_checkpoint_is_as_large_as_foretold(tmp_path, shards):
 def scarce(limit: int):
     """A device on which `limit` images fit."""
 
-    def limited(model, objective, batch, device):
+    def limited(model, objective, feed, batch):
         if len(batch.samples) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return forward(model, objective, batch, device)
+        return forward(model, objective, feed, batch)
 
     return limited
 
@@ -122,7 +123,7 @@ def test_out_of_memory_names_the_setting_and_a_value_to_try(tried):
 
 
 def test_other_errors_of_a_step_are_not_explained_away(tried):
-    def broken(model, objective, batch, device):
+    def broken(model, objective, feed, batch):
         raise RuntimeError("shape mismatch")
 
     with pytest.raises(RuntimeError, match="shape mismatch"):

@@ -1,0 +1,71 @@
+"""Batches on their way to the device, beside the steps that it is still busy with."""
+
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+
+from mae.data.device_crop import Crops, resize_crops
+from mae.data.loader import Batch
+from mae.objective import Objective, Output
+
+AHEAD = 2
+"""steps whose batches may be on the device at once, beside the one it is computing"""
+
+
+class OnDevice(NamedTuple):
+    """What an objective takes of a batch."""
+
+    images: Shaped[Tensor, "b c h w"]
+    seeds: Int[Tensor, " b"]
+    labels: Int[Tensor, " b"]
+
+
+class Feed:
+    """Copies batches to `device` and cuts their crops there.
+
+    On a GPU this has a stream of its own: the loop is ahead of the device, so a batch arrives
+    while the step before it is computed.  The loop waits only where it is further ahead than
+    AHEAD batches, which would fill the memory.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.begun: deque[torch.cuda.Event] = deque()
+
+    def __call__(self, batch: Batch, img_size: tuple[int, int]) -> OnDevice:
+        """The batch, ready for the device's current stream."""
+        if self.stream is None:
+            return self._put(batch, img_size)
+        if len(self.begun) == AHEAD:
+            self.begun.popleft().synchronize()
+        with torch.cuda.stream(self.stream):
+            found = self._put(batch, img_size)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self.stream)
+        for tensor in found:
+            tensor.record_stream(current)  # its memory is free only after this stream's use
+        begun = torch.cuda.Event()
+        begun.record(current)
+        self.begun.append(begun)
+        return found
+
+    def _put(self, batch: Batch, img_size: tuple[int, int]) -> OnDevice:
+        images = batch.images
+        if isinstance(images, Crops):
+            images = resize_crops(images, img_size, self.device)
+        else:
+            images = images.to(self.device, non_blocking=True)
+        seeds, labels = (
+            one.to(self.device, non_blocking=True) for one in (batch.seeds, batch.labels)
+        )
+        return OnDevice(images, seeds, labels)
+
+
+def forward(model: nn.Module, objective: Objective, feed: Feed, batch: Batch) -> Output:
+    """One micro-batch through `model`, the objective as accelerate prepared it."""
+    images, seeds, labels = feed(batch, objective.img_size)
+    return model(images, objective.draw(images, seeds, labels))
