@@ -106,6 +106,10 @@ class ModelConfig(Section):
     """decoder blocks"""
     decoder_num_heads: Positive = 16
     """decoder attention heads"""
+    decoder_attention: Literal["joint", "cross"] = "joint"
+    """joint: all tokens attend to all (MAE); cross: hidden patches to visible ones (CrossMAE)"""
+    prediction_ratio: Fraction = 0.0
+    """cross: share of all patches that is predicted in a step (0: every hidden one)"""
 
 
 class InitConfig(Section):

@@ -38,6 +38,12 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
             f"{model.decoder_embed_dim} must divide by 4 (sine-cosine positions) "
             f"and by decoder_num_heads = {model.decoder_num_heads}",
         )
+    if model.prediction_ratio and model.decoder_attention != "cross":
+        yield (
+            "model.prediction_ratio",
+            "is for model.decoder_attention=cross: hidden patches that attend to each other are "
+            "predicted together",
+        )
     owned = {"img_size", "patch_size", "in_chans", "num_classes", "global_pool", "pretrained"}
     for key in sorted(owned & config.model.encoder_kwargs.keys()):
         yield f"model.encoder_kwargs.{key}", "is set elsewhere (model.img_size and so on)"

@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from mae.masking import PatchSplit, binary_mask
+from mae.models.decoder import Decoder
 from mae.models.encoder import position_embedding
 from mae.models.mae import MaskedAutoencoder
 from mae.objective import Output
@@ -27,6 +28,7 @@ class TextbookStep(nn.Module):
         """Equal to the model's own up to rounding, gradients included."""
         model, (ids_keep, ids_masked) = self.model, noise
         encoder, decoder = model.encoder, model.decoder
+        assert isinstance(decoder, Decoder)
         pixels = model.normalize_images(images)
 
         prefix, positions = encoder.num_prefix_tokens, position_embedding(encoder)

@@ -47,6 +47,9 @@ def export(args: argparse.Namespace) -> None:
         config = resize(config, model, args.img_size)
     images, checked_on = check_images(args.images, config, model)
     decoder = args.decoder and isinstance(model, MaskedAutoencoder)
+    if decoder and config.model.decoder_attention == "cross" and args.format in ("mae", "hf"):
+        print(f"--format {args.format} has no names for a decoder of cross-attention: without it")
+        decoder = False
     subject = Subject(config, model, position, pool, decoder, trained_size, names)
     facts = read_facts(run_of(args.run), position)
     done = export_folder(args.format, subject, images, facts, checked_on, args.out, args.push)

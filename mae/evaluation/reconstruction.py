@@ -45,7 +45,7 @@ def explained_variance(
         split = (draw or model.draw)(images, seeds)
         patches = model.patchify(images)
         target = model.target(patches, split.ids_masked)
-        prediction = model.decoder(model.forward_encoder(patches, split.ids_keep), split)
+        prediction = model.predict(patches, split)
 
         pixels = model.normalize(patches)
         mean, std = patch_statistics(gather_tokens(pixels, split.ids_masked))

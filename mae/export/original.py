@@ -38,7 +38,7 @@ def write_original(folder: Path, subject: Subject, images: Tensor) -> Written:
     """mae.safetensors and mae.pth, with the decoder or (for fine-tuning tools) without."""
     vit = subject.model.encoder
     refuse_beyond_plain(vit, "mae")
-    tensors = original_names(vit, subject.pretraining.decoder if subject.decoder else None)
+    tensors = original_names(vit, subject.joint_decoder if subject.decoder else None)
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     torch.save({"model": tensors}, folder / PICKLED)
     normalised = subject.model.normalize_images(images)

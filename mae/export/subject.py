@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mae.config import Config
 from mae.errors import UserError
 from mae.models.classifier import Classifier
+from mae.models.decoder import Decoder
 from mae.models.mae import MaskedAutoencoder
 from mae.training.checkpoint import Position
 
@@ -37,6 +38,12 @@ class Subject(NamedTuple):
         """The model where it has a decoder."""
         assert isinstance(self.model, MaskedAutoencoder)
         return self.model
+
+    @property
+    def joint_decoder(self) -> Decoder:
+        """The decoder that other libraries have names for."""
+        assert isinstance(self.pretraining.decoder, Decoder)
+        return self.pretraining.decoder
 
 
 class Written(NamedTuple):
@@ -124,12 +131,11 @@ def expect_prediction(
     """(given, expected): noise whose order hides patches, and the predictions for these."""
     model = subject.pretraining
     split = model.draw(images, torch.arange(len(images)))
-    latent = model.forward_encoder(model.patchify(images), split.ids_keep)
     shuffle = torch.cat([split.ids_keep, split.ids_masked], dim=1)
     ranks = torch.arange(shuffle.shape[1]).float().expand(shuffle.shape)
     noise = torch.zeros_like(ranks).scatter(1, shuffle, ranks)
     given = {"noise": noise, "ids_masked": split.ids_masked}
-    return given, {"prediction": model.decoder(latent, split)}
+    return given, {"prediction": model.predict(model.patchify(images), split)}
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

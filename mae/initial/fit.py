@@ -17,6 +17,7 @@ from mae.initial.adapt import (
 )
 from mae.initial.geometry import activation_of, eps_of, num_heads_of
 from mae.initial.weights import Weights
+from mae.models.cross_decoder import CrossBlock, CrossDecoder
 from mae.models.decoder import Block, Decoder
 
 
@@ -101,7 +102,9 @@ def load_encoder(
     return Loaded(len(source), len(own), tuple(kept), left_out, tuple(notes))
 
 
-def load_decoder(decoder: Decoder, weights: Weights, grid: tuple[int, int]) -> Loaded:
+def load_decoder(
+    decoder: Decoder | CrossDecoder, weights: Weights, grid: tuple[int, int]
+) -> Loaded:
     """Fill all of `decoder` (for this grid of patches), or nothing where the source's is another.
 
     Raises UserError where one that fits is damaged.
@@ -112,7 +115,8 @@ def load_decoder(decoder: Decoder, weights: Weights, grid: tuple[int, int]) -> L
         source[POSITIONS] = decoder_positions(
             source[POSITIONS], decoder.num_prefix_tokens, grid, weights.geometry.grid
         )
-    heads = {block.attn.num_heads for block in decoder.blocks if isinstance(block, Block)}
+    blocks = (block for block in decoder.blocks if isinstance(block, Block | CrossBlock))
+    heads = {block.attn.num_heads for block in blocks}
     others = [key for key in own if key in source and source[key].shape != own[key].shape]
     reason = None
     if source.keys() != own.keys():

@@ -5,6 +5,8 @@ tokens stay [prefix, visible, hidden] and carry the positions of their patches. 
 paper's formulation to rounding (paper, section 3, "MAE decoder"), with less memory traffic.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -41,19 +43,24 @@ class Attention(nn.Module):
         return self.proj(y.transpose(1, 2).reshape(b, num_queries, d))
 
 
+def mlp(dim: int, ratio: int = 4) -> nn.Sequential:
+    """Two linear layers, with timm's names."""
+    layers = nn.Sequential()
+    layers.add_module("fc1", nn.Linear(dim, ratio * dim))
+    layers.add_module("act", nn.GELU())
+    layers.add_module("fc2", nn.Linear(ratio * dim, dim))
+    return layers
+
+
 class Block(nn.Module):
     """Pre-norm transformer block, keys named as in timm's."""
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+    def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        hidden = int(dim * mlp_ratio)
-        self.mlp = nn.Sequential()
-        self.mlp.add_module("fc1", nn.Linear(dim, hidden))
-        self.mlp.add_module("act", nn.GELU())
-        self.mlp.add_module("fc2", nn.Linear(hidden, dim))
+        self.mlp = mlp(dim)
 
     def forward(
         self, x: Float[Tensor, "b n d"], num_queries: int | None = None
@@ -94,12 +101,15 @@ class Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, latent: Float[Tensor, "b tokens d"], split: PatchSplit
+        self, features: Sequence[Float[Tensor, "b tokens d"]], split: PatchSplit
     ) -> Float[Tensor, "b masked values"]:
-        """Predicted pixels of the hidden patches, in the order of `split.ids_masked`."""
+        """Predicted pixels of the hidden patches, in the order of `split.ids_masked`.
+
+        `features`: the tokens after each of the encoder's blocks, of which the last are read.
+        """
         b, masked = split.ids_masked.shape
         positions = self.pos_embed.expand(b, -1, -1)
-        x = self.embed(latent)
+        x = self.embed(features[-1])
         prefix, visible = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
         visible = visible + gather_tokens(positions, split.ids_keep)
         hidden = self.mask_token + gather_tokens(positions, split.ids_masked)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from timm.layers import PatchEmbed
-from timm.models import checkpoint_seq
+from timm.models import checkpoint
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -118,10 +118,11 @@ def initialize_linears(module: nn.Module) -> None:
 
 def forward_visible(
     vit: VisionTransformer, visible: Float[Tensor, "b k pixels"], ids_keep: Int[Tensor, "b k"]
-) -> Float[Tensor, "b tokens d"]:
+) -> list[Float[Tensor, "b tokens d"]]:
     """`vit.forward_features` for some patches only: [prefix tokens, the patches of `ids_keep`].
 
-    `visible` holds the normalised pixels of those patches in `patchify`'s layout.
+    Tokens after each block, the last ones normalised.  `visible` holds the normalised pixels of
+    those patches in `patchify`'s layout.
     """
     b = visible.shape[0]
     projection = vit.patch_embed.proj
@@ -142,9 +143,11 @@ def forward_visible(
         tokens = torch.cat([prefix_tokens.expand(b, -1, -1).to(tokens.dtype), tokens], dim=1)
 
     tokens = vit.norm_pre(vit.pos_drop(tokens))
-    if vit.grad_checkpointing:
-        return vit.norm(checkpoint_seq(vit.blocks, tokens))
-    return vit.norm(vit.blocks(tokens))
+    features = []
+    for block in vit.blocks:
+        tokens = checkpoint(block, tokens) if vit.grad_checkpointing else block(tokens)
+        features.append(tokens)
+    return [*features[:-1], vit.norm(tokens)]
 
 
 def position_embedding(vit: VisionTransformer) -> nn.Parameter:

@@ -1,7 +1,7 @@
 """Masked Autoencoder (He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners")."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -11,6 +11,7 @@ from torch import Tensor
 from mae.config import ModelConfig
 from mae.errors import UserError
 from mae.masking import PatchSplit, num_visible, random_masking
+from mae.models.cross_decoder import CrossDecoder
 from mae.models.decoder import Decoder
 from mae.models.encoder import build_encoder, forward_visible, initialize_encoder
 from mae.models.pixels import Affine, computable, normalize_images, pixel_affine
@@ -47,14 +48,17 @@ class MaskedAutoencoder(Objective):
         decoder_embed_dim: int = 512,
         decoder_depth: int = 8,
         decoder_num_heads: int = 16,
+        decoder_attention: Literal["joint", "cross"] = "joint",
+        prediction_ratio: float = 0.0,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
         bits: int = 8,
     ) -> None:
         """Initialise `encoder` as in the paper and put a decoder behind it.
 
-        Raises UserError where `mask_ratio` leaves no patch visible or none hidden, or `mean` and
-        `std` are not one number per channel.
+        Raises UserError where `mask_ratio` leaves no patch visible or none hidden,
+        `prediction_ratio` asks for none or for more than are hidden, or `mean` and `std` are not
+        one number per channel.
         """
         super().__init__()
         self.patch_size = tuple(encoder.patch_embed.patch_size)
@@ -77,8 +81,7 @@ class MaskedAutoencoder(Objective):
         self.encoder = encoder
         initialize_encoder(encoder)
         p, q = self.patch_size
-        self.decoder = Decoder(
-            encoder.embed_dim,
+        sizes = (
             decoder_embed_dim,
             decoder_depth,
             decoder_num_heads,
@@ -86,6 +89,20 @@ class MaskedAutoencoder(Objective):
             encoder.num_prefix_tokens,
             p * q * channels,
         )
+        self.decoder: Decoder | CrossDecoder
+        if decoder_attention == "cross":
+            self.decoder = CrossDecoder(encoder.embed_dim, len(encoder.blocks), *sizes)
+        else:
+            self.decoder = Decoder(encoder.embed_dim, *sizes)
+        hidden = self.num_patches - visible
+        self.num_predicted = (
+            int(self.num_patches * prediction_ratio) if prediction_ratio else hidden
+        )
+        if not 0 < self.num_predicted <= hidden:
+            raise UserError(
+                f"model.prediction_ratio: {prediction_ratio} of {self.num_patches} patches are "
+                f"{self.num_predicted}, but there are 1 to {hidden} hidden ones to predict"
+            )
 
     def draw(
         self,
@@ -99,9 +116,16 @@ class MaskedAutoencoder(Objective):
     def forward(self, images: Shaped[Tensor, "b c h w"], noise: PatchSplit) -> Output:
         """Encode what is visible, predict what is hidden, compare."""
         patches = self.patchify(images)
-        latent = self.forward_encoder(patches, noise.ids_keep)
-        prediction = self.decoder(latent, noise)
-        return self.forward_loss(patches, prediction, noise.ids_masked)
+        asked = PatchSplit(noise.ids_keep, noise.ids_masked[:, : self.num_predicted])
+        features = self.forward_encoder(patches, asked.ids_keep)
+        prediction = self.decoder(features, asked)
+        return self.forward_loss(patches, prediction, asked.ids_masked)
+
+    def predict(
+        self, patches: Shaped[Tensor, "b n values"], split: PatchSplit
+    ) -> Float[Tensor, "b masked values"]:
+        """What the model makes of all hidden patches."""
+        return self.decoder(self.forward_encoder(patches, split.ids_keep), split)
 
     def patchify(self, images: Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b n values"]:
         """Patches of images, in the images' own numbers."""
@@ -109,7 +133,7 @@ class MaskedAutoencoder(Objective):
 
     def forward_encoder(
         self, patches: Shaped[Tensor, "b n values"], ids_keep: Int[Tensor, "b k"]
-    ) -> Float[Tensor, "b tokens d"]:
+    ) -> list[Float[Tensor, "b tokens d"]]:
         """Encode the patches named by `ids_keep`; the others are never touched."""
         visible = self.normalize(gather_tokens(patches, ids_keep))
         return forward_visible(self.encoder, visible, ids_keep)
@@ -157,7 +181,7 @@ class MaskedAutoencoder(Objective):
         contrast: both are taken from the true patch, as in the paper's own figures.
         """
         patches = self.patchify(images)
-        prediction = self.decoder(self.forward_encoder(patches, split.ids_keep), split).float()
+        prediction = self.predict(patches, split).float()
         pixels = self.normalize(patches)
         if self.norm_pix_loss:
             mean, std = patch_statistics(gather_tokens(pixels, split.ids_masked))
@@ -202,6 +226,8 @@ def build_mae(
         decoder_embed_dim=config.decoder_embed_dim,
         decoder_depth=config.decoder_depth,
         decoder_num_heads=config.decoder_num_heads,
+        decoder_attention=config.decoder_attention,
+        prediction_ratio=config.prediction_ratio,
         mean=mean,
         std=std,
         bits=bits,

@@ -63,7 +63,7 @@ def reconstruct_images(
 ) -> Reconstructed:
     """Predict the hidden patches of integer images [b c h w] on the model's device."""
     patches = model.patchify(images)
-    prediction = model.decoder(model.forward_encoder(patches, split.ids_keep), split).float()
+    prediction = model.predict(patches, split).float()
     target = model.target(patches, split.ids_masked)
     squared = (prediction - target).square()
     deviation = (target - target.mean(dim=(1, 2), keepdim=True)).square().sum(dim=(1, 2))

@@ -6,7 +6,8 @@ import torch
 from mae.cli import main
 from mae.commands.export import check_images
 from mae.commands.images import load_images
-from mae.config import Config, DataConfig, Part
+from mae.config import Config, DataConfig, InitConfig, Part
+from mae.initial.initialize import initialize
 from mae.models.mae import MaskedAutoencoder
 from mae.training.checkpoint import Position, reserve, write_checkpoint
 from mae.training.run import Run, build_objective
@@ -18,9 +19,14 @@ from tests.servers import body, web_server
 @pytest.fixture
 def run(tmp_path, make_shards):
     """Checkpoints of steps 3 and 6; training data of two shards, held-out data that is gone."""
+    return untrained_run(tmp_path, make_shards)
+
+
+def untrained_run(tmp_path, make_shards, **settings):
+    """The same, with further settings of the model."""
     shards = make_shards(tmp_path / "shards", 12, size=24)
     data = DataConfig(train=(shards,), val=(f"{tmp_path}/gone.tar",), crop_pct=1.0)
-    config = Config(data=data, model=config_of().model)
+    config = Config(data=data, model=config_of().model.model_copy(update=settings))
     run = Run(tmp_path / "run")
     run.open(config)
     model = build_objective(config)
@@ -40,6 +46,24 @@ def test_a_run_or_one_of_its_checkpoints_is_exported(run, tmp_path, in_process, 
     assert main(["export", str(chosen), str(tmp_path / "chosen"), "--no-decoder"]) == 0
     assert "the encoder of step 3" in capsys.readouterr().out
     assert not (tmp_path / "chosen" / "decoder.safetensors").exists()
+
+
+@pytest.mark.parametrize(("format_", "goes_along"), [("timm", True), ("mae", False)])
+@pytest.mark.usefixtures("in_process")
+def test_a_decoder_of_cross_attention(format_, goes_along, tmp_path, make_shards, capsys):
+    """Goes into our own file, and is left out where the format has no names for it."""
+    run = untrained_run(tmp_path, make_shards, decoder_attention="cross")
+    out = tmp_path / "out"
+    assert main(["export", str(run.folder), str(out), "--format", format_]) == 0
+    assert ("has no names for a decoder" in capsys.readouterr().out) is not goes_along
+    assert (out / "decoder.safetensors").exists() is goes_along
+    config = run.config()
+    again, loaded = build_objective(config), build_objective(config)
+    torch.nn.init.zeros_(again.decoder.pred.weight)
+    source = out if goes_along else out / "mae.safetensors"
+    told = initialize(again, InitConfig.model_validate({"from": str(source)}), config.data)
+    assert ("decoder tensors" in told.lines[0]) is goes_along
+    assert torch.equal(again.decoder.pred.weight, loaded.decoder.pred.weight) is goes_along
 
 
 def test_images_size_and_pooling_are_the_users_choice(run, tmp_path, in_process, capsys):

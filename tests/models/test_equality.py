@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
 from mae.masking import PatchSplit, random_masking
+from mae.models.decoder import Decoder
 from mae.models.encoder import build_encoder, forward_visible, position_embedding
 from mae.models.mae import MaskedAutoencoder
 from mae.models.positions import sincos_positions
@@ -179,7 +180,7 @@ def test_with_nothing_masked_the_encoder_is_timms(name, arguments):
     images = torch.randn(3, arguments.get("in_chans", 3), 16, 24)
     patches = patchify(images, (8, 8))
     everything = torch.arange(6).expand(3, -1)
-    ours = forward_visible(encoder, patches, everything)
+    ours = forward_visible(encoder, patches, everything)[-1]
     torch.testing.assert_close(ours, encoder.forward_features(images), rtol=1e-5, atol=1e-5)
 
 
@@ -196,6 +197,7 @@ def textbook_loss(model: MaskedAutoencoder, images: Tensor, split: PatchSplit) -
     cls = (encoder.cls_token + encoder.pos_embed[:, :1]).expand(b, -1, -1)
     latent = encoder.norm(encoder.blocks(torch.cat([cls, visible], dim=1)))
 
+    assert isinstance(decoder, Decoder)
     y = decoder.embed(latent)
     tokens = decoder.mask_token.expand(b, n, -1).clone()
     for i in range(b):
