@@ -14,6 +14,7 @@ from mae.errors import ProcessFailed, ProcessStopped, RunFailed, Stopped, UserEr
 from mae.exits import append_event
 from mae.hashing import Stream, fold
 from mae.objective import Objective
+from mae.training.advice import Advice
 from mae.training.checkpoint import Position, checkpoints, step_of
 from mae.training.compiling import begin_step
 from mae.training.control import Control, Wishes
@@ -55,6 +56,7 @@ class Job:
     guard: Guard
     watcher: Watcher
     stop: StopSignals
+    advice: Advice
 
 
 def train_to_the_end(job: Job, position: Position) -> None:
@@ -170,6 +172,8 @@ def report(job: Job, meter: Meter, clock: Clock, step: int, lr: float) -> None:
     row["bad"] = job.quarantine.settle(step)
     row["skipped"] = job.guard.skipped
     job.tracker.report(row, progress_line(row, job.plan.steps, job.plan.slices.batch_size))
+    if words := job.advice(clock):
+        job.tracker.say(words)
     if job.accelerator.is_main_process:
         for number in skipped:
             tell(job, number, "skip", "gradient not finite")

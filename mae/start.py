@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from mae.config import Config
+from mae.cores import usable_cores
 from mae.data.training_data import open_training_data
 from mae.errors import (
     ProcessFailed,
@@ -34,6 +35,7 @@ from mae.initial.initialize import start_from_weights
 from mae.loop import Job, train_to_the_end
 from mae.panels import build_panel
 from mae.results import write_json
+from mae.training.advice import Advice
 from mae.training.checkpoint import checkpoints, step_of
 from mae.training.compiling import attention_kernel, compile_step
 from mae.training.control import Control
@@ -185,6 +187,12 @@ def carry_out(
         guard=Guard(config.guard, int(run.last_metrics().get("skipped", 0))),
         watcher=Watcher(config, plan, objective, panel, held_out, run, tracker, accelerator),
         stop=stop,
+        advice=Advice(
+            config.data,
+            int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+            usable_cores(),
+            accelerator.device.type == "cuda",
+        ),
     )
     if is_main:
         start = {"event": "resume" if position.step else "start", "step": position.step}

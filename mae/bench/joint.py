@@ -17,8 +17,10 @@ from mae.bench.rounds import USUAL, Effort
 from mae.bench.step import Progress, about, environment, silent
 from mae.bench.timing import spread
 from mae.config import Config, DataConfig
+from mae.cores import usable_cores
 from mae.data.manifest import build_manifest
 from mae.errors import RunFailed, UserError
+from mae.training.advice import ways_to_feed
 
 ENOUGH = 0.95
 """of the step's speed: the loop is not bound by its data"""
@@ -79,7 +81,7 @@ def bench_joint(
         "step": {"images_per_s": synthetic},
         "loop": {"images_per_s": real, "data_wait": waited},
         "share": share,
-        "advice": advice(share, waited, workers, crop_on_device),
+        "advice": advice(share, waited, data, device.startswith("cuda")),
     }
 
 
@@ -111,7 +113,7 @@ def run_loop(
     return [row for row in map(json.loads, lines) if row["step"] > every * WARM_UP]
 
 
-def advice(share: float, waited: float, workers: int, crop_on_device: bool) -> str:
+def advice(share: float, waited: float, data: DataConfig, has_gpu: bool = False) -> str:
     """Which setting would help, if any."""
     if share >= ENOUGH:
         return f"The loop does {share:.0%} of what the step could: the step decides."
@@ -120,13 +122,8 @@ def advice(share: float, waited: float, workers: int, crop_on_device: bool) -> s
             f"The loop does {share:.0%} of what the step could, yet waits {waited:.0%} of its time "
             "only: the data's work and the step's disturb each other (fewer data.workers)."
         )
-    helps = ["mae pack --resize", "data.repeats"]
-    if not crop_on_device:
-        helps.insert(0, "data.crop_on_device=true")
-    cores = os.cpu_count() or 1
-    if workers < cores:
-        helps.insert(0, f"more data.workers (of {cores} cores)")
+    ways = ways_to_feed(data, 1, usable_cores(), has_gpu)
     return (
         f"Bound by its data: {1 / share:.2f} times as fast if it never waited. "
-        f"What would help: {', '.join(helps)}."
+        f"What would help: {', '.join(ways)}."
     )

@@ -103,13 +103,6 @@ def progress_bar(unit: str) -> Iterator[Progress]:
         yield show
 
 
-def default_workers() -> int:
-    """One for each core that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _first(numbers: Iterator[int], count: int) -> list[int]:
     return [next(numbers) for _ in range(count)]
 

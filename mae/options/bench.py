@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mae.options.parsing import amount, command, cores, device_option, natural, positive
+from mae.cores import usable_cores
+from mae.options.parsing import amount, command, device_option, natural, positive
 
 MODES = ("eager", "compile", "reduce-overhead", "max-autotune")
 
@@ -37,7 +38,7 @@ def add_bench_commands(commands: Any) -> None:
     joint.add_argument("--decoder-depth", type=positive, default=8, help="blocks of the decoder")
     joint.add_argument("--batch-size", type=positive, default=64, help="images of a step")
     joint.add_argument("--compile", action="store_true", help="train.compile=true")
-    joint.add_argument("--workers", type=natural, default=cores(), help="data.workers")
+    joint.add_argument("--workers", type=natural, default=usable_cores(), help="data.workers")
     joint.add_argument("--crop-on-device", action="store_true", help="data.crop_on_device=true")
     joint.add_argument("--index-dir", type=Path, help="cache folder of the indexes")
     _effort_options(joint)

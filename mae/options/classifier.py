@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from mae.options.parsing import command, cores, device_option, natural
+from mae.cores import usable_cores
+from mae.options.parsing import command, device_option, natural
 
 
 def add_classifier_commands(commands: Any) -> None:
@@ -25,5 +26,5 @@ def add_classifier_commands(commands: Any) -> None:
     judge.add_argument(
         "--beside", type=Path, metavar="RUN", help="another run, compared on the same images"
     )
-    judge.add_argument("--workers", type=natural, default=cores(), help="decoding processes")
+    judge.add_argument("--workers", type=natural, default=usable_cores(), help="decoding processes")
     device_option(judge)

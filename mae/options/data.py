@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mae.cores import usable_cores
 from mae.options.parsing import (
     amount,
     cache_options,
     command,
-    cores,
     natural,
     percent,
     positive,
@@ -29,7 +29,7 @@ def add_data_commands(commands: Any) -> None:
     pack.add_argument("--shard-mb", type=amount, help="megabytes per shard, at most")
     pack.add_argument("--val", type=share, default=0.0, help="share set aside as val-*.tar")
     pack.add_argument("--seed", type=natural, default=0, help="of the shuffle")
-    pack.add_argument("--workers", type=natural, default=cores(), help="processes")
+    pack.add_argument("--workers", type=natural, default=usable_cores(), help="processes")
     pack.add_argument(
         "--labels",
         action=argparse.BooleanOptionalAction,
@@ -61,5 +61,5 @@ def add_data_commands(commands: Any) -> None:
     verify = command(commands, "data", "verify", "decode everything, name what is bad")
     verify.add_argument("shards", nargs="+", help="tars: paths, addresses, brace patterns, globs")
     verify.add_argument("--index-dir", type=Path, help="cache folder of the indexes")
-    verify.add_argument("--workers", type=natural, default=cores(), help="processes")
+    verify.add_argument("--workers", type=natural, default=usable_cores(), help="processes")
     cache_options(verify)

@@ -1,7 +1,6 @@
 """What the options of all commands share."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,6 @@ def command(commands: Any, module: str, name: str, text: str) -> argparse.Argume
     )
     added.set_defaults(command=name.replace("-", "_"), module=module)
     return added
-
-
-def cores() -> int:
-    """Those that this process may use; without torch, which `default_workers` would bring."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cache_options(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import mae
+from mae.cores import usable_cores
 
 PACKAGES = (
     "torch",
@@ -67,7 +68,7 @@ def describe_start() -> dict[str, Any]:
         "driver": _driver(),
         "gpus": _gpus(),
         "cpu": _cpu_model(),
-        "cores": _cores(),
+        "cores": usable_cores(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "launcher": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
@@ -137,8 +138,3 @@ def _cpu_model() -> str | None:
         except OSError:
             pass
     return platform.processor() or None
-
-
-def _cores() -> int | None:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

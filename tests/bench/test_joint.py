@@ -7,6 +7,7 @@ from mae.bench.cases import Case
 from mae.bench.joint import advice, bench_joint
 from mae.bench.rounds import Effort
 from mae.bench.tables import joint_table
+from mae.config import DataConfig
 from mae.errors import RunFailed, UserError
 
 TINY = Case(encoder="vit_tiny_patch16_224", img_size=32, decoder_depth=1, batch_size=4)
@@ -98,12 +99,11 @@ def test_refusals(shards, fake_step):
 
 
 def test_advice(monkeypatch):
-    monkeypatch.setattr(joint.os, "cpu_count", lambda: 8)
-    assert advice(0.97, 0.02, 4, False).endswith("the step decides.")
-    bound = advice(0.5, 0.5, 4, False)
-    assert bound.startswith("Bound by its data: 2.00 times as fast if it never waited.")
-    assert "more data.workers (of 8 cores), data.crop_on_device=true" in bound
-    most = advice(0.5, 0.5, 8, True)
-    assert "crop_on_device" not in most and "data.workers" not in most
-    assert "mae pack --resize, data.repeats" in most
-    assert "disturb each other (fewer data.workers)" in advice(0.5, 0.1, 4, False)
+    monkeypatch.setattr(joint, "usable_cores", lambda: 8)
+    data = DataConfig(workers=4)
+    assert advice(0.97, 0.02, data).endswith("the step decides.")
+    assert advice(0.5, 0.5, data) == (
+        "Bound by its data: 2.00 times as fast if it never waited. "
+        "What would help: data.workers=8 (there are 8 cores), mae pack --resize, data.repeats=2."
+    )
+    assert "disturb each other (fewer data.workers)" in advice(0.5, 0.1, data)

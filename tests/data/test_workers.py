@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mae.data.workers import default_workers, in_workers, progress_bar
+from mae.data.workers import in_workers, progress_bar
 from mae.errors import SampleError, WorkerDied
 from tests.waiting import wait_for
 
@@ -124,7 +124,3 @@ def test_a_bar_on_a_terminal(monkeypatch, capsys):
         show(1, 2)
         show(2, 2)
     assert "2.00/2.00" in capsys.readouterr().err
-
-
-def test_default_workers():
-    assert 1 <= default_workers() <= (os.cpu_count() or 1)

@@ -1,0 +1,50 @@
+"""A run that waits for its data says so, and what would help."""
+
+from collections.abc import Iterator
+
+from mae.config import DataConfig
+from mae.training.tracking import Clock
+
+WAITING = 0.1
+"""share of the time from which on it is worth a word"""
+SURE_AFTER = 60.0
+"""seconds of steps; the first interval, in which workers start, does not count"""
+
+
+def ways_to_feed(data: DataConfig, processes: int, cores: int, has_gpu: bool) -> Iterator[str]:
+    """Settings that would bring the data faster, the harmless ones first.
+
+    `processes`: those that train on this machine, of `cores` processors.
+    """
+    if data.workers * processes < cores:
+        yield f"data.workers={cores // processes} (there are {cores} cores)"
+    if has_gpu and not data.crop_on_device:
+        yield "data.crop_on_device=true"
+    yield "mae pack --resize"
+    if data.repeats == 1:
+        yield "data.repeats=2"
+
+
+class Advice:
+    """Asked at every report; has something to say once, if at all."""
+
+    def __init__(self, data: DataConfig, processes: int, cores: int, has_gpu: bool) -> None:
+        self.ways = ", ".join(ways_to_feed(data, processes, cores, has_gpu))
+        self.is_first, self.is_told = True, False
+        self.waited = self.elapsed = 0.0
+
+    def __call__(self, clock: Clock) -> str | None:
+        """What to say after the interval of `clock`."""
+        if self.is_first or self.is_told:
+            self.is_first = False
+            return None
+        self.waited += clock.waited
+        self.elapsed += clock.elapsed
+        share = self.waited / self.elapsed
+        if self.elapsed < SURE_AFTER or share < WAITING:
+            return None
+        self.is_told = True
+        return (
+            f"data    waited for {share:.0%} of the time ({1 / (1 - share):.1f} times as fast "
+            f"without). What would help: {self.ways}"
+        )

@@ -1,0 +1,58 @@
+import pytest
+
+from mae.config import DataConfig
+from mae.training.advice import SURE_AFTER, Advice, ways_to_feed
+from mae.training.tracking import Clock
+
+
+class Interval(Clock):
+    """One that took `seconds`, a share of them waiting."""
+
+    def __init__(self, seconds: float, share: float) -> None:
+        super().__init__()
+        self.seconds, self.waited = seconds, share * seconds
+
+    @property
+    def elapsed(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def advice():
+    return Advice(DataConfig(workers=2), processes=2, cores=8, has_gpu=True)
+
+
+def test_it_is_said_once_and_only_when_sure(advice):
+    assert advice(Interval(10 * SURE_AFTER, 1.0)) is None  # workers start
+    assert advice(Interval(0.6 * SURE_AFTER, 0.5)) is None
+    said = advice(Interval(0.6 * SURE_AFTER, 0.5))
+    assert said.startswith("data    waited for 50% of the time (2.0 times as fast without).")
+    assert "data.workers=4 (there are 8 cores), data.crop_on_device=true, mae pack" in said
+    assert advice(Interval(10 * SURE_AFTER, 0.5)) is None
+
+
+def test_a_run_that_is_fed_hears_nothing(advice):
+    for _ in range(5):
+        assert advice(Interval(SURE_AFTER, 0.05)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "cores", "has_gpu", "ways"),
+    [
+        (
+            {"workers": 4},
+            8,
+            True,
+            ["data.crop_on_device=true", "mae pack --resize", "data.repeats=2"],
+        ),
+        ({"workers": 4, "crop_on_device": True, "repeats": 2}, 8, True, ["mae pack --resize"]),
+        (
+            {"workers": 0, "repeats": 4},
+            2,
+            False,
+            ["data.workers=1 (there are 2 cores)", "mae pack --resize"],
+        ),
+    ],
+)
+def test_only_what_would_help_is_named(settings, cores, has_gpu, ways):
+    assert list(ways_to_feed(DataConfig(**settings), 2, cores, has_gpu)) == ways
