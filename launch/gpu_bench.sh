@@ -21,13 +21,13 @@ trap 'rm -rf "$work"' EXIT
 if [ "${1:-}" = --toy ]; then
     common=(--device cpu --quick --img-size 32)
     models=(vit_tiny_patch16_224) sizes=(2 4) modes=(eager) depths=(1)
-    compile=() peers_batch=2 joint_batch=4 photographs=16
+    mode=eager peers_batch=2 joint_batch=4 photographs=16
     export OMP_NUM_THREADS=1
 else
     common=(--rounds 4 --seconds 0.8 --at-once 8)
     models=(vit_large_patch16_224 vit_base_patch16_224 vit_small_patch16_224)
     sizes=(64 128 256) modes=(eager compile) depths=(8)
-    compile=(--compile) peers_batch=128 joint_batch=256 photographs=4096
+    mode=compile peers_batch=128 joint_batch=256 photographs=4096
 fi
 
 # Name, then the arguments of `mae bench`; a part that fails or runs out of time stops no other.
@@ -61,8 +61,14 @@ peers() {
 for model in "${models[@]::2}"; do step "$model"; done
 wait $shards || cat "$work/shards.log"
 part joint joint "$work/shards/*.tar" --model "${models[0]}" --batch-size $joint_batch \
-    --decoder-depth "${depths[0]}" "${compile[@]}"
+    --decoder-depth "${depths[0]}" --mode $mode
 for model in "${models[@]::2}"; do peers "$model"; done
+one() {
+    part "$1" "$1" --model "${models[0]}" --batch-size $peers_batch --mode $mode \
+        --decoder-depth "${depths[0]}"
+}
+one profile
+one attention
 for model in "${models[@]:2}"; do step "$model"; done
 
 # One file for people and one for programs, in the order of measuring.

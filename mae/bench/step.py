@@ -56,14 +56,14 @@ def bench_step(
     return {**about(device, effort), "rows": rows}
 
 
-def about(device: str, effort: Effort) -> dict:
+def about(device: str, effort: Effort | None = None) -> dict:
     """Where and how was measured."""
+    rounds = {"rounds": effort.rounds, "seconds_per_round": effort.seconds} if effort else {}
     return {
         "machine": machine(),
         "device": "cuda" if device.startswith("cuda") else "cpu",
         "threads": torch.get_num_threads(),
-        "rounds": effort.rounds,
-        "seconds_per_round": effort.seconds,
+        **rounds,
     }
 
 

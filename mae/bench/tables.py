@@ -89,6 +89,59 @@ def joint_table(result: dict) -> str:
     return "\n".join([*_about(result), "", about, "", *markdown(heads, rows), "", result["advice"]])
 
 
+def attention_table(result: dict) -> str:
+    """Milliseconds of each kernel at each of the model's lengths."""
+    lines = _about(result)
+    lines += ["", f"{result['encoder']}, batch {result['batch_size']}, {result['dtype']}", ""]
+    rows = [
+        [
+            f"{group['where']}: {group['heads']} heads, {group['queries']} x {group['keys']} "
+            f"x {group['dim']}",
+            name,
+            f"{1000 * kernel['seconds']['median']:.3g}",
+            f"{kernel['times_as_fast_as_math']['median']:.2f} "
+            f"({kernel['times_as_fast_as_math']['low']:.2f}–"
+            f"{kernel['times_as_fast_as_math']['high']:.2f})",
+        ]
+        for group in result["groups"]
+        for name, kernel in group["kernels"].items()
+    ]
+    heads = ["attention, forward + backward", "kernel", "ms", "times as fast as math"]
+    return "\n".join([*lines, *markdown(heads, rows)])
+
+
+def profile_table(result: dict) -> str:
+    """Where the time of a step goes, and how far its products are from the ceiling."""
+    lines = _about(result)
+    case = f"{result['encoder']}, batch {result['batch_size']}, {result['mode']}"
+    plain, watched = (f"{1000 * result[name]:.4g} ms" for name in ("seconds_plain", "seconds"))
+    lines += ["", f"{case}: a step of {watched} ({plain} without the profiler)"]
+    rows = [
+        [kind, f"{1000 * seconds:.4g}", percent(seconds / result["seconds"])]
+        for kind, seconds in result["kinds"].items()
+    ]
+    rows.append(
+        [
+            "for comparison: all products at the ceiling's speed",
+            f"{1000 * result['products_at_ceiling']:.4g}",
+            percent(result["products_at_ceiling"] / result["seconds"]),
+        ]
+    )
+    single = [
+        [f"`{name}`", f"{1000 * seconds:.4g}", percent(seconds / result["seconds"])]
+        for name, seconds in result["operations"].items()
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            *markdown(["kind", "ms", "of the step"], rows),
+            "",
+            *markdown(["operations that take most", "ms", "of the step"], single),
+        ]
+    )
+
+
 RATES = ("images/s", "TFLOP/s of the ceiling", "MFU", "peak GB")
 
 
@@ -108,6 +161,7 @@ def _about(result: dict) -> list[str]:
     machine = result["machine"]
     device = machine["gpu"] if result["device"] == "cuda" else machine["cpu"]
     where = f"{device}, {machine['cores']} cores" + f", {result['threads']} threads"
-    rounds = f"medians (lowest–highest) of {result['rounds']} rounds in turn"
-    versions = f"torch {machine['torch']}, timm {machine['timm']}"
-    return [f"{where}; {versions}; {rounds}; {machine['date']}"]
+    parts = [where, f"torch {machine['torch']}, timm {machine['timm']}"]
+    if "rounds" in result:
+        parts.append(f"medians (lowest–highest) of {result['rounds']} rounds in turn")
+    return ["; ".join([*parts, machine["date"]])]

@@ -3,18 +3,20 @@
 import argparse
 from pathlib import Path
 
+from mae.bench.attention import bench_attention
 from mae.bench.cases import Case
 from mae.bench.joint import bench_joint
 from mae.bench.loader import bench_loader
 from mae.bench.overhead import bench_overhead, overhead_table
 from mae.bench.peers import bench_peers
 from mae.bench.plots import step_plot
+from mae.bench.profile import bench_profile
 from mae.bench.report import table
 from mae.bench.rounds import Effort
 from mae.bench.soak import soak as soak_memory
 from mae.bench.soak import table as soak_table
 from mae.bench.step import bench_step
-from mae.bench.tables import joint_table, peers_table, step_table
+from mae.bench.tables import attention_table, joint_table, peers_table, profile_table, step_table
 from mae.commands.progress import progress_line
 from mae.config import Config
 from mae.device import choose_device
@@ -62,17 +64,9 @@ def peers(args: argparse.Namespace) -> None:
 
 def joint(args: argparse.Namespace) -> None:
     """`mae bench joint`."""
-    case = Case(
-        encoder=args.model,
-        img_size=args.img_size,
-        decoder_depth=args.decoder_depth,
-        batch_size=args.batch_size,
-        mode="compile" if args.compile else "eager",
-        precision=args.precision,
-    )
     result = bench_joint(
         args.shards,
-        case,
+        _case(args),
         workers=args.workers,
         crop_on_device=args.crop_on_device,
         index_dir=args.index_dir,
@@ -81,6 +75,19 @@ def joint(args: argparse.Namespace) -> None:
         progress=_tell,
     )
     _give(args.out, result, joint_table(result))
+
+
+def attention(args: argparse.Namespace) -> None:
+    """`mae bench attention`."""
+    device = choose_device(args.device)
+    result = bench_attention(_case(args), device=device, effort=_effort(args), progress=_tell)
+    _give(args.out, result, attention_table(result))
+
+
+def profile(args: argparse.Namespace) -> None:
+    """`mae bench profile`."""
+    result = bench_profile(_case(args), device=choose_device(args.device))
+    _give(args.out, result, profile_table(result))
 
 
 def overhead(args: argparse.Namespace) -> None:
@@ -118,6 +125,17 @@ def loader(args: argparse.Namespace) -> None:
     if args.out:
         write_json(args.out, result)
         print(args.out)
+
+
+def _case(args: argparse.Namespace) -> Case:
+    return Case(
+        encoder=args.model,
+        img_size=args.img_size,
+        decoder_depth=args.decoder_depth,
+        batch_size=args.batch_size,
+        mode=args.mode,
+        precision=args.precision,
+    )
 
 
 def _effort(args: argparse.Namespace) -> Effort:

@@ -11,7 +11,7 @@ MODES = ("eager", "compile", "reduce-overhead", "max-autotune")
 
 
 def add_bench_commands(commands: Any) -> None:
-    """`mae bench step`, `peers`, `joint`, `overhead`, `loader`, `soak`."""
+    """`mae bench step`, `peers`, `joint`, `attention`, `profile`, `overhead`, `loader`, `soak`."""
     bench = command(commands, "bench", "bench", "measure speed and memory, beside others'")
     kinds = bench.add_subparsers(title="what", required=True, metavar="WHAT")
 
@@ -34,14 +34,18 @@ def add_bench_commands(commands: Any) -> None:
 
     joint = command(kinds, "bench", "joint", "the training loop on shards, beside its step alone")
     joint.add_argument("shards", nargs="+", help="tars of colour images")
-    joint.add_argument("--model", default="vit_base_patch16_224", help="encoder by its timm name")
-    joint.add_argument("--decoder-depth", type=positive, default=8, help="blocks of the decoder")
-    joint.add_argument("--batch-size", type=positive, default=64, help="images of a step")
-    joint.add_argument("--compile", action="store_true", help="train.compile=true")
+    _case_options(joint)
     joint.add_argument("--workers", type=natural, default=usable_cores(), help="data.workers")
     joint.add_argument("--crop-on-device", action="store_true", help="data.crop_on_device=true")
     joint.add_argument("--index-dir", type=Path, help="cache folder of the indexes")
-    _effort_options(joint)
+
+    lengths = command(
+        kinds, "bench", "attention", "torch's kernels of attention, for train.attention"
+    )
+    _case_options(lengths)
+
+    shares = command(kinds, "bench", "profile", "where the time of a training step goes")
+    _case_options(shares)
 
     added = command(kinds, "bench", "overhead", "what guard, metrics and panels add to a step")
     added.add_argument("config", help="YAML file of settings, such as configs/demo_digits.yaml")
@@ -84,6 +88,14 @@ def _step_options(
         metavar="MODE",
         help=f"of {', '.join(MODES)} (the last two: CUDA graphs; the last searches for minutes)",
     )
+    _effort_options(parser)
+
+
+def _case_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="vit_base_patch16_224", help="encoder by its timm name")
+    parser.add_argument("--decoder-depth", type=positive, default=8, help="blocks of the decoder")
+    parser.add_argument("--batch-size", type=positive, default=64, help="images of a step")
+    parser.add_argument("--mode", choices=MODES, default="eager", help="how it is compiled")
     _effort_options(parser)
 
 

@@ -1,0 +1,40 @@
+import json
+
+import pytest
+import torch
+
+from mae.bench.attention import attentions
+from mae.bench.cases import Case
+from mae.cli import main
+from mae.models.mae import build_mae
+
+
+def test_the_lengths_are_those_that_a_step_has(monkeypatch):
+    """Counted where attention is called, a batch of one image."""
+    config = Case(encoder="vit_tiny_patch16_224", img_size=64, decoder_depth=3).config()
+    model = build_mae(config.model, config.data.mean, config.data.std)
+    called = []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(q, k, v, **options):
+        called.append((q.shape[1], q.shape[2], k.shape[2], q.shape[3]))
+        return attention(q, k, v, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    model(images, model.draw(images, torch.zeros(1, dtype=torch.int64)))
+    expected = [shape for one in attentions(model) for shape in [(one[1:5])] * one.times]
+    assert called == expected
+
+
+def test_kernels_are_compared(tmp_path, capsys):
+    out = tmp_path / "attention.json"
+    sizes = ["--img-size", "64", "--batch-size", "2", "--decoder-depth", "1", "--quick"]
+    model = ["--model", "vit_tiny_patch16_224", "--device", "cpu"]
+    assert main(["bench", "attention", *model, *sizes, "--out", str(out)]) == 0
+    encoder, last = json.loads(out.read_text())["groups"]
+    assert (encoder["where"], last["where"]) == ("encoder", "decoder, last block")
+    assert (last["queries"], last["keys"]) == (12, 17)
+    assert set(encoder["kernels"]) == {"flash", "math"}  # what a CPU has
+    assert encoder["kernels"]["math"]["times_as_fast_as_math"]["median"] == pytest.approx(1)
+    assert "| flash |" in " ".join(capsys.readouterr().out.split())
