@@ -27,7 +27,7 @@ from mae.hashing import Stream, fold
 from mae.models.classifier import Classifier
 from mae.models.mae import MaskedAutoencoder
 from mae.pictures.attention import attention_sheet, last_attention
-from mae.pictures.components import components_sheet, principal_components
+from mae.pictures.components import components_sheet, principal_components, without_places
 from mae.pictures.masks import ChosenMask, choose_masks, grid_of
 from mae.pictures.neighbours import nearest, neighbours_sheet
 from mae.pictures.reconstruction import COLUMNS, OF_SEVERAL, reconstruction_sheet
@@ -104,6 +104,8 @@ def pca(args: argparse.Namespace) -> None:
     model, (images, names) = opened.model, opened.shown
     with torch.no_grad():
         tokens = torch.cat([model.encode(part).tokens.cpu() for part in images.split(BATCH)])
+    if args.contents:
+        tokens = without_places(tokens)
     found = principal_components(tokens, grid_of(model), args.foreground)
     write_sheet(components_sheet(images, names, found, grid_of(model), opened.title), out)
     print(out)

@@ -28,6 +28,12 @@ def add_picture_commands(commands: Any) -> None:
         help="leave patches out whose first component is below this, then fit again",
     )
 
+    pca.add_argument(
+        "--contents",
+        action="store_true",
+        help="without what the images have in common at each place, so that contents show",
+    )
+
     near = command(commands, "pictures", "neighbours", "the images nearest to given ones")
     _common(near, "neighbours")
     near.add_argument("--among", nargs="+", required=True, help="shards to search")

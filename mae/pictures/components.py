@@ -50,6 +50,16 @@ def principal_components(
     return Components(values.float().view(b, n, -1), is_shown.view(b, n), explained)
 
 
+def without_places(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    """Tokens less their mean over the images at the same place.
+
+    A young encoder's tokens say above all where they are.  Raises UserError for a single image.
+    """
+    if len(tokens) < 2:
+        raise UserError("--contents: needs at least two images")
+    return tokens - tokens.mean(dim=0)
+
+
 def project(
     flat: Float[Tensor, "n d"], is_border: Bool[Tensor, " n"], is_fitted: Bool[Tensor, " n"]
 ) -> tuple[Float[Tensor, "n 3"], list[float]]:
@@ -64,9 +74,10 @@ def project(
     order = variances.argsort(descending=True, stable=True)[:COMPONENTS]
     along = (flat - mean) @ axes[:, order]
     middle = along[is_fitted & ~is_border].mean(dim=0) - along[is_fitted & is_border].mean(dim=0)
-    # Where all that is fitted lies on one side, the largest value decides.
+    # Where all that is fitted lies on one side, or both have one mean, the largest value decides.
     widest = along[is_fitted].gather(0, along[is_fitted].abs().argmax(dim=0, keepdim=True))[0]
-    along = along * torch.where(middle.isnan(), widest, middle).sign()
+    is_clear = middle.abs() > 1e-6 * widest.abs()
+    along = along * torch.where(is_clear, middle, widest).sign()
     low, high = along[is_fitted].quantile(torch.tensor(ENDS, dtype=along.dtype), dim=0)
     scaled = ((along - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
     total = variances.clamp(min=0).sum().clamp(min=1e-300)
@@ -102,7 +113,7 @@ def components_sheet(
         f"Principal components of the patch tokens, fitted to {count} at once: equal colours "
         "are patches that the encoder takes to be alike, in all images.",
         f"The three explain {sum(found.explained):.0%} of the tokens' variance. Colours that run "
-        "from edge to edge whatever is shown are places, not contents.",
+        "from edge to edge whatever is shown are places, not contents (--contents removes them).",
     ]
     if not found.is_shown.all():
         notes.append(

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mae.errors import UserError
-from mae.pictures.components import border, components_sheet, principal_components
+from mae.pictures.components import border, components_sheet, principal_components, without_places
 
 GRID = (6, 5)
 
@@ -76,3 +76,15 @@ def test_the_sheet_leaves_the_background_blank():
     expected = (found.values[1].view(*GRID, 3) * 255).round().numpy()
     assert np.array_equal(colours[::2, ::2, :3][shown[::2, ::2]], expected[shown[::2, ::2]])
     assert any("40% of the patches are foreground" in note for note in sheet.notes)
+
+
+def test_what_only_tells_the_place_can_be_removed():
+    """Tokens of a place each, and of one patch in each image that is different."""
+    places, contents = torch.randn(1, 20, 8) * 10, torch.zeros(6, 20, 8)
+    for image in range(6):
+        contents[image, image + 7, 3] = 1.0
+    found = principal_components(without_places(places + contents), (4, 5))
+    first = found.values[..., 0]
+    assert (first.argmax(dim=1) == torch.arange(6) + 7).all()
+    with pytest.raises(UserError, match="--contents: needs at least two images"):
+        without_places(places)
