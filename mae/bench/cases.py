@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from mae.config import Config, ModelConfig, TrainConfig
+from mae.config import Config
+from mae.settings import load_config
 
 OURS, TEXTBOOK, TRANSFORMERS = "mae", "textbook", "transformers"
 IMPLEMENTATIONS = (OURS, TEXTBOOK, TRANSFORMERS)
@@ -23,25 +24,23 @@ class Case(NamedTuple):
     mode: str = "eager"
     """eager; compile: train.compile=true; reduce-overhead, max-autotune: train.compile's"""
     precision: str = "auto"
+    settings: str = ""
+    """further ones, as section.key=value, with commas between them"""
 
     @property
     def name(self) -> str:
         """The implementation and how it is run."""
-        return f"{self.implementation} {self.mode}"
+        return f"{self.implementation} {self.mode} {self.settings}".strip()
 
     def config(self) -> Config:
-        """The settings of a run that takes these steps."""
+        """The settings of a run that takes these steps.  Raises UserError for impossible ones."""
         size = None if self.img_size is None else (self.img_size, self.img_size)
-        return Config(
-            model=ModelConfig(
-                encoder=self.encoder, img_size=size, decoder_depth=self.decoder_depth
-            ),
-            train=TrainConfig.model_validate(
-                {
-                    "batch_size": self.batch_size,
-                    "max_device_batch": self.batch_size,
-                    "precision": self.precision,
-                    "compile": COMPILED.get(self.mode, self.mode),
-                }
-            ),
-        )
+        settings = [one for one in self.settings.split(",") if one]
+        model = {"encoder": self.encoder, "img_size": size, "decoder_depth": self.decoder_depth}
+        train = {
+            "batch_size": self.batch_size,
+            "max_device_batch": self.batch_size,
+            "precision": self.precision,
+            "compile": COMPILED.get(self.mode, self.mode),
+        }
+        return load_config(None, settings, {"model": model, "train": train})

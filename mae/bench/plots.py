@@ -111,4 +111,4 @@ class _Chart:
 
 def _name(row: dict) -> str:
     depth = "" if row["decoder_depth"] == 8 else f", decoder of {row['decoder_depth']}"
-    return f"{row['encoder']}{depth}, {row['mode']}"
+    return ", ".join(filter(None, [f"{row['encoder']}{depth}", row["mode"], row["settings"]]))

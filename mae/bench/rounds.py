@@ -40,9 +40,9 @@ def measure(
     """A row for each case: what it is, its rates, memory, seconds of a step in each round.
 
     All processes are alive together, resting but one: what a machine does meanwhile it does to
-    all.  `ratio` is how many times faster than the first case, round by round.  A case that does
-    not fit has `error` instead of numbers.  Raises UserError for a case that cannot be had,
-    RunFailed where a process fails.
+    all.  `ratio` is how many times as fast as the first case an image is done, round by round.  A
+    case that does not fit has `error` instead of numbers.  Raises UserError for a case that cannot
+    be had, RunFailed where a process fails.
     """
     flops = [gflop_per_image(case) * 1e9 for case in cases]  # before anything is started
     names = [str(number) for number in range(len(cases))]
@@ -68,12 +68,13 @@ def measure(
             rows.append({**case._asdict(), "error": OUT_OF_MEMORY})
             continue
         seconds = [one["seconds"] for one in found[name][1:]]
-        first = first or seconds
+        each = [one / case.batch_size for one in seconds]
+        first = first or each
         rows.append(
             {
                 **case._asdict(),
                 **rates(case.batch_size, work, seconds, peaks),
-                "ratio": spread(ratios(first, seconds)),
+                "ratio": spread(ratios(first, each)),
                 "memory": max((one["memory"] or 0 for one in found[name][1:]), default=0) or None,
                 "seconds": seconds,
             }

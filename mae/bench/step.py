@@ -23,6 +23,7 @@ def bench_step(
     modes: Sequence[str],
     decoder_depths: Sequence[int] = (8,),
     *,
+    variants: Sequence[str] = ("",),
     img_size: int | None = None,
     precision: str = "auto",
     device: str = "cpu",
@@ -31,8 +32,9 @@ def bench_step(
 ) -> dict:
     """Every combination; those of a model and decoder depth are measured in turn.
 
+    `variants`: settings, with commas between those that belong together; "" are the defaults.
     The result is ready for JSON; `tables.step_table` and `plots.step_plot` show it.  Raises
-    UserError for models that timm does not know, RunFailed where a measuring process fails.
+    UserError for models and settings that there are not, RunFailed where a measuring process fails.
     """
     rows = []
     for model, depth in product(models, decoder_depths):
@@ -44,8 +46,9 @@ def bench_step(
                 batch_size=batch_size,
                 mode=mode,
                 precision=precision,
+                settings=variant,
             )
-            for batch_size, mode in product(batch_sizes, modes)
+            for batch_size, mode, variant in product(batch_sizes, modes, variants)
         ]
         what = f"{model}, decoder of {depth}"
 

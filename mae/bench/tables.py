@@ -21,14 +21,15 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[st
 
 
 def step_table(result: dict) -> str:
-    """Rates, share of the ceiling and memory of each case."""
-    heads = ["", "decoder", "batch", *RATES]
+    """Rates, share of the ceiling and memory of each case; all beside the first of its group."""
+    heads = ["", "decoder", "batch", *RATES, "times the first"]
     rows = [
         [
-            f"{row['encoder']} {row['mode']}",
+            f"{row['encoder']} {row['mode']} {row['settings']}".strip(),
             str(row["decoder_depth"]),
             str(row["batch_size"]),
             *_rates(row),
+            f"{row['ratio']['median']:.2f}" if "ratio" in row else "–",
         ]
         for row in result["rows"]
     ]

@@ -34,6 +34,7 @@ def step(args: argparse.Namespace) -> None:
         args.batch_sizes,
         args.modes,
         args.decoder_depths,
+        variants=["", *args.variants],
         img_size=args.img_size,
         precision=args.precision,
         device=choose_device(args.device),

@@ -22,6 +22,13 @@ def add_bench_commands(commands: Any) -> None:
     step.add_argument(
         "--decoder-depths", nargs="+", type=positive, default=[8], help="blocks of the decoder"
     )
+    step.add_argument(
+        "--variants",
+        nargs="+",
+        default=[],
+        metavar="SECTION.KEY=VALUE[,…]",
+        help="the same with other settings, such as model.decoder_attention=cross",
+    )
     step.add_argument("--plot", type=Path, help="PNG: images/s and memory over batch size")
     _step_options(step, [8, 16, 32], ["eager", "compile"])
 

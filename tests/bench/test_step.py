@@ -13,6 +13,7 @@ from mae.bench.rounds import Effort
 from mae.bench.step import bench_step, environment
 from mae.bench.tables import markdown, peers_table, step_table
 from mae.cli import main
+from mae.errors import UserError
 from mae.options.bench import MODES
 
 
@@ -26,6 +27,7 @@ def row(case, seconds=(1.0, 2.0), memory: float | None = 2e9) -> dict:
         "tflop_per_s": 1.234,
         "ceiling_tflop_per_s": 2.468,
         "mfu": {"median": 0.5, "low": 0.4, "high": 0.6},
+        "ratio": {"median": 1.5, "low": 1.4, "high": 1.6},
         "memory": memory,
         "seconds": list(seconds),
     }
@@ -95,6 +97,7 @@ def test_every_combination_is_measured_a_model_at_a_time(measured):
         "1.23 of 2.47",
         "50%",
         "2",
+        "1.50",
     ]
     assert "out of memory" in lines[2] and "out of memory" not in lines[3]
     assert len({len(line) for line in text.splitlines() if line.startswith("|")}) == 1
@@ -171,7 +174,7 @@ def test_the_command_measures_and_writes_all_it_promises(tmp_path, capsys):
     assert main(command.split()) == 0
     result = json.loads(out.read_text())
     (only,) = result["rows"]
-    assert only["images_per_s"]["median"] > 1 and 0 < only["mfu"]["median"] < 1
+    assert only["images_per_s"]["median"] > 0 and 0 < only["mfu"]["median"] < 1
     # 8 M weights with gradients and two moments each, and the rest.
     assert only["memory"] is None if not CLEAR.exists() else 100e6 < only["memory"] < 1e9
     assert (tmp_path / "step.md").read_text() in capsys.readouterr().out
@@ -183,3 +186,13 @@ def test_modes_on_the_command_line_are_those_there_are():
     from mae.bench.cases import COMPILED
 
     assert MODES[:2] == tuple(COMPILED)
+
+
+def test_variants_are_measured_beside_the_defaults(measured):
+    bench_step(["a"], [2], ["eager"], variants=["", "model.mask_ratio=0.9,data.repeats=2"])
+    (group,) = measured
+    assert [case.settings for case in group] == ["", "model.mask_ratio=0.9,data.repeats=2"]
+    assert group[1].config().model.mask_ratio == 0.9
+    assert group[1].name == "mae eager model.mask_ratio=0.9,data.repeats=2"
+    with pytest.raises(UserError, match="did you mean mask_ratio"):
+        group[0]._replace(settings="model.mask_raito=0.9").config()
