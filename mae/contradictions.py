@@ -58,6 +58,8 @@ def _of_a_classifier(config: Config) -> Iterator[tuple[str, str]]:
     data, finetune = config.data, config.finetune
     if data.mixture or data.repeats > 1:
         yield "objective", "classifier: data.mixture and data.repeats are for pretraining"
+    if "drop_path_rate" in config.model.encoder_kwargs:
+        yield "model.encoder_kwargs.drop_path_rate", "is set elsewhere (finetune.drop_path)"
     if finetune.num_classes == 1:
         yield "finetune.num_classes", "1 class leaves nothing to learn"
     if finetune.rand_augment and (data.bits != 8 or config.model.in_chans != 3):

@@ -1,9 +1,9 @@
 """Fine-tuning: `accelerate launch -m mae.finetune SOURCE [section.key=value …]`.
 
-SOURCE is the run folder of a pretraining (its encoder, sizes, normalisation and data are taken
-over) or a YAML file of settings with init.from=…; init.from=none trains the same from scratch.
-What is not set is the published recipe for the encoder's size.  Run the same command again and
-it goes on where its last checkpoint stands.
+SOURCE is the run folder of a pretraining or one of its checkpoints (its encoder, sizes,
+normalisation and data are taken over), or a YAML file of settings with init.from=…;
+init.from=none trains the same from scratch.  What is not set is the published recipe for the
+encoder's size.  Run the same command again and it goes on where its last checkpoint stands.
 """
 
 import argparse

@@ -33,3 +33,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out}: cannot be written: {error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def run_folder(folder: Path) -> Path:
+    """The run that `folder` is, or whose checkpoint it is (RUN/checkpoints/step-…)."""
+    is_checkpoint = folder.parent.name == "checkpoints" and folder.name.startswith("step-")
+    return folder.parent.parent if is_checkpoint else folder

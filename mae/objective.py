@@ -21,13 +21,17 @@ class Features(NamedTuple):
     """What downstream work reads."""
 
     tokens: Float[Tensor, "b patches d"]
-    """Patch tokens after the final norm."""
+    """Patch tokens after the encoder's last layer."""
     pooled: dict[str, Float[Tensor, "b d"]]
     """Vectors per image by name: `mean` of the patch tokens, `cls` where there is one."""
 
 
 class Objective(nn.Module, ABC):
-    """All randomness is drawn in `draw`; `forward` is a pure function of its arguments."""
+    """What is random about the inputs is drawn in `draw`; `forward` computes.
+
+    Where a model drops parts of itself by chance, that is decided in `forward`, by generators that
+    the trainer seeds anew for every step.
+    """
 
     img_size: tuple[int, int]
     """height and width of the images, in pixels"""
@@ -39,7 +43,7 @@ class Objective(nn.Module, ABC):
         seeds: Int[Tensor, " b"],
         labels: Int[Tensor, " b"] | None = None,
     ) -> Any:
-        """The noise for these images, from `seeds` (one 64-bit word a sample).
+        """The noise for these images, from `seeds` (one 64-bit word a sample) as far as it can be.
 
         `labels`: classes, for objectives that are told; NO_LABEL where there is none.
         """

@@ -6,6 +6,7 @@ from typing import Any
 
 from mae.config import Config
 from mae.errors import UserError
+from mae.folders import run_folder
 from mae.settings import load_config, read_yaml, recorded_config
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -37,12 +38,12 @@ NONE = "none"
 def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
     """The settings of `mae finetune SOURCE [section.key=value …]`.
 
-    `source` is a pretraining run or a YAML file.  From scratch all layers learn alike, unless
-    finetune.layer_decay says otherwise.  Raises UserError as `load_config` does, and where
-    `source` is neither.
+    `source` is a pretraining run, one of its checkpoints or a YAML file.  From scratch all layers
+    learn alike, unless finetune.layer_decay says otherwise.  Raises UserError as `load_config`
+    does, and where `source` is none of these.
     """
     if source.is_dir():
-        config = recorded_config(source)
+        config = recorded_config(run_folder(source))
         if config.objective != "mae":
             raise UserError(f"{source}: fine-tuned already; give the pretraining run")
         values = config.model_dump(mode="json")
@@ -50,7 +51,9 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
             section: {key: values[section][key] for key in keys}
             for section, keys in TAKEN_OVER.items()
         }
-        base["output"] = f"{str(source).rstrip('/')}-finetuned"
+        # The rate of dropping is finetune.drop_path's to say.
+        base["model"]["encoder_kwargs"].pop("drop_path_rate", None)
+        base["output"] = f"{run_folder(source)}-finetuned"
         base["init"] = {"from": str(source)}
         name, path = config.model.encoder, None
     else:

@@ -35,7 +35,7 @@ from mae.initial.initialize import start_from_weights
 from mae.loop import Job, train_to_the_end
 from mae.panels import build_panel
 from mae.results import write_json
-from mae.training.advice import Advice
+from mae.training.advice import Advice, ways_to_feed
 from mae.training.checkpoint import checkpoints, step_of
 from mae.training.compiling import attention_kernel, compile_step
 from mae.training.control import Control
@@ -144,6 +144,7 @@ def carry_out(
         flops_per_image=flops_per_image(objective, config.model.in_chans),
         peak_flops=peak_flops(accelerator.device, accelerator.mixed_precision),
     )
+    held_out = open_held_out(config)
     if is_dry:
         lines = [*notes, *dry_run(config, data, objective, plan, accelerator)]
         print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
@@ -151,7 +152,6 @@ def carry_out(
     # All processes draw what is sharded.
     draws = is_main or accelerator.is_fsdp2
     panel = build_panel(config, objective, data) if draws else None
-    held_out = open_held_out(config)
     if is_main:
         run.open(config)
         if initial:
@@ -188,10 +188,13 @@ def carry_out(
         watcher=Watcher(config, plan, objective, panel, held_out, run, tracker, accelerator),
         stop=stop,
         advice=Advice(
-            config.data,
-            int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            usable_cores(),
-            accelerator.device.type == "cuda",
+            ways_to_feed(
+                config.data,
+                int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+                usable_cores(),
+                has_gpu=accelerator.device.type == "cuda",
+                has_labels=config.objective == "classifier",
+            )
         ),
     )
     if is_main:

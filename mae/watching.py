@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from mae.config import Config
+from mae.data.class_names import refuse_other_names
 from mae.data.images import Images
 from mae.data.training_data import open_images
 from mae.errors import UserError
@@ -38,6 +39,7 @@ def open_held_out(config: Config) -> Images | None:
     images = open_images(config.data.val, "data.val", config)
     if is_classifier:
         require_classes(images, "data.val", config.finetune.num_classes)
+        refuse_other_names(config.data.train, images.manifest.shards, "data.val")
     return images if config.log.health_every else None
 
 

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+import yaml
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
 
@@ -342,3 +343,38 @@ def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bits(pretraine
     assert finetune(pretrained, out, *own) == 0
     whole = final_weights(tmp_path / "whole")
     assert all(torch.equal(value, whole[key]) for key, value in final_weights(out).items())
+
+
+def test_a_checkpoint_is_a_source_as_its_run_is(pretrained):
+    checkpoint = max((pretrained / "checkpoints").iterdir())
+    config = finetune_settings(checkpoint, [])
+    assert config.init.from_ == str(checkpoint)
+    assert config.output == f"{pretrained}-finetuned"
+    assert config.model == finetune_settings(pretrained, []).model
+
+
+def test_the_pretraining_s_drop_path_is_not_taken_over(pretrained, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    written = yaml.safe_load((pretrained / "config.yaml").read_text())
+    written["model"]["encoder_kwargs"]["drop_path_rate"] = 0.3
+    (run / "config.yaml").write_text(yaml.safe_dump(written))
+    config = finetune_settings(run, ["finetune.drop_path=0.2"])
+    assert "drop_path_rate" not in config.model.encoder_kwargs
+    with pytest.raises(UserError, match=r"drop_path_rate: is set elsewhere \(finetune.drop_path"):
+        finetune_settings(run, ["model.encoder_kwargs={drop_path_rate: 0.1}"])
+
+
+def test_held_out_classes_of_other_names_are_refused_at_once(
+    pretrained, tmp_path, make_shards, capsys
+):
+    """By a dry run, too: it looks at all that a run would."""
+    shards = [make_shards(tmp_path / name, 16, size=(20, 24)) for name in ("a", "b")]
+    names = [f"class {number}" for number in range(10)]
+    (tmp_path / "a" / "classes.txt").write_text("\n".join(names))
+    (tmp_path / "b" / "classes.txt").write_text("\n".join(reversed(names)))
+    settings = [f"data.train={shards[0]}", f"data.val={shards[1]}", f"output={tmp_path}/run"]
+    for more in ([], ["--dry-run"]):
+        assert main(["finetune", str(pretrained), *settings, "train.batch_size=8", *more]) == 2
+        assert "data.val: its classes.txt names other classes" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mae.errors import UserError
 from mae.remote.files import is_remote
 
 FILE = "classes.txt"
@@ -21,6 +22,13 @@ def class_names(shards: Sequence[str], num_classes: int) -> list[str]:
 def named_classes(shards: Sequence[str]) -> int:
     """How many classes classes.txt names; 0 where there is none."""
     return len(_names(shards))
+
+
+def refuse_other_names(shards: Sequence[str], others: Sequence[str], key: str) -> None:
+    """UserError where both have a classes.txt, and these differ; `key` is what `others` are."""
+    ours, theirs = _names(shards), _names(others)
+    if ours and theirs and ours != theirs:
+        raise UserError(f"{key}: its classes.txt names other classes than the training shards'")
 
 
 def _names(shards: Sequence[str]) -> list[str]:

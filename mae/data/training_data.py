@@ -156,13 +156,15 @@ def with_classes(config: Config, manifest: Manifest) -> Config:
             f"{manifest.name(int(labels.argmax()))}), but only {len(np.unique(labels))} different "
             "ones occur: set it if that is meant"
         )
-    found = max(found, named_classes(manifest.shards))
     if wanted and wanted < found:
         first = manifest.name(int((labels >= wanted).argmax()))
         raise UserError(
             f"finetune.num_classes: {wanted}, but labels go up to {found - 1}, first {first}"
         )
-    counted = {"num_classes": wanted or max(2, found)}
+    named = named_classes(manifest.shards)
+    if wanted and wanted < named:
+        raise UserError(f"finetune.num_classes: {wanted}, but classes.txt names {named}")
+    counted = {"num_classes": wanted or max(2, found, named)}
     return config.model_copy(update={"finetune": config.finetune.model_copy(update=counted)})
 
 

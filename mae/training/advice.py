@@ -1,6 +1,6 @@
 """A run that waits for its data says so, and what would help."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from mae.config import DataConfig
 from mae.training.tracking import Clock
@@ -11,25 +11,28 @@ SURE_AFTER = 60.0
 """seconds of steps; the first interval, in which workers start, does not count"""
 
 
-def ways_to_feed(data: DataConfig, processes: int, cores: int, has_gpu: bool) -> Iterator[str]:
+def ways_to_feed(
+    data: DataConfig, processes: int, cores: int, has_gpu: bool, has_labels: bool = False
+) -> Iterator[str]:
     """Settings that would bring the data faster, the harmless ones first.
 
-    `processes`: those that train on this machine, of `cores` processors.
+    `processes`: those that train on this machine, of `cores` processors.  `has_labels`: a
+    classifier's, whose crops are augmented on the CPU, a new one from each image.
     """
     if data.workers * processes < cores:
         yield f"data.workers={cores // processes} (there are {cores} cores)"
-    if has_gpu and not data.crop_on_device:
+    if has_gpu and not (data.crop_on_device or has_labels):
         yield "data.crop_on_device=true"
     yield "mae pack --resize"
-    if data.repeats == 1:
+    if data.repeats == 1 and not has_labels:
         yield "data.repeats=2"
 
 
 class Advice:
     """Asked at every report; has something to say once, if at all."""
 
-    def __init__(self, data: DataConfig, processes: int, cores: int, has_gpu: bool) -> None:
-        self.ways = ", ".join(ways_to_feed(data, processes, cores, has_gpu))
+    def __init__(self, ways: Iterable[str]) -> None:
+        self.ways = ", ".join(ways)
         self.is_first, self.is_told = True, False
         self.waited = self.elapsed = 0.0
 

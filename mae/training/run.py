@@ -16,6 +16,7 @@ import torch
 from mae.config import Config
 from mae.errors import UserError
 from mae.exits import append_row
+from mae.folders import run_folder
 from mae.models.classifier import build_classifier
 from mae.models.mae import build_mae
 from mae.objective import Objective
@@ -143,9 +144,7 @@ def build_objective(config: Config) -> Objective:
 
 def run_of(folder: str | Path) -> Run:
     """The run in `folder`, or that of the checkpoint in `folder` (RUN/checkpoints/step-…)."""
-    folder = Path(folder)
-    is_checkpoint = folder.parent.name == "checkpoints" and folder.name.startswith("step-")
-    return Run(folder.parent.parent if is_checkpoint else folder)
+    return Run(run_folder(Path(folder)))
 
 
 def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:

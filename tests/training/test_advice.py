@@ -19,7 +19,7 @@ class Interval(Clock):
 
 @pytest.fixture
 def advice():
-    return Advice(DataConfig(workers=2), processes=2, cores=8, has_gpu=True)
+    return Advice(ways_to_feed(DataConfig(workers=2), processes=2, cores=8, has_gpu=True))
 
 
 def test_it_is_said_once_and_only_when_sure(advice):
@@ -56,3 +56,8 @@ def test_a_run_that_is_fed_hears_nothing(advice):
 )
 def test_only_what_would_help_is_named(settings, cores, has_gpu, ways):
     assert list(ways_to_feed(DataConfig(**settings), 2, cores, has_gpu)) == ways
+
+
+def test_fine_tuning_has_fewer_ways():
+    ways = ways_to_feed(DataConfig(workers=4), 1, 8, has_gpu=True, has_labels=True)
+    assert list(ways) == ["data.workers=8 (there are 8 cores)", "mae pack --resize"]
