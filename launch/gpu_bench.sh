@@ -19,12 +19,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 if [ "${1:-}" = --toy ]; then
-    common=(--device cpu --quick --img-size 32)
+    device=cpu common=(--device cpu --quick --img-size 32)
     models=(vit_tiny_patch16_224) sizes=(2 4) modes=(eager) depths=(1)
     mode=eager peers_batch=2 joint_batch=4 photographs=16
     export OMP_NUM_THREADS=1
 else
-    common=(--rounds 4 --seconds 0.8 --at-once 8)
+    device=cuda common=(--rounds 4 --seconds 0.8 --at-once 8)
     models=(vit_large_patch16_224 vit_base_patch16_224 vit_small_patch16_224)
     sizes=(64 128 256) modes=(eager compile) depths=(8)
     mode=compile peers_batch=128 joint_batch=256 photographs=4096
@@ -67,6 +67,8 @@ one() {
     part "$1" "$1" --model "${models[0]}" --batch-size $peers_batch --mode $mode \
         --decoder-depth "${depths[0]}"
 }
+"$PYTHON" -m mae bench decode "$work/shards/*.tar" --device "$device" --out "$work/decode.json" ||
+    echo "not measured: decoding"
 one profile
 one attention
 for model in "${models[@]:2}"; do step "$model"; done

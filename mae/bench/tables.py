@@ -114,7 +114,8 @@ def attention_table(result: dict) -> str:
 def profile_table(result: dict) -> str:
     """Where the time of a step goes, and how far its products are from the ceiling."""
     lines = _about(result)
-    case = f"{result['encoder']}, batch {result['batch_size']}, {result['mode']}"
+    case = f"{result['implementation']} {result['mode']}: {result['encoder']}"
+    case += f", batch {result['batch_size']}"
     plain, watched = (f"{1000 * result[name]:.4g} ms" for name in ("seconds_plain", "seconds"))
     lines += ["", f"{case}: a step of {watched} ({plain} without the profiler)"]
     rows = [
@@ -141,6 +142,25 @@ def profile_table(result: dict) -> str:
             *markdown(["operations that take most", "ms", "of the step"], single),
         ]
     )
+
+
+def decoding_table(result: dict) -> str:
+    """Images per second by each decoder, and how far the GPU's pixels are from the CPU's."""
+    rows = [
+        [
+            name,
+            f"{row['images_per_s']['median']:,.4g}",
+            f"{row['ratio']['median']:.2f} ({row['ratio']['low']:.2f}–{row['ratio']['high']:.2f})",
+        ]
+        for name, row in result["rows"].items()
+    ]
+    lines = [*_about(result), "", f"{result['images']:,} JPEGs to pixels", ""]
+    lines += markdown(["", "images/s", "times one core"], rows)
+    if "pixels" in result:
+        mean, largest = result["pixels"]["mean"], result["pixels"]["max"]
+        lines += ["", f"pixels of the GPU beside the CPU's, of 255: {mean:.3f} on average, "]
+        lines[-1] += f"{largest:.0f} at most"
+    return "\n".join(lines)
 
 
 RATES = ("images/s", "TFLOP/s of the ceiling", "MFU", "peak GB")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mae.bench.attention import bench_attention
 from mae.bench.cases import Case
+from mae.bench.decoding import bench_decoding
 from mae.bench.joint import bench_joint
 from mae.bench.loader import bench_loader
 from mae.bench.overhead import bench_overhead, overhead_table
@@ -16,7 +17,14 @@ from mae.bench.rounds import Effort
 from mae.bench.soak import soak as soak_memory
 from mae.bench.soak import table as soak_table
 from mae.bench.step import bench_step
-from mae.bench.tables import attention_table, joint_table, peers_table, profile_table, step_table
+from mae.bench.tables import (
+    attention_table,
+    decoding_table,
+    joint_table,
+    peers_table,
+    profile_table,
+    step_table,
+)
 from mae.commands.progress import progress_line
 from mae.config import Config
 from mae.device import choose_device
@@ -85,9 +93,23 @@ def attention(args: argparse.Namespace) -> None:
     _give(args.out, result, attention_table(result))
 
 
+def decode(args: argparse.Namespace) -> None:
+    """`mae bench decode`."""
+    result = bench_decoding(
+        args.shards,
+        images=64 if args.quick else args.images,
+        batch_size=args.batch_size,
+        device=choose_device(args.device),
+        effort=Effort(rounds=2 if args.quick else args.rounds),
+        progress=_tell,
+    )
+    _give(args.out, result, decoding_table(result))
+
+
 def profile(args: argparse.Namespace) -> None:
     """`mae bench profile`."""
-    result = bench_profile(_case(args), device=choose_device(args.device))
+    case = _case(args)._replace(implementation=args.implementation)
+    result = bench_profile(case, device=choose_device(args.device))
     _give(args.out, result, profile_table(result))
 
 

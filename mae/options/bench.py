@@ -7,11 +7,12 @@ from typing import Any
 from mae.cores import usable_cores
 from mae.options.parsing import amount, command, device_option, natural, positive
 
+IMPLEMENTATIONS = ("mae", "textbook", "transformers")
 MODES = ("eager", "compile", "reduce-overhead", "max-autotune")
 
 
 def add_bench_commands(commands: Any) -> None:
-    """`mae bench step`, `peers`, `joint`, `attention`, `profile`, `overhead`, `loader`, `soak`."""
+    """`mae bench`, and what it measures."""
     bench = command(commands, "bench", "bench", "measure speed and memory, beside others'")
     kinds = bench.add_subparsers(title="what", required=True, metavar="WHAT")
 
@@ -52,6 +53,9 @@ def add_bench_commands(commands: Any) -> None:
     _case_options(lengths)
 
     shares = command(kinds, "bench", "profile", "where the time of a training step goes")
+    shares.add_argument(
+        "--implementation", choices=IMPLEMENTATIONS, default="mae", help="ours, or another's"
+    )
     _case_options(shares)
 
     added = command(kinds, "bench", "overhead", "what guard, metrics and panels add to a step")
@@ -67,6 +71,17 @@ def add_bench_commands(commands: Any) -> None:
     loader.add_argument("--rounds", type=positive, default=7, help="of all pipelines in turn")
     loader.add_argument("--repeats", type=positive, default=4, help="views per decoding")
     loader.add_argument("--quick", action="store_true", help="a few images, for a first look")
+
+    pixels = command(kinds, "bench", "decode", "JPEGs to pixels, on the CPU and on a GPU")
+    pixels.add_argument("shards", nargs="+", help="tars of JPEGs")
+    pixels.add_argument("--images", type=positive, default=512, help="the same in each round")
+    pixels.add_argument(
+        "--batch-size", type=positive, default=128, help="images a GPU decodes at once"
+    )
+    pixels.add_argument("--rounds", type=positive, default=7, help="of all decoders in turn")
+    pixels.add_argument("--quick", action="store_true", help="a few images, for a first look")
+    pixels.add_argument("--out", type=Path, help="JSON file; the table goes beside it, as .md")
+    device_option(pixels)
 
     soak = command(kinds, "bench", "soak", "memory of the loader over many samples")
     _shards_options(soak)

@@ -14,7 +14,7 @@ from mae.bench.step import bench_step, environment
 from mae.bench.tables import markdown, peers_table, step_table
 from mae.cli import main
 from mae.errors import UserError
-from mae.options.bench import MODES
+from mae.options.bench import IMPLEMENTATIONS, MODES
 
 
 def row(case, seconds=(1.0, 2.0), memory: float | None = 2e9) -> dict:
@@ -183,9 +183,10 @@ def test_the_command_measures_and_writes_all_it_promises(tmp_path, capsys):
 
 
 def test_modes_on_the_command_line_are_those_there_are():
-    from mae.bench.cases import COMPILED
+    from mae.bench import cases
 
-    assert MODES[:2] == tuple(COMPILED)
+    assert MODES[:2] == tuple(cases.COMPILED)
+    assert set(IMPLEMENTATIONS) == set(cases.IMPLEMENTATIONS)
 
 
 def test_variants_are_measured_beside_the_defaults(measured):
