@@ -9,9 +9,12 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from mae.config import Config
 from mae.cores import usable_cores
-from mae.data.training_data import open_training_data
+from mae.data.images import Images
+from mae.data.training_data import TrainingData, open_training_data
 from mae.errors import (
     ProcessFailed,
     ProcessStopped,
@@ -33,10 +36,11 @@ from mae.exits import (
 )
 from mae.initial.initialize import start_from_weights
 from mae.loop import Job, train_to_the_end
-from mae.panels import build_panel
+from mae.objective import Objective
+from mae.panels import Panel, build_panel
 from mae.results import write_json
 from mae.training.advice import Advice, ways_to_feed
-from mae.training.checkpoint import checkpoints, step_of
+from mae.training.checkpoint import Position, checkpoints, step_of
 from mae.training.compiling import attention_kernel, compile_step
 from mae.training.control import Control
 from mae.training.dry_run import dry_run
@@ -44,7 +48,7 @@ from mae.training.environment import describe_start
 from mae.training.flops import flops_per_image, peak_flops
 from mae.training.guard import Guard
 from mae.training.optim import build_optimizer
-from mae.training.plan import build_accelerator, make_plan
+from mae.training.plan import Plan, build_accelerator, local_processes, make_plan
 from mae.training.progress import Indexing, describe
 from mae.training.quarantine import Quarantine
 from mae.training.resume import resume
@@ -129,12 +133,15 @@ def carry_out(
     checks, one step on copies, and what a run would be; makes no run.
     """
     accelerator = build_accelerator(config.train)
+    last.enter_context(attention_kernel(config.train))
     is_main = accelerator.is_main_process
     refuse_missing(config.log)
     notes = run.check(config)
     with accelerator.main_process_first():  # the first to come writes the index, others read it
         told = [Indexing()] if is_main else []
-        config, data = open_training_data(config, local_share(), *told)
+        config, data = open_training_data(
+            config, local_processes() / accelerator.num_processes, *told
+        )
     num_processes, process_index = accelerator.num_processes, accelerator.process_index
     plan = make_plan(config, len(data.manifest), num_processes, process_index)
     objective = build_objective(config)
@@ -151,26 +158,57 @@ def carry_out(
         return
     # All processes draw what is sharded.
     draws = is_main or accelerator.is_fsdp2
-    panel = build_panel(config, objective, data) if draws else None
+    looks_at = build_panel(config, objective, data) if draws else None, held_out
     if is_main:
         run.open(config)
         if initial:
             write_json(run.folder / "init.json", initial.record)
         forget_exit(run.folder)
     run.is_open = True
+    job, position, resumed = build_job(
+        config, plan, data, objective, looks_at, run, stop, last, accelerator
+    )
+    if is_main:
+        start = {"event": "resume" if position.step else "start", "step": position.step}
+        run.write_start({**start, **describe_start(), "data": data.manifest.fingerprint})
+        append_event(run.folder, position.step, start["event"], ", ".join([*notes, *resumed]))
+    about = describe(config, plan, data, objective, accelerator, position.step)
+    for line in [*notes, *resumed, *about]:
+        job.tracker.say(line)
+    see_through(job, position)
+    accelerator.end_training()
 
+
+def build_job(
+    config: Config,
+    plan: Plan,
+    data: TrainingData,
+    objective: Objective,
+    looks_at: tuple[Panel | None, Images | None],
+    run: Run,
+    stop: StopSignals,
+    last: contextlib.ExitStack,
+    accelerator: Accelerator,
+) -> tuple[Job, Position, list[str]]:
+    """All that the loop needs, where the newest checkpoint stands; and what is to be said of it."""
     objective.to(accelerator.device)
     objective.set_grad_checkpointing(config.train.grad_checkpointing)
     # FSDP2 gathers weights between the blocks, which no graph can contain.
     compile_step(objective, config.train, may_break=accelerator.is_fsdp2)
-    last.enter_context(attention_kernel(config.train))
     optimizer = build_optimizer(objective, config.optim, plan.layer_decay)
     model, optimizer = prepare(objective, optimizer, accelerator)
     position, resumed = resume(run, objective, optimizer, data.manifest, accelerator)
     quarantine = Quarantine(run.quarantine_file, data.manifest, config.data.max_bad, accelerator)
     quarantine.check()
-    tracker = Tracker(run, config, is_main, position.step)
+    tracker = Tracker(run, config, accelerator.is_main_process, position.step)
     last.callback(tracker.close)
+    ways = ways_to_feed(
+        config.data,
+        local_processes(),
+        usable_cores(),
+        has_gpu=accelerator.device.type == "cuda",
+        has_labels=config.objective == "classifier",
+    )
     job = Job(
         config=config,
         plan=plan,
@@ -185,41 +223,31 @@ def carry_out(
         control=Control(timedelta(minutes=config.train.timeout_minutes)),
         quarantine=quarantine,
         guard=Guard(config.guard, int(run.last_metrics().get("skipped", 0))),
-        watcher=Watcher(config, plan, objective, panel, held_out, run, tracker, accelerator),
+        watcher=Watcher(config, plan, objective, *looks_at, run, tracker, accelerator),
         stop=stop,
-        advice=Advice(
-            ways_to_feed(
-                config.data,
-                int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-                usable_cores(),
-                has_gpu=accelerator.device.type == "cuda",
-                has_labels=config.objective == "classifier",
-            )
-        ),
+        advice=Advice(ways),
     )
-    if is_main:
-        start = {"event": "resume" if position.step else "start", "step": position.step}
-        run.write_start({**start, **describe_start(), "data": data.manifest.fingerprint})
-        append_event(run.folder, position.step, start["event"], ", ".join([*notes, *resumed]))
-    about = describe(config, plan, data, objective, accelerator, position.step)
-    for line in [*notes, *resumed, *about]:
-        tracker.say(line)
+    return job, position, resumed
+
+
+def see_through(job: Job, position: Position) -> None:
+    """Train to the end and say what comes next.  Raises RunFailed where the run takes no more."""
+    folder, say = job.run.folder, job.tracker.say
     try:
         train_to_the_end(job, position)
-        tracker.say(f"done: {plan.steps:,} steps; {run.folder} holds the run. Next:")
-        tracker.say(f"  mae export {run.folder} {run.folder}/export")
-        if config.objective == "mae":
-            tracker.say(f"  mae finetune {run.folder} …  (where there are labels)")
-        tracker.say(f"  mae report {run.folder}")
+        say(f"done: {job.plan.steps:,} steps; {folder} holds the run. Next:")
+        say(f"  mae export {folder} {folder}/export")
+        if job.config.objective == "mae":
+            say(f"  mae finetune {folder} …  (where there are labels)")
+        say(f"  mae report {folder}")
     except OSError as error:
-        if not is_of_writing(error, run.folder):
+        if not is_of_writing(error, folder):
             raise
-        raise RunFailed(f"{run.folder} cannot be written: {error}") from error
+        raise RunFailed(f"{folder} cannot be written: {error}") from error
     finally:
-        tracker.end_line()
+        job.tracker.end_line()
         if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
             job.saver.close()
-    accelerator.end_training()
 
 
 def is_of_writing(error: OSError, folder: Path) -> bool:
@@ -227,9 +255,3 @@ def is_of_writing(error: OSError, folder: Path) -> bool:
     if error.filename is None:
         return error.errno in FULL
     return Path(os.fsdecode(error.filename)).is_relative_to(folder)
-
-
-def local_share() -> float:
-    """The share of all processes that work on this machine."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) / world

@@ -47,6 +47,11 @@ class Plan(NamedTuple):
         )
 
 
+def local_processes() -> int:
+    """Processes that the launcher started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def build_accelerator(config: TrainConfig) -> Accelerator:
     """Devices and processes as the launcher gave them; UserError where they are not as asked."""
     refuse_first_version()
@@ -54,7 +59,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     has_bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "bf16" and has_gpu and not has_bf16:
         raise UserError("train.precision: this GPU has no bf16; use fp32 or auto")
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local = local_processes()
     if has_gpu and local > torch.cuda.device_count():
         raise UserError(
             f"the launcher started {local} processes for {torch.cuda.device_count()} GPUs: use "
