@@ -1,8 +1,9 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
+import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -33,6 +34,25 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out}: cannot be written: {error}") from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def new_file(out: Path) -> Iterator[Path]:
+    """A temporary name beside `out`, renamed to `out` at the end of the block.
+
+    After an error in the block nothing is left, and what `out` was stays.  Raises UserError where
+    it cannot be written.
+    """
+    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):  # not there: renamed, or never written
+            part.unlink()
 
 
 def run_folder(folder: Path) -> Path:

@@ -20,6 +20,7 @@ from mae.errors import UserError
 from mae.models.classifier import Classifier
 from mae.recipes import finetune_settings, recipe_for
 from mae.training.run import load_pretrained
+from tests.evaluation.test_features import spoil
 from tests.runs import command, environment, final_weights, metrics_of, write_config
 
 SETTINGS = (
@@ -122,6 +123,101 @@ def test_evaluate(finetuned, shards, tmp_path, capsys):
     report = json.loads(out.read_text())
     assert report["interval"][0] <= report["accuracy"] <= report["interval"][1]
     assert (tmp_path / "on-train-confusion.png").exists()
+
+
+def test_images_that_were_trained_on_are_told_of(finetuned, shards, make_shards, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    command = ["evaluate", str(finetuned), "--out", str(out), "--test"]
+    assert main([*command, shards]) == 0
+    assert "warning: 48 of the test images are in data.train too" in capsys.readouterr().err
+    report = json.loads(out.read_text())
+    assert report["test_images_in_train"] == 48
+    assert report["selection"] == "the last checkpoint; 48 of these images were trained on"
+    assert main([*command, make_shards(tmp_path / "new", 12, size=(18, 22))]) == 0
+    assert "warning" not in capsys.readouterr().err
+    report = json.loads(out.read_text())
+    assert report["test_images_in_train"] == 0
+    assert report["selection"] == "the last checkpoint; nothing was chosen on these images"
+
+
+def test_training_images_that_are_gone_are_told_of(pretrained, make_shards, tmp_path, capsys):
+    train = make_shards(tmp_path / "train", 24)
+    assert finetune(pretrained, tmp_path / "run", f"data.train={train}", "train.epochs=2") == 0
+    shutil.rmtree(tmp_path / "train")
+    test = make_shards(tmp_path / "test", 6)
+    assert main(["evaluate", str(tmp_path / "run"), "--test", test]) == 0
+    assert "whether these images were trained on is not known" in capsys.readouterr().err
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert report["test_images_in_train"] is None
+
+
+def test_bad_test_images_are_named_counted_and_few(finetuned, make_shards, tmp_path, capsys):
+    copy, test = tmp_path / "run", make_shards(tmp_path / "test", 24)
+    shutil.copytree(finetuned, copy)
+    spoil(tmp_path / "test", "sample-00003", "sample-00005")
+    command = ["evaluate", str(copy), "--test", test]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert "key sample-00003" in printed.err and "22 images, 2 bad" in printed.out
+    report = json.loads((copy / "evaluation.json").read_text())
+    assert report["bad"] == 2 and "key sample-00005" in report["left_out"][1]
+    settings = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(re.sub("max_bad: .*", "max_bad: 1", settings))
+    (copy / "evaluation.json").unlink()
+    assert main(command) == 2
+    assert "more than data.max_bad = 1" in capsys.readouterr().err
+    assert not (copy / "evaluation.json").exists()
+
+
+def test_images_of_other_classes_are_refused(finetuned, make_shards, tmp_path, capsys):
+    copy, test = tmp_path / "run", make_shards(tmp_path / "test", 6)
+    shutil.copytree(finetuned, copy)
+    (copy / "classes.txt").write_text("a\nb\nc\n")
+    command = ["evaluate", str(copy), "--test", test]
+    assert main(command) == 0  # no names here: numbers
+    (tmp_path / "test" / "classes.txt").write_text("c\nb\na\n")
+    assert main(command) == 2
+    assert "--test: its classes.txt names other classes than those of" in capsys.readouterr().err
+    assert main(["evaluate", str(finetuned), "--test", test, "--beside", str(copy)]) == 2
+    assert f"than those of {copy}" in capsys.readouterr().err
+
+
+def test_a_checkpoint_is_judged_and_the_run_keeps_the_result(finetuned, shards, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(finetuned, copy)
+    (copy / "evaluation-confusion.png").unlink()
+    checkpoint = min((copy / "checkpoints").glob("step-*"))
+    before = sorted(checkpoint.iterdir())
+    assert main(["evaluate", str(checkpoint), "--test", shards]) == 0
+    assert sorted(checkpoint.iterdir()) == before
+    report = json.loads((copy / "evaluation.json").read_text())
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert report["step"] == step < 12 and report["selection"].startswith("a given checkpoint")
+    assert (copy / "evaluation-confusion.png").exists()
+    assert f"{copy}, step {step}\n" in capsys.readouterr().out
+
+
+def test_a_fine_tuned_encoder_is_called_so(finetuned, shards, make_shards, tmp_path, capsys):
+    test = make_shards(tmp_path / "test", 12)
+    given = ["--train", shards, "--test", test]
+    knn = ["knn", str(finetuned), *given, "--baselines", "--out", str(tmp_path / "knn.json")]
+    assert main(knn) == 0
+    shown = capsys.readouterr().out
+    assert "fine-tuned mean" in shown and "above untrained" in shown and "pretrained" not in shown
+    rows = json.loads((tmp_path / "knn.json").read_text())["results"]
+    assert {row["encoder"] for row in rows} == {"fine-tuned", "untrained", "raw"}
+    assert {*rows[0]["above"]} == {"untrained", "raw"}
+    files = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    for pattern, file in zip((shards, test), files, strict=True):
+        assert main(["features", str(finetuned), pattern, "--out", file]) == 0
+    assert main(["knn", "--train", files[0], "--test", files[1]]) == 0
+    assert "fine-tuned mean" in capsys.readouterr().out
+    assert main(["export", str(finetuned), str(tmp_path / "timm")]) == 0
+    assert main(["knn", str(tmp_path / "timm"), *given]) == 0
+    assert "fine-tuned mean" in capsys.readouterr().out
+    attentive = ["attentive", str(finetuned), *given, "--epochs", "1", "--baselines"]
+    assert main([*attentive, "--out", str(tmp_path / "attentive.json")]) == 0
+    assert "fine-tuned tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

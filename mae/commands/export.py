@@ -40,7 +40,7 @@ def export(args: argparse.Namespace) -> None:
             raise UserError(f"--format {args.format}: is for encoders; timm, onnx, torch take this")
         if model.average is not None:
             model.encoder, model.average = model.average, None
-        names = class_names(config.data.train, config.finetune.num_classes)
+        names = class_names(config.data.train, config.finetune.num_classes, run_of(args.run).folder)
     pool = choose_pool(model, args.pool)
     trained_size = model.img_size
     if args.img_size:

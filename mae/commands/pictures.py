@@ -107,7 +107,10 @@ def pca(args: argparse.Namespace) -> None:
     if args.contents:
         tokens = without_places(tokens)
     found = principal_components(tokens, grid_of(model), args.foreground)
-    write_sheet(components_sheet(images, names, found, grid_of(model), opened.title), out)
+    sheet = components_sheet(
+        images, names, found, grid_of(model), opened.title, has_places=not args.contents
+    )
+    write_sheet(sheet, out)
     print(out)
 
 

@@ -12,7 +12,7 @@ from mae.data.images import Images
 from mae.data.training_data import open_images
 from mae.device import choose_device
 from mae.errors import UserError
-from mae.evaluation.attentive import AttentiveRecipe
+from mae.evaluation.attentive import LEAST_STEPS, AttentiveRecipe, epochs_for
 from mae.evaluation.attentive_report import TokenSubject, attentive_report
 from mae.evaluation.attentive_tokens import CachedTokens, EncodedTokens, Tokens, token_bytes
 from mae.evaluation.encoders import FrozenEncoder, Opened, open_encoder
@@ -21,7 +21,7 @@ from mae.evaluation.labels import check_labels, of_manifest
 from mae.evaluation.mae_probe import ProbeRecipe
 from mae.evaluation.mae_probe_report import mae_linear_probe
 from mae.evaluation.mae_probe_state import forget_state
-from mae.evaluation.protocol import PRETRAINED, UNTRAINED
+from mae.evaluation.protocol import LEARNT, saying
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.evaluation.sources import results_folder, seen_in_train
 from mae.evaluation.tables import table
@@ -35,7 +35,7 @@ class Given(NamedTuple):
 
     opened: Opened
     encoders: dict[str, FrozenEncoder]
-    """pretrained, and with --baselines untrained"""
+    """by name: that of the folder first, then with --baselines the untrained"""
     train: Images
     test: Images
     seen: int
@@ -64,8 +64,8 @@ def attentive(args: argparse.Namespace) -> None:
             device=device,
             workers=args.workers,
             max_bad=max_bad,
-            step=given.opened.step if name == PRETRAINED else None,
-            say=lambda text: say(f"{name}: {text}"),
+            step=given.opened.step if name in LEARNT else None,
+            say=saying(say, name),
         )
         return CachedTokens(found, device)
 
@@ -73,16 +73,18 @@ def attentive(args: argparse.Namespace) -> None:
         TokenSubject(name, tokens_of(name, given.train), tokens_of(name, given.test))
         for name in given.encoders
     ]
+    epochs = args.epochs or epochs_for(len(given.train.manifest), args.batch_size)
     report = attentive_report(
         subjects,
-        identity(given.encoders[PRETRAINED], given.train),
+        identity(given.opened.encoder, given.train),
         given.train,
         given.test,
-        AttentiveRecipe(args.epochs, args.batch_size, args.seed),
+        AttentiveRecipe(epochs, args.batch_size, args.seed),
         device=choose_device(args.device),
         say=say,
     )
     report["recipe"]["tokens"] = "cached" if is_cached else "encoded each epoch"
+    report["recipe"]["least_steps"] = None if args.epochs else LEAST_STEPS
     _finish(args, given, report, table("attentive", report))
 
 
@@ -129,8 +131,8 @@ def probe_mae(args: argparse.Namespace) -> None:
     if args.run is None:
         raise UserError("--protocol mae: needs RUN, as every epoch encodes new crops")
     given, defaults = _open(args), ProbeRecipe()
-    names = {PRETRAINED: "probe-mae", UNTRAINED: "probe-mae-untrained"}
-    folders = {name: given.folder / names[name] for name in given.encoders}
+    kept = {name: f"probe-mae{'' if name in LEARNT else f'-{name}'}" for name in given.encoders}
+    folders = {name: given.folder / kept[name] for name in given.encoders}
     report = mae_linear_probe(
         given.opened.config,
         given.encoders,
@@ -167,9 +169,10 @@ def patch_size_of(module: nn.Module) -> tuple[int, int]:
 def _open(args: argparse.Namespace) -> Given:
     opened, device = open_encoder(args.run), choose_device(args.device)
     opened.module.to(device).eval()
-    encoders = {PRETRAINED: opened.encoder}
+    encoders = {opened.encoder.name: opened.encoder}
     if args.baselines:
-        module, encoders[UNTRAINED] = opened.untrained()
+        module, fresh = opened.untrained()
+        encoders[fresh.name] = fresh
         module.to(device).eval()
     train = open_images(args.train, "--train", opened.config)
     test = open_images(args.test, "--test", opened.config)

@@ -4,19 +4,34 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae.errors import UserError
+from mae.folders import new_file
 from mae.remote.files import is_remote
 
 FILE = "classes.txt"
 """beside the shards, a line for each class: `mae pack` writes it"""
 
 
-def class_names(shards: Sequence[str], num_classes: int) -> list[str]:
-    """A name for each class: those of classes.txt beside the first shard, else the numbers.
+def class_names(shards: Sequence[str], num_classes: int, run: Path | None = None) -> list[str]:
+    """A name for each class: those that the folder `run` keeps, or beside the shards, or numbers.
 
-    `shards` may be patterns, as long as the folder is none.
+    Beside the first shard, that is.  `shards` may be patterns, as long as the folder is none.
+    """
+    for names in (_lines(run / FILE) if run else [], _names(shards)):
+        if len(names) == num_classes:
+            return names
+    return [str(i) for i in range(num_classes)]
+
+
+def keep_class_names(shards: Sequence[str], num_classes: int, run: Path) -> None:
+    """Copy the names beside the shards into the folder `run`, unless it has some.
+
+    The shards may move, and their paths are often relative.  Raises UserError where it cannot be
+    written.
     """
     names = _names(shards)
-    return names if len(names) == num_classes else [str(i) for i in range(num_classes)]
+    if len(names) == num_classes and not (run / FILE).exists():
+        with new_file(run / FILE) as part:
+            part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def named_classes(shards: Sequence[str]) -> int:
@@ -34,7 +49,11 @@ def refuse_other_names(shards: Sequence[str], others: Sequence[str], key: str) -
 def _names(shards: Sequence[str]) -> list[str]:
     if not shards or is_remote(shards[0]):
         return []
+    return _lines(Path(shards[0]).parent / FILE)
+
+
+def _lines(file: Path) -> list[str]:
     try:
-        return (Path(shards[0]).parent / FILE).read_text().splitlines()
+        return file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []

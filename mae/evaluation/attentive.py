@@ -1,9 +1,9 @@
 """Attentive probe: how well classes can be told apart by what frozen patch tokens hold.
 
 A linear probe reads one vector of an image; here a small head learns where to look among all
-tokens (see `attentive_head`).  MAE leaves what it knows in the patches, so this lies between the
-linear probe and fine-tuning.  Learning rate and weight decay are chosen on a tenth of the training
-images; a new head is then trained on all of them and meets the test set once.
+tokens (see `attentive_head`), as MAE leaves what it knows in the patches.  Learning rate and
+weight decay are chosen on a tenth of the training images; a new head is then trained on all of
+them and meets the test set once.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +18,23 @@ from mae.errors import UserError
 from mae.evaluation.attentive_head import AttentiveHead
 from mae.evaluation.attentive_tokens import Rows, Tokens
 from mae.evaluation.labels import ClassNumbers
+from mae.evaluation.probe import is_edge
+from mae.evaluation.protocol import ranks_of_truth
 from mae.hashing import Stream, fold
 from mae.schedule import lr_at
 
 LEAST_IMAGES = 20
 """with fewer a tenth cannot choose"""
+
+EPOCHS = 20
+"""as on ImageNet (Bardes et al. 2024); of a small data set more, for LEAST_STEPS"""
+
+LEAST_STEPS = 2500
+"""as the shortest training of VTAB (Zhai et al. 2019, "A Large-scale Study of Representation
+Learning with the Visual Task Adaptation Benchmark"), whose data sets have 1,000 labels"""
+
+MOST_LINES = 20
+"""of progress"""
 
 BETAS = (0.9, 0.999)
 
@@ -34,16 +46,26 @@ class Choice(NamedTuple):
     weight_decay: float
 
 
-CHOICES = tuple(Choice(lr, decay) for decay in (0.1, 0.01) for lr in (3e-4, 1e-3, 3e-3, 1e-2))
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+CHOICES = tuple(Choice(lr, decay) for decay in (0.1, 0.01) for lr in RATES)
 
 
 class AttentiveRecipe(NamedTuple):
     """How a head is trained: AdamW, linear warm-up over a tenth of the epochs, cosine to 0."""
 
-    epochs: int = 20
+    epochs: int = EPOCHS
     batch_size: int = 256
     """images of a step, or fewer where that leaves none over"""
     seed: int = 0
+
+    def steps(self, images: int) -> int:
+        """Of the head that is trained on so many."""
+        return self.epochs * -(-images // self.batch_size)
+
+
+def epochs_for(images: int, batch_size: int) -> int:
+    """EPOCHS, or as many more as LEAST_STEPS take."""
+    return max(EPOCHS, -(-LEAST_STEPS // -(-images // batch_size)))
 
 
 class Probed(NamedTuple):
@@ -54,6 +76,8 @@ class Probed(NamedTuple):
     chosen: Choice
     accuracies: list[float]
     """of each choice, on the tenth"""
+    lr_at_edge: bool
+    """the smallest or largest learning rate is better than all in between"""
 
 
 def attentive_probe(
@@ -77,14 +101,22 @@ def attentive_probe(
     held_out, fitted = np.sort(order[: n // 10]), np.sort(order[n // 10 :])
     say(f"choosing among {len(choices)} settings on {len(held_out):,} of {n:,} training images")
     heads = train_heads(train, labels, fitted, classes, choices, recipe, device, say)
-    found = ranks(heads, train, labels, held_out, recipe.batch_size, device)
+    found = ranks(heads, train, labels, held_out, recipe.batch_size)
     accuracies = [float((row == 0).mean()) for row in found]
     best = choices[int(np.argmax(accuracies))]
     say(f"chosen: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
     head = train_heads(train, labels, np.arange(n), classes, [best], recipe, device, say)
     everything = np.arange(len(numbers.test))
-    (tested,) = ranks(head, test, numbers.test, everything, recipe.batch_size, device)
-    return Probed(tested, best, accuracies)
+    (tested,) = ranks(head, test, numbers.test, everything, recipe.batch_size)
+    return Probed(tested, best, accuracies, rate_at_edge(choices, accuracies))
+
+
+def rate_at_edge(choices: Sequence[Choice], accuracies: Sequence[float]) -> bool:
+    """Of each learning rate counts the best decay; fewer than three of them have no edge."""
+    rates = sorted({choice.lr for choice in choices})
+    pairs = list(zip(choices, accuracies, strict=True))
+    best = [max(value for choice, value in pairs if choice.lr == lr) for lr in rates]
+    return len(rates) > 2 and is_edge(np.array(best))
 
 
 def train_heads(
@@ -130,8 +162,9 @@ def train_heads(
                 loss.backward()
                 optimizer.step()
                 total[i] += loss.detach() * len(numbers) / len(rows)
-        losses = " ".join(f"{value:.3f}" for value in total.tolist())
-        say(f"  epoch {epoch + 1}/{recipe.epochs}  loss {losses}")
+        if (epoch + 1) % -(-recipe.epochs // MOST_LINES) == 0 or epoch + 1 == recipe.epochs:
+            losses = " ".join(f"{value:.3f}" for value in total.tolist())
+            say(f"  epoch {epoch + 1}/{recipe.epochs}  loss {losses}")
     return heads
 
 
@@ -142,15 +175,11 @@ def ranks(
     labels: npt.NDArray[np.int64],
     rows: Rows,
     batch_size: int,
-    device: torch.device | str,
 ) -> npt.NDArray[np.int64]:
-    """[heads rows] how many classes score higher than the right one: 0 is a right answer."""
+    """[heads rows] of each image's own class: `ranks_of_truth`."""
     slices = np.array_split(rows, -(-len(rows) // batch_size))
     found = []
     for numbers, batch in zip(slices, tokens.batches(slices), strict=True):
-        target = torch.from_numpy(labels[numbers]).to(device)[:, None]
-        scores = [head(batch) for head in heads]
-        # A score that is no number is not right.
-        above = [(~(score <= score.gather(1, target))).sum(1) for score in scores]
+        above = [ranks_of_truth(head(batch), labels[numbers]) for head in heads]
         found.append(torch.stack(above).cpu())
     return torch.cat(found, dim=1).numpy()

@@ -9,6 +9,7 @@ from mae.data.images import Images
 from mae.evaluation.attentive import (
     BETAS,
     CHOICES,
+    LEAST_STEPS,
     AttentiveRecipe,
     Choice,
     Probed,
@@ -16,11 +17,11 @@ from mae.evaluation.attentive import (
 )
 from mae.evaluation.attentive_tokens import Tokens
 from mae.evaluation.labels import check_labels, of_samples
-from mae.evaluation.protocol import INTERVAL, part_of, provenance, ranked, rows_of
+from mae.evaluation.protocol import INTERVAL, part_of, provenance, ranked, rows_of, saying
 
 MEASURES = (
-    "how well classes can be told apart by what all frozen tokens hold together; between a linear "
-    "probe and fine-tuning"
+    "how well classes can be told apart by what all frozen tokens hold together; as published for "
+    "ImageNet, MAE's number lies between those of a linear probe and of fine-tuning"
 )
 PROTOCOL = (
     "attention pooling with a learned query over all frozen tokens, LayerNorm, linear classifier; "
@@ -36,7 +37,7 @@ class TokenSubject(NamedTuple):
     """An encoder's tokens of both data sets."""
 
     encoder: str
-    """pretrained or untrained"""
+    """pretrained or fine-tuned, or untrained"""
     train: Tokens
     test: Tokens
 
@@ -52,7 +53,7 @@ def attentive_report(
     device: torch.device | str = "cpu",
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """A probe of each of `subjects`, the pretrained encoder first, which `encoder` describes.
+    """A probe of each of `subjects`, the one to be judged first, which `encoder` describes.
 
     Raises UserError for labels that do not fit (`check_labels`), or too few images.
     """
@@ -61,22 +62,26 @@ def attentive_report(
         of_samples(train.manifest, first.train.samples),
         of_samples(test.manifest, first.test.samples),
     )
-    results = []
+    results, notes, steps = [], [], recipe.steps(len(numbers.train))
+    if steps < LEAST_STEPS:
+        notes.append(f"{steps:,} steps: more --epochs, for {LEAST_STEPS:,}, may do better")
     for name, fitted, tested in subjects:
-
-        def say_of(text: str, name: str = name) -> None:
-            say(f"{name}: {text}")
-
+        talk = saying(say, name)
         probed = attentive_probe(
-            fitted, tested, numbers, recipe, choices=choices, device=device, say=say_of
+            fitted, tested, numbers, recipe, choices=choices, device=device, say=talk
         )
-        more = {**probed.chosen._asdict(), "sweep": sweep(probed, choices)}
+        more = {**probed.chosen._asdict(), "lr_at_edge": probed.lr_at_edge}
+        more |= {"sweep": sweep(probed, choices)}
+        if probed.lr_at_edge:
+            told = f"lr {probed.chosen.lr:g} at the edge of the candidates"
+            notes.append(f"{name}: {told}, one beyond may do better")
         results.append(ranked(name, "tokens", probed.ranks, numbers.count, more))
     return {
         "measures": MEASURES,
         "protocol": PROTOCOL,
         "selection": SELECTION,
-        "recipe": {**recipe._asdict(), "betas": list(BETAS)},
+        "recipe": {**recipe._asdict(), "steps": steps, "betas": list(BETAS)},
+        "notes": notes,
         "interval_rule": INTERVAL,
         "classes": numbers.count,
         **provenance(

@@ -10,17 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mae.data.batches import batches
-from mae.data.images import Images
+from mae.data.images import BadSample, Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import require_labels
-from mae.errors import RunFailed, SampleError, StorageError, UserError
+from mae.errors import RunFailed, UserError
 from mae.evaluation.confidence import balanced_accuracy, wilson
-from mae.evaluation.features import UsableViews
+from mae.evaluation.features import UsableViews, ranges
+from mae.evaluation.left_out import LeftOut
+from mae.evaluation.protocol import TOP
 
 BATCH = 64
 """images at a time; the same batches on any number of processes, so the same bits"""
 
-TOP = 5
 MOST_CLASSES = 100
 """up to so many classes the whole confusion matrix is on record, else only the largest errors"""
 
@@ -38,8 +39,8 @@ class Judged(NamedTuple):
     """the label is among the TOP most probable classes"""
     losses: npt.NDArray[np.float32]
     """cross-entropy with the label, in nats"""
-    bad: int
-    """further images, which could not be decoded"""
+    left_out: list[str]
+    """what is wrong with further images, which could not be decoded"""
 
 
 class _Part(NamedTuple):
@@ -49,7 +50,7 @@ class _Part(NamedTuple):
     guesses: list[int]
     in_top: list[bool]
     losses: list[float]
-    bad: int
+    bad: list[BadSample]
     problem: UserError | RunFailed | None = None
     """why this process got no further: for all of them to raise, not for it alone"""
 
@@ -75,6 +76,7 @@ def judge(
     *,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    max_bad: int | None = None,
     process_index: int = 0,
     num_processes: int = 1,
     gather: Callable[[list[Any]], list[Any]] = lambda own: own,
@@ -83,31 +85,33 @@ def judge(
 
     Called by all processes, each of which does its share; `gather` joins a list of each process
     to one list on all (`accelerate.utils.gather_object`).  Images that do not decode are left out
-    and counted.  Raises StorageError where a shard cannot be read, RunFailed where `logits` are not
-    finite and SampleError where no image can be decoded, on all processes alike.
+    and named.  Raises StorageError where a shard cannot be read, RunFailed where `logits` are not
+    finite and UserError where more than `max_bad` images (None: all) cannot be decoded, on all
+    processes alike.
     """
-    count = len(images.manifest)
-    slices = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+    most = len(images.manifest) if max_bad is None else max_bad
+    slices = ranges(len(images.manifest), BATCH)
     views = UsableViews(CentredViews(images, img_size, crop_pct))
     own: list[_Part] = []
+    met, left_out = (LeftOut(images, most) for _ in range(2))
     try:
         for found in batches(views, slices[process_index::num_processes], workers):
+            met.add(found.bad)
             own.append(_judge_batch(logits, found, labels, device))
-    except (StorageError, RunFailed) as error:
-        own = [_Part([], [], [], [], 0, error)]
+    except (UserError, RunFailed) as error:
+        own = [_Part([], [], [], [], [], error)]
     parts: list[_Part] = sorted(gather(own), key=lambda part: part.samples)
     for part in parts:
         if part.problem is not None:
             raise part.problem
+    left_out.add(sorted(bad for part in parts for bad in part.bad))
     samples = np.array([s for part in parts for s in part.samples], dtype=np.int64)
-    if not len(samples):
-        raise SampleError(f"none of {count} images can be decoded")
     return Judged(
         labels[samples],
         np.array([g for part in parts for g in part.guesses], dtype=np.int64),
         np.array([t for part in parts for t in part.in_top], dtype=bool),
         np.array([loss for part in parts for loss in part.losses], dtype=np.float32),
-        sum(part.bad for part in parts),
+        left_out.reasons,
     )
 
 
@@ -116,7 +120,7 @@ def _judge_batch(
     logits: Callable[[Tensor], Tensor], found: Any, labels: Labels, device: torch.device | str
 ) -> _Part:
     if found.images is None:
-        return _Part([], [], [], [], len(found.bad))
+        return _Part([], [], [], [], found.bad)
     scores = logits(found.images.to(device)).float().cpu()
     if not scores.isfinite().all():
         raise RunFailed("the classifier's outputs are not finite")
@@ -127,7 +131,7 @@ def _judge_batch(
         top[:, 0].tolist(),
         (top == wanted[:, None]).any(1).tolist(),
         F.cross_entropy(scores, wanted, reduction="none").tolist(),
-        len(found.bad),
+        found.bad,
     )
 
 
@@ -137,7 +141,7 @@ def summary(judged: Judged) -> dict[str, Any]:
     accuracy = float(right.mean())
     return {
         "images": len(right),
-        "bad": judged.bad,
+        "bad": len(judged.left_out),
         "accuracy": accuracy,
         "interval": list(wilson(accuracy, len(right))),
         "balanced_accuracy": balanced_accuracy(right, judged.labels),
@@ -178,7 +182,7 @@ def class_report(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
         if wrong[i, j]
     ]
     whole = {"confusion": matrix.tolist()} if len(names) <= MOST_CLASSES else {}
-    known = {**summary(judged), "num_classes": len(names)}
+    known = {**summary(judged), "left_out": judged.left_out, "num_classes": len(names)}
     return {**known, "classes": classes, "errors": errors, **whole}
 
 

@@ -18,6 +18,12 @@ from mae.training.run import build_objective, load_pretrained
 
 TOKENS = "tokens"
 PIXELS = "pixels"
+PRETRAINED = "pretrained"
+FINE_TUNED = "fine-tuned"
+UNTRAINED = "untrained"
+RAW = "raw"
+"""the pixels"""
+
 PIXEL_SIDE = 16
 
 
@@ -32,6 +38,8 @@ class FrozenEncoder(NamedTuple):
     crop_pct: float
     pixels: str
     """how pixels are normalised, for the record"""
+    name: str = PRETRAINED
+    """PRETRAINED, FINE_TUNED, UNTRAINED or RAW: what reports call it"""
 
 
 class Opened(NamedTuple):
@@ -58,7 +66,7 @@ def open_encoder(folder: Path) -> Opened:
 
     def untrained() -> tuple[nn.Module, FrozenEncoder]:
         fresh = build_objective(config).eval()
-        return fresh, objective_encoder(config, fresh)
+        return fresh, objective_encoder(config, fresh)._replace(name=UNTRAINED)
 
     encoder = objective_encoder(config, objective)
     return Opened(config, objective, encoder, position.step, untrained)
@@ -82,13 +90,19 @@ def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
     average = getattr(objective, "average", None)
     encoder = own if average is None else average
     pixels = f"mean {list(data.mean)}, std {list(data.std)}, {data.bits} bits"
-    return FrozenEncoder(encode, weights_sha256(encoder), objective.img_size, data.crop_pct, pixels)
+    sha256, name = weights_sha256(encoder), _name(config.objective == "classifier")
+    return FrozenEncoder(encode, sha256, objective.img_size, data.crop_pct, pixels, name)
+
+
+def _name(is_classifier: bool) -> str:
+    return FINE_TUNED if is_classifier else PRETRAINED
 
 
 def pixel_encoder(config: Config, img_size: tuple[int, int], crop_pct: float) -> FrozenEncoder:
     """The pixels themselves, as features to compare with."""
     rule = f"{config.data.bits} bits in [0, 1], sides of {PIXEL_SIDE} at most"
-    return FrozenEncoder(pixel_features, hashlib.sha256().hexdigest(), img_size, crop_pct, rule)
+    nothing = hashlib.sha256().hexdigest()
+    return FrozenEncoder(pixel_features, nothing, img_size, crop_pct, rule, RAW)
 
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
@@ -115,8 +129,10 @@ def _open_timm(folder: Path) -> Opened:
         raise UserError(f"{folder}: no model.safetensors; nothing else is loaded")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
-        given: dict[str, Any] = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+        told: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        given: dict[str, Any] = told["pretrained_cfg"]
         channels, *size = given["input_size"]
+        name = _name(bool(told.get("num_classes")))
         reading: dict[str, Any] = {key: given[key] for key in ("mean", "std", "crop_pct")}
         config = Config(data=DataConfig(**reading), model=ModelConfig(in_chans=channels))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -128,12 +144,14 @@ def _open_timm(folder: Path) -> Opened:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             fresh = timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0)
-        return fresh, _timm_encoder(fresh, config, img_size)
+        return fresh, _timm_encoder(fresh, config, img_size, UNTRAINED)
 
-    return Opened(config, model, _timm_encoder(model, config, img_size), None, untrained)
+    return Opened(config, model, _timm_encoder(model, config, img_size, name), None, untrained)
 
 
-def _timm_encoder(model: Any, config: Config, img_size: tuple[int, int]) -> FrozenEncoder:
+def _timm_encoder(
+    model: Any, config: Config, img_size: tuple[int, int], name: str
+) -> FrozenEncoder:
     model.eval()
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (config.data.mean, config.data.std))
 
@@ -150,4 +168,4 @@ def _timm_encoder(model: Any, config: Config, img_size: tuple[int, int]) -> Froz
 
     data = config.data
     pixels = f"mean {list(data.mean)}, std {list(data.std)}, {data.bits} bits"
-    return FrozenEncoder(encode, weights_sha256(model), img_size, data.crop_pct, pixels)
+    return FrozenEncoder(encode, weights_sha256(model), img_size, data.crop_pct, pixels, name)

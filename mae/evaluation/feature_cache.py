@@ -199,7 +199,8 @@ def write_features(
 
 
 def _metadata(encoder: FrozenEncoder, images: Images, step: int | None) -> dict[str, str]:
-    return {**identity(encoder, images), **({} if step is None else {"step": str(step)})}
+    known = {**identity(encoder, images), "name": encoder.name}
+    return known if step is None else {**known, "step": str(step)}
 
 
 def _names(manifest: Manifest, samples: list[int]) -> bytes:

@@ -10,9 +10,7 @@ all tensors without gaps.  Any library reads it; none writes it piece by piece, 
 
 import json
 import math
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from mae.errors import UserError
 from mae.evaluation.features import Halves
+from mae.folders import new_file as new_file
 
 FORMAT = "mae features 1"
 NUMBERS = ("label", "sample")
@@ -52,24 +51,6 @@ class FeatureSet(NamedTuple):
     def dropped(self) -> list[str]:
         """What was wrong with each image that has no row."""
         return _texts(self.path, "dropped")
-
-
-@contextmanager
-def new_file(out: Path) -> Iterator[Path]:
-    """A temporary name beside `out`, renamed to `out` at the end of the block.
-
-    After an error in the block nothing is left.  Raises UserError where it cannot be written.
-    """
-    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    finally:
-        with suppress(OSError):  # not there: renamed, or never written
-            part.unlink()
 
 
 class FeatureWriter:

@@ -1,11 +1,12 @@
 """Labels that can be fitted to and tested on, or one line that says why not."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mae.data.class_names import refuse_other_names
 from mae.data.manifest import Manifest, all_labelled
 from mae.errors import UserError
 from mae.evaluation.features_file import FeatureSet
@@ -18,6 +19,8 @@ class Labelled(NamedTuple):
     """[n]"""
     name: Callable[[int], str]
     """of a row, for messages"""
+    shards: Sequence[str] = ()
+    """beside which the classes may have names"""
 
 
 class ClassNumbers(NamedTuple):
@@ -32,13 +35,15 @@ class ClassNumbers(NamedTuple):
 
 def of_manifest(manifest: Manifest) -> Labelled:
     """The labels of shards."""
-    return Labelled(manifest.label.astype(np.int64), manifest.name)
+    return Labelled(manifest.label.astype(np.int64), manifest.name, manifest.shards)
 
 
 def of_samples(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Labelled:
     """The labels of some samples of shards, by their numbers."""
     return Labelled(
-        manifest.label[samples].astype(np.int64), lambda row: manifest.name(int(samples[row]))
+        manifest.label[samples].astype(np.int64),
+        lambda row: manifest.name(int(samples[row])),
+        manifest.shards,
     )
 
 
@@ -50,10 +55,12 @@ def of_features(features: FeatureSet) -> Labelled:
 def check_labels(train: Labelled, test: Labelled, classes: int | None = None) -> ClassNumbers:
     """UserError unless a classifier can be fitted to `train` and tested on `test`.
 
-    Labels everywhere, two classes or more in train, no test class that training lacks; with
-    `classes`, training has exactly those: 0, 1 … classes - 1.
+    Labels everywhere, two classes or more in train, no test class that training lacks, the same
+    names of classes where both have any; with `classes`, training has exactly those: 0, 1 …
+    classes - 1.
     """
-    for key, (labels, name) in (("--train", train), ("--test", test)):
+    refuse_other_names(train.shards, test.shards, "--test")
+    for key, (labels, name, _) in (("--train", train), ("--test", test)):
         all_labelled(labels, name, key)
         if classes is not None and len(beyond := np.flatnonzero(labels >= classes)):
             raise UserError(

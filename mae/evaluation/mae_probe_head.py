@@ -14,6 +14,7 @@ from mae.data.loader import CentredViews
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.features import BATCH, UsableViews, ranges
 from mae.evaluation.left_out import LeftOut
+from mae.evaluation.protocol import ranks_of_truth
 
 
 class ProbeHead(nn.Module):
@@ -91,16 +92,16 @@ def centred_vectors(
 
 
 @torch.no_grad()
-def ranks_of_truth(
+def head_ranks(
     head: nn.Module,
     vectors: Tensor,
     targets: npt.NDArray[np.int64],
     device: torch.device | str = "cpu",
 ) -> npt.NDArray[np.int64]:
-    """[n] how many classes score higher than each image's own: 0 is a right answer."""
-    ranks = []
-    for part, own in zip(vectors.split(BATCH), torch.from_numpy(targets).split(BATCH), strict=True):
-        logits = head(part.to(device))
-        # A score that is no number is not right.
-        ranks.append((~(logits <= logits.gather(1, own.to(device)[:, None]))).sum(1).cpu())
+    """[n] of all images, BATCH at a time: `ranks_of_truth`."""
+    parts = enumerate(vectors.split(BATCH))
+    ranks = [
+        ranks_of_truth(head(part.to(device)), targets[i * BATCH : (i + 1) * BATCH]).cpu()
+        for i, part in parts
+    ]
     return torch.cat(ranks).numpy()

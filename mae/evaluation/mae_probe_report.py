@@ -26,16 +26,9 @@ from mae.evaluation.mae_probe_head import (
     blank_vectors,
     centred_vectors,
     feature_name,
-    ranks_of_truth,
+    head_ranks,
 )
-from mae.evaluation.protocol import (
-    INTERVAL,
-    PRETRAINED,
-    part_of,
-    provenance,
-    ranked,
-    rows_of,
-)
+from mae.evaluation.protocol import INTERVAL, part_of, provenance, ranked, rows_of, saying
 
 OFFICIAL_IMAGES = 90 * 1_281_167
 """views of ImageNet-1k that the published numbers for ViT-B are trained on"""
@@ -65,14 +58,14 @@ def mae_linear_probe(
 ) -> dict[str, Any]:
     """Train a head on each of `encoders` as `recipe` says; each meets the test set once.
 
-    They are known as pretrained, which comes first, and untrained.  A head is kept in its one of
+    They go by name, the one to be judged first, then the untrained.  A head is kept in its one of
     `folders` after every epoch, and the same call goes on from there; it is for the caller to
     clear them (`forget_state`) when the report is safe.  Raises UserError for labels that do not
     fit (`check_labels`), and where more than data.max_bad images of either part are unreadable.
     """
     check_labels(of_manifest(train.manifest), of_manifest(test.manifest), classes)
     plan = make_plan(recipe, len(train.manifest))
-    notes = list(remarks(recipe, plan))
+    notes = list(remarks(recipe, plan, config.data.flip))
     for note in notes:
         say(f"note: {note}")
     recorded: dict[str, Any] = {
@@ -90,10 +83,6 @@ def mae_linear_probe(
     }
     results, met = [], []
     for name, encoder in encoders.items():
-
-        def say_of(text: str, name: str = name) -> None:
-            say(f"{name}: {text}")
-
         # Before all epochs: what is wrong with the test images must not end them.
         tested = centred_vectors(encoder, test, config.data.max_bad, device=device, workers=workers)
         numbers = check_labels(
@@ -109,9 +98,9 @@ def mae_linear_probe(
             kept=Kept(folders[name], {**recorded, **decisive}) if folders else None,
             device=device,
             workers=workers,
-            say=say_of,
+            say=saying(say, name),
         )
-        ranks = ranks_of_truth(trained.head, tested.vectors, numbers.test, device)
+        ranks = head_ranks(trained.head, tested.vectors, numbers.test, device)
         feature = feature_name(blank_vectors(config, encoder, device))
         results.append(ranked(name, feature, ranks, numbers.count, {}))
         met.append((numbers, part_of(train, trained.left_out), part_of(test, tested.left_out)))
@@ -124,13 +113,15 @@ def mae_linear_probe(
         "notes": notes,
         "interval_rule": INTERVAL,
         "classes": numbers.count,
-        **provenance(identity(encoders[PRETRAINED], train), *parts),
+        **provenance(identity(next(iter(encoders.values())), train), *parts),
         "results": rows_of(results, numbers.test, recipe.seed),
     }
 
 
-def remarks(recipe: ProbeRecipe, plan: Plan) -> Iterator[str]:
+def remarks(recipe: ProbeRecipe, plan: Plan, flip: bool) -> Iterator[str]:
     """In what the probe is not the published one, for people to judge its number by."""
+    if not flip:
+        yield "crops are not mirrored, as data.flip is false; the published probe mirrors half"
     if recipe.warmup_epochs is None and plan.warmup_epochs < WARMUP:
         yield (
             f"a warm-up of {plan.warmup_epochs:.3g} epochs instead of {WARMUP:g}: a ninth of "

@@ -1,21 +1,25 @@
 """What all evaluations of frozen features share: rows of results, and what goes on record."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 import mae
 from mae.data.images import Images
 from mae.evaluation.confidence import balanced_accuracy, paired_difference, share_right, wilson
+from mae.evaluation.encoders import FINE_TUNED, PRETRAINED, RAW
 from mae.evaluation.features_file import FeatureSet
 
-PRETRAINED = "pretrained"
-UNTRAINED = "untrained"
+LEARNT = (PRETRAINED, FINE_TUNED)
+"""encoders that are judged; others are what they are compared with"""
+
 TOP = 5
 PACKAGES = ("torch", "timm", "numpy", "scikit-learn")
 INTERVAL = (
@@ -34,7 +38,7 @@ class Subject(NamedTuple):
     """An encoder's features of both data sets."""
 
     encoder: str
-    """pretrained, untrained or raw"""
+    """pretrained or fine-tuned, untrained, raw"""
     train: FeatureSet
     test: FeatureSet
 
@@ -62,6 +66,20 @@ class Result(NamedTuple):
     """further columns of its row: what was chosen for it, on the training set"""
 
 
+def saying(say: Callable[[str], None], name: str) -> Callable[[str], None]:
+    """`say`, of the encoder `name`."""
+    return lambda text: say(f"{name}: {text}")
+
+
+def ranks_of_truth(scores: Tensor, truth: npt.NDArray[np.int64]) -> Tensor:
+    """[b] how many classes score higher in `scores` [b classes] than each image's own.
+
+    0 is a right answer; a score that is no number is not right.
+    """
+    own = torch.from_numpy(truth).to(scores.device)[:, None]
+    return (~(scores <= scores.gather(1, own))).sum(1)
+
+
 def ranked(
     encoder: str, feature: str, ranks: npt.NDArray[np.int64], classes: int, more: dict[str, Any]
 ) -> Result:
@@ -74,7 +92,7 @@ def ranked(
 
 
 def rows_of(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: int) -> list[dict]:
-    """One row per result: accuracies, intervals, and how far pretraining is above the others.
+    """One row per result: accuracies, intervals, and how far training is above the others.
 
     `labels` are those of the test images.
     """
@@ -97,11 +115,11 @@ def rows_of(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: int)
             "accuracies": accuracies.tolist(),
             **result.more,
         }
-        if result.encoder == PRETRAINED:
+        if result.encoder in LEARNT:
             row["above"] = {}
             for (encoder, feature, budget), other in right_of.items():
-                same = feature == result.feature or encoder == "raw"
-                if encoder != PRETRAINED and same and budget == str(result.budget):
+                same = feature == result.feature or encoder == RAW
+                if encoder not in LEARNT and same and budget == str(result.budget):
                     mean, interval = paired_difference(result.right, other, seed)
                     row["above"][encoder] = {"difference": mean, "interval": list(interval)}
         rows.append(row)

@@ -24,6 +24,9 @@ ITERATIONS = 200
 SIMILARITIES = 2**24
 """looked at at a time: 64 MB"""
 
+NEVER = -1e30
+"""score of classes that are never told: finite, as interpolation multiplies it by 0, too"""
+
 Numbers = npt.NDArray[np.int64]
 
 
@@ -47,7 +50,7 @@ class Linear:
         width = tokens.shape[1]
         # Classes that no training patch is of are never told.
         self.weights = torch.zeros(classes, width)
-        self.bias = torch.full((classes,), -torch.inf)
+        self.bias = torch.full((classes,), NEVER)
         self.weights[model.classes_] = torch.from_numpy(own).float()
         self.bias[model.classes_] = torch.from_numpy(bias - own @ mean).float()
         self.weights, self.bias = self.weights.to(device), self.bias.to(device)

@@ -11,7 +11,7 @@ from mae.data.images import Images
 from mae.errors import UserError
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
-from mae.evaluation.protocol import PRETRAINED, part_of, provenance
+from mae.evaluation.protocol import LEARNT, part_of, provenance, saying
 from mae.evaluation.segmentation import PATCHES, Judgement, MaskedImages, judge_encoder
 from mae.evaluation.segmentation_classifiers import ITERATIONS
 from mae.evaluation.segmentation_masks import Masks
@@ -48,7 +48,7 @@ def segmentation_report(
 ) -> dict[str, Any]:
     """Mean IoU and pixel accuracy of a linear classifier and of k-NN, at patches and at pixels.
 
-    `encoders` are known as pretrained, which comes first, and untrained.  Raises UserError where an
+    `encoders` by name, the one to be judged first, then the untrained.  Raises UserError where an
     image has no mask, more than `max_bad` of either part do not decode or have bad masks, or test
     masks have a class that training's lack.
     """
@@ -60,10 +60,6 @@ def segmentation_report(
         raise UserError(f"--train: masks of {len(known)} class; there is nothing to tell")
     judged: dict[str, Judgement] = {}
     for name, encoder in encoders.items():
-
-        def say_of(text: str, name: str = name) -> None:
-            say(f"{name}: {text}")
-
         judged[name] = judge_encoder(
             encoder,
             patch_size,
@@ -74,9 +70,9 @@ def segmentation_report(
             max_bad=max_bad,
             device=device,
             workers=workers,
-            say=say_of,
+            say=saying(say, name),
         )
-    ours = judged[PRETRAINED]
+    ours = next(iter(judged.values()))
     learnt, met = (part_of(p.images, bad) for p, bad in zip(both, ours.left_out, strict=True))
     return {
         "measures": MEASURES,
@@ -88,7 +84,7 @@ def segmentation_report(
         "seed": seed,
         "notes": [note for name, found in judged.items() for note in remarks(name, found)],
         "classes": known.tolist(),
-        **provenance(identity(encoders[PRETRAINED], train), learnt, met),
+        **provenance(identity(next(iter(encoders.values())), train), learnt, met),
         "results": segmentation_rows(judged, seed),
         "always_commonest": commonest(ours.fitted, ours.counts["linear", "pixels"]),
         "iou_by_class": by_class(ours.counts["linear", "pixels"], known),
@@ -106,8 +102,8 @@ def segmentation_rows(judged: Mapping[str, Judgement], seed: int) -> list[dict[s
                 row |= {"strength": linear.strength, "at_edge": linear.at_edge}
                 row |= {"iterations": linear.iterations}
                 row |= {"converged": linear.iterations < ITERATIONS}
-            if name == PRETRAINED:
-                others = {key: part.counts for key, part in judged.items() if key != PRETRAINED}
+            if name in LEARNT:
+                others = {key: part.counts for key, part in judged.items() if key != name}
                 row["above"] = {
                     key: compare(found, other[classifier, of], seed)
                     for key, other in others.items()

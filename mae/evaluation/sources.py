@@ -10,23 +10,30 @@ from torch import nn
 from mae.data.manifest import Manifest
 from mae.data.training_data import open_images
 from mae.errors import UserError
-from mae.evaluation.encoders import FrozenEncoder, is_export, open_encoder, pixel_encoder
+from mae.evaluation.encoders import (
+    PRETRAINED,
+    FrozenEncoder,
+    is_export,
+    open_encoder,
+    pixel_encoder,
+)
 from mae.evaluation.feature_cache import FOLDER, SUFFIX, features_of
 from mae.evaluation.features import BATCH
-from mae.evaluation.features_file import read_features
+from mae.evaluation.features_file import FeatureSet, read_features
 from mae.evaluation.labels import check_labels, of_features, of_manifest
-from mae.evaluation.protocol import PRETRAINED, SAME, UNTRAINED, Subject
+from mae.evaluation.protocol import LEARNT, SAME, Subject, saying
 from mae.training.run import run_of
 
 
 class Compared(NamedTuple):
-    """The features, pretrained first, and what is known of them."""
+    """The features, those to be judged first, and what is known of them."""
 
     subjects: list[Subject]
     step: int | None
     """steps of pretraining, where that is known"""
     seen: int | None
-    """test images that are, byte for byte, in train; None where only features are at hand"""
+    """test images that are, byte for byte, in train; None: features of different data, which do
+    not tell"""
 
 
 def open_sources(
@@ -50,7 +57,7 @@ def open_sources(
     """
     files = [source.endswith(SUFFIX) for source in (*train, *test)]
     if run is None:
-        return _open_files(train, test, baselines, classes)
+        return _open_files(train, test, baselines, classes, say)
     if any(files):
         raise UserError("feature files (.safetensors) go without a run folder")
 
@@ -60,7 +67,7 @@ def open_sources(
     check_labels(of_manifest(learnt.manifest), of_manifest(tested.manifest), classes)
     seen = seen_in_train(learnt.manifest, tested.manifest, say)
 
-    def encoded(name: str, encoder: FrozenEncoder, module: nn.Module | None) -> Subject:
+    def encoded(encoder: FrozenEncoder, module: nn.Module | None) -> Subject:
         if module is not None:
             module.to(device).eval()
         first, second = (
@@ -72,46 +79,67 @@ def open_sources(
                 batch_size=batch_size,
                 workers=workers,
                 max_bad=opened.config.data.max_bad,
-                step=opened.step if name == PRETRAINED else None,
-                say=lambda text: say(f"{name}: {text}"),
+                step=opened.step if encoder.name in LEARNT else None,
+                say=saying(say, encoder.name),
             )
             for images in (learnt, tested)
         )
-        return Subject(name, first, second)
+        return Subject(encoder.name, first, second)
 
-    subjects = [encoded(PRETRAINED, opened.encoder, opened.module)]
+    subjects = [encoded(opened.encoder, opened.module)]
     if baselines:
         module, encoder = opened.untrained()
-        subjects.append(encoded(UNTRAINED, encoder, module))
+        subjects.append(encoded(encoder, module))
         pixels = pixel_encoder(opened.config, encoder.img_size, encoder.crop_pct)
-        subjects.append(encoded("raw", pixels, None))
+        subjects.append(encoded(pixels, None))
     check_labels(of_features(subjects[0].train), of_features(subjects[0].test), classes)
     return Compared(subjects, opened.step, seen)
 
 
 def _open_files(
-    train: Sequence[str], test: Sequence[str], baselines: bool, classes: int | None
+    train: Sequence[str],
+    test: Sequence[str],
+    baselines: bool,
+    classes: int | None,
+    say: Callable[[str], None],
 ) -> Compared:
     if len(train) != 1 or len(test) != 1:
         raise UserError("without a run folder, --train and --test are one feature file each")
     if baselines:
         raise UserError("--baselines: needs a run folder and shards; features have no encoder")
-    subject = Subject(PRETRAINED, read_features(Path(train[0])), read_features(Path(test[0])))
+    learnt, tested = (read_features(Path(file)) for file in (train[0], test[0]))
+    subject = Subject(learnt.metadata.get("name", PRETRAINED), learnt, tested)
     for key in SAME:
-        ours, theirs = (part.metadata.get(key) for part in (subject.train, subject.test))
+        ours, theirs = (part.metadata.get(key) for part in (learnt, tested))
         if ours != theirs:
             raise UserError(f"--train, --test: features of another {key}: {ours} and {theirs}")
-    check_labels(of_features(subject.train), of_features(subject.test), classes)
-    step = subject.train.metadata.get("step")
-    return Compared([subject], int(step) if step else None, None)
+    check_labels(of_features(learnt), of_features(tested), classes)
+    step = learnt.metadata.get("step")
+    return Compared([subject], int(step) if step else None, _shared_rows(learnt, tested, say))
 
 
-def seen_in_train(train: Manifest, test: Manifest, say: Callable[[str], None]) -> int:
-    """Test images whose bytes (by length and CRC-32) are an image of train, too; warns of them."""
+def _shared_rows(train: FeatureSet, test: FeatureSet, say: Callable[[str], None]) -> int | None:
+    """As `seen_in_train`, of features of the same data; None of different data."""
+    ours, theirs = (part.metadata.get("data") for part in (train, test))
+    if ours is None or ours != theirs:
+        return None
+    return _warned(int(np.isin(test.samples, train.samples).sum()), "--train", say)
+
+
+def seen_in_train(
+    train: Manifest, test: Manifest, say: Callable[[str], None], key: str = "--train"
+) -> int:
+    """Test images whose bytes (by length and CRC-32) are an image of train, too; warns of them.
+
+    `key` is what messages call `train`.
+    """
     ours, theirs = ((m.size.astype(np.uint64) << np.uint64(32)) | m.crc for m in (test, train))
-    seen = int(np.isin(ours, theirs).sum())
+    return _warned(int(np.isin(ours, theirs).sum()), key, say)
+
+
+def _warned(seen: int, key: str, say: Callable[[str], None]) -> int:
     if seen:
-        say(f"warning: {seen:,} of the test images are in --train too, byte for byte")
+        say(f"warning: {seen:,} of the test images are in {key} too, byte for byte")
     return seen
 
 

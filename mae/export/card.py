@@ -1,12 +1,14 @@
 """The model card that travels with an export."""
 
 import re
-from pathlib import Path
+from typing import Any
 
 from mae import __version__
 from mae.config import Config
 from mae.export.facts import Facts
 from mae.export.subject import Subject, Written
+from mae.initial.history import MASKED, data_names, shown_source
+from mae.initial.licence import PAPERS_RELEASE
 from mae.models.classifier import Classifier
 from mae.models.mae import MaskedAutoencoder
 
@@ -42,7 +44,7 @@ channel by channel. {proof}.
 | normalisation | mean {mean}, std {std} |
 | encoder | {encoder} {arguments}, patch {patch}, {encoder_millions:.2f} M parameters |
 | training | {start}, {samples:,} images seen in {step:,} steps of {batch_size} |
-| objective | {objective} |
+{history}| objective | {objective} |
 | augmentation | random resized crop, area {scale}, ratio {ratio}{flip} |
 | optimizer | AdamW, betas {betas}, weight decay {weight_decay}, {rate}, seed {seed} |
 | data | {images}{shards}; fingerprint {fingerprint} |
@@ -51,6 +53,8 @@ channel by channel. {proof}.
 
 {licence}
 """
+
+FREE = "That of the training data's owner to choose"
 
 LIBRARIES = {
     "timm": "timm",
@@ -65,10 +69,10 @@ def model_card(format: str, subject: Subject, facts: Facts, written: Written, pr
     """Markdown under the metadata block that model hubs read."""
     config, model, position = subject.config, subject.model, subject.position
     encoder, data, train = model.encoder, config.data, config.train
-    patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
-    start, licence = _origin(facts)
+    init = _init(subject, facts)
+    start, licence = _origin(init)
     return CARD.format(
-        metadata="\n".join(_metadata(format, subject, facts)),
+        metadata="\n".join(_metadata(format, subject, init)),
         code=written.code.rstrip(),
         files=written.files,
         proof=proof[0].upper() + proof[1:],
@@ -84,14 +88,11 @@ def model_card(format: str, subject: Subject, facts: Facts, written: Written, pr
         patch=" x ".join(map(str, model.patch_size)),
         encoder_millions=sum(p.numel() for p in encoder.parameters()) / 1e6,
         start=start,
+        history=f"| pretraining | {init['history']} |\n" if init.get("history") else "",
         samples=position.samples,
         step=position.step,
         batch_size=train.batch_size,
-        what=(
-            f"fine-tuned to {encoder.num_classes} classes by mae {__version__}"
-            if isinstance(model, Classifier)
-            else PRETRAINED.format(version=__version__)
-        ),
+        what=_what(model, init),
         objective=_objective(config, model),
         scale=list(data.scale),
         ratio=[round(r, 4) for r in data.ratio],
@@ -101,11 +102,24 @@ def model_card(format: str, subject: Subject, facts: Facts, written: Written, pr
         rate=f"blr {config.optim.blr}" if config.optim.lr is None else f"lr {config.optim.lr}",
         seed=train.seed,
         images=f"{facts.images:,} images of " if facts.images else "",
-        shards=", ".join(f"`{Path(pattern).name}`" for pattern in patterns),
+        shards=data_names(data),
         fingerprint=position.data[:16],
         results=_results(facts),
         licence=licence,
     )
+
+
+def _init(subject: Subject, facts: Facts) -> dict[str, Any]:
+    """What is on record of the first weights, be it only their name; empty: from scratch."""
+    source = subject.config.init.from_
+    return facts.init or ({"from": source} if source else {})
+
+
+def _what(model: MaskedAutoencoder | Classifier, init: dict[str, Any]) -> str:
+    if not isinstance(model, Classifier):
+        return PRETRAINED.format(version=__version__)
+    trained = "fine-tuned to" if init else "trained from scratch on"
+    return f"{trained} {model.encoder.num_classes} classes by mae {__version__}"
 
 
 def _objective(config: Config, model: MaskedAutoencoder | Classifier) -> str:
@@ -128,14 +142,24 @@ def _resized(subject: Subject) -> str:
     return f"; positions interpolated from those of {height} x {width} px, where it was trained"
 
 
-def _metadata(format: str, subject: Subject, facts: Facts) -> list[str]:
+def _metadata(format: str, subject: Subject, init: dict[str, Any]) -> list[str]:
     is_classifier = isinstance(subject.model, Classifier)
     task = "image-classification" if is_classifier else "image-feature-extraction"
     lines = [f"library_name: {LIBRARIES[format]}", f"pipeline_tag: {task}"]
-    lines.append(f"tags: [{LIBRARIES[format]}, masked-autoencoder, self-supervised]")
-    licence = facts.init.get("license")
-    if isinstance(licence, str) and re.fullmatch(r"[a-z0-9.-]+", licence.lower()):
-        lines.append(f"license: {licence.lower()}")
+    tags = [LIBRARIES[format], "vision-transformer"]
+    masked = MASKED in str(init.get("history")) or PAPERS_RELEASE.search(str(init.get("from")))
+    tags += ["masked-autoencoder"] if masked or not is_classifier else []
+    tags += [] if is_classifier else ["self-supervised"]
+    lines.append(f"tags: [{', '.join(tags)}]")
+    licence = str(init.get("license") or "").lower()
+    # Hubs know licences by such names only; `licence_in` reads the other two keys back.
+    name = re.sub(r"[^a-z0-9.]+", "-", licence).strip("-")
+    if licence:
+        lines += [f"license: {licence}"] if licence == name else ["license: other"]
+    if licence != name and name:
+        lines.append(f"license_name: {name}")
+    if init.get("non_commercial"):
+        lines.append("non_commercial: true")
     return lines
 
 
@@ -146,24 +170,26 @@ def _results(facts: Facts) -> str:
     return f"## Results\n\n| | |\n|---|---|\n{rows}\n"
 
 
-def _origin(facts: Facts) -> tuple[str, str]:
+def _origin(init: dict[str, Any]) -> tuple[str, str]:
     """Where the weights come from, and what that means for their licence."""
-    if not facts.init:
-        return (
-            "from scratch",
-            "That of the training data's owner to choose; no other weights went in.",
-        )
-    origin = facts.init.get("from", "other weights")
-    loaded, digest = facts.init.get("keys_loaded"), facts.init.get("sha256")
+    if not init:
+        return "from scratch", f"{FREE}; no other weights went in."
+    origin = shown_source(str(init.get("from", "other weights")))
+    loaded, digest = init.get("keys_loaded"), init.get("sha256")
     details = ", ".join(
         [f"{loaded} tensors"] * (loaded is not None) + [f"sha256 {digest}"] * (digest is not None)
     )
-    licence = facts.init.get("license") or "not known: ask where they come from"
-    text = f"Training started from `{origin}`{f' ({details})' if details else ''}. "
-    text += f"Licence of these weights: **{licence}**. "
+    text = f"Training started from `{origin}`{f' ({details})' if details else ''}"
+    if init.get("from_scratch") and not init.get("license"):
+        return (
+            f"from `{origin}`",
+            f"{FREE}; no weights of others went in. {text}, trained from scratch.",
+        )
+    licence = init.get("license") or "not known: ask where they come from"
+    text += f". Licence of these weights: **{licence}**. "
     text += (
         "**They may not be used commercially, and so may not these.**"
-        if facts.init.get("non_commercial")
+        if init.get("non_commercial")
         else "It holds for what was made from them too."
     )
     return f"from `{origin}`", text

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mae.evaluation.protocol import PRETRAINED, budget_name
+from mae.evaluation.protocol import LEARNT, PRETRAINED, budget_name
 from mae.evaluation.rows import interval, number
+from mae.results import read_json
 from mae.training.checkpoint import Position
 from mae.training.run import Run
 
@@ -30,16 +31,17 @@ def read_facts(run: Run, position: Position) -> Facts:
         r2 = f", R² {metrics['r2']:.3f}" if "r2" in metrics else ""
         results.append((f"training loss, step {metrics['step']:,}", f"{metrics['loss']:.4f}{r2}"))
     if "r2" in health:
-        told = [f"{name} {health[key]:.3f}" for name, key in PREDICTORS if _is(health.get(key))]
+        found = [(name, number(health, key)) for name, key in PREDICTORS]
+        told = [f"{name} {value:.3f}" for name, value in found if value is not None]
         images = f"{health['images']:,} held-out images, step {health['step']:,}"
         results.append((f"R² on hidden patches of {images}", ", ".join(told)))
     for path in sorted(run.folder.glob("*.json")):
-        report = _json(path)
+        report = read_json(path)
         if report.get("step") == position.step:
             results += _accuracies(path.stem, report)
-    epoch = metrics.get("epoch")
-    images = round(metrics["samples"] / epoch) if _is(epoch) and epoch else None
-    return Facts(images, results, _json(run.folder / "init.json"))
+    epoch, samples = number(metrics, "epoch"), number(metrics, "samples")
+    images = round(samples / epoch) if samples and epoch else None
+    return Facts(images, results, read_json(run.folder / "init.json"))
 
 
 PREDICTORS = (
@@ -56,7 +58,7 @@ def _accuracies(name: str, report: dict[str, Any]) -> list[tuple[str, str]]:
     rows, images = report.get("results"), report.get("test_images", report.get("images"))
     found = []
     for row in rows if isinstance(rows, list) else [report | {"encoder": PRETRAINED}]:
-        if not isinstance(row, dict) or row.get("encoder", PRETRAINED) != PRETRAINED:
+        if not isinstance(row, dict) or row.get("encoder", PRETRAINED) not in LEARNT:
             continue
         if (iou := number(row, "mean_iou")) is not None:  # of a segmentation
             what = f"{row.get('classifier')} of frozen tokens, at {row.get('of')}"
@@ -74,7 +76,7 @@ def _certainty(row: dict[str, Any], key: str, images: object) -> str:
     """` (low–high, n images)`, as far as it is on record."""
     bounds = interval(row, key)
     told = ["–".join(f"{100 * bound:.1f}" for bound in bounds)] if bounds else []
-    told += [f"{images:,} images"] if _is(images) else []
+    told += [f"{images:,} images"] if isinstance(images, int) else []
     return f" ({', '.join(told)})" if told else ""
 
 
@@ -88,16 +90,3 @@ def _row_until(path: Path, step: int) -> dict[str, Any]:
         except (ValueError, KeyError, TypeError):
             continue
     return found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _is(value: object) -> bool:
-    """A number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -10,12 +10,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mae.errors import UserError
+from mae.initial.geometry import Grid, grid_of
 from mae.models.encoder import position_embedding
 from mae.models.positions import sincos_positions
 
 PATCHES, POSITIONS = "patch_embed.proj.weight", "pos_embed"
-
-Grid = tuple[int, int]
 
 
 def patch_projection(
@@ -63,7 +62,7 @@ def encoder_positions(
     `old_grid` are the rows and columns that it was for; None: unknown, and taken as square where
     their number is another.  As `patch_projection` otherwise.
     """
-    own, grid = position_embedding(vit), _pair(vit.patch_embed.grid_size)
+    own, grid = position_embedding(vit), grid_of(vit)
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
     if tensor.ndim != 3 or tensor.shape[2] != own.shape[2]:
         return tensor
@@ -106,11 +105,6 @@ def shapes(key: str, tensor: Tensor, own: Tensor) -> str:
 def _square(patches: int) -> Grid | None:
     side = math.isqrt(max(patches, 0))
     return (side, side) if side and side * side == patches else None
-
-
-def _pair(size: Iterable[int]) -> Grid:
-    rows, columns = size
-    return int(rows), int(columns)
 
 
 def _size(sides: Iterable[int]) -> str:

@@ -1,6 +1,7 @@
 """Tensors from files of weights; nothing in them is ever run."""
 
 import argparse
+import errno
 import hashlib
 import pickle
 import warnings
@@ -55,8 +56,11 @@ def _unpickled_data(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on versions of the format: it can be read, or not
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # torch has looked for the end of the archive before the beginning of the file
+        raise UserError(f"init.from: {path}: damaged: it ends too early") from None
     except pickle.UnpicklingError:
         raise UserError(
             f"init.from: {path}: no file of torch, or one that holds code besides weights; "

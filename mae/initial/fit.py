@@ -138,7 +138,10 @@ def _check(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> Non
     for key, tensor in source.items():
         if tensor.shape != own[key].shape:
             raise UserError(f"{where}: {shapes(key, tensor, own[key])}: nothing adapts that")
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{where}: {key} holds {kind}: weights are read as float numbers only")
+        if not tensor.isfinite().all():
             raise UserError(f"{where}: damaged: {key} holds numbers that are not finite")
 
 

@@ -10,6 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from mae.errors import UserError
 from mae.initial.weights import Geometry
 
+Grid = tuple[int, int]
+
 HUGGINGFACE = ("vit", "vit_mae")
 TRANSFORMERS_EPS = 1e-12
 """of transformers' ViT and ViTMAE where config.json does not say"""
@@ -17,13 +19,12 @@ TRANSFORMERS_EPS = 1e-12
 
 def geometry_of(vit: VisionTransformer) -> Geometry:
     """Of a model that is there, its weights or none (the meta device)."""
-    rows, columns = vit.patch_embed.grid_size
-    return Geometry(
-        num_heads_of(vit),
-        (int(rows), int(columns)),
-        eps=eps_of(vit),
-        activation=activation_of(vit),
-    )
+    return Geometry(num_heads_of(vit), grid_of(vit), eps=eps_of(vit), activation=activation_of(vit))
+
+
+def grid_of(vit: VisionTransformer) -> Grid:
+    """Rows and columns of patches."""
+    return _pair(vit.patch_embed.grid_size)
 
 
 def num_heads_of(vit: VisionTransformer) -> int | None:
@@ -89,6 +90,6 @@ def _of_transformers(config: Mapping[str, Any], where: str) -> Geometry:
     )
 
 
-def _pair(size: Any) -> tuple[int, int]:
-    height, width = size if isinstance(size, list) else (size, size)
+def _pair(size: Any) -> Grid:
+    height, width = size if isinstance(size, list | tuple) else (size, size)
     return int(height), int(width)

@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mae.config import DataConfig, InitConfig
 from mae.initial.fit import Loaded, load_decoder, load_encoder
+from mae.initial.geometry import grid_of
 from mae.initial.pixels import told_difference
 from mae.initial.sources import find_weights
 from mae.initial.weights import Weights
@@ -71,8 +72,7 @@ def initialize(objective: Objective, init: InitConfig, data: DataConfig) -> Init
     decoder = None
     left_out = {f"decoder.{key}": "the decoder" for key in weights.decoder}
     if isinstance(objective, MaskedAutoencoder):
-        rows, columns = encoder.patch_embed.grid_size
-        decoder = load_decoder(objective.decoder, weights, (int(rows), int(columns)))
+        decoder = load_decoder(objective.decoder, weights, grid_of(encoder))
         left_out = decoder.left_out
     left_out = loaded.left_out | left_out
     notes = [*weights.notes, *loaded.notes, *told_difference(weights.normalisation, data)]
@@ -82,6 +82,8 @@ def initialize(objective: Objective, init: InitConfig, data: DataConfig) -> Init
             "from": weights.name,
             "license": weights.licence.name,
             "non_commercial": weights.licence.non_commercial,
+            "from_scratch": weights.licence.from_scratch,
+            "history": weights.history,
             "keys_loaded": loaded.tensors + (decoder.tensors if decoder else 0),
             "left_out": left_out,
             "kept": list(loaded.kept),

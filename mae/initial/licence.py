@@ -1,11 +1,15 @@
 """Under which licence weights come, and whether it forbids commercial use."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+
+from mae.errors import UserError
+from mae.folders import run_folder
+from mae.results import read_json
+from mae.settings import recorded_config
 
 FORBIDS_COMMERCE = re.compile(r"(?:^|[-_ ])nc(?:$|[-_ ])|non-?_?commercial", re.IGNORECASE)
 PAPERS_RELEASE = re.compile(
@@ -22,6 +26,8 @@ class Licence(NamedTuple):
     name: str | None = None
     """as declared, such as cc-by-nc-4.0; None: nobody says"""
     non_commercial: bool = False
+    from_scratch: bool = False
+    """of a run of our own into which, as far back as it goes, nobody else's weights went"""
 
 
 def licence_of(source: str, declared: str | None) -> Licence:
@@ -37,16 +43,46 @@ def licence_of(source: str, declared: str | None) -> Licence:
 def licence_in(folder: Path, source: str, config: dict[str, Any] | None = None) -> Licence:
     """What a run, an export or a model's folder says of the weights that went into it.
 
-    In its init.json, in its `config` (the hub format of timm), or in its model card.
+    In its init.json, in its `config` (the hub format of timm), or in its model card: that of an
+    export lies above its encoder/.
     """
-    recorded = _json(folder / "init.json")
+    recorded = read_json(folder / "init.json")
     if "non_commercial" in recorded:
-        declared = recorded.get("license")
-        return Licence(_text(declared), bool(recorded["non_commercial"]))
-    config = config or {}
-    pretrained = config.get("pretrained_cfg")
+        declared, from_scratch = recorded.get("license"), recorded.get("from_scratch") is True
+        return Licence(_text(declared), bool(recorded["non_commercial"]), from_scratch)
+    started_from = _started_from(folder)
+    card = _card(folder / "README.md")
+    if not card and folder.name == "encoder":
+        card = _card(folder.parent / "README.md")
+    pretrained = (config or {}).get("pretrained_cfg")
     declared = pretrained.get("license") if isinstance(pretrained, dict) else None
-    return licence_of(source, _text(declared) or _text(_card(folder / "README.md").get("license")))
+    declared = declared or (card.get("license") != "other" and card.get("license"))
+    declared = declared or card.get("license_name") or card.get("license")
+    found = licence_of(source if started_from is None else started_from, _text(declared))
+    return found._replace(
+        non_commercial=found.non_commercial or card.get("non_commercial") is True,
+        from_scratch=started_from == "",
+    )
+
+
+def licence_beside(file: Path, source: str) -> Licence:
+    """Of a file alone, or a checkpoint's: what lies beside it or its run says, as `licence_in`."""
+    found = licence_of(source, None)
+    for place in dict.fromkeys([file.absolute(), file.resolve()]):
+        folder = run_folder(place.parent)
+        if found == Licence():
+            found = licence_in(folder, source)
+            # What merely lies in a run's folder is not the run's.
+            found = found._replace(from_scratch=found.from_scratch and folder != place.parent)
+    return found
+
+
+def _started_from(folder: Path) -> str | None:
+    """A run's init.from, empty where it started from scratch; None: no run."""
+    try:
+        return recorded_config(folder).init.from_
+    except UserError:
+        return None
 
 
 def _text(declared: Any) -> str | None:
@@ -54,14 +90,6 @@ def _text(declared: Any) -> str | None:
     if isinstance(declared, list):
         return ", ".join(map(str, declared)) or None
     return str(declared) if declared else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _card(path: Path) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
     encoder: dict[str, Tensor] = {}
     decoder: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
-    first: dict[str, str] = {}
+    first: dict[tuple[bool, str], str] = {}
     average = {key for key in tensors if key.startswith(AVERAGE)}
     for key in average:  # of the fine-tuned encoder beside it
         twin = f"encoder.{key.removeprefix(AVERAGE)}"
@@ -80,12 +80,13 @@ def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
                 left_out[key] = "no decoder beside it"
                 continue
             part = decoder
+        own = part is decoder, name  # both parts have a norm.weight
         if name in part:
             raise UserError(
-                f"init.from: {where}: {first[name]} and {key} are both {name}: give a file that "
+                f"init.from: {where}: {first[own]} and {key} are both {name}: give a file that "
                 "holds one model"
             )
-        part[name], first[name] = tensor, key
+        part[name], first[own] = tensor, key
     return Named(_fused(encoder), _fused(decoder), left_out, notes if average else ())
 
 

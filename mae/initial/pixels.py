@@ -1,12 +1,12 @@
 """How the images of weights were normalised, and whether a run does the same."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mae.config import DataConfig
 from mae.initial.weights import Normalisation
+from mae.results import read_json
 
 SAME = 1e-3
 """mean and std that differ by no more are the same: some are rounded to three decimals"""
@@ -27,11 +27,7 @@ def normalisation(described: Any, mean: str = "mean", std: str = "std") -> Norma
 
 def in_preprocessor(path: Path) -> Normalisation | None:
     """What the preprocessor_config.json of transformers says; None as above, or without one."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return normalisation(content, "image_mean", "image_std")
+    return normalisation(read_json(path), "image_mean", "image_std")
 
 
 def told_difference(trained: Normalisation | None, data: DataConfig) -> list[str]:

@@ -13,12 +13,14 @@ from timm.models.vision_transformer import VisionTransformer
 from mae.errors import UserError
 from mae.initial.files import ENDINGS, read_tensors, sha256_of
 from mae.initial.geometry import described, geometry_of
-from mae.initial.licence import Licence, licence_in, licence_of
+from mae.initial.history import history_of
+from mae.initial.licence import Licence, licence_beside, licence_in, licence_of
 from mae.initial.names import in_our_names
 from mae.initial.pixels import in_preprocessor, normalisation
 from mae.initial.weights import Geometry, Normalisation, Weights
 from mae.models.encoder import build_encoder
-from mae.training.checkpoint import WEIGHTS, newest_checkpoint, read_position
+from mae.results import read_json
+from mae.training.checkpoint import WEIGHTS, Position, newest_checkpoint, read_position
 from mae.training.run import Run
 
 CONFIG, CARD, DECODER = "config.json", "README.md", "decoder.safetensors"
@@ -37,7 +39,7 @@ def find_weights(source: str) -> Weights:
     if path.is_dir():
         return _from_folder(path, source)
     if path.exists():
-        return _from_file(path, source, Geometry(), licence_of(source, None))
+        return _from_file(path, source, Geometry(), licence_beside(path, source))
     hint = f"; did you mean timm:{source}?" if timm.is_model(source.split(".")[0]) else ""
     raise UserError(
         f"init.from: {source}: no such file or folder (timm:NAME and hf:ID are fetched){hint}"
@@ -54,14 +56,13 @@ def _from_folder(folder: Path, source: str) -> Weights:
         found = newest_checkpoint(Run(folder).checkpoints)
         if found is None:
             raise UserError(f"init.from: {source}: a run without a checkpoint yet")
-        return _from_checkpoint(found.path, folder, source)
+        return _from_checkpoint(found.path, found.position, folder, source)
     if (folder / "state.json").exists():
-        read_position(folder)
-        return _from_checkpoint(folder, folder.parent.parent, source)
+        return _from_checkpoint(folder, read_position(folder), folder.parent.parent, source)
     return _from_model_folder(folder, source)
 
 
-def _from_checkpoint(checkpoint: Path, folder: Path, source: str) -> Weights:
+def _from_checkpoint(checkpoint: Path, position: Position, folder: Path, source: str) -> Weights:
     config = Run(folder).config()
     model = config.model
     with torch.device("meta"):
@@ -74,7 +75,10 @@ def _from_checkpoint(checkpoint: Path, folder: Path, source: str) -> Weights:
         )
     geometry = geometry_of(encoder)._replace(decoder_num_heads=model.decoder_num_heads)
     found = _from_file(checkpoint / WEIGHTS, source, geometry, licence_in(folder, source))
-    return found._replace(normalisation=Normalisation(config.data.mean, config.data.std))
+    return found._replace(
+        normalisation=Normalisation(config.data.mean, config.data.std),
+        history=history_of(config, position, read_json(folder / "init.json")),
+    )
 
 
 def _from_model_folder(folder: Path, source: str) -> Weights:

@@ -46,3 +46,5 @@ class Weights(NamedTuple):
     licence: Licence
     normalisation: Normalisation | None = None
     """None: the source does not say"""
+    history: str | None = None
+    """what the training was, of a run"""

@@ -15,7 +15,7 @@ def add_classifier_commands(commands: Any) -> None:
         "evaluate",
         "accuracy of a fine-tuned classifier on labelled shards, overall and class by class",
     )
-    judge.add_argument("run", type=Path, help="run folder of `mae finetune`")
+    judge.add_argument("run", type=Path, help="run folder of `mae finetune`, or a checkpoint in it")
     judge.add_argument("--test", nargs="+", required=True, help="labelled shards")
     judge.add_argument(
         "--out",

@@ -27,7 +27,11 @@ def add_trained_probe_commands(commands: Any) -> None:
         f"features --tokens` wrote there is used too. {ENCODER}"
     )
     _frozen_options(attentive, "labelled shards")
-    attentive.add_argument("--epochs", type=positive, default=20, help="of each head")
+    attentive.add_argument(
+        "--epochs",
+        type=positive,
+        help="of each head (if unset 20, or as many as 2,500 steps take where --train is small)",
+    )
     attentive.add_argument("--batch-size", type=positive, default=256, help="images of a step")
     attentive.add_argument(
         "--token-gb",

@@ -94,9 +94,18 @@ def border(grid: tuple[int, int]) -> Bool[Tensor, " n"]:
 
 
 def components_sheet(
-    images: Tensor, names: Sequence[str], found: Components, grid: tuple[int, int], title: str
+    images: Tensor,
+    names: Sequence[str],
+    found: Components,
+    grid: tuple[int, int],
+    title: str,
+    *,
+    has_places: bool = True,
 ) -> Sheet:
-    """A row for each image: itself, three components as red, green, blue, and each alone."""
+    """A row for each image: itself, three components as red, green, blue, and each alone.
+
+    `has_places`: the tokens are as the encoder gives them, not those `without_places`.
+    """
     shown = displayable(images).cpu()
     size = (shown.shape[-2], shown.shape[-1])
     rows = []
@@ -109,11 +118,16 @@ def components_sheet(
         maps += [heat_map(one, 1.0, size) for one in alone]
         rows.append([Cell(to_pil(picture), name), *map(Cell, maps)])
     count = f"{len(names)} image" + "s" * (len(names) > 1)
+    places = (
+        "Colours that run from edge to edge whatever is shown are places, not contents (--contents "
+        "removes them)."
+        if has_places
+        else "What the images have in common at each place is taken off (--contents)."
+    )
     notes = [
         f"Principal components of the patch tokens, fitted to {count} at once: equal colours "
         "are patches that the encoder takes to be alike, in all images.",
-        f"The three explain {sum(found.explained):.0%} of the tokens' variance. Colours that run "
-        "from edge to edge whatever is shown are places, not contents (--contents removes them).",
+        f"The three explain {sum(found.explained):.0%} of the tokens' variance. {places}",
     ]
     if not found.is_shown.all():
         notes.append(

@@ -1,6 +1,7 @@
 """A run's folder: whose it is, where it stands, what it has told.
 
-config.yaml  metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
+config.yaml  init.json  classes.txt
+metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
 checkpoints/  panels/  wandb/  tensorboard/
 """
 
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from mae.config import Config
+from mae.data.class_names import keep_class_names
 from mae.errors import UserError
 from mae.exits import append_row
 from mae.folders import run_folder
@@ -80,6 +82,8 @@ class Run:
                     file.flush()
                     os.fsync(file.fileno())
                 self.config_part.replace(self.config_file)
+            if config.objective == "classifier":
+                keep_class_names(config.data.train, config.finetune.num_classes, self.folder)
             self.checkpoints.mkdir(exist_ok=True)
             self.panels.mkdir(exist_ok=True)
         except OSError as error:

@@ -8,10 +8,14 @@ from sklearn.linear_model import LogisticRegression
 from mae.cli import main
 from mae.errors import UserError
 from mae.evaluation.attentive import (
+    LEAST_STEPS,
+    RATES,
     AttentiveRecipe,
     Choice,
     attentive_probe,
+    epochs_for,
     ranks,
+    rate_at_edge,
     train_heads,
 )
 from mae.evaluation.attentive_head import AttentiveHead
@@ -128,7 +132,7 @@ def test_heads_of_a_sweep_are_those_trained_alone():
     (alone,) = train_heads(*given, choices[1:], recipe, "cpu", silent)
     assert torch.equal(both[1].classify.weight, alone.classify.weight)
     assert not torch.equal(both[0].classify.weight, both[1].classify.weight)
-    found = ranks(both, train, labels, np.arange(50, 60), 4, "cpu")
+    found = ranks(both, train, labels, np.arange(50, 60), 4)
     assert found.shape == (2, 10) and set(found.flatten().tolist()) <= {0, 1}
 
 
@@ -202,7 +206,50 @@ def test_the_report_compares_with_the_untrained_and_knows_the_top_five(tmp_path,
     assert [row["lr"] for row in ours["sweep"]] == [1e-3, 1e-2] and ours["lr"] in (1e-3, 1e-2)
     assert {line.partition(":")[0] for line in told} == {"pretrained", "untrained"}
     shown = table("attentive", report).splitlines()
-    assert "above untrained" in shown[0] and len(shown) == 3
+    assert "above untrained" in shown[0] and len(shown) == 4
+    assert shown[3] == "note: 32 steps: more --epochs, for 2,500, may do better"
+    assert report["recipe"]["steps"] == 32 and "ImageNet" in report["measures"]
+    assert not ours["lr_at_edge"], "of two learning rates"
+
+
+def test_small_data_sets_get_more_epochs():
+    for images, size, epochs in ((1_281_167, 256, 20), (32_000, 256, 20), (5_000, 256, 125)):
+        assert epochs_for(images, size) == epochs
+    for images, size in ((5_000, 256), (7, 256), (300, 100), (31_999, 256)):
+        recipe = AttentiveRecipe(epochs_for(images, size), size)
+        assert recipe.steps(images) >= LEAST_STEPS
+        assert recipe._replace(epochs=recipe.epochs - 1).steps(images) < LEAST_STEPS
+
+
+def test_steps_are_those_that_are_taken(monkeypatch):
+    taken = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda own: (taken.append(1), step(own)))
+    train, labels = hidden_signs(50, 0)
+    recipe, told = AttentiveRecipe(41, 16), []
+    given = train, labels, np.arange(50), 2, [Choice(1e-3, 0.1)]
+    train_heads(*given, recipe, "cpu", told.append)
+    assert len(taken) == recipe.steps(50) == 41 * 4
+    assert len(told) == 14 and "epoch 41/41" in told[-1]
+
+
+def test_a_learning_rate_at_the_edge_is_told(tmp_path, make_shards):
+    choices = [Choice(lr, decay) for decay in (0.1, 0.01) for lr in (1e-3, 1e-2, 3e-2)]
+    assert rate_at_edge(choices, [0.1, 0.2, 0.1, 0.1, 0.1, 0.3])
+    assert rate_at_edge(choices, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
+    assert not rate_at_edge(choices, [0.1, 0.2, 0.3, 0.1, 0.3, 0.1])
+    assert not rate_at_edge(choices[:2], [0.1, 0.2])
+    assert max(RATES) == 3e-2
+    images, told = images_of(make_shards(tmp_path / "shards", 60)), []
+    tokens = InMemory(np.random.default_rng(0).standard_normal((60, 4, 16)).astype(np.float32))
+    tokens.tokens[:, :, 0] += 4 * (torch.from_numpy(images.manifest.label)[:, None] - 1)
+    known = identity(tiny_encoder(), images), images, images, AttentiveRecipe(8, 16)
+    choices = [Choice(lr, 0.1) for lr in (1e-9, 1e-8, 1e-2)]
+    subjects = [TokenSubject("fine-tuned", tokens, tokens)]
+    report = attentive_report(subjects, *known, choices=choices, say=told.append)
+    note = "fine-tuned: lr 0.01 at the edge of the candidates, one beyond may do better"
+    assert report["results"][0]["lr_at_edge"] and report["notes"][1] == note
+    assert f"note: {note}" in table("attentive", report).splitlines()
 
 
 def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
@@ -218,6 +265,7 @@ def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
     assert "warning: 24 of the test images are in --train too" in told
     report = json.loads((run / "attentive.json").read_text())
     assert report["recipe"]["tokens"] == "cached" and report["train_images"] == 24
+    assert report["recipe"]["steps"] == 1 and report["recipe"]["least_steps"] is None
     assert report["test_images_in_train"] == 24 and report["step"] == 3
     (run / "features" / "any-name.safetensors").unlink()
     out = str(tmp_path / "fresh.json")
@@ -229,6 +277,11 @@ def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
     assert [row["encoder"] for row in both["results"]] == ["pretrained", "untrained"]
     assert len(list((run / "features").glob("*-tokens.safetensors"))) == 2
     assert "above untrained" in capsys.readouterr().out
+    (tmp_path / "shards" / "classes.txt").write_text("a\nb\nc\n")
+    other = make_shards(tmp_path / "other", 6, size=20)
+    (tmp_path / "other" / "classes.txt").write_text("c\nb\na\n")
+    assert main([*words[:5], other, "--train", shards]) == 2
+    assert "--test: its classes.txt names other classes" in capsys.readouterr().err
     bare = make_shards(tmp_path / "bare", 3, labels=False)
     assert main([*words[:3], bare, "--test", shards]) == 2
     assert "--train: 3 of 3 samples have no label (.cls), first" in capsys.readouterr().err

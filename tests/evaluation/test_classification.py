@@ -8,7 +8,7 @@ from sklearn import metrics
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
-from mae.errors import RunFailed, SampleError, StorageError, UserError
+from mae.errors import RunFailed, StorageError, UserError
 from mae.evaluation import classification
 from mae.evaluation.classification import (
     Judged,
@@ -87,17 +87,21 @@ def test_numbers_are_those_of_scikit_learn(images, small_batches):
 def test_several_processes_come_to_the_same_bits(images, small_batches, processes):
     alone, parts = of(images), []
     for rank in range(processes):
-        with pytest.raises(SampleError):  # nothing comes back but its own part
+        with pytest.raises(Sent):
             of(images, process_index=rank, num_processes=processes, gather=catch(parts))
     for rank in range(processes):
         settings = {"process_index": rank, "num_processes": processes}
         assert same(of(images, **settings, gather=lambda own: list(parts)), alone)
 
 
+class Sent(Exception):
+    """A process has sent its part, and waits for the others'."""
+
+
 def catch(parts: list):
     def gather(own: list) -> list:
         parts.extend(own)
-        return []
+        raise Sent
 
     return gather
 
@@ -114,17 +118,42 @@ def test_bad_images_are_left_out_and_counted(images, small_batches, make_shards,
     kept = [number for number in range(22) if number not in (4, 5, 6, 7, 13)]
     np.testing.assert_array_equal(judged.guesses, whole.guesses[kept])
     np.testing.assert_array_equal(judged.labels, whole.labels[kept])
-    assert judged.bad == 5
+    assert [line.partition("key ")[2][:12] for line in judged.left_out] == [
+        f"sample-{number:05d}" for number in (4, 5, 6, 7, 13)
+    ]
     report = class_report(judged, list("abcdefg"))
-    assert (report["images"], report["bad"]) == (17, 5)
+    assert (report["images"], report["bad"]) == (17, 5) and len(report["left_out"]) == 5
     assert "17 images, 5 bad" in class_table(report)
 
 
 def test_nothing_that_decodes_is_an_error(make_shards, tmp_path):
     pattern = make_shards(tmp_path, 2)
     spoil(tmp_path, "sample-00000", "sample-00001")
-    with pytest.raises(SampleError, match="none of 2 images"):
+    with pytest.raises(UserError, match="none of 2 images"):
         of(opened(pattern))
+
+
+def test_more_bad_images_than_are_allowed_are_refused_by_all_alike(
+    small_batches, make_shards, tmp_path
+):
+    """Also where each process alone has met few enough."""
+    pattern = make_shards(tmp_path, 22)
+    spoil(tmp_path, *(f"sample-{number:05d}" for number in (4, 5, 8, 9)))
+    bad = opened(pattern)
+    assert len(of(bad, max_bad=4).left_out) == 4
+    with pytest.raises(UserError, match=r"sample-00004.* more than data.max_bad = 3"):
+        of(bad, max_bad=3)
+    parts: list = []
+    for allowed, words in ((3, "4 bad images so far"), (1, "2 bad images so far")):
+        parts.clear()
+        for rank in (0, 1):
+            sizes = {"process_index": rank, "num_processes": 2, "gather": catch(parts)}
+            with pytest.raises(Sent):
+                of(bad, max_bad=allowed, **sizes)
+        for rank in (0, 1):
+            sizes = {"process_index": rank, "num_processes": 2, "gather": lambda own: list(parts)}
+            with pytest.raises(UserError, match=words):
+                of(bad, max_bad=allowed, **sizes)
 
 
 @pytest.mark.parametrize("trouble", ["gone", "infinite"])
@@ -147,7 +176,7 @@ def test_what_one_process_meets_all_of_them_raise(
     labels = require_classes(images, "test", 3)
     for rank in (0, 1):
         sizes = {"process_index": rank, "num_processes": 2, "gather": catch(parts)}
-        with pytest.raises(SampleError):
+        with pytest.raises(Sent):
             judge(model, images, labels, SIZE, 1.0, **sizes)
     for rank in (0, 1):
         sizes = {"process_index": rank, "num_processes": 2, "gather": lambda own: list(parts)}
@@ -170,7 +199,7 @@ def test_labels_must_be_classes_of_the_model(images, make_shards, tmp_path):
 def judged_of(labels, guesses) -> Judged:
     count = len(labels)
     return Judged(
-        np.array(labels), np.array(guesses), np.ones(count, bool), np.ones(count, np.float32), 0
+        np.array(labels), np.array(guesses), np.ones(count, bool), np.ones(count, np.float32), []
     )
 
 

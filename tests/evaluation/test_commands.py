@@ -121,6 +121,20 @@ def test_test_images_that_were_learnt_from_are_told_of(run, data, tmp_path, caps
     assert json.loads(out.read_text())["test_images_in_train"] == 60
 
 
+def test_features_that_were_learnt_from_are_told_of(run, data, tmp_path, capsys):
+    file, out = tmp_path / "a.safetensors", tmp_path / "knn.json"
+    assert main(["features", str(run), data[0], "--out", str(file)]) == 0
+    capsys.readouterr()
+    assert main(["knn", "--train", str(file), "--test", str(file), "--out", str(out)]) == 0
+    assert "warning: 60 of the test images are in --train too" in capsys.readouterr().err
+    assert json.loads(out.read_text())["test_images_in_train"] == 60
+    other = tmp_path / "b.safetensors"
+    assert main(["features", str(run), data[1], "--out", str(other)]) == 0
+    assert main(["knn", "--train", str(file), "--test", str(other), "--out", str(out)]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert json.loads(out.read_text())["test_images_in_train"] is None
+
+
 @pytest.mark.parametrize("command", ["knn", "probe", "fewshot"])
 def test_wrong_input_is_one_line_and_nothing_written(
     command, run, given, make_shards, tmp_path, capsys

@@ -5,6 +5,23 @@ from mae.errors import UserError
 from mae.evaluation.labels import Labelled, check_labels
 
 
+def test_classes_of_other_names_are_refused(tmp_path):
+    """The same labels, but what stands for a cat here is a dog there."""
+    for folder, names in (("a", "cat\ndog\n"), ("b", "dog\ncat\n"), ("c", "cat\ndog\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "classes.txt").write_text(names)
+    (tmp_path / "bare").mkdir()
+
+    def beside(folder):
+        return labelled(0, 1)._replace(shards=[f"{tmp_path}/{folder}/0.tar"])
+
+    for fits in ("a", "c", "bare"):
+        check_labels(beside("a"), beside(fits))
+        check_labels(beside(fits), beside("a"))
+    with pytest.raises(UserError, match=r"--test: its classes\.txt names other classes"):
+        check_labels(beside("a"), beside("b"))
+
+
 def labelled(*labels) -> Labelled:
     return Labelled(np.array(labels), lambda row: f"a.tar: key {row}")
 

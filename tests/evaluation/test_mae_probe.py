@@ -24,10 +24,10 @@ from mae.evaluation.mae_probe import (
 from mae.evaluation.mae_probe_head import (
     ProbeHead,
     centred_vectors,
+    head_ranks,
     image_vectors,
-    ranks_of_truth,
 )
-from mae.evaluation.mae_probe_report import mae_linear_probe
+from mae.evaluation.mae_probe_report import mae_linear_probe, remarks
 from mae.evaluation.tables import table
 from tests.evaluation.frozen import CONFIG, images_of, tiny_encoder, tiny_objective, tiny_run
 from tests.evaluation.test_features import spoil
@@ -214,7 +214,7 @@ def test_ranks_count_better_scores(shards, targets):
     head = ProbeHead(32, 3, seed=0).eval()
     tested = centred_vectors(encoder, images, batch_size=7)
     assert tested.samples.tolist() == list(range(24)) and tested.left_out == []
-    ranks = ranks_of_truth(head, tested.vectors, targets)
+    ranks = head_ranks(head, tested.vectors, targets)
     views = CentredViews(images, (16, 16), CONFIG.data.crop_pct)
     pixels = torch.stack([views.view(i) for i in range(24)])
     scores = head(image_vectors(encoder, pixels)).detach().numpy()
@@ -222,7 +222,7 @@ def test_ranks_count_better_scores(shards, targets):
         sorted(row, reverse=True).index(row[c]) for row, c in zip(scores, targets, strict=True)
     ]
     head.linear.weight.data.fill_(math.nan)
-    assert (ranks_of_truth(head, tested.vectors, targets) > 0).all()
+    assert (head_ranks(head, tested.vectors, targets) > 0).all()
 
 
 def test_the_report_tells_what_differs_from_the_published_probe(tmp_path, shards):
@@ -248,6 +248,18 @@ def test_the_report_tells_what_differs_from_the_published_probe(tmp_path, shards
     lines = table("probe", report).splitlines()
     assert "top-1" in lines[0] and [line[:6] for line in lines[2:]] == ["note: "] * 3
     json.dumps(report)
+
+
+def test_crops_that_are_not_mirrored_are_remarked_on(shards):
+    plan = make_plan(RECIPE, 24)
+    mirrored, plain = (list(remarks(RECIPE, plan, flip)) for flip in (True, False))
+    assert plain[1:] == mirrored
+    assert plain[0].startswith("crops are not mirrored, as data.flip is false")
+    data = CONFIG.data.model_copy(update={"flip": False})
+    config = CONFIG.model_copy(update={"data": data})
+    given = images_of(shards), images_of(shards, "--test"), RECIPE._replace(epochs=2)
+    report = mae_linear_probe(config, {"pretrained": tiny_encoder()}, *given, say=silent)
+    assert report["notes"][0] == plain[0] and report["recipe"]["flip"] is False
 
 
 def test_bad_images_are_left_out_or_replaced_named_and_counted(tmp_path, make_shards):

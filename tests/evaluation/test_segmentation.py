@@ -10,7 +10,7 @@ from mae.cli import main
 from mae.errors import SampleError, UserError
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.left_out import LeftOut
-from mae.evaluation.segmentation import collect, encode_dense, measure
+from mae.evaluation.segmentation import Dense, collect, encode_dense, measure
 from mae.evaluation.segmentation_classifiers import Linear, Neighbours, choose_linear
 from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, Pairs, patch_classes
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
@@ -48,15 +48,18 @@ def png(pixels, mode=None):
 
 @pytest.fixture(scope="module")
 def make_scenes(make_tar):
-    """`make_scenes(folder, numbers)` → glob pattern of shards with masks."""
+    """`make_scenes(folder, numbers)` → glob pattern of shards with masks.
 
-    def make(folder, numbers, ending="mask.png"):
+    `classes`: what ground, disc and square are called.
+    """
+
+    def make(folder, numbers, ending="mask.png", classes=(0, 1, 2)):
         folder.mkdir()
         members = []
         for number in numbers:
-            pixels, classes = scene(number)
+            pixels, mask = scene(number)
             members.append((f"{number:04d}.png", png(pixels)))
-            members.append((f"{number:04d}.{ending}", png(classes)))
+            members.append((f"{number:04d}.{ending}", png(np.array(classes, np.uint8)[mask])))
         make_tar(folder / "a.tar", members[: len(members) // 4 * 2])
         make_tar(folder / "b.tar", members[len(members) // 4 * 2 :])
         return f"{folder}/*.tar"
@@ -296,6 +299,43 @@ def test_pixels_are_judged_on_scores_interpolated_between_patches(scenes):
     right = (up == found[0].pixels[3]).sum()
     assert counts["x", "pixels"][3][:, 0].sum() == right
     assert counts["x", "patches"].shape == (20, 3, 3)
+
+
+def test_a_gap_in_the_class_numbers_changes_nothing(tmp_path, make_scenes):
+    """Classes 0 and 2 give what classes 0 and 1 give, also at the borders of the image."""
+    reports = []
+    for other in (1, 2):
+        train, test = (
+            make_scenes(
+                tmp_path / f"{first}-{other}", range(first, last), classes=(0, other, other)
+            )
+            for first, last in ((0, 40), (100, 120))
+        )
+        given = images_of(train), images_of(test, "--test")
+        encoder = {"pretrained": colour_encoder()}
+        reports.append(segmentation_report(encoder, (4, 4), *given, say=silent))
+    plain, gap = reports
+    assert plain["classes"] == [0, 1] and gap["classes"] == [0, 2]
+    assert plain["results"] == gap["results"] and plain["results"][1]["mean_iou"] > 0.7
+    assert plain["always_commonest"] == gap["always_commonest"]
+    assert [*plain["iou_by_class"].values()] == [*gap["iou_by_class"].values()]
+
+
+def test_a_class_without_a_fitted_patch_is_never_told():
+    rng = np.random.default_rng(0)
+    labels = rng.choice([0, 2], 200)
+    tokens = (rng.standard_normal((200, 4)) + labels[:, None]).astype(np.float32)
+    found = [
+        Dense(
+            torch.from_numpy(tokens[:64])[None],
+            torch.zeros(1, 64, dtype=torch.int64),
+            torch.zeros(1, SIZE, SIZE, dtype=torch.int64),
+        )
+    ]
+    linear = Linear(tokens, labels, 4, 0.1, "cpu")
+    counts = measure(iter(found), {"linear": linear.scores}, (SIZE, SIZE), (4, 4), 4)
+    for told in counts.values():
+        assert told[0, [1, 3], 1].tolist() == [0, 0] and told[0, 2, 1] > 0
 
 
 def test_what_cannot_be_told_is_refused(tmp_path, make_tar, scenes):

@@ -1,12 +1,15 @@
 """A fine-tuned classifier as a graph: its own logits, by its averaged weights."""
 
+import json
+
 import pytest
 import torch
 
 from mae.cli import main
+from mae.config import DataConfig
 from mae.models.classifier import Classifier
 from mae.training.run import load_pretrained
-from tests.untrained import classifier_config, untrained_run
+from tests.untrained import NUMBERS, classifier_config, untrained_run
 
 
 @pytest.mark.parametrize(
@@ -31,6 +34,19 @@ def test_a_classifier_as_a_graph(format, pool, tmp_path, in_process, capsys):
     assert (found - last).abs().max() > 0.1, "not the weights that were averaged"
     card = (out / "README.md").read_text()
     assert "logits of 3 classes" in card and "image-classification" in card
+
+
+def test_class_names_are_the_run_s_wherever_it_is_exported(tmp_path, in_process, monkeypatch):
+    """The paths of its shards are relative to where it was started."""
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "classes.txt").write_text("cat\ndog\nhen\n")
+    monkeypatch.chdir(tmp_path)
+    data = DataConfig(train=("shards/train-*.tar",), mean=NUMBERS, std=NUMBERS)
+    run = untrained_run(tmp_path / "run", classifier_config(data=data))
+    (tmp_path / "shards" / "classes.txt").unlink()
+    assert main(["export", str(run), str(tmp_path / "out"), "--images", "noise"]) == 0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["pretrained_cfg"]["label_names"] == ["cat", "dog", "hen"]
 
 
 def run_graph(format, folder, images):

@@ -71,6 +71,15 @@ def test_a_damaged_file_is_one_line(tmp_path, ending, damage):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_a_cut_off_file_is_damaged(tmp_path, share):
+    path = tmp_path / "x.pth"
+    torch.save({"model": {str(i): torch.randn(300, 30) for i in range(20)}}, path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=r"x.pth: damaged: "):
+        read_tensors(path)
+
+
 def test_a_file_without_weights_says_what_it_holds(tmp_path):
     torch.save({"student": TENSORS, "teacher": TENSORS}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"holds no weights \(but student, teacher\)"):

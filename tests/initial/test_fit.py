@@ -79,7 +79,10 @@ def broken(change):
             r"pos_embed has shape \[1, 12, 32\], .* with 1 before those .* no grid fits that",
         ),
         (lambda t: t["norm.bias"].__setitem__(3, torch.nan), "damaged: norm.bias holds numbers"),
-        (lambda t: t.update({"norm.bias": torch.ones(32, dtype=torch.int8)}), "norm.bias holds"),
+        (
+            lambda t: t.update({"norm.bias": torch.ones(32, dtype=torch.int8)}),
+            "W: norm.bias holds int8: weights are read as float numbers only",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_and_nothing_is_loaded(change, message):

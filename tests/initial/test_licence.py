@@ -37,9 +37,28 @@ def test_a_run_s_record_comes_before_config_and_card(tmp_path):
     assert licence_in(tmp_path, "x") == Licence("cc-by-nc-4.0", True)
     config = {"pretrained_cfg": {"license": "mit"}}
     assert licence_in(tmp_path, "x", config) == Licence("mit", False)
+    assert licence_in(tmp_path / "encoder", "x") == Licence("cc-by-nc-4.0", True)
+    assert licence_in(tmp_path / "other", "x") == Licence()
     record = {"license": "cc-by-nc-sa-4.0", "non_commercial": True}
     (tmp_path / "init.json").write_text(json.dumps(record))
     assert licence_in(tmp_path, "x", config) == Licence("cc-by-nc-sa-4.0", True)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ("license: other\nlicense_name: a-noncommercial-one", Licence("a-noncommercial-one", True)),
+        ("license: other\nlicense_name: gemma", Licence("gemma", False)),
+        ("license: other", Licence("other", False)),
+        ("license: mit\nnon_commercial: true", Licence("mit", True)),
+        ("license: [mit, cc-by-nc-4.0]", Licence("mit, cc-by-nc-4.0", True)),
+        ("non_commercial: true", Licence(None, True)),
+        ("license: mit\nnon_commercial: 'no'", Licence("mit", False)),
+    ],
+)
+def test_what_a_card_declares(tmp_path, metadata, expected):
+    (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\n")
+    assert licence_in(tmp_path, "x") == expected
 
 
 @pytest.mark.parametrize("card", ["", "# X", "---\n: [\n---\n", "---\n- 1\n---\n", "x\n---\n---\n"])

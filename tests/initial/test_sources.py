@@ -162,6 +162,14 @@ def test_two_models_in_one_file_are_refused(tmp_path):
         start(our_mae(), tmp_path / "x.safetensors")
 
 
+def test_two_of_one_name_are_the_two_of_one_part(tmp_path):
+    """Encoder and decoder have a norm each."""
+    names = ("norm.weight", "decoder_norm.weight", "vit.norm.weight")
+    torch.save({name: torch.ones(3) for name in names}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"pth: norm.weight and vit.norm.weight are both norm.w"):
+        find_weights(str(tmp_path / "x.pth"))
+
+
 def test_a_foreign_network_is_refused(tmp_path):
     save_file({"conv1.weight": torch.ones(4, 3, 7, 7)}, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"conv1.weight has no place in model.encoder"):
@@ -266,7 +274,7 @@ def test_timm_s_weights_come_with_their_licence(monkeypatch):
     monkeypatch.setattr(timm, "create_model", without_network)
     name = f"{NAME}.augreg_in21k_ft_in1k"
     weights = find_weights(f"timm:{name}")
-    assert weights.licence == ("apache-2.0", False)
+    assert weights.licence == ("apache-2.0", False, False)
     assert (weights.geometry.num_heads, weights.geometry.grid) == (3, (14, 14))
     encoder, source = build_encoder(NAME), without_network(name)
     loaded = load_encoder(encoder, weights)

@@ -78,6 +78,16 @@ def test_the_sheet_leaves_the_background_blank():
     assert any("40% of the patches are foreground" in note for note in sheet.notes)
 
 
+def test_what_can_be_removed_is_said_where_it_was_not():
+    images = torch.randint(0, 256, (3, 3, 12, 10), dtype=torch.uint8)
+    found = principal_components(tokens(), GRID)
+    for has_places in (True, False):
+        sheet = components_sheet(images, list("abc"), found, GRID, "title", has_places=has_places)
+        notes = " ".join(sheet.notes)
+        assert ("(--contents removes them)" in notes) is has_places
+        assert ("is taken off (--contents)" in notes) is not has_places
+
+
 def test_what_only_tells_the_place_can_be_removed():
     """Tokens of a place each, and of one patch in each image that is different."""
     places, contents = torch.randn(1, 20, 8) * 10, torch.zeros(6, 20, 8)

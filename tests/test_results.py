@@ -1,0 +1,41 @@
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from mae.errors import UserError
+from mae.results import read_json, write_json
+
+
+def test_what_was_there_stays_where_the_disk_is_full(tmp_path, monkeypatch):
+    file = tmp_path / "folder" / "probe.json"
+    write_json(file, {"step": 1, "loss": None})
+    assert read_json(file) == {"step": 1, "loss": None}
+    before, write = file.read_bytes(), Path.write_text
+
+    def half(path, text):
+        write(path, text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(UserError, match=r"probe.json: cannot be written: No space left on device"):
+        write_json(file, {"step": 2})
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"x.json: cannot be written"):
+        write_json(tmp_path / "file" / "x.json", {})
+
+
+@pytest.mark.parametrize("content", [b"", b'{"step": 1', b"[1]", b"\xff\xfe{}", None])
+def test_what_is_no_object_is_empty(tmp_path, content):
+    file = tmp_path / "x.json"
+    if content is not None:
+        file.write_bytes(content)
+    assert read_json(file) == {}
+    file.write_text(json.dumps({"a": 1}))
+    assert read_json(file) == {"a": 1}
