@@ -57,7 +57,10 @@ def bench_peers(
 
 
 def leads(rows: Sequence[dict]) -> list[dict]:
-    """How many times faster ours is than each other in the same mode, round by round."""
+    """How many times faster ours is than each other in the same mode, round by round.
+
+    `cpu`: by the processors' own time, which other work on the machine hardly touches.
+    """
     measured = {(row["implementation"], row["mode"]): row for row in rows if "error" not in row}
     found = []
     for (implementation, mode), row in measured.items():
@@ -68,6 +71,7 @@ def leads(rows: Sequence[dict]) -> list[dict]:
             "mode": mode,
             "than": implementation,
             "speed": spread(ratios(row["seconds"], ours["seconds"])),
+            "cpu": spread(ratios(row["cpu_seconds"], ours["cpu_seconds"])),
         }
         if row["memory"] and ours["memory"]:
             lead["memory"] = ours["memory"] / row["memory"]

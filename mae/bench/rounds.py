@@ -77,6 +77,7 @@ def measure(
                 "ratio": spread(ratios(first, each)),
                 "memory": max((one["memory"] or 0 for one in found[name][1:]), default=0) or None,
                 "seconds": seconds,
+                "cpu_seconds": [one["cpu_seconds"] for one in found[name][1:]],
             }
         )
     return rows

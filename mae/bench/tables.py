@@ -38,7 +38,7 @@ def step_table(result: dict) -> str:
 
 def peers_table(result: dict) -> str:
     """For each model and batch size: rates, our lead, and what a step costs on any machine."""
-    lines = _about(result)
+    lines, on_cpu = _about(result), result["device"] == "cpu"
     for group in result["groups"]:
         rows, first = group["rows"], group["rows"][0]
         lines += ["", f"{first['encoder']}, batch {first['batch_size']}", ""]
@@ -48,13 +48,14 @@ def peers_table(result: dict) -> str:
             cells = [
                 [
                     f"mae {lead['mode']} beside {lead['than']} {lead['mode']}",
-                    f"{lead['speed']['median']:.2f} "
-                    f"({lead['speed']['low']:.2f}–{lead['speed']['high']:.2f})",
+                    _spread(lead["speed"]),
+                    *([_spread(lead["cpu"])] if on_cpu else []),
                     f"{lead['memory']:.2f}" if "memory" in lead else "–",
                 ]
                 for lead in group["times"]
             ]
-            lines += ["", *markdown(["", "times as fast", "times its memory"], cells)]
+            heads = ["", "times as fast", *["by CPU time"] * on_cpu, "times its memory"]
+            lines += ["", *markdown(heads, cells)]
         cells = [
             [
                 name,
@@ -100,9 +101,7 @@ def attention_table(result: dict) -> str:
             f"x {group['dim']}",
             name,
             f"{1000 * kernel['seconds']['median']:.3g}",
-            f"{kernel['times_as_fast_as_math']['median']:.2f} "
-            f"({kernel['times_as_fast_as_math']['low']:.2f}–"
-            f"{kernel['times_as_fast_as_math']['high']:.2f})",
+            _spread(kernel["times_as_fast_as_math"]),
         ]
         for group in result["groups"]
         for name, kernel in group["kernels"].items()
@@ -150,7 +149,7 @@ def decoding_table(result: dict) -> str:
         [
             name,
             f"{row['images_per_s']['median']:,.4g}",
-            f"{row['ratio']['median']:.2f} ({row['ratio']['low']:.2f}–{row['ratio']['high']:.2f})",
+            _spread(row["ratio"]),
         ]
         for name, row in result["rows"].items()
     ]
@@ -176,6 +175,10 @@ def _rates(row: dict) -> list[str]:
         percent(row["mfu"]["median"]),
         f"{row['memory'] / 1e9:.3g}" if row["memory"] else "–",
     ]
+
+
+def _spread(found: dict) -> str:
+    return f"{found['median']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
 
 
 def _about(result: dict) -> list[str]:

@@ -164,7 +164,10 @@ def with_children(monkeypatch, fakes: dict) -> list:
 
 
 def answers(*seconds: float, memory: float = 1e9) -> list[dict]:
-    return [{"seconds": one, "memory": memory, "steps": 1} for one in (9.0, *seconds)]
+    return [
+        {"seconds": one, "cpu_seconds": one, "memory": memory, "steps": 1}
+        for one in (9.0, *seconds)
+    ]
 
 
 def test_rates_memory_and_share_of_the_ceiling_by_hand(monkeypatch):

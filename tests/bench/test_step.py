@@ -30,6 +30,7 @@ def row(case, seconds=(1.0, 2.0), memory: float | None = 2e9) -> dict:
         "ratio": {"median": 1.5, "low": 1.4, "high": 1.6},
         "memory": memory,
         "seconds": list(seconds),
+        "cpu_seconds": list(seconds),
     }
 
 
@@ -123,7 +124,7 @@ def test_peers_are_measured_on_the_same_model_and_batch(measured):
     assert json.loads(json.dumps(result)) == result
     text = peers_table(result)
     assert "vit_tiny_patch16_224, batch 4" in text
-    assert "| mae eager beside transformers eager | 1.00 (1.00–1.00) |" in text
+    assert "| mae eager beside transformers eager | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) |" in text
     assert "GFLOP/image" in text
 
 
@@ -131,7 +132,7 @@ def test_leads_are_ratios_round_by_round_within_a_mode(measured):
     bench_peers(["vit_tiny_patch16_224"], [2], ["eager", "compile"])
     theirs, _, ours, their_compiled, *_, our_compiled = measured[0]
     rows = [
-        row(theirs, (2.0, 3.0)),
+        {**row(theirs, (2.0, 3.0)), "cpu_seconds": [2.5, 3.0]},
         row(ours, (1.0, 2.0), memory=1e9),
         row(their_compiled, (8.0, 8.0), memory=None),
         row(our_compiled, (4.0, 4.0)),
@@ -141,9 +142,15 @@ def test_leads_are_ratios_round_by_round_within_a_mode(measured):
             "mode": "eager",
             "than": "transformers",
             "speed": {"median": 1.75, "low": 1.5, "high": 2.0},
+            "cpu": {"median": 2.0, "low": 1.5, "high": 2.5},
             "memory": 0.5,
         },
-        {"mode": "compile", "than": "transformers", "speed": dict.fromkeys(SPREAD, 2.0)},
+        {
+            "mode": "compile",
+            "than": "transformers",
+            "speed": dict.fromkeys(SPREAD, 2.0),
+            "cpu": dict.fromkeys(SPREAD, 2.0),
+        },
     ]
     assert leads([rows[0], {**rows[1], "error": "out of memory"}]) == []
 
