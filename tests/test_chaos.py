@@ -35,9 +35,9 @@ from mae.training.meter import Meter
 file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 forward, end_step, samples = mae.loop.forward, Meter.end_step, []
 
-def forward_told(model, objective, batch, device):
+def forward_told(model, objective, feed, batch):
     samples.extend(batch.samples.tolist())
-    return forward(model, objective, batch, device)
+    return forward(model, objective, feed, batch)
 
 def end_step_told(self, step, norm):
     row = {"life": int(sys.argv[2]), "step": step, "rank": int(os.environ.get("RANK", "0"))}
