@@ -140,8 +140,8 @@ class TestTensorboard:
         """Files may grow to 20 kB here; the writer's own thread meets the end."""
         monkeypatch.setattr(tensorboard_tracker, "FLUSH_SECONDS", 0)
         run, config = opened(tmp_path / "run", tensorboard=True)
-        tracker, row = Tracker(run, config, is_main=True), {"loss": 0.5, "r2": 0.5}
         threads = set(threading.enumerate())
+        tracker, row = Tracker(run, config, is_main=True), {"loss": 0.5, "r2": 0.5}
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
         try:
