@@ -5,14 +5,14 @@ import io
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from statistics import median
 
 import torch
 
 from mae.bench.timing import machine, spread
-from mae.config import Config
+from mae.config import Config, LogConfig
 from mae.data.loader import Batch, Slices
 from mae.models.mae import MaskedAutoencoder
 from mae.panels import Panel, draw_panel
@@ -95,13 +95,6 @@ def bench_overhead(config: Config, rounds: int) -> dict:
             with contextlib.redirect_stdout(io.StringIO()):
                 reports.append(seconds(report))
             panels.append(seconds(lambda: draw_panel(panel, objective, run, tracker, done, device)))
-    bare = median([one for each in off[1:] for one in each])
-    added = [(median(b) - median(a)) / bare for a, b in zip(off[1:], on[1:], strict=True)]
-    shares = {
-        "every_step": median(added),
-        "reports": median(reports[1:]) / config.log.every / bare,
-        "panels": median(panels[1:]) / (config.log.panel_every or math.inf) / bare,
-    }
     return {
         "machine": machine(),
         "device": str(device),
@@ -110,9 +103,29 @@ def bench_overhead(config: Config, rounds: int) -> dict:
         "rounds": rounds,
         "report_every": config.log.every,
         "panel_every": config.log.panel_every,
+        **shares_of(off[1:], on[1:], reports[1:], panels[1:], config.log),
+    }
+
+
+def shares_of(
+    off: Sequence[Sequence[float]],
+    on: Sequence[Sequence[float]],
+    reports: Sequence[float],
+    panels: Sequence[float],
+    log: LogConfig,
+) -> dict:
+    """Shares of a bare step, from the seconds of steps without and with all that, by round."""
+    bare = median([one for each in off for one in each])
+    added = [(median(b) - median(a)) / bare for a, b in zip(off, on, strict=True)]
+    shares = {
+        "every_step": median(added),
+        "reports": median(reports) / log.every / bare,
+        "panels": median(panels) / (log.panel_every or math.inf) / bare,
+    }
+    return {
         "step_ms": 1000 * bare,
-        "report_ms": 1000 * median(reports[1:]),
-        "panel_ms": 1000 * median(panels[1:]),
+        "report_ms": 1000 * median(reports),
+        "panel_ms": 1000 * median(panels),
         **shares,
         "every_step_by_round": spread(added),
         "together": sum(shares.values()),
@@ -140,7 +153,7 @@ def overhead_table(result: dict) -> str:
     )
 
 
-def _local(config: Config) -> object:
+def _local(config: Config) -> LogConfig:
     return config.log.model_copy(update={"wandb": False, "tensorboard": False})
 
 

@@ -4,8 +4,10 @@ import time
 import pytest
 
 import mae.bench.overhead
+from mae.bench.overhead import shares_of
 from mae.bench.timing import one_thread
 from mae.cli import main
+from mae.config import LogConfig
 from tests.runs import write_config
 
 
@@ -32,3 +34,13 @@ def test_what_is_added_is_found(tmp_path, capsys, monkeypatch):
     assert found["panels"] == pytest.approx(found["panel_ms"] / 100 / found["step_ms"])
     assert "together" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_shares_by_hand():
+    """A step of 10 s, 1 s more where watched; a report of 5 s every 4 steps, no panels."""
+    log = LogConfig(every=4, panel_every=0)
+    found = shares_of([[10.0, 10.0], [10.0, 10.0]], [[11.0, 11.0], [11.0, 13.0]], [5.0], [7.0], log)
+    assert found["step_ms"] == 10_000 and found["panels"] == 0
+    assert found["every_step"] == pytest.approx(0.15)  # the median of .1 and .2
+    assert found["reports"] == pytest.approx(5 / 4 / 10)
+    assert found["together"] == pytest.approx(0.15 + 0.125)
