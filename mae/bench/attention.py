@@ -14,6 +14,7 @@ from mae.bench.ceiling import timed
 from mae.bench.rounds import USUAL, Effort
 from mae.bench.step import Progress, about, silent
 from mae.bench.timing import interleaved, ratios, spread
+from mae.masking import num_visible
 from mae.models.mae import MaskedAutoencoder, build_mae
 from mae.training.compiling import KERNELS
 from mae.training.plan import build_accelerator
@@ -33,9 +34,8 @@ class Attention(NamedTuple):
 def attentions(model: MaskedAutoencoder) -> list[Attention]:
     """Those of a step of `model`, whose decoder is the paper's."""
     encoder, decoder = model.encoder, model.decoder
-    hidden = model.num_predicted
-    prefix = encoder.num_prefix_tokens
-    seen = prefix + model.num_patches - hidden
+    visible = num_visible(model.num_patches, model.mask_ratio)
+    seen, hidden = encoder.num_prefix_tokens + visible, model.num_patches - visible
     block: Any = encoder.blocks[0]
     light: Any = decoder.blocks[0]
     depth, width = len(decoder.blocks), decoder.mask_token.shape[-1]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models import checkpoint_seq
+from timm.models import checkpoint
 from torch import Tensor, nn
 
 from mae.masking import PatchSplit
@@ -115,11 +115,8 @@ class Decoder(nn.Module):
         hidden = self.mask_token + gather_tokens(positions, split.ids_masked)
         x = torch.cat([prefix.to(hidden.dtype), visible.to(hidden.dtype), hidden], dim=1)
         *earlier, last = self.blocks
-        if self.grad_checkpointing and earlier:
-            x = checkpoint_seq(earlier, x)
-        else:
-            for block in earlier:
-                x = block(x)
+        for block in earlier:
+            x = checkpoint(block, x) if self.grad_checkpointing else block(x)
         # Only hidden patches reach the head, so only they need the last block's answer.
         x = last(x, num_queries=masked)
         return self.pred(self.norm(x))

@@ -95,14 +95,15 @@ class MaskedAutoencoder(Objective):
         else:
             self.decoder = Decoder(encoder.embed_dim, *sizes)
         hidden = self.num_patches - visible
-        self.num_predicted = (
-            int(self.num_patches * prediction_ratio) if prediction_ratio else hidden
-        )
-        if not 0 < self.num_predicted <= hidden:
-            raise UserError(
-                f"model.prediction_ratio: {prediction_ratio} of {self.num_patches} patches are "
-                f"{self.num_predicted}, but there are 1 to {hidden} hidden ones to predict"
-            )
+        self.num_predicted: int | None = None
+        """of the hidden patches, in a step; None: all, however many there are"""
+        if prediction_ratio:
+            self.num_predicted = int(self.num_patches * prediction_ratio)
+            if not 0 < self.num_predicted <= hidden:
+                raise UserError(
+                    f"model.prediction_ratio: {prediction_ratio} of {self.num_patches} patches are "
+                    f"{self.num_predicted}, but there are 1 to {hidden} hidden ones to predict"
+                )
 
     def draw(
         self,

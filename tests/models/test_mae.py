@@ -269,3 +269,13 @@ def test_what_is_computed_again_is_the_same_and_holds_less():
     for kept, again in zip(gradients(False), gradients(True), strict=True):
         assert torch.equal(kept, again)
     assert cost(True).saved_bytes < cost(False).saved_bytes / 2
+
+
+def test_the_loss_is_of_all_that_a_split_hides():
+    """More than the model's own ratio, too."""
+    model, images = small_mae(mask_ratio=0.5), some_images()
+    shuffle = torch.stack([torch.randperm(16) for _ in range(4)])
+    split = PatchSplit(shuffle[:, :2], shuffle[:, 2:])
+    patches = model.patchify(images)
+    errors = model.predict(patches, split) - model.target(patches, split.ids_masked)
+    assert model(images, split).loss.item() == pytest.approx(errors.square().mean().item())
