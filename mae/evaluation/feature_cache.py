@@ -27,10 +27,10 @@ from mae.evaluation.features_file import (
     FeatureSet,
     FeatureWriter,
     contents,
-    new_file,
     read_features,
 )
 from mae.evaluation.left_out import LeftOut
+from mae.folders import new_file
 from mae.objective import Objective
 from mae.training.tracking import duration
 

@@ -20,7 +20,6 @@ from safetensors import SafetensorError, safe_open
 
 from mae.errors import UserError
 from mae.evaluation.features import Halves
-from mae.folders import new_file as new_file
 
 FORMAT = "mae features 1"
 NUMBERS = ("label", "sample")

@@ -4,7 +4,8 @@ from safetensors.numpy import load_file, save_file
 
 from mae.errors import UserError
 from mae.evaluation import features_file
-from mae.evaluation.features_file import FeatureWriter, new_file, read_features
+from mae.evaluation.features_file import FeatureWriter, read_features
+from mae.folders import new_file
 
 RNG = np.random.default_rng(0)
 MEAN = RNG.standard_normal((11, 6)).astype(np.float16)
