@@ -12,7 +12,6 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from mae.config import Config
-from mae.cores import usable_cores
 from mae.data.images import Images
 from mae.data.training_data import TrainingData, open_training_data
 from mae.errors import (
@@ -39,7 +38,7 @@ from mae.loop import Job, train_to_the_end
 from mae.objective import Objective
 from mae.panels import Panel, build_panel
 from mae.results import write_json
-from mae.training.advice import Advice, ways_to_feed
+from mae.training.advice import Advice, ways_of_run
 from mae.training.checkpoint import Position, checkpoints, step_of
 from mae.training.compiling import attention_kernel, compile_step
 from mae.training.control import Control
@@ -202,13 +201,6 @@ def build_job(
     quarantine.check()
     tracker = Tracker(run, config, accelerator.is_main_process, position.step)
     last.callback(tracker.close)
-    ways = ways_to_feed(
-        config.data,
-        local_processes(),
-        usable_cores(),
-        has_gpu=accelerator.device.type == "cuda",
-        has_labels=config.objective == "classifier",
-    )
     job = Job(
         config=config,
         plan=plan,
@@ -225,7 +217,7 @@ def build_job(
         guard=Guard(config.guard, int(run.last_metrics().get("skipped", 0))),
         watcher=Watcher(config, plan, objective, *looks_at, run, tracker, accelerator),
         stop=stop,
-        advice=Advice(ways),
+        advice=Advice(ways_of_run(config, accelerator.device)),
     )
     return job, position, resumed
 

@@ -1,8 +1,12 @@
 """A run that waits for its data says so, and what would help."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from mae.config import DataConfig
+import torch
+
+from mae.config import Config, DataConfig
+from mae.cores import usable_cores
+from mae.training.plan import local_processes
 from mae.training.tracking import Clock
 
 WAITING = 0.1
@@ -28,11 +32,24 @@ def ways_to_feed(
         yield "data.repeats=2"
 
 
+def ways_of_run(config: Config, device: torch.device) -> str:
+    """The same for a run on this machine and `device`, with commas between them."""
+    ways = ways_to_feed(
+        config.data,
+        local_processes(),
+        usable_cores(),
+        has_gpu=device.type == "cuda",
+        has_labels=config.objective == "classifier",
+    )
+    return ", ".join(ways)
+
+
 class Advice:
     """Asked at every report; has something to say once, if at all."""
 
-    def __init__(self, ways: Iterable[str]) -> None:
-        self.ways = ", ".join(ways)
+    def __init__(self, ways: str) -> None:
+        """`ways`: what would help."""
+        self.ways = ways
         self.is_first, self.is_told = True, False
         self.waited = self.elapsed = 0.0
 

@@ -19,7 +19,8 @@ class Interval(Clock):
 
 @pytest.fixture
 def advice():
-    return Advice(ways_to_feed(DataConfig(workers=2), processes=2, cores=8, has_gpu=True))
+    ways = ways_to_feed(DataConfig(workers=2), processes=2, cores=8, has_gpu=True)
+    return Advice(", ".join(ways))
 
 
 def test_it_is_said_once_and_only_when_sure(advice):
