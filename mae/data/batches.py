@@ -77,8 +77,11 @@ def _dead_workers(items: Iterator) -> str:
     """Names of the workers that are no more; "" while all of them live."""
     dead = []
     workers = getattr(items, "_workers", ())
-    wait([worker.sentinel for worker in workers], timeout=1)  # may be known a moment later
+    ended = wait([worker.sentinel for worker in workers], timeout=1)  # known a moment later
     for worker in workers:
+        if worker.sentinel in ended:
+            # Its files are closed before it can be waited for: till then it would count as alive.
+            worker.join()
         if not worker.is_alive():
             code = worker.exitcode
             how = f"signal {-code}" if code and code < 0 else f"exit code {code}"

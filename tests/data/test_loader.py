@@ -2,6 +2,7 @@ import io
 import os
 import pickle
 import signal
+import threading
 import time
 from itertools import chain
 from pathlib import Path
@@ -416,6 +417,36 @@ def test_a_killed_worker_ends_the_stream_soon_and_by_name():
     assert f"data worker {victim} (signal 9) died" in str(error.value)
     assert "\n" not in str(error.value)
     assert not workers_left()
+
+
+class Reset:
+    """What a sample is to its reader when the worker dies while handing it over."""
+
+    def __reduce__(self):
+        return refuse, ()
+
+
+def refuse():
+    raise ConnectionResetError("by a worker that dies")
+
+
+class DyingSlowly(Dataset):
+    """Its worker closes its files, as the dying do, well before it is dead."""
+
+    def __getitem__(self, index):
+        threading.Thread(target=self.die).start()
+        return Reset()
+
+    def die(self):
+        time.sleep(0.1)
+        os.closerange(3, 1024)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_still_dying_is_named():
+    with pytest.raises(WorkerDied, match=r"data worker \d+ \(signal 9\) died"):
+        list(batches(DyingSlowly(), [range(1)], workers=1))
 
 
 def test_a_stream_given_up_leaves_no_workers(manifest):
