@@ -60,8 +60,11 @@ peers() {
 }
 for model in "${models[@]::2}"; do step "$model"; done
 wait $shards || cat "$work/shards.log"
-part joint joint "$work/shards/*.tar" --model "${models[0]}" --batch-size $joint_batch \
-    --decoder-depth "${depths[0]}" --mode $mode
+joint() {
+    part "joint${1:+-$1}" joint "$work/shards/*.tar" --model "${models[0]}" \
+        --batch-size $joint_batch --decoder-depth "${depths[0]}" --mode $mode --on-device "$1"
+}
+joint ""
 for model in "${models[@]::2}"; do peers "$model"; done
 one() {
     part "$1" "$1" --model "${models[0]}" --batch-size $peers_batch --mode $mode \
@@ -69,6 +72,7 @@ one() {
 }
 "$PYTHON" -m mae bench decode "$work/shards/*.tar" --device "$device" --out "$work/decode.json" ||
     echo "not measured: decoding"
+for on_device in crop decode; do joint "$on_device"; done
 one profile
 one attention
 for model in "${models[@]:2}"; do step "$model"; done

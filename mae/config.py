@@ -65,6 +65,8 @@ class DataConfig(Section):
     """bits a channel: 16 keeps 16-bit images as they are"""
     crop_on_device: bool = False
     """decode only on the CPU; crop and resize on the device (within rounding of the same pixels)"""
+    decode_on_device: bool = False
+    """decode JPEGs on the GPU, too (nvImageCodec; nearly the same pixels), and crop there"""
     scale: Interval = (0.2, 1.0)
     """RandomResizedCrop: range of the crop's area, as a share of the image"""
     ratio: Interval = (3 / 4, 4 / 3)

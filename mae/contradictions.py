@@ -28,6 +28,9 @@ def contradictions(config: Config) -> Iterator[tuple[str, str]]:
     weights = [part.weight for part in data.mixture]
     if weights and min(weights) < sum(weights) / 1000:
         yield "data.mixture", "a weight below a thousandth of the sum is never drawn exactly"
+    if data.decode_on_device and (data.bits != 8 or model.in_chans not in (1, 3)):
+        what = f"{model.in_chans} channels of {data.bits} bits"
+        yield "data.decode_on_device", f"is for JPEGs, not for {what}"
     if data.order == "lanes" and train.batch_size % data.lanes:
         yield "data.lanes", f"{data.lanes} do not divide train.batch_size = {train.batch_size}"
     if train.batch_size % data.repeats:
@@ -65,5 +68,6 @@ def _of_a_classifier(config: Config) -> Iterator[tuple[str, str]]:
     if finetune.rand_augment and (data.bits != 8 or config.model.in_chans != 3):
         what = f"{config.model.in_chans} channels of {data.bits} bits"
         yield "finetune.rand_augment", f"is for colour images, not for {what}: set it to ''"
-    if finetune.rand_augment and data.crop_on_device:
-        yield "data.crop_on_device", "leaves no crops to finetune.rand_augment: set one to nothing"
+    if finetune.rand_augment and (data.crop_on_device or data.decode_on_device):
+        key = "decode_on_device" if data.decode_on_device else "crop_on_device"
+        yield f"data.{key}", "leaves no crops to finetune.rand_augment: set one to nothing"

@@ -97,7 +97,7 @@ def train(job: Job, start: int, left_out: set[int]) -> None:
     config, plan, accelerator = job.config, job.plan, job.accelerator
     slices, seed = plan.slices, config.train.seed
     micro_batches = job.data.batches(
-        config, slices, job.objective.img_size, start, plan.steps, left_out
+        config, slices, job.objective.img_size, start, plan.steps, left_out, accelerator.device
     )
     feed, meter, clock = Feed(accelerator.device), Meter(accelerator.device), Clock()
     saved_at = time.monotonic()

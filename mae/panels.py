@@ -33,7 +33,8 @@ def build_panel(config: Config, objective: Objective, training: TrainingData) ->
     held_out = open_images(config.data.val, "data.val", config) if config.data.val else None
     images = held_out or training.images(config)
     count = min(config.log.panel_images, len(images.manifest))
-    usable = (usable_image(images, number, config.train.seed, epoch=0) for number in range(count))
+    read, manifest, seed = images.__getitem__, images.manifest, config.train.seed
+    usable = (usable_image(read, manifest, number, seed, epoch=0) for number in range(count))
     size, crop_pct = objective.img_size, config.data.crop_pct
     shown = stack([center_view(one.image, size, crop_pct) for one in usable])
     seeds = fold(config.train.seed, Stream.PANEL, torch.arange(count).numpy())

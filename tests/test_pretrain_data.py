@@ -189,6 +189,21 @@ def test_every_order_gives_two_processes_the_curve_of_one(tmp_path, make_shards,
     np.testing.assert_allclose(losses(two), losses(config), rtol=1e-5)
 
 
+def test_a_device_may_decode(tmp_path, make_shards, capsys):
+    """On a CPU by the same library as ours: the same bits."""
+    config = write_config(tmp_path, make_shards(tmp_path / "shards", IMAGES, size=(20, 24)))
+    assert main([str(config), *FAST, "data.crop_on_device=true"]) == 0
+    cropped = final_weights(tmp_path / "run")
+    other = f"output={tmp_path / 'other'}"
+    assert main([str(config), *FAST, "data.decode_on_device=true", "data.workers=1", other]) == 0
+    assert same_weights(cropped, final_weights(tmp_path / "other"))
+    capsys.readouterr()
+    assert main([str(config), *FAST, other]) == 2
+    assert "data.decode_on_device" in capsys.readouterr().err
+    assert main([str(config), "data.decode_on_device=true", "data.bits=16", "--dry-run"]) == 2
+    assert "data.decode_on_device: is for JPEGs, not for" in capsys.readouterr().err
+
+
 def test_a_mixture_trains_and_resumes(tmp_path, make_shards, capsys):
     one = make_shards(tmp_path / "one", 20, size=(20, 24))
     other = make_shards(tmp_path / "other", 30, size=(24, 20), extension="png")

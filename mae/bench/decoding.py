@@ -1,6 +1,5 @@
-"""`mae bench decode`: JPEGs to pixels on the CPU, as training does it, and on a GPU (nvJPEG)."""
+"""`mae bench decode`: JPEGs to pixels on the CPU, and by nvImageCodec, as training does both."""
 
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,6 +17,7 @@ from mae.bench.timing import interleaved, one_thread, ratios, spread
 from mae.cores import usable_cores
 from mae.data.manifest import build_manifest
 from mae.decoding.decode import decode
+from mae.decoding.on_device import JpegDecoder
 from mae.errors import UserError
 
 ONE_CORE = "CPU, one core"
@@ -36,8 +36,8 @@ def bench_decoding(
     """Decode the same `images` JPEGs everywhere, from memory, in `effort.rounds` rounds.
 
     The result is ready for JSON; `tables.decoding_table` shows it.  Pixels are compared with the
-    CPU's, which are libjpeg-turbo's.  Raises UserError where the shards cannot be read or hold
-    other images than JPEGs of 8 bits.
+    CPU's, which are libjpeg-turbo's.  Raises UserError where the shards cannot be read, where they
+    hold other images than JPEGs of 8 bits, and where nvImageCodec does not work on `device`.
     """
     manifest = build_manifest(shards, "bench", index_dir)
     taken = list(islice(our_bytes(manifest), min(images, len(manifest))))
@@ -45,13 +45,13 @@ def bench_decoding(
         raise UserError("bench decode: the shards hold other images than JPEGs")
     cores = usable_cores()
     place = torch.device(device)
+    decoder = JpegDecoder(place, channels=3)
     with ThreadPoolExecutor(cores) as pool, one_thread():
         works = {
             ONE_CORE: partial(by_cpu, taken),
             f"CPU, {cores} cores": lambda: list(pool.map(one_image, taken)),
         }
-        if place.type == "cuda":
-            works["GPU, nvJPEG through torchvision"] = partial(by_gpu, taken, batch_size, place)
+        works[f"nvImageCodec, {place.type}"] = partial(by_codec, taken, batch_size, decoder)
         tasks = {name: partial(timed, work, 1, place) for name, work in works.items()}
         seconds = interleaved(tasks, effort.rounds, partial(progress, "decoding"))
     rows = {
@@ -61,10 +61,14 @@ def bench_decoding(
         }
         for name, rounds in seconds.items()
     }
-    found = {**about(device, effort), "images": len(taken), "batch_size": batch_size, "rows": rows}
-    if place.type == "cuda":
-        found["pixels"] = differences(by_cpu(taken), by_gpu(taken, batch_size, place))
-    return found
+    pixels = differences(by_cpu(taken), by_codec(taken, batch_size, decoder))
+    return {
+        **about(device, effort),
+        "images": len(taken),
+        "batch_size": batch_size,
+        "rows": rows,
+        "pixels": pixels,
+    }
 
 
 def one_image(data: bytes) -> Tensor:
@@ -77,17 +81,14 @@ def by_cpu(images: Sequence[bytes]) -> list[Tensor]:
     return [one_image(data) for data in images]
 
 
-def by_gpu(images: Sequence[bytes], batch_size: int, device: torch.device) -> list[Tensor]:
-    """In batches; torchvision's decoders are to move to another package and warn of it."""
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    given = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in images]
-    found: list[Tensor] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for start in range(0, len(given), batch_size):
-            part = given[start : start + batch_size]
-            found += decode_jpeg(part, mode=ImageReadMode.RGB, device=device)
+def by_codec(images: Sequence[bytes], batch_size: int, decoder: JpegDecoder) -> list[Tensor]:
+    """In batches; UserError for one that it cannot decode."""
+    found = []
+    for start in range(0, len(images), batch_size):
+        for image in decoder(images[start : start + batch_size]):
+            if image is None:
+                raise UserError("bench decode: one of the JPEGs is beyond nvImageCodec")
+            found.append(image.permute(2, 0, 1))
     return found
 
 

@@ -35,7 +35,7 @@ def bench_joint(
     case: Case,
     *,
     workers: int,
-    crop_on_device: bool = False,
+    on_device: str = "",
     index_dir: Path | None = None,
     device: str = "cpu",
     effort: Effort = USUAL,
@@ -43,15 +43,21 @@ def bench_joint(
 ) -> dict:
     """`case`, and a run of `mae pretrain` with its settings on `shards`.
 
-    The step is measured before and after the run, in rounds as long as the run's.  The result is
-    ready for JSON; `tables.joint_table` shows it.  Raises UserError where the shards cannot be
-    read or hold fewer images than a batch, RunFailed where the run fails.
+    `on_device` is what of the data's work the device does: "crop", "decode" or "".  The step is
+    measured before and after the run, in rounds as long as the run's.  The result is ready for
+    JSON; `tables.joint_table` shows it.  Raises UserError where the shards cannot be read or hold
+    fewer images than a batch, RunFailed where the run fails.
     """
     images = len(build_manifest(shards, "bench", index_dir))
     if images < case.batch_size:
         raise UserError(f"bench: {images} images in the shards, but a batch has {case.batch_size}")
-    data = {"train": tuple(shards), "workers": workers, "crop_on_device": crop_on_device}
-    data = DataConfig.model_validate({**data, "index_dir": index_dir, "repeats": 1})
+    data = DataConfig(
+        train=tuple(shards),
+        workers=workers,
+        index_dir=index_dir,
+        crop_on_device=on_device == "crop",
+        decode_on_device=on_device == "decode",
+    )
     config = case.config().model_copy(update={"data": data})
     with Children({STEP: case._asdict()}, environment(device), 1) as children:
         step = children[STEP]
@@ -76,7 +82,7 @@ def bench_joint(
         **about(device, effort),
         **case._asdict(),
         "workers": workers,
-        "crop_on_device": crop_on_device,
+        "on_device": on_device,
         "images": images,
         "step": {"images_per_s": synthetic},
         "loop": {"images_per_s": real, "data_wait": waited},

@@ -174,6 +174,9 @@ def _one_core(setting: Setting, ours: Task) -> dict[str, Task]:
         f"{OURS}, crops left to the device": with_settings(
             setting.manifest, DataConfig(crop_on_device=True)
         ),
+        f"{OURS}, JPEGs left to the device": with_settings(
+            setting.manifest, DataConfig(decode_on_device=True)
+        ),
     }
     if setting.short:
         tasks[f"{OURS}, short images"] = with_settings(setting.short, DataConfig())

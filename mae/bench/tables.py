@@ -83,9 +83,10 @@ def joint_table(result: dict) -> str:
             percent(loop["data_wait"]),
         ],
     ]
+    on_device = f", {result['on_device']} on the device" if result["on_device"] else ""
     about = (
         f"{result['encoder']}, batch {result['batch_size']}, {result['mode']}, "
-        f"{result['workers']} data workers{', crops on the device' * result['crop_on_device']}"
+        f"{result['workers']} data workers{on_device}"
     )
     heads = ["", "images/s", "of the step", "waiting for data"]
     return "\n".join([*_about(result), "", about, "", *markdown(heads, rows), "", result["advice"]])
@@ -144,7 +145,7 @@ def profile_table(result: dict) -> str:
 
 
 def decoding_table(result: dict) -> str:
-    """Images per second by each decoder, and how far the GPU's pixels are from the CPU's."""
+    """Images per second by each decoder, and how far nvImageCodec's pixels are from libjpeg's."""
     rows = [
         [
             name,
@@ -155,11 +156,9 @@ def decoding_table(result: dict) -> str:
     ]
     lines = [*_about(result), "", f"{result['images']:,} JPEGs to pixels", ""]
     lines += markdown(["", "images/s", "times one core"], rows)
-    if "pixels" in result:
-        mean, largest = result["pixels"]["mean"], result["pixels"]["max"]
-        lines += ["", f"pixels of the GPU beside the CPU's, of 255: {mean:.3f} on average, "]
-        lines[-1] += f"{largest:.0f} at most"
-    return "\n".join(lines)
+    mean, largest = result["pixels"]["mean"], result["pixels"]["max"]
+    apart = f"{mean:.3f} on average, {largest:.0f} at most"
+    return "\n".join([*lines, "", f"nvImageCodec's pixels differ, of 255: {apart}"])
 
 
 RATES = ("images/s", "TFLOP/s of the ceiling", "MFU", "peak GB")

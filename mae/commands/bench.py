@@ -77,7 +77,7 @@ def joint(args: argparse.Namespace) -> None:
         args.shards,
         _case(args),
         workers=args.workers,
-        crop_on_device=args.crop_on_device,
+        on_device=args.on_device,
         index_dir=args.index_dir,
         device=choose_device(args.device),
         effort=_effort(args),

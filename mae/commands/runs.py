@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from mae.commands.images import write_png
-from mae.data.loader import TrainingViews
+from mae.data.loader import BY_THE_CPU, TrainingViews
 from mae.data.training_data import open_training_data
 from mae.errors import UserError
 from mae.report.page import write_report
@@ -19,8 +19,8 @@ def inspect_batch(args: argparse.Namespace) -> None:
     config, data = open_training_data(run.config())
     size, steps = config.train.batch_size, args.step
     names = data.names(steps, size)
-    # Made on the CPU, whatever the run did: within rounding the same crops.
-    settings = config.data.model_copy(update={"crop_on_device": False})
+    # Whatever the run did: within rounding the same crops.
+    settings = config.data.model_copy(update=BY_THE_CPU)
     img_size = build_objective(config).img_size
     views = TrainingViews(
         data.manifest, data.order, settings, img_size, config.model.in_chans, data.cache

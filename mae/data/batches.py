@@ -3,7 +3,7 @@
 import atexit
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mae.errors import UserError, WorkerDied
 
 
-def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Iterator:
+def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Generator:
     """`dataset[s]` for each slice, in order, made ahead by `workers` processes.
 
     Never to be passed through `accelerator.prepare`: the slices are this process's own already.

@@ -1,6 +1,7 @@
 """Decoded images of a manifest by number, and what takes the place of one that is bad."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -8,6 +9,7 @@ from mae.data.manifest import Manifest
 from mae.data.storage import ShardReader
 from mae.decoding.decode import decode
 from mae.decoding.formats import EXTENSIONS
+from mae.decoding.on_device import JpegFile, left_to_device
 from mae.decoding.pillow import BadImage
 from mae.errors import SampleError
 from mae.hashing import Stream, fold
@@ -15,6 +17,8 @@ from mae.remote.cache import ShardCache
 
 IN_THE_SAME_SHARD = 8
 ATTEMPTS = 32
+
+Image = TypeVar("Image", bound=Tensor | JpegFile)
 
 
 class BadSample(NamedTuple):
@@ -43,7 +47,15 @@ class Images:
         Raises SampleError, naming shard and key, for a bad image, StorageError where the shard
         cannot be read.
         """
+        return self.decoded(sample, self.reader.read(sample))
+
+    def stored(self, sample: int) -> Tensor | JpegFile:
+        """The same, but a JPEG as it is where a device may decode it."""
         data = self.reader.read(sample)
+        return left_to_device(data, self.channels) or self.decoded(sample, data)
+
+    def decoded(self, sample: int, data: bytes | bytearray) -> Tensor:
+        """The image that `data`, read of `sample`, is; SampleError for a bad one."""
         extension = EXTENSIONS[self.manifest.kind.item(sample)]
         try:
             return decode(data, extension, self.channels, self.bits)
@@ -51,15 +63,17 @@ class Images:
             raise SampleError(f"{self.manifest.name(sample)}: {error}") from None
 
 
-class Usable(NamedTuple):
+class Usable(NamedTuple, Generic[Image]):
     """An image, the sample that it is of, and those that were tried in vain."""
 
     sample: int
-    image: Tensor
+    image: Image
     bad: list[BadSample]
 
 
-def usable_image(images: Images, sample: int, seed: int, epoch: int) -> Usable:
+def usable_image(
+    read: Callable[[int], Image], manifest: Manifest, sample: int, seed: int, epoch: int
+) -> Usable[Image]:
     """The image of `sample`, or of another one where that is bad.
 
     Which one is drawn from (seed, epoch, sample), from the same shard at first, so that a process
@@ -70,10 +84,10 @@ def usable_image(images: Images, sample: int, seed: int, epoch: int) -> Usable:
     for attempt in range(ATTEMPTS):
         if candidate not in bad:
             try:
-                return Usable(candidate, images[candidate], list(bad.values()))
+                return Usable(candidate, read(candidate), list(bad.values()))
             except SampleError as error:
                 bad[candidate] = BadSample(candidate, str(error))
-        candidate = replacement(images.manifest, sample, seed, epoch, attempt)
+        candidate = replacement(manifest, sample, seed, epoch, attempt)
     raise SampleError(f"{bad[sample].reason} (and its replacements are bad too: {len(bad) - 1})")
 
 

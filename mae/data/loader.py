@@ -1,6 +1,6 @@
 """Batches: exactly this process's slice of each global batch, from any position on."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from mae.config import DataConfig
 from mae.data.augment import Augment
 from mae.data.device_crop import Crops, pack_crops
-from mae.data.images import BadSample, Images, usable_image
+from mae.data.encoded import Encoded, Encoding
+from mae.data.images import BadSample, Image, Images, usable_image
 from mae.data.manifest import Manifest
 from mae.data.order import Order
 from mae.data.transform import View, apply_view_into, center_view, draw_views, random_view, stack
@@ -20,11 +21,14 @@ from mae.hashing import Stream, fold
 from mae.remote.cache import ShardCache
 from mae.tensor_hashing import as_tensor
 
+BY_THE_CPU = {"crop_on_device": False, "decode_on_device": False}
+"""settings of DataConfig by which images of a Batch are pixels"""
+
 
 class Batch(NamedTuple):
     """A micro-batch of one process."""
 
-    images: Tensor | Crops
+    images: Tensor | Crops | Encoded
     """uint8 or uint16 [b c h w], or what the device makes them from"""
     seeds: Tensor
     """int64 [b]: one random word per (run seed, view, sample), for the objective"""
@@ -92,15 +96,30 @@ class TrainingViews(Dataset):
     def __getitem__(self, index: range) -> Batch | UserError:
         """The batch; a UserError comes back as a value, whole, where raising would wrap it."""
         try:
-            return self._batch(np.arange(index.start, index.stop))
+            if self.config.decode_on_device:
+                images = Encoding(self.images.channels)
+                return self._batch(index, self.images.stored, images.add, images.batch)
+            return self.decoded(index)
         except UserError as error:
             return error
 
-    def _batch(self, positions: np.ndarray) -> Batch:
+    def decoded(self, index: range) -> Batch:
+        """The batch, its images decoded here.  Raises UserError."""
+        on_device = self.config.crop_on_device or self.config.decode_on_device
+        crops = _Boxes() if on_device else _Pixels(len(index), self.img_size)
+        return self._batch(index, self.images.__getitem__, crops.add, crops.batch)
+
+    def _batch(
+        self,
+        index: range,
+        read: Callable[[int], Image],
+        add: Callable[[Image, View], None],
+        collected: Callable[[], Tensor | Crops | Encoded],
+    ) -> Batch:
+        positions = np.arange(index.start, index.stop)
         config, seed = self.config, self.order.seed
         place = self.order(positions)
         draws = draw_views(fold(seed, Stream.VIEW, place.view, place.sample))
-        crops = _Boxes() if config.crop_on_device else _Pixels(len(positions), self.img_size)
         samples: list[int] = []
         bad: list[BadSample] = []
         rows = zip(place.sample.tolist(), place.view.tolist(), draws.tolist(), strict=True)
@@ -108,13 +127,14 @@ class TrainingViews(Dataset):
         for sample, view, drawn in rows:
             epoch = view // config.repeats
             if usable is None or (sample, epoch) != wanted:  # views of one image follow each other
-                wanted, usable = (sample, epoch), usable_image(self.images, sample, seed, epoch)
+                wanted = (sample, epoch)
+                usable = usable_image(read, self.images.manifest, sample, seed, epoch)
                 bad += usable.bad
             samples.append(usable.sample)
             _, height, width = usable.image.shape
             crop = random_view(height, width, drawn, config.scale, config.ratio, config.flip)
-            crops.add(usable.image, crop)
-        images = crops.batch()
+            add(usable.image, crop)
+        images = collected()
         if self.augment is not None and isinstance(images, Tensor):
             keys = fold(seed, Stream.AUGMENT, place.view, place.sample)
             for row, key in zip(images, keys.tolist(), strict=True):

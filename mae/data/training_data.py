@@ -1,15 +1,18 @@
 """The training data as the settings describe it: manifest, order, cache, batches."""
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from mae.config import Config, DataConfig
 from mae.data.augment import Augment, build_augment
 from mae.data.batches import batches
 from mae.data.class_names import named_classes
+from mae.data.encoded import CropDecoder, Encoded
 from mae.data.images import Images
 from mae.data.loader import Batch, Slices, TrainingViews
 from mae.data.manifest import Manifest, build_manifest, merge, require_labels
@@ -22,6 +25,8 @@ from mae.remote.files import is_remote
 
 STRAY = 10
 """so many times more classes than different labels are taken for a mistake"""
+
+CPU = torch.device("cpu")
 
 MOST_AHEAD = 1000
 """micro-batches that are looked through for shards to fetch"""
@@ -51,11 +56,16 @@ class TrainingData(NamedTuple):
         first: int,
         last: int,
         left_out: Container[int] = (),
+        device: torch.device = CPU,
     ) -> Iterator[Batch]:
         """The micro-batches of a process for the steps in [first, last) but those `left_out`.
 
-        Raises UserError, SampleError, StorageError as the samples are met, WorkerDied.
+        `device` decodes them where data.decode_on_device asks for it.  Raises UserError,
+        SampleError, StorageError as the samples are met, WorkerDied.
         """
+        decoder = (
+            CropDecoder(device, config.model.in_chans) if config.data.decode_on_device else None
+        )
         views = TrainingViews(
             self.manifest,
             self.order,
@@ -74,7 +84,26 @@ class TrainingData(NamedTuple):
             self.cache,
             ahead=min(MOST_AHEAD, int(in_window / slices.device_batch) + 1),
         )
-        return iter(batches(views, positions, config.data.workers))
+        made = batches(views, positions, config.data.workers)
+        if decoder is None:
+            return made
+        return decoded_batches(made, slices.micro_batches(first, last, left_out), views, decoder)
+
+
+def decoded_batches(
+    made: Generator[Batch],
+    positions: Iterable[range],
+    views: TrainingViews,
+    decoder: CropDecoder,
+) -> Generator[Batch]:
+    """Batches as `decoder` has them; by the CPU where it knows no way: the bad are named there."""
+    with closing(made):
+        for where, batch in zip(positions, made, strict=True):
+            if not isinstance(batch.images, Encoded):
+                yield batch
+                continue
+            crops = decoder(batch.images)
+            yield batch._replace(images=crops) if crops is not None else views.decoded(where)
 
 
 def open_training_data(

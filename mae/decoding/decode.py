@@ -21,6 +21,7 @@ The content tells the format, not the extension.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -71,8 +72,8 @@ def read_info(data: bytes | bytearray, extension: str) -> ImageInfo:
         return tiff_info(data)
     if format == "npy":
         return array_info(data)
-    if (header := _jpeg_header(data)) is not None:
-        return ImageInfo(*header, 8)
+    if (header := jpeg_header(data)) is not None:
+        return ImageInfo(header.height, header.width, JPEG_CHANNELS[header.space], 8)
     return picture_info(data)
 
 
@@ -99,7 +100,7 @@ def _format(data: bytes | bytearray, extension: str) -> str:
 
 def _decode_jpeg(data: bytes | bytearray, channels: int) -> np.ndarray | None:
     """Uint8 [h w c], or None for what is no JPEG or doubtful (warnings of libjpeg): ask Pillow."""
-    if data[:2] != b"\xff\xd8" or _jpeg_header(data) is None:
+    if data[:2] != b"\xff\xd8" or jpeg_header(data) is None:
         return None
     try:
         return simplejpeg.decode_jpeg(data, colorspace=JPEG_COLORSPACES[channels])
@@ -107,8 +108,17 @@ def _decode_jpeg(data: bytes | bytearray, channels: int) -> np.ndarray | None:
         return None
 
 
-def _jpeg_header(data: bytes | bytearray) -> tuple[int, int, int] | None:
-    """Height, width and channels of a JPEG for simplejpeg; None of all else."""
+class JpegHeader(NamedTuple):
+    """What the start of a JPEG tells."""
+
+    height: int
+    width: int
+    space: str
+    """a key of JPEG_CHANNELS"""
+
+
+def jpeg_header(data: bytes | bytearray) -> JpegHeader | None:
+    """Of a JPEG for simplejpeg, of no more than PIL's MAX_IMAGE_PIXELS; None of all else."""
     if data[:2] != b"\xff\xd8":
         return None
     try:
@@ -118,4 +128,4 @@ def _jpeg_header(data: bytes | bytearray) -> tuple[int, int, int] | None:
         return None
     if space not in JPEG_CHANNELS or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
         return None
-    return height, width, JPEG_CHANNELS[space]
+    return JpegHeader(height, width, space)

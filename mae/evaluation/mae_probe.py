@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mae.config import Config
 from mae.data.images import Images
-from mae.data.loader import Batch, Slices
+from mae.data.loader import BY_THE_CPU, Batch, Slices
 from mae.data.training_data import TrainingData, build_cache, build_order
 from mae.errors import UserError
 from mae.evaluation.encoders import FrozenEncoder
@@ -158,7 +158,7 @@ def train_head(
                 f"--train: more than {config.data.max_bad} bad images: {batch.bad[-1].reason}"
             )
         pixels = batch.images
-        assert isinstance(pixels, Tensor)  # data.crop_on_device is off
+        assert isinstance(pixels, Tensor)  # BY_THE_CPU
         logits = head(image_vectors(encoder, pixels.to(device)))
         target = torch.from_numpy(numbers.train[batch.samples.numpy()]).to(device)
         part = F.cross_entropy(logits, target) / parts
@@ -213,7 +213,7 @@ def random_views(
             "mixture": (),
             "order": "global" if config.data.order == "global" else "window",
             "repeats": 1,
-            "crop_on_device": False,
+            **BY_THE_CPU,
             "scale": SCALE,
             "ratio": (3 / 4, 4 / 3),
             "workers": workers,

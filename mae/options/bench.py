@@ -44,7 +44,12 @@ def add_bench_commands(commands: Any) -> None:
     joint.add_argument("shards", nargs="+", help="tars of colour images")
     _case_options(joint)
     joint.add_argument("--workers", type=natural, default=usable_cores(), help="data.workers")
-    joint.add_argument("--crop-on-device", action="store_true", help="data.crop_on_device=true")
+    joint.add_argument(
+        "--on-device",
+        choices=["", "crop", "decode"],
+        default="",
+        help="data.crop_on_device=true or data.decode_on_device=true",
+    )
     joint.add_argument("--index-dir", type=Path, help="cache folder of the indexes")
 
     lengths = command(
@@ -72,11 +77,13 @@ def add_bench_commands(commands: Any) -> None:
     loader.add_argument("--repeats", type=positive, default=4, help="views per decoding")
     loader.add_argument("--quick", action="store_true", help="a few images, for a first look")
 
-    pixels = command(kinds, "bench", "decode", "JPEGs to pixels, on the CPU and on a GPU")
+    pixels = command(
+        kinds, "bench", "decode", "JPEGs to pixels, by our decoder and by nvImageCodec"
+    )
     pixels.add_argument("shards", nargs="+", help="tars of JPEGs")
     pixels.add_argument("--images", type=positive, default=512, help="the same in each round")
     pixels.add_argument(
-        "--batch-size", type=positive, default=128, help="images a GPU decodes at once"
+        "--batch-size", type=positive, default=128, help="images nvImageCodec decodes at once"
     )
     pixels.add_argument("--rounds", type=positive, default=7, help="of all decoders in turn")
     pixels.add_argument("--quick", action="store_true", help="a few images, for a first look")

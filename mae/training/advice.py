@@ -25,8 +25,10 @@ def ways_to_feed(
     """
     if data.workers * processes < cores:
         yield f"data.workers={cores // processes} (there are {cores} cores)"
-    if has_gpu and not (data.crop_on_device or has_labels):
+    if has_gpu and not (data.crop_on_device or data.decode_on_device or has_labels):
         yield "data.crop_on_device=true"
+    if has_gpu and not (data.decode_on_device or has_labels) and data.bits == 8:
+        yield "data.decode_on_device=true (for JPEGs)"
     yield "mae pack --resize"
     if data.repeats == 1 and not has_labels:
         yield "data.repeats=2"

@@ -60,7 +60,7 @@ def dry_run(
     not go: its folder, the disk, a sample, the device's memory.
     """
     disk = check_disk(config, objective)
-    reading = read_for_a_while(config, data, objective, plan)
+    reading = read_for_a_while(config, data, objective, plan, accelerator.device)
     step = try_step(config, objective, plan, accelerator, reading.batch)
     speed = plan.slices.batch_size / step.seconds
     used = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.slices.num_processes)
@@ -111,10 +111,16 @@ def check_disk(config: Config, objective: Objective) -> str:
 
 
 def read_for_a_while(
-    config: Config, data: TrainingData, objective: Objective, plan: Plan
+    config: Config,
+    data: TrainingData,
+    objective: Objective,
+    plan: Plan,
+    device: torch.device,
 ) -> Reading:
     """The first batches, for READ_SECONDS after the first; raises as the loader does."""
-    micro_batches = data.batches(config, plan.slices, objective.img_size, 0, plan.steps)
+    micro_batches = data.batches(
+        config, plan.slices, objective.img_size, 0, plan.steps, device=device
+    )
     began = time.perf_counter()
     try:
         first = next(micro_batches)

@@ -56,8 +56,11 @@ class Feed:
     def _put(self, batch: Batch, img_size: tuple[int, int]) -> OnDevice:
         images = batch.images
         if isinstance(images, Crops):
+            if images.pixels.is_cuda:  # decoded there, in another stream
+                images.pixels.record_stream(torch.cuda.current_stream(self.device))
             images = resize_crops(images, img_size, self.device)
         else:
+            assert isinstance(images, Tensor)  # what is encoded is decoded before it comes here
             images = images.to(self.device, non_blocking=True)
         seeds, labels = (
             one.to(self.device, non_blocking=True) for one in (batch.seeds, batch.labels)

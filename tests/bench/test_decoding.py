@@ -1,13 +1,17 @@
 import json
+from itertools import islice
 
 import pytest
 import torch
 
 from mae.bench import decoding
-from mae.bench.decoding import bench_decoding, by_cpu, by_gpu, differences
+from mae.bench.decoding import bench_decoding, by_codec, by_cpu, differences
+from mae.bench.pipelines import our_bytes
 from mae.bench.rounds import Effort
 from mae.bench.tables import decoding_table
 from mae.cli import main
+from mae.data.manifest import build_manifest
+from mae.decoding.on_device import JpegDecoder
 from mae.errors import UserError
 
 QUICK = Effort(rounds=2)
@@ -18,43 +22,40 @@ def shards(tmp_path, make_shards):
     return make_shards(tmp_path / "shards", 12, size=(40, 56))
 
 
-def test_the_command_measures_the_cpu(shards, tmp_path, capsys):
+def test_the_command_measures_both_decoders(shards, tmp_path, capsys):
     out = tmp_path / "decode.json"
     assert main(["bench", "decode", shards, "--quick", "--device", "cpu", "--out", str(out)]) == 0
     result = json.loads(out.read_text())
-    assert result["images"] == 12 and "pixels" not in result
-    one, _ = result["rows"].values()
-    assert one["ratio"]["median"] == 1
-    assert "| CPU, one core " in capsys.readouterr().out
+    assert result["images"] == 12
+    one, *_, codec = result["rows"].values()
+    assert one["ratio"]["median"] == 1 and codec["images_per_s"]["median"] > 0
+    assert result["pixels"] == {"mean": 0, "max": 0}  # both are libjpeg-turbo here
+    said = capsys.readouterr().out
+    assert "| CPU, one core " in said and "| nvImageCodec, cpu " in said
 
 
-def test_a_gpus_pixels_are_compared(shards, monkeypatch):
-    """A GPU that decodes as the CPU does, but a level too bright."""
+def test_other_pixels_are_told(shards, monkeypatch):
+    """As from a GPU that decodes a level too bright."""
 
-    def brighter(images, batch_size, device):
+    def brighter(images, batch_size, decoder):
         return [(image.int() + 1).clamp(max=255).to(torch.uint8) for image in by_cpu(images)]
 
-    monkeypatch.setattr(decoding, "by_gpu", brighter)
-    monkeypatch.setattr(decoding, "timed", lambda work, count, device: work() and 1.0)
-    monkeypatch.setattr(decoding, "about", lambda device, effort: about("cpu", effort))
-    from mae.bench.step import about
-
-    result = bench_decoding([shards], images=4, device="cuda", effort=QUICK)
+    monkeypatch.setattr(decoding, "by_codec", brighter)
+    result = bench_decoding([shards], images=4, effort=QUICK)
     assert result["pixels"]["max"] == 1 and 0.9 < result["pixels"]["mean"] <= 1
-    text = decoding_table(result)
-    assert "| GPU, nvJPEG through torchvision" in text and "1 at most" in text
+    assert "on average, 1 at most" in decoding_table(result)
 
 
 def test_batches_come_back_in_order(shards):
-    """torchvision's own decoder, on the CPU here."""
-    from itertools import islice
-
-    from mae.bench.pipelines import our_bytes
-    from mae.data.manifest import build_manifest
-
     images = list(islice(our_bytes(build_manifest([shards], "bench", None)), 5))
-    found = by_gpu(images, 2, torch.device("cpu"))
-    assert differences(by_cpu(images), found)["max"] <= 2
+    found = by_codec(images, 2, JpegDecoder(torch.device("cpu"), 3))
+    assert differences(by_cpu(images), found)["max"] == 0
+
+
+def test_a_jpeg_beyond_the_codec_is_an_error(shards):
+    (image,) = islice(our_bytes(build_manifest([shards], "bench", None)), 1)
+    with pytest.raises(UserError, match="beyond nvImageCodec"):
+        by_codec([image, image[:50]], 2, JpegDecoder(torch.device("cpu"), 3))
 
 
 def test_other_images_are_refused(tmp_path, make_shards):

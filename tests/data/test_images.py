@@ -105,7 +105,7 @@ def test_impossible_channels_are_named(manifest):
 
 def test_a_good_image_is_not_replaced(damaged):
     images = damaged([3])
-    usable = usable_image(images, 5, seed=0, epoch=0)
+    usable = usable_image(images.__getitem__, images.manifest, 5, seed=0, epoch=0)
     assert (usable.sample, usable.bad) == (5, [])
     assert torch.equal(usable.image, images[5])
 
@@ -113,7 +113,7 @@ def test_a_good_image_is_not_replaced(damaged):
 def test_a_bad_image_is_replaced_by_one_of_its_shard(damaged):
     images = damaged([3])
     for epoch in range(20):
-        usable = usable_image(images, 3, seed=0, epoch=epoch)
+        usable = usable_image(images.__getitem__, images.manifest, 3, seed=0, epoch=epoch)
         assert usable.sample in {0, 1, 2, 4, 5, 6, 7}
         assert torch.equal(usable.image, images[usable.sample])
         ((sample, reason),) = usable.bad
@@ -123,7 +123,11 @@ def test_a_bad_image_is_replaced_by_one_of_its_shard(damaged):
 
 def test_replacements_differ_between_epochs_and_seeds(damaged):
     images = damaged([3])
-    found = {usable_image(images, 3, seed, epoch).sample for seed in (0, 1) for epoch in range(20)}
+    found = {
+        usable_image(images.__getitem__, images.manifest, 3, seed, epoch).sample
+        for seed in (0, 1)
+        for epoch in range(20)
+    }
     assert found == {0, 1, 2, 4, 5, 6, 7}
 
 
@@ -135,7 +139,7 @@ def test_a_replacement_is_never_a_bad_one_and_each_is_tried_once(damaged, monkey
     monkeypatch.setattr(images.reader, "read", lambda sample: tried.append(sample) or read(sample))
     for epoch in range(10):
         tried.clear()
-        usable = usable_image(images, 3, seed=0, epoch=epoch)
+        usable = usable_image(images.__getitem__, images.manifest, 3, seed=0, epoch=epoch)
         assert usable.sample not in bad
         assert tried == [*(sample for sample, _ in usable.bad), usable.sample]
         assert len(set(tried)) == len(tried)
@@ -145,7 +149,7 @@ def test_a_replacement_is_never_a_bad_one_and_each_is_tried_once(damaged, monkey
 def test_where_a_whole_shard_is_bad_others_take_its_place(damaged):
     images = damaged(range(8, 16))
     for epoch in range(10):
-        usable = usable_image(images, 12, seed=0, epoch=epoch)
+        usable = usable_image(images.__getitem__, images.manifest, 12, seed=0, epoch=epoch)
         assert usable.sample not in range(8, 16)
         assert {sample for sample, _ in usable.bad} <= set(range(8, 16))
 
@@ -153,13 +157,14 @@ def test_where_a_whole_shard_is_bad_others_take_its_place(damaged):
 def test_a_bad_image_alone_in_its_shard(tmp_path, make_shards):
     manifest = build_manifest([make_shards(tmp_path, 3, shard_size=1)])
     os.truncate(manifest.shards[1], 600)
-    usable = usable_image(Images(manifest, 3), 1, seed=0, epoch=0)
+    usable = usable_image(Images(manifest, 3).__getitem__, manifest, 1, seed=0, epoch=0)
     assert usable.sample in (0, 2)
     assert [sample for sample, _ in usable.bad] == [1]
 
 
 def test_where_all_are_bad_the_first_is_named(damaged):
-    message = refused(usable_image, damaged(range(24)), 12, 0, 0)
+    images = damaged(range(24))
+    message = refused(usable_image, images.__getitem__, images.manifest, 12, 0, 0)
     assert "key sample-00012: not the bytes that were indexed (checksum) (and its repl" in message
 
 
@@ -167,7 +172,7 @@ def test_a_shard_that_cannot_be_read_is_not_replaced(damaged):
     images = damaged([])
     Path(images.manifest.shards[1]).unlink()
     with pytest.raises(StorageError, match=r"key sample-00012: cannot be read"):
-        usable_image(images, 12, seed=0, epoch=0)
+        usable_image(images.__getitem__, images.manifest, 12, seed=0, epoch=0)
 
 
 def test_replacements_are_drawn_as_they_always_were(manifest):

@@ -28,7 +28,7 @@ def test_it_is_said_once_and_only_when_sure(advice):
     assert advice(Interval(0.6 * SURE_AFTER, 0.5)) is None
     said = advice(Interval(0.6 * SURE_AFTER, 0.5))
     assert said.startswith("data    waited for 50% of the time (2.0 times as fast without).")
-    assert "data.workers=4 (there are 8 cores), data.crop_on_device=true, mae pack" in said
+    assert "data.workers=4 (there are 8 cores), data.crop_on_device=true, data.decode" in said
     assert advice(Interval(10 * SURE_AFTER, 0.5)) is None
 
 
@@ -44,9 +44,14 @@ def test_a_run_that_is_fed_hears_nothing(advice):
             {"workers": 4},
             8,
             True,
-            ["data.crop_on_device=true", "mae pack --resize", "data.repeats=2"],
+            [
+                "data.crop_on_device=true",
+                "data.decode_on_device=true (for JPEGs)",
+                "mae pack --resize",
+                "data.repeats=2",
+            ],
         ),
-        ({"workers": 4, "crop_on_device": True, "repeats": 2}, 8, True, ["mae pack --resize"]),
+        ({"workers": 4, "decode_on_device": True, "repeats": 2}, 8, True, ["mae pack --resize"]),
         (
             {"workers": 0, "repeats": 4},
             2,
