@@ -11,6 +11,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from mae.allocator import keep_freed_memory
 from mae.config import Config
 from mae.data.images import Images
 from mae.data.training_data import TrainingData, open_training_data
@@ -132,6 +133,7 @@ def carry_out(
     checks, one step on copies, and what a run would be; makes no run.
     """
     accelerator = build_accelerator(config.train)
+    keep_freed_memory(accelerator.device)
     last.enter_context(attention_kernel(config.train))
     is_main = accelerator.is_main_process
     refuse_missing(config.log)

@@ -9,7 +9,7 @@ import mae
 
 # Lowest first.  A package is one floor: its modules may import each other.
 NAMES = """
-    errors cores device folders exits family results hashing tensor_hashing section config
+    errors cores allocator device folders exits family results hashing tensor_hashing section config
     contradictions settings recipes patches masking schedule objective decoding remote data models
     training initial evaluation export visualize panels watching loop report pictures packing
     bench commands supervise start pretrain finetune options cli __main__

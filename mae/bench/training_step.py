@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mae.allocator import keep_freed_memory
 from mae.bench.cases import OURS, TEXTBOOK, TRANSFORMERS, Case
 from mae.bench.textbook import TextbookStep
 from mae.config import Config
@@ -48,6 +49,7 @@ def our_step(
 ) -> Step:
     """What mae/loop.py does between two batches, guard and meter included."""
     device = accelerator.device
+    keep_freed_memory(device)  # as a run does at its start
     model.to(device).train()
     compile_step(model, config.train)
     prepared, optimizer = prepare(model, build_optimizer(model, config.optim), accelerator)
