@@ -27,7 +27,7 @@ def test_memory_is_cleared_once():
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     kept, usual = faults("cpu"), faults("cuda")
-    assert kept < 1000 < 50_000 < usual  # 40 MB are 10,240 pages, ten times
+    assert kept < usual / 10
 
 
 def test_without_glibc_nothing_is_done(monkeypatch):
