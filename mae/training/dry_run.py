@@ -15,6 +15,7 @@ from mae.data.loader import Batch
 from mae.data.training_data import TrainingData
 from mae.errors import UserError
 from mae.objective import Objective
+from mae.training.advice import ways_of_run
 from mae.training.compiling import begin_step, compile_step
 from mae.training.feeding import Feed, forward
 from mae.training.flops import mfu
@@ -77,7 +78,7 @@ def dry_run(
         f"step    {step.seconds:.3g} s = {speed:,.0f} images/s, loss {step.loss:.3f}"
         + (f", MFU {used:.0%}" if used else "")
         + _memory(step, accelerator.device),
-        _time(config, plan, reading, step),
+        _time(config, plan, reading, step, accelerator.device),
     ]
 
 
@@ -213,13 +214,13 @@ def _memory(step: Step, device: torch.device) -> str:
     return f", {step.memory / 1e9:.1f} of {total / 1e9:.1f} GB"
 
 
-def _time(config: Config, plan: Plan, reading: Reading, step: Step) -> str:
+def _time(config: Config, plan: Plan, reading: Reading, step: Step, device: torch.device) -> str:
     """Reading goes on beside the steps where there are workers, and between them where not."""
     data_seconds = plan.slices.batch_size / reading.images_per_second
     beside = config.data.workers > 0
     one = max(data_seconds, step.seconds) if beside else data_seconds + step.seconds
     if data_seconds > step.seconds:
-        why = "the data decides (more data.workers, data.crop_on_device, mae pack --resize)"
+        why = f"the data decides (what would help: {ways_of_run(config, device)})"
     else:
         why = "the step decides"
     share = min(data_seconds, step.seconds) / max(data_seconds, step.seconds)

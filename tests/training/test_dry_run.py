@@ -135,7 +135,8 @@ def test_the_slower_of_data_and_step_decides(tried, monkeypatch):
     monkeypatch.setattr(
         module, "Reading", lambda batch, images, bad: slow(batch, images / 1e6, bad)
     )
-    assert "the data decides (more data.workers" in tried()[0][-1]
+    said = tried()[0][-1]
+    assert "the data decides (what would help: " in said and "mae pack --resize" in said
     monkeypatch.setattr(
         module, "Reading", lambda batch, images, bad: slow(batch, images * 1e6, bad)
     )
