@@ -63,6 +63,7 @@ def test_all_pipelines_are_measured(result):
         "mae",
         "mae, 4 views of a decoded image",
         "mae, crops left to the device",
+        "mae, JPEGs left to the device",
         "mae, short images",
     ]
     assert list(result["processes"]) == ["torchvision", "webdataset", "mae"]
@@ -93,7 +94,7 @@ def test_the_table_holds_every_number_once(result):
 
 def test_without_workers_and_short_images(shards):
     result = bench_loader([shards], img_size=32, images=4, batch_size=2, rounds=1, workers=0)
-    assert result["processes"] == {} and len(result["one_core"]) == 5
+    assert result["processes"] == {} and len(result["one_core"]) == 6
     assert "worker processes" not in table(result)
 
 

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import psutil
 import pytest
@@ -111,7 +112,11 @@ def serve_slowly(server, tmp_path, make_shards):
 
 
 def start(script, *arguments):
-    return subprocess.Popen([sys.executable, "-c", script, *map(str, arguments)])
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        # Whoever runs these tests in the background of a shell has it ignored, and so would Python.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.parametrize(
