@@ -62,7 +62,7 @@ for model in "${models[@]::2}"; do step "$model"; done
 wait $shards || cat "$work/shards.log"
 joint() {
     part "joint${1:+-$1}" joint "$work/shards/*.tar" --model "${models[0]}" \
-        --batch-size $joint_batch --decoder-depth "${depths[0]}" --mode $mode --on-device "$1"
+        --batch-size $joint_batch --decoder-depth "${depths[0]}" --mode $mode ${1:+--on-device "$1"}
 }
 joint ""
 for model in "${models[@]::2}"; do peers "$model"; done
@@ -70,7 +70,8 @@ one() {
     part "$1" "$1" --model "${models[0]}" --batch-size $peers_batch --mode $mode \
         --decoder-depth "${depths[0]}"
 }
-"$PYTHON" -m mae bench decode "$work/shards/*.tar" --device "$device" --out "$work/decode.json" ||
+timeout $((DEADLINE > SECONDS ? DEADLINE - SECONDS : 1)) \
+    "$PYTHON" -m mae bench decode "$work/shards/*.tar" --device "$device" --out "$work/decode.json" ||
     echo "not measured: decoding"
 for on_device in crop decode; do joint "$on_device"; done
 one profile

@@ -1,7 +1,7 @@
 """Main memory kept for the next step.
 
 A step on a CPU takes and frees the same hundreds of megabytes each time.  The C library gives
-them back to the system, which clears them before it lends them again: 2 to 6 % of a step's work
+them back to the system, which clears them before it lends them again: 1 to 6 % of a step's work
 (BENCHMARKS.md).
 """
 
@@ -9,12 +9,11 @@ import ctypes
 
 import torch
 
-LARGEST_KEPT = 2**30
-"""bytes of a block; larger ones go back to the system"""
-
 # Names and numbers of glibc's malloc.h; see mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-NEVER = 2**31 - 1
+NEVER = -1
+LARGEST_KEPT = 2**25
+"""bytes of a block, and glibc's limit; larger ones go back to the system when they are freed"""
 
 
 def keep_freed_memory(device: torch.device) -> bool:

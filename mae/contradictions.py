@@ -68,6 +68,6 @@ def _of_a_classifier(config: Config) -> Iterator[tuple[str, str]]:
     if finetune.rand_augment and (data.bits != 8 or config.model.in_chans != 3):
         what = f"{config.model.in_chans} channels of {data.bits} bits"
         yield "finetune.rand_augment", f"is for colour images, not for {what}: set it to ''"
-    if finetune.rand_augment and (data.crop_on_device or data.decode_on_device):
-        key = "decode_on_device" if data.decode_on_device else "crop_on_device"
-        yield f"data.{key}", "leaves no crops to finetune.rand_augment: set one to nothing"
+    for key in ("crop_on_device", "decode_on_device"):
+        if finetune.rand_augment and getattr(data, key):
+            yield f"data.{key}", "leaves no crops to finetune.rand_augment: set one to nothing"

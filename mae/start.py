@@ -15,6 +15,7 @@ from mae.allocator import keep_freed_memory
 from mae.config import Config
 from mae.data.images import Images
 from mae.data.training_data import TrainingData, open_training_data
+from mae.decoding.on_device import JpegDecoder
 from mae.errors import (
     ProcessFailed,
     ProcessStopped,
@@ -137,6 +138,8 @@ def carry_out(
     last.enter_context(attention_kernel(config.train))
     is_main = accelerator.is_main_process
     refuse_missing(config.log)
+    if config.data.decode_on_device:
+        JpegDecoder(accelerator.device, config.model.in_chans)  # refuses now, not in the run
     notes = run.check(config)
     with accelerator.main_process_first():  # the first to come writes the index, others read it
         told = [Indexing()] if is_main else []

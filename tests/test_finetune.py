@@ -229,6 +229,7 @@ def test_a_fine_tuned_encoder_is_called_so(finetuned, shards, make_shards, tmp_p
         (("finetune.rand_augment=trivial",), "timm knows no such policy"),
         (("finetune.layer_decay=0",), "finetune.layer_decay"),
         (("data.crop_on_device=true",), "finetune.rand_augment"),
+        (("data.decode_on_device=true",), "finetune.rand_augment"),
         (("model.encoder_kwargs={embed_dim: 16, depth: 2, num_heads: 2}",), "shape"),
         (("objective=mae",), "mae pretrain"),
     ],

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -202,6 +203,16 @@ def test_a_device_may_decode(tmp_path, make_shards, capsys):
     assert "data.decode_on_device" in capsys.readouterr().err
     assert main([str(config), "data.decode_on_device=true", "data.bits=16", "--dry-run"]) == 2
     assert "data.decode_on_device: is for JPEGs, not for" in capsys.readouterr().err
+
+
+def test_a_missing_decoder_is_told_before_there_is_a_run(
+    tmp_path, make_shards, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", None)
+    config = write_config(tmp_path, make_shards(tmp_path / "shards", IMAGES, size=(20, 24)))
+    assert main([str(config), "data.decode_on_device=true"]) == 2
+    assert "decoding on the device needs nvImageCodec" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_mixture_trains_and_resumes(tmp_path, make_shards, capsys):

@@ -36,8 +36,8 @@ def bench_decoding(
     """Decode the same `images` JPEGs everywhere, from memory, in `effort.rounds` rounds.
 
     The result is ready for JSON; `tables.decoding_table` shows it.  Pixels are compared with the
-    CPU's, which are libjpeg-turbo's.  Raises UserError where the shards cannot be read, where they
-    hold other images than JPEGs of 8 bits, and where nvImageCodec does not work on `device`.
+    CPU's, which are libjpeg-turbo's; where nvImageCodec does not work on `device`, "missing" says
+    why.  Raises UserError where the shards cannot be read or hold other images than JPEGs.
     """
     manifest = build_manifest(shards, "bench", index_dir)
     taken = list(islice(our_bytes(manifest), min(images, len(manifest))))
@@ -45,13 +45,17 @@ def bench_decoding(
         raise UserError("bench decode: the shards hold other images than JPEGs")
     cores = usable_cores()
     place = torch.device(device)
-    decoder = JpegDecoder(place, channels=3)
+    try:
+        decoder, missing = JpegDecoder(place, channels=3), ""
+    except UserError as error:
+        decoder, missing = None, str(error)
     with ThreadPoolExecutor(cores) as pool, one_thread():
         works = {
             ONE_CORE: partial(by_cpu, taken),
             f"CPU, {cores} cores": lambda: list(pool.map(one_image, taken)),
         }
-        works[f"nvImageCodec, {place.type}"] = partial(by_codec, taken, batch_size, decoder)
+        if decoder:
+            works[f"nvImageCodec, {place.type}"] = partial(by_codec, taken, batch_size, decoder)
         tasks = {name: partial(timed, work, 1, place) for name, work in works.items()}
         seconds = interleaved(tasks, effort.rounds, partial(progress, "decoding"))
     rows = {
@@ -61,13 +65,14 @@ def bench_decoding(
         }
         for name, rounds in seconds.items()
     }
-    pixels = differences(by_cpu(taken), by_codec(taken, batch_size, decoder))
+    pixels = decoder and differences(by_cpu(taken), by_codec(taken, batch_size, decoder))
     return {
         **about(device, effort),
         "images": len(taken),
         "batch_size": batch_size,
         "rows": rows,
         "pixels": pixels,
+        "missing": missing,
     }
 
 

@@ -156,6 +156,8 @@ def decoding_table(result: dict) -> str:
     ]
     lines = [*_about(result), "", f"{result['images']:,} JPEGs to pixels", ""]
     lines += markdown(["", "images/s", "times one core"], rows)
+    if result["missing"]:
+        return "\n".join([*lines, "", f"Not measured: {result['missing']}"])
     mean, largest = result["pixels"]["mean"], result["pixels"]["max"]
     apart = f"{mean:.3f} on average, {largest:.0f} at most"
     return "\n".join([*lines, "", f"nvImageCodec's pixels differ, of 255: {apart}"])

@@ -19,7 +19,7 @@ def inspect_batch(args: argparse.Namespace) -> None:
     config, data = open_training_data(run.config())
     size, steps = config.train.batch_size, args.step
     names = data.names(steps, size)
-    # Whatever the run did: within rounding the same crops.
+    # Whatever the run did: the same crops, within rounding and what decoders differ in.
     settings = config.data.model_copy(update=BY_THE_CPU)
     img_size = build_objective(config).img_size
     views = TrainingViews(
@@ -37,7 +37,8 @@ def inspect_batch(args: argparse.Namespace) -> None:
     assert isinstance(batch.images, torch.Tensor)
     white = torch.iinfo(batch.images.dtype).max
     out = args.out or args.run / f"batch-{steps:09d}.png"
-    crops = {"crops as trained on": batch.images.float() / white}
+    name = "crops, decoded here" if config.data.decode_on_device else "crops as trained on"
+    crops = {name: batch.images.float() / white}
     write_png(tile(crops, f"{args.run}, step {steps}, the first {len(batch.images)}"), out)
     print(out)
 

@@ -1,14 +1,12 @@
-"""Batches whose images are decoded where the model runs."""
+"""Micro-batches whose images are still to be decoded, where the model runs."""
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mae.data.device_crop import Crops
 from mae.data.transform import View
-from mae.decoding.on_device import JpegDecoder, JpegFile
+from mae.decoding.on_device import JpegFile
 
 
 class Encoded(NamedTuple):
@@ -65,64 +63,3 @@ class Encoding:
             torch.tensor(self.views),
             self.channels,
         )
-
-
-class CropDecoder:
-    """`Encoded` → `Crops` on the device, in a stream of its own beside the steps."""
-
-    def __init__(self, device: torch.device, channels: int) -> None:
-        """Raises UserError as `JpegDecoder` does."""
-        self.device = device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.decode = JpegDecoder(device, channels)
-
-    def __call__(self, encoded: Encoded) -> Crops | None:
-        """The crops, all there; None where the device cannot decode one of the images."""
-        with torch.cuda.stream(self.stream):
-            images = self._images(encoded)
-            if images is None:
-                return None
-            crops = _cut(encoded, images, self.device)
-        if self.stream is not None:
-            self.stream.synchronize()
-        return crops
-
-    def _images(self, encoded: Encoded) -> list[Tensor] | None:
-        """[h w c] each, on the device."""
-        images: list[Tensor | None] = [None] * len(encoded.table)
-        files, numbers = [], []
-        for number, (part, (_, height, width, is_jpeg)) in enumerate(_parts(encoded)):
-            if is_jpeg:
-                files.append(part.numpy())
-                numbers.append(number)
-            else:
-                pixels = part.view(height, width, encoded.channels)
-                images[number] = pixels.to(self.device, non_blocking=True)
-        for number, image in zip(numbers, self.decode(files) if files else (), strict=True):
-            images[number] = image
-        sizes = encoded.table[:, 1:3].tolist()
-        if any(
-            image is None or list(image.shape) != [*size, encoded.channels]
-            for image, size in zip(images, sizes, strict=True)
-        ):
-            return None
-        return [image for image in images if image is not None]
-
-
-def _parts(encoded: Encoded) -> Iterator[tuple[Tensor, list[int]]]:
-    start = 0
-    for row in encoded.table.tolist():
-        yield encoded.data[start : row[0]], row
-        start = row[0]
-
-
-def _cut(encoded: Encoded, images: list[Tensor], device: torch.device) -> Crops:
-    _, _, heights, widths, flips = encoded.views.unbind(1)
-    areas = heights * widths * encoded.channels
-    pixels = torch.empty(int(areas.sum()), dtype=torch.uint8, device=device)
-    boxes: Iterable[Tensor] = pixels.split(areas.tolist())
-    rows = zip(boxes, encoded.image.tolist(), encoded.views.tolist(), strict=True)
-    for box, number, (top, left, height, width, _) in rows:
-        part = images[number][top : top + height, left : left + width]
-        box.view(height, width, encoded.channels).copy_(part)
-    return Crops(pixels, heights, widths, flips.bool(), encoded.channels)

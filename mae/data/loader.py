@@ -16,6 +16,7 @@ from mae.data.images import BadSample, Image, Images, usable_image
 from mae.data.manifest import Manifest
 from mae.data.order import Order
 from mae.data.transform import View, apply_view_into, center_view, draw_views, random_view, stack
+from mae.decoding.on_device import JpegFile
 from mae.errors import UserError
 from mae.hashing import Stream, fold
 from mae.remote.cache import ShardCache
@@ -96,18 +97,25 @@ class TrainingViews(Dataset):
     def __getitem__(self, index: range) -> Batch | UserError:
         """The batch; a UserError comes back as a value, whole, where raising would wrap it."""
         try:
-            if self.config.decode_on_device:
-                images = Encoding(self.images.channels)
-                return self._batch(index, self.images.stored, images.add, images.batch)
-            return self.decoded(index)
+            return self.stored(index) if self.config.decode_on_device else self._decoded(index)
         except UserError as error:
             return error
 
-    def decoded(self, index: range) -> Batch:
-        """The batch, its images decoded here.  Raises UserError."""
-        on_device = self.config.crop_on_device or self.config.decode_on_device
-        crops = _Boxes() if on_device else _Pixels(len(index), self.img_size)
+    def _decoded(self, index: range) -> Batch:
+        crops = _Boxes() if self.config.crop_on_device else _Pixels(len(index), self.img_size)
         return self._batch(index, self.images.__getitem__, crops.add, crops.batch)
+
+    def stored(self, index: range, by_cpu: Container[int] = ()) -> Batch:
+        """The batch with images for a device to decode, but for the samples `by_cpu`.
+
+        Raises UserError.
+        """
+
+        def read(sample: int) -> Tensor | JpegFile:
+            return self.images[sample] if sample in by_cpu else self.images.stored(sample)
+
+        images = Encoding(self.images.channels)
+        return self._batch(index, read, images.add, images.batch)
 
     def _batch(
         self,

@@ -1,7 +1,6 @@
 """The training data as the settings describe it: manifest, order, cache, batches."""
 
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from mae.config import Config, DataConfig
 from mae.data.augment import Augment, build_augment
 from mae.data.batches import batches
 from mae.data.class_names import named_classes
-from mae.data.encoded import CropDecoder, Encoded
+from mae.data.decoded import CropDecoder, decoded_batches
 from mae.data.images import Images
 from mae.data.loader import Batch, Slices, TrainingViews
 from mae.data.manifest import Manifest, build_manifest, merge, require_labels
@@ -88,22 +87,6 @@ class TrainingData(NamedTuple):
         if decoder is None:
             return made
         return decoded_batches(made, slices.micro_batches(first, last, left_out), views, decoder)
-
-
-def decoded_batches(
-    made: Generator[Batch],
-    positions: Iterable[range],
-    views: TrainingViews,
-    decoder: CropDecoder,
-) -> Generator[Batch]:
-    """Batches as `decoder` has them; by the CPU where it knows no way: the bad are named there."""
-    with closing(made):
-        for where, batch in zip(positions, made, strict=True):
-            if not isinstance(batch.images, Encoded):
-                yield batch
-                continue
-            crops = decoder(batch.images)
-            yield batch._replace(images=crops) if crops is not None else views.decoded(where)
 
 
 def open_training_data(

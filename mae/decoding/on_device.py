@@ -1,7 +1,7 @@
 """JPEGs decoded where the model runs, by NVIDIA's nvImageCodec.
 
 On a GPU that is nvJPEG, whose pixels are not quite libjpeg-turbo's; on the CPU it is libjpeg-turbo
-itself, with the same pixels as `decode`.
+itself, with the same pixels as `decode` for sound JPEGs.
 """
 
 import os
@@ -9,21 +9,19 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from mae.decoding.decode import jpeg_header
 from mae.errors import UserError
 
 END_OF_IMAGE = b"\xff\xd9"
-NO_CODEC = (
-    "data.decode_on_device: needs nvImageCodec: pip install 'mae[decode-on-device]' "
-    "(CUDA 12: 'nvidia-nvimgcodec-cu12[nvjpeg]')"
-)
+INSTALL = "pip install 'mae[decode-on-device]' (CUDA 12: 'nvidia-nvimgcodec-cu12[nvjpeg]')"
 
 
 class JpegFile(NamedTuple):
@@ -51,46 +49,55 @@ class JpegDecoder:
     def __init__(self, device: torch.device, channels: int) -> None:
         """Raises UserError where nvImageCodec is missing or does not work on `device`."""
         os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # what fails is told by None
-        try:
-            nvimgcodec = import_module("nvidia.nvimgcodec")
-        except ImportError:
-            raise UserError(NO_CODEC) from None
-        gray = channels == 1
         self.device = device
-        self.params = nvimgcodec.DecodeParams(
-            apply_exif_orientation=False,
-            color_spec=nvimgcodec.ColorSpec.GRAY if gray else nvimgcodec.ColorSpec.SRGB,
-            sample_format=nvimgcodec.SampleFormat.I_Y if gray else nvimgcodec.SampleFormat.I_RGB,
-        )
-        kinds, number = [nvimgcodec.CPU_ONLY], nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY
-        if device.type == "cuda":
-            # Each takes what those before it do not know; by the file alone, so that an image is
-            # always decoded by the same one.
-            kinds = [nvimgcodec.HW_GPU_ONLY, nvimgcodec.GPU_ONLY, nvimgcodec.HYBRID_CPU_GPU]
-            number = torch.cuda.current_device() if device.index is None else device.index
         with _errors_kept() as said:
-            self.decoder = nvimgcodec.Decoder(
-                device_id=number,
-                backends=[nvimgcodec.Backend(kind) for kind in kinds],
-                options=":fancy_upsampling=1",  # as libjpeg-turbo interpolates chroma
-            )
-            (works,) = self([simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))])
+            try:
+                codec = import_module("nvidia.nvimgcodec")
+                self.params, self.decoder = _build(codec, device, channels)
+                (works,) = self([simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))])
+            except ModuleNotFoundError:
+                raise UserError(f"decoding on the device needs nvImageCodec: {INSTALL}") from None
+            except (ImportError, RuntimeError) as error:
+                raise UserError(f"nvImageCodec on {device}: {error} {said()}") from None
             if works is None:
-                raise UserError(
-                    f"data.decode_on_device: nvImageCodec decodes no JPEG on {device}: {said()}"
-                )
+                raise UserError(f"nvImageCodec decodes no JPEG on {device}: {said()}")
 
     def __call__(self, files: Sequence[bytes | np.ndarray]) -> list[Tensor | None]:
         """uint8 [h w c] on the device for each file, None for what it cannot decode.
 
-        On a GPU this is work of the current stream.
+        On a GPU this is work of the current stream.  Raises UserError where the device itself
+        fails, as for lack of memory.
         """
         is_cuda = self.device.type == "cuda"
         stream = torch.cuda.current_stream(self.device).cuda_stream if is_cuda else 0
-        images = self.decoder.decode(list(files), params=self.params, cuda_stream=stream)
-        # Its images of main memory speak DLPack only where there is a GPU.
-        read = torch.from_dlpack if is_cuda else lambda image: torch.from_numpy(np.asarray(image))
-        return [None if image is None else read(image) for image in images]
+        try:
+            images = self.decoder.decode(list(files), params=self.params, cuda_stream=stream)
+        except RuntimeError as error:
+            raise UserError(f"nvImageCodec on {self.device}: {error}") from None
+        # Stream -1: no further waiting, since decoding was this stream's work.
+        return [
+            None if image is None else from_dlpack(image.to_dlpack(cuda_stream=-1))
+            for image in images
+        ]
+
+
+def _build(codec: Any, device: torch.device, channels: int) -> tuple[Any, Any]:
+    """Parameters and decoder."""
+    gray = channels == 1
+    params = codec.DecodeParams(
+        apply_exif_orientation=False,
+        color_spec=codec.ColorSpec.GRAY if gray else codec.ColorSpec.SRGB,
+        sample_format=codec.SampleFormat.I_Y if gray else codec.SampleFormat.I_RGB,
+    )
+    kinds, number = [codec.CPU_ONLY], codec.NVIMGCODEC_DEVICE_CPU_ONLY
+    if device.type == "cuda":
+        # Each takes what those before it do not know; by the file alone, so that an image is
+        # always decoded by the same one.
+        kinds = [codec.HW_GPU_ONLY, codec.GPU_ONLY, codec.HYBRID_CPU_GPU]
+        number = torch.cuda.current_device() if device.index is None else device.index
+    backends = [codec.Backend(kind) for kind in kinds]
+    # libjpeg-turbo interpolates chroma, too.
+    return params, codec.Decoder(device_id=number, backends=backends, options=":fancy_upsampling=1")
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def add_bench_commands(commands: Any) -> None:
     joint.add_argument("--workers", type=natural, default=usable_cores(), help="data.workers")
     joint.add_argument(
         "--on-device",
-        choices=["", "crop", "decode"],
+        choices=["crop", "decode"],
         default="",
         help="data.crop_on_device=true or data.decode_on_device=true",
     )

@@ -16,18 +16,25 @@ SURE_AFTER = 60.0
 
 
 def ways_to_feed(
-    data: DataConfig, processes: int, cores: int, has_gpu: bool, has_labels: bool = False
+    data: DataConfig,
+    processes: int,
+    cores: int,
+    has_gpu: bool,
+    has_labels: bool = False,
+    channels: int = 3,
 ) -> Iterator[str]:
     """Settings that would bring the data faster, the harmless ones first.
 
     `processes`: those that train on this machine, of `cores` processors.  `has_labels`: a
-    classifier's, whose crops are augmented on the CPU, a new one from each image.
+    classifier's, whose crops are augmented on the CPU, a new one from each image.  All but the
+    number of workers makes another run.
     """
     if data.workers * processes < cores:
         yield f"data.workers={cores // processes} (there are {cores} cores)"
     if has_gpu and not (data.crop_on_device or data.decode_on_device or has_labels):
         yield "data.crop_on_device=true"
-    if has_gpu and not (data.decode_on_device or has_labels) and data.bits == 8:
+    jpegs = data.bits == 8 and channels in (1, 3)
+    if has_gpu and jpegs and not (data.decode_on_device or has_labels):
         yield "data.decode_on_device=true (for JPEGs)"
     yield "mae pack --resize"
     if data.repeats == 1 and not has_labels:
@@ -42,6 +49,7 @@ def ways_of_run(config: Config, device: torch.device) -> str:
         usable_cores(),
         has_gpu=device.type == "cuda",
         has_labels=config.objective == "classifier",
+        channels=config.model.in_chans,
     )
     return ", ".join(ways)
 
@@ -68,5 +76,5 @@ class Advice:
         self.is_told = True
         return (
             f"data    waited for {share:.0%} of the time ({1 / (1 - share):.1f} times as fast "
-            f"without). What would help: {self.ways}"
+            f"without). What would help: {self.ways}; all but data.workers makes another run"
         )

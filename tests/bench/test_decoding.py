@@ -1,4 +1,5 @@
 import json
+import sys
 from itertools import islice
 
 import pytest
@@ -44,6 +45,13 @@ def test_other_pixels_are_told(shards, monkeypatch):
     result = bench_decoding([shards], images=4, effort=QUICK)
     assert result["pixels"]["max"] == 1 and 0.9 < result["pixels"]["mean"] <= 1
     assert "on average, 1 at most" in decoding_table(result)
+
+
+def test_without_the_codec_the_rest_is_measured(shards, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", None)
+    result = bench_decoding([shards], images=4, effort=QUICK)
+    assert len(result["rows"]) == 2
+    assert "Not measured: decoding on the device needs nvImage" in decoding_table(result)
 
 
 def test_batches_come_back_in_order(shards):

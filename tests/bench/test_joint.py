@@ -64,6 +64,20 @@ def test_the_real_loop_is_run_on_the_shards(shards, fake_step):
     assert "| loop, 10 images in shards |" in text and result["advice"] in text
 
 
+@pytest.mark.parametrize("on_device", ["", "crop", "decode"])
+def test_the_device_may_take_work(shards, fake_step, monkeypatch, on_device):
+    taken = []
+
+    def run_loop(config, *arguments):
+        taken.extend([config.data.crop_on_device, config.data.decode_on_device])
+        return [{"images_per_second": 100.0, "data_wait": 0.2}] * 2
+
+    monkeypatch.setattr(joint, "run_loop", run_loop)
+    result = bench_joint([shards], TINY, workers=1, on_device=on_device)
+    assert taken == [on_device == "crop", on_device == "decode"]
+    assert (f"1 data workers, {on_device} on the device" in joint_table(result)) == bool(on_device)
+
+
 def test_intervals_of_the_start_are_left_out(shards, tmp_path, monkeypatch):
     """Two rounds of 5 steps behind 5 that do not count, each a row of metrics."""
     seen = {}

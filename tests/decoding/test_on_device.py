@@ -86,14 +86,69 @@ def test_without_the_library_one_line(monkeypatch):
         JpegDecoder(CPU, 3)
 
 
-def test_a_library_that_decodes_nothing_is_found_at_the_start(monkeypatch, capfd):
-    """As where nvJPEG is missing: it would say so on stderr, and leave every batch to the CPU."""
+class Codec:
+    """A library that fails as it is told to."""
 
-    def nothing(self, files):
-        os.write(2, b"Failed to load\nnvjpeg library!\n")
+    def __init__(self, fail):
+        self.fail = fail
+
+    def __getattr__(self, name):
+        return {"Decoder": self.decoder}.get(name, Codec(self.fail))
+
+    def __call__(self, *arguments, **options):
+        return self
+
+    def decoder(self, *arguments, **options):
+        self.fail()
+        return self
+
+    def decode(self, files, **options):
         return [None for _ in files]
 
-    monkeypatch.setattr(JpegDecoder, "__call__", nothing)
-    with pytest.raises(UserError, match=r"decodes no JPEG on cpu: .*Failed to load nvjpeg libr"):
+
+def broken():
+    raise RuntimeError("Could not create decoder. Code: 8")
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [
+        (
+            broken,
+            r"nvImageCodec on cpu: Could not create decoder\. Code: 8 Failed to load nvj",
+        ),
+        (lambda: None, "nvImageCodec decodes no JPEG on cpu: Failed to load nvjpeg library!"),
+    ],
+)
+def test_a_library_that_does_not_work_is_found_at_the_start(monkeypatch, capfd, fail, message):
+    """As where nvJPEG is missing: it says so on stderr when it is imported, and goes on."""
+
+    def load(name):
+        os.write(2, b"Failed to load\nnvjpeg library!\n")
+        return Codec(fail)
+
+    monkeypatch.setattr("mae.decoding.on_device.import_module", load)
+    with pytest.raises(UserError, match=message):
         JpegDecoder(CPU, 3)
     assert capfd.readouterr().err == ""
+
+
+def test_a_library_that_cannot_be_loaded_says_why(monkeypatch):
+    def load(name):
+        raise ImportError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.setattr("mae.decoding.on_device.import_module", load)
+    with pytest.raises(UserError, match=r"on cpu: libcudart\.so\.13: cannot open"):
+        JpegDecoder(CPU, 3)
+
+
+def test_a_device_that_fails_later_is_an_error_of_ours(picture):
+    decoder = JpegDecoder(CPU, 3)
+
+    class Full:
+        def decode(self, files, **options):
+            raise RuntimeError("out of memory")
+
+    decoder.decoder = Full()
+    with pytest.raises(UserError, match="nvImageCodec on cpu: out of memory"):
+        decoder([jpeg(picture)])

@@ -67,3 +67,9 @@ def test_only_what_would_help_is_named(settings, cores, has_gpu, ways):
 def test_fine_tuning_has_fewer_ways():
     ways = ways_to_feed(DataConfig(workers=4), 1, 8, has_gpu=True, has_labels=True)
     assert list(ways) == ["data.workers=8 (there are 8 cores)", "mae pack --resize"]
+
+
+def test_what_would_be_refused_is_not_named():
+    for data, channels in ((DataConfig(), 4), (DataConfig(bits=16), 3)):
+        ways = ways_to_feed(data, 1, 1, has_gpu=True, channels=channels)
+        assert not [way for way in ways if "decode_on_device" in way]

@@ -6,11 +6,13 @@ import torch
 from PIL import Image
 
 from mae.config import Config
+from mae.data.decoded import CropDecoder
 from mae.data.device_crop import Crops, resize_crops
-from mae.data.encoded import CropDecoder, Encoded
+from mae.data.encoded import Encoded
 from mae.data.loader import Batch, Slices
 from mae.data.training_data import open_training_data
 from mae.decoding.on_device import JpegDecoder
+from mae.errors import UserError
 
 SIZE = (16, 16)
 CPU = torch.device("cpu")
@@ -56,13 +58,13 @@ def shard(tmp_path, make_image, make_tar):
 def make(shard, tmp_path):
     """`make(key, first, last, left_out, **data)` → batches with data.KEY_on_device set."""
 
-    def batches(key, first=0, last=STEPS, left_out=(), processes=1, **data):
+    def batches(key, first=0, last=STEPS, left_out=(), processes=1, rank=0, **data):
         settings = {"train": str(shard), "workers": 0, f"{key}_on_device": True, **data}
         config = Config.model_validate(
             {"output": str(tmp_path / "run"), "data": settings, "train": {"batch_size": BATCH}}
         )
         config, training = open_training_data(config)
-        slices = Slices(BATCH, processes, processes - 1, 1)
+        slices = Slices(BATCH, processes, rank, 1)
         return list(training.batches(config, slices, SIZE, first, last, left_out, CPU))
 
     return batches
@@ -93,7 +95,7 @@ def test_batches_are_those_of_our_decoder(make, workers):
 
 @pytest.mark.parametrize(
     "position",
-    [{"first": 2}, {"left_out": {2, 3}}, {"processes": 2}, {"repeats": 3}],
+    [{"first": 2}, {"left_out": {2, 3}}, {"processes": 2, "rank": 1}, {"repeats": 3}],
     ids=str,
 )
 def test_from_any_position(make, position):
@@ -116,10 +118,38 @@ def test_views_of_an_image_share_its_file(make, monkeypatch):
     assert len(batch.image) == len(batch.views) == BATCH
 
 
-def test_what_only_the_device_refuses_is_decoded_by_the_cpu(make, monkeypatch):
-    expected = make("crop")
-    monkeypatch.setattr(CropDecoder, "__call__", lambda self, batch: None)
-    assert all(map(same, make("decode"), expected))
+class Inverting(JpegDecoder):
+    """A device with pixels of its own, that refuses most JPEGs of an even number of bytes."""
+
+    def __call__(self, files):
+        images = super().__call__(files)
+        return [
+            None if image is None or (len(file) % 2 == 0 and len(file) > 700) else 255 - image
+            for file, image in zip(files, images, strict=True)
+        ]
+
+
+def test_what_only_the_device_refuses_is_decoded_by_the_cpu(make, shard, monkeypatch):
+    """That image alone: no other's pixels depend on who is beside it, here or elsewhere."""
+    monkeypatch.setattr("mae.data.decoded.JpegDecoder", Inverting)
+    alone = make("decode")
+    halves = [make("decode", processes=2, rank=rank) for rank in range(2)]
+    views = torch.cat([images_of(batch) for batch in alone])
+    together = [torch.cat([images_of(a), images_of(b)]) for a, b in zip(*halves, strict=True)]
+    assert torch.equal(views, torch.cat(together))
+    by_cpu = torch.cat([images_of(batch) for batch in make("crop")])
+    same_pixels = (views == by_cpu).flatten(1).all(1)
+    assert 0.1 < same_pixels.float().mean() < 0.9
+    assert {one.sample for batch in alone for one in batch.bad} == {9, 11}
+
+
+def test_a_device_that_fails_is_told(make, monkeypatch):
+    def fail(self, files):
+        raise UserError("nvImageCodec on cuda:0: out of memory")
+
+    monkeypatch.setattr("mae.data.decoded.JpegDecoder.__call__", fail)
+    with pytest.raises(UserError, match="out of memory"):
+        make("decode")
 
 
 def test_an_image_of_another_size_than_its_header_tells_is_refused(make, monkeypatch):
