@@ -34,8 +34,10 @@ def assert_as_pillow(images, views, size):
     assert ours.dtype == torch.uint8 and ours.shape == (len(views), 3, *size)
     for image, view, mine in zip(images, views, ours, strict=True):
         far = (mine.int() - by_pillow(image, view, size).int()).abs().float()
-        # Ties of enlargements go either way, and a second pass may double that.
-        assert far.mean() <= 0.05 and far.max() <= 2, view
+        # Ties of enlargements go either way, and a second pass may double that; where all comes
+        # from a few pixels, one tie is in many places.
+        few = view.height * view.width < 32
+        assert far.mean() <= (0.25 if few else 0.05) and far.max() <= 2, view
 
 
 @st.composite
