@@ -45,17 +45,16 @@ class CropDecoder:
     def _images(self, encoded: Encoded) -> list[Tensor | None]:
         """[h w c] each, on the device; None where there is none of the size its header told."""
         images: list[Tensor | None] = [None] * len(encoded.table)
-        files, numbers = [], []
+        files, wanted = [], []
         for number, (part, height, width, is_jpeg) in enumerate(_parts(encoded)):
             if is_jpeg:
                 files.append(part.numpy())
-                numbers.append(number)
+                wanted.append((number, [height, width, encoded.channels]))
             else:
                 pixels = part.view(height, width, encoded.channels)
                 images[number] = pixels.to(self.device, non_blocking=True)
-        sizes = encoded.table[:, 1:3].tolist()
-        for number, image in zip(numbers, self.decode(files), strict=True):
-            if image is not None and list(image.shape) == [*sizes[number], encoded.channels]:
+        for (number, shape), image in zip(wanted, self.decode(files), strict=True):
+            if image is not None and list(image.shape) == shape:
                 images[number] = image
         return images
 
@@ -82,7 +81,7 @@ def _cut(encoded: Encoded, images: list[Tensor | None], device: torch.device) ->
     return Crops(pixels, heights, widths, flips.bool(), encoded.channels)
 
 
-def samples_of(batch: Batch, images: list[int]) -> set[int]:
+def _samples_of(batch: Batch, images: list[int]) -> set[int]:
     """Samples of some of the images of a batch that is encoded."""
     assert isinstance(batch.images, Encoded)
     rows = zip(batch.images.image.tolist(), batch.samples.tolist(), strict=True)
@@ -108,7 +107,7 @@ def decoded_batches(
     def finish(index: range, batch: Batch, coming: Future[Decoded]) -> Batch:
         found, by_cpu = coming.result(), set[int]()
         while found.crops is None:
-            by_cpu |= samples_of(batch, found.refused)
+            by_cpu |= _samples_of(batch, found.refused)
             batch = views.stored(index, by_cpu)
             found = decode(batch).result()
         return batch._replace(images=found.crops)

@@ -30,7 +30,7 @@ class Encoding:
     def __init__(self, channels: int) -> None:
         self.channels = channels
         self.last: Tensor | JpegFile | None = None
-        self.parts: list[Tensor] = []
+        self.parts: list[bytes | bytearray | memoryview] = []
         self.table: list[tuple[int, int, int, bool]] = []
         self.image: list[int] = []
         self.views: list[View] = []
@@ -46,18 +46,16 @@ class Encoding:
 
     def _add_image(self, image: Tensor | JpegFile) -> None:
         _, height, width = image.shape
-        if isinstance(image, JpegFile):
-            part = torch.frombuffer(bytearray(image.data), dtype=torch.uint8)
-        else:
-            part = image.permute(1, 2, 0).flatten()
+        is_jpeg = isinstance(image, JpegFile)
+        part = image.data if is_jpeg else image.permute(1, 2, 0).flatten().numpy().data
         self.parts.append(part)
         self.end += len(part)
-        self.table.append((self.end, height, width, isinstance(image, JpegFile)))
+        self.table.append((self.end, height, width, is_jpeg))
 
     def batch(self) -> Encoded:
         """All that was added."""
         return Encoded(
-            torch.cat(self.parts),
+            torch.frombuffer(bytearray().join(self.parts), dtype=torch.uint8),
             torch.tensor(self.table),
             torch.tensor(self.image),
             torch.tensor(self.views),

@@ -1,6 +1,6 @@
 """The training data as the settings describe it: manifest, order, cache, batches."""
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,15 +56,12 @@ class TrainingData(NamedTuple):
         last: int,
         left_out: Container[int] = (),
         device: torch.device = CPU,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """The micro-batches of a process for the steps in [first, last) but those `left_out`.
 
         `device` decodes them where data.decode_on_device asks for it.  Raises UserError,
         SampleError, StorageError as the samples are met, WorkerDied.
         """
-        decoder = (
-            CropDecoder(device, config.model.in_chans) if config.data.decode_on_device else None
-        )
         views = TrainingViews(
             self.manifest,
             self.order,
@@ -84,8 +81,9 @@ class TrainingData(NamedTuple):
             ahead=min(MOST_AHEAD, int(in_window / slices.device_batch) + 1),
         )
         made = batches(views, positions, config.data.workers)
-        if decoder is None:
+        if not config.data.decode_on_device:
             return made
+        decoder = CropDecoder(device, config.model.in_chans)
         return decoded_batches(made, slices.micro_batches(first, last, left_out), views, decoder)
 
 

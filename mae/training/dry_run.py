@@ -3,7 +3,6 @@
 import copy
 import shutil
 import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -135,8 +134,7 @@ def read_for_a_while(
         # The first one's time is that of starting workers, too: it counts where it is all there is.
         seconds = (time.perf_counter() - began) / count if count else first_took
     finally:
-        if isinstance(micro_batches, Generator):
-            micro_batches.close()  # and its workers with it
+        micro_batches.close()  # and its workers with it
     return Reading(first, plan.slices.device_batch * plan.slices.num_processes / seconds, bad)
 
 

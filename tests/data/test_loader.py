@@ -453,7 +453,7 @@ def test_a_stream_given_up_leaves_no_workers(manifest):
     items = batches(training_views(manifest), [range(4)] * 50, workers=2)
     next(items)
     assert len(workers_left()) == 2
-    items.close()  # pyrefly: ignore  # a generator
+    items.close()
     assert not workers_left()
 
 
