@@ -30,12 +30,12 @@ else
     mode=compile peers_batch=128 joint_batch=256 photographs=4096
 fi
 
-# Name, then the arguments of `mae bench`; a part that fails or runs out of time stops no other.
+# Name, then the program and its arguments; a part that fails or runs out of time stops no other.
 part() {
     local name=$1 left=$((DEADLINE - SECONDS))
     shift
     echo "== $name ($SECONDS s)"
-    if [ $left -gt 0 ] && timeout $left "$PYTHON" -m mae bench "$@" "${common[@]}" \
+    if [ $left -gt 0 ] && timeout $left "$PYTHON" -m "$@" "${common[@]}" \
         --out "$work/$name.json" 2>"$work/$name.log"; then
         return
     fi
@@ -51,23 +51,23 @@ make_shards >"$work/shards.log" 2>&1 & # while the first models are compiled
 shards=$!
 
 step() {
-    part "step-$1" step --models "$1" --batch-sizes "${sizes[@]}" --modes "${modes[@]}" \
+    part "step-$1" mae bench step --models "$1" --batch-sizes "${sizes[@]}" --modes "${modes[@]}" \
         --decoder-depths "${depths[@]}" --plot "$OUT/step-$1.png"
 }
 peers() {
-    part "peers-$1" peers --models "$1" --batch-sizes $peers_batch --modes "${modes[@]}" \
+    part "peers-$1" benchmarks.peers --models "$1" --batch-sizes $peers_batch --modes "${modes[@]}" \
         --decoder-depth "${depths[0]}"
 }
 for model in "${models[@]::2}"; do step "$model"; done
 wait $shards || cat "$work/shards.log"
 joint() {
-    part "joint${1:+-$1}" joint "$work/shards/*.tar" --model "${models[0]}" \
+    part "joint${1:+-$1}" mae bench joint "$work/shards/*.tar" --model "${models[0]}" \
         --batch-size $joint_batch --decoder-depth "${depths[0]}" --mode $mode ${1:+--on-device "$1"}
 }
 joint ""
 for model in "${models[@]::2}"; do peers "$model"; done
 one() {
-    part "$1" "$1" --model "${models[0]}" --batch-size $peers_batch --mode $mode \
+    part "$1" mae bench "$1" --model "${models[0]}" --batch-size $peers_batch --mode $mode \
         --decoder-depth "${depths[0]}"
 }
 timeout $((DEADLINE > SECONDS ? DEADLINE - SECONDS : 1)) \

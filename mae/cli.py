@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from mae import __version__
 from mae.errors import RunFailed, UserError
 from mae.options.bench import add_bench_commands
-from mae.options.classifier import add_classifier_commands
 from mae.options.data import add_data_commands
 from mae.options.evaluation import add_evaluation_commands
 from mae.options.export import add_export_commands
@@ -22,7 +21,7 @@ from mae.options.trained_probes import add_trained_probe_commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong use."""
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ("pretrain", "finetune"):  # their settings are no options of ours
         if "--supervise" in argv:
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     module = importlib.import_module(f"mae.commands.{args.module}")
     try:
-        getattr(module, args.command)(args)
+        code: int | None = getattr(module, args.command)(args)
         sys.stdout.flush()  # here, where a reader that is gone can still be told of
     except BrokenPipeError:  # `mae index … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -49,13 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nmae: interrupted", file=sys.stderr)
         return 1
-    return 0
+    return code or 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     parser = argparse.ArgumentParser(
-        prog="mae", description="Masked Autoencoder pretraining of Vision Transformers."
+        prog="mae",
+        description="Pretraining on your own unlabelled images: masked autoencoders first.",
     )
     parser.add_argument("--version", action="version", version=f"mae {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -67,7 +67,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_picture_commands(commands)
     add_export_commands(commands)
     add_evaluation_commands(commands)
-    add_classifier_commands(commands)
     add_trained_probe_commands(commands)
     return parser
 

@@ -1,4 +1,6 @@
-"""Every setting of a pretraining run: name, type, default (= the paper's recipe), meaning.
+"""Settings that every run has: name, type, default (= the paper's recipe), meaning.
+
+An objective declares further ones: see `mae.objectives`.
 
 YAML files and the command line are read by `mae.settings`.
 """
@@ -6,7 +8,7 @@ YAML files and the command line are read by `mae.settings`.
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from mae.section import (
     Fraction,
@@ -41,7 +43,7 @@ class DataConfig(Section):
     mixture: tuple[Part, ...] = ()
     """instead of train: [{shards: …, weight: 2}, {shards: …}]; an epoch: as many as all have"""
     val: Shards = ()
-    """held-out tars for the reconstruction panels (none: panels show training images)"""
+    """held-out tars for panels and measurements (none: panels show training images)"""
     index_dir: Path | None = None
     """where indexes are cached (default: .mae-index beside the shards; ~/.cache/mae/index)"""
     cache_dir: Path = Path("~/.cache/mae/shards")
@@ -61,6 +63,10 @@ class DataConfig(Section):
     """views of an image per decoding, each a sample of its own: less decoding, less variety"""
     max_bad: NonNegative = 100
     """different images that may turn out unreadable (and are replaced) before the run stops"""
+    img_size: Size | None = None
+    """pixels, one number or [height, width] (default: the encoder's)"""
+    in_chans: Positive = 3
+    """image channels"""
     bits: Literal[8, 16] = 8
     """bits a channel: 16 keeps 16-bit images as they are"""
     crop_on_device: bool = False
@@ -85,35 +91,6 @@ class DataConfig(Section):
     """decoding processes per training process (0: decode in the training process)"""
 
 
-class ModelConfig(Section):
-    """Encoder by its timm name, decoder by three numbers."""
-
-    encoder: str = "vit_base_patch16_224"
-    """a plain Vision Transformer of timm"""
-    encoder_kwargs: dict[str, float | int | bool] = Field(default_factory=dict)
-    """further arguments for timm.create_model, such as embed_dim, depth, num_heads"""
-    img_size: Size | None = None
-    """pixels, one number or [height, width] (default: the encoder's)"""
-    patch_size: Positive | None = None
-    """pixels (default: the encoder's)"""
-    in_chans: Positive = 3
-    """image channels"""
-    mask_ratio: Fraction = 0.75
-    """share of the patches that is hidden"""
-    norm_pix_loss: bool = True
-    """predict pixels normalised within each patch"""
-    decoder_embed_dim: Positive = 512
-    """decoder width"""
-    decoder_depth: Positive = 8
-    """decoder blocks"""
-    decoder_num_heads: Positive = 16
-    """decoder attention heads"""
-    decoder_attention: Literal["joint", "cross"] = "joint"
-    """joint: all tokens attend to all (MAE); cross: hidden patches to visible ones (CrossMAE)"""
-    prediction_ratio: Fraction = 0.0
-    """cross: share of all patches that is predicted in a step (0: every hidden one)"""
-
-
 class InitConfig(Section):
     """Weights to start from, instead of random ones."""
 
@@ -125,9 +102,40 @@ class InitConfig(Section):
     """interpolate position embeddings of another image or patch size (as timm does)"""
 
 
-class OptimConfig(Section):
-    """AdamW, linear warm-up, cosine."""
+OptimizerName = Literal[
+    "adabelief",
+    "adadelta",
+    "adam",
+    "adamax",
+    "adamw",
+    "adan",
+    "adanw",
+    "lamb",
+    "lambc",
+    "lambcw",
+    "lambw",
+    "larc",
+    "lars",
+    "lion",
+    "momentum",
+    "nadamw",
+    "nlarc",
+    "nlars",
+    "radabelief",
+    "radam",
+    "radamw",
+    "rmsprop",
+    "sgd",
+    "sgdw",
+]
+"""those of timm that resume bit for bit, can be sharded, and skip a step on the device"""
 
+
+class OptimConfig(Section):
+    """Optimizer, linear warm-up, cosine."""
+
+    name: OptimizerName = "adamw"
+    """optimizer, by timm's name (sgd: Nesterov's momentum; momentum: SGD without it)"""
     blr: Rate = 1.5e-4
     """base learning rate per 256 images of a step"""
     lr: Rate | None = None
@@ -137,36 +145,13 @@ class OptimConfig(Section):
     warmup_epochs: Rate = 40.0
     """epochs of linear warm-up from 0"""
     weight_decay: Rate = 0.05
-    """decoupled weight decay; none on biases, norms and tokens"""
+    """weight decay, decoupled in AdamW; none on biases, norms and tokens"""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    """AdamW's moments"""
+    """decays of the first and second moment; the first is the momentum of SGD, LARS and RMSprop"""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """AdamW's epsilon"""
-
-
-class FinetuneConfig(Section):
-    """Only for objective: classifier (`mae finetune`, which knows the recipe for each size)."""
-
-    num_classes: NonNegative = 0
-    """classes (0: as many as the training labels go up to)"""
-    global_pool: Literal["avg", "token"] = "avg"
-    """what the classifier reads: the normalised mean of the patch tokens, or the class token"""
-    layer_decay: Share = 0.65
-    """the learning rate of each layer, as a share of the next one's"""
-    drop_path: Fraction = 0.1
-    """probability of skipping the last block for a sample; falls linearly to 0 at the first"""
-    label_smoothing: Fraction = 0.1
-    """share of the target that is spread over all classes"""
-    mixup: Rate = 0.8
-    """alpha of mixup (0: none)"""
-    cutmix: Rate = 1.0
-    """alpha of cutmix (0: none); each batch is mixed in one of the two ways"""
-    rand_augment: Text = "rand-m9-mstd0.5-inc1"
-    """timm's name for a policy of RandAugment ("": none); for 8-bit colour images"""
-    random_erasing: Fraction = 0.25
-    """probability that a box of an image is filled with noise"""
-    ema: Fraction = 0.0
-    """decay of a moving average of the weights, which is then what is evaluated (0: none)"""
+    """what keeps the optimizer from dividing by 0"""
+    clip_grad: Rate = 0.0
+    """largest norm of the gradient; longer ones are scaled down (0: never)"""
 
 
 class TrainConfig(Section):
@@ -197,10 +182,12 @@ class TrainConfig(Section):
     """newest checkpoints that are kept"""
     keep_every: NonNegative = 0
     """checkpoints at multiples of so many steps are kept for good (0: none)"""
+    ema: Fraction = 0.0
+    """decay of a moving average of the weights, which is then evaluated and exported (0: none)"""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
     """a process that the others wait for longer ends the run"""
     seed: Seed = 0
-    """of initialisation, order, crops and masks"""
+    """of initialisation, order, crops and noise"""
 
 
 class GuardConfig(Section):
@@ -222,7 +209,7 @@ class LogConfig(Section):
     every: Positive = 20
     """optimizer steps between progress lines and rows of metrics.jsonl"""
     panel_every: NonNegative = 1000
-    """optimizer steps between reconstruction panels (0: none)"""
+    """optimizer steps between panels (0: none)"""
     panel_images: Positive = 8
     """images on a panel"""
     wandb: bool = True
@@ -232,30 +219,31 @@ class LogConfig(Section):
     project: str = "mae"
     """wandb project"""
     health_every: Rate = 10.0
-    """epochs between measurements of the encoder's health on data.val (0: none)"""
+    """epochs between measurements on data.val (0: none)"""
     health_images: Positive = 1000
     """images of data.val for them, at most"""
 
 
 class Config(Section):
-    """A pretraining run."""
+    """Settings of a run; `mae.objectives.registry.config_type` adds an objective's own."""
 
     output: str = ""
     """the run's folder (default: runs/ and the name of the YAML file)"""
-    objective: Literal["mae", "classifier"] = "mae"
-    """what is learned: masked autoencoding, or classes from labels (`mae finetune`)"""
+    objective: str = "mae"
+    """what is learned"""
     data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    model: SerializeAsAny[Section] = Section()
     init: InitConfig = InitConfig()
-    finetune: FinetuneConfig = FinetuneConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
     log: LogConfig = LogConfig()
 
 
-SECTIONS: dict[str, type[Section]] = {
-    name: field.annotation
-    for name, field in Config.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-}
+def sections(config: type[Config]) -> dict[str, type[Section]]:
+    """The sections of settings, by name."""
+    return {
+        name: field.annotation
+        for name, field in config.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+    }

@@ -12,22 +12,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mae.commands.classifier import evaluate_run
 from mae.config import Config
-from mae.device import choose_device
 from mae.errors import RunFailed, UserError
 from mae.exits import DONE, FAILED, WRONG_USE
-from mae.recipes import finetune_settings, recipe_for
-from mae.settings import describe_settings, flatten
-from mae.start import start
+from mae.objectives.registry import declarations
+from mae.setting_help import describe_settings
+from mae.training.start import start
+
+COMMAND = "mae finetune"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
+    (trained,) = declarations(COMMAND)
     parser = argparse.ArgumentParser(
-        prog="mae finetune",
+        prog=COMMAND,
         description=__doc__,
-        epilog=(_describe_recipe() + describe_settings()).replace("%", "%%"),
+        epilog=(trained.describe_recipe() + describe_settings(COMMAND)).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", type=Path, help="run folder of a pretraining, or a YAML file")
@@ -35,34 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, run one step, estimate the time"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     configs: list[Config] = []
 
     def load() -> Config:
-        configs.append(finetune_settings(args.source, args.settings))
+        configs.append(trained.settings(args.source, args.settings))
         return configs[0]
 
     code = start(load, args.dry_run)
     is_first = os.environ.get("RANK", "0") == "0"
     if code == DONE and not args.dry_run and is_first and configs[0].data.val:
-        return _judge(configs[0])
+        return _evaluate(configs[0])
     return code
 
 
-def _describe_recipe() -> str:
-    """For --help: what goes before the defaults, which are pretraining's."""
-    values = flatten(recipe_for("vit_base_patch16_224"))
-    told = "\n".join(f"  {key} = {value}" for key, value in values.items())
-    return (
-        f"recipe (for vit_base; large and huge have their own optim.blr, train.epochs,\n"
-        f"finetune.layer_decay and finetune.drop_path):\n\n{told}\n\n"
-        "all settings (section.key = default, where neither the recipe nor SOURCE says otherwise):"
-        "\n\n"
-    )
+def _evaluate(config: Config) -> int:
+    """Evaluate the last checkpoint on data.val; the exit code."""
+    from mae.commands.evaluate import evaluate_run
+    from mae.device import choose_device
 
-
-def _judge(config: Config) -> int:
-    """The last checkpoint on data.val; returns the exit code."""
     folder = Path(config.output)
     out, workers = folder / "evaluation.json", config.data.workers
     try:

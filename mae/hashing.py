@@ -29,6 +29,7 @@ class Stream(IntEnum):
     REPLACEMENT = 7
     STATISTICS = 8
     AUGMENT = 9
+    AFTER_STEP = 10
 
 
 def mix(words: Words) -> Words:

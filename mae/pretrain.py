@@ -9,8 +9,11 @@ from collections.abc import Sequence
 
 from mae.config import Config
 from mae.errors import UserError
-from mae.settings import describe_settings, load_config
-from mae.start import start
+from mae.setting_help import describe_settings
+from mae.settings import load_config
+from mae.training.start import start
+
+COMMAND = "mae pretrain"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mae pretrain",
         description=__doc__,
-        epilog="settings (section.key = default):\n\n" + describe_settings().replace("%", "%%"),
+        epilog="settings (section.key = default):\n\n"
+        + describe_settings(COMMAND).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="YAML file of settings, such as configs/*.yaml")
@@ -29,15 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--supervise", action="store_true", help="relaunch after crashes (`mae pretrain` only)"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
 
     def load() -> Config:
         if args.supervise:
             raise UserError("--supervise: mae pretrain --supervise …, or python -m mae.supervise …")
-        config = load_config(args.config, args.settings)
-        if config.objective == "classifier":
-            raise UserError("objective: classifier: mae finetune trains it")
-        return config
+        return load_config(args.config, args.settings, command=COMMAND)
 
     return start(load, args.dry_run)
 

@@ -1,6 +1,7 @@
 """What the settings of `mae.config` are made of: sections, and types with their ranges."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -45,3 +46,19 @@ class Section(BaseModel):
         allow_inf_nan=False,
         serialize_by_alias=True,
     )
+
+
+def keys_of(section: type[Section]) -> list[str]:
+    """As they are written in YAML."""
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

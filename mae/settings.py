@@ -5,6 +5,7 @@ All mistakes are reported at once, each in a line that says where it stands.
 
 import copy
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,67 +13,72 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mae.config import SECTIONS, Config
+from mae.config import Config, sections
 from mae.contradictions import contradictions
+from mae.earlier import is_recorded, moved_keys, of_an_earlier_version, with_new_names
 from mae.errors import UserError
-from mae.section import Section
-
-FREE_ON_RESUME = (
-    "output",
-    "data.train",  # the same samples elsewhere: the checkpoint's fingerprint decides
-    "data.val",
-    "data.workers",
-    "data.index_dir",
-    "data.cache_dir",
-    "data.cache_gb",
-    "data.allow_pipe",
-    "data.max_bad",
-    "train.attention",
-    "train.compile",
-    "train.grad_checkpointing",
-    "train.max_device_batch",
-    "train.num_processes",
-    "train.checkpoint_every",
-    "train.keep_last",
-    "train.epochs",  # more of them: the learning rate then follows the longer schedule
-    "train.checkpoint_minutes",
-    "train.keep_every",
-    "train.timeout_minutes",
-    "guard.max_skipped",
-    "guard.spike",
-    "guard.rollback",
-    "guard.max_rollbacks",
+from mae.objectives.registry import (
+    DEFAULT,
+    OBJECTIVES,
+    config_type,
+    declaration,
+    declarations,
 )
-"""Settings that do not decide what is learned: they may change between the starts of a run."""
+from mae.section import flatten, keys_of
+
+FEW = 5
+"""values that a message lists"""
 
 
 def load_config(
     path: str | Path | None,
     overrides: Sequence[str] = (),
     base: Mapping[str, Any] | None = None,
+    command: str | None = None,
 ) -> Config:
     """Defaults, `base` (nested), the YAML at `path`, then `section.key=value` overrides.
 
-    Raises UserError with one line per mistake.
+    `command` trains the run: an objective that another one trains is refused.  Raises UserError
+    with one line per mistake.
     """
     values: dict[str, Any] = copy.deepcopy(dict(base or {}))
     source = dict.fromkeys(flatten(values), "defaults")
     if path is not None:
         path = Path(path)
         written = read_yaml(path)
+        if is_recorded(written):
+            written = of_an_earlier_version(written, str(path))
+        written = with_new_names(written, str(path))
         source |= dict.fromkeys(flatten(written), str(path))
         _merge(values, written)
         values.setdefault("output", f"runs/{path.stem}")
-    mistakes = []
+    mistakes, spelled = [], dict[str, str]()
     for override in overrides:
-        key, equals, text = override.partition("=")
+        typed, equals, text = override.partition("=")
+        key = moved_keys().get(typed, typed)
+        if spelled.setdefault(key, typed) != typed:
+            mistakes.append(f"command line: {spelled[key]} and {typed} are one setting: give {key}")
         if not equals or not key:
             mistakes.append(f"command line: {override}: write section.key=value")
             continue
         error = _assign(values, key, _parse_value(text))
         mistakes += [f"command line: {key}: {error}"] if error else []
         source[key] = "command line"
+    if command is not None:
+        refuse_other_objectives(command, values.get("objective", DEFAULT))
     return parse_config(values, source, mistakes)
+
+
+def refuse_other_objectives(command: str, name: object) -> None:
+    """UserError unless `command` trains the objective `name`."""
+    own = [one.name for one in declarations(command)]
+    if name in own:
+        return
+    if name in OBJECTIVES:
+        raise UserError(f"objective: {name}: {declaration(str(name)).command} trains it")
+    close = difflib.get_close_matches(str(name), own, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"{command} trains {', '.join(own)}"
+    raise UserError(f"objective: no {'' if name is None else str(name)!r}, {hint}")
 
 
 def recorded_config(folder: Path) -> Config:
@@ -86,7 +92,13 @@ def recorded_config(folder: Path) -> Config:
         raise UserError(f"{path}: not readable: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a config")
-    return parse_config(values, dict.fromkeys(flatten(values), str(path)))
+    return read_settings(values, str(path))
+
+
+def read_settings(values: dict[str, Any], where: str) -> Config:
+    """All settings of a run, as this or an earlier version wrote them; `where` is for messages."""
+    values = of_an_earlier_version(values, where)
+    return parse_config(values, dict.fromkeys(flatten(values), where))
 
 
 def parse_config(
@@ -95,16 +107,24 @@ def parse_config(
     """Check `values` (nested); `source` says where each dotted key was written."""
     lines = list(mistakes)
     config = None
+    kind: type[Config] = Config
     try:
-        config = Config.model_validate(values)
+        kind = config_type(str(values.get("objective", DEFAULT)))
+    except UserError as error:
+        lines.append(f"{_source_of('objective', source)}: {error}")
+        # What is left can be checked: the sections that every objective has.
+        common = sections(Config).keys() - {"model"} | {"output"}
+        values = {key: value for key, value in values.items() if key in common}
+    try:
+        config = kind.model_validate(_with_defaults(kind, values))
     except ValidationError as error:
         # The first complaint about a key is enough: a union has one for each of its types.
-        explained = dict(map(_explain, reversed(error.errors())))
+        explained = dict(_explain(one, kind) for one in reversed(error.errors()))
         lines += [
             f"{_source_of(location, source)}: {location}: {explained[location]}"
             for location in reversed(explained)
         ]
-    if config is not None:
+    if config is not None and kind is not Config:
         lines += [
             f"{_source_of(location, source)}: {location}: {message}"
             for location, message in contradictions(config)
@@ -117,50 +137,6 @@ def parse_config(
 def dump_config(config: Config) -> str:
     """The resolved settings as YAML that `load_config` reads back to the same."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def differing_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
-    """`key: old → new` for what changed: what a resumed run must not change, and what it may."""
-    before, after = (flatten(c.model_dump(mode="json")) for c in (old, new))
-    measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
-    if not new.finetune.num_classes:
-        measured.add("finetune.num_classes")
-    decisive, free = [], []
-    for key in dict.fromkeys([*before, *after]):
-        if before.get(key) != after.get(key) and key not in measured:
-            is_free = key in FREE_ON_RESUME or key.startswith("log.")
-            (free if is_free else decisive).append(f"{key}: {before.get(key)} → {after.get(key)}")
-    return decisive, free
-
-
-def describe_settings() -> str:
-    """All settings with default and meaning, for --help."""
-    lines = []
-    for key in ("output", "objective"):
-        field = Config.model_fields[key]
-        lines.append(f"{key} = {field.default!r}\n      {field.description}")
-    for name, section in SECTIONS.items():
-        lines += [f"{name}:  {section.__doc__}"]
-        for key, field in section.model_fields.items():
-            default = field.get_default(call_default_factory=True)
-            lines.append(f"  {name}.{field.alias or key} = {default}\n      {field.description}")
-    return "\n".join(lines)
-
-
-def keys_of(section: type[Section]) -> list[str]:
-    """As they are written in YAML."""
-    return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 class _Loader(yaml.SafeLoader):
@@ -191,14 +167,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a config: write sections such as `model:`")
     # A section whose lines are all commented out is None to YAML.
-    return {k: {} if v is None and k in SECTIONS else v for k, v in values.items()}
+    plain = ("output", "objective")
+    return {k: {} if v is None and k not in plain else v for k, v in values.items()}
 
 
 def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
     """Sections key by key; everything else is replaced."""
     for key, value in newer.items():
         own = values.get(key)
-        if key in SECTIONS and isinstance(own, dict) and isinstance(value, Mapping):
+        if isinstance(own, dict) and isinstance(value, Mapping):
             own.update(value)
         else:
             values[key] = value
@@ -225,6 +202,15 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:
     return None
 
 
+def _with_defaults(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` above what the objective has instead of the core's defaults."""
+    name = values.get("objective", DEFAULT)
+    defaults = {} if kind is Config else declaration(str(name)).defaults
+    merged: dict[str, Any] = {section: dict(own) for section, own in defaults.items()}
+    _merge(merged, values)
+    return merged
+
+
 def _source_of(location: str, source: Mapping[str, str]) -> str:
     for key, where in reversed(list(source.items())):
         if location == key or location.startswith(f"{key}.") or key.startswith(f"{location}."):
@@ -232,18 +218,23 @@ def _source_of(location: str, source: Mapping[str, str]) -> str:
     return "defaults"
 
 
-def _explain(error: Any) -> tuple[str, str]:
+def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
     """A pydantic error as (dotted key, message in plain words)."""
     keys = [str(part) for part in error["loc"]]
-    section = SECTIONS.get(keys[0])
+    section = sections(config).get(keys[0])
     if error["type"] == "extra_forbidden":
-        known = keys_of(section if section and len(keys) > 1 else Config)
+        known = keys_of(section if section and len(keys) > 1 else config)
         close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         return ".".join(keys), f"unknown key, {hint}"
     key = ".".join(keys[: 2 if section else 1])
     if key == "model.encoder_kwargs" and len(keys) > 2:
         key += f".{keys[2]}"
+    if error["type"] == "literal_error" and isinstance(error["input"], str):
+        known = re.findall(r"'(\w+)'", error["ctx"]["expected"])
+        close = difflib.get_close_matches(error["input"].lower(), known, n=1)
+        if close and len(known) > FEW:
+            return key, f"{error['input']!r} is unknown, did you mean {close[0]}?"
     if error["type"] == "model_type":
         return key, f"{error['input']!r} should be settings, each on a line below it"
     message = error["msg"]

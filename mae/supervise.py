@@ -34,7 +34,7 @@ from mae.exits import (
     read_exit,
 )
 from mae.family import Family
-from mae.recipes import finetune_settings
+from mae.objectives.registry import declarations
 from mae.settings import load_config
 
 LONGEST_DELAY = 600.0
@@ -73,7 +73,8 @@ def run_folder(command: Sequence[str]) -> Path:
             continue
         if words := [word for word in command[i + 1 :] if not word.startswith("-")]:
             if kind == "finetune":
-                return Path(finetune_settings(Path(words[0]), words[1:]).output)
+                (trained,) = declarations("mae finetune")
+                return Path(trained.settings(Path(words[0]), words[1:]).output)
             return Path(load_config(words[0], words[1:]).output)
     raise UserError(
         "supervise: the command has neither `-m mae.pretrain CONFIG` nor `-m mae.finetune SOURCE` "

@@ -1,12 +1,13 @@
 """Panels: original, masked, reconstruction, side by side."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mae.models.mae import MaskedAutoencoder
+from mae.objectives.base import Objective
 
 GAP = 4
 TITLE = 20
@@ -15,21 +16,24 @@ HIDDEN = 0.5
 
 
 def reconstruction_panel(
-    model: MaskedAutoencoder, images: Tensor, seeds: Tensor, title: str = ""
+    objective: Objective, images: Tensor, seeds: Tensor, title: str = ""
 ) -> Image.Image:
     """Rows of (original | masked | reconstruction) for integer `images` [b c h w].
 
-    `seeds` [b] fix the masks.  Reconstructions are de-normalised, visible patches pasted in.
-    16-bit images are shown from their darkest to their brightest hundredth.
+    Where nothing is hidden: (original | reconstruction | error), the error as its size.  `seeds`
+    [b] fix the noise.  16-bit images are shown from their darkest to their brightest hundredth.
     """
-    training = model.training
-    model.eval()
-    split = model.draw(images, seeds)
-    pasted, mask = model.reconstruct(images, split)
-    model.train(training)
-    original, pasted = displayable(images), displayable(images, pasted)
-    masked = original * (1 - mask) + HIDDEN * mask
-    columns = {"original": original, "masked": masked, "reconstruction": pasted}
+    training = objective.training
+    objective.eval()
+    reconstruct: Any = objective.reconstruct
+    pasted, mask = reconstruct(images, objective.draw(images, seeds))
+    objective.train(training)
+    original, shown = displayable(images), displayable(images, pasted)
+    if mask is None:
+        columns = {"original": original, "reconstruction": shown, "error": (shown - original).abs()}
+    else:
+        masked = original * (1 - mask) + HIDDEN * mask
+        columns = {"original": original, "masked": masked, "reconstruction": shown}
     return tile(columns, title)
 
 

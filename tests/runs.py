@@ -18,12 +18,11 @@ TINY = """\
 model:
   encoder: vit_tiny_patch16_224
   encoder_kwargs: {embed_dim: 32, depth: 2, num_heads: 2}
-  img_size: 16
   patch_size: 4
   decoder_embed_dim: 16
   decoder_depth: 1
   decoder_num_heads: 2
-data: {workers: 0, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
+data: {img_size: 16, workers: 0, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
 optim: {lr: 2.0e-3, warmup_epochs: 1}
 train: {epochs: 4, batch_size: 8, checkpoint_every: 4}
 log: {every: 1, panel_every: 0, wandb: false}
@@ -41,6 +40,11 @@ def write_config(folder: Path, shards: str) -> Path:
 
 def command(config: Path, *settings: str, processes: int = 1) -> list[str]:
     """The command line that a person types."""
+    return launched("mae.pretrain", str(config), *settings, processes=processes)
+
+
+def launched(module: str, *words: str, processes: int = 1) -> list[str]:
+    """The command line of a module, on as many processes."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "accelerate.commands.launch", "--multi_gpu"]
@@ -53,7 +57,7 @@ def command(config: Path, *settings: str, processes: int = 1) -> list[str]:
             "--main_process_port",
             "0",
         ]
-    return [*launcher, "-m", "mae.pretrain", str(config), *settings]
+    return [*launcher, "-m", module, *words]
 
 
 def launch(config: Path, *settings: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
@@ -69,9 +73,14 @@ def launch(config: Path, *settings: str, processes: int = 1) -> subprocess.Compl
 
 def launch_and_kill(config: Path, *settings: str, after_step: int, processes: int = 1) -> None:
     """Run until metrics.jsonl tells of `after_step`, then kill −9 every process."""
-    metrics = config.parent / "run" / "metrics.jsonl"
+    words = command(config, *settings, processes=processes)
+    run_and_kill(words, config.parent / "run" / "metrics.jsonl", after_step, processes > 1)
+
+
+def run_and_kill(words: list[str], metrics: Path, after_step: int, is_launcher: bool) -> None:
+    """Run a command line until `metrics` tells of `after_step`, then kill −9 every process."""
     process = subprocess.Popen(
-        command(config, *settings, processes=processes),
+        words,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=environment(),
@@ -85,7 +94,7 @@ def launch_and_kill(config: Path, *settings: str, after_step: int, processes: in
     finally:
         launcher = psutil.Process(process.pid)
         launcher.suspend()  # else it tidies up; its processes lead sessions of their own
-        family = [launcher, *(launcher.children(recursive=True) if processes > 1 else [])]
+        family = [launcher, *(launcher.children(recursive=True) if is_launcher else [])]
         for member in family:
             member.kill()
         process.wait()

@@ -28,16 +28,16 @@ PATIENCE = 120
 TOLD = '''
 """mae.pretrain; every process tells of each step's samples, by their numbers, before it is made."""
 import json, os, sys
-import mae.loop
+import mae.training.step
 from mae.pretrain import main
 from mae.training.meter import Meter
 
 file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-forward, end_step, samples = mae.loop.forward, Meter.end_step, []
+forward, end_step, samples = mae.training.step.forward, Meter.end_step, []
 
-def forward_told(model, objective, feed, batch):
+def forward_told(learner, batch, progress):
     samples.extend(batch.samples.tolist())
-    return forward(model, objective, feed, batch)
+    return forward(learner, batch, progress)
 
 def end_step_told(self, step, norm):
     row = {"life": int(sys.argv[2]), "step": step, "rank": int(os.environ.get("RANK", "0"))}
@@ -45,7 +45,7 @@ def end_step_told(self, step, norm):
     samples.clear()
     return end_step(self, step, norm)
 
-mae.loop.forward, Meter.end_step = forward_told, end_step_told
+mae.training.step.forward, Meter.end_step = forward_told, end_step_told
 sys.exit(main(sys.argv[3:]))
 '''
 

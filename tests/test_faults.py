@@ -22,11 +22,11 @@ from mae.pretrain import main
 from mae.training import saver, signals
 from mae.training.checkpoint import _stamp, read_position, seal
 from mae.training.control import Control
+from mae.training.evaluator import Evaluator
 from mae.training.quarantine import Quarantine
 from mae.training.run import Run
 from mae.training.saver import Saver
 from mae.training.tracking import Tracker
-from mae.watching import Watcher
 from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
 from tests.servers import body, stall, web_server
 from tests.waiting import wait_for
@@ -121,7 +121,7 @@ PLACES = [
     (Tracker, "__init__"),
     (Saver, "__init__"),
     (Control, "__init__"),
-    (Watcher, "__init__"),
+    (Evaluator, "__init__"),
     (Run, "write_start"),
 ]
 
@@ -188,7 +188,9 @@ def test_sigterm_while_health_is_measured(shards, undisturbed, tmp_path, monkeyp
     config = write_config(tmp_path, shards)
     health = (f"data.val={shards}", "log.health_every=1", "train.checkpoint_every=100")
     with monkeypatch.context() as patch:
-        disturb(patch, sys.modules["mae.watching"], "measure_health", before=terminate, at=2)
+        disturb(
+            patch, sys.modules["mae.evaluation.health"], "measure_health", before=terminate, at=2
+        )
         assert main([str(config), *health]) == 75
     measured = (tmp_path / "run" / "health.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in measured] == [7, 13]
@@ -290,7 +292,7 @@ def test_a_place_that_takes_no_more_fails_in_one_line(
             place.mkdir()
 
     with monkeypatch.context() as patch:
-        disturb(patch, Watcher, "look", after=lose, at=9)
+        disturb(patch, Evaluator, "evaluate", after=lose, at=9)
         assert main([str(config)]) == 1
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(line.format(run=tmp_path / "run"))
@@ -381,7 +383,7 @@ def test_a_hostile_manifest_is_passed_over_and_costs_nothing(change, hostile, un
 
 SCRIPT = """\
 import os, signal, sys, time
-import mae.watching
+import mae.evaluation.health
 from mae.pretrain import main
 from mae.training.control import Control
 
@@ -545,12 +547,12 @@ def test_sigterm_to_all_processes_at_any_moment_of_the_start(shards, undisturbed
 def test_sigterm_to_one_of_two_while_health_is_measured(shards, undisturbed_by_two, tmp_path):
     config = write_config(tmp_path, shards)
     fault = """
-measure = mae.watching.measure_health
+measure = mae.evaluation.health.measure_health
 def disturbed(*arguments, **named):
     if os.environ["RANK"] == "1":
         signal_myself(signal.SIGTERM)
     return measure(*arguments, **named)
-mae.watching.measure_health = disturbed
+mae.evaluation.health.measure_health = disturbed
 """
     health = (f"data.val={shards}", "log.health_every=1")
     run = Launched(faulty(config, fault, *health), tmp_path, patience=30)

@@ -17,9 +17,11 @@ from timm.optim import param_groups_layer_decay
 
 from mae.cli import main
 from mae.errors import UserError
-from mae.models.classifier import Classifier
-from mae.recipes import finetune_settings, recipe_for
-from mae.training.run import load_pretrained
+from mae.objectives.classifier.declaration import finetune_of, model_of
+from mae.objectives.classifier.model import Classifier
+from mae.objectives.classifier.recipe import finetune_settings, recipe_for
+from mae.objectives.mae.declaration import model_of as vit_of
+from mae.training.trained import load_pretrained
 from tests.evaluation.test_features import spoil
 from tests.runs import command, environment, final_weights, metrics_of, write_config
 
@@ -67,7 +69,7 @@ def test_it_learns_from_the_pretrained_encoder_and_is_judged(finetuned, pretrain
     config, objective, position = load_pretrained(finetuned)
     assert isinstance(objective, Classifier)
     assert position.step == 12
-    assert config.finetune.num_classes == 3
+    assert finetune_of(config).num_classes == 3
     rows = metrics_of(finetuned)
     assert {"loss", "accuracy", "confidence"} <= rows[-1].keys()
     report = json.loads((finetuned / "evaluation.json").read_text())
@@ -258,7 +260,7 @@ def test_classes_that_are_named_and_labels_that_stray(pretrained, tmp_path, make
     shards = make_shards(tmp_path / "named", 24, labels=True)
     (tmp_path / "named" / "classes.txt").write_text("a\nb\nc\nnever seen\n")
     assert finetune(pretrained, tmp_path / "run", f"data.train={shards}", "train.epochs=2") == 0
-    assert load_pretrained(tmp_path / "run")[0].finetune.num_classes == 4
+    assert finetune_of(load_pretrained(tmp_path / "run")[0]).num_classes == 4
     stray = tmp_path / "stray"
     stray.mkdir()
     with (
@@ -310,16 +312,18 @@ def test_the_published_recipe(tmp_path, encoder, blr, epochs, layer_decay, drop_
     path = tmp_path / "own.yaml"
     path.write_text(f"model: {{encoder: {encoder}}}\ndata: {{train: a.tar}}\n")
     config = finetune_settings(path, ["init.from=a"])
-    assert finetune_settings(path, []).finetune.layer_decay == 1  # from scratch
-    assert finetune_settings(path, ["finetune.layer_decay=0.5"]).finetune.layer_decay == 0.5
+    assert finetune_of(finetune_settings(path, [])).layer_decay == 1  # from scratch
+    chosen = finetune_settings(path, ["finetune.layer_decay=0.5"])
+    assert finetune_of(chosen).layer_decay == 0.5
     assert (config.optim.blr, config.train.epochs) == (blr, epochs)
-    assert (config.finetune.layer_decay, config.finetune.drop_path) == (layer_decay, drop_path)
+    own = finetune_of(config)
+    assert (own.layer_decay, own.drop_path) == (layer_decay, drop_path)
     assert config.optim.betas == (0.9, 0.999)
     assert (config.optim.min_lr, config.optim.warmup_epochs) == (1e-6, 5)
     assert (config.train.batch_size, config.optim.weight_decay) == (1024, 0.05)
-    assert (config.finetune.mixup, config.finetune.cutmix) == (0.8, 1.0)
-    assert (config.finetune.label_smoothing, config.finetune.random_erasing) == (0.1, 0.25)
-    assert config.finetune.rand_augment == "rand-m9-mstd0.5-inc1"
+    assert (own.mixup, own.cutmix) == (0.8, 1.0)
+    assert (own.label_smoothing, own.random_erasing) == (0.1, 0.25)
+    assert own.rand_augment == "rand-m9-mstd0.5-inc1"
     assert recipe_for(encoder)["objective"] == "classifier"
 
 
@@ -333,7 +337,7 @@ def test_what_is_written_goes_before_the_recipe(tmp_path):
 def test_the_pretraining_run_gives_model_and_data(pretrained):
     run = load_pretrained(pretrained)[0]
     config = finetune_settings(pretrained, [])
-    assert config.model.encoder_kwargs == run.model.encoder_kwargs
+    assert model_of(config).encoder_kwargs == vit_of(run).encoder_kwargs
     assert (config.data.train, config.data.mean) == (run.data.train, run.data.mean)
     assert config.output == f"{pretrained}-finetuned"
     assert config.init.from_ == str(pretrained)
@@ -342,10 +346,15 @@ def test_the_pretraining_run_gives_model_and_data(pretrained):
 
 def test_timm_names_of_layers_are_ours(finetuned):
     """The groups of the built optimizer, against timm's own and against the formula."""
+    from mae.objectives.registry import implementation
     from mae.training.optim import build_optimizer, set_lr
 
     config, objective, _ = load_pretrained(finetuned)
-    optimizer = build_optimizer(objective, config.optim, 0.65)
+    assert isinstance(objective.encoder, VisionTransformer)
+    own = finetune_of(config).model_copy(update={"layer_decay": 0.65})
+    config = config.model_copy(update={"finetune": own})
+    groups = implementation("classifier").parameter_groups(objective, config)
+    optimizer = build_optimizer(groups, config.optim)
     set_lr(optimizer, 1.0)
     vit = objective.encoder
     assert isinstance(vit, VisionTransformer)
@@ -395,7 +404,7 @@ def test_a_classifier_goes_to_timm_and_onnx(finetuned, tmp_path, capsys):
     card = (tmp_path / "timm" / "README.md").read_text()
     assert "fine-tuned to 3 classes" in card and "image-classification" in card
     assert main(["export", str(finetuned), str(tmp_path / "hf"), "--format", "hf"]) == 2
-    assert "is for encoders" in capsys.readouterr().err
+    assert "has no such format; it has timm, onnx, torch, plain" in capsys.readouterr().err
     assert main(["export", str(finetuned), str(tmp_path / "x"), "--pool", "token"]) == 2
     assert "was trained on avg" in capsys.readouterr().err
 
@@ -457,7 +466,7 @@ def test_the_pretraining_s_drop_path_is_not_taken_over(pretrained, tmp_path):
     written["model"]["encoder_kwargs"]["drop_path_rate"] = 0.3
     (run / "config.yaml").write_text(yaml.safe_dump(written))
     config = finetune_settings(run, ["finetune.drop_path=0.2"])
-    assert "drop_path_rate" not in config.model.encoder_kwargs
+    assert "drop_path_rate" not in model_of(config).encoder_kwargs
     with pytest.raises(UserError, match=r"drop_path_rate: is set elsewhere \(finetune.drop_path"):
         finetune_settings(run, ["model.encoder_kwargs={drop_path_rate: 0.1}"])
 

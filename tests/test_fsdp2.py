@@ -15,6 +15,7 @@ from mae.errors import UserError
 from mae.pretrain import main
 from mae.training.plan import build_accelerator
 from tests.runs import LAUNCH, environment, final_weights, metrics_of, write_config
+from tests.test_toy import write_config as write_toy
 
 STEPS = 13
 KILLED_AFTER, CHECKPOINT = 6, 4
@@ -26,6 +27,8 @@ BF16 = (
     "train.max_device_batch=2",
 )
 
+TOY = ("train.epochs=1.5", "train.ema=0.9", "optim.clip_grad=0.05", "log.panel_every=5")
+
 # accelerate shards on GPUs only.  Told after its start that it is to, it does so on CPUs, by what
 # launch/fsdp2.yaml says; all other code is the run's own.  One process is launched, and has the
 # others as copies of itself: importing everything is most of the time.
@@ -35,7 +38,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import mae.training.plan
-from accelerate import Accelerator, FullyShardedDataParallelPlugin, PartialState
+from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from mae.training.control import Control
@@ -43,7 +46,7 @@ from mae.training.control import Control
 build, agree, told = mae.training.plan.build_accelerator, Control.agree, {}
 kinds = {}
 
-def build_as_told(config):
+def build_as_told(config, use_cpu=False):
     accelerator = build(config)
     if kinds["now"] == "ddp":
         return accelerator
@@ -57,7 +60,10 @@ def build_as_told(config):
     return accelerator
 
 mae.training.plan.build_accelerator = build_as_told
+from mae.objectives import registry
 from mae.pretrain import main
+
+registry.OBJECTIVES["toy"] = "tests.toy"
 
 def seconds(group):
     return group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
@@ -71,7 +77,7 @@ def look(control, own):
     return answer
 
 Control.agree = look
-Accelerator.end_training = lambda self: None  # the next leg needs the processes
+PartialState.destroy_process_group = lambda self: None  # the next leg needs the processes
 
 def leg(kind, config, settings, last=0):
     kinds.update(now=kind, steps=0, last=last)
@@ -117,6 +123,9 @@ def folder(tmp_path_factory, make_shards):
     for name in ("killed", "sharded", "ddp", "one", "undisturbed", "bf16_sharded", "bf16_ddp"):
         (folder / name).mkdir()
         configs[name] = str(write_config(folder / name, shards))
+    for name in ("toy_sharded", "toy_ddp"):  # clipped, with an average, both sharded
+        configs[name] = str(write_toy(folder / name, shards))
+    toy = [(name, configs[f"toy_{name}"], TOY) for name in ("sharded", "ddp")]
     go_on = [(name, configs[name], SETTINGS) for name in ("sharded", "ddp")]
     bf16 = [(name, configs[f"bf16_{name}"], BF16) for name in ("sharded", "ddp")]
     script = folder / "legs.py"
@@ -129,7 +138,7 @@ for name in ("sharded", "ddp", "one"):
     shutil.copytree(old, new)
     recorded = new / "config.yaml"
     recorded.write_text(recorded.read_text().replace(str(old), str(new)))
-assert together(*{go_on + bf16!r}) == [0, 0]
+assert together(*{go_on + bf16 + toy!r}) == [0, 0]
 """
     )
     words = ["accelerate", "launch", "--config_file", str(LAUNCH / "fsdp2.yaml")]
@@ -196,6 +205,21 @@ def test_bf16_with_accumulation_is_ddps_arithmetic(folder):
     for column in ("loss", "r2", "grad_norm"):
         assert numbers(sharded, column) == pytest.approx(numbers(ddp, column), abs=1e-6)
     assert any(loss != torch.tensor(loss).bfloat16().item() for loss in numbers(sharded, "loss"))
+
+
+def test_an_objective_that_the_package_does_not_know_is_sharded_as_well(folder):
+    """Its buffers, which are not sharded, follow from all samples; its panels are drawn."""
+    sharded, ddp = folder / "toy_sharded" / "run", folder / "toy_ddp" / "run"
+    for column in ("loss_error", "loss_kl", "nats", "usage", "grad_norm"):
+        assert numbers(sharded, column) == pytest.approx(numbers(ddp, column), abs=1e-6)
+    assert min(numbers(ddp, "grad_norm")) > 0.05  # all of them are clipped
+    ours, theirs = final_weights(sharded), final_weights(ddp)
+    assert ours.keys() == theirs.keys() > {"center", "first", "average.decoder.weight"}
+    for key, tensor in theirs.items():
+        torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-6)
+    assert [path.name for path in sorted((sharded / "panels").iterdir())] == [
+        f"step-{step:09d}.png" for step in (5, 10)
+    ]
 
 
 def test_the_panels_are_those_of_ddp(folder):

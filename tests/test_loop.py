@@ -153,12 +153,12 @@ def test_two_processes_stop_together_whoever_is_told(shards, tmp_path, whom):
 def test_a_signal_before_the_first_step_ends_the_start_at_once(shards, tmp_path):
     script = f"""
 import os, signal, sys
-import mae.pretrain, mae.start
-opened = mae.start.open_training_data
+import mae.pretrain, mae.training.train
+opened = mae.training.train.open_training_data
 def slowly(*arguments):
     os.kill(os.getpid(), signal.SIGTERM)
     return opened(*arguments)
-mae.start.open_training_data = slowly
+mae.training.train.open_training_data = slowly
 sys.exit(mae.pretrain.main([{str(write_config(tmp_path, shards))!r}]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -171,16 +171,17 @@ def poisoned(config, steps, *settings, value="nan"):
     """A run whose loss is not finite at these steps."""
     script = f"""
 import sys
-import mae.loop, mae.pretrain
-whole = mae.loop.forward
+import mae.pretrain, mae.training.step
+whole = mae.training.step.forward
 count = 0
 def forward(*arguments):
     global count
     count += 1
     output = whole(*arguments)
     poison = float({value!r}) if count in {sorted(steps)!r} else 1.0
-    return output._replace(loss=output.loss * poison)
-mae.loop.forward = forward
+    losses = {{name: loss * poison for name, loss in output.losses.items()}}
+    return output._replace(losses=losses)
+mae.training.step.forward = forward
 sys.exit(mae.pretrain.main([{str(config)!r}, *{list(settings)!r}]))
 """
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

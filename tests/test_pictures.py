@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from mae.cli import main
 from mae.commands import pictures
+from mae.objectives.classifier.declaration import finetune_of
+from mae.objectives.mae import pictures as mae_pictures
 from mae.options.pictures import COLUMNS
-from mae.pictures import reconstruction
 from mae.pictures.attention import last_attention
 from mae.training.run import Run
 from tests.runs import write_config
@@ -46,7 +47,7 @@ def files(tmp_path, make_image):
 
 
 def test_the_options_name_the_columns_there_are():
-    assert COLUMNS == reconstruction.COLUMNS
+    assert COLUMNS == mae_pictures.COLUMNS
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "attention", "pca", "neighbours"])
@@ -84,17 +85,18 @@ def test_a_classifier_is_looked_into_too(command, classifier, shards, tmp_path, 
     assert "sample-00001" in page
     if command == "attention":
         asked_by = {"avg": "the mean patch", "token": "the class token"}
-        pool = Run(classifier).config().finetune.global_pool
+        pool = finetune_of(Run(classifier).config()).global_pool
         assert f"Attention of {asked_by[pool]} in the last block" in page
         (checkpoint,) = (classifier / "checkpoints").glob("step-*")
         weights = load_file(checkpoint / "model.safetensors")
         shown = looked[0].state_dict()["blocks.1.attn.qkv.weight"]
-        assert torch.equal(shown, weights["average.blocks.1.attn.qkv.weight"])
+        assert torch.equal(shown, weights["average.encoder.blocks.1.attn.qkv.weight"])
 
 
 def test_reconstruction_needs_a_decoder(classifier, files, capsys):
     assert main(["reconstruct", str(classifier), *files]) == 2
-    message = f"mae: {classifier} is a classifier: reconstruct needs a pretraining run\n"
+    lack = "objective classifier has no reconstructions; mae reconstruct needs them, as mae has"
+    message = f"mae: {classifier}: {lack}\n"
     assert capsys.readouterr().err == message
 
 

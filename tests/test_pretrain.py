@@ -169,7 +169,7 @@ def refused(config, *settings, capsys) -> str:
         ),
         ("model.mask_ratio=1.5", "command line: model.mask_ratio: 1.5 should be less than 1"),
         ("model.mask_ratio=0.99", "model.mask_ratio: 0.99 leaves 0 of 16 patches visible"),
-        ("model.img_size=18", "model.img_size: 18 x 18 does not divide into patches of 4 x 4"),
+        ("model.img_size=18", "data.img_size: 18 x 18 does not divide into patches of 4 x 4"),
         ("train.batch_size=53", "train.batch_size: 53 images a step, but data.train has only 52"),
         ("data.train=nowhere/*.tar", "data.train: no such shard: nowhere/*.tar"),
         ("data.train=[]", "data.train: no shards given"),
@@ -245,12 +245,13 @@ def test_a_run_gone_wrong_stops_and_pushes_no_good_checkpoint_out(shards, tmp_pa
     # Longer: and from here on the loss is NaN.
     with (tmp_path / "poison.py").open("w") as file:
         file.write(
-            "import sys, mae.loop, mae.pretrain\n"
-            "whole = mae.loop.forward\n"
+            "import sys, mae.pretrain, mae.training.step\n"
+            "whole = mae.training.step.forward\n"
             "def forward(*a):\n"
             "    output = whole(*a)\n"
-            "    return output._replace(loss=output.loss * float('nan'))\n"
-            "mae.loop.forward = forward\n"
+            "    losses = {key: loss * float('nan') for key, loss in output.losses.items()}\n"
+            "    return output._replace(losses=losses)\n"
+            "mae.training.step.forward = forward\n"
             "sys.exit(mae.pretrain.main(sys.argv[1:]))\n"
         )
     poisoned = [sys.executable, str(tmp_path / "poison.py"), str(config), "train.epochs=9"]

@@ -282,7 +282,7 @@ def test_from_files_of_any_depth_and_channels_to_an_encoder(tmp_path, make, chan
     config = write_config(tmp_path, f"{shards}/train-*.tar")
     text = config.read_text().replace(", mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]", "")
     config.write_text(text)
-    settings = (f"model.in_chans={channels}", f"data.bits={bits}", "data.own_statistics=true")
+    settings = (f"data.in_chans={channels}", f"data.bits={bits}", "data.own_statistics=true")
     assert main([str(config), *settings, "train.epochs=60", "log.panel_every=100"]) == 0
     curve = losses(config)
     assert np.mean(curve[-10:]) < 0.8 * curve[0]  # it learns, so the pixels are there

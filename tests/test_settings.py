@@ -3,9 +3,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from mae.config import SECTIONS, Config, ModelConfig
+from mae.config import sections
 from mae.errors import UserError
-from mae.settings import describe_settings, differing_keys, dump_config, flatten, load_config
+from mae.objectives.mae.declaration import MaeModel, model_of
+from mae.objectives.registry import OBJECTIVES, config_type, declaration
+from mae.section import flatten
+from mae.setting_changes import differing_keys
+from mae.setting_help import describe_settings
+from mae.settings import dump_config, load_config
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -35,12 +40,13 @@ def refused(path, *overrides):
 
 def test_defaults_are_the_papers_recipe(write):
     config = load_config(write(""))
-    assert config == Config(output="runs/run")
-    assert (config.model.encoder, config.model.mask_ratio) == ("vit_base_patch16_224", 0.75)
+    assert config == config_type("mae")(output="runs/run")
+    model = model_of(config)
+    assert (model.encoder, model.mask_ratio) == ("vit_base_patch16_224", 0.75)
     assert (config.train.batch_size, config.train.epochs) == (4096, 800)
     assert (config.optim.blr, config.optim.betas) == (1.5e-4, (0.9, 0.95))
     assert (config.optim.warmup_epochs, config.optim.weight_decay) == (40, 0.05)
-    assert (config.data.scale, config.model.norm_pix_loss) == ((0.2, 1.0), True)
+    assert (config.data.scale, model.norm_pix_loss) == ((0.2, 1.0), True)
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_defaults(write):
@@ -56,8 +62,8 @@ def test_the_last_override_wins(write):
 
 
 def test_a_section_without_lines_is_empty(write):
-    assert load_config(write("model:\n  # mask_ratio: 0.5\n"), ["model.in_chans=3"]).model == (
-        ModelConfig()
+    assert load_config(write("model:\n  # mask_ratio: 0.5\n"), ["data.in_chans=3"]).model == (
+        MaeModel()
     )
 
 
@@ -92,38 +98,38 @@ def test_a_list_of_shards(write):
 
 def test_mappings_on_the_command_line(write):
     for override in ("model.encoder_kwargs={depth: 1}", "model.encoder_kwargs.depth=1"):
-        assert load_config(write(""), [override]).model.encoder_kwargs == {"depth": 1}
+        assert model_of(load_config(write(""), [override])).encoder_kwargs == {"depth": 1}
 
 
 def test_encoder_kwargs_keep_their_types(write):
     text = "model: {encoder_kwargs: {depth: 4, mlp_ratio: 2.0, qkv_bias: true, eps: 1e-6}}"
-    kwargs = load_config(write(text)).model.encoder_kwargs
+    kwargs = model_of(load_config(write(text))).encoder_kwargs
     assert kwargs == {"depth": 4, "mlp_ratio": 2.0, "qkv_bias": True, "eps": 1e-6}
     assert [type(value) for value in kwargs.values()] == [int, float, bool, float]
 
 
 @pytest.mark.parametrize(("text", "size"), [("96", (96, 96)), ("[96, 160]", (96, 160))])
 def test_img_size_is_one_number_or_two(write, text, size):
-    assert load_config(write(""), [f"model.img_size={text}"]).model.img_size == size
+    assert load_config(write(""), [f"data.img_size={text}"]).data.img_size == size
 
 
 def test_none_goes_back_to_the_default(write):
     path = write("optim: {lr: 0.1}\nmodel: {patch_size: 8}")
     config = load_config(path, ["optim.lr=null", "model.patch_size="])
-    assert config.optim.lr is None and config.model.patch_size is None
+    assert config.optim.lr is None and model_of(config).patch_size is None
 
 
 # Mistakes
 
 
 def test_all_mistakes_at_once_one_line_each_with_file_and_key(write):
-    path = write("model: {mask_raito: 0.5, in_chans: 0}\ntrian: {epochs: 1}\ndata: {flip: maybe}\n")
+    path = write("model: {mask_raito: 0.5}\ntrian: {epochs: 1}\ndata: {in_chans: 0, flip: maybe}\n")
     lines = refused(path, "optim.blrr=1", "nonsense", "=3", "train.epochs=soon")
     assert lines == [
         "command line: nonsense: write section.key=value",
         "command line: =3: write section.key=value",
+        f"{path}: data.in_chans: 0 should be greater than 0",
         f"{path}: data.flip: 'maybe' should be a valid boolean, unable to interpret input",
-        f"{path}: model.in_chans: 0 should be greater than 0",
         f"{path}: model.mask_raito: unknown key, did you mean mask_ratio?",
         "command line: optim.blrr: unknown key, did you mean blr?",
         "command line: train.epochs: 'soon' should be a valid number, "
@@ -157,8 +163,8 @@ def test_an_unknown_key_that_resembles_none_lists_the_known(write):
         ("data.crop_pct=1.1", "data.crop_pct: 1.1 should be less than or equal to 1"),
         ("data.train=5", "data.train: 5 should be a valid tuple"),
         (
-            "model.img_size=[1, 2, 3]",
-            "model.img_size: [1, 2, 3]: Tuple should have at most 2 items",
+            "data.img_size=[1, 2, 3]",
+            "data.img_size: [1, 2, 3]: Tuple should have at most 2 items",
         ),
         ("model.encoder_kwargs.depth=deep", "model.encoder_kwargs.depth: 'deep' should be a valid"),
         ("model=3", "model: 3 should be settings, each on a line below it"),
@@ -183,8 +189,8 @@ def test_an_override_below_a_value_is_a_mistake(write):
         (["data.scale=[0, 1]"], "data.scale: [0, 1] is no range of positive numbers"),
         (["data.scale=[0.5, 1.5]"], "data.scale: a crop of 1.5 times the image's area"),
         (["data.ratio=[2, 1]"], "data.ratio: [2, 1] is no range of positive numbers"),
-        (["data.mean=[0.5]"], "data.mean: 1 numbers for model.in_chans = 3"),
-        (["data.std=[0.5, 0.5]"], "data.std: 2 numbers for model.in_chans = 3"),
+        (["data.mean=[0.5]"], "data.mean: 1 numbers for data.in_chans = 3"),
+        (["data.std=[0.5, 0.5]"], "data.std: 2 numbers for data.in_chans = 3"),
         (["data.train=a.tar", "data.mixture=[{shards: b.tar}]"], "is instead of data.train"),
         (
             ["data.mixture=[{shards: a.tar, weight: 2000}, {shards: b.tar}]"],
@@ -209,8 +215,8 @@ def test_contradictions_come_together_and_say_where(write):
     assert refused(path, "data.ratio=[2, 1]") == [
         f"{path}: optim.warmup_epochs: 9, but train.epochs is only 9",
         "command line: data.ratio: [2, 1] is no range of positive numbers",
-        f"{path}: data.mean: 1 numbers for model.in_chans = 3 {hint}",
-        f"{path}: data.std: 1 numbers for model.in_chans = 3 {hint}",
+        f"{path}: data.mean: 1 numbers for data.in_chans = 3 {hint}",
+        f"{path}: data.std: 1 numbers for data.in_chans = 3 {hint}",
     ]
 
 
@@ -234,11 +240,11 @@ def test_a_missing_file_names_its_neighbours(write):
         (b"words", "not a config: write sections such as `model:`"),
         (b"a: !!python/object/apply:os.getcwd []", "not readable as YAML: could not determine"),
         (
-            b"model: {in_chans: 1}\nmodel: {patch_size: 8}",
+            b"model: {mask_ratio: 0.5}\nmodel: {patch_size: 8}",
             "not readable as YAML: model is written twice in",
         ),
         (
-            b"model:\n  in_chans: 1\n  in_chans: 3\n",
+            b"data:\n  in_chans: 1\n  in_chans: 3\n",
             "not readable as YAML: in_chans is written twice in",
         ),
         (b"3: 4", "3: 3: Keys should be strings"),
@@ -272,7 +278,7 @@ def test_there_are_shipped_configs():
 
 
 def test_frozen():
-    config = Config()
+    config = load_config(None)
     with pytest.raises(ValidationError, match="frozen"):
         config.output = "elsewhere"  # pyrefly: ignore
     with pytest.raises(ValidationError, match="frozen"):
@@ -280,7 +286,7 @@ def test_frozen():
 
 
 def test_dump_reads_back_to_the_same(write):
-    path = write("model: {img_size: [96, 160], encoder_kwargs: {depth: 2, eps: 1e-6}}")
+    path = write("data: {img_size: [96, 160]}\nmodel: {encoder_kwargs: {depth: 2, eps: 1e-6}}")
     overrides = ["data.train=['a-{0..9}.tar', b.tar]", "data.index_dir=there", "optim.eps=1e-9"]
     config = load_config(path, [*overrides, "optim.blr=1e-3", "output=a #b: {c}"])
     again = write(dump_config(config))
@@ -317,13 +323,54 @@ def test_differing_keys_are_those_that_decide_what_is_learned(write):
     )
 
 
-def test_every_setting_is_described():
-    text = describe_settings()
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_setting_is_described(name):
+    config = config_type(name)
+    text = describe_settings(declaration(name).command)
     assert text.startswith("output = ''\n      ")
-    for name, section in SECTIONS.items():
-        assert section.__doc__ and f"{name}:  {section.__doc__}" in text
+    assert f"      {name}: {declaration(name).summary}" in text
+    for section_name, section in sections(config).items():
+        assert section.__doc__ and f"{section_name}:  {section.__doc__}" in text
         for key, field in section.model_fields.items():
-            assert field.description, f"{name}.{key}"
+            assert field.description, f"{section_name}.{key}"
             default = field.get_default(call_default_factory=True)
-            assert f"  {name}.{field.alias or key} = {default}\n      {field.description}" in text
-    assert set(Config.model_fields) == {"output", "objective", *SECTIONS}
+            line = f"  {section_name}.{field.alias or key} = {default}\n      {field.description}"
+            assert line in text
+    assert set(config.model_fields) == {"output", "objective", *sections(config)}
+
+
+# Objectives
+
+
+def test_the_objective_decides_the_type_of_the_model_section(write):
+    path = write("objective: classifier\nmodel: {mask_ratio: 0.5}\nfinetune: {mixup: -1}\n")
+    assert refused(path) == [
+        f"{path}: model.mask_ratio: unknown key, known are encoder, encoder_kwargs, patch_size",
+        f"{path}: finetune.mixup: -1 should be greater than or equal to 0",
+    ]
+    (line,) = refused(write("finetune: {mixup: 0}\n"))
+    assert "finetune: unknown key, known are output, objective, data, model, init" in line
+
+
+def test_an_unknown_objective_comes_with_all_other_mistakes(write):
+    path = write("objective: mea\nmodel: {latents: 3}\ntrian: {epochs: 1}\n")
+    assert refused(path, "optim.blr=-1", "train.epochs=soon") == [
+        f"{path}: objective: no 'mea', did you mean mae?",
+        "command line: optim.blr: -1 should be greater than or equal to 0",
+        "command line: train.epochs: 'soon' should be a valid number, "
+        "unable to parse string as a number",
+    ]
+
+
+def test_keys_of_earlier_versions_are_read_as_those_of_today(write):
+    path = write("model: {img_size: 96, in_chans: 1}\ndata: {mean: [0.5], std: [0.5]}\n")
+    config = load_config(path, ["model.img_size=64"])
+    assert (config.data.img_size, config.data.in_chans) == ((64, 64), 1)
+    classifier = load_config(write("objective: classifier\nfinetune: {ema: 0.9}\n"))
+    assert classifier.train.ema == 0.9
+    path = write("model: {img_size: 96}\ndata: {img_size: 64}\n")
+    assert refused(path) == [
+        f"{path}: model.img_size: is data.img_size now, which is given too: remove one"
+    ]
+    (line,) = refused(write(""), "model.in_chans=0")
+    assert line == "command line: data.in_chans: 0 should be greater than 0"

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from mae.visualize import GAP, TITLE, reconstruction_panel, save_png, tile
-from tests.models.test_mae import small_mae, some_images
+from tests.objectives.mae.test_model import small_mae, some_images
 
 
 @pytest.mark.parametrize(("c", "h", "w"), [(1, 16, 16), (3, 8, 24), (7, 200, 100)])

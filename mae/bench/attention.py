@@ -1,27 +1,31 @@
 """`mae bench attention`: torch's kernels of attention at the lengths that a model has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils.module_tracker import ModuleTracker
 
 from mae.bench.cases import Case
 from mae.bench.ceiling import timed
 from mae.bench.rounds import USUAL, Effort
 from mae.bench.step import Progress, about, silent
+from mae.bench.synthetic import build
 from mae.bench.timing import interleaved, ratios, spread
-from mae.masking import num_visible
-from mae.models.mae import MaskedAutoencoder, build_mae
+from mae.errors import UserError
+from mae.objectives.base import Objective
 from mae.training.compiling import KERNELS
 from mae.training.plan import build_accelerator
 
 
 class Attention(NamedTuple):
-    """One attention of a step; `times`: so often."""
+    """One shape of attention in a step; `times`: number of calls."""
 
     where: str
     heads: int
@@ -31,23 +35,48 @@ class Attention(NamedTuple):
     times: int
 
 
-def attentions(model: MaskedAutoencoder) -> list[Attention]:
-    """Those of a step of `model`, whose decoder is the paper's."""
-    encoder, decoder = model.encoder, model.decoder
-    visible = num_visible(model.num_patches, model.mask_ratio)
-    seen, hidden = encoder.num_prefix_tokens + visible, model.num_patches - visible
-    block: Any = encoder.blocks[0]
-    light: Any = decoder.blocks[0]
-    depth, width = len(decoder.blocks), decoder.mask_token.shape[-1]
-    ours = (block.attn.num_heads, encoder.embed_dim // block.attn.num_heads)
-    light_heads = (light.attn.num_heads, width // light.attn.num_heads)
-    whole = seen + hidden
-    found = [
-        Attention("encoder", ours[0], seen, seen, ours[1], len(encoder.blocks)),
-        Attention("decoder", light_heads[0], whole, whole, light_heads[1], depth - 1),
-        Attention("decoder, last block", light_heads[0], hidden, whole, light_heads[1], 1),
-    ]
-    return [one for one in found if one.times]
+def attentions(objective: Objective, channels: int = 3) -> list[Attention]:
+    """Shapes of attention in a step of `objective`, in order; noted in a forward pass."""
+    device = next(objective.parameters()).device
+    words = torch.zeros(2, dtype=torch.int64, device=device)
+    images = torch.zeros(2, channels, *objective.img_size, dtype=torch.uint8, device=device)
+    with torch.no_grad(), device, ModuleTracker() as places, _Noted(places) as noted:
+        objective(images, objective.draw(images, words, words), torch.zeros(()))
+    last_blocks = {
+        f"{name}.{len(blocks) - 1}"
+        for name, blocks in objective.named_modules()
+        if isinstance(blocks, nn.ModuleList | nn.Sequential)
+    }
+    found: list[Attention] = []
+    for (part, *shape), calls in groupby(noted.calls, lambda call: (part_of(call[0]), *call[1:])):
+        paths = [path for path, *_ in calls]
+        is_last = len(paths) == 1 and any(paths[0].startswith(f"{one}.") for one in last_blocks)
+        where = f"{part}, last block" if is_last else part
+        found.append(Attention(where, *shape, times=len(paths)))
+    return found
+
+
+def part_of(path: str) -> str:
+    """The objective's own part that a module belongs to, by the module's path."""
+    return path.partition(".")[0] or "model"
+
+
+class _Noted(TorchFunctionMode):
+    """Notes module, heads, queries, keys and width of a head of each call of torch's attention."""
+
+    def __init__(self, places: ModuleTracker) -> None:
+        super().__init__()
+        self.places = places
+        self.calls: list[tuple[str, int, int, int, int]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Iterable, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            q, k, *_ = args
+            path = max(self.places.parents, key=len).partition(".")[2]
+            self.calls.append((path, q.shape[-3], q.shape[-2], k.shape[-2], q.shape[-1]))
+        return func(*args, **(kwargs or {}))
 
 
 def bench_attention(
@@ -56,15 +85,21 @@ def bench_attention(
     """Forward and backward of each attention of `case` by each kernel, in turn.
 
     The result is ready for JSON; `attention_table` shows it.  A kernel that refuses a shape or the
-    device is left out.  Raises UserError for a model that timm does not know.
+    device is left out.  Raises UserError for a model that cannot be had or has no attention.
     """
     config = case.config()
     half = build_accelerator(config.train).mixed_precision == "bf16"
     dtype = torch.bfloat16 if half else torch.float32
     with torch.device("meta"):
-        model = build_mae(config.model, config.data.mean, config.data.std)
+        objective = build(config)
+    shapes = attentions(objective, config.data.in_chans)
+    if not shapes:
+        raise UserError(
+            f"bench attention: objective {config.objective} has no attention layers "
+            "(scaled_dot_product_attention); those with Vision Transformers have"
+        )
     groups = []
-    for one in attentions(model):
+    for one in shapes:
         inputs = tensors(one, case.batch_size, device, dtype)
         works = {name: partial(run, inputs, kernel) for name, kernel in KERNELS.items()}
         works = {name: work for name, work in works.items() if is_possible(work)}

@@ -13,21 +13,35 @@ from typing import Self
 
 from mae.bench.child import OUT_OF_MEMORY
 from mae.errors import RunFailed, UserError
+from mae.objectives.registry import OBJECTIVES
 
-COMMAND = (sys.executable, "-m", "mae.bench.child")
+CHILD = "mae.bench.child"
 LAST_LINES = 5
+
+START = """
+import json, runpy, sys
+from mae.objectives.registry import OBJECTIVES
+known, module, *sys.argv[1:] = sys.argv[1:]
+OBJECTIVES.update(json.loads(known))
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def command(module: str, *arguments: str) -> list[str]:
+    """Command line of `python -m module`, with the objectives that this process knows."""
+    return [sys.executable, "-c", START, json.dumps(OBJECTIVES), module, *arguments]
 
 
 class Child:
-    """One process of `mae.bench.child`; made ready in the background."""
+    """One process of `mae.bench.child`, or of a module like it; made ready in the background."""
 
-    def __init__(self, what: Mapping, environment: Mapping[str, str]) -> None:
+    def __init__(self, what: Mapping, environment: Mapping[str, str], module: str = CHILD) -> None:
         """`environment`: variables beside this process's own."""
         self.is_out_of_memory = False
         """it measures nothing any more"""
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in __exit__)
         self.process = subprocess.Popen(
-            [*COMMAND, json.dumps(what)],
+            command(module, json.dumps(what)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -83,7 +97,11 @@ class Children:
     """Many of them, at most `at_once` of which are made ready at the same time."""
 
     def __init__(
-        self, whats: Mapping[str, Mapping], environment: Mapping[str, str], at_once: int
+        self,
+        whats: Mapping[str, Mapping],
+        environment: Mapping[str, str],
+        at_once: int,
+        module: str = CHILD,
     ) -> None:
         self.stack = ExitStack()
         self.by_name: dict[str, Child] = {}
@@ -92,7 +110,7 @@ class Children:
                 started = list(self.by_name.values())
                 if len(started) >= at_once:
                     started[-at_once].wait_until_ready()
-                self.by_name[name] = self.stack.enter_context(Child(what, environment))
+                self.by_name[name] = self.stack.enter_context(Child(what, environment, module))
             for child in list(self.by_name.values())[-at_once:]:
                 child.wait_until_ready()
         except BaseException:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mae.bench.ceiling import timed
-from mae.bench.pipelines import our_bytes
 from mae.bench.rounds import USUAL, Effort
 from mae.bench.step import Progress, about, silent
+from mae.bench.stream import our_bytes
 from mae.bench.timing import interleaved, one_thread, ratios, spread
 from mae.cores import usable_cores
 from mae.data.manifest import build_manifest

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +11,21 @@ from statistics import mean
 import yaml
 
 from mae.bench.cases import Case
-from mae.bench.children import Children
+from mae.bench.children import Children, command
 from mae.bench.rounds import USUAL, Effort
 from mae.bench.step import Progress, about, environment, silent
 from mae.bench.timing import spread
-from mae.config import Config, DataConfig
+from mae.config import Config, DataConfig, InitConfig
 from mae.cores import usable_cores
 from mae.data.manifest import build_manifest
 from mae.errors import RunFailed, UserError
+from mae.objectives.registry import declaration, declarations
 from mae.training.advice import ways_to_feed
 
 ENOUGH = 0.95
 """of the step's speed: the loop is not bound by its data"""
 
+PRETRAIN = "mae pretrain"
 STEP = "step"
 WARM_UP = 1
 """intervals of the loop that do not count: workers start, code is compiled"""
@@ -48,17 +49,10 @@ def bench_joint(
     JSON; `tables.joint_table` shows it.  Raises UserError where the shards cannot be read or hold
     fewer images than a batch, RunFailed where the run fails.
     """
+    config = config_on(case.config(), shards, workers, on_device, index_dir)
     images = len(build_manifest(shards, "bench", index_dir))
     if images < case.batch_size:
         raise UserError(f"bench: {images} images in the shards, but a batch has {case.batch_size}")
-    data = DataConfig(
-        train=tuple(shards),
-        workers=workers,
-        index_dir=index_dir,
-        crop_on_device=on_device == "crop",
-        decode_on_device=on_device == "decode",
-    )
-    config = case.config().model_copy(update={"data": data})
     with Children({STEP: case._asdict()}, environment(device), 1) as children:
         step = children[STEP]
         if step.is_out_of_memory:
@@ -87,8 +81,37 @@ def bench_joint(
         "step": {"images_per_s": synthetic},
         "loop": {"images_per_s": real, "data_wait": waited},
         "share": share,
-        "advice": advice(share, waited, data, device.startswith("cuda")),
+        "advice": advice(share, waited, config.data, device.startswith("cuda")),
     }
+
+
+def config_on(
+    config: Config, shards: Sequence[str], workers: int, on_device: str, index_dir: Path | None
+) -> Config:
+    """`config` on these shards alone, from fresh weights; UserError where another command trains.
+
+    `on_device`: "crop", "decode" or "".
+    """
+    trained_by = declaration(config.objective).command
+    if trained_by != PRETRAIN:
+        known = ", ".join(one.name for one in declarations(PRETRAIN))
+        raise UserError(
+            f"bench joint: {trained_by} trains objective {config.objective}; measured are those "
+            f"of {PRETRAIN}: {known}"
+        )
+    data = config.data.model_copy(
+        update={
+            "train": tuple(shards),
+            "mixture": (),
+            "val": (),
+            "workers": workers,
+            "index_dir": index_dir,
+            "own_statistics": False,
+            "crop_on_device": on_device == "crop",
+            "decode_on_device": on_device == "decode",
+        }
+    )
+    return config.model_copy(update={"data": data, "init": InitConfig()})
 
 
 def run_loop(
@@ -106,11 +129,12 @@ def run_loop(
     }
     values["optim"] |= {"warmup_epochs": 0}
     values["log"] |= {"every": every, "panel_every": 0, "health_every": 0, "wandb": False}
+    values["log"] |= {"tensorboard": False}
     path = folder / "joint.yaml"
     path.write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "mae.pretrain", str(path)]
+    program = command("mae.pretrain", str(path))
     variables = {**os.environ, **environment(device)}
-    done = subprocess.run(command, capture_output=True, text=True, env=variables)
+    done = subprocess.run(program, capture_output=True, text=True, env=variables)
     if done.returncode:
         last = " | ".join(done.stderr.strip().splitlines()[-3:])
         kind = UserError if done.returncode == 2 else RunFailed

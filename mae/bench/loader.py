@@ -1,24 +1,18 @@
-"""`mae bench loader`: images per second from shards to batches, beside the usual pipelines."""
+"""`mae bench loader`: images per second from shards to batches, and where their time goes."""
 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from mae.bench.pipelines import (
-    our_batches,
-    our_bytes,
-    torchvision_batches,
-    webdataset_batches,
-    webdataset_samples,
-)
 from mae.bench.pixels import pixel_differences
 from mae.bench.samples import copy_samples
 from mae.bench.stages import StagedBatches, Stages
+from mae.bench.stream import our_batches, our_bytes
 from mae.bench.timing import interleaved, machine, one_thread, ratios, spread
 from mae.config import DataConfig
 from mae.data.manifest import Manifest, build_manifest
@@ -35,6 +29,18 @@ Seconds = dict[tuple[str, str], list[float]]
 """of each round, by group and pipeline"""
 
 
+class Others(NamedTuple):
+    """Pipelines to compare with, by name; the first is what the others are compared with."""
+
+    batches: Mapping[str, Callable[[Manifest, tuple[int, int], int, int], Generator]] = {}
+    """endless batches, from (shards, image size, batch size, workers)"""
+    samples: Mapping[str, Callable[[Manifest], Iterable]] = {}
+    """endless samples, undecoded"""
+
+
+ALONE = Others()
+
+
 class Setting(NamedTuple):
     """What is measured, on which images."""
 
@@ -47,6 +53,7 @@ class Setting(NamedTuple):
     """of a round"""
     workers: int
     repeats: int
+    others: Others
 
 
 def bench_loader(
@@ -61,13 +68,15 @@ def bench_loader(
     repeats: int = 4,
     index_dir: Path | None = None,
     cache: ShardCache | None = None,
+    others: Others = ALONE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict:
     """Measure on `images` images of `shards`, in `rounds` rounds of so many images each.
 
     `short`: the same data with a shorter side, measured beside it.  `workers`: processes of the
-    last part (default: all cores; 0: leave it out).  The result is ready for JSON; `report.table`
-    shows it.  Raises UserError where the shards cannot be read or hold too few images.
+    last part (default: all cores; 0: leave it out).  `others` are measured beside ours.  The result
+    is ready for JSON; `report.table` shows it.  Raises UserError where the shards cannot be read or
+    hold too few images.
     """
     workers = (os.cpu_count() or 1) if workers is None else workers
     if images < batch_size or images % batch_size:
@@ -86,6 +95,7 @@ def bench_loader(
             batches=images // batch_size,
             workers=workers,
             repeats=repeats,
+            others=others,
         )
         staged = _Staged(setting)
         groups = {
@@ -167,8 +177,10 @@ def _one_core(setting: Setting, ours: Task) -> dict[str, Task]:
 
     views = DataConfig(repeats=setting.repeats)
     tasks = {
-        "torchvision": take(torchvision_batches(setting.manifest, size, batch_size, 0)),
-        "webdataset": take(webdataset_batches(setting.manifest, size, batch_size, 0)),
+        **{
+            name: take(start(setting.manifest, size, batch_size, 0))
+            for name, start in setting.others.batches.items()
+        },
         OURS: ours,
         f"{OURS}, {views.repeats} views of a decoded image": with_settings(setting.manifest, views),
         f"{OURS}, crops left to the device": with_settings(
@@ -187,8 +199,7 @@ def _processes(setting: Setting) -> dict[str, Task]:
     """With worker processes, which start anew each round so that they disturb no other's."""
     common = (setting.manifest, setting.size, setting.batch_size, setting.workers)
     starts: dict[str, Callable[[], Generator]] = {
-        "torchvision": partial(torchvision_batches, *common),
-        "webdataset": partial(webdataset_batches, *common),
+        **{name: partial(start, *common) for name, start in setting.others.batches.items()},
         OURS: partial(our_batches, *common, DataConfig()),
     }
 
@@ -206,7 +217,10 @@ def _reading(setting: Setting) -> dict[str, Task]:
     """Bytes only, in shuffled order."""
     samples = setting.batches * setting.batch_size * READINGS
     return {
-        "webdataset": partial(_take, iter(webdataset_samples(setting.manifest)), samples),
+        **{
+            name: partial(_take, iter(start(setting.manifest)), samples)
+            for name, start in setting.others.samples.items()
+        },
         OURS: partial(_take, our_bytes(setting.manifest), samples),
     }
 

@@ -8,24 +8,121 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from statistics import median
+from unittest.mock import patch
 
 import torch
+from accelerate import Accelerator
+from torch.optim import Optimizer
 
+import mae.training.step
+from mae.bench.synthetic import build, synthetic_batch
 from mae.bench.timing import machine, spread
 from mae.config import Config, LogConfig
-from mae.data.loader import Batch, Slices
-from mae.models.mae import MaskedAutoencoder
-from mae.panels import Panel, draw_panel
+from mae.data.loader import Slices
+from mae.objectives.registry import declaration
 from mae.training.control import Control, Wishes
-from mae.training.feeding import Feed, forward
-from mae.training.guard import Guard, skip_if_not_finite
+from mae.training.evaluator import draw_panel, draws_panels
+from mae.training.gradients import Taken
+from mae.training.guard import Guard
 from mae.training.meter import Meter
-from mae.training.optim import build_optimizer, set_lr
 from mae.training.plan import Plan, build_accelerator
 from mae.training.progress import measure, progress_line
-from mae.training.run import Run, build_objective
-from mae.training.sharding import prepare
+from mae.training.run import Run
+from mae.training.step import Learner, Step, build_learner, train_step
 from mae.training.tracking import Clock, Tracker
+from mae.visualize import save_png
+
+STEPS = 10**6
+"""of the run that the steps are of"""
+
+
+class Watched:
+    """Steps on synthetic images, with all that the loop does beside them or without it."""
+
+    def __init__(self, config: Config, learner: Learner, tracker: Tracker) -> None:
+        self.config, self.learner, self.tracker = config, learner, tracker
+        self.device, self.size = learner.accelerator.device, config.train.batch_size
+        self.declared = declaration(config.objective)
+        self.batch = synthetic_batch(config, learner.objective.img_size, self.size)
+        self.plan = Plan(Slices(self.size, 1, 0, 1), num_samples=STEPS, steps=STEPS, lr=1e-4)
+        self.control, self.guard = Control(timedelta(minutes=1)), Guard(config.guard)
+        self.meter, self.clock = Meter.of(self.device, self.declared), Clock()
+        self.done = 0
+
+    def step(self, is_watched: bool) -> float:
+        """Seconds of the next step: the loop's, or the same without guard, meter and agreement."""
+        self.done += 1
+        place = Step(self.done, STEPS, self.plan.lr)
+
+        def bare() -> None:
+            train_step(self.learner, [self.batch], place)
+
+        def watched() -> None:
+            train_step(self.learner, [self.batch], place, self.meter)
+            self.control.agree(Wishes())
+
+        if is_watched:
+            return self.seconds(watched)
+        with patch.object(mae.training.step, "take_step", Unguarded(self.device)):
+            return self.seconds(bare)
+
+    def report(self) -> float:
+        """Seconds of a report, as `Monitor.report` makes it."""
+        accelerator = self.learner.accelerator
+
+        def work() -> None:
+            totals = self.meter.read(lambda sums, how: accelerator.reduce(sums, reduction=how))
+            self.guard.judge(totals.steps)
+            row = measure(
+                totals, self.declared, self.clock, self.done, self.plan.lr, self.plan, self.device
+            )
+            row |= {"bad": 0, "skipped": self.guard.skipped}
+            line = progress_line(row, self.plan.steps, self.size, self.declared)
+            self.tracker.report(row, line)
+
+        with contextlib.redirect_stdout(io.StringIO()):
+            return self.seconds(work)
+
+    def panel(self) -> float:
+        """Seconds of a panel, as `Evaluator` draws it; 0 where the objective has none."""
+        objective, shown = self.learner.objective, self.config.log.panel_images
+
+        def work() -> None:
+            images, seeds = (
+                one[:shown].to(self.device)
+                for one in (self.batch.images, self.batch.seeds)
+                if torch.is_tensor(one)
+            )
+            picture = draw_panel(self.config, objective, images, seeds, "synthetic images")
+            assert picture is not None
+            path = self.tracker.run.panels / f"step-{self.done:09d}.png"
+            save_png(picture, path)
+            self.tracker.picture("panel", path, self.done)
+
+        return self.seconds(work) if draws_panels(self.config, objective) else 0.0
+
+    def seconds(self, work: Callable[[], None]) -> float:
+        """Duration of `work`."""
+        began = _now(self.device)
+        work()
+        return _now(self.device) - began
+
+
+class Unguarded:
+    """Stands for `take_step` in a bare step: no norm but for clipping, nothing ever skipped."""
+
+    def __init__(self, device: torch.device) -> None:
+        zero = torch.zeros((), device=device)
+        self.taken = Taken(zero, zero.bool())
+
+    def __call__(self, optimizer: Optimizer, clip_grad: float) -> Taken:
+        """Make the step."""
+        if clip_grad:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return self.taken
 
 
 def bench_overhead(config: Config, rounds: int) -> dict:
@@ -33,78 +130,49 @@ def bench_overhead(config: Config, rounds: int) -> dict:
 
     Steps come in turn, one without and one with.  Report and panel are timed once a round, and
     count as their share of log.every and log.panel_every steps.  The result is ready for JSON.
+    Raises UserError for settings that need training data.
     """
     accelerator = build_accelerator(config.train)
-    device, size = accelerator.device, config.train.batch_size
-    objective = build_objective(config).to(device)
-    assert isinstance(objective, MaskedAutoencoder)
-    optimizer = build_optimizer(objective, config.optim)
-    model, optimizer = prepare(objective, optimizer, accelerator)
-    shape = (size, config.model.in_chans, *objective.img_size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8)
-    words = torch.arange(size)
-    batch = Batch(images, words, words, words, [])
-    plan = Plan(Slices(size, 1, 0, 1), num_samples=10**6, steps=10**6, lr=1e-4)
-    shown = config.log.panel_images
-    panel = Panel(images[:shown], words[:shown], "synthetic images")
-    control, guard = Control(timedelta(minutes=1)), Guard(config.guard)
-    feed, meter, clock = Feed(device), Meter(device), Clock()
-    done = 0
-
-    def step(is_watched: bool) -> None:
-        nonlocal done
-        done += 1
-        set_lr(optimizer, plan.lr)
-        output = forward(model, objective, feed, batch)
-        accelerator.backward(output.loss)
-        if is_watched:
-            meter.add(output)
-            meter.end_step(done, skip_if_not_finite(optimizer.optimizer))
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if is_watched:
-            control.agree(Wishes())
-
-    def report() -> None:
-        totals = meter.read(lambda sums: accelerator.reduce(sums, reduction="mean"))
-        guard.judge(totals.steps)
-        row = measure(totals, objective, clock, done, plan.lr, plan, device)
-        row |= {"bad": 0, "skipped": guard.skipped}
-        tracker.report(row, progress_line(row, plan.steps, size))
-
-    def seconds(work: Callable[[], None]) -> float:
-        began = _now(device)
-        work()
-        return _now(device) - began
-
+    learner = learner_of(config, accelerator)
+    millions = sum(p.numel() for p in learner.objective.parameters() if p.requires_grad) / 1e6
+    about = declaration(config.objective).describe(config, f"{millions:.1f} M parameters")
     off: list[list[float]] = []
     on: list[list[float]] = []
     reports, panels = [], []
     with tempfile.TemporaryDirectory(prefix="mae-bench-") as folder:
         run = Run(folder)
         run.panels.mkdir()
-        tracker = Tracker(run, config.model_copy(update={"log": _local(config)}), is_main=True)
+        local = config.model_copy(update={"log": _local(config)})
+        watched = Watched(config, learner, Tracker(run, local, is_main=True))
         for _ in range(rounds + 1):
             both: list[list[float]] = [[], []]
             for number in range(2 * config.log.every):
                 is_watched = bool(number % 2)
-                optimizer.optimizer.found_inf = None  # pyrefly: ignore  # the last step's
-                both[is_watched].append(seconds(lambda on=is_watched: step(on)))
+                both[is_watched].append(watched.step(is_watched))
             off.append(both[0])
             on.append(both[1])
-            with contextlib.redirect_stdout(io.StringIO()):
-                reports.append(seconds(report))
-            panels.append(seconds(lambda: draw_panel(panel, objective, run, tracker, done, device)))
+            reports.append(watched.report())
+            panels.append(watched.panel())
     return {
         "machine": machine(),
-        "device": str(device),
-        "encoder": config.model.encoder,
-        "batch_size": size,
+        "device": str(accelerator.device),
+        "model": about,
+        "batch_size": config.train.batch_size,
         "rounds": rounds,
         "report_every": config.log.every,
         "panel_every": config.log.panel_every,
         **shares_of(off[1:], on[1:], reports[1:], panels[1:], config.log),
     }
+
+
+def learner_of(config: Config, accelerator: Accelerator) -> Learner:
+    """A new model of `config` in training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        objective = build(config)
+    learner = build_learner(config, objective, accelerator)
+    learner.model.train()
+    return learner
 
 
 def shares_of(
@@ -138,7 +206,7 @@ def overhead_table(result: dict) -> str:
     return "\n".join(
         [
             f"{about['cpu']}, {about['cores']} cores; torch {about['torch']}; {about['date']}",
-            f"{result['encoder']}, {result['batch_size']} images a step on {result['device']}; "
+            f"{result['model']}, {result['batch_size']} images a step on {result['device']}; "
             f"medians of {result['rounds']} rounds of {result['report_every']} steps, without and "
             "with in turn",
             f"step alone            {result['step_ms']:8.2f} ms",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
+from mae.bench.cases import model_name
 from mae.report.scales import Scale, compact, fit
 
 WIDTH, HEIGHT = 640, 420
@@ -110,5 +111,6 @@ class _Chart:
 
 
 def _name(row: dict) -> str:
-    depth = "" if row["decoder_depth"] == 8 else f", decoder of {row['decoder_depth']}"
-    return ", ".join(filter(None, [f"{row['encoder']}{depth}", row["mode"], row["settings"]]))
+    is_plain = row["config_file"] or row["decoder_depth"] == 8
+    depth = "" if is_plain else f"decoder of {row['decoder_depth']}"
+    return ", ".join(filter(None, [model_name(row), depth, row["mode"], row["settings"]]))

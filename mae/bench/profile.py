@@ -3,7 +3,7 @@
 import heapq
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -12,7 +12,7 @@ from mae.bench.cases import Case
 from mae.bench.ceiling import Ceiling, timed
 from mae.bench.rounds import gflop_per_image
 from mae.bench.step import about
-from mae.bench.training_step import build_step
+from mae.bench.training_step import Step, build_step
 
 KINDS = (
     ("attention", ("attention", "flash", "fmha", "sdpa", "softmax")),
@@ -32,16 +32,23 @@ MOST = 12
 STEPS = 5
 
 
-def bench_profile(case: Case, *, device: str = "cpu", steps: int = STEPS) -> dict:
+def bench_profile(
+    case: Case,
+    *,
+    device: str = "cpu",
+    steps: int = STEPS,
+    build: Callable[[Case], Step] = build_step,
+) -> dict:
     """`case` under torch's profiler, which slows it a little, beside the same without.
 
-    The result is ready for JSON; `tables.profile_table` shows it.  Times are of the device: on a
-    GPU those of its kernels, on a CPU those of operations without what they call.
+    `build` makes the step.  The result is ready for JSON; `tables.profile_table` shows it.  Times
+    are of the device: on a GPU those of its kernels, on a CPU those of operations without what
+    they call.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # of what the profiler says of itself
     torch._inductor.config.cpp.enable_kernel_profile = True  # else compiled code has no names
     place = torch.device(device)
-    step = build_step(case)
+    step = build(case)
     for _ in range(3):
         step()
     plain = timed(step, steps, place)
@@ -57,7 +64,8 @@ def bench_profile(case: Case, *, device: str = "cpu", steps: int = STEPS) -> dic
         / steps
         for event in profiler.key_averages()
     }
-    half = case.config().train.precision == "bf16" or (is_gpu and case.precision != "fp32")
+    precision = case.config().train.precision
+    half = precision == "bf16" or (is_gpu and precision != "fp32")
     peak = Ceiling(place, torch.bfloat16 if half else torch.float32).measure(1.0)
     flops = gflop_per_image(case) * 1e9 * case.batch_size
     return {

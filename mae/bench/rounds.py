@@ -9,10 +9,10 @@ import torch
 
 from mae.bench.cases import Case
 from mae.bench.child import CEILING, OUT_OF_MEMORY
-from mae.bench.children import Children
+from mae.bench.children import CHILD, Children
+from mae.bench.synthetic import build
 from mae.bench.timing import interleaved, ratios, spread
 from mae.errors import RunFailed
-from mae.models.mae import build_mae
 from mae.training.flops import TERA, flops_per_image
 
 
@@ -36,20 +36,22 @@ def measure(
     effort: Effort,
     environment: dict[str, str],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    module: str = CHILD,
 ) -> list[dict]:
     """A row for each case: what it is, its rates, memory, seconds of a step in each round.
 
     All processes are alive together, resting but one: what a machine does meanwhile it does to
     all.  `ratio` is how many times as fast as the first case an image is done, round by round.  A
-    case that does not fit has `error` instead of numbers.  Raises UserError for a case that cannot
-    be had, RunFailed where a process fails.
+    case that does not fit has `error` instead of numbers.  `module`: program of the processes.
+    Raises UserError for a case that cannot be had, RunFailed where a process fails.
     """
     flops = [gflop_per_image(case) * 1e9 for case in cases]  # before anything is started
     names = [str(number) for number in range(len(cases))]
     whats = {name: case._asdict() for name, case in zip(names, cases, strict=True)}
-    ceiling = {CEILING: {CEILING: effort.sizes, "precision": cases[0].precision}}
+    precision = cases[0].config().train.precision
+    ceiling = {CEILING: {CEILING: effort.sizes, "precision": precision}}
     found: dict[str, list[dict]] = {name: [] for name in [CEILING, *names]}
-    with Children(ceiling | whats, environment, effort.at_once) as children:
+    with Children(ceiling | whats, environment, effort.at_once, module) as children:
 
         def turn(name: str) -> float:
             found[name].append(children[name].round(effort.seconds))
@@ -104,5 +106,5 @@ def gflop_per_image(case: Case) -> float:
     """Forward and backward of our implementation."""
     config = case.config()
     with torch.device("meta"):  # shapes only: the largest take seconds to fill with numbers
-        model = build_mae(config.model, config.data.mean, config.data.std)
-    return flops_per_image(model, config.model.in_chans) / 1e9
+        objective = build(config)
+    return flops_per_image(objective, config.data.in_chans) / 1e9

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-from mae.bench.pipelines import our_batches
+from mae.bench.stream import our_batches
 from mae.config import DataConfig
 from mae.data import images, loader
 from mae.data.manifest import Manifest

@@ -10,11 +10,11 @@ from mae.bench.rounds import USUAL, Effort, measure
 from mae.bench.timing import machine
 
 Progress = Callable[[str, int, int], None]
-"""told what is measured, and rounds done and in all"""
+"""called with what is measured, rounds done, and rounds in all"""
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Nobody wants to know."""
+    """Show no progress."""
 
 
 def bench_step(
@@ -23,6 +23,7 @@ def bench_step(
     modes: Sequence[str],
     decoder_depths: Sequence[int] = (8,),
     *,
+    config_file: str = "",
     variants: Sequence[str] = ("",),
     img_size: int | None = None,
     precision: str = "auto",
@@ -32,17 +33,18 @@ def bench_step(
 ) -> dict:
     """Every combination; those of a model and decoder depth are measured in turn.
 
-    `variants`: settings, with commas between those that belong together; "" are the defaults.
-    The result is ready for JSON; `tables.step_table` and `plots.step_plot` show it.  Raises
-    UserError for models and settings that there are not, RunFailed where a measuring process fails.
+    `config_file`: settings of the model, of any objective, instead of `models` and
+    `decoder_depths`.  `variants`: settings, with commas between those that belong together; "" are
+    the defaults.  The result is ready for JSON; `tables.step_table` and `plots.step_plot` show it.
+
+    Raises UserError for models and settings that there are not, RunFailed where a measuring
+    process fails.
     """
     rows = []
-    for model, depth in product(models, decoder_depths):
+    for base in bases(models, decoder_depths, config_file):
         cases = [
-            Case(
-                encoder=model,
+            base._replace(
                 img_size=img_size,
-                decoder_depth=depth,
                 batch_size=batch_size,
                 mode=mode,
                 precision=precision,
@@ -50,13 +52,23 @@ def bench_step(
             )
             for batch_size, mode, variant in product(batch_sizes, modes, variants)
         ]
-        what = f"{model}, decoder of {depth}"
+        depth = "" if config_file else f", decoder of {base.decoder_depth}"
+        what = f"{base.model}{depth}"
 
         def tell(done: int, total: int, what: str = what) -> None:
             progress(what, done, total)
 
         rows += measure(cases, effort, environment(device), tell)
     return {**about(device, effort), "rows": rows}
+
+
+def bases(
+    models: Sequence[str], decoder_depths: Sequence[int], config_file: str = ""
+) -> list[Case]:
+    """A case of each model: that of the file of settings, or the encoders with their decoders."""
+    if config_file:
+        return [Case(config_file=config_file)]
+    return [Case(encoder=name, decoder_depth=n) for name, n in product(models, decoder_depths)]
 
 
 def about(device: str, effort: Effort | None = None) -> dict:

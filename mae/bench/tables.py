@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from mae.bench.cases import model_name
 from mae.report.scales import percent
 
 
@@ -25,50 +26,15 @@ def step_table(result: dict) -> str:
     heads = ["", "decoder", "batch", *RATES, "times the first"]
     rows = [
         [
-            f"{row['encoder']} {row['mode']} {row['settings']}".strip(),
-            str(row["decoder_depth"]),
+            f"{model_name(row)} {row['mode']} {row['settings']}".strip(),
+            "–" if row["config_file"] else str(row["decoder_depth"]),
             str(row["batch_size"]),
-            *_rates(row),
+            *rates_of(row),
             f"{row['ratio']['median']:.2f}" if "ratio" in row else "–",
         ]
         for row in result["rows"]
     ]
-    return "\n".join([*_about(result), "", *markdown(heads, rows)])
-
-
-def peers_table(result: dict) -> str:
-    """For each model and batch size: rates, our lead, and what a step costs on any machine."""
-    lines, on_cpu = _about(result), result["device"] == "cpu"
-    for group in result["groups"]:
-        rows, first = group["rows"], group["rows"][0]
-        lines += ["", f"{first['encoder']}, batch {first['batch_size']}", ""]
-        cells = [[f"{row['implementation']} {row['mode']}", *_rates(row)] for row in rows]
-        lines += markdown(["", *RATES], cells)
-        if group["times"]:
-            cells = [
-                [
-                    f"mae {lead['mode']} beside {lead['than']} {lead['mode']}",
-                    _spread(lead["speed"]),
-                    *([_spread(lead["cpu"])] if on_cpu else []),
-                    f"{lead['memory']:.2f}" if "memory" in lead else "–",
-                ]
-                for lead in group["times"]
-            ]
-            heads = ["", "times as fast", *["by CPU time"] * on_cpu, "times its memory"]
-            lines += ["", *markdown(heads, cells)]
-        cells = [
-            [
-                name,
-                f"{cost['gflop']:.4g}",
-                f"{cost['saved_mb']:.4g}",
-                f"{cost['traffic_mb']:,.4g}",
-                f"{cost['operations']}",
-            ]
-            for name, cost in group["cost"].items()
-        ]
-        heads = ["counted, fp32, eager", "GFLOP/image", "MB held/image", "MB moved/image"]
-        lines += ["", *markdown([*heads, "operations/step"], cells)]
-    return "\n".join(lines)
+    return "\n".join([*about_lines(result), "", *markdown(heads, rows)])
 
 
 def joint_table(result: dict) -> str:
@@ -85,24 +51,26 @@ def joint_table(result: dict) -> str:
     ]
     on_device = f", {result['on_device']} on the device" if result["on_device"] else ""
     about = (
-        f"{result['encoder']}, batch {result['batch_size']}, {result['mode']}, "
+        f"{model_name(result)}, batch {result['batch_size']}, {result['mode']}, "
         f"{result['workers']} data workers{on_device}"
     )
     heads = ["", "images/s", "of the step", "waiting for data"]
-    return "\n".join([*_about(result), "", about, "", *markdown(heads, rows), "", result["advice"]])
+    return "\n".join(
+        [*about_lines(result), "", about, "", *markdown(heads, rows), "", result["advice"]]
+    )
 
 
 def attention_table(result: dict) -> str:
     """Milliseconds of each kernel at each of the model's lengths."""
-    lines = _about(result)
-    lines += ["", f"{result['encoder']}, batch {result['batch_size']}, {result['dtype']}", ""]
+    lines = about_lines(result)
+    lines += ["", f"{model_name(result)}, batch {result['batch_size']}, {result['dtype']}", ""]
     rows = [
         [
             f"{group['where']}: {group['heads']} heads, {group['queries']} x {group['keys']} "
             f"x {group['dim']}",
             name,
             f"{1000 * kernel['seconds']['median']:.3g}",
-            _spread(kernel["times_as_fast_as_math"]),
+            spread_of(kernel["times_as_fast_as_math"]),
         ]
         for group in result["groups"]
         for name, kernel in group["kernels"].items()
@@ -113,8 +81,8 @@ def attention_table(result: dict) -> str:
 
 def profile_table(result: dict) -> str:
     """Where the time of a step goes, and how far its products are from the ceiling."""
-    lines = _about(result)
-    case = f"{result['implementation']} {result['mode']}: {result['encoder']}"
+    lines = about_lines(result)
+    case = f"{result['implementation']} {result['mode']}: {model_name(result)}"
     case += f", batch {result['batch_size']}"
     plain, watched = (f"{1000 * result[name]:.4g} ms" for name in ("seconds_plain", "seconds"))
     lines += ["", f"{case}: a step of {watched} ({plain} without the profiler)"]
@@ -150,11 +118,11 @@ def decoding_table(result: dict) -> str:
         [
             name,
             f"{row['images_per_s']['median']:,.4g}",
-            _spread(row["ratio"]),
+            spread_of(row["ratio"]),
         ]
         for name, row in result["rows"].items()
     ]
-    lines = [*_about(result), "", f"{result['images']:,} JPEGs to pixels", ""]
+    lines = [*about_lines(result), "", f"{result['images']:,} JPEGs to pixels", ""]
     lines += markdown(["", "images/s", "times one core"], rows)
     if result["missing"]:
         return "\n".join([*lines, "", f"Not measured: {result['missing']}"])
@@ -166,7 +134,8 @@ def decoding_table(result: dict) -> str:
 RATES = ("images/s", "TFLOP/s of the ceiling", "MFU", "peak GB")
 
 
-def _rates(row: dict) -> list[str]:
+def rates_of(row: dict) -> list[str]:
+    """Cells of a case under RATES."""
     if "error" in row:
         return [row["error"], *("–" for _ in RATES[1:])]
     speed = row["images_per_s"]
@@ -178,11 +147,13 @@ def _rates(row: dict) -> list[str]:
     ]
 
 
-def _spread(found: dict) -> str:
+def spread_of(found: dict) -> str:
+    """Median (lowest–highest)."""
     return f"{found['median']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
 
 
-def _about(result: dict) -> list[str]:
+def about_lines(result: dict) -> list[str]:
+    """The machine, and how it was measured."""
     machine = result["machine"]
     device = machine["gpu"] if result["device"] == "cuda" else machine["cpu"]
     where = f"{device}, {machine['cores']} cores" + f", {result['threads']} threads"

@@ -1,33 +1,34 @@
-"""What `mae bench` does, given its parsed arguments."""
+"""`mae bench`, given its parsed arguments."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from mae.bench.attention import bench_attention
 from mae.bench.cases import Case
 from mae.bench.decoding import bench_decoding
 from mae.bench.joint import bench_joint
-from mae.bench.loader import bench_loader
+from mae.bench.loader import ALONE, Others, bench_loader
 from mae.bench.overhead import bench_overhead, overhead_table
-from mae.bench.peers import bench_peers
 from mae.bench.plots import step_plot
 from mae.bench.profile import bench_profile
 from mae.bench.report import table
 from mae.bench.rounds import Effort
 from mae.bench.soak import soak as soak_memory
 from mae.bench.soak import table as soak_table
-from mae.bench.step import bench_step
+from mae.bench.step import bases, bench_step
 from mae.bench.tables import (
     attention_table,
     decoding_table,
     joint_table,
-    peers_table,
     profile_table,
     step_table,
 )
 from mae.commands.progress import progress_line
 from mae.config import Config
 from mae.device import choose_device
+from mae.errors import UserError
+from mae.options.bench import DECODER_DEPTH, ENCODER
 from mae.results import write_json
 from mae.settings import load_config
 from mae.visualize import save_png
@@ -37,60 +38,48 @@ QUICK = Effort(rounds=2, seconds=0.2)
 
 def step(args: argparse.Namespace) -> None:
     """`mae bench step`."""
+    refuse_both(args.config, {"--models": args.models, "--decoder-depths": args.decoder_depths})
     result = bench_step(
-        args.models,
+        args.models or [ENCODER],
         args.batch_sizes,
         args.modes,
-        args.decoder_depths,
+        args.decoder_depths or [DECODER_DEPTH],
+        config_file=args.config,
         variants=["", *args.variants],
         img_size=args.img_size,
         precision=args.precision,
         device=choose_device(args.device),
-        effort=_effort(args),
-        progress=_tell,
+        effort=effort_of(args),
+        progress=show_progress,
     )
-    _give(args.out, result, step_table(result))
+    write_result(args.out, result, step_table(result))
     if args.plot:
         save_png(step_plot(result), args.plot)
         print(args.plot)
-
-
-def peers(args: argparse.Namespace) -> None:
-    """`mae bench peers`."""
-    result = bench_peers(
-        args.models,
-        args.batch_sizes,
-        args.modes,
-        args.decoder_depth,
-        img_size=args.img_size,
-        precision=args.precision,
-        device=choose_device(args.device),
-        effort=_effort(args),
-        progress=_tell,
-    )
-    _give(args.out, result, peers_table(result))
 
 
 def joint(args: argparse.Namespace) -> None:
     """`mae bench joint`."""
     result = bench_joint(
         args.shards,
-        _case(args),
+        case_of(args),
         workers=args.workers,
         on_device=args.on_device,
         index_dir=args.index_dir,
         device=choose_device(args.device),
-        effort=_effort(args),
-        progress=_tell,
+        effort=effort_of(args),
+        progress=show_progress,
     )
-    _give(args.out, result, joint_table(result))
+    write_result(args.out, result, joint_table(result))
 
 
 def attention(args: argparse.Namespace) -> None:
     """`mae bench attention`."""
     device = choose_device(args.device)
-    result = bench_attention(_case(args), device=device, effort=_effort(args), progress=_tell)
-    _give(args.out, result, attention_table(result))
+    result = bench_attention(
+        case_of(args), device=device, effort=effort_of(args), progress=show_progress
+    )
+    write_result(args.out, result, attention_table(result))
 
 
 def decode(args: argparse.Namespace) -> None:
@@ -101,22 +90,21 @@ def decode(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         device=choose_device(args.device),
         effort=Effort(rounds=2 if args.quick else args.rounds),
-        progress=_tell,
+        progress=show_progress,
     )
-    _give(args.out, result, decoding_table(result))
+    write_result(args.out, result, decoding_table(result))
 
 
 def profile(args: argparse.Namespace) -> None:
     """`mae bench profile`."""
-    case = _case(args)._replace(implementation=args.implementation)
-    result = bench_profile(case, device=choose_device(args.device))
-    _give(args.out, result, profile_table(result))
+    result = bench_profile(case_of(args), device=choose_device(args.device))
+    write_result(args.out, result, profile_table(result))
 
 
 def overhead(args: argparse.Namespace) -> None:
     """`mae bench overhead`."""
     result = bench_overhead(load_config(args.config, args.settings), args.rounds)
-    _give(args.out, result, overhead_table(result))
+    write_result(args.out, result, overhead_table(result))
 
 
 def soak(args: argparse.Namespace) -> None:
@@ -132,6 +120,11 @@ def soak(args: argparse.Namespace) -> None:
 
 def loader(args: argparse.Namespace) -> None:
     """`mae bench loader`."""
+    measure_loader(args, ALONE)
+
+
+def measure_loader(args: argparse.Namespace, others: Others) -> None:
+    """Measure the loader, beside `others`; show it, and write what --out asks for."""
     quick = args.quick
     result = bench_loader(
         args.shards,
@@ -142,6 +135,7 @@ def loader(args: argparse.Namespace) -> None:
         rounds=2 if quick else args.rounds,
         workers=0 if quick else args.workers,
         repeats=args.repeats,
+        others=others,
         progress=progress_line("measured", "rounds"),
     )
     print(table(result))
@@ -150,28 +144,39 @@ def loader(args: argparse.Namespace) -> None:
         print(args.out)
 
 
-def _case(args: argparse.Namespace) -> Case:
-    return Case(
-        encoder=args.model,
+def case_of(args: argparse.Namespace) -> Case:
+    """The case that the options describe; UserError where they name two models."""
+    refuse_both(args.config, {"--model": args.model, "--decoder-depth": args.decoder_depth})
+    return bases([args.model or ENCODER], [args.decoder_depth or DECODER_DEPTH], args.config)[
+        0
+    ]._replace(
         img_size=args.img_size,
-        decoder_depth=args.decoder_depth,
         batch_size=args.batch_size,
         mode=args.mode,
         precision=args.precision,
+        settings=args.settings,
     )
 
 
-def _effort(args: argparse.Namespace) -> Effort:
+def refuse_both(config_file: str, options: Mapping[str, object]) -> None:
+    """UserError where a file of settings is given, and options that describe another model."""
+    if config_file and (given := [name for name, value in options.items() if value]):
+        raise UserError(f"bench: --config describes the model: leave {' and '.join(given)} out")
+
+
+def effort_of(args: argparse.Namespace) -> Effort:
+    """Rounds and seconds that the options ask for."""
     chosen = Effort(rounds=args.rounds, seconds=args.seconds)
     return (QUICK if args.quick else chosen)._replace(at_once=args.at_once)
 
 
-def _tell(what: str, done: int, total: int) -> None:
+def show_progress(what: str, done: int, total: int) -> None:
+    """A line that counts rounds, for a person only."""
     progress_line(f"{what}: measured", "rounds")(done, total)
 
 
-def _give(out: Path | None, result: dict, shown: str) -> None:
-    """The table for people, here and as a file; the numbers as JSON."""
+def write_result(out: Path | None, result: dict, shown: str) -> None:
+    """Print the table; write it and, as JSON, the numbers where `out` is given."""
     print(shown)
     if out:
         write_json(out, result)

@@ -1,4 +1,4 @@
-"""What the commands around data do, given their parsed arguments: pack, index, verify."""
+"""The commands around data: `mae pack`, `mae index`, `mae verify`."""
 
 import argparse
 import sys
@@ -7,17 +7,14 @@ from pathlib import Path
 from mae.commands.progress import progress_line
 from mae.config import Config, DataConfig
 from mae.data.conventions import write_wds2idx, write_wids
-from mae.data.images import Images
-from mae.data.manifest import build_manifest, summary
-from mae.data.statistics import Statistics, channel_statistics, channels_and_bits
-from mae.data.training_data import build_cache
+from mae.data.manifest import Manifest, build_manifest, summary
 from mae.data.verify import describe_verified, verify_shards
 from mae.errors import RunFailed, UserError
 from mae.packing.pack import pack as pack_images
+from mae.packing.plan import PackOptions
 from mae.packing.report import describe
-from mae.packing.shard_writer import PackOptions
 from mae.packing.sources import Wanted
-from mae.remote.cache import ShardCache
+from mae.remote.cache import ShardCache, build_cache
 from mae.remote.files import is_remote
 
 
@@ -46,7 +43,10 @@ def pack(args: argparse.Namespace) -> None:
         pattern = f"{args.out}/{split}-*.tar"
         manifest = build_manifest([pattern], split)  # cached beside the shards
         if split == "train":
-            _print_if_measured(Images(manifest, *packed.usual))
+            try:
+                _print_statistics(manifest, *packed.usual)
+            except UserError as error:  # what is packed is packed, whatever its pixels are
+                print(f"{'pixels':12} mean and std were not measured: {error}")
         print(f"  {pattern}")
 
 
@@ -58,8 +58,10 @@ def index(args: argparse.Namespace) -> None:
     for word, value in summary(manifest):
         print(f"{word:12} {value}")
     if args.stats:
-        images = Images(manifest, *channels_and_bits(manifest, cache), cache)
-        _print_statistics(channel_statistics(images, args.index_dir), images)
+        from mae.data.statistics import channels_and_bits
+
+        kind = channels_and_bits(manifest, cache)
+        _print_statistics(manifest, *kind, cache, args.index_dir)
     paths = [Path(shard) for shard in manifest.shards if not is_remote(shard)]
     if (args.wds2idx or args.wids) and len(paths) < len(manifest.shards):
         raise UserError("--wds2idx and --wids describe local shards only")
@@ -82,21 +84,25 @@ def verify(args: argparse.Namespace) -> None:
     print(total)
 
 
-def _print_if_measured(images: Images) -> None:
-    """What is packed is packed, whatever its pixels are."""
-    try:
-        _print_statistics(channel_statistics(images), images)
-    except UserError as error:
-        print(f"{'pixels':12} mean and std were not measured: {error}")
+def _print_statistics(
+    manifest: Manifest,
+    channels: int,
+    bits: int,
+    cache: ShardCache | None = None,
+    index_dir: Path | None = None,
+) -> None:
+    """Measure mean and std; UserError where the pixels do not allow it."""
+    from mae.data.images import Images  # torch, where pixels are needed
+    from mae.data.statistics import channel_statistics
 
-
-def _print_statistics(statistics: Statistics, images: Images) -> None:
+    images = Images(manifest, channels, bits, cache)
+    statistics = channel_statistics(images, index_dir)
     mean, std = (", ".join(f"{v:.4f}" for v in vs) for vs in (statistics.mean, statistics.std))
     print(f"{'pixels':12} {images.channels} x {images.bits} bits; of {statistics.images:,} images:")
     defaults = Config()
     settings = f"data.mean=[{mean}] data.std=[{std}]"
-    if images.channels != defaults.model.in_chans:
-        settings = f"model.in_chans={images.channels} {settings}"
+    if images.channels != defaults.data.in_chans:
+        settings = f"data.in_chans={images.channels} {settings}"
     if images.bits != defaults.data.bits:
         settings = f"data.bits={images.bits} {settings}"
     print(f"{'':12} {settings}")

@@ -1,4 +1,4 @@
-"""The commands that judge frozen features: `mae features`, `knn`, `probe`, `fewshot`."""
+"""Evaluations of frozen features: `mae features`, `knn`, `probe`, `fewshot`."""
 
 import argparse
 from pathlib import Path
@@ -9,15 +9,17 @@ from mae.commands.trained_probes import probe_mae
 from mae.data.training_data import open_images
 from mae.device import choose_device
 from mae.errors import UserError
-from mae.evaluation.encoders import open_encoder
+from mae.evaluation.encoders import lacking, open_encoder, outputs_of
 from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
 from mae.evaluation.features import BATCH
 from mae.evaluation.features_file import read_features
 from mae.evaluation.fewshot import fewshot_report
-from mae.evaluation.knn_report import SMOKE, knn_report
+from mae.evaluation.knn_report import knn_report
 from mae.evaluation.linear_probe import probe_report
 from mae.evaluation.sources import Compared, open_sources, results_folder
 from mae.evaluation.tables import table
+from mae.exits import DONE
+from mae.objectives.registry import declaration
 
 SPLITS = 5
 ONLY = {
@@ -35,12 +37,17 @@ def features(args: argparse.Namespace) -> None:
         raise UserError(f"--out: {args.out} exists; nothing is overwritten")
     device = choose_device(args.device)
     opened = open_encoder(args.run)
-    opened.module.to(device).eval()
+    encoder, module = opened.encoder, opened.module.to(device).eval()
+    has = outputs_of(module, encoder.encode, encoder.img_size, opened.config, device)
+    if args.tokens and not has.patch_size:
+        raise lacking(args.run, opened.objective, "patch tokens", "features --tokens")
+    if not (args.tokens or has.vectors):
+        raise lacking(args.run, opened.objective, "pooled features", "features")
     images, cache = open_images(args.shards, "shards", opened.config), results_folder(args.run)
     asked: dict[str, Any] = {"tokens": args.tokens, "step": opened.step, "say": say}
-    if not copy_features(opened.encoder, images, cache / FOLDER, args.out, **asked):
+    if not copy_features(encoder, images, cache / FOLDER, args.out, **asked):
         write_features(
-            opened.encoder,
+            encoder,
             images,
             args.out,
             device=device,
@@ -59,22 +66,22 @@ def knn(args: argparse.Namespace) -> None:
     compared = _open(args)
     report = knn_report(compared.subjects, k=args.k, temperature=args.temperature, seed=args.seed)
     _finish(args, compared, report)
-    print(SMOKE)
+    print(report["measures"])
 
 
-def probe(args: argparse.Namespace) -> None:
+def probe(args: argparse.Namespace) -> int:
     """`mae probe`."""
     for protocol, names in ONLY.items():
         for name in names if protocol != args.protocol else ():
             if getattr(args, name) not in (None, []):
                 raise UserError(f"--{name.replace('_', '-')}: only for --protocol {protocol}")
     if args.protocol == "mae":
-        probe_mae(args)
-        return
+        return probe_mae(args)
     compared = _open(args)
     budgets, splits = (None, *args.per_class), args.splits or SPLITS
     report = probe_report(compared.subjects, budgets=budgets, splits=splits, seed=args.seed)
     _finish(args, compared, report)
+    return DONE
 
 
 def fewshot(args: argparse.Namespace) -> None:
@@ -97,6 +104,7 @@ def _open(args: argparse.Namespace) -> Compared:
         args.run,
         args.train,
         args.test,
+        command=args.command,
         baselines=args.baselines,
         classes=args.classes,
         out=args.out,
@@ -108,6 +116,9 @@ def _open(args: argparse.Namespace) -> Compared:
 
 
 def _finish(args: argparse.Namespace, compared: Compared, report: dict[str, Any]) -> None:
+    if compared.objective:
+        own = declaration(compared.objective).measures
+        report["measures"] = own.get(args.command, report["measures"])
     folder = results_folder(args.run) if args.run else Path(args.test[0]).parent
     out = args.out or folder / f"{args.command}.json"
     told = table(args.command, report)

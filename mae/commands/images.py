@@ -1,11 +1,10 @@
-"""Images in, pictures out."""
+"""Images of files and shards for the commands that draw, and the files they write."""
 
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -19,7 +18,6 @@ from mae.decoding.decode import decode
 from mae.decoding.formats import EXTENSIONS
 from mae.decoding.pillow import BadImage
 from mae.errors import SampleError, UserError
-from mae.models.mae import MaskedAutoencoder
 from mae.pictures.page import render_sheet
 from mae.pictures.sheet import Sheet, draw_sheet
 from mae.report.document import write_document
@@ -73,7 +71,7 @@ def _of_files(
     for path in map(Path, paths):
         try:
             data, extension = path.read_bytes(), path.suffix[1:].lower()
-            image = decode(data, extension, config.model.in_chans, config.data.bits)
+            image = decode(data, extension, config.data.in_chans, config.data.bits)
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
         except BadImage as error:
@@ -121,10 +119,3 @@ def write_png(image: Image.Image, out: Path) -> None:
         save_png(image, out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-
-
-def require_mae(objective: torch.nn.Module, folder: Path, command: str) -> MaskedAutoencoder:
-    """UserError where the run in `folder` is of another objective."""
-    if not isinstance(objective, MaskedAutoencoder):
-        raise UserError(f"{folder} is a classifier: {command} needs a pretraining run")
-    return objective

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from mae.commands.images import (
     Loaded,
     check_picture,
     load_images,
-    require_mae,
     sample_name,
     write_sheet,
 )
@@ -21,24 +19,22 @@ from mae.data.loader import CentredViews
 from mae.data.training_data import open_images
 from mae.data.transform import stack
 from mae.device import choose_device
+from mae.errors import UserError
+from mae.evaluation.encoders import TOKENS, ObjectiveEncoder, Outputs, lacking, outputs_of
 from mae.evaluation.feature_cache import cached_features
-from mae.evaluation.reconstruction import Explained, explained_variance
 from mae.hashing import Stream, fold
-from mae.models.classifier import Classifier
-from mae.models.mae import MaskedAutoencoder
+from mae.models.encoder import timm_encoder
+from mae.objectives import registry
+from mae.objectives.base import Objective
+from mae.pictures import reconstruction
 from mae.pictures.attention import attention_sheet, last_attention
 from mae.pictures.components import components_sheet, principal_components, without_places
-from mae.pictures.masks import ChosenMask, choose_masks, grid_of
 from mae.pictures.neighbours import nearest, neighbours_sheet
-from mae.pictures.reconstruction import COLUMNS, OF_SEVERAL, reconstruction_sheet
+from mae.pictures.reconstruction import BATCH, Asked
 from mae.results import write_json
 from mae.tensor_hashing import as_tensor
-from mae.training.run import load_pretrained, run_of
-
-FEATURE = "mean"
-"""what neighbours are near in: the mean patch token, MAE's better feature"""
-
-BATCH = 64
+from mae.training.run import run_of
+from mae.training.trained import load_pretrained, refuse_probe
 
 WHAT = {
     "reconstruct": "reconstructions",
@@ -46,93 +42,99 @@ WHAT = {
     "pca": "principal components of patch tokens",
     "neighbours": "nearest neighbours",
 }
-"""what each command shows"""
+"""titles of the sheets"""
 
 
 class Opened(NamedTuple):
-    """A run's model on its device, in evaluation mode, and images for it."""
+    """A run's objective on its device, in evaluation mode."""
 
     config: Config
-    model: MaskedAutoencoder | Classifier
-    shown: Loaded
-    """on the device"""
+    objective: Objective
     step: int
     title: str
+
+    def lacks(self, args: argparse.Namespace, what: str) -> UserError:
+        """The refusal of a command that needs `what`."""
+        return lacking(args.run, self.config.objective, what, args.command)
 
 
 def reconstruct(args: argparse.Namespace) -> None:
     """`mae reconstruct`."""
-    out = _out(args, "reconstruction")
-    opened = _open(args, args.images, max(args.count, args.r2_images))
-    model = require_mae(opened.model, args.run, args.command)
-    images, names = opened.shown
-    masks = choose_masks(args.mask, args.mask_ratio, model)
-    columns = args.columns or (COLUMNS if len(masks) == 1 else OF_SEVERAL)
+    out, opened = _out(args, "reconstruction"), _open(args)
+    objective = opened.objective
+    if not hasattr(objective, "reconstruct"):
+        raise opened.lacks(args, "reconstructions")
+    images, names = _load(args, opened, max(args.count, args.measured))
     seeds = as_tensor(fold(args.seed, Stream.PANEL, torch.arange(len(images)).numpy()))
-    seeds = seeds.to(images.device)
-    count, counted = args.count, args.r2_images
-    sheet = reconstruction_sheet(
-        model, images[:count], names[:count], seeds[:count], masks, columns, opened.title
+    asked = Asked(
+        images,
+        names,
+        seeds.to(images.device),
+        args.count,
+        args.measured,
+        opened.title,
+        args.mask,
+        args.mask_ratio,
+        args.columns or (),
     )
-    write_sheet(sheet, out)
-    pairs = [*zip(images[:counted].split(BATCH), seeds[:counted].split(BATCH), strict=True)]
-    found = [explained_variance(model, pairs, mask.draw) for mask in masks]
-    rows = [
-        {"mask": mask.pattern, "hidden": mask.hidden, **explained._asdict()}
-        for mask, explained in zip(masks, found, strict=True)
-    ]
-    write_json(out.with_suffix(".json"), {"step": opened.step, **found[0]._asdict(), "masks": rows})
-    for mask, explained in zip(masks, found, strict=True):
-        _tell(mask, explained, model)
-    print(out)
+    own = registry.implementation(opened.config.objective).reconstruct(objective, asked)
+    made = own or reconstruction.reconstruct(objective, asked, opened.config.objective)
+    write_sheet(made.sheet, out)
+    write_json(out.with_suffix(".json"), {"step": opened.step, **made.figures})
+    print("\n".join([*made.lines, str(out)]))
 
 
 def attention(args: argparse.Namespace) -> None:
     """`mae attention`."""
-    out = _out(args, "attention")
-    opened = _open(args, args.images, args.count)
-    model, (images, names) = opened.model, opened.shown
-    looked = last_attention(_encoder(model), model.encode, images)
-    write_sheet(attention_sheet(images, names, looked, grid_of(model), opened.title), out)
+    out, opened = _out(args, "attention"), _open(args)
+    encoder = timm_encoder(opened.objective)
+    if encoder is None:
+        raise opened.lacks(args, "attention blocks of a Vision Transformer of timm")
+    grid = _grid(args, opened)
+    images, names = _load(args, opened)
+    looked = last_attention(encoder, opened.objective.encode, images)
+    write_sheet(attention_sheet(images, names, looked, grid, opened.title), out)
     print(out)
 
 
 def pca(args: argparse.Namespace) -> None:
     """`mae pca`."""
-    out = _out(args, "pca")
-    opened = _open(args, args.images, args.count)
-    model, (images, names) = opened.model, opened.shown
+    out, opened = _out(args, "pca"), _open(args)
+    grid, encode = _grid(args, opened), ObjectiveEncoder(opened.objective)
+    images, names = _load(args, opened)
     with torch.no_grad():
-        tokens = torch.cat([model.encode(part).tokens.cpu() for part in images.split(BATCH)])
+        tokens = torch.cat([encode(part)[TOKENS].cpu() for part in images.split(BATCH)])
     if args.contents:
         tokens = without_places(tokens)
-    found = principal_components(tokens, grid_of(model), args.foreground)
-    sheet = components_sheet(
-        images, names, found, grid_of(model), opened.title, has_places=not args.contents
-    )
+    found = principal_components(tokens, grid, args.foreground)
+    sheet = components_sheet(images, names, found, grid, opened.title, has_places=not args.contents)
     write_sheet(sheet, out)
     print(out)
 
 
 def neighbours(args: argparse.Namespace) -> None:
     """`mae neighbours`."""
-    out = _out(args, "neighbours")
-    opened = _open(args, args.images, args.count)
-    config, model, (queries, names) = opened.config, opened.model, opened.shown
+    out, opened = _out(args, "neighbours"), _open(args)
+    config, objective = opened.config, opened.objective
+    vectors = _outputs(args, opened).vectors
+    if not vectors:
+        raise opened.lacks(args, "pooled features")
+    feature = vectors[0]
+    queries, names = _load(args, opened)
     images = open_images(args.among, "--among", config)
     known = cached_features(
         run_of(args.run).folder,
         config,
-        model,
+        objective,
         images,
         device=queries.device,
         workers=args.workers,
         say=lambda text: print(text, file=sys.stderr),
     )
     with torch.no_grad():
-        asked = model.encode(queries).pooled[FEATURE].float().cpu().numpy()
-    found = nearest(asked, known.vectors[FEATURE][:].astype("float32"), args.k)
-    views = CentredViews(images, model.img_size, config.data.crop_pct)
+        asked = objective.encode(queries).pooled[feature].float().cpu().numpy()
+    found = nearest(asked, known.vectors[feature][:].astype("float32"), args.k)
+    views = CentredViews(images, objective.img_size, config.data.crop_pct)
     numbers = known.samples[found.rows].tolist()
     sheet = neighbours_sheet(
         queries,
@@ -142,37 +144,41 @@ def neighbours(args: argparse.Namespace) -> None:
         [[sample_name(images, number) for number in near] for near in numbers],
         len(known.samples),
         opened.title,
+        feature,
     )
     write_sheet(sheet, out)
     print(out)
 
 
-def _open(args: argparse.Namespace, sources: list[str], limit: int) -> Opened:
+def _open(args: argparse.Namespace) -> Opened:
+    refuse_probe(args.run)
     config, objective, position = load_pretrained(args.run)
-    device = choose_device(args.device)
-    if args.command == "reconstruct":
-        require_mae(objective, args.run, args.command)
-    assert isinstance(objective, MaskedAutoencoder | Classifier)
-    model = objective.to(device)
-    images, names = load_images(sources, config, model.img_size, limit)
     title = f"{args.run}, step {position.step:,}: {WHAT[args.command]}"
-    return Opened(config, model, Loaded(images.to(device), names), position.step, title)
+    return Opened(config, objective.to(choose_device(args.device)), position.step, title)
+
+
+def _load(args: argparse.Namespace, opened: Opened, limit: int | None = None) -> Loaded:
+    """Centred views on the device."""
+    limit = limit or args.count
+    images, names = load_images(args.images, opened.config, opened.objective.img_size, limit)
+    return Loaded(images.to(choose_device(args.device)), names)
+
+
+def _outputs(args: argparse.Namespace, opened: Opened) -> Outputs:
+    objective, device = opened.objective, choose_device(args.device)
+    encode = ObjectiveEncoder(objective)
+    return outputs_of(objective, encode, objective.img_size, opened.config, device)
+
+
+def _grid(args: argparse.Namespace, opened: Opened) -> tuple[int, int]:
+    """Rows and columns of patch tokens; UserError where there are none."""
+    size = _outputs(args, opened).patch_size
+    if size is None:
+        raise opened.lacks(args, "patch tokens")
+    height, width = opened.objective.img_size
+    return height // size[0], width // size[1]
 
 
 def _out(args: argparse.Namespace, name: str) -> Path:
     """Where the picture goes: into the run's folder, also where RUN is one of its checkpoints."""
     return check_picture(args.out or run_of(args.run).folder / f"{name}.png")
-
-
-def _encoder(model: MaskedAutoencoder | Classifier) -> VisionTransformer:
-    """The one that `model.encode` runs: a classifier's averaged one where there is one."""
-    average = model.average if isinstance(model, Classifier) else None
-    return model.encoder if average is None else average
-
-
-def _tell(mask: ChosenMask, explained: Explained, model: MaskedAutoencoder) -> None:
-    given = "0 by definition" if model.norm_pix_loss else "told, no model could be"
-    print(f"R² on hidden patches of {explained.images} images, {mask.hidden:.0%} hidden")
-    print(f"  {'model':34}{explained.model:7.3f}")
-    print(f"  {'interpolation of visible patches':34}{explained.interpolation:7.3f}")
-    print(f"  {'mean of each hidden patch':34}{explained.patch_mean:7.3f}  ({given})")

@@ -1,33 +1,41 @@
 """The evaluations that train a head: `mae attentive`, `segment`, `probe --protocol mae`."""
 
 import argparse
-import shutil
+import os
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from mae.commands.reports import finish, say
+from mae.commands import reports
+from mae.commands.reports import finish
+from mae.config import Config
 from mae.data.images import Images
 from mae.data.training_data import open_images
 from mae.device import choose_device
 from mae.errors import UserError
-from mae.evaluation.attentive import LEAST_STEPS, AttentiveRecipe, epochs_for
-from mae.evaluation.attentive_report import TokenSubject, attentive_report
-from mae.evaluation.attentive_tokens import CachedTokens, EncodedTokens, Tokens, token_bytes
-from mae.evaluation.encoders import FrozenEncoder, Opened, open_encoder
-from mae.evaluation.feature_cache import FOLDER, features_of, identity, made_before
-from mae.evaluation.labels import check_labels, of_manifest
-from mae.evaluation.mae_probe import ProbeRecipe
-from mae.evaluation.mae_probe_report import mae_linear_probe
-from mae.evaluation.mae_probe_state import forget_state
-from mae.evaluation.protocol import LEARNT, saying
+from mae.evaluation.encoders import FrozenEncoder, Opened, lacking, open_encoder, outputs_of
+from mae.evaluation.probing import Probing, claim_folder, on_first
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.evaluation.sources import results_folder, seen_in_train
 from mae.evaluation.tables import table
+from mae.objectives.base import Objective
+from mae.objectives.registry import declarations, implementation
+from mae.training.ending import Ending
+from mae.training.plan import Source
+from mae.training.train import leave_processes, train
 
-ON_DISK = 0.9
-"""share of the free space that cached tokens may take"""
+PATIENCE = timedelta(hours=12)
+"""that processes wait for the first, which encodes what is kept and tests alone"""
+
+
+NEED_PATCHES = ("attentive", "segment")
+"""commands that read patch tokens"""
 
 
 class Given(NamedTuple):
@@ -36,152 +44,150 @@ class Given(NamedTuple):
     opened: Opened
     encoders: dict[str, FrozenEncoder]
     """by name: that of the folder first, then with --baselines the untrained"""
+    modules: dict[str, nn.Module]
+    """that they consist of, on the CPU"""
     train: Images
     test: Images
     seen: int
     """test images that are, byte for byte, in train"""
     folder: Path
     """where the results go"""
+    patch_size: tuple[int, int] | None
+    """of the patch tokens, in pixels; None: the encoder has none"""
 
 
-def attentive(args: argparse.Namespace) -> None:
+def attentive(args: argparse.Namespace) -> int:
     """`mae attentive`."""
-    given = _open(args)
-    check_labels(of_manifest(given.train.manifest), of_manifest(given.test.manifest))
-    patch_size_of(given.opened.module)
-    is_cached = _fits(args, given)
-
-    def tokens_of(name: str, images: Images) -> Tokens:
-        encoder, device = given.encoders[name], choose_device(args.device)
-        max_bad = given.opened.config.data.max_bad
-        if not is_cached and _cached(given, encoder, images) is None:
-            return EncodedTokens(encoder, images, device, args.workers, max_bad)
-        found = features_of(
-            encoder,
-            images,
-            given.folder / FOLDER,
-            tokens=True,
-            device=device,
-            workers=args.workers,
-            max_bad=max_bad,
-            step=given.opened.step if name in LEARNT else None,
-            say=saying(say, name),
-        )
-        return CachedTokens(found, device)
-
-    subjects = [
-        TokenSubject(name, tokens_of(name, given.train), tokens_of(name, given.test))
-        for name in given.encoders
-    ]
-    epochs = args.epochs or epochs_for(len(given.train.manifest), args.batch_size)
-    report = attentive_report(
-        subjects,
-        identity(given.opened.encoder, given.train),
-        given.train,
-        given.test,
-        AttentiveRecipe(epochs, args.batch_size, args.seed),
-        device=choose_device(args.device),
-        say=say,
-    )
-    report["recipe"]["tokens"] = "cached" if is_cached else "encoded each epoch"
-    report["recipe"]["least_steps"] = None if args.epochs else LEAST_STEPS
-    _finish(args, given, report, table("attentive", report))
+    return _probe("mae attentive", args, "attentive", "attentive")
 
 
-def _cached(given: Given, encoder: FrozenEncoder, images: Images) -> Path | None:
-    """A file of all tokens, made before."""
-    return made_before(given.folder / FOLDER, identity(encoder, images), tokens=True)
-
-
-def _fits(args: argparse.Namespace, given: Given) -> bool:
-    """The tokens that are not kept yet may be; tells where not."""
-    needed = sum(
-        token_bytes(encoder, images, choose_device(args.device))
-        for encoder in given.encoders.values()
-        for images in (given.train, given.test)
-        if _cached(given, encoder, images) is None
-    )
-    existing = next(p for p in (given.folder, *given.folder.absolute().parents) if p.exists())
-    if needed <= min(args.token_gb * 1e9, ON_DISK * shutil.disk_usage(existing).free):
-        return True
-    say(f"{needed / 1e9:,.3g} GB of tokens: not kept, but encoded anew in every epoch")
-    return False
+def probe_mae(args: argparse.Namespace) -> int:
+    """`mae probe --protocol mae`."""
+    if args.run is None:
+        raise UserError("--protocol mae: needs RUN, as every epoch encodes new crops")
+    return _probe("mae probe", args, "probe, protocol mae", "probe-mae")
 
 
 def segment(args: argparse.Namespace) -> None:
     """`mae segment`."""
-    given = _open(args)
+    given, device = _open(args, reports.say), choose_device(args.device)
+    assert given.patch_size is not None
+    for module in given.modules.values():
+        module.to(device)
     report = segmentation_report(
         given.encoders,
-        patch_size_of(given.opened.module),
+        given.patch_size,
         given.train,
         given.test,
         patches=args.patches,
         seed=args.seed,
         max_bad=given.opened.config.data.max_bad,
-        device=choose_device(args.device),
+        device=device,
         workers=args.workers,
-        say=say,
+        say=reports.say,
     )
-    _finish(args, given, report, segmentation_table(report))
+    out = args.out or given.folder / "segment.json"
+    finish(args, out, report, segmentation_table(report), step=given.opened.step, seen=given.seen)
 
 
-def probe_mae(args: argparse.Namespace) -> None:
-    """`mae probe --protocol mae`."""
-    if args.run is None:
-        raise UserError("--protocol mae: needs RUN, as every epoch encodes new crops")
-    given, defaults = _open(args), ProbeRecipe()
-    kept = {name: f"probe-mae{'' if name in LEARNT else f'-{name}'}" for name in given.encoders}
-    folders = {name: given.folder / kept[name] for name in given.encoders}
-    report = mae_linear_probe(
-        given.opened.config,
-        given.encoders,
-        given.train,
-        given.test,
-        ProbeRecipe(
-            epochs=args.epochs or defaults.epochs,
-            batch_size=args.step_batch,
-            blr=args.blr or defaults.blr,
-            warmup_epochs=args.warmup_epochs,
-            device_batch=args.device_batch or defaults.device_batch,
-            seed=args.seed,
-        ),
-        classes=args.classes,
-        folders=folders,
-        device=choose_device(args.device),
-        workers=args.workers,
-        say=say,
-    )
-    _finish(args, given, report, table("probe, protocol mae", report), "probe-mae")
-    for folder in folders.values():
-        forget_state(folder)
+def _probe(command: str, args: argparse.Namespace, title: str, name: str) -> int:
+    """Train and test the objective that `command` trains; the exit code.
+
+    On as many processes as were launched; the first tests, writes and prints.
+    """
+    ending = Ending()
+
+    def work() -> None:
+        _refuse_sharding(command)
+        (declared,) = declarations(command)
+        use_cpu = _asks_for_cpu(args.device)
+        processes = PartialState(cpu=use_cpu, timeout=PATIENCE)
+        is_main = processes.is_main_process
+        say = reports.say if is_main else _say_nothing
+        with processes.main_process_first():  # the first to come writes the indexes
+            given = _open(args, say)
+
+        def fit(
+            config: Config, source: Source | None = None, followed_by: Path | None = None
+        ) -> Objective:
+            manifest = source.manifest if source else given.train.manifest
+            on_first(lambda: claim_folder(config, manifest, followed_by, say), is_main, _share)
+            objective = train(config, ending, source=source, use_cpu=use_cpu)
+            ending.end_run()
+            return objective
+
+        report = implementation(declared.name).probe(
+            Probing(
+                args,
+                given.opened,
+                given.encoders,
+                given.modules,
+                given.train,
+                given.test,
+                given.folder,
+                str(processes.device),
+                processes.num_processes,
+                is_main,
+                fit,
+                _share,
+                say,
+            )
+        )
+        leave_processes()
+        if is_main:
+            _finish(args, given, report, title, name)
+
+    return ending.exit_code(work)
 
 
-def patch_size_of(module: nn.Module) -> tuple[int, int]:
-    """Height and width of a patch in pixels; UserError for encoders without patch tokens."""
-    embedding: Any = getattr(getattr(module, "encoder", module), "patch_embed", None)
-    if embedding is None:
-        raise UserError("this encoder has no patch tokens")
-    height, width = embedding.patch_size
-    return height, width
+def _share(own: Any) -> Any:
+    """The first process's value, on all of them."""
+    return broadcast_object_list([own])[0]
 
 
-def _open(args: argparse.Namespace) -> Given:
-    opened, device = open_encoder(args.run), choose_device(args.device)
-    opened.module.to(device).eval()
-    encoders = {opened.encoder.name: opened.encoder}
+def _refuse_sharding(command: str) -> None:
+    """UserError where the launcher asks for sharded weights, which no process can test alone."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise UserError(f"{command}: a head is too small to be sharded: launch it without FSDP")
+
+
+def _asks_for_cpu(device: str) -> bool:
+    """--device of a command that trains; UserError for a single one of several GPUs."""
+    if device not in ("auto", "cuda", "cpu"):
+        choose_device(device)
+        raise UserError(
+            f"--device {device}: the launcher gives each process its GPU; choose among them by "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    if device == "cuda":
+        choose_device(device)
+    return device == "cpu" or not torch.cuda.is_available()
+
+
+def _open(args: argparse.Namespace, say: Callable[[str], None]) -> Given:
+    opened = open_encoder(args.run)
+    module, encoder = opened.module.eval(), opened.encoder
+    has = outputs_of(module, encoder.encode, encoder.img_size, opened.config)
+    if args.command in NEED_PATCHES and has.patch_size is None:
+        raise lacking(args.run, opened.objective, "patch tokens", args.command)
+    encoders, modules = {encoder.name: encoder}, {encoder.name: module}
     if args.baselines:
-        module, fresh = opened.untrained()
-        encoders[fresh.name] = fresh
-        module.to(device).eval()
+        fresh_module, fresh = opened.untrained()
+        encoders[fresh.name], modules[fresh.name] = fresh, fresh_module.eval()
     train = open_images(args.train, "--train", opened.config)
     test = open_images(args.test, "--test", opened.config)
     seen = seen_in_train(train.manifest, test.manifest, say)
-    return Given(opened, encoders, train, test, seen, results_folder(args.run, args.out))
+    folder = results_folder(args.run, args.out)
+    return Given(opened, encoders, modules, train, test, seen, folder, has.patch_size)
 
 
 def _finish(
-    args: argparse.Namespace, given: Given, report: dict[str, Any], told: str, name: str = ""
+    args: argparse.Namespace, given: Given, report: Mapping[str, Any], title: str, name: str
 ) -> None:
-    out = args.out or given.folder / f"{name or args.command}.json"
-    finish(args, out, report, told, step=given.opened.step, seen=given.seen)
+    out = args.out or given.folder / f"{name}.json"
+    told = table(title, dict(report))
+    finish(args, out, dict(report), told, step=given.opened.step, seen=given.seen)
+
+
+def _say_nothing(text: str) -> None:
+    """Of all processes but the first."""

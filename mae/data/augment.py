@@ -15,10 +15,12 @@ Augment = Callable[[Tensor, int], Tensor]
 """uint8 [3 h w] and a key of 64 bits → uint8 [3 h w]"""
 
 
-def build_augment(policy: str, mean: Sequence[float], size: tuple[int, int]) -> Augment:
+def build_augment(
+    policy: str, mean: Sequence[float], size: tuple[int, int], setting: str = "policy"
+) -> Augment:
     """As fine-tuning recipes set it up: moved by up to .45 of the side, filled with the mean.
 
-    Raises UserError where timm does not know `policy`.
+    Raises UserError where timm does not know `policy`, which messages call `setting`.
     """
     settings = {
         "translate_const": int(min(size) * 0.45),
@@ -28,7 +30,7 @@ def build_augment(policy: str, mean: Sequence[float], size: tuple[int, int]) -> 
     try:
         transform = rand_augment_transform(policy, settings)
     except (AssertionError, ValueError, KeyError) as error:
-        raise UserError(f"finetune.rand_augment: {policy!r}: timm knows no such policy") from error
+        raise UserError(f"{setting}: {policy!r}: timm knows no such policy") from error
     for operation in transform.ops:
         if operation.name.startswith("Posterize"):
             operation.aug_fn = posterize

@@ -151,6 +151,31 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
     )
 
 
+def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
+    """The manifest of some samples alone, by their ascending numbers."""
+    if len(samples) == len(manifest):
+        return manifest
+    counts = np.bincount(manifest.shard[samples], minlength=len(manifest.shards))
+    parts = np.split(samples, np.cumsum(counts)[:-1])
+    keys = []
+    for known, first, own in zip(manifest.keys, manifest.first, parts, strict=True):
+        names = known.split(b"\0")
+        keys.append(b"\0".join(names[number] for number in (own - first).tolist()))
+    digest = hashlib.sha256(f"{manifest.fingerprint} of which\n".encode())
+    digest.update(samples.astype("<i8").tobytes())
+    return Manifest(
+        shards=manifest.shards,
+        keys=tuple(keys),
+        first=np.cumsum([0, *counts])[:-1],
+        shard_bytes=manifest.shard_bytes,
+        sha256=manifest.sha256,
+        shard=manifest.shard[samples],
+        fingerprint=digest.hexdigest(),
+        datasets=manifest.datasets,
+        **{name: getattr(manifest, name)[samples] for name in COLUMNS},
+    )
+
+
 def require_labels(manifest: Manifest, key: str) -> npt.NDArray[np.int64]:
     """The labels of all samples; UserError names the first sample without one."""
     return all_labelled(manifest.label, manifest.name, key)

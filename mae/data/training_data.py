@@ -1,29 +1,24 @@
 """The training data as the settings describe it: manifest, order, cache, batches."""
 
 from collections.abc import Callable, Container, Generator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from mae.config import Config, DataConfig
-from mae.data.augment import Augment, build_augment
 from mae.data.batches import batches
-from mae.data.class_names import named_classes
 from mae.data.decoded import CropDecoder, decoded_batches
 from mae.data.images import Images
 from mae.data.loader import Batch, Slices, TrainingViews
-from mae.data.manifest import Manifest, build_manifest, merge, require_labels
+from mae.data.manifest import Manifest, build_manifest, merge
 from mae.data.order import Order
 from mae.data.prefetch import fetching_ahead
 from mae.data.statistics import channel_statistics
 from mae.errors import UserError
-from mae.remote.cache import ShardCache
+from mae.objectives.registry import declaration
+from mae.remote.cache import ShardCache, build_cache
 from mae.remote.files import is_remote
-
-STRAY = 10
-"""so many times more classes than different labels are taken for a mistake"""
 
 CPU = torch.device("cpu")
 
@@ -45,7 +40,7 @@ class TrainingData(NamedTuple):
 
     def images(self, config: Config) -> Images:
         """The images by number."""
-        return Images(self.manifest, config.model.in_chans, config.data.bits, self.cache)
+        return Images(self.manifest, config.data.in_chans, config.data.bits, self.cache)
 
     def batches(
         self,
@@ -67,9 +62,9 @@ class TrainingData(NamedTuple):
             self.order,
             config.data,
             img_size,
-            config.model.in_chans,
+            config.data.in_chans,
             self.cache,
-            augment_of(config, img_size),
+            declaration(config.objective).augmentation(config, img_size),
         )
         at_once = shards_at_once(config.data, self.manifest, 1 / slices.num_processes)
         in_window = at_once * len(self.manifest) / len(self.manifest.shards)
@@ -83,7 +78,7 @@ class TrainingData(NamedTuple):
         made = batches(views, positions, config.data.workers)
         if not config.data.decode_on_device:
             return made
-        decoder = CropDecoder(device, config.model.in_chans)
+        decoder = CropDecoder(device, config.data.in_chans)
         return decoded_batches(made, slices.micro_batches(first, last, left_out), views, decoder)
 
 
@@ -100,15 +95,9 @@ def open_training_data(
     manifest = training_manifest(config.data, progress)
     order = build_order(config.data, manifest, config.train.seed, config.train.batch_size)
     check_cache(config.data, manifest, local_share)
-    config = with_classes(with_own_statistics(config, manifest), manifest)
+    config = with_own_statistics(config, manifest)
+    config = declaration(config.objective).complete(config, manifest)
     return config, TrainingData(manifest, order, build_cache(config.data))
-
-
-def build_cache(config: DataConfig) -> ShardCache:
-    """The folder of remote shards, shared by all processes of this machine."""
-    return ShardCache(
-        Path(config.cache_dir).expanduser(), int(config.cache_gb * 1e9), config.allow_pipe
-    )
 
 
 def open_images(patterns: Sequence[str], key: str, config: Config) -> Images:
@@ -118,7 +107,7 @@ def open_images(patterns: Sequence[str], key: str, config: Config) -> Images:
     """
     data, cache = config.data, build_cache(config.data)
     manifest = build_manifest(patterns, key, data.index_dir, cache)
-    return Images(manifest, config.model.in_chans, data.bits, cache)
+    return Images(manifest, config.data.in_chans, data.bits, cache)
 
 
 def training_manifest(
@@ -144,46 +133,10 @@ def with_own_statistics(config: Config, manifest: Manifest) -> Config:
     data = config.data
     if not data.own_statistics:
         return config
-    images = Images(manifest, config.model.in_chans, data.bits, build_cache(data))
+    images = Images(manifest, config.data.in_chans, data.bits, build_cache(data))
     statistics = channel_statistics(images, data.index_dir)
     measured = {"mean": statistics.mean, "std": statistics.std}
     return config.model_copy(update={"data": data.model_copy(update=measured)})
-
-
-def with_classes(config: Config, manifest: Manifest) -> Config:
-    """The settings, with the number of classes where finetune.num_classes leaves it open.
-
-    Raises UserError where a classifier's training data has samples without a label, or beyond.
-    """
-    if config.objective != "classifier":
-        return config
-    augment_of(config, (1, 1))  # refuses an unknown policy now, not once the run has begun
-    labels = require_labels(manifest, "data.train")
-    wanted, found = config.finetune.num_classes, int(labels.max()) + 1
-    if not wanted and found > STRAY * len(np.unique(labels)):
-        raise UserError(
-            f"finetune.num_classes: labels go up to {found - 1} (first "
-            f"{manifest.name(int(labels.argmax()))}), but only {len(np.unique(labels))} different "
-            "ones occur: set it if that is meant"
-        )
-    if wanted and wanted < found:
-        first = manifest.name(int((labels >= wanted).argmax()))
-        raise UserError(
-            f"finetune.num_classes: {wanted}, but labels go up to {found - 1}, first {first}"
-        )
-    named = named_classes(manifest.shards)
-    if wanted and wanted < named:
-        raise UserError(f"finetune.num_classes: {wanted}, but classes.txt names {named}")
-    counted = {"num_classes": wanted or max(2, found, named)}
-    return config.model_copy(update={"finetune": config.finetune.model_copy(update=counted)})
-
-
-def augment_of(config: Config, img_size: tuple[int, int]) -> Augment | None:
-    """What is done to a classifier's crops."""
-    policy = config.finetune.rand_augment
-    if config.objective != "classifier" or not policy:
-        return None
-    return build_augment(policy, config.data.mean, img_size)
 
 
 def build_order(config: DataConfig, manifest: Manifest, seed: int, batch_size: int) -> Order:

@@ -13,7 +13,6 @@ from mae.data.scan import ShardIndex, scan
 from mae.data.shards import expand_shards
 from mae.data.storage import ShardReader
 from mae.data.workers import Progress, in_workers, progress_bar
-from mae.decoding.decode import decode_native
 from mae.decoding.formats import EXTENSIONS
 from mae.decoding.pixels import BadImage
 from mae.errors import SampleError, StorageError, UserError
@@ -165,6 +164,9 @@ def describe_verified(verified: Verified) -> list[str]:
 class _Checker:
     def __init__(self, manifest: Manifest, cache: ShardCache | None) -> None:
         self.manifest = manifest
+        from mae.decoding.decode import decode_native  # torch, once the shards are indexed
+
+        self.decode = decode_native
         self.reader = ShardReader(manifest, cache)
         self.cache = cache
 
@@ -177,7 +179,7 @@ class _Checker:
         for sample in task.samples:
             extension = EXTENSIONS[manifest.kind[sample]]
             try:
-                pixels = decode_native(self.reader.read(sample), extension)
+                pixels = self.decode(self.reader.read(sample), extension)
                 kinds[extension, len(pixels), 8 * pixels.element_size()] += 1
             except BadImage as error:
                 bad.append((sample, str(error)))

@@ -11,7 +11,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, TypeVar
 
-import torch
 from tqdm import tqdm
 
 from mae.errors import WorkerDied
@@ -41,7 +40,8 @@ def in_workers(
     if workers == 0:
         yield from ((number, function(task)) for number, task in enumerate(tasks))
         return
-    # Forked workers need no second import of torch; they must not use its threads.
+    import torch  # noqa: F401 - before the fork: all decode, and import it no second time
+
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     team: dict[Connection, _Worker] = {}
     todo = iter(range(len(tasks)))
@@ -110,7 +110,9 @@ def _first(numbers: Iterator[int], count: int) -> list[int]:
 def _work(pipe: Connection, function: Callable[[Task], Result]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
     threading.Thread(target=_die_with_the_parent, daemon=True).start()
-    torch.set_num_threads(1)
+    import torch
+
+    torch.set_num_threads(1)  # those of the parent are not there after a fork
     while True:
         try:
             task = pipe.recv()

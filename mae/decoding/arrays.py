@@ -81,7 +81,7 @@ def check_axes(shape: tuple[int, ...]) -> None:
         return
     raise BadImage(
         f"shape {list(shape)}: its first and its last axis may both be the channels, so it is "
-        "not resized: pack it without --resize (model.in_chans then tells)"
+        "not resized: pack it without --resize (data.in_chans then tells)"
     )
 
 

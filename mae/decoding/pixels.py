@@ -78,7 +78,7 @@ def fit(pixels: Pixels, channels: int, bits: int) -> np.ndarray:
         colours = stored - alpha
         if {colours, channels} - {1, 3}:
             many = f"{stored} channel{'s' * (stored > 1)}"
-            raise BadImage(f"has {many}, but model.in_chans is {channels}")
+            raise BadImage(f"has {many}, but data.in_chans is {channels}")
         values = values[..., :colours]
         if colours < channels:
             values = np.repeat(values, channels, axis=2)

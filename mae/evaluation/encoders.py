@@ -1,8 +1,9 @@
-"""Frozen encoders, whatever they come from: a run, an export for timm, or no model at all."""
+"""Frozen encoders: of a run of any objective, of an export for timm, or no model at all."""
 
 import hashlib
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mae.config import Config, DataConfig, ModelConfig
+from mae.config import Config, DataConfig
 from mae.errors import UserError
-from mae.objective import Objective
-from mae.training.run import build_objective, load_pretrained
+from mae.objectives.base import Objective
+from mae.objectives.registry import OBJECTIVES, declaration
+from mae.results import read_json
+from mae.training.plain import is_plain
+from mae.training.trained import build_objective, load_pretrained, refuse_probe
 
 TOKENS = "tokens"
 PIXELS = "pixels"
@@ -27,11 +31,15 @@ RAW = "raw"
 PIXEL_SIDE = 16
 
 
+Encode = Callable[[Tensor], dict[str, Tensor]]
+"""integers [b c h w] → vectors [b d] by name, the preferred one first; patch `tokens` [b p d] where
+there are any"""
+
+
 class FrozenEncoder(NamedTuple):
     """Pictures to vectors, nothing of which is trained."""
 
-    encode: Callable[[Tensor], dict[str, Tensor]]
-    """integers [b c h w] → vectors [b d] by name, patch `tokens` [b p d] where it has them"""
+    encode: Encode
     sha256: str
     """of the weights: names, shapes and values"""
     img_size: tuple[int, int]
@@ -53,6 +61,47 @@ class Opened(NamedTuple):
     """steps of pretraining, where that is known"""
     untrained: Callable[[], tuple[nn.Module, FrozenEncoder]]
     """the same architecture, freshly initialised"""
+    objective: str | None = None
+    """of the run; exports do not say"""
+
+
+class ObjectiveEncoder(nn.Module):
+    """`FrozenEncoder.encode` of an objective."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The pooled vectors by name, and patch tokens where there are any."""
+        features = self.objective.encode(images)
+        tokens = {} if features.tokens is None else {TOKENS: features.tokens}
+        return {**features.pooled, **tokens}
+
+
+class TimmEncoder(nn.Module):
+    """`FrozenEncoder.encode` of a model of timm."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Any, data: DataConfig) -> None:
+        super().__init__()
+        self.model = model
+        for name, values in (("mean", data.mean), ("std", data.std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """As `ObjectiveEncoder` gives them."""
+        model, unit = self.model, images.float() / torch.iinfo(images.dtype).max
+        features = model.forward_features((unit - self.mean.to(unit)) / self.std.to(unit))
+        if features.ndim != 3:  # no tokens: a convolutional network
+            return {"pooled": model.forward_head(features, pre_logits=True)}
+        tokens = features[:, model.num_prefix_tokens :]
+        vectors = {"mean": tokens.mean(dim=1), TOKENS: tokens}
+        if getattr(model, "cls_token", None) is not None:
+            vectors["cls"] = features[:, 0]
+        return vectors
 
 
 def open_encoder(folder: Path) -> Opened:
@@ -62,6 +111,7 @@ def open_encoder(folder: Path) -> Opened:
     """
     if is_export(folder):
         return _open_timm(folder)
+    refuse_probe(folder)
     config, objective, position = load_pretrained(folder)
 
     def untrained() -> tuple[nn.Module, FrozenEncoder]:
@@ -69,7 +119,19 @@ def open_encoder(folder: Path) -> Opened:
         return fresh, objective_encoder(config, fresh)._replace(name=UNTRAINED)
 
     encoder = objective_encoder(config, objective)
-    return Opened(config, objective, encoder, position.step, untrained)
+    return Opened(config, objective, encoder, position.step, untrained, config.objective)
+
+
+def open_again(folder: Path, is_untrained: bool, sha256: str) -> FrozenEncoder:
+    """The encoder that a run was begun with; UserError where `folder` holds another by now."""
+    opened = open_encoder(folder)
+    encoder = opened.untrained()[1] if is_untrained else opened.encoder
+    if encoder.sha256 != sha256:
+        raise UserError(
+            f"{folder}: not the encoder that the run was begun with (sha256 "
+            f"{encoder.sha256[:16]}, then {sha256[:16]})"
+        )
+    return encoder
 
 
 def is_export(folder: Path) -> bool:
@@ -79,23 +141,86 @@ def is_export(folder: Path) -> bool:
 
 def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
     """The encoder of an objective in evaluation mode."""
-
-    def encode(images: Tensor) -> dict[str, Tensor]:
-        features = objective.encode(images)
-        return {**features.pooled, TOKENS: features.tokens}
-
     data = config.data
-    # What encodes: a classifier's averaged weights, where it keeps them.
-    own = getattr(objective, "encoder", objective)
-    average = getattr(objective, "average", None)
-    encoder = own if average is None else average
     pixels = f"mean {list(data.mean)}, std {list(data.std)}, {data.bits} bits"
-    sha256, name = weights_sha256(encoder), _name(config.objective == "classifier")
-    return FrozenEncoder(encode, sha256, objective.img_size, data.crop_pct, pixels, name)
+    is_supervised = declaration(config.objective).supervises_encoder
+    sha256 = weights_sha256(objective.encoding_part())
+    name = FINE_TUNED if is_supervised else PRETRAINED
+    size, encode = objective.img_size, ObjectiveEncoder(objective)
+    return FrozenEncoder(encode, sha256, size, data.crop_pct, pixels, name)
 
 
-def _name(is_classifier: bool) -> str:
-    return FINE_TUNED if is_classifier else PRETRAINED
+class Outputs(NamedTuple):
+    """Features that an encoder has."""
+
+    vectors: list[str]
+    """names of the pooled ones, the preferred one first"""
+    patch_size: tuple[int, int] | None
+    """height and width in pixels that a patch token stands for; None: no grid of patch tokens"""
+
+
+def outputs_of(
+    module: nn.Module,
+    encode: Encode,
+    img_size: tuple[int, int],
+    config: Config,
+    device: torch.device | str = "cpu",
+) -> Outputs:
+    """What `encode` gives, seen from one black image; `module` is what it runs, on `device`."""
+    dtype = torch.uint8 if config.data.bits == 8 else torch.uint16
+    image = torch.zeros(1, config.data.in_chans, *img_size, dtype=dtype)
+    with torch.no_grad():
+        found = encode(image.to(device))
+    tokens = found.pop(TOKENS, None)
+    size = None if tokens is None else _patch_size(module, img_size, tokens.shape[1])
+    return Outputs(list(found), size)
+
+
+def _patch_size(
+    module: nn.Module, img_size: tuple[int, int], tokens: int
+) -> tuple[int, int] | None:
+    embedding: Any = getattr(getattr(module, "encoder", module), "patch_embed", None)
+    if embedding is not None:
+        height, width = embedding.patch_size
+    else:
+        height = width = max(1, math.isqrt(img_size[0] * img_size[1] // max(tokens, 1)))
+    grid = img_size[0] // height, img_size[1] // width
+    return (height, width) if grid[0] * grid[1] == tokens else None
+
+
+def lacking(folder: Path, objective: str | None, what: str, command: str) -> UserError:
+    """The refusal of a command that needs `what` (plural) of an encoder; `objective`: of a run."""
+    subject = f"objective {objective}" if objective else "this encoder"
+    having = [name for name in OBJECTIVES if what in declaration(name).offers]
+    known = f", as {' or '.join(having)} has" if having else ""
+    return UserError(f"{folder}: {subject} has no {what}; mae {command} needs them{known}")
+
+
+@torch.no_grad()
+def blank_vectors(
+    encoder: FrozenEncoder, channels: int, device: torch.device | str = "cpu"
+) -> dict[str, Tensor]:
+    """The features of one black image: names and widths are those of all images."""
+    blank = torch.zeros(1, channels, *encoder.img_size, dtype=torch.uint8)
+    return encoder.encode(blank.to(device))
+
+
+def preferred(vectors: Mapping[str, Tensor]) -> str:
+    """Name of the vector that a linear probe reads: the class token, else the first pooled one."""
+    return "cls" if "cls" in vectors else next(name for name in vectors if name != TOKENS)
+
+
+@torch.no_grad()
+def image_vectors(encoder: FrozenEncoder, images: Tensor) -> Tensor:
+    """[b d] float32: the preferred vectors of images.
+
+    In bf16 where a GPU has it, as the authors encode in half precision.
+    """
+    device = images.device.type
+    use_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    with torch.autocast(device, torch.bfloat16, enabled=use_bf16):
+        vectors = encoder.encode(images)
+    return vectors[preferred(vectors)].float()
 
 
 def pixel_encoder(config: Config, img_size: tuple[int, int], crop_pct: float) -> FrozenEncoder:
@@ -127,14 +252,16 @@ def _open_timm(folder: Path) -> Opened:
     """An encoder that timm loads with "local-dir:FOLDER"."""
     if not (folder / "model.safetensors").exists():
         raise UserError(f"{folder}: no model.safetensors; nothing else is loaded")
+    if is_plain(read_json(folder / "config.json")):
+        raise UserError(f"{folder}: a plain export: give the run, or one of --format timm")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
         told: dict[str, Any] = json.loads((folder / "config.json").read_text())
         given: dict[str, Any] = told["pretrained_cfg"]
         channels, *size = given["input_size"]
-        name = _name(bool(told.get("num_classes")))
+        name = FINE_TUNED if told.get("num_classes") else PRETRAINED
         reading: dict[str, Any] = {key: given[key] for key in ("mean", "std", "crop_pct")}
-        config = Config(data=DataConfig(**reading), model=ModelConfig(in_chans=channels))
+        config = Config(data=DataConfig(**reading, in_chans=channels))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: no encoder that timm loads: {reason}") from None
@@ -152,20 +279,6 @@ def _open_timm(folder: Path) -> Opened:
 def _timm_encoder(
     model: Any, config: Config, img_size: tuple[int, int], name: str
 ) -> FrozenEncoder:
-    model.eval()
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (config.data.mean, config.data.std))
-
-    def encode(images: Tensor) -> dict[str, Tensor]:
-        unit = images.float() / torch.iinfo(images.dtype).max
-        features = model.forward_features((unit - mean.to(unit)) / std.to(unit))
-        if features.ndim != 3:  # no tokens: a convolutional network
-            return {"pooled": model.forward_head(features, pre_logits=True)}
-        tokens = features[:, model.num_prefix_tokens :]
-        vectors = {"mean": tokens.mean(dim=1), TOKENS: tokens}
-        if getattr(model, "cls_token", None) is not None:
-            vectors["cls"] = features[:, 0]
-        return vectors
-
-    data = config.data
+    encode, data = TimmEncoder(model, config.data).eval(), config.data
     pixels = f"mean {list(data.mean)}, std {list(data.std)}, {data.bits} bits"
     return FrozenEncoder(encode, weights_sha256(model), img_size, data.crop_pct, pixels, name)

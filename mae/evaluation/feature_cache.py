@@ -31,7 +31,7 @@ from mae.evaluation.features_file import (
 )
 from mae.evaluation.left_out import LeftOut
 from mae.folders import new_file
-from mae.objective import Objective
+from mae.objectives.base import Objective
 from mae.training.tracking import duration
 
 FOLDER = "features"

@@ -1,6 +1,6 @@
 """How a model is doing while it trains, from a few held-out images.
 
-What the numbers mean is for `mae.evaluation.verdicts` to say.
+What the numbers mean is for the diagnosis of an objective to say.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,12 @@ from mae.evaluation.collapse import DEAD, mean_cosine, rankme, relative_deviatio
 from mae.evaluation.features import Matrix
 from mae.evaluation.knn import knn_accuracy
 from mae.evaluation.probe import Labels, path, standardise
-from mae.evaluation.reconstruction import explained_variance
 from mae.hashing import Stream, fold
-from mae.models.mae import MaskedAutoencoder
-from mae.objective import Objective
+from mae.objectives.base import HeldOut, Objective
 from mae.tensor_hashing import as_tensor
 
 BATCH = 32
 """images at a time; the same batches on any number of processes, so the same bits"""
-
-FEATURE = "mean"
-"""of an objective's pooled features: patch means, MAE's better one"""
 
 FEWEST_PER_CLASS = 5
 """fitted images a class, on average: with fewer, accuracies are mostly chance"""
@@ -50,12 +45,6 @@ class Health(NamedTuple):
     """further ones that could not be decoded, and were skipped"""
     width: int
     """dimensions of the features"""
-    r2: float | None
-    """share of the hidden pixels' variance that the model explains, at most 1"""
-    r2_interpolation: float | None
-    """the same for a smooth filling from the visible patches"""
-    r2_patch_mean: float | None
-    """the same for each hidden patch's true mean; 0 by construction with `norm_pix_loss`"""
     rankme: float
     """effective dimensions of the features, 1 to min(images, width)"""
     spread: float
@@ -81,13 +70,16 @@ class Part(NamedTuple):
     features: Matrix
     """[n d]"""
     sums: npt.NDArray[np.float64]
-    """[6] of `hidden_sums`; empty for objectives that do not hide patches"""
+    """of the objective's own measurement; empty where it has none"""
     bad: int
-    unreadable: str
-    """why storage failed, and nothing else is here; "" where it did not"""
+    problem: UserError | None
+    """why this process got no further, and nothing else is here: for all of them to raise"""
 
 
-NOTHING = Part([], np.empty((0, 0), np.float32), np.empty(0), 0, "")
+Sums = Callable[[Tensor, Tensor], npt.NDArray[np.float64]]
+"""(images, seeds) → numbers that add up over batches"""
+
+NOTHING = Part([], np.empty((0, 0), np.float32), np.empty(0), 0, None)
 
 
 def measure_health(
@@ -101,32 +93,53 @@ def measure_health(
     process_index: int = 0,
     num_processes: int = 1,
     gather: Callable[[list[Any]], list[Any]] = lambda own: own,
-) -> Health:
-    """Measure on `limit` of `images`, the same ones each time, drawn by `seed` like their masks.
+    sums: Sums | None = None,
+) -> tuple[Health, npt.NDArray[np.float64]]:
+    """Health of the preferred pooled features, and the totals of `sums`, on held-out images.
 
+    On `limit` of `images`, the same ones each time, drawn by `seed` like their noise.
     Called by all processes, each of which decodes and encodes its part; `gather` joins a list of
     each process to one list on all (`accelerate.utils.gather_object`).  All get the same result,
     and no random state is touched.  Raises StorageError where shards cannot be read and UserError
-    where no image can be decoded, on all processes alike.
+    where no image can be decoded, or there are no pooled features, on all processes alike.
     """
     was_training = objective.training
     objective.eval()
     try:
         batches = held_out(len(images.manifest), seed, limit)[process_index::num_processes]
-        own = _measure_parts(objective, images, batches, crop_pct, seed, device)
+        own = _measure_parts(objective, images, batches, crop_pct, seed, device, sums)
     finally:
         objective.train(was_training)
     parts: list[Part] = gather(own)
     for part in parts:
-        if part.unreadable:
-            raise StorageError(part.unreadable)
+        if part.problem is not None:
+            raise part.problem
     bad = sum(part.bad for part in parts)
     parts = sorted((part for part in parts if part.numbers), key=lambda part: part.numbers)
     if not parts:
         raise UserError(f"none of {min(limit, len(images.manifest))} held-out images is readable")
     # Once, by the first process: the others would need its cores, and wait for it either way.
     results = [summarise(parts, bad, images, seed)] if process_index == 0 else []
-    return gather(results)[0]
+    return gather(results)[0], np.sum([part.sums for part in parts], axis=0)
+
+
+def measure_held_out(
+    objective: Objective, held_out: HeldOut, sums: Sums | None = None
+) -> tuple[Health, npt.NDArray[np.float64]]:
+    """`measure_health` as the settings of a run ask for it."""
+    config = held_out.config
+    return measure_health(
+        objective,
+        held_out.images,
+        config.data.crop_pct,
+        config.train.seed,
+        config.log.health_images,
+        device=held_out.device,
+        process_index=held_out.process_index,
+        num_processes=held_out.num_processes,
+        gather=held_out.gather,
+        sums=sums,
+    )
 
 
 def held_out(count: int, seed: int, limit: int) -> list[list[int]]:
@@ -144,6 +157,7 @@ def _measure_parts(
     crop_pct: float,
     seed: int,
     device: torch.device | str,
+    sums: Sums | None,
 ) -> list[Part]:
     views = CentredViews(images, objective.img_size, crop_pct)
     parts = []
@@ -153,7 +167,7 @@ def _measure_parts(
             try:
                 usable[number] = views.view(number)
             except StorageError as error:  # to be raised by all processes, not by this one alone
-                return [NOTHING._replace(unreadable=str(error))]
+                return [NOTHING._replace(problem=error)]
             except SampleError:
                 continue
         numbers, bad = list(usable), len(batch) - len(usable)
@@ -161,34 +175,20 @@ def _measure_parts(
             parts.append(NOTHING._replace(bad=bad))
             continue
         pixels = stack(list(usable.values())).to(device)
-        masks = as_tensor(fold(seed, Stream.PANEL, np.array(numbers))).to(device)
-        features = objective.encode(pixels).pooled[FEATURE].float().cpu().numpy()
-        sums = NOTHING.sums
-        if isinstance(objective, MaskedAutoencoder):
-            sums = hidden_sums(objective, pixels, masks)
-        parts.append(Part(numbers, features, sums, bad, ""))
+        noise = as_tensor(fold(seed, Stream.PANEL, np.array(numbers))).to(device)
+        pooled = objective.encode(pixels).pooled
+        if not pooled:
+            return [NOTHING._replace(problem=UserError("the objective has no pooled features"))]
+        features = next(iter(pooled.values())).float().cpu().numpy()
+        own = sums(pixels, noise) if sums else NOTHING.sums
+        parts.append(Part(numbers, features, own, bad, None))
     return parts
-
-
-def hidden_sums(model: MaskedAutoencoder, images: Tensor, seeds: Tensor) -> npt.NDArray[np.float64]:
-    """Hidden values, their sum and sum of squares; squared errors, in `Explained`'s order.
-
-    Sums of several batches add up to those of all; shares of variance do not.
-    """
-    explained = explained_variance(model, [(images, seeds)])
-    target = model.target(model.patchify(images), model.draw(images, seeds).ids_masked).double()
-    total, squares = target.sum().item(), target.square().sum().item()
-    deviation = max(squares - total**2 / target.numel(), 1e-12)
-    r2 = np.array([explained.model, explained.patch_mean, explained.interpolation])
-    return np.array([target.numel(), total, squares, *((1 - r2) * deviation)])
 
 
 def summarise(parts: list[Part], bad: int, images: Images, seed: int) -> Health:
     """The numbers of all parts together."""
     numbers = np.concatenate([part.numbers for part in parts])
     features = np.concatenate([part.features for part in parts])
-    sums = np.sum([part.sums for part in parts], axis=0)
-    r2 = shares_explained(*sums.tolist()) if len(sums) else (None, None, None)
     finite = bool(np.isfinite(features).all())
     nothing = Accuracies(None, None, None)
     deviations = relative_deviations(features) if finite else np.full(1, np.nan)
@@ -196,23 +196,12 @@ def summarise(parts: list[Part], bad: int, images: Images, seed: int) -> Health:
         images=len(features),
         bad=bad,
         width=features.shape[1],
-        r2=r2[0],
-        r2_interpolation=r2[2],
-        r2_patch_mean=r2[1],
         rankme=rankme(features) if finite else np.nan,
         spread=float(deviations.mean()),
         dead=float((deviations < DEAD).mean()) if finite else np.nan,
         cosine=mean_cosine(features) if finite else np.nan,
         **(accuracies(features, images, numbers, seed) if finite else nothing)._asdict(),
     )
-
-
-def shares_explained(
-    values: float, total: float, squares: float, *errors: float
-) -> tuple[float, ...]:
-    """R² of each predictor from the sums of `hidden_sums`."""
-    deviation = max(squares - total**2 / values, 1e-12)
-    return tuple(1 - error / deviation for error in errors)
 
 
 class Accuracies(NamedTuple):

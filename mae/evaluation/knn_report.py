@@ -9,9 +9,9 @@ from mae.evaluation.encoders import TOKENS
 from mae.evaluation.knn import TEMPERATURE, K, knn_classes
 from mae.evaluation.protocol import Result, Subject, record, rows_of
 
-SMOKE = (
-    "k-NN is a smoke signal for MAE, not a verdict: it reads features as they lie, and these are "
-    "meant to be fine-tuned. Compare runs and the untrained encoder, not methods."
+MEASURES = (
+    "k-NN is a smoke signal, not a verdict: it reads features as they lie. Compare runs and the "
+    "untrained encoder, not methods."
 )
 PROTOCOL = (
     "weighted k-NN of DINO (Caron et al. 2021, section 4.1) on frozen features of centred views: "
@@ -46,7 +46,7 @@ def knn_report(
     return record(
         subjects[0],
         rows_of(results, subjects[0].test.labels, seed),
-        measures=SMOKE,
+        measures=MEASURES,
         protocol=PROTOCOL,
         selection="none: k and T are fixed, and the test set is used once",
         k=k,

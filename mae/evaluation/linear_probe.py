@@ -10,8 +10,8 @@ from mae.evaluation.probe import FEW, repeated_probe
 from mae.evaluation.protocol import Result, Subject, record, rows_of
 
 MEASURES = (
-    "how well classes can be told apart by planes in the frozen features. MAE's features are meant "
-    "to be fine-tuned: this is a lower bound of what they are worth"
+    "how well classes can be told apart by planes in the frozen features, which is a lower bound "
+    "of what they are worth"
 )
 PROTOCOL = "logistic regression (L-BFGS) on standardised frozen features of centred views"
 SELECTION = (

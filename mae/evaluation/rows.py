@@ -2,9 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
+
+
+class Recorded(NamedTuple):
+    """Numbers that a run has recorded; rows in the order of their steps."""
+
+    metrics: Sequence[Row] = ()
+    """of training images"""
+    health: Sequence[Row] = ()
+    """of held-out images"""
+    settings: Mapping[str, Any] = {}
+    """dotted key → value"""
+    evaluations: Mapping[str, Row] = {}
+    """results of commands such as `mae evaluate`, by the names of their files"""
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Epochs of warm-up, 0 where that is not known."""
+        return number(self.settings, "optim.warmup_epochs") or 0.0
 
 
 def number(row: Row, key: str) -> float | None:

@@ -14,7 +14,9 @@ from mae.evaluation.encoders import (
     PRETRAINED,
     FrozenEncoder,
     is_export,
+    lacking,
     open_encoder,
+    outputs_of,
     pixel_encoder,
 )
 from mae.evaluation.feature_cache import FOLDER, SUFFIX, features_of
@@ -34,6 +36,8 @@ class Compared(NamedTuple):
     seen: int | None
     """test images that are, byte for byte, in train; None: features of different data, which do
     not tell"""
+    objective: str | None = None
+    """of the run; exports and files do not say"""
 
 
 def open_sources(
@@ -41,6 +45,7 @@ def open_sources(
     train: Sequence[str],
     test: Sequence[str],
     *,
+    command: str,
     baselines: bool = False,
     classes: int | None = None,
     out: Path | None = None,
@@ -52,8 +57,8 @@ def open_sources(
     """Features of the shards `train` and `test` by the encoder of `run`, or two feature files.
 
     With `baselines` those of the untrained encoder and the pixels too.  `out` is where the report
-    goes, if that is given.  Raises UserError for labels that do not fit (`check_labels`), or
-    feature files along with a run.
+    goes, if that is given; messages name the `command`.  Raises UserError for labels that do not
+    fit (`check_labels`), feature files along with a run, and encoders without pooled features.
     """
     files = [source.endswith(SUFFIX) for source in (*train, *test)]
     if run is None:
@@ -62,6 +67,10 @@ def open_sources(
         raise UserError("feature files (.safetensors) go without a run folder")
 
     opened, folder = open_encoder(run), results_folder(run, out) / FOLDER
+    if not outputs_of(
+        opened.module, opened.encoder.encode, opened.encoder.img_size, opened.config
+    ).vectors:
+        raise lacking(run, opened.objective, "pooled features", command)
     learnt = open_images(train, "--train", opened.config)
     tested = open_images(test, "--test", opened.config)
     check_labels(of_manifest(learnt.manifest), of_manifest(tested.manifest), classes)
@@ -93,7 +102,7 @@ def open_sources(
         pixels = pixel_encoder(opened.config, encoder.img_size, encoder.crop_pct)
         subjects.append(encoded(pixels, None))
     check_labels(of_features(subjects[0].train), of_features(subjects[0].test), classes)
-    return Compared(subjects, opened.step, seen)
+    return Compared(subjects, opened.step, seen, opened.objective)
 
 
 def _open_files(

@@ -1,15 +1,15 @@
-"""What the numbers of any training mean, in plain words: each verdict with threshold and reason.
+"""Findings on the numbers of any run, in plain words: each verdict with threshold and reason.
 
-Rules of thumb, not proofs.  They work on rows as metrics.jsonl holds them, any of which may lack a
-number or hold one that is not finite.
+Rules of thumb, not proofs.  They work on rows as metrics.jsonl and health.jsonl hold them, any of
+which may lack a number or hold one that is not finite.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, median, stdev
 from typing import Literal, NamedTuple
 
-from mae.evaluation.rows import Row, number, series
+from mae.evaluation.rows import Recorded, Row, number, series
 
 LEVELS = ("bad", "watch", "good")
 
@@ -18,6 +18,9 @@ ENOUGH = 12
 
 WAITING, STARVED = 0.1, 0.4
 """share of time spent waiting for data"""
+
+COLLAPSED, NARROW = 0.02, 0.05
+"""RankMe as a share of what it can be: a fresh ViT has some 0.03, a good one 0.2 and more"""
 
 
 class Verdict(NamedTuple):
@@ -30,9 +33,17 @@ class Verdict(NamedTuple):
     """against which threshold, why it matters, what to do"""
 
 
-def worst_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """Else in the order that they are in."""
-    return sorted(verdicts, key=lambda verdict: LEVELS.index(verdict.level))
+def judge(run: Recorded, own: Iterable[Verdict] = ()) -> list[Verdict]:
+    """All findings, the bad first; `own` are those of the run's objective."""
+    found = [
+        *about_loss(run.metrics, run.warmup_epochs),
+        *own,
+        *about_features(run.health, run.warmup_epochs),
+        *about_neighbours(run.health),
+        *about_steps(run.metrics),
+        *about_speed(run.metrics),
+    ]
+    return sorted(found, key=lambda verdict: LEVELS.index(verdict.level))
 
 
 def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Verdict]:
@@ -130,3 +141,60 @@ def about_speed(metrics: Sequence[Row]) -> Iterator[Verdict]:
                 f"Slower than before: {now:,.0f} images/s, the run's median is {usual:,.0f}",
                 "Below 70 %: another job on the machine, a throttled device, slower storage?",
             )
+
+
+def about_features(health: Sequence[Row], warmup_epochs: float) -> Iterator[Verdict]:
+    """Whether features use the dimensions they have."""
+    ranks = series(health, "rankme", warmup_epochs)
+    last = health[-1] if health else {}
+    rank = number(last, "rankme")
+    if rank is None and "rankme" in last:
+        yield Verdict("bad", "Features are not numbers", "The encoder's output is not finite.")
+    if not ranks or rank is None:
+        return
+    most = max(1.0, min(number(last, "images") or rank, number(last, "width") or rank))
+    share = rank / most
+    shown = f"RankMe {rank:.0f} of {most:.0f}"
+    why = (
+        "RankMe counts the dimensions that the features of held-out images use. Below "
+        f"{COLLAPSED:.0%} of them is collapse, below {NARROW:.0%} narrow; freshly initialised "
+        "encoders are narrow too, so only what follows the warm-up counts."
+    )
+    dead, peak = number(last, "dead") or 0.0, max(ranks)
+    if share < COLLAPSED or (number(last, "spread") or 1.0) < 0.01:
+        yield Verdict("bad", f"Features collapse: {shown}", why)
+    elif share < NARROW:
+        yield Verdict("watch", f"Features are narrow: {shown}", why)
+    elif rank < peak / 2:
+        yield Verdict(
+            "watch",
+            f"Features are losing dimensions: {shown}, {peak:.0f} at best",
+            "Less than half of the run's best RankMe.",
+        )
+    else:
+        yield Verdict("good", f"Features are spread out: {shown}", why)
+    if dead > 0.1:
+        yield Verdict(
+            "bad" if dead > 0.5 else "watch",
+            f"{dead:.0%} of the feature dimensions are dead",
+            "They vary less than 1 % of 1/sqrt(width) over images; above 10 % is unusual.",
+        )
+
+
+def about_neighbours(health: Sequence[Row]) -> Iterator[Verdict]:
+    """Whether nearest neighbours share their class."""
+    found = series(health, "knn")
+    chance = number(health[-1], "chance") if health else None
+    if not found or chance is None:
+        return
+    smoke = (
+        "A smoke signal only: k-NN reads features as they lie. Judge by its direction, not its "
+        "height."
+    )
+    now, best = found[-1], max(found)
+    if now < chance + 0.02:
+        yield Verdict("watch", f"k-NN accuracy {now:.0%} is chance ({chance:.0%})", smoke)
+    elif len(found) > 2 and now < 0.9 * best:
+        yield Verdict("watch", f"k-NN accuracy {now:.0%}, down from {best:.0%}", smoke)
+    else:
+        yield Verdict("good", f"k-NN accuracy {now:.0%} (chance {chance:.0%})", smoke)

@@ -3,27 +3,19 @@
 import re
 from typing import Any
 
-from mae import __version__
 from mae.config import Config
 from mae.export.facts import Facts
 from mae.export.subject import Subject, Written
-from mae.initial.history import MASKED, data_names, shown_source
-from mae.initial.licence import PAPERS_RELEASE
-from mae.models.classifier import Classifier
-from mae.models.mae import MaskedAutoencoder
-
-PRETRAINED = """\
-pretrained as a Masked Autoencoder
-
-An image encoder trained without labels (He et al. 2021, arXiv:2111.06377) by mae {version}.
-It is meant for fine-tuning; frozen features of a Masked Autoencoder are weaker than its
-fine-tuned ones."""
+from mae.initial.history import data_names, shown_source
+from mae.models.encoder import timm_encoder
+from mae.objectives import registry
+from mae.objectives.declaration import Card, Declaration
 
 CARD = """\
 ---
 {metadata}
 ---
-# {encoder}, {what}
+# {name}, {heading}
 
 ## Use
 
@@ -33,8 +25,7 @@ CARD = """\
 
 {files}
 
-Images come as numbers in [0, 1], less the mean and divided by the standard deviation (below),
-channel by channel. {proof}.
+{images_come} {proof}.
 
 ## Training
 
@@ -42,11 +33,11 @@ channel by channel. {proof}.
 |---|---|
 | input | {height} x {width} px, {channels} channel(s) of {bits} bits{resized} |
 | normalisation | mean {mean}, std {std} |
-| encoder | {encoder} {arguments}, patch {patch}, {encoder_millions:.2f} M parameters |
+| {model} |
 | training | {start}, {samples:,} images seen in {step:,} steps of {batch_size} |
 {history}| objective | {objective} |
 | augmentation | random resized crop, area {scale}, ratio {ratio}{flip} |
-| optimizer | AdamW, betas {betas}, weight decay {weight_decay}, {rate}, seed {seed} |
+| optimizer | {optimizer}, betas {betas}, weight decay {weight_decay}, {rate}, seed {seed} |
 | data | {images}{shards}; fingerprint {fingerprint} |
 
 {results}## Licence
@@ -56,50 +47,47 @@ channel by channel. {proof}.
 
 FREE = "That of the training data's owner to choose"
 
-LIBRARIES = {
-    "timm": "timm",
-    "mae": "pytorch",
-    "hf": "transformers",
-    "onnx": "onnx",
-    "torch": "pytorch",
-}
+OPTIMIZERS = {"adamw": "AdamW"}
+"""written otherwise than timm does"""
 
 
-def model_card(format: str, subject: Subject, facts: Facts, written: Written, proof: str) -> str:
+def model_card(subject: Subject, facts: Facts, written: Written, proof: str) -> str:
     """Markdown under the metadata block that model hubs read."""
     config, model, position = subject.config, subject.model, subject.position
-    encoder, data, train = model.encoder, config.data, config.train
+    data, train, optim = config.data, config.train, config.optim
+    declared = registry.declaration(config.objective)
     init = _init(subject, facts)
+    card = declared.card(config, is_from_scratch=not init)
     start, licence = _origin(init)
     return CARD.format(
-        metadata="\n".join(_metadata(format, subject, init)),
+        metadata="\n".join(_metadata(subject, written, declared, card, init)),
+        name=config.objective if timm_encoder(model) is None else subject.vit.encoder,
+        heading=f"{card.heading}\n\n{card.text}" if card.text else card.heading,
         code=written.code.rstrip(),
         files=written.files,
+        images_come=written.images,
         proof=proof[0].upper() + proof[1:],
-        encoder=config.model.encoder,
-        arguments=config.model.encoder_kwargs or "",
         height=model.img_size[0],
         width=model.img_size[1],
         resized=_resized(subject),
-        channels=config.model.in_chans,
+        channels=data.in_chans,
         bits=data.bits,
         mean=list(data.mean),
         std=list(data.std),
-        patch=" x ".join(map(str, model.patch_size)),
-        encoder_millions=sum(p.numel() for p in encoder.parameters()) / 1e6,
+        model=_model(subject, declared),
         start=start,
         history=f"| pretraining | {init['history']} |\n" if init.get("history") else "",
         samples=position.samples,
         step=position.step,
         batch_size=train.batch_size,
-        what=_what(model, init),
-        objective=_objective(config, model),
+        objective=_objective(config, card),
         scale=list(data.scale),
         ratio=[round(r, 4) for r in data.ratio],
         flip=", horizontal flip" if data.flip else "",
-        betas=list(config.optim.betas),
-        weight_decay=config.optim.weight_decay,
-        rate=f"blr {config.optim.blr}" if config.optim.lr is None else f"lr {config.optim.lr}",
+        optimizer=OPTIMIZERS.get(optim.name, optim.name),
+        betas=list(optim.betas),
+        weight_decay=optim.weight_decay,
+        rate=f"blr {optim.blr}" if optim.lr is None else f"lr {optim.lr}",
         seed=train.seed,
         images=f"{facts.images:,} images of " if facts.images else "",
         shards=data_names(data),
@@ -115,24 +103,21 @@ def _init(subject: Subject, facts: Facts) -> dict[str, Any]:
     return facts.init or ({"from": source} if source else {})
 
 
-def _what(model: MaskedAutoencoder | Classifier, init: dict[str, Any]) -> str:
-    if not isinstance(model, Classifier):
-        return PRETRAINED.format(version=__version__)
-    trained = "fine-tuned to" if init else "trained from scratch on"
-    return f"{trained} {model.encoder.num_classes} classes by mae {__version__}"
+def _model(subject: Subject, declared: Declaration) -> str:
+    """The table's row on the encoder, or on a model without one of timm's."""
+    vit = timm_encoder(subject.model)
+    if vit is None:
+        millions = sum(p.numel() for p in subject.model.parameters()) / 1e6
+        return f"model | {declared.describe(subject.config, f'{millions:.2f} M parameters')}"
+    millions = sum(p.numel() for p in vit.parameters()) / 1e6
+    patch = " x ".join(map(str, vit.patch_embed.patch_size))
+    kind = f"{subject.vit.encoder} {subject.vit.encoder_kwargs or ''}"
+    return f"encoder | {kind}, patch {patch}, {millions:.2f} M parameters"
 
 
-def _objective(config: Config, model: MaskedAutoencoder | Classifier) -> str:
-    if isinstance(model, Classifier):
-        use = config.finetune
-        return (
-            f"cross-entropy; label smoothing {use.label_smoothing}, mixup {use.mixup}, cutmix "
-            f"{use.cutmix}, random erasing {use.random_erasing}, RandAugment "
-            f"{use.rand_augment or 'none'}, drop path {use.drop_path}, layer decay "
-            f"{use.layer_decay}" + (f", weights averaged with decay {use.ema}" if use.ema else "")
-        )
-    target = "pixels normalised per patch" if model.norm_pix_loss else "pixels"
-    return f"mask ratio {config.model.mask_ratio}, predicts {target}"
+def _objective(config: Config, card: Card) -> str:
+    decay = config.train.ema
+    return card.objective + (f", weights averaged with decay {decay}" if decay else "")
 
 
 def _resized(subject: Subject) -> str:
@@ -142,15 +127,14 @@ def _resized(subject: Subject) -> str:
     return f"; positions interpolated from those of {height} x {width} px, where it was trained"
 
 
-def _metadata(format: str, subject: Subject, init: dict[str, Any]) -> list[str]:
-    is_classifier = isinstance(subject.model, Classifier)
-    task = "image-classification" if is_classifier else "image-feature-extraction"
-    lines = [f"library_name: {LIBRARIES[format]}", f"pipeline_tag: {task}"]
-    tags = [LIBRARIES[format], "vision-transformer"]
-    masked = MASKED in str(init.get("history")) or PAPERS_RELEASE.search(str(init.get("from")))
-    tags += ["masked-autoencoder"] if masked or not is_classifier else []
-    tags += [] if is_classifier else ["self-supervised"]
-    lines.append(f"tags: [{', '.join(tags)}]")
+def _metadata(
+    subject: Subject, written: Written, declared: Declaration, card: Card, init: dict[str, Any]
+) -> list[str]:
+    lines = [f"library_name: {written.library}", f"pipeline_tag: {card.task}"]
+    others = [one for one in map(registry.declaration, registry.OBJECTIVES) if one.is_in(init)]
+    tags = [written.library] + ["vision-transformer"] * (timm_encoder(subject.model) is not None)
+    tags += [one.tag for one in dict.fromkeys([*others, declared]) if one.tag]
+    lines.append(f"tags: [{', '.join([*tags, *card.tags])}]")
     licence = str(init.get("license") or "").lower()
     # Hubs know licences by such names only; `licence_in` reads the other two keys back.
     name = re.sub(r"[^a-z0-9.]+", "-", licence).strip("-")

@@ -1,4 +1,4 @@
-"""What a run's folder tells for the model card.  Any file of it may be absent or cut off."""
+"""Results and first weights of a run, for the model card; any file may be absent or cut off."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from mae.evaluation.protocol import LEARNT, PRETRAINED, budget_name
 from mae.evaluation.rows import interval, number
+from mae.objectives.declaration import Declaration
 from mae.results import read_json
 from mae.training.checkpoint import Position
 from mae.training.run import Run
@@ -22,19 +23,11 @@ class Facts(NamedTuple):
     """the run's init.json: which weights it started from; empty where it started from scratch"""
 
 
-def read_facts(run: Run, position: Position) -> Facts:
-    """Whatever can be read."""
+def read_facts(run: Run, position: Position, declared: Declaration) -> Facts:
+    """Whatever can be read; `declared`: the run's objective."""
     metrics = _row_until(run.metrics_file, position.step)
     health = _row_until(run.health_file, position.step)
-    results = []
-    if "loss" in metrics:
-        r2 = f", R² {metrics['r2']:.3f}" if "r2" in metrics else ""
-        results.append((f"training loss, step {metrics['step']:,}", f"{metrics['loss']:.4f}{r2}"))
-    if "r2" in health:
-        found = [(name, number(health, key)) for name, key in PREDICTORS]
-        told = [f"{name} {value:.3f}" for name, value in found if value is not None]
-        images = f"{health['images']:,} held-out images, step {health['step']:,}"
-        results.append((f"R² on hidden patches of {images}", ", ".join(told)))
+    results = declared.results(metrics, health)
     for path in sorted(run.folder.glob("*.json")):
         report = read_json(path)
         if report.get("step") == position.step:
@@ -42,13 +35,6 @@ def read_facts(run: Run, position: Position) -> Facts:
     epoch, samples = number(metrics, "epoch"), number(metrics, "samples")
     images = round(samples / epoch) if samples and epoch else None
     return Facts(images, results, read_json(run.folder / "init.json"))
-
-
-PREDICTORS = (
-    ("model", "r2"),
-    ("interpolation", "r2_interpolation"),
-    ("told patch means", "r2_patch_mean"),
-)
 
 
 def _accuracies(name: str, report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,21 +18,9 @@ from mae.errors import RunFailed
 from mae.export.card import model_card
 from mae.export.check import PREFIX
 from mae.export.facts import Facts
-from mae.export.graphs import write_onnx, write_program
-from mae.export.huggingface import write_huggingface
-from mae.export.original import write_original
 from mae.export.push import from_hub
-from mae.export.subject import Subject, Written
-from mae.export.timm import write_timm
+from mae.export.subject import Subject, Writer, Written
 from mae.folders import new_folder
-
-WRITERS: dict[str, Callable[[Path, Subject, Tensor], Written]] = {
-    "timm": write_timm,
-    "mae": write_original,
-    "hf": write_huggingface,
-    "onnx": write_onnx,
-    "torch": write_program,
-}
 
 
 class Exported(NamedTuple):
@@ -43,10 +31,14 @@ class Exported(NamedTuple):
     """how to load it"""
     off: float
     """the largest difference from our own numbers, relative to their root mean square"""
+    part: str
+    """of the model that it holds, in a word"""
+    remarks: Sequence[str]
+    """lines for the user"""
 
 
 def export_folder(
-    format: str,
+    write: Writer,
     subject: Subject,
     images: Tensor,
     facts: Facts,
@@ -54,38 +46,35 @@ def export_folder(
     out: Path,
     repo_id: str | None = None,
 ) -> Exported:
-    """Write `out` in `format`: one of WRITERS.  `images` [b c h w], raw, are what it is checked on.
+    """Fill `out` by a format's writer.  `images` [b c h w], raw, are what it is checked on.
 
     The model card tells how to load it from the hub where it is to go there, as `repo_id`.
     Raises UserError where `out` is not empty or not writable, or the format cannot express the
     model, and RunFailed where the library does not compute what we do; nothing is left then.
     """
     with new_folder(out) as part:
-        written = WRITERS[format](part, subject, images)
+        written = write(part, subject, images)
         code = from_hub(written.code, repo_id) if repo_id else written.code
         code = code.replace("FOLDER", out.name)
         proof = f"{written.reader} computed the same on {checked_on}"
-        card = model_card(format, subject, facts, written._replace(code=code), proof)
+        card = model_card(subject, facts, written._replace(code=code), proof)
         (part / "README.md").write_text(card)
-        off = check(format, part, subject, written, out)
-    return Exported(written.reader, written.code.replace("FOLDER", str(out)), off)
+        off = check(part, written, out)
+    code = written.code.replace("FOLDER", str(out))
+    return Exported(written.reader, code, off, written.part, written.remarks)
 
 
-def check(format: str, folder: Path, subject: Subject, written: Written, out: Path) -> float:
+def check(folder: Path, written: Written, out: Path) -> float:
     """The largest difference that a fresh process finds; RunFailed beyond the tolerance."""
-    notes = {
-        "threads": str(torch.get_num_threads()),  # sums in another order differ in the last bits
-        "pool": subject.pool,
-        "prefix": str(subject.model.encoder.num_prefix_tokens),
-        "decoder_num_heads": str(subject.config.model.decoder_num_heads),
-        "architecture": json.dumps(written.architecture),
-    }
+    # Sums in another order differ in the last bits.
+    notes = {"threads": str(torch.get_num_threads()), **written.notes}
+    loader = f"{written.loader.__module__}:{written.loader.__name__}"
     expected = {f"{PREFIX}{name}": tensor for name, tensor in written.expected.items()}
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "check.safetensors"
         tensors = written.given | expected
         save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, file, notes)
-        done = fresh_process([format, str(folder), str(file)])
+        done = fresh_process([loader, str(folder), str(file)])
     if done.returncode:
         last = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
         raise RunFailed(f"{out}: not written: {written.reader} cannot load it: {last}")

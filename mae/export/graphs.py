@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mae.errors import UserError
-from mae.export.subject import Pool, Subject, Written, expect_features, features
+from mae.export.loaders import load_onnx, load_program
+from mae.export.subject import Pool, Subject, Written, expect_features, features, part_of
 
 GRAPH, PROGRAM = "encoder.onnx", "encoder.pt2"
 
@@ -42,8 +43,8 @@ class Encoder(nn.Module):
 
     def __init__(self, subject: Subject) -> None:
         super().__init__()
-        self.vit = subject.model.encoder
-        self.pool: Pool = subject.pool
+        self.vit = subject.encoder
+        self.pool: Pool | None = subject.pool
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """All tokens, and one vector per image."""
@@ -73,21 +74,43 @@ def write_onnx(folder: Path, subject: Subject, images: Tensor) -> Written:
     graph.model.metadata_props.update(
         {"mean": json.dumps(list(data.mean)), "std": json.dumps(list(data.std))}
     )
-    size = sum(p.numel() * p.element_size() for p in subject.model.encoder.parameters())
+    size = sum(p.numel() * p.element_size() for p in subject.encoder.parameters())
     graph.save(folder / GRAPH, external_data=size > MOST_IN_ONE_FILE)
-    return _written(subject, images, GRAPH, ONNX_CODE, "onnxruntime", 1e-4)
+    normalised = subject.normalize(images)
+    return Written(
+        given={"images": normalised},
+        expected=expect_features(subject, normalised),
+        tolerance=1e-4,
+        reader="onnxruntime",
+        files=_files(subject, GRAPH),
+        code=ONNX_CODE,
+        loader=load_onnx,
+        library="onnx",
+        part=part_of(subject),
+    )
 
 
 def write_program(folder: Path, subject: Subject, images: Tensor) -> Written:
     """encoder.pt2, for torch.export.load, AOTInductor and ExecuTorch."""
     torch.export.save(trace(subject, images), folder / PROGRAM)
-    return _written(subject, images, PROGRAM, PROGRAM_CODE, "torch.export", 1e-5)
+    normalised = subject.normalize(images)
+    return Written(
+        given={"images": normalised},
+        expected=expect_features(subject, normalised),
+        tolerance=1e-5,
+        reader="torch.export",
+        files=_files(subject, PROGRAM),
+        code=PROGRAM_CODE,
+        loader=load_program,
+        library="pytorch",
+        part=part_of(subject),
+    )
 
 
 @torch.no_grad()
 def trace(subject: Subject, images: Tensor) -> ExportedProgram:
     """The encoder's graph for any number of images at a time."""
-    normalised = subject.model.normalize_images(images)
+    normalised = subject.normalize(images)
     example = normalised[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a constant
     shapes = {"images": {0: BATCH}}
     program = torch.export.export(Encoder(subject).eval(), (example,), dynamic_shapes=shapes)
@@ -97,29 +120,19 @@ def trace(subject: Subject, images: Tensor) -> ExportedProgram:
     return program
 
 
-def _written(
-    subject: Subject, images: Tensor, name: str, code: str, reader: str, tolerance: float
-) -> Written:
-    vit = subject.model.encoder
-    normalised = subject.model.normalize_images(images)
+def _files(subject: Subject, name: str) -> str:
+    vit = subject.encoder
     height, width = vit.patch_embed.img_size
-    return Written(
-        given={"images": normalised},
-        expected=expect_features(subject, normalised),
-        tolerance=tolerance,
-        reader=reader,
-        files=FILES.format(
-            name=name,
-            channels=vit.patch_embed.proj.in_channels,
-            height=height,
-            width=width,
-            tokens=vit.num_prefix_tokens + vit.patch_embed.num_patches,
-            width_of_tokens=vit.embed_dim,
-            pooled=f"logits of {vit.num_classes} classes"
-            if vit.num_classes
-            else "the class token"
-            if subject.pool == "token"
-            else "the mean of the patch tokens",
-        ),
-        code=code,
+    return FILES.format(
+        name=name,
+        channels=vit.patch_embed.proj.in_channels,
+        height=height,
+        width=width,
+        tokens=vit.num_prefix_tokens + vit.patch_embed.num_patches,
+        width_of_tokens=vit.embed_dim,
+        pooled=f"logits of {vit.num_classes} classes"
+        if vit.num_classes
+        else "the class token"
+        if subject.pool == "token"
+        else "the mean of the patch tokens",
     )

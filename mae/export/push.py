@@ -24,9 +24,13 @@ def from_hub(code: str, repo_id: str) -> str:
     loaded, files = re.subn(
         r'"FOLDER/([^"/]+\.[^"/]+)"', rf'hf_hub_download("{repo_id}", "\1")', code
     )
+    loaded, folders = re.subn(
+        r'load_plain\("FOLDER"\)', f'load_plain(snapshot_download("{repo_id}"))', loaded
+    )
     loaded = re.sub(r'"FOLDER/([^"/]+)"', rf'"{repo_id}", subfolder="\1"', loaded)
     loaded = loaded.replace("local-dir:FOLDER", f"hf-hub:{repo_id}").replace("FOLDER", repo_id)
-    return ("from huggingface_hub import hf_hub_download\n" if files else "") + loaded
+    names = ["hf_hub_download"] * bool(files) + ["snapshot_download"] * bool(folders)
+    return (f"from huggingface_hub import {', '.join(names)}\n" if names else "") + loaded
 
 
 def push(folder: Path, repo_id: str) -> str:

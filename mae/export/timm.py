@@ -1,23 +1,16 @@
 """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.config import Config
-from mae.export.subject import Pool, Subject, Written, expect_features, weights
-
-DECODER_FILE = "decoder.safetensors"
+from mae.export.loaders import load_timm
+from mae.export.subject import Subject, Written, expect_features, part_of, weights
 
 FILES = "`model.safetensors` is the encoder, in timm's own names."
-DECODER = f"""
-`{DECODER_FILE}` is the pretraining decoder, for pictures or for going on; timm never reads it."""
-
 CLASSIFIER = "`model.safetensors` is the classifier, in timm's own names."
 CLASSIFIER_CODE = """\
 import timm
@@ -39,20 +32,18 @@ tokens = encoder.forward_features(images)  # [b, {prefix} + {patches}, {width}]
 
 
 def write_timm(folder: Path, subject: Subject, images: Tensor) -> Written:
-    """config.json, model.safetensors and, with the decoder, decoder.safetensors."""
-    vit = subject.model.encoder
+    """config.json and model.safetensors."""
+    vit = subject.encoder
     save_file(weights(vit), folder / "model.safetensors", {"format": "pt"})
-    if subject.decoder:
-        # In a file of its own: timm takes a state dict with a mask token for DINOv2's.
-        save_file(weights(subject.pretraining.decoder), folder / DECODER_FILE, {"format": "pt"})
-    config = timm_config(subject.config, vit, subject.pool, subject.class_names)
+    config = timm_config(subject)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    normalised = subject.normalize(images)
     return Written(
-        given={"images": subject.model.normalize_images(images)},
-        expected=expect_features(subject, subject.model.normalize_images(images)),
+        given={"images": normalised},
+        expected=expect_features(subject, normalised),
         tolerance=1e-6,
         reader="timm",
-        files=CLASSIFIER if vit.num_classes else FILES + DECODER * subject.decoder,
+        files=CLASSIFIER if vit.num_classes else FILES,
         code=CLASSIFIER_CODE.format(classes=vit.num_classes)
         if vit.num_classes
         else CODE.format(
@@ -61,16 +52,18 @@ def write_timm(folder: Path, subject: Subject, images: Tensor) -> Written:
             patches=vit.patch_embed.num_patches,
             width=vit.embed_dim,
         ),
+        loader=load_timm,
+        library="timm",
+        part=part_of(subject),
     )
 
 
-def timm_config(
-    config: Config, vit: VisionTransformer, pool: Pool, class_names: Sequence[str] = ()
-) -> dict[str, Any]:
+def timm_config(subject: Subject) -> dict[str, Any]:
     """The hub format of timm: architecture, arguments, preprocessing."""
+    vit, data, pool = subject.encoder, subject.config.data, subject.pool
     channels, img_size = vit.patch_embed.proj.in_channels, list(vit.patch_embed.img_size)
     arguments = {
-        **config.model.encoder_kwargs,
+        **subject.vit.encoder_kwargs,
         "img_size": img_size,
         "patch_size": vit.patch_embed.patch_size[0],
         "in_chans": channels,
@@ -80,7 +73,7 @@ def timm_config(
         "fc_norm": not isinstance(vit.fc_norm, nn.Identity),
     }
     return {
-        "architecture": config.model.encoder.split(".")[0],
+        "architecture": subject.vit.encoder.split(".")[0],
         "num_classes": vit.num_classes,
         "num_features": vit.embed_dim,
         "global_pool": pool,
@@ -91,14 +84,14 @@ def timm_config(
             "input_size": [channels, *img_size],
             "fixed_input_size": True,
             "interpolation": "bicubic",
-            "crop_pct": config.data.crop_pct,
+            "crop_pct": data.crop_pct,
             "crop_mode": "center",
-            "mean": list(config.data.mean),
-            "std": list(config.data.std),
+            "mean": list(data.mean),
+            "std": list(data.std),
             "num_classes": vit.num_classes,
             "pool_size": None,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            **({"label_names": list(class_names)} if class_names else {}),
+            **({"label_names": list(subject.class_names)} if subject.class_names else {}),
         },
     }

@@ -73,7 +73,7 @@ def encoder_positions(
         return tensor
     differ = f"{where}: {shapes(POSITIONS, tensor, own)}"
     patches = tensor.shape[1] - prefix
-    old_grid = old_grid or _square(patches)
+    old_grid = old_grid or square_grid(patches)
     if old_grid is None or math.prod(old_grid) != patches:
         raise UserError(f"{differ}, with {prefix} before those of the patches: no grid fits that")
     if not adapt_size:
@@ -85,24 +85,13 @@ def encoder_positions(
     return resample_abs_pos_embed(tensor, list(grid), list(old_grid), prefix)
 
 
-def decoder_positions(tensor: Tensor, prefix: int, grid: Grid, old_grid: Grid | None) -> Tensor:
-    """The decoder's [1 patches d] for this grid; others add rows of zeros for prefix tokens."""
-    if tensor.ndim != 3:
-        return tensor
-    for before in (0, prefix):
-        patches = tensor.shape[1] - before
-        guess = old_grid or (grid if patches == math.prod(grid) else _square(patches))
-        if guess and patches == math.prod(guess) and not tensor[:, :before].any():
-            return resample_abs_pos_embed(tensor[:, before:], list(grid), list(guess), 0)
-    return tensor
-
-
 def shapes(key: str, tensor: Tensor, own: Tensor) -> str:
     """How two tensors of one name differ."""
     return f"{key} has shape {list(tensor.shape)}, the model's has {list(own.shape)}"
 
 
-def _square(patches: int) -> Grid | None:
+def square_grid(patches: int) -> Grid | None:
+    """Rows and columns of so many patches, if they fill a square."""
     side = math.isqrt(max(patches, 0))
     return (side, side) if side and side * side == patches else None
 

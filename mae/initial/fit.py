@@ -10,15 +10,12 @@ from mae.errors import UserError
 from mae.initial.adapt import (
     PATCHES,
     POSITIONS,
-    decoder_positions,
     encoder_positions,
     patch_projection,
     shapes,
 )
 from mae.initial.geometry import activation_of, eps_of, num_heads_of
 from mae.initial.weights import Weights
-from mae.models.cross_decoder import CrossBlock, CrossDecoder
-from mae.models.decoder import Block, Decoder
 
 
 class Loaded(NamedTuple):
@@ -63,16 +60,16 @@ def load_encoder(
                 del source[key]
     advice = "set model.encoder and model.encoder_kwargs to what the weights are of"
     if unknown := [key for key in source if key not in own]:
-        raise UserError(f"{where}: {_some(unknown)} has no place in model.encoder: {advice}")
+        raise UserError(f"{where}: {some(unknown)} has no place in model.encoder: {advice}")
     kept = [key for key in own if key not in source]
     if "fc_norm.weight" in weights.encoder and "norm.weight" in kept:
         raise UserError(
             f"{where} is a classifier that pools by the mean: its last norm (fc_norm) is of the "
-            "mean, not of the tokens as here; only one of the same finetune.global_pool starts "
+            "mean, not of the tokens as here; only a classifier with the same pooling starts "
             "from it: give the run that it was fine-tuned from"
         )
     if missing := [key for key in kept if key not in fresh and key != POSITIONS]:
-        raise UserError(f"{where} lacks {_some(missing)} of model.encoder: {advice}")
+        raise UserError(f"{where} lacks {some(missing)} of model.encoder: {advice}")
     heads = num_heads_of(vit)
     if weights.geometry.num_heads not in (None, heads):
         raise UserError(
@@ -97,43 +94,12 @@ def load_encoder(
         )
     else:
         notes.append("the source has no positions: the model's own stay")
-    _check(source, own, where)
+    check_tensors(source, own, where)
     vit.load_state_dict(own | source, strict=True)
     return Loaded(len(source), len(own), tuple(kept), left_out, tuple(notes))
 
 
-def load_decoder(
-    decoder: Decoder | CrossDecoder, weights: Weights, grid: tuple[int, int]
-) -> Loaded:
-    """Fill all of `decoder` (for this grid of patches), or nothing where the source's is another.
-
-    Raises UserError where one that fits is damaged.
-    """
-    own = decoder.state_dict()
-    source = dict(weights.decoder)
-    if POSITIONS in source:
-        source[POSITIONS] = decoder_positions(
-            source[POSITIONS], decoder.num_prefix_tokens, grid, weights.geometry.grid
-        )
-    blocks = (block for block in decoder.blocks if isinstance(block, Block | CrossBlock))
-    heads = {block.attn.num_heads for block in blocks}
-    others = [key for key in own if key in source and source[key].shape != own[key].shape]
-    reason = None
-    if source.keys() != own.keys():
-        reason = "a decoder of another architecture"
-    elif others:
-        reason = "a decoder of other sizes"
-    elif weights.geometry.decoder_num_heads not in (None, *heads):
-        reason = "a decoder with other attention heads"
-    if reason or not source:
-        left_out = {f"decoder.{key}": str(reason) for key in source}
-        return Loaded(0, len(own), tuple(own), left_out, ())
-    _check(source, own, f"init.from: {weights.name}: decoder")
-    decoder.load_state_dict(source, strict=True)
-    return Loaded(len(own), len(own), (), {}, ())
-
-
-def _check(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:
+def check_tensors(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:
     """UserError unless all shapes are those of `own` and all numbers finite."""
     for key, tensor in source.items():
         if tensor.shape != own[key].shape:
@@ -145,5 +111,6 @@ def _check(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> Non
             raise UserError(f"{where}: damaged: {key} holds numbers that are not finite")
 
 
-def _some(keys: list[str]) -> str:
+def some(keys: list[str]) -> str:
+    """The first name, and how many more there are."""
     return keys[0] if len(keys) == 1 else f"{keys[0]} (and {len(keys) - 1} more)"

@@ -1,24 +1,18 @@
-"""What the training behind weights was, in a line: for the model card of what starts from them."""
+"""Training behind weights, in a line: for the model card of what starts from them."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mae.config import Config, DataConfig
+from mae.objectives.registry import declaration
 from mae.training.checkpoint import Position
-
-MASKED = "masked autoencoding"
 
 
 def history_of(config: Config, position: Position, init: Mapping[str, Any]) -> str:
     """Of a run up to a checkpoint; `init` is its init.json, empty where it has none."""
-    model, optim, train = config.model, config.optim, config.train
-    target = "pixels normalised per patch" if model.norm_pix_loss else "pixels"
-    what = (
-        f"classification into {config.finetune.num_classes} classes"
-        if config.objective == "classifier"
-        else f"{MASKED} (mask ratio {model.mask_ratio}, {target})"
-    )
+    optim, train = config.optim, config.train
+    what = declaration(config.objective).history(config)
     rate = f"blr {optim.blr}" if optim.lr is None else f"lr {optim.lr}"
     text = (
         f"{what} of {data_names(config.data)}, {position.samples:,} images seen in "

@@ -1,4 +1,4 @@
-"""Weights under the names of others, in ours: timm's for the encoder, `Decoder`'s for the decoder.
+"""Weights under the names of others, in ours: timm's for the encoder, and a decoder's.
 
 Read are timm's names, those of the paper's release (`decoder_blocks.0…`), of transformers' ViT
 and ViTMAE (`vit.encoder.layer.0…`), and each of them behind the prefixes that wrappers leave.
@@ -14,7 +14,7 @@ from torch import Tensor
 from mae.errors import UserError
 
 AVERAGE = "average."
-"""before the names of a classifier of ours, averaged while it was trained"""
+"""before the names of averaged weights of ours, without their `encoder.` in earlier versions"""
 WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|encoder|average)\.)+")
 DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
 HEADS = re.compile(r"^(?:head|classifier|pre_logits|pooler|attn_pool)\.")
@@ -39,6 +39,8 @@ RULES = [
     )
 ]
 
+NOTES = ("the averaged weights (average.*) are taken: those it is judged by",)
+
 
 class Named(NamedTuple):
     """Weights in our names."""
@@ -58,12 +60,9 @@ def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
     decoder: dict[str, Tensor] = {}
     left_out: dict[str, str] = {}
     first: dict[tuple[bool, str], str] = {}
-    average = {key for key in tensors if key.startswith(AVERAGE)}
-    for key in average:  # of the fine-tuned encoder beside it
-        twin = f"encoder.{key.removeprefix(AVERAGE)}"
-        if twin in tensors:
-            left_out[twin] = "the weights that were averaged"
-    notes = ("the averaged weights (average.*) are taken: those it is judged by",)
+    twins = averaged(tensors)
+    left_out |= dict.fromkeys(twins.values(), "the weights that were averaged")
+    is_average = any(key.startswith(AVERAGE) for key in tensors)
     has_decoder = any(DECODER.match(WRAPPERS.sub("", key)) for key in tensors)
     for key, tensor in tensors.items():
         if key in left_out:
@@ -87,7 +86,34 @@ def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
                 "holds one model"
             )
         part[name], first[own] = tensor, key
-    return Named(_fused(encoder), _fused(decoder), left_out, notes if average else ())
+    return Named(_fused(encoder), _fused(decoder), left_out, NOTES if is_average else ())
+
+
+def averaged(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Name of an averaged weight → that of the weight itself, where both are there."""
+    twins = {}
+    for key in tensors:
+        if key.startswith(AVERAGE):
+            name = key.removeprefix(AVERAGE)
+            found = next((twin for twin in (name, f"encoder.{name}") if twin in tensors), None)
+            twins |= {key: found} if found else {}
+    return twins
+
+
+class Averages(NamedTuple):
+    """Weights of ours under their own names, averaged ones where there are any."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...]
+    """which of several were taken"""
+
+
+def averages_first(tensors: Mapping[str, Tensor]) -> Averages:
+    """All of `tensors`, the averaged ones in place of the weights that were averaged."""
+    twins = averaged(tensors)
+    chosen = {key: tensor for key, tensor in tensors.items() if key not in twins}
+    chosen |= {weight: tensors[average] for average, weight in twins.items()}
+    return Averages(chosen, NOTES if twins else ())
 
 
 def _fused(part: dict[str, Tensor]) -> dict[str, Tensor]:

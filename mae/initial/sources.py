@@ -3,13 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 
+from mae.config import Config
 from mae.errors import UserError
 from mae.initial.files import ENDINGS, read_tensors, sha256_of
 from mae.initial.geometry import described, geometry_of
@@ -19,11 +20,13 @@ from mae.initial.names import in_our_names
 from mae.initial.pixels import in_preprocessor, normalisation
 from mae.initial.weights import Geometry, Normalisation, Weights
 from mae.models.encoder import build_encoder
+from mae.objectives.vit_section import VitModel
 from mae.results import read_json
 from mae.training.checkpoint import WEIGHTS, Position, newest_checkpoint, read_position
+from mae.training.plain import CONFIG, is_plain, read_description
 from mae.training.run import Run
 
-CONFIG, CARD, DECODER = "config.json", "README.md", "decoder.safetensors"
+CARD, DECODER = "README.md", "decoder.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -34,7 +37,7 @@ def find_weights(source: str) -> Weights:
     if kind == "timm":
         return _from_timm(source, name)
     if kind == "hf":
-        return _from_hub(source, name)
+        return _from_folder(_fetched(source, name), source)
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_folder(path, source)
@@ -51,33 +54,67 @@ def _from_file(path: Path, source: str, geometry: Geometry, licence: Licence) ->
     return Weights(source, *named, geometry, sha256_of(path), licence)
 
 
-def _from_folder(folder: Path, source: str) -> Weights:
+class Trained(NamedTuple):
+    """Weights of ours with their settings: of a run's checkpoint, or a plain export."""
+
+    folder: Path
+    """of the run or the export"""
+    file: Path
+    """of the weights"""
+    config: Config
+    position: Position
+
+
+def find_trained(source: str) -> Trained | None:
+    """The run, checkpoint or plain export that `source` names; None where it is none of them.
+
+    Raises UserError where it is damaged, or a run without a checkpoint.
+    """
+    kind, _, name = source.partition(":")
+    folder = _fetched(source, name) if kind == "hf" else Path(source).expanduser()
+    return _trained(folder, source) if folder.is_dir() else None
+
+
+def _trained(folder: Path, source: str) -> Trained | None:
     if (folder / "config.yaml").exists():
         found = newest_checkpoint(Run(folder).checkpoints)
         if found is None:
             raise UserError(f"init.from: {source}: a run without a checkpoint yet")
-        return _from_checkpoint(found.path, found.position, folder, source)
+        return Trained(folder, found.path / WEIGHTS, Run(folder).config(), found.position)
     if (folder / "state.json").exists():
-        return _from_checkpoint(folder, read_position(folder), folder.parent.parent, source)
-    return _from_model_folder(folder, source)
+        position, run = read_position(folder), folder.parent.parent
+        return Trained(run, folder / WEIGHTS, Run(run).config(), position)
+    if is_plain(read_json(folder / CONFIG)):
+        return Trained(folder, folder / WEIGHTS, *read_description(folder))
+    return None
 
 
-def _from_checkpoint(checkpoint: Path, position: Position, folder: Path, source: str) -> Weights:
-    config = Run(folder).config()
-    model = config.model
+def _from_folder(folder: Path, source: str) -> Weights:
+    trained = _trained(folder, source)
+    return _from_trained(trained, source) if trained else _from_model_folder(folder, source)
+
+
+def _from_trained(trained: Trained, source: str) -> Weights:
+    config, model = trained.config, trained.config.model
+    if not isinstance(model, VitModel):
+        raise UserError(
+            f"init.from: {source}: of objective {config.objective}, which has no encoder of timm's"
+        )
     with torch.device("meta"):
         encoder = build_encoder(
             model.encoder,
-            img_size=model.img_size,
+            img_size=config.data.img_size,
             patch_size=model.patch_size,
-            in_chans=model.in_chans,
+            in_chans=config.data.in_chans,
             **model.encoder_kwargs,
         )
-    geometry = geometry_of(encoder)._replace(decoder_num_heads=model.decoder_num_heads)
-    found = _from_file(checkpoint / WEIGHTS, source, geometry, licence_in(folder, source))
+    geometry = geometry_of(encoder)._replace(
+        decoder_num_heads=getattr(model, "decoder_num_heads", None)
+    )
+    found = _from_file(trained.file, source, geometry, licence_in(trained.folder, source))
     return found._replace(
         normalisation=Normalisation(config.data.mean, config.data.std),
-        history=history_of(config, position, read_json(folder / "init.json")),
+        history=history_of(config, trained.position, read_json(trained.folder / "init.json")),
     )
 
 
@@ -139,7 +176,8 @@ def _from_timm(source: str, name: str) -> Weights:
     )
 
 
-def _from_hub(source: str, name: str) -> Weights:
+def _fetched(source: str, name: str) -> Path:
+    """The folder of a model of the hub, in the cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -158,7 +196,7 @@ def _from_hub(source: str, name: str) -> Weights:
         fetch(MODEL_FILES[1])
     for file in (CARD, DECODER, PREPROCESSOR):
         fetch(file, is_needed=False)
-    return _from_model_folder(config.parent, source)
+    return config.parent
 
 
 def _why_not_had(error: Exception) -> str:

@@ -63,11 +63,17 @@ def create_vit(
     return vit
 
 
+def timm_encoder(model: nn.Module) -> VisionTransformer | None:
+    """`model.encoder` where that is a Vision Transformer of timm's."""
+    encoder = getattr(model, "encoder", None)
+    return encoder if isinstance(encoder, VisionTransformer) else None
+
+
 def check_sizes(vit: VisionTransformer) -> VisionTransformer:
     """Raise UserError unless patches fill the image and sine-cosine positions the width."""
     (h, w), (p, q) = vit.patch_embed.img_size, vit.patch_embed.patch_size
     if h % p or w % q:
-        raise UserError(f"model.img_size: {h} x {w} does not divide into patches of {p} x {q}")
+        raise UserError(f"data.img_size: {h} x {w} does not divide into patches of {p} x {q}")
     if vit.embed_dim % 4:
         raise UserError(f"model.encoder: a width of {vit.embed_dim} must divide by 4")
     return vit

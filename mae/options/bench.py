@@ -7,21 +7,24 @@ from typing import Any
 from mae.cores import usable_cores
 from mae.options.parsing import amount, command, device_option, natural, positive
 
-IMPLEMENTATIONS = ("mae", "textbook", "transformers")
+ENCODER, DECODER_DEPTH = "vit_base_patch16_224", 8
+"""what is measured where neither an encoder nor a file of settings is named"""
 MODES = ("eager", "compile", "reduce-overhead", "max-autotune")
 
 
 def add_bench_commands(commands: Any) -> None:
-    """`mae bench`, and what it measures."""
-    bench = command(commands, "bench", "bench", "measure speed and memory, beside others'")
+    """`mae bench`, and all it measures."""
+    bench = command(commands, "bench", "bench", "measure speed and memory")
     kinds = bench.add_subparsers(title="what", required=True, metavar="WHAT")
 
     step = command(kinds, "bench", "step", "the training step on synthetic images")
+    _config_option(step)
+    step.add_argument("--models", nargs="+", help=f"encoders by their timm names ({ENCODER})")
     step.add_argument(
-        "--models", nargs="+", default=["vit_base_patch16_224"], help="encoders by their timm names"
-    )
-    step.add_argument(
-        "--decoder-depths", nargs="+", type=positive, default=[8], help="blocks of the decoder"
+        "--decoder-depths",
+        nargs="+",
+        type=positive,
+        help=f"blocks of the decoder ({DECODER_DEPTH})",
     )
     step.add_argument(
         "--variants",
@@ -31,14 +34,7 @@ def add_bench_commands(commands: Any) -> None:
         help="the same with other settings, such as model.decoder_attention=cross",
     )
     step.add_argument("--plot", type=Path, help="PNG: images/s and memory over batch size")
-    _step_options(step, [8, 16, 32], ["eager", "compile"])
-
-    peers = command(kinds, "bench", "peers", "the same step by transformers and by the textbook")
-    peers.add_argument(
-        "--models", nargs="+", default=["vit_base_patch16_224"], help="encoders by their timm names"
-    )
-    peers.add_argument("--decoder-depth", type=positive, default=8, help="blocks of the decoder")
-    _step_options(peers, [8], ["eager", "compile"])
+    step_options(step, [8, 16, 32], ["eager", "compile"])
 
     joint = command(kinds, "bench", "joint", "the training loop on shards, beside its step alone")
     joint.add_argument("shards", nargs="+", help="tars of colour images")
@@ -58,9 +54,6 @@ def add_bench_commands(commands: Any) -> None:
     _case_options(lengths)
 
     shares = command(kinds, "bench", "profile", "where the time of a training step goes")
-    shares.add_argument(
-        "--implementation", choices=IMPLEMENTATIONS, default="mae", help="ours, or another's"
-    )
     _case_options(shares)
 
     added = command(kinds, "bench", "overhead", "what guard, metrics and panels add to a step")
@@ -70,12 +63,7 @@ def add_bench_commands(commands: Any) -> None:
     added.add_argument("--out", type=Path, help="JSON file; the table goes beside it, as .md")
 
     loader = command(kinds, "bench", "loader", "speed from shards to batches")
-    _shards_options(loader)
-    loader.add_argument("--short", nargs="+", default=[], help="the same, packed with --resize")
-    loader.add_argument("--images", type=positive, default=512, help="per round")
-    loader.add_argument("--rounds", type=positive, default=7, help="of all pipelines in turn")
-    loader.add_argument("--repeats", type=positive, default=4, help="views per decoding")
-    loader.add_argument("--quick", action="store_true", help="a few images, for a first look")
+    loader_options(loader)
 
     pixels = command(
         kinds, "bench", "decode", "JPEGs to pixels, by our decoder and by nvImageCodec"
@@ -95,6 +83,16 @@ def add_bench_commands(commands: Any) -> None:
     soak.add_argument("--samples", type=positive, default=200_000, help="so many")
 
 
+def loader_options(parser: argparse.ArgumentParser) -> None:
+    """Of `mae bench loader`, and of its comparison with other pipelines."""
+    _shards_options(parser)
+    parser.add_argument("--short", nargs="+", default=[], help="the same, packed with --resize")
+    parser.add_argument("--images", type=positive, default=512, help="per round")
+    parser.add_argument("--rounds", type=positive, default=7, help="of all pipelines in turn")
+    parser.add_argument("--repeats", type=positive, default=4, help="views per decoding")
+    parser.add_argument("--quick", action="store_true", help="a few images, for a first look")
+
+
 def _shards_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("shards", nargs="+", help="tars of 8-bit colour images")
     parser.add_argument("--img-size", type=positive, default=224, help="pixels")
@@ -103,9 +101,8 @@ def _shards_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="JSON file")
 
 
-def _step_options(
-    parser: argparse.ArgumentParser, batch_sizes: list[int], modes: list[str]
-) -> None:
+def step_options(parser: argparse.ArgumentParser, batch_sizes: list[int], modes: list[str]) -> None:
+    """Batches and modes of steps, and how long each is measured."""
     parser.add_argument(
         "--batch-sizes", nargs="+", type=positive, default=batch_sizes, help="images of a step"
     )
@@ -121,11 +118,33 @@ def _step_options(
 
 
 def _case_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="vit_base_patch16_224", help="encoder by its timm name")
-    parser.add_argument("--decoder-depth", type=positive, default=8, help="blocks of the decoder")
+    """A model, by a file of settings or an encoder, and one batch."""
+    _config_option(parser)
+    encoder_options(parser)
+    parser.add_argument(
+        "--settings", default="", metavar="SECTION.KEY=VALUE[,…]", help="other settings"
+    )
+
+
+def encoder_options(parser: argparse.ArgumentParser) -> None:
+    """An encoder with a decoder, and one batch."""
+    parser.set_defaults(config="", settings="")
+    parser.add_argument("--model", help=f"encoder by its timm name ({ENCODER})")
+    parser.add_argument(
+        "--decoder-depth", type=positive, help=f"blocks of the decoder ({DECODER_DEPTH})"
+    )
     parser.add_argument("--batch-size", type=positive, default=64, help="images of a step")
     parser.add_argument("--mode", choices=MODES, default="eager", help="how it is compiled")
     _effort_options(parser)
+
+
+def _config_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config",
+        default="",
+        metavar="YAML",
+        help="settings of the model to measure, of any objective (RUN/config.yaml is such a file)",
+    )
 
 
 def _effort_options(parser: argparse.ArgumentParser) -> None:

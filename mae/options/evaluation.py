@@ -1,9 +1,10 @@
-"""Options of the commands that judge frozen features."""
+"""Options of the commands that measure features and classifiers."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from mae.cores import usable_cores
 from mae.options.parsing import amount, command, device_option, natural, positive
 from mae.options.trained_probes import OUT, mae_protocol_options
 
@@ -16,7 +17,7 @@ CACHED = (
 
 
 def add_evaluation_commands(commands: Any) -> None:
-    """`mae features`, `knn`, `probe`, `fewshot`."""
+    """`mae features`, `knn`, `probe`, `fewshot`, `evaluate`."""
     features = command(
         commands, "evaluation", "features", "write frozen features of shards to a file"
     )
@@ -73,6 +74,33 @@ def add_evaluation_commands(commands: Any) -> None:
         "--shots", type=positive, nargs="*", default=[1, 5, 10], help="labels per class"
     )
     _splits_option(fewshot)
+    _add_evaluate(commands)
+
+
+def _add_evaluate(commands: Any) -> None:
+    measured = command(
+        commands,
+        "evaluate",
+        "evaluate",
+        "accuracy of a fine-tuned classifier on labelled shards, overall and class by class",
+    )
+    measured.add_argument(
+        "run", type=Path, help="run folder of `mae finetune`, or a checkpoint in it"
+    )
+    measured.add_argument("--test", nargs="+", required=True, help="labelled shards")
+    measured.add_argument(
+        "--out",
+        type=Path,
+        help="JSON file, with the confusion matrix beside it as a PNG "
+        "(RUN/evaluation.json if unset)",
+    )
+    measured.add_argument(
+        "--beside", type=Path, metavar="RUN", help="another run, compared on the same images"
+    )
+    measured.add_argument(
+        "--workers", type=natural, default=usable_cores(), help="decoding processes"
+    )
+    device_option(measured)
 
 
 def evaluation_options(parser: argparse.ArgumentParser) -> None:

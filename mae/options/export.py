@@ -4,12 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mae.objectives.registry import OBJECTIVES, declaration
 from mae.options.parsing import command, positive
 
-FORMATS = """\
-timm: for timm.create_model("local-dir:OUT"); mae: one file in the names of the original release,
-for mmsegmentation and detectron2; hf: transformers' ViTMAEForPreTraining, and ViTModel in
-OUT/encoder; onnx: a graph for onnxruntime and others; torch: a program of torch.export"""
+SHARED = {
+    "timm": 'for timm.create_model("local-dir:OUT")',
+    "onnx": "a graph for onnxruntime and others",
+    "torch": "a program of torch.export",
+    "plain": "all weights and the settings, for mae itself",
+}
+"""formats of objectives with an encoder of timm's; the last one of any"""
 
 
 def add_export_commands(commands: Any) -> None:
@@ -18,13 +22,11 @@ def add_export_commands(commands: Any) -> None:
         commands,
         "export",
         "export",
-        "export the encoder of a run: written, loaded again by the library it is for, compared",
+        "export the model of a run: written, loaded again by the library it is for, compared",
     )
     export.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
     export.add_argument("out", type=Path, help="new folder")
-    export.add_argument(
-        "--format", choices=["timm", "mae", "hf", "onnx", "torch"], default="timm", help=FORMATS
-    )
+    export.add_argument("--format", metavar="FORMAT", help=describe_formats())
     export.add_argument(
         "--pool",
         choices=["token", "avg"],
@@ -41,7 +43,7 @@ def add_export_commands(commands: Any) -> None:
         "--decoder",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="with the pretraining decoder (timm, mae, hf)",
+        help="with the decoder of an encoder, where the format has a place for it",
     )
     export.add_argument(
         "--images",
@@ -51,6 +53,14 @@ def add_export_commands(commands: Any) -> None:
     export.add_argument(
         "--push", metavar="NAME/REPO", help="then upload it to the Hugging Face hub, private if new"
     )
+
+
+def describe_formats() -> str:
+    """All formats, for --help."""
+    formats = [f"{name}: {text}" for name, text in SHARED.items()]
+    for objective in map(declaration, OBJECTIVES):
+        formats += [f"{name}: {text}" for name, text in objective.exports.items()]
+    return f"{'; '.join(formats)} (timm for encoders of timm's, plain for others, if unset)"
 
 
 def size(text: str) -> tuple[int, int]:

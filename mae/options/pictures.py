@@ -43,15 +43,18 @@ def add_picture_commands(commands: Any) -> None:
 
 def _add_reconstruct(commands: Any) -> None:
     show = command(
-        commands, "pictures", "reconstruct", "reconstruction panel and R² on hidden patches"
+        commands,
+        "pictures",
+        "reconstruct",
+        "reconstructions beside the originals; R² on hidden patches or, where nothing is hidden, "
+        "PSNR",
     )
     _common(show, "reconstruction")
     show.add_argument(
         "--mask",
-        default="random",
         metavar="PATTERN",
-        help="random, block, grid (one patch of four stays visible), or a PNG, stretched over "
-        "the image as shown, whose white parts are hidden",
+        help="where the objective hides patches: random (if unset), block, grid (one patch of four "
+        "stays visible), or a PNG, stretched over the image as shown, whose white parts are hidden",
     )
     show.add_argument(
         "--mask-ratio",
@@ -66,10 +69,17 @@ def _add_reconstruct(commands: Any) -> None:
         nargs="+",
         choices=COLUMNS,
         metavar="COLUMN",
-        help=f"of {', '.join(COLUMNS)} (all if unset; of several ratios the first three)",
+        help=f"of {', '.join(COLUMNS)} (all there are if unset; of several ratios the first three)",
     )
-    show.add_argument("--r2-images", type=positive, default=512, help="images for R², at most")
-    show.add_argument("--seed", type=natural, default=0, help="of the masks")
+    show.add_argument(
+        "--measured",
+        "--r2-images",
+        type=positive,
+        default=512,
+        metavar="IMAGES",
+        help="images that R² or PSNR is measured on, at most",
+    )
+    show.add_argument("--seed", type=natural, default=0, help="of the masks, or of other noise")
 
 
 def _common(parser: argparse.ArgumentParser, name: str) -> None:

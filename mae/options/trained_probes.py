@@ -12,6 +12,11 @@ OUT = (
 )
 ENCODER = "The encoder stays frozen and in evaluation mode; --test is used once, at the end."
 
+RUNS = (
+    "It is trained as a run in RUN/{name}: the same command continues it, and accelerate launch "
+    "-m mae … trains it on several processes."
+)
+
 
 def add_trained_probe_commands(commands: Any) -> None:
     """`mae attentive`, `segment`."""
@@ -24,7 +29,7 @@ def add_trained_probe_commands(commands: Any) -> None:
         "class token was never trained to sum an image up, it tells more than a linear probe and "
         "costs far less than fine-tuning. Learning rate and weight decay are chosen on a tenth of "
         "--train. Tokens are encoded once and kept in RUN/features (delete it freely); what `mae "
-        f"features --tokens` wrote there is used too. {ENCODER}"
+        f"features --tokens` wrote there is used too. {ENCODER} {RUNS.format(name='attentive')}"
     )
     _frozen_options(attentive, "labelled shards")
     attentive.add_argument(
@@ -70,7 +75,7 @@ def mae_protocol_options(probe: argparse.ArgumentParser) -> None:
         "--protocol mae",
         "A linear classifier behind a BatchNorm on the frozen class token, as the MAE paper's "
         "numbers are made; the last epoch is tested, nothing is chosen. --baselines: the untrained "
-        "encoder, without pixels.",
+        f"encoder, without pixels. {RUNS.format(name='probe-mae')}",
     )
     group.add_argument("--epochs", type=amount, help="90 if unset, as in the paper (50: ViT-L, H)")
     group.add_argument(
@@ -85,7 +90,10 @@ def mae_protocol_options(probe: argparse.ArgumentParser) -> None:
         help="of linear warm-up (if unset 10, or a ninth of fewer --epochs than 90)",
     )
     group.add_argument(
-        "--device-batch", type=positive, help="images at a time; BatchNorm's batch (512 if unset)"
+        "--device-batch",
+        type=positive,
+        help="images at a time, which BatchNorm normalises together: at most, in equal parts of a "
+        "step (512 if unset)",
     )
 
 

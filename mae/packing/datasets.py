@@ -20,9 +20,16 @@ from torchvision.datasets import VisionDataset
 from mae.decoding.formats import EXTENSIONS
 from mae.decoding.pixels import BadImage
 from mae.errors import UserError
-from mae.packing.sources import UNKNOWN, FileReader, Listing, Source, extension_of, stamp
+from mae.packing.sources import (
+    PREFIX,
+    UNKNOWN,
+    FileReader,
+    Listing,
+    Source,
+    extension_of,
+    stamp,
+)
 
-PREFIX = "torchvision:"
 BASES = {"VisionDataset", "DatasetFolder"}
 
 

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,20 +19,22 @@ from mae.data.workers import Progress, in_workers, progress_bar
 from mae.decoding.pixels import BadImage
 from mae.errors import SampleError, UserError
 from mae.packing.duplicates import DIGEST_WORDS, content_digest, exact_copies
-from mae.packing.report import Packed, report, to_json
-from mae.packing.shard_writer import (
+from mae.packing.plan import (
     PackOptions,
     ShardReport,
     ShardTask,
-    ShardWriter,
     delete_report,
     finished,
     key_of,
     load_report,
     plan_shards,
 )
+from mae.packing.report import Packed, report, to_json
 from mae.packing.sources import UNKNOWN, Listing, Wanted, find_sources, shown
 from mae.packing.unfinished import PLAN, begin, unfinished_folder, write_whole
+
+if TYPE_CHECKING:
+    from mae.packing.shard_writer import ShardWriter
 
 FORMAT = 2
 """of the shards that equal plans give"""
@@ -71,6 +73,8 @@ def pack(
         tasks = plan_shards(listing, options, dropped[:, 0])
         if goes_on and (done := sum(finished(part, task) for task in tasks)):
             say(f"{out}: going on, {done:,} of {len(tasks):,} shards are done")
+        from mae.packing.shard_writer import ShardWriter  # torch, where the pixels are needed
+
         _write_shards(ShardWriter(listing, options, part), tasks, workers, progress)
         reports = [load_report(part, task) for task in tasks]
         _require_images(part, listing, tasks, reports)
@@ -93,7 +97,7 @@ def _begin(part: Path, listing: Listing, options: PackOptions, say: Callable[[st
 
 
 def _write_shards(
-    writer: ShardWriter, tasks: Sequence[ShardTask], workers: int, progress: Progress | None
+    writer: "ShardWriter", tasks: Sequence[ShardTask], workers: int, progress: Progress | None
 ) -> None:
     missing = [task for task in tasks if not finished(writer.folder, task)]
     total = sum(len(task.images) for task in tasks)

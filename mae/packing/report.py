@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.packing.duplicates import exact_copies, lookalikes
-from mae.packing.shard_writer import PackOptions, ShardReport, ShardTask
+from mae.packing.plan import PackOptions, ShardReport, ShardTask
 from mae.packing.sources import SHOWN, Listing, shown
 
 LANES = 64
@@ -186,7 +186,7 @@ def _about_images(packed: Packed) -> Iterator[str]:
 
 def suggestion(channels: int, bits: int) -> str:
     """Settings for images of this kind; "" where the defaults, 3 channels of 8 bits, fit."""
-    settings = (f"data.bits={bits}" * (bits > 8), f"model.in_chans={channels}" * (channels != 3))
+    settings = (f"data.bits={bits}" * (bits > 8), f"data.in_chans={channels}" * (channels != 3))
     return " ".join(filter(None, settings))
 
 

@@ -14,6 +14,9 @@ from mae.decoding.pixels import BadImage
 from mae.errors import StorageError, UserError
 from mae.remote.cache import ShardCache
 
+PREFIX = "torchvision:"
+"""of the names of torchvision's data sets"""
+
 UNKNOWN = -1
 SHOWN = 10
 
@@ -84,13 +87,14 @@ def find_sources(wanted: Wanted) -> Listing:
     Raises UserError, one line per fault, where there is no image or a table or label is wrong.
     """
     # Here, because each of them is built on this module's classes.
-    from mae.packing.datasets import PREFIX, find_dataset
     from mae.packing.tables import SUFFIXES, find_in_table
     from mae.packing.tars import find_in_tars
 
     first = wanted.sources[0]
     if len(wanted.sources) == 1:
         if first.startswith(PREFIX):
+            from mae.packing.datasets import find_dataset  # torchvision comes with it
+
             return find_dataset(first.removeprefix(PREFIX), wanted.root, wanted.labels)
         path = Path(first).expanduser()
         if path.is_dir():

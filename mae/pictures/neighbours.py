@@ -1,4 +1,4 @@
-"""Nearest neighbours: which images the encoder takes to be most like a given one."""
+"""Nearest neighbours of images in the features of an encoder."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +11,9 @@ from mae.evaluation.features import Matrix
 from mae.evaluation.knn import directions
 from mae.pictures.sheet import Cell, Sheet
 from mae.visualize import displayable, to_pil
+
+WORDS = {"mean": "the mean patch token", "cls": "the class token"}
+"""names of pooled features, for people"""
 
 
 class Neighbours(NamedTuple):
@@ -40,10 +43,12 @@ def neighbours_sheet(
     captions: Sequence[Sequence[str]],
     searched: int,
     title: str,
+    feature: str = "mean",
 ) -> Sheet:
     """A row for each query: itself, and its neighbours with their similarity.
 
-    `pictures` are the neighbours of each query, integers [k c h w]; `captions` name them.
+    `pictures` are the neighbours of each query, integers [k c h w]; `captions` name them;
+    `feature` is what they are near in.
     """
     shown = displayable(queries).cpu()
     rows = []
@@ -56,10 +61,11 @@ def neighbours_sheet(
         ]
         rows.append([Cell(to_pil(picture), name), *cells])
     notes = [
-        f"The nearest of {searched:,} images, by cosine similarity of the mean patch token "
-        "(below each, with key and class). A query that is among them finds itself first.",
-        "Raw cosines of masked autoencoders all lie close together: their order tells more than "
-        "their size, and neighbours are a smoke signal, not a verdict.",
+        f"The nearest of {searched:,} images, by cosine similarity of "
+        f"{WORDS.get(feature, f'the feature `{feature}`')} (below each, with key and class). A "
+        "query that is among them finds itself first.",
+        "Raw cosines often all lie close together: their order tells more than their size, and "
+        "neighbours are a smoke signal, not a verdict.",
     ]
     heads = ["query", *(f"{place + 1}." for place in range(found.rows.shape[1]))]
     return Sheet(title, heads, rows, notes)

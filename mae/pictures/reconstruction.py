@@ -1,159 +1,179 @@
-"""Reconstructions: what was shown, what was hidden, what the model made of it, how wrong it is."""
+"""`mae reconstruct` of any objective: original, reconstruction, error, and PSNR."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from mae.masking import PatchSplit, binary_mask
-from mae.models.mae import MaskedAutoencoder
-from mae.patches import unpatchify
+from mae.errors import UserError
+from mae.objectives.base import Objective, Reconstruction
 from mae.pictures.colours import heat_map
-from mae.pictures.masks import ChosenMask, grid_of
 from mae.pictures.sheet import Cell, Scale, Sheet
 from mae.visualize import HIDDEN, displayable, to_pil
 
-COLUMNS = ("original", "masked", "reconstruction", "raw", "error")
-OF_SEVERAL = ("original", "masked", "reconstruction")
-"""columns where several mask ratios stand side by side"""
+BATCH = 64
+"""images at a time"""
 
-SPREAD = 2.0
-"""the raw output of a model of normalised pixels: black is -SPREAD deviations, white +SPREAD"""
+LEAST = 1e-10
+"""mean squared error that counts as none: 100 dB"""
 
 USUAL_MOST = 0.98
-"""share of the patches whose error lies within the scale"""
+"""share of the pixels whose error lies within the scale"""
 
-EXPLAINED = {
-    "reconstruction": "reconstruction: hidden patches as predicted, visible ones pasted in.",
-    "pixels": "raw: the prediction alone; visible patches, of which the decoder is never asked, "
-    "are left blank.",
-    "normalised": "raw: the prediction alone, in the units it is made in: each patch minus its own "
-    "mean, over its own deviation, so that grey is the patch's mean and black and white are 2 "
-    "deviations off. It looks unlike the image because brightness and contrast are no part of it: "
-    "the reconstruction takes them from the true patch. Visible patches, of which the decoder is "
-    "never asked, are left blank.",
-    "error": "error: mean squared error of each hidden patch, in the units of the loss; visible "
-    "patches are left blank.",
-    "r2": "R²: share of the variance of the image's hidden pixels, in the units of the loss, that "
-    "is explained; 1 is perfect.",
-}
+
+class Asked(NamedTuple):
+    """Images and options of `mae reconstruct`."""
+
+    images: Tensor
+    """integers [b c h w], on the device of the objective"""
+    names: list[str]
+    seeds: Tensor
+    """[b] of the noise"""
+    count: int
+    """of the first images, which are drawn"""
+    measured: int
+    """of the first images, which the figures are of"""
+    title: str
+    mask: str | None
+    """pattern of what is hidden, where it was chosen"""
+    mask_ratios: Sequence[float]
+    """shares of the image to hide, where they were chosen"""
+    columns: Sequence[str]
+    """of the sheet; empty: the usual ones"""
 
 
 class Reconstructed(NamedTuple):
-    """Pictures [b c h w] in [0, 1], and numbers; all on the CPU."""
+    """Result of `mae reconstruct`."""
 
-    original: Tensor
-    masked: Tensor
-    reconstruction: Tensor
-    raw: Tensor
-    """the prediction without visible patches (0 there)"""
-    hidden: Tensor
-    """bool [b n]"""
-    error: Tensor
-    """[b n] mean squared error of each hidden patch, in the units of the loss; NaN: visible"""
-    r2: Tensor
-    """[b] over each image's hidden values"""
+    sheet: Sheet
+    figures: dict[str, Any]
+    """of the JSON file beside it"""
+    lines: list[str]
+    """for the person"""
+
+
+class Quality(NamedTuple):
+    """PSNR in dB, the mean over images; of hidden pixels alone where parts are hidden."""
+
+    images: int
+    psnr: float
+    psnr_mean_image: float | None
+    """of the mean of the other images, at each pixel; None for a single image"""
+    psnr_mean_pixel: float
+    """of each image's own mean colour"""
+
+
+def reconstruct(objective: Objective, asked: Asked, name: str) -> Reconstructed:
+    """Sheet and PSNR of the objective `name`, which has a method `reconstruct`.
+
+    Raises UserError for options that only other objectives have.
+    """
+    if asked.mask is not None or asked.mask_ratios:
+        key = "--mask-ratio" if asked.mask is None else "--mask"
+        raise UserError(f"{key}: objective {name} has no masks to choose: leave it out")
+    images, seeds = asked.images[: asked.count], asked.seeds[: asked.count]
+    made = reconstructions(objective, images, seeds)
+    sheet = reconstruction_sheet(images, asked.names[: asked.count], made, asked)
+    found = measure(objective, asked.images[: asked.measured], asked.seeds[: asked.measured])
+    where = "hidden pixels" if made.mask is not None else "all pixels"
+    figures = {**found._asdict(), "over": where}
+    return Reconstructed(sheet, figures, _table(found, where))
 
 
 @torch.no_grad()
-def reconstruct_images(
-    model: MaskedAutoencoder, images: Tensor, split: PatchSplit
-) -> Reconstructed:
-    """Predict the hidden patches of integer images [b c h w] on the model's device."""
-    patches = model.patchify(images)
-    prediction = model.predict(patches, split).float()
-    target = model.target(patches, split.ids_masked)
-    squared = (prediction - target).square()
-    deviation = (target - target.mean(dim=(1, 2), keepdim=True)).square().sum(dim=(1, 2))
-    hidden = binary_mask(split).bool()
-    error = torch.full(hidden.shape, torch.nan, device=hidden.device)
-    error.scatter_(1, split.ids_masked, squared.mean(dim=2))
+def reconstructions(objective: Objective, images: Tensor, seeds: Tensor) -> Reconstruction:
+    """Reconstructions of integer images [b c h w], on the CPU."""
+    reconstruct: Any = objective.reconstruct
+    parts = [
+        reconstruct(part, objective.draw(part, noise))
+        for part, noise in zip(images.split(BATCH), seeds.split(BATCH), strict=True)
+    ]
+    masks = [part.mask for part in parts if part.mask is not None]
+    pasted = torch.cat([part.pasted.float().cpu() for part in parts])
+    return Reconstruction(pasted, torch.cat(masks).cpu() if masks else None)
 
-    pasted, mask = model.reconstruct(images, split)
-    original, shown = displayable(images), displayable(images, pasted)
-    raw = shown * mask
-    if model.norm_pix_loss:
-        ids = split.ids_masked[:, :, None].expand_as(prediction)
-        units = torch.zeros_like(patches, dtype=torch.float32).scatter(1, ids, prediction)
-        raw = unpatchify(units / (2 * SPREAD) + 0.5, model.img_size, model.patch_size) * mask
-    return Reconstructed(
-        original=original.cpu(),
-        masked=(original * (1 - mask) + HIDDEN * mask).cpu(),
-        reconstruction=shown.cpu(),
-        raw=raw.clamp(0, 1).cpu(),
-        hidden=hidden.cpu(),
-        error=error.cpu(),
-        r2=(1 - squared.sum(dim=(1, 2)) / deviation.clamp(min=1e-12)).cpu(),
-    )
+
+def measure(objective: Objective, images: Tensor, seeds: Tensor) -> Quality:
+    """PSNR of the reconstructions of integer images [b c h w], beside trivial predictors."""
+    total = sum(unit(part).double().sum(dim=0) for part in images.split(BATCH))
+    found: dict[str, list[Tensor]] = {"model": [], "mean image": [], "mean pixel": []}
+    for part, noise in zip(images.split(BATCH), seeds.split(BATCH), strict=True):
+        made = reconstructions(objective, part, noise)
+        truth = unit(part)
+        weight = torch.ones_like(truth) if made.mask is None else made.mask
+        guesses = {"model": made.pasted, "mean pixel": truth.mean(dim=(2, 3), keepdim=True)}
+        if len(images) > 1:
+            guesses["mean image"] = (total - truth.double()) / (len(images) - 1)
+        for name, guess in guesses.items():
+            squared = (guess.double() - truth.double()).square() * weight
+            errors = squared.sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp(min=1)
+            found[name].append(psnr(errors))
+    mean = {name: torch.cat(values).mean().item() for name, values in found.items() if values}
+    return Quality(len(images), mean["model"], mean.get("mean image"), mean["mean pixel"])
+
+
+def psnr(errors: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, of mean squared errors of values in [0, 1]."""
+    return -10 * errors.clamp(min=LEAST).log10()
+
+
+def unit(images: Tensor) -> Tensor:
+    """Integer images in [0, 1], on the CPU."""
+    return images.cpu().float() / torch.iinfo(images.dtype).max
 
 
 def reconstruction_sheet(
-    model: MaskedAutoencoder,
-    images: Tensor,
-    names: Sequence[str],
-    seeds: Tensor,
-    masks: Sequence[ChosenMask],
-    columns: Sequence[str],
-    title: str,
+    images: Tensor, names: Sequence[str], made: Reconstruction, asked: Asked
 ) -> Sheet:
-    """A row for each image; of several masks the columns follow each other, the original once."""
-    made = [reconstruct_images(model, images, mask.draw(images, seeds)) for mask in masks]
-    errors = torch.cat([one.error[one.hidden] for one in made])
-    top = max(torch.quantile(errors, USUAL_MOST).item(), 1e-6)
-    grid = grid_of(model)
-    heads: list[str] = []
-    rows: list[list[Cell]] = [[] for _ in names]
-    if "original" in columns:
-        heads.append("original")
-        for row, name, picture in zip(rows, names, made[0].original, strict=True):
-            row.append(Cell(to_pil(picture), name))
-    for mask, one in zip(masks, made, strict=True):
-        for column in columns:
-            if column == "original":
-                continue
-            heads.append(f"{column}, {mask.hidden:.0%}" if len(masks) > 1 else column)
-            for number, row in enumerate(rows):
-                row.append(_cell(column, one, number, top, grid))
-    return Sheet(title, heads, rows, _notes(model, masks, columns), _scale(model, columns, top))
+    """A row for each image: itself, what is left of it where parts are hidden, and what came of it.
+
+    Raises UserError for columns that there are not.
+    """
+    truth, shown = unit(images), displayable(images.cpu())
+    mask = torch.ones_like(truth) if made.mask is None else made.mask
+    errors = (made.pasted - truth).abs().mean(dim=1)
+    squared = (made.pasted - truth).square() * mask
+    quality = psnr(squared.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1))
+    top = max(
+        torch.quantile(errors.flatten().double()[:: _stride(errors)], USUAL_MOST).item(), 1e-6
+    )
+    size = (truth.shape[-2], truth.shape[-1])
+    cells = {"original": [Cell(to_pil(one), name) for one, name in zip(shown, names, strict=True)]}
+    if made.mask is not None:
+        seen = shown * (1 - mask) + HIDDEN * mask
+        cells["masked"] = [Cell(to_pil(one)) for one in seen]
+    cells["reconstruction"] = [
+        Cell(to_pil(one), f"PSNR {value:.1f} dB")
+        for one, value in zip(displayable(images.cpu(), made.pasted), quality, strict=True)
+    ]
+    cells["error"] = [Cell(heat_map(one, top, size), f"mean {one.mean():.3f}") for one in errors]
+    if unknown := [column for column in asked.columns if column not in cells]:
+        raise UserError(f"--columns: no {unknown[0]} here; there are {', '.join(cells)}")
+    heads = list(asked.columns or cells)
+    notes = ["PSNR: of the reconstruction, for values from 0 to 1; higher is better."]
+    if made.mask is not None:
+        notes.append("Of hidden pixels alone: the visible ones are pasted in.")
+    if "error" in heads:
+        notes.append("error: mean absolute difference of each pixel's channels.")
+    scale = Scale("absolute error of a pixel, of 1", "0", f"{top:.2g} and more")
+    rows = [[cells[head][row] for head in heads] for row in range(len(names))]
+    return Sheet(asked.title, heads, rows, notes, scale if "error" in heads else None)
 
 
-def _cell(column: str, made: Reconstructed, number: int, top: float, grid: tuple[int, int]) -> Cell:
-    h, w = made.original.shape[-2:]
-    if column == "masked":
-        return Cell(to_pil(made.masked[number]))
-    if column == "reconstruction":
-        return Cell(to_pil(made.reconstruction[number]), f"R² {made.r2[number]:.2f}")
-    if column == "raw":
-        picture = to_pil(made.raw[number])
-        blank = (made.hidden[number].view(grid).byte() * 255).numpy()
-        picture.putalpha(Image.fromarray(blank).resize((w, h), Image.Resampling.NEAREST))
-        return Cell(picture)
-    error = made.error[number]
-    return Cell(heat_map(error.view(grid), top, (h, w)), f"mean {error.nanmean():.2f}")
+def _stride(values: Tensor, most: int = 2**22) -> int:
+    """Every so many of the values are few enough for torch.quantile."""
+    return -(-values.numel() // most)
 
 
-def _notes(
-    model: MaskedAutoencoder, masks: Sequence[ChosenMask], columns: Sequence[str]
-) -> list[str]:
-    shares = ", ".join(f"{mask.hidden:.0%}" for mask in masks)
-    hidden = f"{shares} of the patches are hidden ({masks[0].pattern})."
-    trained = f"The model was trained with {model.mask_ratio:.0%} hidden."
-    notes = [f"{hidden} {trained}"]
-    if "reconstruction" in columns:
-        notes += [EXPLAINED["reconstruction"], EXPLAINED["r2"]]
-    if "raw" in columns:
-        notes.append(EXPLAINED["normalised" if model.norm_pix_loss else "pixels"])
-    if "error" in columns:
-        notes.append(EXPLAINED["error"])
-    return notes
-
-
-def _scale(model: MaskedAutoencoder, columns: Sequence[str], top: float) -> Scale | None:
-    if "error" not in columns:
-        return None
-    meaning = "error of a patch"
-    if model.norm_pix_loss:
-        meaning += "; 1 is what predicting its mean would cost"
-    return Scale(meaning, "0", f"{top:.2g} and more")
+def _table(found: Quality, where: str) -> list[str]:
+    count = f"{found.images} image" + "s" * (found.images > 1)
+    rows = {
+        "model": found.psnr,
+        "mean of the other images": found.psnr_mean_image,
+        "mean colour of each image": found.psnr_mean_pixel,
+    }
+    return [
+        f"PSNR of {count}, {where}",
+        *(f"  {name:34}{value:7.2f} dB" for name, value in rows.items() if value is not None),
+    ]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, overload
 
+from mae.config import DataConfig
 from mae.errors import StorageError, UserError
 from mae.remote.files import download, identity, redacted
 from mae.remote.folder import copies, lock_file, locked, remove_leftovers, size_of_parts
@@ -234,3 +235,10 @@ class ShardCache:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.3g} GB"
+
+
+def build_cache(config: DataConfig) -> ShardCache:
+    """The folder of remote shards, shared by all processes of this machine."""
+    return ShardCache(
+        Path(config.cache_dir).expanduser(), int(config.cache_gb * 1e9), config.allow_pipe
+    )

@@ -25,7 +25,7 @@ class Line(NamedTuple):
     name: str
     points: Points
     look: str = "a"
-    """a, b, c: colours; base: grey and dashed, for what is compared with"""
+    """a to e: colours; base: grey and dashed, for what is compared with"""
     intervals: Sequence[tuple[float, float]] = ()
     """low and high of each point, drawn as a band; without: the spread of many points as one"""
 

@@ -1,21 +1,21 @@
-"""Which charts a run gets, from the columns that its rows have."""
+"""Charts as they are declared, drawn from the rows of a run."""
 
 from collections.abc import Sequence
 
-from mae.evaluation.rows import Row, interval, number
+from mae.evaluation.rows import Recorded, Row, interval, number
+from mae.objectives.declaration import Chart, Curve
 from mae.report.charts import Line, Marks, chart
 from mae.report.html import Markup, tag, text
 from mae.report.record import Record
-from mae.report.scales import percent
+from mae.report.scales import compact, percent
 
 HUGE = 1e30
 """beyond it numbers count as this, so that differences stay finite"""
 
-R2_FLOOR = -0.25
-"""the first steps are far below, and would flatten all that follows"""
+LOOKS = "abcde"
+"""colours of lines, in their order"""
 
-R2_LEAST = -0.05
-"""so that the line at 0, what predicting the mean gives, is seen"""
+REFERENCES = ("base", "base finer")
 
 FAULTS = ("skip", "spike", "rollback")
 
@@ -24,7 +24,7 @@ def marks(record: Record) -> Marks:
     """Span, warm-up, restarts and faults of a run."""
     last = record.metrics[-1] if record.metrics else {}
     step, epoch = number(last, "step") or 1.0, number(last, "epoch") or 0.0
-    warmup = number(record.settings, "optim.warmup_epochs") or 0.0
+    warmup = record.recorded.warmup_epochs
     return Marks(
         span=(0.0, max(step, 1.0)),
         warmup=min(step, warmup * step / epoch) if epoch else 0.0,
@@ -33,130 +33,39 @@ def marks(record: Record) -> Marks:
     )
 
 
-def learning(record: Record) -> list[Markup]:
-    """Loss and R²."""
-    seen, rows, health = marks(record), record.metrics, record.health
-    return [
-        chart(
-            "Loss",
-            [line(rows, "loss")],
-            seen,
-            wants_log=True,
-            ceiling=_usual_most_after(seen.warmup / 2, line(rows, "loss")),
-            gaps=gaps(rows, "loss"),
-        ),
-        chart(
-            "R² on hidden patches",
-            [
-                line(rows, "r2", name="training"),
-                line(health, "r2", name="held-out", look="b"),
-                line(health, "r2_interpolation", name="interpolation", look="base"),
-                line(health, "r2_patch_mean", name="patch mean", look="base finer"),
-            ],
-            seen,
-            floor=R2_FLOOR,
-            least=R2_LEAST,
-            gaps=gaps(rows, "r2"),
-        ),
-    ]
-
-
-def classification(record: Record) -> list[Markup]:
-    """Loss and accuracy of a classifier, in training and on held-out images."""
-    seen, rows, health = marks(record), record.metrics, record.health
-    classes = number(record.settings, "finetune.num_classes")
-    chance = [(x, 1 / classes) for x in seen.span] if classes else []
-    return [
-        chart(
-            "Loss",
-            [
-                line(rows, "loss", name="training"),
-                line(health, "loss", name="held-out", look="b"),
-            ],
-            seen,
-            gaps=gaps(rows, "loss"),
-        ),
-        chart(
-            "Accuracy",
-            [
-                line(rows, "accuracy", name="training"),
-                with_intervals(health, line(health, "accuracy", name="held-out", look="b")),
-                line(health, "balanced_accuracy", name="mean of classes", look="c"),
-                Line("chance", chance, "base"),
-            ],
-            seen,
-            form=percent,
-            least=0.0,
-        ),
-    ]
-
-
-def optimisation(record: Record) -> list[Markup]:
-    """Learning rate, gradients, skipped steps."""
-    seen, rows = marks(record), record.metrics
-    skipped = line(rows, "skipped")
-    has_skipped = any(y for _, y in skipped.points)
-    return [
-        chart("Learning rate", [line(rows, "lr")], seen, least=0.0),
-        chart("Gradient norm", [line(rows, "grad_norm")], seen, wants_log=True),
-        chart("Skipped steps, so far", [skipped] if has_skipped else [], seen, least=0.0),
-    ]
-
-
-def speed(record: Record) -> list[Markup]:
-    """Throughput and what it waits for."""
-    seen = marks(record)._replace(faults=())
-    rows = record.metrics[1:]  # the first is start-up
-    share = {"form": percent, "least": 0.0}
-    return [
-        chart("Images per second", [line(rows, "images_per_second")], seen, least=0.0),
-        chart("Time spent waiting for data", [line(rows, "data_wait")], seen, **share),
-        chart("Model FLOP utilisation", [line(rows, "mfu")], seen, **share),
-        chart("Device memory, GB", [line(rows, "memory_gb")], seen, least=0.0),
-    ]
-
-
-def features(record: Record) -> list[Markup]:
-    """Health of the features over time."""
-    seen, rows = marks(record)._replace(faults=()), record.health
-    first = [y for _, y in line(rows, "rankme").points[:1]]
-    start = Line(
-        "at first", [(seen.span[0], y) for y in first] + [(seen.span[1], y) for y in first]
+def draw(declared: Chart, run: Recorded, seen: Marks) -> Markup:
+    """The chart of a run, or nothing where it has none of its curves."""
+    values = [one for one in declared.curves if not one.is_reference]
+    references = [one for one in declared.curves if one.is_reference]
+    lines = [_curve(run, one, LOOKS[place % len(LOOKS)]) for place, one in enumerate(values)]
+    if not any(line.points for line in lines):
+        return Markup("")
+    gone = [step for one in values if one.source == "metrics" for step in gaps(run.metrics, one)]
+    ceilings = [_usual_most_after(seen.warmup / 2, line) for line in lines]
+    known = [ceiling for ceiling in ceilings if ceiling is not None]
+    look = iter(REFERENCES)
+    lines += [_curve(run, one, next(look, REFERENCES[-1])) for one in references]
+    for level in declared.levels:
+        value = level.value(run)
+        points = [(x, value) for x in seen.span] if value is not None else []
+        lines.append(Line(level.label, points, next(look, REFERENCES[-1])))
+    always = 0.0 if declared.is_share and declared.always is None else declared.always
+    return chart(
+        declared.title,
+        lines,
+        seen,
+        form=percent if declared.is_share else compact,
+        wants_log=declared.is_log,
+        floor=declared.lowest,
+        least=always,
+        ceiling=max(known) if declared.cuts_spikes and known else None,
+        gaps=gone,
     )
-    return [
-        chart(
-            "RankMe, effective dimensions",
-            [line(rows, "rankme", name="now"), start._replace(look="base")],
-            seen,
-            least=0.0,
-        ),
-        chart(
-            "Spread of the features",
-            [
-                line(rows, "spread", name="spread"),
-                line(rows, "cosine", name="cosine", look="b"),
-                line(rows, "dead", name="dead", look="c"),
-            ],
-            seen,
-            least=0.0,
-        ),
-        chart(
-            "Accuracy on held-out images",
-            [
-                line(rows, "probe", name="probe"),
-                line(rows, "knn", name="k-NN", look="b"),
-                line(rows, "chance", name="chance", look="base"),
-            ],
-            seen,
-            form=percent,
-            least=0.0,
-        ),
-    ]
 
 
-def grid(charts: Sequence[Markup]) -> Markup:
+def grid(charts: Sequence[Chart], run: Recorded, seen: Marks) -> Markup:
     """Charts side by side, or a word where there are none."""
-    found = [one for one in charts if one]
+    found = [drawn for drawn in (draw(one, run, seen) for one in charts) if drawn]
     if not found:
         return tag("p", text("Nothing recorded."), class_="none")
     return tag("div", *found, class_="charts")
@@ -169,17 +78,22 @@ def line(rows: Sequence[Row], key: str, *, name: str = "", look: str = "a") -> L
     return Line(name or key, points, look)
 
 
-def with_intervals(rows: Sequence[Row], curve: Line) -> Line:
-    """The curve within its rows' intervals, where each of its points has one."""
-    known = {number(row, "step"): interval(row) for row in rows}
-    found = [known.get(x) for x, _ in curve.points]
-    return curve._replace(intervals=[one for one in found if one is not None])
-
-
-def gaps(rows: Sequence[Row], key: str) -> list[float]:
+def gaps(rows: Sequence[Row], curve: Curve) -> list[float]:
     """Steps whose row has the column, but no finite number in it."""
+    key = curve.key
     steps = [number(row, "step") for row in rows if key in row and number(row, key) is None]
     return [step for step in steps if step is not None]
+
+
+def _curve(run: Recorded, curve: Curve, look: str) -> Line:
+    rows = run.health if curve.source == "health" else run.metrics
+    drawn = line(rows, curve.key, name=curve.label, look=look)
+    if not curve.interval:
+        return drawn
+    # A band, where each of its points has its interval.
+    known = {number(row, "step"): interval(row, curve.interval) for row in rows}
+    found = [known.get(x) for x, _ in drawn.points]
+    return drawn._replace(intervals=[one for one in found if one is not None])
 
 
 def _usual_most_after(step: float, curve: Line) -> float | None:

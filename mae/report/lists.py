@@ -10,8 +10,8 @@ from typing import Any
 from mae.evaluation.rows import number
 from mae.report.html import Markup, join, table, tag, text, void
 from mae.report.pictures import read_picture, spaced
-from mae.report.record import DEFAULTS, Record, changed_settings
-from mae.settings import flatten
+from mae.report.record import Record, changed_settings, default_settings
+from mae.section import flatten
 
 MOST_EVENTS = 40
 MOST_QUARANTINED = 20
@@ -21,7 +21,7 @@ LONGEST = 300
 
 
 def panels(record: Record) -> Markup:
-    """Reconstructions as training went on; a click enlarges."""
+    """Panels as training went on; a click enlarges."""
     pictures = [read_picture(path) for path in spaced(record.panels)]
     shown = []
     for picture in pictures:
@@ -85,8 +85,9 @@ def settings(record: Record) -> Iterator[Markup]:
         yield none("All at their defaults." if record.settings else "Not recorded.")
     else:
         yield tag("p", text(f"{len(changed)} differ from the defaults."), class_="lead")
+        known = default_settings(record)
         rows = [
-            [_key(key), _code(value), _code(usual) if key in DEFAULTS else text("")]
+            [_key(key), _code(value), _code(usual) if key in known else text("")]
             for key, (usual, value) in changed.items()
         ]
         yield table(["setting", "here", "default"], rows)

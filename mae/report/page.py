@@ -1,17 +1,17 @@
-"""The report of a run: what it says, top to bottom, and the file that says it."""
+"""The report of a run from top to bottom, and the file that holds it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mae.evaluation.classifier_verdicts import judge_classifier
 from mae.evaluation.rows import number
-from mae.evaluation.verdicts import judge
-from mae.report import curves, lists, results
+from mae.evaluation.training_verdicts import judge
+from mae.objectives.declaration import Chart, Declaration
+from mae.report import curves, figures, lists, results
 from mae.report.document import document, write_document
 from mae.report.html import Markup, tag, text
 from mae.report.record import Record, State, read_record, state
-from mae.report.scales import compact, percent
+from mae.report.scales import compact, formatted, percent
 
 
 def write_report(run_folder: Path, out: Path) -> Path:
@@ -30,7 +30,11 @@ def render(record: Record, now: float) -> str:
         "main",
         *_head(record, reached),
         *_section("Verdict", _verdicts(record)),
-        *(_of_a_classifier(record) if record.is_classifier else _of_pretraining(record)),
+        *_learning(record),
+        *_optimisation(record),
+        *_features(record),
+        *_evaluations(record),
+        *_panels(record),
         *_section("Events", *lists.events(record)),
         *_section("Unreadable images", lists.quarantine(record)),
         *_section("Settings", *lists.settings(record)),
@@ -40,34 +44,46 @@ def render(record: Record, now: float) -> str:
     return document(f"{record.name} – mae report", body)
 
 
-def _of_pretraining(record: Record) -> Iterator[Markup]:
-    yield from _section("Learning", _legend(record), curves.grid(curves.learning(record)))
-    yield from _optimisation(record)
-    yield from _section("Features", _about_features(record), curves.grid(curves.features(record)))
-    if record.evaluations:
-        yield from _section("Evaluations", *results.evaluations(record))
-    yield from _section("Reconstructions", lists.panels(record))
-
-
-def _of_a_classifier(record: Record) -> Iterator[Markup]:
-    about = tag(
-        "p",
-        text(
-            "Training figures are of augmented and mixed images with softened labels, as far as "
-            "the recipe asks for these. Held-out images are clean, so that theirs may well be "
-            "better; the band is their 95 % interval."
-        ),
-        class_="lead",
-    )
-    charts = curves.grid(curves.classification(record))
+def _learning(record: Record) -> Iterator[Markup]:
+    declared = record.declared
+    about = _lead(declared.about_learning) if declared else Markup("")
+    charts = _charts(record, figures.learning(record))
     yield from _section("Learning", about, _legend(record), charts)
-    yield from _section("Class by class", *results.class_by_class(record))
-    yield from _optimisation(record)
+    if "evaluation" in record.evaluations or (declared and declared.supervises_encoder):
+        yield from _section("Class by class", *results.class_by_class(record))
 
 
 def _optimisation(record: Record) -> Iterator[Markup]:
-    yield from _section("Optimisation", curves.grid(curves.optimisation(record)))
-    yield from _section("Speed", curves.grid(curves.speed(record)))
+    yield from _section("Optimisation", _charts(record, figures.optimisation(record)))
+    run = record.recorded._replace(metrics=record.metrics[1:])  # the first row is start-up
+    seen = curves.marks(record)._replace(faults=())
+    yield from _section("Speed", curves.grid(figures.SPEED, run, seen))
+
+
+def _features(record: Record) -> Iterator[Markup]:
+    if figures.has_features(record):
+        seen = curves.marks(record)._replace(faults=())
+        charts = curves.grid(figures.FEATURES, record.recorded, seen)
+        yield from _section("Features", _about_features(record), charts)
+
+
+def _evaluations(record: Record) -> Iterator[Markup]:
+    if any(name in record.evaluations for name in results.NAMES):
+        yield from _section("Evaluations", *results.evaluations(record))
+
+
+def _panels(record: Record) -> Iterator[Markup]:
+    title = record.declared.panels if record.declared else Declaration.panels
+    if record.panels or title:
+        yield from _section(title or "Panels", lists.panels(record))
+
+
+def _charts(record: Record, charts: Sequence[Chart]) -> Markup:
+    return curves.grid(charts, record.recorded, curves.marks(record))
+
+
+def _lead(words: str) -> Markup:
+    return tag("p", text(words), class_="lead") if words else Markup("")
 
 
 def _section(title: str, *content: Markup) -> Iterator[Markup]:
@@ -83,37 +99,39 @@ def _head(record: Record, reached: State) -> Iterator[Markup]:
     yield from (tag("p", text(note), class_="lead") for note in record.notes)
     if reached.steps:
         yield tag("progress", value=reached.step, max=reached.steps, aria_label="progress")
-    last, health = (rows[-1] if rows else {} for rows in (record.metrics, record.health))
-    tiles = [
-        ("epoch", number(last, "epoch"), lambda epoch: f"{epoch:.4g}"),
-        ("images seen", number(last, "samples"), compact),
-        ("loss", number(last, "loss"), compact),
-        ("R²", number(last, "r2"), lambda r2: f"{r2:.3f}"),
-        ("training accuracy", number(last, "accuracy"), percent),
-        ("held-out accuracy", number(health, "accuracy"), lambda share: f"{share:.1%}"),
-        ("held-out R²", number(health, "r2"), lambda r2: f"{r2:.3f}"),
-        ("RankMe", number(health, "rankme"), lambda rank: f"{rank:.0f}"),
-        ("images/s", number(last, "images_per_second"), lambda speed: f"{speed:,.0f}"),
-        ("data wait", number(last, "data_wait"), percent),
-    ]
     shown = [
-        tag("div", tag("span", text(name)), tag("b", text(form(value))))
-        for name, value, form in tiles
-        if value is not None
+        tag("div", tag("span", text(name)), tag("b", text(value))) for name, value in _tiles(record)
     ]
     if shown:
         yield tag("div", *shown, class_="tiles")
 
 
+def _tiles(record: Record) -> Iterator[tuple[str, str]]:
+    """(name, value) of the last numbers that there are."""
+    last, health = (rows[-1] if rows else {} for rows in (record.metrics, record.health))
+    metrics = [one for one in record.declared.metrics if one.in_line] if record.declared else []
+    tiles: list[tuple[str, float | None, Callable[[float], str]]] = [
+        ("epoch", number(last, "epoch"), lambda epoch: f"{epoch:.4g}"),
+        ("images seen", number(last, "samples"), compact),
+        ("loss", number(last, "loss"), compact),
+    ]
+    for metric in metrics:  # of a few images only: shares are rounded
+        form = percent if metric.format.endswith("%") else formatted(metric.format)
+        tiles.append((metric.tile or metric.label, number(last, metric.key), form))
+    for metric in metrics:
+        form = formatted(metric.format)
+        tiles.append((f"held-out {metric.label}", number(health, metric.key), form))
+    tiles += [
+        ("RankMe", number(health, "rankme"), lambda rank: f"{rank:.0f}"),
+        ("images/s", number(last, "images_per_second"), lambda speed: f"{speed:,.0f}"),
+        ("data wait", number(last, "data_wait"), percent),
+    ]
+    yield from ((name, form(value)) for name, value, form in tiles if value is not None)
+
+
 def _verdicts(record: Record) -> Markup:
-    warmup = number(record.settings, "optim.warmup_epochs") or 0.0
-    metrics, health = record.metrics, record.health
-    if record.is_classifier:
-        classes = number(record.settings, "finetune.num_classes")
-        evaluation = record.evaluations.get("evaluation")
-        verdicts = judge_classifier(metrics, health, warmup, classes, evaluation)
-    else:
-        verdicts = judge(metrics, health, warmup)
+    run = record.recorded
+    verdicts = judge(run, record.declared.diagnose(run) if record.declared else ())
     found = [
         tag(
             "li",
@@ -143,16 +161,12 @@ def _legend(record: Record) -> Markup:
 
 
 def _about_features(record: Record) -> Markup:
-    if not record.health:
-        return Markup("")
-    last = record.health[-1]
-    images = f"{number(last, 'images') or 0:,.0f} held-out images"
-    return tag(
-        "p",
-        text(
-            f"Of {images}. Spread is 1 where features point everywhere and 0 where all are the "
-            "same; cosine is the mean similarity of two images; dead is the share of dimensions "
-            "that do not vary. k-NN is a smoke signal for masked autoencoders: watch its direction."
-        ),
-        class_="lead",
+    images = f"{number(record.health[-1], 'images') or 0:,.0f} held-out images"
+    words = (
+        f"Of {images}. Spread is 1 where features point everywhere and 0 where all are the same; "
+        "cosine is the mean similarity of two images; dead is the share of dimensions that do not "
+        "vary."
     )
+    declared = record.declared
+    more = f" {declared.about_features}" if declared and declared.about_features else ""
+    return _lead(words + more)

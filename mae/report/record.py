@@ -1,20 +1,22 @@
-"""What a run folder tells: every file may be absent, cut off in its last line, or hold NaN."""
+"""A run folder, read: every file may be absent, cut off in its last line, or hold NaN."""
 
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from mae.config import Config
+from mae.earlier import of_an_earlier_version
 from mae.errors import UserError
-from mae.evaluation.rows import Row, number
+from mae.evaluation.rows import Recorded, Row, number
 from mae.exits import DONE, STATUS_FILE, STOPPED, Word, read_exit
-from mae.settings import flatten
-
-DEFAULTS: dict[str, Any] = flatten(Config().model_dump(mode="json"))
+from mae.objectives.declaration import Declaration
+from mae.objectives.registry import DEFAULT, config_type, declaration
+from mae.section import flatten
 
 SILENT = 900
 """seconds without a row after which a run counts as stopped, if its rows do not come slower"""
@@ -30,6 +32,8 @@ class Record(NamedTuple):
     name: str
     settings: Mapping[str, Any]
     """dotted key → value; empty where config.yaml is absent or damaged"""
+    declared: Declaration | None
+    """of its objective, where that is known here"""
     metrics: list[Row]
     health: list[Row]
     events: list[Row]
@@ -49,9 +53,9 @@ class Record(NamedTuple):
     """what could not be read"""
 
     @property
-    def is_classifier(self) -> bool:
-        """Fine-tuned, not pretrained."""
-        return self.settings.get("objective") == "classifier"
+    def recorded(self) -> Recorded:
+        """Numbers of the run."""
+        return Recorded(self.metrics, self.health, self.settings, self.evaluations)
 
 
 class State(NamedTuple):
@@ -79,9 +83,11 @@ def read_record(folder: Path) -> Record:
     metrics = folder / "metrics.jsonl"
     confusion = folder / "evaluation-confusion.png"
     results = {name: _read_object(folder / f"{name}.json", notes) for name in EVALUATIONS}
+    settings = _read_settings(folder / "config.yaml", notes)
     return Record(
         name=folder.resolve().name,
-        settings=_read_settings(folder / "config.yaml", notes),
+        settings=settings,
+        declared=_declared(settings, notes),
         panels=sorted((folder / "panels").glob("step-*.png")),
         evaluations={name: row for name, row in results.items() if row},
         last_word=read_exit(folder / STATUS_FILE),
@@ -117,11 +123,30 @@ def state(record: Record, now: float) -> State:
 
 def changed_settings(record: Record) -> dict[str, tuple[Any, Any]]:
     """Key → (default, value) of every setting that is not at its default."""
+    usual = default_settings(record)
     return {
-        key: (DEFAULTS.get(key), value)
+        key: (usual.get(key), value)
         for key, value in record.settings.items()
-        if key not in DEFAULTS or DEFAULTS[key] != value
+        if key not in usual or usual[key] != value
     }
+
+
+def default_settings(record: Record) -> dict[str, Any]:
+    """Dotted key → value; only of the core where the objective is not known."""
+    kind = config_type(record.declared.name) if record.declared else Config
+    defaults = record.declared.defaults if record.declared else {}
+    return flatten(kind.model_validate(defaults).model_dump(mode="json"))
+
+
+def _declared(settings: Mapping[str, Any], notes: list[str]) -> Declaration | None:
+    if not settings:
+        return None
+    name = str(settings.get("objective", DEFAULT))
+    try:
+        return declaration(name)
+    except UserError:
+        notes.append(f"objective {name}: not known here; its figures are shown by column")
+        return None
 
 
 def _interval(record: Record) -> float:
@@ -173,7 +198,10 @@ def _read_settings(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
         if isinstance(values, dict):
-            return flatten(_named(values))
+            values = _named(values)
+            with suppress(UserError):  # else as they are
+                values = of_an_earlier_version(values, str(path))
+            return flatten(values)
         notes.append(f"{path.name}: holds no settings")
     except FileNotFoundError:
         notes.append(f"{path.name}: absent")

@@ -18,13 +18,14 @@ NAMES = {
     "fewshot": "linear probe, few labels",
     "knn": "k-NN",
     "segment": "segmentation",
-    "evaluation": "fine-tuned",
 }
+"""titles of evaluations of frozen features, by the names of their files"""
 
 
 def evaluations(record: Record) -> Iterator[Markup]:
     """One line for each result of `mae probe`, `mae knn` and so on that lies in the run folder."""
-    rows = [row for name, found in record.evaluations.items() for row in _lines(name, found)]
+    files = [(name, found) for name, found in record.evaluations.items() if name in NAMES]
+    rows = [row for name, found in files for row in _lines(name, found)]
     if not rows:
         yield none("Files of evaluations lie here, but no results in them.")
         return
@@ -36,7 +37,7 @@ def evaluations(record: Record) -> Iterator[Markup]:
 
 
 def class_by_class(record: Record) -> Iterator[Markup]:
-    """evaluation.json of a classifier: each class, the commonest errors, the confusion matrix."""
+    """evaluation.json: each class, the commonest errors, the confusion matrix."""
     found = record.evaluations.get("evaluation")
     if not found:
         yield none("Not evaluated yet: mae evaluate RUN --test SHARDS.")

@@ -1,7 +1,7 @@
 """From numbers to places on a chart, and to the few ticks beside it.  Pure functions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 Points = Sequence[tuple[float, float]]
@@ -119,6 +119,11 @@ def compact(value: float) -> str:
 def percent(value: float) -> str:
     """0.25 as 25%; small shares with a digit more."""
     return f"{value:.0%}" if not value or abs(value) >= 0.02 else f"{value:.1%}"
+
+
+def formatted(spec: str) -> Callable[[float], str]:
+    """Numbers as Python's `spec` writes them."""
+    return lambda value: format(value, spec)
 
 
 def _bucket(group: list[tuple[float, float]]) -> Bucket:

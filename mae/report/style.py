@@ -4,13 +4,15 @@ CSS = """
 :root {
   color-scheme: light dark;
   --page: #fbfbfa; --card: #fff; --ink: #1c1d1f; --soft: #62666d; --rule: #e4e4e1;
-  --a: #2563b8; --b: #c2570c; --c: #7a4fb5; --base: #8b8f96; --warm: #f3efe4;
+  --a: #2563b8; --b: #c2570c; --c: #7a4fb5; --d: #0e7c74; --e: #b03070;
+  --base: #8b8f96; --warm: #f3efe4;
   --good: #1d7a46; --watch: #a56a00; --bad: #c2272d;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --page: #141517; --card: #1c1e21; --ink: #e8e8e6; --soft: #9ea3ab; --rule: #303338;
-    --a: #6fa8f5; --b: #f29a53; --c: #b795ee; --base: #7f858e; --warm: #26251f;
+    --a: #6fa8f5; --b: #f29a53; --c: #b795ee; --d: #4fc4b8; --e: #f08cb8;
+    --base: #7f858e; --warm: #26251f;
     --good: #5cc58a; --watch: #e0ac4a; --bad: #f2777a;
   }
 }
@@ -63,6 +65,7 @@ progress::-moz-progress-bar { background: var(--a); }
 .key { display: inline-block; width: 14px; border-top: 2.5px solid; margin-right: 6px;
   vertical-align: middle; }
 .key.a { color: var(--a); } .key.b { color: var(--b); } .key.c { color: var(--c); }
+.key.d { color: var(--d); } .key.e { color: var(--e); }
 .key.base { color: var(--base); border-top-style: dashed; }
 .key.finer { border-top-style: dotted; }
 .plot { position: relative; height: 180px; margin-left: 40px; }
@@ -78,10 +81,12 @@ path { fill: none; vector-effect: non-scaling-stroke; }
 .dots { stroke-width: 5.5px; stroke-linecap: round; }
 .line.a, .dots.a { stroke: var(--a); } .line.b, .dots.b { stroke: var(--b); }
 .line.c, .dots.c { stroke: var(--c); }
+.line.d, .dots.d { stroke: var(--d); } .line.e, .dots.e { stroke: var(--e); }
 .line.base { stroke: var(--base); stroke-dasharray: 6 4; stroke-width: 1.5px; }
 .line.finer { stroke-dasharray: 1.5 4; }
 .band { stroke: none; fill-opacity: .18; }
 .band.a { fill: var(--a); } .band.b { fill: var(--b); } .band.c { fill: var(--c); }
+.band.d { fill: var(--d); } .band.e { fill: var(--e); }
 .band.base { fill: none; }
 .restart { stroke: var(--soft); stroke-width: 1px; stroke-dasharray: 2 3; }
 .fault { stroke: var(--bad); stroke-width: 2px; }
@@ -132,7 +137,8 @@ footer { margin-top: 48px; font-size: 12.5px; color: var(--soft); }
 }
 @media print {
   :root { --page: #fff; --card: #fff; --ink: #000; --soft: #555; --rule: #ccc; --a: #2563b8;
-    --b: #c2570c; --c: #7a4fb5; --base: #777; --warm: #f3efe4; --good: #1d7a46;
+    --b: #c2570c; --c: #7a4fb5; --d: #0e7c74; --e: #b03070; --base: #777;
+    --warm: #f3efe4; --good: #1d7a46;
     --watch: #8a5800; --bad: #b01f25; color-scheme: light; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { max-width: none; padding: 0; }

@@ -6,6 +6,7 @@ import torch
 
 from mae.config import Config, DataConfig
 from mae.cores import usable_cores
+from mae.objectives.registry import declaration
 from mae.training.plan import local_processes
 from mae.training.tracking import Clock
 
@@ -48,8 +49,8 @@ def ways_of_run(config: Config, device: torch.device) -> str:
         local_processes(),
         usable_cores(),
         has_gpu=device.type == "cuda",
-        has_labels=config.objective == "classifier",
-        channels=config.model.in_chans,
+        has_labels=declaration(config.objective).augmentation(config, (1, 1)) is not None,
+        channels=config.data.in_chans,
     )
     return ", ".join(ways)
 

@@ -10,6 +10,8 @@ are what was written is the one to go on from.  A pointer would be a second trut
 or left behind by a kill between two writes.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -19,12 +21,12 @@ import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae.errors import StorageError, UserError
-from mae.training.snapshot import Tensors
+
+if TYPE_CHECKING:
+    from mae.training.snapshot import Tensors
 
 FORMAT = 1
 """of what `seal` goes around, which is the same in all formats"""
@@ -79,6 +81,8 @@ def write_checkpoint(part: Path, tensors: Tensors, position: Position) -> Path:
     Raises OSError or SafetensorError where the disk is full or fails; `part` is gone then, and
     the checkpoints that are there stay.
     """
+    from safetensors.torch import save_file  # torch comes with it: not for what only reads
+
     try:
         save_file(tensors.model, part / WEIGHTS)
         save_file(tensors.optimizer, part / MOMENTS)

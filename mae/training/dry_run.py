@@ -11,17 +11,14 @@ from accelerate import Accelerator
 
 from mae.config import Config
 from mae.data.loader import Batch
-from mae.data.training_data import TrainingData
 from mae.errors import UserError
-from mae.objective import Objective
+from mae.objectives.base import Objective
 from mae.training.advice import ways_of_run
-from mae.training.compiling import begin_step, compile_step
-from mae.training.feeding import Feed, forward
 from mae.training.flops import mfu
-from mae.training.optim import build_optimizer, set_lr
-from mae.training.plan import Plan
+from mae.training.optim import num_moments
+from mae.training.plan import Plan, Task
 from mae.training.progress import describe
-from mae.training.sharding import prepare
+from mae.training.step import Learner, Step, build_learner, train_step
 from mae.training.tracking import duration
 
 READ_SECONDS = 5.0
@@ -38,7 +35,7 @@ class Reading(NamedTuple):
     bad: int
 
 
-class Step(NamedTuple):
+class Tried(NamedTuple):
     """One optimizer step on this process's device."""
 
     seconds: float
@@ -47,20 +44,15 @@ class Step(NamedTuple):
     """bytes at most, where the device counts them"""
 
 
-def dry_run(
-    config: Config,
-    data: TrainingData,
-    objective: Objective,
-    plan: Plan,
-    accelerator: Accelerator,
-) -> list[str]:
+def dry_run(task: Task, objective: Objective, accelerator: Accelerator) -> list[str]:
     """What the run would be like, line by line; nothing is written and `objective` stays as it is.
 
     All processes call it; `objective` is still on the CPU.  Raises UserError where the run could
     not go: its folder, the disk, a sample, the device's memory.
     """
+    config, plan, _ = task
     disk = check_disk(config, objective)
-    reading = read_for_a_while(config, data, objective, plan, accelerator.device)
+    reading = read_for_a_while(task, objective, accelerator.device)
     step = try_step(config, objective, plan, accelerator, reading.batch)
     speed = plan.slices.batch_size / step.seconds
     used = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.slices.num_processes)
@@ -68,7 +60,7 @@ def dry_run(
     sizes = ", ".join(f"{name} {millions:.1f} M" for name, millions in parts.items())
     bad = f", {reading.bad} of them bad" if reading.bad else ""
     return [
-        *describe(config, plan, data, objective, accelerator, 0),
+        *describe(task, objective, accelerator, 0),
         f"sizes   {sizes}; {plan.flops_per_image / 1e9:.3g} GFLOP an image; "
         f"{plan.steps * plan.slices.batch_size:,} samples in all",
         disk,
@@ -81,11 +73,12 @@ def dry_run(
     ]
 
 
-def checkpoint_bytes(objective: Objective) -> int:
-    """Weights, and AdamW's two moments of those that are trained."""
+def checkpoint_bytes(objective: Objective, moments: int = 2, has_average: bool = False) -> int:
+    """Weights, and of those that are trained the optimizer's moments and the moving average."""
     weights = sum(t.numel() * t.element_size() for t in objective.state_dict().values())
     trained = (p for p in objective.parameters() if p.requires_grad)
-    return weights + 2 * sum(p.numel() * p.element_size() for p in trained)
+    copies = moments + has_average
+    return weights + copies * sum(p.numel() * p.element_size() for p in trained)
 
 
 def check_disk(config: Config, objective: Objective) -> str:
@@ -93,7 +86,7 @@ def check_disk(config: Config, objective: Objective) -> str:
 
     One more than train.keep_last: the oldest goes once the newest is whole.
     """
-    one = checkpoint_bytes(objective)
+    one = checkpoint_bytes(objective, num_moments(config.optim), config.train.ema > 0)
     folder = Path(config.output).resolve()
     there = sum(path.stat().st_size for path in folder.glob("checkpoints/step-*/*"))
     needed = one * (config.train.keep_last + 1)
@@ -110,14 +103,9 @@ def check_disk(config: Config, objective: Objective) -> str:
     )
 
 
-def read_for_a_while(
-    config: Config,
-    data: TrainingData,
-    objective: Objective,
-    plan: Plan,
-    device: torch.device,
-) -> Reading:
+def read_for_a_while(task: Task, objective: Objective, device: torch.device) -> Reading:
     """The first batches, for READ_SECONDS after the first; raises as the loader does."""
+    config, plan, data = task
     micro_batches = data.batches(
         config, plan.slices, objective.img_size, 0, plan.steps, device=device
     )
@@ -144,36 +132,22 @@ def try_step(
     plan: Plan,
     accelerator: Accelerator,
     batch: Batch,
-) -> Step:
+) -> Tried:
     """Steps of a copy of `objective`, the first of them untimed; UserError out of memory."""
     device, slices = accelerator.device, plan.slices
     has_counter = device.type == "cuda"
     try:
-        trial = copy.deepcopy(objective).to(device)
-        trial.set_grad_checkpointing(config.train.grad_checkpointing)
-        compile_step(trial, config.train, may_break=accelerator.is_fsdp2)
-        optimizer = build_optimizer(trial, config.optim, plan.layer_decay)
-        model, optimizer = prepare(trial, optimizer, accelerator)
-        model.train()
-        set_lr(optimizer, plan.lr)
+        learner = build_learner(config, copy.deepcopy(objective), accelerator)
+        learner.model.train()
         if has_counter:
             torch.cuda.reset_peak_memory_stats(device)
-        feed, passes, steps = Feed(device), 0.0, 0.0
-        loss = torch.zeros(())
-        for number in range(TIMED_STEPS + 1):
-            began = _now(device)
-            begin_step(config.train)
-            output = forward(model, trial, feed, batch)
-            loss = output.loss.detach() if number == 0 else loss
-            accelerator.backward(output.loss)
-            passed = _now(device)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if number:
-                passes, steps = passes + passed - began, steps + _now(device) - passed
-        seconds = (passes * slices.accumulation + steps) / TIMED_STEPS
+        loss = train_step(learner, [batch], Step(1, plan.steps, plan.lr))
+        # More than two micro-batches take the same for each.
+        counts = range(1, min(slices.accumulation, 2) + 1)
+        times = [_seconds(learner, batch, plan, count) for count in counts]
+        seconds = times[-1] + max(0.0, times[-1] - times[0]) * (slices.accumulation - counts[-1])
         memory = torch.cuda.max_memory_allocated(device) if has_counter else None
-        return Step(seconds, float(loss), memory)
+        return Tried(seconds, float(loss), memory)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
@@ -181,7 +155,7 @@ def try_step(
             f"lower train.max_device_batch to {slices.device_batch // 2} or less (the same run: "
             "what is missing is accumulated)"
             if slices.device_batch > 1
-            else "not even one image fits: choose a smaller model or model.img_size"
+            else "not even one image fits: choose a smaller model or data.img_size"
         )
         raise UserError(
             f"train.max_device_batch: {slices.device_batch} images at once do not fit into the "
@@ -189,6 +163,16 @@ def try_step(
         ) from None
     finally:
         accelerator.free_memory()
+
+
+def _seconds(learner: Learner, batch: Batch, plan: Plan, accumulation: int) -> float:
+    """Duration of a step with so many micro-batches."""
+    device = learner.accelerator.device
+    began = _now(device)
+    for number in range(2, TIMED_STEPS + 2):
+        step = Step(number, plan.steps, plan.lr, accumulation)
+        train_step(learner, [batch] * accumulation, step)
+    return (_now(device) - began) / TIMED_STEPS
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -205,14 +189,14 @@ def _millions(part: torch.nn.Module) -> float:
     return sum(p.numel() for p in part.parameters() if p.requires_grad) / 1e6
 
 
-def _memory(step: Step, device: torch.device) -> str:
+def _memory(step: Tried, device: torch.device) -> str:
     if step.memory is None:
         return ""
     total = torch.cuda.get_device_properties(device).total_memory
     return f", {step.memory / 1e9:.1f} of {total / 1e9:.1f} GB"
 
 
-def _time(config: Config, plan: Plan, reading: Reading, step: Step, device: torch.device) -> str:
+def _time(config: Config, plan: Plan, reading: Reading, step: Tried, device: torch.device) -> str:
     """Reading goes on beside the steps where there are workers, and between them where not."""
     data_seconds = plan.slices.batch_size / reading.images_per_second
     beside = config.data.workers > 0

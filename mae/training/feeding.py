@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 from mae.data.device_crop import Crops, resize_crops
 from mae.data.loader import Batch
-from mae.objective import Objective, Output
 
 AHEAD = 2
 """steps whose batches may be on the device at once, beside the one it is computing"""
@@ -66,9 +65,3 @@ class Feed:
             one.to(self.device, non_blocking=True) for one in (batch.seeds, batch.labels)
         )
         return OnDevice(images, seeds, labels)
-
-
-def forward(model: nn.Module, objective: Objective, feed: Feed, batch: Batch) -> Output:
-    """One micro-batch through `model`, the objective as accelerate prepared it."""
-    images, seeds, labels = feed(batch, objective.img_size)
-    return model(images, objective.draw(images, seeds, labels))

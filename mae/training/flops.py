@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mae.objective import Objective
+from mae.objectives.base import Objective, total_loss
 
 TERA = 1e12
 
@@ -53,7 +53,7 @@ def flops_per_image(objective: Objective, channels: int) -> int:
         images = torch.empty(2, channels, *objective.img_size, dtype=torch.uint8)
         words = torch.empty(2, dtype=torch.int64)
         noise = shape_only.draw(images, words, words)  # two: some objectives mix them in pairs
-        shape_only(images, noise).loss.backward()
+        total_loss(shape_only(images, noise, torch.zeros(()))).backward()
     return counter.get_total_flops() // 2
 
 

@@ -1,13 +1,9 @@
-"""Steps that would do harm: skipped on the device, counted, and told by number afterwards."""
+"""Steps that were skipped, counted by number, and spikes of the loss."""
 
 import math
 import statistics
 from collections import deque
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from mae.config import GuardConfig
 from mae.errors import RunFailed
@@ -16,21 +12,6 @@ from mae.training.meter import StepNumbers
 HISTORY = 200
 ENOUGH = 30
 """steps before anything is called a spike"""
-
-
-def skip_if_not_finite(optimizer: torch.optim.Optimizer) -> Tensor:
-    """Make the next step of a fused optimizer do nothing if a gradient is not finite.
-
-    Returns the gradients' total norm, on the device; nothing waits for it.  Data-parallel
-    gradients are the same everywhere, so all processes skip, or none.
-    """
-    gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if isinstance(norm, DTensor):
-        norm = norm.full_tensor()
-    # What a gradient scaler would set, were there one: torch.optim's fused kernels look at it.
-    optimizer.found_inf = (~norm.isfinite()).float()  # pyrefly: ignore
-    return norm
 
 
 class Spike(NamedTuple):

@@ -1,87 +1,73 @@
-"""AdamW with the paper's parameter groups."""
+"""Optimizers by name: torch's AdamW, and those of timm whose runs resume bit for bit."""
 
+import inspect
+
+import timm.optim
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mae.config import OptimConfig
+from mae.parameter_groups import is_decayed
+
+COUNTS_SKIPPED = frozenset("adabelief adan adanw lamb lambc lambcw lambw radabelief".split())
+"""optimizers that count steps on the host: the count, which their correction of the moments' bias
+follows, goes on where a step is skipped; weights and moments stay"""
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups of the trainable parameters: decayed matrices, and the rest undecayed.
+def build_optimizer(groups: list[dict], config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer `config.name` of these parameter groups; `set_lr` sets its learning rate.
 
-    Fixed position embeddings are in no group.
+    Groups keep their own `weight_decay` and `lr_scale`; parameters are on their device by now.
+    What `config` does not name is as timm has it, Adan's three betas too.  The momentum of those
+    that have only one (SGD, LARS, RMSprop) is `config.betas[0]`.
     """
-    decayed, undecayed = [], []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            (decayed if is_decayed(parameter) else undecayed).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": undecayed, "weight_decay": 0.0},
-    ]
-
-
-def layer_groups(vit: VisionTransformer, weight_decay: float, layer_decay: float) -> list[dict]:
-    """Groups by depth: the learning rate of block i of n is layer_decay^(n - i) of the head's.
-
-    (Bao et al. 2022, BEiT; He et al. 2021, table 9.)  Tokens, positions and patch projection lie
-    below block 0, norm and head above the last.  timm's own grouping counts the final norm of a
-    token-pooled model to the last block, which the published recipe does not.
-    """
-    depth = len(vit.blocks)
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in vit.named_parameters():
-        if parameter.requires_grad:
-            place = layer_of(name, depth), is_decayed(parameter)
-            groups.setdefault(place, []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "weight_decay": weight_decay if decays else 0.0,
-            "lr_scale": layer_decay ** (depth + 1 - layer),
-        }
-        for (layer, decays), parameters in groups.items()
-    ]
-
-
-STEM = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre")
-"""what a timm ViT has below its blocks"""
-
-
-def layer_of(name: str, depth: int) -> int:
-    """The layer of a timm ViT's parameter: 0 below the blocks, i + 1 in block i, else depth + 1."""
-    first, _, rest = name.partition(".")
-    if first == "blocks":
-        return int(rest.partition(".")[0]) + 1
-    return 0 if first in STEM else depth + 1
-
-
-def is_decayed(parameter: nn.Parameter) -> bool:
-    """Not of biases, norms, layer scales (one dimension) and tokens (shape [1, k, d]).
-
-    Decay would only pull these to zero.
-    """
-    return parameter.ndim >= 2 and not (parameter.ndim == 3 and parameter.shape[0] == 1)
-
-
-def build_optimizer(
-    model: nn.Module, config: OptimConfig, layer_decay: float = 1.0
-) -> torch.optim.AdamW:
-    """AdamW; the learning rate is set before every step (`set_lr`).
-
-    A `layer_decay` below 1 is for models all of whose trained parameters are in `model.encoder`,
-    a timm ViT.
-    """
-    if layer_decay < 1:
-        assert isinstance(model.encoder, VisionTransformer)
-        groups = layer_groups(model.encoder, config.weight_decay, layer_decay)
-    else:
-        groups = parameter_groups(model, config.weight_decay)
-    return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
+    known = timm.optim.get_optimizer_info(config.name)
+    options: dict = {"eps": config.eps}
+    if known.num_betas == 2:  # Adan has three: its own
+        options["betas"] = config.betas
+    accepted = inspect.signature(timm.optim.get_optimizer_class(config.name)).parameters
+    if config.name == "adam":
+        options["fused"] = True
+    elif "capturable" in accepted and _is_on_gpu(groups):
+        options["capturable"] = True  # counts steps on the device, where a step can be taken back
+    if "trust_coeff" in accepted:
+        groups = [{**group, "always_adapt": _adapts(group)} for group in groups]
+        options["eps"] = 0.0  # zero lengths are seen to; any other would only blur the ratio
+    return timm.optim.create_optimizer_v2(
+        groups,
+        config.name,
+        lr=0.0,
+        momentum=config.betas[0],
+        filter_bias_and_bn=False,
+        **options,
+    )
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """The learning rate of all groups; some take a share of it, their `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def num_moments(config: OptimConfig) -> int:
+    """Tensors of a parameter's size that the optimizer keeps for it."""
+    parameter = nn.Parameter(torch.zeros(2, 2))
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer = build_optimizer([{"params": [parameter], "weight_decay": 0.0}], config)
+    optimizer.step()
+    kept = optimizer.state[parameter].values()
+    return sum(isinstance(one, torch.Tensor) and one.shape == parameter.shape for one in kept)
+
+
+def _is_on_gpu(groups: list[dict]) -> bool:
+    return any(parameter.is_cuda for group in groups for parameter in group["params"])
+
+
+def _adapts(group: dict) -> bool:
+    """LARS scales whole groups: those of matrices.
+
+    Vectors (biases, norms) and tokens are scaled no more than they are decayed.
+    """
+    return all(is_decayed(parameter) for parameter in group["params"])

@@ -3,18 +3,25 @@
 import math
 import os
 import shutil
+from collections.abc import Container, Generator
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from mae.config import Config, TrainConfig
-from mae.data.loader import Slices
+from mae.data.images import Images
+from mae.data.loader import Batch, Slices
+from mae.data.manifest import Manifest
 from mae.errors import UserError
+from mae.objectives.registry import declaration
 from mae.schedule import lr_at, scaled_lr
 from mae.training.sharding import refuse_first_version
+
+MOST_PROCESSES = 1024
+"""that a message names"""
 
 
 class Plan(NamedTuple):
@@ -29,8 +36,6 @@ class Plan(NamedTuple):
     """forward and backward"""
     peak_flops: float | None = None
     """of one device, where that is known"""
-    layer_decay: float = 1.0
-    """learning rate of a layer, as a share of the next one's"""
 
     def epoch(self, step: int) -> float:
         """Passes over the data after `step` steps."""
@@ -47,15 +52,56 @@ class Plan(NamedTuple):
         )
 
 
+class Source(Protocol):
+    """Training samples in an order: `TrainingData`, or others in its place."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """All of the samples."""
+        ...
+
+    def names(self, step: int, batch_size: int) -> list[str]:
+        """Names of the samples of the step that ends with `step` steps done."""
+        ...
+
+    def images(self, config: Config) -> Images:
+        """The images by number."""
+        ...
+
+    def batches(
+        self,
+        config: Config,
+        slices: Slices,
+        img_size: tuple[int, int],
+        first: int,
+        last: int,
+        left_out: Container[int] = (),
+        device: torch.device = ...,
+    ) -> Generator[Batch]:
+        """The micro-batches of a process for the steps in [first, last) but those `left_out`."""
+        ...
+
+
+class Task(NamedTuple):
+    """A run's settings, plan and training data."""
+
+    config: Config
+    plan: Plan
+    data: Source
+
+
 def local_processes() -> int:
     """Processes that the launcher started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def build_accelerator(config: TrainConfig) -> Accelerator:
-    """Devices and processes as the launcher gave them; UserError where they are not as asked."""
+def build_accelerator(config: TrainConfig, use_cpu: bool = False) -> Accelerator:
+    """Devices and processes as the launcher gave them; UserError where they are not as asked.
+
+    `use_cpu`: even where there are GPUs.
+    """
     refuse_first_version()
-    has_gpu = torch.cuda.is_available()
+    has_gpu = torch.cuda.is_available() and not use_cpu
     has_bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "bf16" and has_gpu and not has_bf16:
         raise UserError("train.precision: this GPU has no bf16; use fp32 or auto")
@@ -112,23 +158,47 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
             f"data.lanes: {lanes} do not divide among {num_processes} processes; "
             f"they do among {', '.join(map(str, fitting))}"
         )
-    share = batch_size // num_processes
-    accumulation = next(
-        n
-        for n in range(1, share + 1)
-        if share % n == 0 and share // n <= config.train.max_device_batch
-    )
-    mixes = config.objective == "classifier" and (config.finetune.mixup or config.finetune.cutmix)
-    if mixes and (share // accumulation) % 2:
-        raise UserError(
-            f"train.batch_size: {batch_size} gives each process {share // accumulation} images at "
-            "a time; mixup and cutmix need an even number (train.max_device_batch, finetune.mixup)"
-        )
     lr = config.optim.lr
     return Plan(
-        Slices(batch_size, num_processes, process_index, accumulation),
+        Slices(batch_size, num_processes, process_index, accumulation(config, num_processes)),
         num_samples,
         steps=math.ceil(config.train.epochs * num_samples / batch_size),
         lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
-        layer_decay=config.finetune.layer_decay if config.objective == "classifier" else 1.0,
+    )
+
+
+def accumulation(config: Config, num_processes: int) -> int:
+    """Number of micro-batches: the smallest whose images fit the device and the objective.
+
+    UserError where there is none.
+    """
+    batch_size, most = config.train.batch_size, config.train.max_device_batch
+    multiple, reason = declaration(config.objective).batch_multiple(config)
+    found = _parts(batch_size // num_processes, most, multiple)
+    if found is None:
+        share = batch_size // num_processes
+        at_once = share // (_parts(share, most, 1) or share)
+        fitting = [
+            n
+            for n in range(1, min(batch_size, MOST_PROCESSES) + 1)
+            if batch_size % n == 0 and _parts(batch_size // n, most, multiple)
+        ]
+        counts = ", ".join(map(str, fitting))
+        works = f"; it works with {counts} process{'es' * (fitting != [1])}" if fitting else ""
+        raise UserError(
+            f"train.batch_size: {batch_size} gives each process {at_once} images at a time; "
+            f"{reason}{works}"
+        )
+    return found
+
+
+def _parts(share: int, most: int, multiple: int) -> int | None:
+    """Smallest number of equal parts of at most `most` images, each a multiple of `multiple`."""
+    return next(
+        (
+            n
+            for n in range(1, share // multiple + 1)
+            if share % (n * multiple) == 0 and share // n <= most
+        ),
+        None,
     )

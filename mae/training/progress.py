@@ -6,12 +6,12 @@ import time
 import torch
 from accelerate import Accelerator
 
-from mae.config import Config
-from mae.data.training_data import TrainingData
-from mae.objective import Objective
+from mae.objectives.base import Objective
+from mae.objectives.declaration import Declaration
+from mae.objectives.registry import declaration
 from mae.training.flops import mfu
 from mae.training.meter import Totals
-from mae.training.plan import Plan
+from mae.training.plan import Plan, Task
 from mae.training.tracking import Clock, duration
 
 TELL_EVERY = 10.0
@@ -33,7 +33,7 @@ class Indexing:
 
 def measure(
     totals: Totals,
-    objective: Objective,
+    declared: Declaration,
     clock: Clock,
     done: int,
     lr: float,
@@ -43,12 +43,14 @@ def measure(
     """A row of metrics after `done` steps."""
     images = len(totals.steps) * plan.slices.batch_size
     norms = [one.grad_norm for one in totals.steps if not one.skipped]
+    parts = {f"loss_{name}": value for name, value in totals.losses.items()}
     row = {
         "step": done,
         "epoch": plan.epoch(done),
         "samples": done * plan.slices.batch_size,
         "loss": totals.loss,
-        **objective.figures(totals.loss, totals.statistics),
+        **(parts if len(parts) > 1 else {}),
+        **declared.figures(totals.losses, totals.statistics),
         "lr": lr,
         "grad_norm": sum(norms) / len(norms) if norms else math.nan,
         "images_per_second": images / clock.elapsed,
@@ -63,24 +65,17 @@ def measure(
     return row
 
 
-def describe(
-    config: Config,
-    plan: Plan,
-    data: TrainingData,
-    objective: Objective,
-    accelerator: Accelerator,
-    start: int,
-) -> list[str]:
-    """What is about to happen, in four lines."""
+def describe(task: Task, objective: Objective, accelerator: Accelerator, start: int) -> list[str]:
+    """Data, model, batch and length of a run, in four lines."""
+    config, plan, data = task
     slices = plan.slices
     order = "" if config.data.order == "global" else f", read in order `{config.data.order}`"
     millions = sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6
-    is_mae = config.objective == "mae"
-    head = "decoder" if is_mae else f"head for {config.finetune.num_classes} classes"
+    declared = declaration(config.objective)
     processes = f"{slices.num_processes} process{'es' * (slices.num_processes > 1)}"
     return [
         f"data    {len(data.manifest):,} images in {len(data.manifest.shards)} shards{order}",
-        f"model   {config.model.encoder}, {millions:.1f} M parameters with the {head}",
+        f"model   {declared.describe(config, f'{millions:.1f} M parameters')}",
         f"batch   {slices.batch_size} = {processes} x {slices.accumulation} accumulated "
         f"x {slices.device_batch} images on {accelerator.device.type}, "
         f"{'bf16' if accelerator.mixed_precision == 'bf16' else 'fp32'}"
@@ -91,15 +86,18 @@ def describe(
     ]
 
 
-def progress_line(row: dict[str, float], steps: int, batch_size: int) -> str:
+def progress_line(row: dict[str, float], steps: int, batch_size: int, declared: Declaration) -> str:
     """One line of the state of things."""
     remaining = (steps - row["step"]) * batch_size / row["images_per_second"]
     parts = [
         f"step {row['step']:>{len(str(steps))}}/{steps}",
         f"epoch {row['epoch']:.1f}",
         f"loss {row['loss']:.4f}",
-        f"R² {row['r2']:.3f}" if "r2" in row else "",
-        f"accuracy {row['accuracy']:.1%}" if "accuracy" in row else "",
+        *(
+            f"{metric.label} {row[metric.key]:{metric.format}}"
+            for metric in declared.metrics
+            if metric.in_line and metric.key in row
+        ),
         f"lr {row['lr']:.2e}",
         f"{row['images_per_second']:,.0f} images/s",
         f"data wait {row['data_wait']:.0%}",

@@ -9,9 +9,10 @@ from accelerate.utils import broadcast_object_list
 
 from mae.data.manifest import Manifest
 from mae.errors import UserError
-from mae.objective import Objective
+from mae.objectives.base import Objective
+from mae.training.average import Average
 from mae.training.checkpoint import Position, newest_checkpoint
-from mae.training.restore import load_model, load_optimizer
+from mae.training.restore import load_average, load_model, load_optimizer
 from mae.training.retention import forget_after, set_aside
 from mae.training.run import Run
 
@@ -30,8 +31,11 @@ def resume(
     manifest: Manifest,
     accelerator: Accelerator,
     before: int | None = None,
+    average: Average | None = None,
 ) -> Resumed:
     """Load the newest intact checkpoint, if there is one; with `before`, one of an earlier step.
+
+    Without one, `average` begins at the weights as they are now.
 
     All processes call it, when nothing is being written, and after `accelerator.prepare`: the
     optimizer of a sharded model takes its state only then.  The first process chooses for all;
@@ -39,7 +43,8 @@ def resume(
     newer keeps the newest, as step-….damaged.  Raises UserError, and leaves all as it was, where
     the data is not that of the checkpoint, or another process sees other data or no such
     checkpoint (folders that are not shared between machines), where one is met that cannot be
-    read or is of a newer version, or where no intact one is as early as asked.
+    read or is of a newer version, where no intact one is as early as asked, or where it has a
+    moving average and the run has none (train.ema), or the reverse.
     """
     found, problem = None, None
     if accelerator.is_main_process:
@@ -67,8 +72,11 @@ def resume(
             )
         if not path.is_dir():
             raise UserError(f"output: {run.folder} is not the same folder on all machines")
+        load_average(path, objective, average)
         load_model(path, objective)
         load_optimizer(path, objective, optimizer)
+    elif average is not None:
+        average.restart()
     position = position or Position(0, 0, manifest.fingerprint)
     kept = None
     if accelerator.is_main_process:

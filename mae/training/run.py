@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, where it stands, what it has told.
+"""A run's folder: its settings and files, and the lock that makes it one process's own.
 
 config.yaml  init.json  classes.txt
 metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
@@ -12,19 +12,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mae.config import Config
-from mae.data.class_names import keep_class_names
 from mae.errors import UserError
 from mae.exits import append_row
 from mae.folders import run_folder
-from mae.models.classifier import build_classifier
-from mae.models.mae import build_mae
-from mae.objective import Objective
-from mae.settings import differing_keys, dump_config, recorded_config
-from mae.training.checkpoint import Position, newest_checkpoint, read_position
-from mae.training.restore import load_model
+from mae.objectives.registry import declaration
+from mae.setting_changes import differing_keys
+from mae.settings import dump_config, recorded_config
+from mae.training.checkpoint import checkpoints, step_of
 
 
 class Run:
@@ -82,8 +77,7 @@ class Run:
                     file.flush()
                     os.fsync(file.fileno())
                 self.config_part.replace(self.config_file)
-            if config.objective == "classifier":
-                keep_class_names(config.data.train, config.finetune.num_classes, self.folder)
+            declaration(config.objective).keep(config, self.folder)
             self.checkpoints.mkdir(exist_ok=True)
             self.panels.mkdir(exist_ok=True)
         except OSError as error:
@@ -102,6 +96,10 @@ class Run:
     def config(self) -> Config:
         """The recorded settings; UserError where there are none."""
         return recorded_config(self.folder)
+
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint, damaged or not; None where there is none."""
+        return max(map(step_of, checkpoints(self.checkpoints)), default=None)
 
     def write_metrics(self, row: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -137,35 +135,6 @@ class Run:
         return json.loads(lines[-1]) if lines else {}
 
 
-def build_objective(config: Config) -> Objective:
-    """The objective that the settings describe, initialised from `train.seed` alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        if config.objective == "classifier":
-            return build_classifier(config)
-        return build_mae(config.model, config.data.mean, config.data.std, config.data.bits)
-
-
 def run_of(folder: str | Path) -> Run:
     """The run in `folder`, or that of the checkpoint in `folder` (RUN/checkpoints/step-…)."""
     return Run(run_folder(Path(folder)))
-
-
-def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:
-    """The model of a checkpoint, in evaluation mode, on the CPU.
-
-    `folder` is a run, whose newest intact checkpoint it is then, or a checkpoint in a run.
-    Raises UserError where it is neither, is damaged or has no checkpoint yet.
-    """
-    run, path = run_of(folder), Path(folder)
-    config = run.config()
-    if run.folder != path:
-        position = read_position(path)
-    else:
-        found = newest_checkpoint(run.checkpoints)
-        if found is None:
-            raise UserError(f"{folder}: no checkpoint yet")
-        path, position = found.path, found.position
-    objective = build_objective(config)
-    load_model(path, objective)
-    return config, objective.eval(), position

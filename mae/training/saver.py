@@ -1,5 +1,6 @@
 """Checkpoints written in the background, while training goes on."""
 
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,9 +11,17 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mae.errors import RunFailed
+from mae.training.average import Average
 from mae.training.checkpoint import Position, reserve, write_checkpoint
 from mae.training.retention import prune
-from mae.training.snapshot import Snapshots, Tensors, are_finite, is_sharded, tensors_of
+from mae.training.snapshot import (
+    Snapshots,
+    Tensors,
+    are_finite,
+    buffer_checksums,
+    is_sharded,
+    tensors_of,
+)
 
 
 class Saver:
@@ -35,22 +44,29 @@ class Saver:
         self.writing: Future[str | None] | None = None
 
     def save(
-        self, model: nn.Module, optimizer: Optimizer, position: Position, wait: bool = False
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        position: Position,
+        wait: bool = False,
+        average: Average | None = None,
     ) -> None:
         """Copy, and write from the copy; with `wait`, until it is on disk.
 
         All processes call it, with the bare model (not what DDP wraps it in), and all of them
-        raise RunFailed, or none: where weights are not finite, where the folder cannot take a
-        checkpoint of this size, where the write before has failed; with `wait` where this one
-        fails.
+        raise RunFailed, or none: where weights or buffers are not finite, where buffers are not
+        the same on all processes, where the folder cannot take a checkpoint of this size, where
+        the write before has failed; with `wait` where this one fails.
         """
-        tensors = tensors_of(model, optimizer)
+        tensors = tensors_of(model, optimizer, average)
         is_main = self.accelerator.is_main_process
         problem = self._problem_of(model, position)
         part = None
         if is_main and not problem:
             problem, part = self._reserve(tensors, position)
-        for reason in gather_object([problem]):
+        checksums = buffer_checksums(model) if self.accelerator.num_processes > 1 else {}
+        problems, sums = zip(*gather_object([(problem, checksums)]), strict=True)
+        for reason in (*problems, _difference(sums, position)):
             if reason:
                 if part:
                     part.rmdir()
@@ -65,14 +81,21 @@ class Saver:
             if problem:
                 raise RunFailed(problem)
 
-    def save_alone(self, model: nn.Module, optimizer: Optimizer, position: Position) -> bool:
+    def save_alone(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        position: Position,
+        average: Average | None = None,
+    ) -> bool:
         """Save from this process without the others, which may be busy or gone; waits.
 
-        False where the model is sharded: no process can.  Raises RunFailed as `save` does.
+        False where the model is sharded: no process can.  Raises RunFailed as `save` does; buffers
+        are not compared.
         """
         if is_sharded(model):
             return False
-        tensors = tensors_of(model, optimizer)
+        tensors = tensors_of(model, optimizer, average)
         problem = self._problem_of(model, position)
         if not problem:
             problem, part = self._reserve(tensors, position)
@@ -128,3 +151,17 @@ class Saver:
             f"{error if is_expected else repr(error)}; "
             "the ones before are intact, and the same command continues from there"
         )
+
+
+def _difference(sums: Sequence[dict[str, int]], position: Position) -> str | None:
+    """Which buffer is not the same on all processes, by their checksums."""
+    first = sums[0]
+    for number, other in enumerate(sums):
+        for name in first.keys() | other.keys():
+            if first.get(name) != other.get(name):
+                return (
+                    f"step {position.step}: buffer {name} of process {number} is not that of "
+                    "process 0; nothing was saved: the objective must change its buffers by what "
+                    "all processes have (after_step)"
+                )
+    return None

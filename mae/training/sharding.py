@@ -11,13 +11,11 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_method
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from mae.errors import UserError
-from mae.objective import Objective
-
-OUTSIDE_OF_FORWARD = ("encode", "reconstruct")
-"""methods of an objective that use its weights, but are not `forward`"""
+from mae.objectives.base import CAPABILITIES, Objective
 
 
 def refuse_first_version() -> None:
@@ -33,15 +31,32 @@ def prepare(
     """`accelerator.prepare`: objective and optimizer as one process, DDP or FSDP2 has them.
 
     A sharded objective is changed in place, and all processes must then call its methods together.
+    Buffers are the first process's at the start; then each process changes its own (all alike).
     """
     if accelerator.is_fsdp2:
-        assert accelerator.state.fsdp_plugin is not None
-        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy()
+        plugin = accelerator.state.fsdp_plugin
+        assert plugin is not None
+        plugin.mixed_precision_policy = MixedPrecisionPolicy()
+        # The launcher's file names classes of several objectives; accelerate wants all of them.
+        own = {type(part).__name__ for part in objective.modules()}
+        wrapped = plugin.transformer_cls_names_to_wrap or []
+        plugin.transformer_cls_names_to_wrap = [name for name in wrapped if name in own]
         # accelerate does so for all models but these.
         objective.forward = accelerator.autocast()(objective.forward)
     model, optimizer = accelerator.prepare(objective, optimizer)
+    if isinstance(model, DistributedDataParallel):
+        _leave_buffers(model)
     if accelerator.is_fsdp2:
-        for method in OUTSIDE_OF_FORWARD:
+        for method in CAPABILITIES:
             if hasattr(objective, method):
                 register_fsdp_forward_method(objective, method)
     return model, optimizer
+
+
+def _leave_buffers(model: DistributedDataParallel) -> None:
+    """No more broadcasts of the first process's buffers before every forward pass.
+
+    Set here, since as an argument torch 2.15 warns of the one name, and older ones lack the other.
+    """
+    name = "forward_sync_buffers" if hasattr(model, "forward_sync_buffers") else "broadcast_buffers"
+    setattr(model, name, False)

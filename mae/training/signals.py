@@ -25,6 +25,8 @@ class StopSignals:
         self.requested = ""
         """name of the signal that came"""
         self.in_loop = False
+        self.place = "before the first step"
+        """of a start that is not in the loop, for the message"""
         self.is_waiting = False
         self.before = {}
         if threading.current_thread() is threading.main_thread():
@@ -52,7 +54,7 @@ class StopSignals:
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
         if not self.in_loop:
-            raise Stopped(f"stopped by {self.requested} before the first step")
+            raise Stopped(f"stopped by {self.requested} {self.place}")
         signal.alarm(PATIENCE)
 
     def _lose_patience(self, number: int, frame: FrameType | None) -> None:

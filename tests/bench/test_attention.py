@@ -6,13 +6,13 @@ import torch
 from mae.bench.attention import attentions
 from mae.bench.cases import Case
 from mae.cli import main
-from mae.models.mae import build_mae
+from mae.objectives.mae.model import build_mae
 
 
 def test_the_lengths_are_those_that_a_step_has(monkeypatch):
     """Counted where attention is called, a batch of one image."""
     config = Case(encoder="vit_tiny_patch16_224", img_size=64, decoder_depth=3).config()
-    model = build_mae(config.model, config.data.mean, config.data.std)
+    model = build_mae(config)
     called = []
     attention = torch.nn.functional.scaled_dot_product_attention
 
@@ -22,7 +22,8 @@ def test_the_lengths_are_those_that_a_step_has(monkeypatch):
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    model(images, model.draw(images, torch.zeros(1, dtype=torch.int64)))
+    model(images, model.draw(images, torch.zeros(1, dtype=torch.int64)), torch.zeros(()))
+    monkeypatch.undo()
     expected = [shape for one in attentions(model) for shape in [(one[1:5])] * one.times]
     assert called == expected
 

@@ -7,8 +7,8 @@ import torch
 
 from mae.bench import decoding
 from mae.bench.decoding import bench_decoding, by_codec, by_cpu, differences
-from mae.bench.pipelines import our_bytes
 from mae.bench.rounds import Effort
+from mae.bench.stream import our_bytes
 from mae.bench.tables import decoding_table
 from mae.cli import main
 from mae.data.manifest import build_manifest

@@ -1,4 +1,3 @@
-import gc
 import json
 import time
 
@@ -6,16 +5,11 @@ import pytest
 import torch
 
 from mae.bench.loader import bench_loader
-from mae.bench.pipelines import (
-    our_bytes,
-    torchvision_batches,
-    webdataset_batches,
-    webdataset_samples,
-)
 from mae.bench.pixels import pixel_differences
 from mae.bench.report import table
 from mae.bench.samples import copy_samples
 from mae.bench.stages import StagedBatches
+from mae.bench.stream import our_bytes
 from mae.bench.timing import interleaved
 from mae.data.manifest import build_manifest
 from mae.data.storage import ShardReader
@@ -24,16 +18,6 @@ from mae.decoding.decode import decode
 from mae.errors import UserError
 
 SIZE = (32, 32)
-
-# webdataset leaves its shards to be closed by the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Garbage is collected while that is allowed."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +40,21 @@ def result(shards, tmp_path_factory, make_shards):
     return result
 
 
-def test_all_pipelines_are_measured(result):
+def test_all_of_the_loader_is_measured(result):
     assert list(result["one_core"]) == [
-        "torchvision",
-        "webdataset",
         "mae",
         "mae, 4 views of a decoded image",
         "mae, crops left to the device",
         "mae, JPEGs left to the device",
         "mae, short images",
     ]
-    assert list(result["processes"]) == ["torchvision", "webdataset", "mae"]
-    assert list(result["reading"]) == ["webdataset", "mae"]
+    assert list(result["processes"]) == ["mae"]
+    assert list(result["reading"]) == ["mae"]
     for group in ("one_core", "processes", "reading"):
         for rates in result[group].values():
             for spread in rates.values():
                 assert 0 < spread["low"] <= spread["median"] <= spread["high"]
-    assert result["one_core"]["torchvision"]["ratio"] == {"median": 1, "low": 1, "high": 1}
+    assert result["one_core"]["mae"]["ratio"] == {"median": 1, "low": 1, "high": 1}
 
 
 def test_the_result_tells_what_was_measured_and_where(result):
@@ -89,12 +71,12 @@ def test_the_table_holds_every_number_once(result):
         for name, rates in result[group].items():
             row = f"  {name:<32}{rates['images_per_s']['median']:>12,.0f}"
             assert sum(line.startswith(row) for line in text.splitlines()) == 1
-    assert "times torchvision" in text and "µs per image" in text and "decode" in text
+    assert "times mae" in text and "µs per image" in text and "decode" in text
 
 
 def test_without_workers_and_short_images(shards):
     result = bench_loader([shards], img_size=32, images=4, batch_size=2, rounds=1, workers=0)
-    assert result["processes"] == {} and len(result["one_core"]) == 6
+    assert result["processes"] == {} and len(result["one_core"]) == 4
     assert "worker processes" not in table(result)
 
 
@@ -132,21 +114,7 @@ def test_bad_images_are_left_out_of_the_copy(tmp_path, make_shards, make_tar):
         copy_samples(manifest, 3, tmp_path / "again", shards=1)
 
 
-@pytest.mark.parametrize("start", [torchvision_batches, webdataset_batches])
-def test_the_other_pipelines_make_normalised_batches_without_end(manifest, start):
-    stream = start(manifest, SIZE, 4, 0)
-    for _ in range(3 * len(manifest) // 4):
-        batch = next(stream)
-        assert batch.shape == (4, 3, *SIZE) and batch.dtype == torch.float32
-        assert -3 < batch.min() < 0 < batch.max() < 3
-    stream.close()
-
-
 def test_reading_gives_every_sample(manifest):
-    theirs = iter(webdataset_samples(manifest))
-    assert {next(theirs)["__key__"] for _ in range(200)} == {
-        manifest.key(sample) for sample in range(24)
-    }
     ours = our_bytes(manifest)
     originals = [ShardReader(manifest).read(sample) for sample in range(24)]
     assert sorted(next(ours) for _ in range(48)) == sorted(originals * 2)

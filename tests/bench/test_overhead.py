@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-import mae.bench.overhead
+import mae.training.step
 from mae.bench.overhead import shares_of
 from mae.bench.timing import one_thread
 from mae.cli import main
@@ -14,15 +14,15 @@ from tests.runs import write_config
 def test_what_is_added_is_found(tmp_path, capsys, monkeypatch):
     """A guard that takes a while shows, as a share of the step; nothing is left behind."""
     config = write_config(tmp_path, "no/shards/*.tar")
-    guard = mae.bench.overhead.skip_if_not_finite
+    guard = mae.training.step.take_step
 
-    def slow(optimizer):
+    def slow(optimizer, clip_grad):
         until = time.process_time() + 0.05
         while time.process_time() < until:
             pass
-        return guard(optimizer)
+        return guard(optimizer, clip_grad)
 
-    monkeypatch.setattr(mae.bench.overhead, "skip_if_not_finite", slow)
+    monkeypatch.setattr(mae.training.step, "take_step", slow)
     out = tmp_path / "overhead.json"
     words = ["bench", "overhead", str(config), "log.every=6", "log.panel_every=100"]
     with one_thread():  # several wait for each other by working

@@ -59,17 +59,21 @@ def test_what_a_user_got_wrong_is_answered():
     [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 8 bytes")],
 )
 def test_what_does_not_fit_is_answered(error, monkeypatch):
-    def refuse(what, device):
+    def refuse(what, device, build=None):
         raise error
 
     monkeypatch.setattr(child, "case_rounds", refuse)
     assert served(TINY._asdict(), "1\n") == [{"error": "out of memory"}]
-    monkeypatch.setattr(child, "case_rounds", lambda what, device: lambda s: refuse(what, device))
+
+    def refuse_later(what, device, build):
+        return lambda seconds: refuse(what, device)
+
+    monkeypatch.setattr(child, "case_rounds", refuse_later)
     assert served(TINY._asdict(), "1\n1\n") == [{"ready": True}, {"error": "out of memory"}]
 
 
 def test_other_errors_are_not_hidden(monkeypatch):
-    def break_down(what, device):
+    def break_down(what, device, build):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(child, "case_rounds", break_down)
@@ -105,7 +109,8 @@ def without_torch(tmp_path, monkeypatch):
     """Processes that answer at once."""
     path = tmp_path / "child.py"
     path.write_text(PROGRAM)
-    monkeypatch.setattr(children, "COMMAND", (sys.executable, str(path)))
+    program = [sys.executable, str(path)]
+    monkeypatch.setattr(children, "command", lambda module, *words: [*program, *words])
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 9])
@@ -149,7 +154,7 @@ def with_children(monkeypatch, fakes: dict) -> list:
     asked = []
 
     class Fake:
-        def __init__(self, whats, environment, at_once):
+        def __init__(self, whats, environment, at_once, module):
             asked.append((whats, environment, at_once))
 
         def __enter__(self):

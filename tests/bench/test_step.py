@@ -1,20 +1,19 @@
-"""What `mae bench step` and `peers` put together, and how they show it."""
+"""`mae bench step`: the cases that it puts together, and how it shows them."""
 
 import json
 
 import pytest
 from PIL import Image
 
-from mae.bench import peers, step
+from mae.bench import step
 from mae.bench.memory import CLEAR
-from mae.bench.peers import bench_peers, leads
 from mae.bench.plots import step_plot
 from mae.bench.rounds import Effort
 from mae.bench.step import bench_step, environment
-from mae.bench.tables import markdown, peers_table, step_table
+from mae.bench.tables import markdown, step_table
 from mae.cli import main
 from mae.errors import UserError
-from mae.options.bench import IMPLEMENTATIONS, MODES
+from mae.options.bench import MODES
 
 
 def row(case, seconds=(1.0, 2.0), memory: float | None = 2e9) -> dict:
@@ -51,12 +50,7 @@ def measured(monkeypatch):
         ]
 
     monkeypatch.setattr(step, "measure", measure)
-    monkeypatch.setattr(peers, "measure", measure)
-    monkeypatch.setattr(peers, "costs", lambda case: {"mae": COST, "textbook": COST})
     return groups
-
-
-COST = {"gflop": 1.0, "saved_mb": 2.0, "traffic_mb": 3.0, "operations": 4}
 
 
 def test_every_combination_is_measured_a_model_at_a_time(measured):
@@ -116,48 +110,6 @@ def test_the_plot_has_a_curve_for_each_model_and_mode(measured):
     assert len(blank) < len(colours)
 
 
-def test_peers_are_measured_on_the_same_model_and_batch(measured):
-    result = bench_peers(["vit_tiny_patch16_224"], [2, 4], ["eager"], 1)
-    assert [[case.name for case in group] for group in measured] == [
-        ["transformers eager", "textbook eager", "mae eager"]
-    ] * 2
-    assert json.loads(json.dumps(result)) == result
-    text = peers_table(result)
-    assert "vit_tiny_patch16_224, batch 4" in text
-    assert "| mae eager beside transformers eager | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) |" in text
-    assert "GFLOP/image" in text
-
-
-def test_leads_are_ratios_round_by_round_within_a_mode(measured):
-    bench_peers(["vit_tiny_patch16_224"], [2], ["eager", "compile"])
-    theirs, _, ours, their_compiled, *_, our_compiled = measured[0]
-    rows = [
-        {**row(theirs, (2.0, 3.0)), "cpu_seconds": [2.5, 3.0]},
-        row(ours, (1.0, 2.0), memory=1e9),
-        row(their_compiled, (8.0, 8.0), memory=None),
-        row(our_compiled, (4.0, 4.0)),
-    ]
-    assert leads(rows) == [
-        {
-            "mode": "eager",
-            "than": "transformers",
-            "speed": {"median": 1.75, "low": 1.5, "high": 2.0},
-            "cpu": {"median": 2.0, "low": 1.5, "high": 2.5},
-            "memory": 0.5,
-        },
-        {
-            "mode": "compile",
-            "than": "transformers",
-            "speed": dict.fromkeys(SPREAD, 2.0),
-            "cpu": dict.fromkeys(SPREAD, 2.0),
-        },
-    ]
-    assert leads([rows[0], {**rows[1], "error": "out of memory"}]) == []
-
-
-SPREAD = ("median", "low", "high")
-
-
 def test_tables_are_markdown():
     assert list(markdown(["", "much"], [["a", "1"], ["bcd", "1,234"]])) == [
         "|     |  much |",
@@ -193,7 +145,6 @@ def test_modes_on_the_command_line_are_those_there_are():
     from mae.bench import cases
 
     assert MODES[:2] == tuple(cases.COMPILED)
-    assert set(IMPLEMENTATIONS) == set(cases.IMPLEMENTATIONS)
 
 
 def test_variants_are_measured_beside_the_defaults(measured):

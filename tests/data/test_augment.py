@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 
-from mae.config import Config
 from mae.data.augment import build_augment, posterize
 from mae.data.loader import Slices
-from mae.data.training_data import augment_of, open_training_data
+from mae.data.training_data import open_training_data
 from mae.errors import UserError
+from mae.objectives.registry import config_type, declaration
 
 POLICY = "rand-m9-mstd0.5-inc1"
 MEAN = (0.5, 0.4, 0.3)
@@ -94,7 +94,7 @@ def test_the_strongest_policy_never_fails(view):
 @pytest.mark.parametrize("policy", ["trivial", "rand-m9-x3", "augmix-m3"])
 def test_an_unknown_policy_is_refused_in_a_line(policy):
     with pytest.raises(UserError) as refused:
-        build_augment(policy, MEAN, (20, 24))
+        build_augment(policy, MEAN, (20, 24), "finetune.rand_augment")
     assert str(refused.value) == f"finetune.rand_augment: {policy!r}: timm knows no such policy"
 
 
@@ -105,7 +105,7 @@ def settings_of(shards, **finetune):
         "train": {"batch_size": 8},
         "finetune": finetune,
     }
-    return open_training_data(Config.model_validate(values))
+    return open_training_data(config_type("classifier").model_validate(values))
 
 
 def stream(config, data, processes=1, workers=0):
@@ -130,7 +130,10 @@ def test_neither_workers_nor_processes_change_an_image(make_shards, tmp_path):
 
 
 def test_only_a_classifier_is_augmented():
-    assert augment_of(Config(), (16, 16)) is None
-    plain = {"objective": "classifier", "finetune": {"rand_augment": ""}}
-    assert augment_of(Config.model_validate(plain), (16, 16)) is None
-    assert augment_of(Config.model_validate({"objective": "classifier"}), (16, 16)) is not None
+    def augmentation(objective, **sections):
+        config = config_type(objective).model_validate({"objective": objective, **sections})
+        return declaration(objective).augmentation(config, (16, 16))
+
+    assert augmentation("mae") is None
+    assert augmentation("classifier", finetune={"rand_augment": ""}) is None
+    assert augmentation("classifier") is not None

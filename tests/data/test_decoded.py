@@ -168,10 +168,8 @@ def test_gray_and_colour(shard, channels, tmp_path):
     found = []
     for key in ("crop", "decode"):
         data = {"train": str(shard), "workers": 0, f"{key}_on_device": True}
-        data |= {"mean": [0.5] * channels, "std": [0.5] * channels}
-        config = Config.model_validate(
-            {"output": str(tmp_path), "data": data, "model": {"in_chans": channels}}
-        )
+        data |= {"mean": [0.5] * channels, "std": [0.5] * channels, "in_chans": channels}
+        config = Config.model_validate({"output": str(tmp_path), "data": data})
         config, training = open_training_data(config)
         (batch,) = training.batches(config, Slices(16, 1, 0, 1), SIZE, 0, 1, (), CPU)
         found.append(images_of(batch))

@@ -97,7 +97,7 @@ def test_pickles_in_arrays_are_not_unpickled(tmp_path, make_tar):
 
 def test_impossible_channels_are_named(manifest):
     message = refused(Images(manifest, 4).__getitem__, 9)
-    assert message.endswith("key sample-00009: has 3 channels, but model.in_chans is 4")
+    assert message.endswith("key sample-00009: has 3 channels, but data.in_chans is 4")
 
 
 # What takes the place of a bad image

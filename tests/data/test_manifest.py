@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from mae.data.index import _store
-from mae.data.manifest import build_manifest, merge, require_labels, summary
+from mae.data.manifest import build_manifest, merge, require_labels, select, summary
 from mae.data.scan import ShardIndex
 from mae.errors import UserError
 
@@ -33,6 +33,19 @@ def test_name_tells_shard_and_key(tmp_path, make_shards):
     assert manifest.name(0) == f"{tmp_path}/shard-000000.tar: key sample-00000"
     assert manifest.name(5) == f"{tmp_path}/shard-000001.tar: key sample-00005"
     assert manifest.name(6) == f"{tmp_path}/shard-000002.tar: key sample-00006"
+
+
+def test_some_samples_alone_keep_their_names_labels_and_places(tmp_path, make_shards):
+    manifest = build_manifest([make_shards(tmp_path, 9, shard_size=3)])
+    chosen = np.array([1, 2, 7])
+    some = select(manifest, chosen)
+    assert len(some) == 3 and some.counts().tolist() == [2, 0, 1]
+    assert [some.name(i) for i in range(3)] == [manifest.name(int(i)) for i in chosen]
+    for column in ("label", "offset", "size", "crc", "kind", "shard"):
+        assert getattr(some, column).tolist() == getattr(manifest, column)[chosen].tolist()
+    others = select(manifest, np.array([1, 2, 8]))
+    assert len({one.fingerprint for one in (manifest, some, others)}) == 3
+    assert select(manifest, np.arange(9)) is manifest
 
 
 def test_name_of_a_key_that_is_no_text(tmp_path, make_tar):

@@ -14,7 +14,6 @@ from mae.data.index import shard_index
 from mae.data.loader import Slices
 from mae.data.order import BLOCK
 from mae.data.training_data import (
-    build_cache,
     build_order,
     check_cache,
     open_images,
@@ -24,7 +23,7 @@ from mae.data.training_data import (
 )
 from mae.errors import UserError
 from mae.remote import attempts
-from mae.remote.cache import ShardCache
+from mae.remote.cache import ShardCache, build_cache
 from tests.servers import body, web_server
 
 SIZE = (16, 16)

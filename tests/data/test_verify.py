@@ -10,6 +10,7 @@ from PIL import Image
 from mae.data import verify as module
 from mae.data.manifest import build_manifest
 from mae.data.verify import Bad, describe_verified, verify, verify_shards
+from mae.decoding import decode as decoding
 from mae.errors import StorageError, UserError, WorkerDied
 
 
@@ -168,12 +169,12 @@ def test_progress_is_told(tmp_path, make_shards):
 
 def test_a_worker_that_dies_is_named(tmp_path, make_shards, monkeypatch):
     manifest = build_manifest([make_shards(tmp_path / "s", 12, shard_size=4)])
-    decode = module.decode_native
+    decode = decoding.decode_native
 
     def die(data, extension):
         os.kill(os.getpid(), signal.SIGKILL)
         return decode(data, extension)
 
-    monkeypatch.setattr(module, "decode_native", die)
+    monkeypatch.setattr(decoding, "decode_native", die)
     with pytest.raises(WorkerDied, match=r"key sample-0000.: its worker process \d+ was killed"):
         verify(manifest, 2)

@@ -114,8 +114,8 @@ def test_shapes_whose_axes_are_not(shape):
 
 def test_other_channel_counts_are_refused(values):
     data = npy(values((20, 30, 7), np.uint8))
-    assert refused(data) == "has 7 channels, but model.in_chans is 3"
-    assert refused(npy(values((20, 30), np.uint8)), 4) == "has 1 channel, but model.in_chans is 4"
+    assert refused(data) == "has 7 channels, but data.in_chans is 3"
+    assert refused(npy(values((20, 30), np.uint8)), 4) == "has 1 channel, but data.in_chans is 4"
     # Nothing says that the fourth is alpha.
     assert refused(npy(values((20, 30, 4), np.uint8))).startswith("has 4 channels")
 

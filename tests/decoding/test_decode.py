@@ -152,7 +152,7 @@ def test_inks_in_luma_and_chroma_equal_pillow():
     with Image.open(io.BytesIO(data)) as image:
         assert image.mode == "CMYK" and image.info["adobe_transform"] == 2
     assert difference(data, "jpg", 3).max() == 0
-    assert refused(data, "jpg", 4) == "has 3 channels, but model.in_chans is 4"
+    assert refused(data, "jpg", 4) == "has 3 channels, but data.in_chans is 4"
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
@@ -367,7 +367,7 @@ def test_without_a_limit_large_images_decode(picture, monkeypatch):
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_other_channel_counts_are_refused(picture, format, channels):
     message = refused(encoded(picture, format), "jpg", channels)
-    assert message == f"has 3 channels, but model.in_chans is {channels}"
+    assert message == f"has 3 channels, but data.in_chans is {channels}"
 
 
 def test_open_image_reads_the_header_alone(picture, tmp_path):

@@ -195,7 +195,7 @@ def test_alpha_is_dropped_where_declared(dtype, channels):
     assert decode(declared, "tif", 1, bits).shape == (1, 50, 70)
     other = tiff(values, photometric=photometric, extrasamples=["unspecified"])
     assert np.array_equal(native(other), values)
-    assert refused(other) == f"has {channels} channels, but model.in_chans is 3"
+    assert refused(other) == f"has {channels} channels, but data.in_chans is 3"
 
 
 def test_premultiplied_alpha_is_divided_out_as_pillow_does():
@@ -212,10 +212,10 @@ def test_premultiplied_alpha_is_divided_out_as_pillow_does():
 
 def test_channels_that_do_not_convert_are_refused():
     data = tiff(drawn(7), photometric="minisblack", planarconfig="contig")
-    assert refused(data) == "has 7 channels, but model.in_chans is 3"
-    assert refused(tiff(drawn(3)), 7) == "has 3 channels, but model.in_chans is 7"
+    assert refused(data) == "has 7 channels, but data.in_chans is 3"
+    assert refused(tiff(drawn(3)), 7) == "has 3 channels, but data.in_chans is 7"
     cmyk = tiff(drawn(4), photometric="separated")
-    assert refused(cmyk, 4) == "has 3 channels, but model.in_chans is 4"
+    assert refused(cmyk, 4) == "has 3 channels, but data.in_chans is 4"
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int16", "int8", "uint32", "complex64"])

@@ -4,19 +4,22 @@ from pathlib import Path
 
 import torch
 
-from mae.config import Config, DataConfig, ModelConfig
+from mae.config import DataConfig, LogConfig
 from mae.data.training_data import open_images
 from mae.evaluation.encoders import FrozenEncoder, objective_encoder
+from mae.objectives.mae.declaration import MaeModel
+from mae.objectives.registry import config_type
 from mae.training.checkpoint import Position, reserve, write_checkpoint
-from mae.training.run import Run, build_objective
+from mae.training.run import Run
 from mae.training.snapshot import Tensors
+from mae.training.trained import build_objective
 
-CONFIG = Config(
-    data=DataConfig(workers=0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-    model=ModelConfig(
+CONFIG = config_type("mae")(
+    data=DataConfig(workers=0, img_size=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+    log=LogConfig(wandb=False),
+    model=MaeModel(
         encoder="vit_tiny_patch16_224",
         encoder_kwargs={"embed_dim": 32, "depth": 1, "num_heads": 2},
-        img_size=(16, 16),
         patch_size=4,
         decoder_embed_dim=16,
         decoder_depth=1,
@@ -38,12 +41,12 @@ def images_of(pattern: str, key: str = "--train"):
     return open_images([pattern], key, CONFIG)
 
 
-def tiny_run(folder: Path) -> Path:
+def tiny_run(folder: Path, change: float = 0.01) -> Path:
     """A run folder with one checkpoint, unlike the weights that training begins with."""
     objective = tiny_objective()
     with torch.no_grad():
         for parameter in objective.parameters():
-            parameter.add_(0.01)
+            parameter.add_(change)
     run = Run(folder)
     run.open(CONFIG)
     position = Position(3, 24, "data")

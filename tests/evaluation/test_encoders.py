@@ -6,19 +6,22 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mae.config import FinetuneConfig
 from mae.errors import UserError
 from mae.evaluation.encoders import (
     objective_encoder,
     open_encoder,
+    outputs_of,
     pixel_features,
     weights_sha256,
 )
-from mae.models.mae import MaskedAutoencoder
+from mae.objectives import registry
+from mae.objectives.mae.declaration import model_of
+from mae.objectives.mae.model import MaskedAutoencoder
 from mae.settings import load_config
-from mae.training.run import build_objective
+from mae.training.trained import build_objective
 from tests.evaluation.frozen import CONFIG
 from tests.runs import write_config
+from tests.untrained import classifier_config, untrained_run
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), np.uint8))
 
@@ -36,10 +39,10 @@ def exported(tmp_path_factory):
     (folder / "encoder").mkdir()
     save_file(model.encoder.state_dict(), folder / "encoder" / "model.safetensors")
     described = {
-        "architecture": config.model.encoder,
+        "architecture": model_of(config).encoder,
         "num_classes": 0,
         "model_args": {
-            **config.model.encoder_kwargs,
+            **model_of(config).encoder_kwargs,
             "img_size": [16, 16],
             "patch_size": 4,
             "global_pool": "token",
@@ -121,20 +124,65 @@ def test_pixels_are_means_of_squares():
     assert pixel_features(flat)["pixels"].numpy() == pytest.approx(0.2)
 
 
-def test_a_classifiers_average_is_what_its_features_are_of():
-    settings = FinetuneConfig(num_classes=3, ema=0.9)
-    config = CONFIG.model_copy(update={"objective": "classifier", "finetune": settings})
+def changed(config, model, weights, name) -> tuple[bool, bool]:
+    """Whether the name of the features changes with some weights, and they themselves."""
+    before = objective_encoder(config, model)
+    with torch.no_grad():
+        vectors = before.encode(IMAGES)[name].clone()
+        weights.add_(0.5)
+        after = objective_encoder(config, model)
+        same = torch.equal(after.encode(IMAGES)[name], vectors)
+    return after.sha256 != before.sha256, not same
+
+
+def test_features_are_known_by_the_weights_that_encode():
+    model = build_objective(CONFIG).eval()
+    assert isinstance(model, MaskedAutoencoder)
+    assert changed(CONFIG, model, model.decoder.pred.weight, "mean") == (False, False)
+    weights = model.encoder.get_parameter("blocks.0.attn.qkv.weight")
+    assert changed(CONFIG, model, weights, "mean") == (True, True)
+
+
+def test_those_of_any_objective_by_all_of_its_weights(monkeypatch):
+    """Which of them encode is for the objective to say."""
+    monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
+    config = load_config(None, ["data.img_size=16"], {"objective": "toy"})
     model = build_objective(config).eval()
+    assert changed(config, model, model.get_parameter("encoder.0.weight"), "latents") == (
+        True,
+        True,
+    )
+    assert changed(config, model, model.get_parameter("decoder.weight"), "latents") == (True, False)
+    assert objective_encoder(config, model).name == "pretrained"
 
-    def changed(part) -> tuple[bool, bool]:
-        """Whether the name of the features has changed, and they themselves."""
-        before, images = objective_encoder(config, model), IMAGES
-        with torch.no_grad():
-            vectors = before.encode(images)["mean"].clone()
-            next(part.parameters()).add_(0.5)
-            after = objective_encoder(config, model)
-            same = torch.equal(after.encode(images)["mean"], vectors)
-        return after.sha256 != before.sha256, not same
 
-    assert changed(model.encoder) == (False, False)
-    assert changed(model.average) == (True, True)
+def test_a_classifiers_average_is_what_its_features_are_of(tmp_path):
+    run = untrained_run(tmp_path / "run", classifier_config())
+    opened = open_encoder(run)
+    assert opened.encoder.name == "fine-tuned" and opened.objective == "classifier"
+    weights = load_file(run / "checkpoints" / "step-000000006" / "model.safetensors")
+    names = {name for name in weights if name.startswith("average.encoder.")}
+    last = {name: weights[name.removeprefix("average.")] for name in names}
+    averaged = {**opened.module.get_submodule("encoder").state_dict()}
+    for name in names:
+        assert torch.equal(averaged[name.removeprefix("average.encoder.")], weights[name])
+        assert not torch.equal(weights[name], last[name])
+    assert opened.encoder.sha256 == weights_sha256(opened.module.get_submodule("encoder"))
+
+
+def test_what_an_encoder_gives_is_seen_from_one_image(monkeypatch):
+    model = build_objective(CONFIG).eval()
+    encode = objective_encoder(CONFIG, model).encode
+    assert outputs_of(model, encode, (16, 16), CONFIG) == (["mean", "cls"], (4, 4))
+
+    def of_tokens(count):
+        def encode(images):
+            tokens = torch.zeros(len(images), count, 8)
+            return {"pooled": images.float().mean((1, 2, 3)), "tokens": tokens}
+
+        return outputs_of(nn.Identity(), encode, (16, 24), CONFIG)
+
+    assert of_tokens(6) == (["pooled"], (8, 8))
+    assert of_tokens(384) == (["pooled"], (1, 1))
+    assert of_tokens(7).patch_size is None
+    assert outputs_of(nn.Identity(), lambda images: {}, (16, 24), CONFIG) == ([], None)

@@ -16,7 +16,7 @@ from mae.evaluation.feature_cache import (
 )
 from mae.evaluation.features_file import read_features
 from tests.evaluation.test_features import spoil
-from tests.models.test_mae import small_mae
+from tests.objectives.mae.test_model import small_mae
 
 
 def silent(text):

@@ -11,7 +11,7 @@ from mae.data.manifest import build_manifest
 from mae.errors import StorageError, UserError
 from mae.evaluation.encoders import objective_encoder
 from mae.evaluation.features import encode_images
-from tests.models.test_mae import small_mae
+from tests.objectives.mae.test_model import small_mae
 
 
 @pytest.fixture

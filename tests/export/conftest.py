@@ -8,6 +8,7 @@ import torch
 
 from mae.export import check
 from mae.export.folder import export_folder
+from mae.export.graphs import write_onnx
 from tests.export.subjects import NOTHING, subject_of
 
 
@@ -40,7 +41,7 @@ def graph(tmp_path_factory):
     images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mae.export.folder.fresh_process", _run_here)
-        done = export_folder("onnx", subject, images, NOTHING, "3 images of noise", folder)
+        done = export_folder(write_onnx, subject, images, NOTHING, "3 images of noise", folder)
     return subject, folder, done
 
 

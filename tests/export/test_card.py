@@ -4,12 +4,16 @@ import pytest
 
 from mae.export.card import model_card
 from mae.export.facts import read_facts
+from mae.export.loaders import load_timm
 from mae.export.subject import Written
+from mae.objectives.registry import declaration
 from mae.training.checkpoint import Position
 from mae.training.run import Run
 from tests.export.subjects import NOTHING, subject_of
 
-WRITTEN = Written({}, {}, 0, "timm", "The files.", "import timm\n")
+WRITTEN = Written(
+    {}, {}, 0, "timm", "The files.", "import timm\n", loader=load_timm, library="timm"
+)
 
 
 def write(path, *rows):
@@ -49,7 +53,7 @@ def run(tmp_path):
 
 
 def test_facts_are_those_of_the_exported_step(run):
-    facts = read_facts(run, Position(8, 80, "f"))
+    facts = read_facts(run, Position(8, 80, "f"), declaration("mae"))
     assert facts.images == 20
     assert facts.results == [
         ("training loss, step 8", "0.2500, R² 0.700"),
@@ -85,12 +89,12 @@ def test_a_folder_of_damaged_files_has_no_facts(tmp_path):
     run.metrics_file.write_text('[1]\n{"step": 1, "lo')
     (tmp_path / "probe.json").write_text('{"step": 8, "results": [3, {"encoder": "pretrained"}]}')
     (tmp_path / "init.json").write_text("nothing")
-    assert read_facts(run, Position(8, 80, "f")) == NOTHING
+    assert read_facts(run, Position(8, 80, "f"), declaration("mae")) == NOTHING
 
 
 def test_the_card_says_what_a_reader_needs(run):
-    facts = read_facts(run, Position(8, 80, "f"))
-    card = model_card("timm", subject_of(), facts, WRITTEN, "timm computed the same on …")
+    facts = read_facts(run, Position(8, 80, "f"), declaration("mae"))
+    card = model_card(subject_of(), facts, WRITTEN, "timm computed the same on …")
     head, _, body = card.removeprefix("---\n").partition("---\n")
     assert "library_name: timm" in head and "license" not in head
     for part in (
@@ -106,7 +110,7 @@ def test_the_card_says_what_a_reader_needs(run):
     ):
         assert part in body, part
     assert "{" not in body.replace("{'embed_dim': 32, 'depth': 2, 'num_heads': 2}", "")
-    plain = model_card("hf", subject_of(img_size=(24, 24)), NOTHING, WRITTEN, "x")
+    plain = model_card(subject_of(img_size=(24, 24)), NOTHING, WRITTEN, "x")
     assert "## Results" not in plain
     assert "interpolated from those of 16 x 16 px" in plain
 
@@ -136,7 +140,7 @@ def test_the_card_says_what_a_reader_needs(run):
     ],
 )
 def test_the_licence_of_initial_weights_is_carried_along(init, told):
-    card = model_card("timm", subject_of(), NOTHING._replace(init=init), WRITTEN, "x")
+    card = model_card(subject_of(), NOTHING._replace(init=init), WRITTEN, "x")
     for part in told:
         assert part in card, part
     assert "from scratch" not in card

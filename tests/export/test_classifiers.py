@@ -4,12 +4,15 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mae.cli import main
 from mae.config import DataConfig
-from mae.models.classifier import Classifier
-from mae.training.run import load_pretrained
-from tests.untrained import NUMBERS, classifier_config, untrained_run
+from mae.objectives.classifier.model import Classifier
+from mae.training.restore import load_model
+from mae.training.trained import load_pretrained
+from tests.runs import same_weights
+from tests.untrained import NUMBERS, classifier_config, earlier_layout, untrained_run
 
 
 @pytest.mark.parametrize(
@@ -28,12 +31,23 @@ def test_a_classifier_as_a_graph(format, pool, tmp_path, in_process, capsys):
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
         judged = objective.logits(images)
-        last = objective.encoder(objective.normalize_images(images))
+        load_model(run / "checkpoints" / "step-000000006", objective)
+        last = objective.logits(images)
     found = run_graph(format, out, objective.normalize_images(images))
     torch.testing.assert_close(found, judged, rtol=1e-4, atol=1e-4)
     assert (found - last).abs().max() > 0.1, "not the weights that were averaged"
     card = (out / "README.md").read_text()
     assert "logits of 3 classes" in card and "image-classification" in card
+
+
+def test_averaged_weights_of_an_earlier_version_are_exported(tmp_path, in_process):
+    run = untrained_run(tmp_path / "run", classifier_config())
+    now, before = tmp_path / "now", tmp_path / "before"
+    for out in (now, before):
+        assert main(["export", str(run), str(out), "--images", "noise"]) == 0
+        earlier_layout(run)
+    one, other = (load_file(out / "model.safetensors") for out in (now, before))
+    assert same_weights(one, other)
 
 
 def test_class_names_are_the_run_s_wherever_it_is_exported(tmp_path, in_process, monkeypatch):

@@ -6,12 +6,12 @@ import torch
 from mae.cli import main
 from mae.commands.export import check_images
 from mae.commands.images import load_images
-from mae.config import Config, DataConfig, InitConfig, Part
+from mae.config import DataConfig, InitConfig, Part
 from mae.initial.initialize import initialize
-from mae.models.mae import MaskedAutoencoder
 from mae.training.checkpoint import Position, reserve, write_checkpoint
-from mae.training.run import Run, build_objective
+from mae.training.run import Run
 from mae.training.snapshot import Tensors
+from mae.training.trained import build_objective
 from tests.export.subjects import config_of
 from tests.servers import body, web_server
 
@@ -25,8 +25,11 @@ def run(tmp_path, make_shards):
 def untrained_run(tmp_path, make_shards, **settings):
     """The same, with further settings of the model."""
     shards = make_shards(tmp_path / "shards", 12, size=24)
-    data = DataConfig(train=(shards,), val=(f"{tmp_path}/gone.tar",), crop_pct=1.0)
-    config = Config(data=data, model=config_of().model.model_copy(update=settings))
+    data = DataConfig(
+        train=(shards,), val=(f"{tmp_path}/gone.tar",), crop_pct=1.0, img_size=(16, 16)
+    )
+    model = config_of().model.model_copy(update=settings)
+    config = config_of().model_copy(update={"data": data, "model": model})
     run = Run(tmp_path / "run")
     run.open(config)
     model = build_objective(config)
@@ -61,7 +64,8 @@ def test_a_decoder_of_cross_attention(format_, goes_along, tmp_path, make_shards
     again, other = build_objective(config), build_objective(config).state_dict()
     again.load_state_dict({key: torch.zeros_like(value) for key, value in other.items()})
     source = out if goes_along else out / "mae.safetensors"
-    told = initialize(again, InitConfig.model_validate({"from": str(source)}), config.data)
+    init = InitConfig.model_validate({"from": str(source)})
+    told = initialize(again, config.model_copy(update={"init": init}))
     assert ("decoder tensors" in told.lines[0]) is goes_along
     key = "decoder.pred.weight"
     assert torch.equal(again.state_dict()[key], other[key]) is goes_along
@@ -98,7 +102,7 @@ def test_images_of_a_mixture(run, tmp_path, capsys):
     gone, there = (f"{tmp_path}/{name}/shard-*.tar" for name in ("gone", "shards"))
     parts = (Part(shards=(gone,)), Part(shards=(there,)))
     data = config.data.model_copy(update={"train": (), "mixture": parts})
-    images, told = check_images(None, config.model_copy(update={"data": data}), model_of(config))
+    images, told = check_images(None, config.model_copy(update={"data": data}), (16, 16))
     assert told == "8 images of the run's data.mixture.1"
     assert images.shape == (8, 3, 16, 16) and images.dtype == torch.uint8
 
@@ -116,17 +120,11 @@ def test_remote_images_take_the_download_of_one_shard(run, tmp_path, monkeypatch
         pattern = f"{server.url}/shard-{{000000..000001}}.tar"
         data = config.data.model_copy(update={"train": (pattern,), **places})
         remote = config.model_copy(update={"data": data})
-        images, told = check_images(None, remote, model_of(config))
+        images, told = check_images(None, remote, (16, 16))
         assert server.gets(f"/{shards[0].name}") == 1 and not server.gets(f"/{shards[1].name}")
     assert told == "8 images of the run's data.train"
     local = load_images([str(shards[0])], config, (16, 16), 8).images
     assert torch.equal(images, local)
-
-
-def model_of(config):
-    model = build_objective(config)
-    assert isinstance(model, MaskedAutoencoder)
-    return model
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mae.initial.initialize import initialize
 from mae.initial.licence import Licence
 from mae.initial.sources import find_weights
 from mae.results import write_json
-from mae.training.run import build_objective
+from mae.training.trained import build_objective
 from tests.untrained import classifier_config, tiny_config, untrained_run
 
 FROM = "someone/model.safetensors"
@@ -36,7 +36,7 @@ def run_from(folder, source, config=tiny_config):
     """Of another generation: it starts from `source`."""
     settings = config(init=init_of(source))
     run = untrained_run(folder, settings)
-    done = initialize(build_objective(settings), settings.init, settings.data)
+    done = initialize(build_objective(settings), settings)
     write_json(run / "init.json", done.record)
     return run
 

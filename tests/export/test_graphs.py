@@ -18,9 +18,9 @@ def test_onnxruntime_runs_batches_of_any_size(graph):
         folder / "encoder.onnx", providers=["CPUExecutionProvider"]
     )
     for count in (1, 2, 7):
-        images = subject.model.normalize_images(images_of(subject, count))
+        images = subject.normalize(images_of(subject, count))
         tokens, pooled = session.run(["tokens", "pooled"], {"images": images.numpy()})
-        expected = subject.model.encoder.forward_features(images)
+        expected = subject.encoder.forward_features(images)
         torch.testing.assert_close(torch.from_numpy(tokens), expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(torch.from_numpy(pooled), expected[:, 0], rtol=1e-4, atol=1e-4)
     given = session.get_modelmeta().custom_metadata_map
@@ -35,9 +35,9 @@ def test_onnxruntime_agrees_on_photographs(graph, photographs):
     session = onnxruntime.InferenceSession(
         folder / "encoder.onnx", providers=["CPUExecutionProvider"]
     )
-    images = subject.model.normalize_images(photographs)
+    images = subject.normalize(photographs)
     (tokens,) = session.run(["tokens"], {"images": images.numpy()})
-    expected = subject.model.encoder.forward_features(images)
+    expected = subject.encoder.forward_features(images)
     torch.testing.assert_close(torch.from_numpy(tokens), expected, rtol=0, atol=1e-4)
 
 
@@ -45,7 +45,7 @@ def test_a_program_runs_batches_of_any_size_and_names_no_path(tmp_path, in_proce
     subject = subject_of(pool="avg")
     assert exported("torch", subject, tmp_path / "export").off < 1e-5
     program = torch.export.load(tmp_path / "export" / "encoder.pt2").module()
-    images = subject.model.normalize_images(images_of(subject, 5))
+    images = subject.normalize(images_of(subject, 5))
     features = subject.model.encode(images)
     tokens, pooled = program(images)
     torch.testing.assert_close(tokens[:, 1:], features.tokens)

@@ -11,6 +11,8 @@ from transformers import AutoImageProcessor, AutoModel, ViTMAEForPreTraining, Vi
 
 from mae.data.transform import center_view
 from mae.errors import UserError
+from mae.objectives.base import total_loss
+from mae.objectives.mae.export import mae_of
 from tests.export.subjects import config_of, exported, images_of, subject_of
 
 
@@ -27,16 +29,17 @@ def test_both_folders_load_with_nothing_missing_and_compute_the_same(tmp_path, i
     assert exported("hf", subject, tmp_path / "export").off < 1e-5
     encoder = load(ViTModel, tmp_path / "export" / "encoder", add_pooling_layer=False)
     raw = images_of(subject, 4)
-    images = subject.model.normalize_images(raw)
+    images = subject.normalize(raw)
     found = encoder(images).last_hidden_state
     torch.testing.assert_close(
-        found, subject.model.encoder.forward_features(images), rtol=1e-5, atol=1e-5
+        found, subject.encoder.forward_features(images), rtol=1e-5, atol=1e-5
     )
     full = load(ViTMAEForPreTraining, tmp_path / "export")
-    split = subject.pretraining.draw(images, torch.arange(4))
+    split = mae_of(subject).draw(images, torch.arange(4))
     noise = torch.cat([split.ids_keep, split.ids_masked], dim=1).argsort(dim=1).double()
     loss = full(images, noise=noise).loss
-    torch.testing.assert_close(loss, subject.model(raw, split).loss, rtol=1e-5, atol=1e-5)
+    ours = total_loss(subject.model(raw, split, torch.tensor(0.0)))
+    torch.testing.assert_close(loss, ours, rtol=1e-5, atol=1e-5)
     assert full.config.mask_ratio == 0.75 and full.config.norm_pix_loss
 
 
@@ -66,7 +69,7 @@ def test_the_processor_cuts_and_normalises_as_the_evaluation_does(tmp_path, in_p
     processor = AutoImageProcessor.from_pretrained(tmp_path / "export")
     found = processor(images=picture, return_tensors="pt")["pixel_values"][0]
     view = center_view(torch.from_numpy(picture).permute(2, 0, 1), (32, 32), 0.875)
-    expected = subject.model.normalize_images(view[None])[0]
+    expected = subject.normalize(view[None])[0]
     std = torch.tensor(subject.config.data.std)[:, None, None]
     off = (found - expected).mul(std).abs() * 255
     assert off.mean() < 0.7  # one resizing rounds to whole pixels, the other does not

@@ -6,8 +6,8 @@ from timm.models import load_checkpoint
 from timm.models.vision_transformer import VisionTransformer
 
 from mae.errors import RunFailed, UserError
-from mae.export.original import original_names
-from mae.models.mae import build_mae
+from mae.objectives.mae.model import build_mae
+from mae.objectives.mae.original import original_names
 from tests.export.subjects import exported, subject_of
 
 BLOCK = """norm1.weight norm1.bias attn.qkv.weight attn.qkv.bias attn.proj.weight attn.proj.bias
@@ -63,8 +63,7 @@ def test_it_goes_back_into_a_model_of_ours_unchanged(tmp_path, in_process):
             own[f"decoder.{name.removeprefix('decoder_')}"] = tensor
         else:
             own[f"encoder.{name}"] = tensor
-    config = subject.config
-    fresh = build_mae(config.model, config.data.mean, config.data.std)
+    fresh = build_mae(subject.config)
     fresh.load_state_dict(own, strict=True)
     for name, tensor in subject.model.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], tensor), name
@@ -80,9 +79,7 @@ def test_without_the_decoder_timm_and_its_relatives_read_the_file(tmp_path, in_p
     assert isinstance(theirs, VisionTransformer)
     load_checkpoint(theirs, str(tmp_path / "export" / "mae.pth"), strict=True)
     images = torch.randn(2, 3, 16, 16)
-    assert torch.equal(
-        theirs.forward_features(images), subject.model.encoder.forward_features(images)
-    )
+    assert torch.equal(theirs.forward_features(images), subject.encoder.forward_features(images))
 
 
 def test_a_damaged_decoder_is_noticed(tmp_path, in_process, monkeypatch):
@@ -91,7 +88,7 @@ def test_a_damaged_decoder_is_noticed(tmp_path, in_process, monkeypatch):
         name = "decoder_blocks.0.attn.proj.bias"
         return tensors | {name: tensors[name] + torch.arange(16) / 10}
 
-    monkeypatch.setattr("mae.export.original.original_names", damaged)
+    monkeypatch.setattr("mae.objectives.mae.original.original_names", damaged)
     with pytest.raises(RunFailed, match="not written: timm computes other prediction, off by"):
         exported("mae", subject_of(), tmp_path / "export")
     assert not list(tmp_path.iterdir())
@@ -101,7 +98,7 @@ def test_the_two_files_must_hold_the_same(tmp_path, in_process, monkeypatch):
     def damaged(tensors, path, metadata):
         save_file(tensors | {"norm.bias": tensors["norm.bias"] + 1}, path, metadata)
 
-    monkeypatch.setattr("mae.export.original.save_file", damaged)
+    monkeypatch.setattr("mae.objectives.mae.original.save_file", damaged)
     with pytest.raises(RunFailed, match=r"not written: timm cannot load it: .*not the same"):
         exported("mae", subject_of(), tmp_path / "export")
 

@@ -5,12 +5,15 @@ import timm
 import torch
 from transformers import ViTModel
 
-from mae.config import Config, DataConfig, ModelConfig
+from mae.config import DataConfig
 from mae.data.loader import CentredViews
 from mae.data.training_data import open_images
 from mae.data.transform import stack
 from mae.export.subject import Subject
-from mae.models.mae import build_mae
+from mae.objectives.base import total_loss
+from mae.objectives.mae.declaration import MaeModel
+from mae.objectives.mae.model import build_mae
+from mae.objectives.registry import config_type
 from tests.export.subjects import POSITION, exported, subject_of
 
 COUNT = 50
@@ -21,7 +24,7 @@ def test_timm_and_transformers_agree_on_photographs(tmp_path, in_process, photog
     done = exported("timm", subject, tmp_path / "timm", images=photographs)
     assert done.off == 0
     exported("hf", subject, tmp_path / "hf", images=photographs)
-    images = subject.model.normalize_images(photographs)
+    images = subject.normalize(photographs)
     ours = subject.model.encode(photographs)
     through_timm = timm.create_model(f"local-dir:{tmp_path}/timm", pretrained=True).eval()
     torch.testing.assert_close(through_timm(images), ours.pooled["cls"], rtol=0, atol=1e-5)
@@ -34,12 +37,12 @@ def test_timm_and_transformers_agree_on_photographs(tmp_path, in_process, photog
 def trained(shared_data, tmp_path_factory) -> tuple[Subject, torch.Tensor]:
     """A ViT-Ti/16 after a few steps, no tensor as it was initialised; 50 photographs of 224 px."""
     data = DataConfig(index_dir=tmp_path_factory.mktemp("index"))
-    config = Config(data=data, model=ModelConfig(encoder="vit_tiny_patch16_224"))
+    config = config_type("mae")(data=data, model=MaeModel(encoder="vit_tiny_patch16_224"))
     images = open_images([f"{shared_data}/clothing/val-000000.tar"], "photographs", config)
     views = CentredViews(images, (224, 224), 0.875)
     photographs = stack([views.view(i) for i in range(COUNT)])
     torch.manual_seed(0)
-    model = build_mae(config.model, data.mean, data.std, data.bits)
+    model = build_mae(config)
     before = {name: p.clone() for name, p in model.named_parameters() if p.requires_grad}
     for name, parameter in model.named_parameters():
         if name in before:
@@ -47,7 +50,8 @@ def trained(shared_data, tmp_path_factory) -> tuple[Subject, torch.Tensor]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95))
     for step in range(6):
         batch = model.normalize_images(photographs[torch.arange(8) + 8 * step])
-        model(batch, model.draw(batch, torch.arange(8) + 8 * step)).loss.backward()
+        noise = model.draw(batch, torch.arange(8) + 8 * step)
+        total_loss(model(batch, noise, torch.tensor(0.0))).backward()
         optimizer.step()
         optimizer.zero_grad()
     for name, parameter in model.named_parameters():

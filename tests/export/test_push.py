@@ -1,8 +1,9 @@
 import pytest
 
 from mae.errors import RunFailed, UserError
-from mae.export import graphs, huggingface, original, timm
+from mae.export import graphs, plain, timm
 from mae.export.push import check_push, from_hub, push
+from mae.objectives.mae import huggingface, original
 
 
 class Hub:
@@ -56,13 +57,15 @@ def test_an_outage_leaves_the_export_and_says_how_to_go_on(hub, tmp_path, monkey
         (original.CODE, 'torch.load(hf_hub_download("me/x", "mae.pth"), weights_only=True)'),
         (graphs.ONNX_CODE, 'InferenceSession(hf_hub_download("me/x", "encoder.onnx"))'),
         (graphs.PROGRAM_CODE, 'torch.export.load(hf_hub_download("me/x", "encoder.pt2"))'),
+        (plain.CODE, 'load_plain(snapshot_download("me/x"))'),
         ('ViTModel.from_pretrained("FOLDER/encoder", a=1)', '("me/x", subfolder="encoder", a=1)'),
     ],
 )
 def test_a_card_on_the_hub_loads_from_there(code, loads):
     told = from_hub(code, "me/x")
     assert loads in told and "FOLDER" not in told
-    assert ("import hf_hub_download" in told) == ("hf_hub_download(" in told)
+    for name in ("hf_hub_download", "snapshot_download"):
+        assert (f"import {name}" in told) == (f"{name}(" in told)
 
 
 def test_a_bad_name_or_no_login_is_told_before_any_work(hub, monkeypatch):

@@ -4,33 +4,35 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mae.errors import UserError
-from mae.export.subject import choose_pool, expect_prediction, features, resize
+from mae.export.subject import choose_pool, features, resize
+from mae.objectives.mae.export import expect_prediction, mae_of
+from mae.objectives.mae.implementation import IMPLEMENTATION
 from tests.export.subjects import images_of, subject_of
 
 
 def test_pooling_is_the_class_token_where_there_is_one():
     with_token = subject_of().model
     without = subject_of(kwargs={"class_token": False}).model
-    assert choose_pool(with_token, None) == "token"
-    assert choose_pool(with_token, "avg") == "avg"
-    assert choose_pool(without, None) == "avg"
+    assert choose_pool(with_token, IMPLEMENTATION, None) == "token"
+    assert choose_pool(with_token, IMPLEMENTATION, "avg") == "avg"
+    assert choose_pool(without, IMPLEMENTATION, None) == "avg"
     with pytest.raises(
         UserError, match="--pool token: this encoder has no class token; --pool avg"
     ):
-        choose_pool(without, "token")
+        choose_pool(without, IMPLEMENTATION, "token")
 
 
 def test_another_size_keeps_prefix_tokens_and_fits_encoder_and_decoder():
     as_trained, resized = subject_of(), subject_of(img_size=(32, 24))
-    model = resized.pretraining
+    model = mae_of(resized)
     assert (model.img_size, model.num_patches) == ((32, 24), 12)
-    assert resized.config.model.img_size == (32, 24) and resized.trained_size == (16, 16)
+    assert resized.config.data.img_size == (32, 24) and resized.trained_size == (16, 16)
     assert model.decoder.pos_embed.shape == (1, 12, 16)
-    old, new = as_trained.model.encoder.pos_embed, model.encoder.pos_embed
+    old, new = as_trained.encoder.pos_embed, model.encoder.pos_embed
     assert old is not None and new is not None
     assert torch.equal(new[:, :1], old[:, :1])
     images = model.normalize_images(images_of(resized))
-    given, expected = expect_prediction(resized, images)
+    given, expected = expect_prediction(model, images)
     assert expected["prediction"].shape == (3, 9, 192)
     assert given["noise"].shape == (3, 12)
 
@@ -39,9 +41,9 @@ def test_a_smooth_embedding_stays_what_it_is_in_another_size():
     """Bicubic interpolation of a constant is that constant: nothing is shifted or scaled."""
     subject = subject_of()
     with torch.no_grad():
-        subject.pretraining.decoder.pos_embed.fill_(0.25)
-    resize(subject.config, subject.model, (40, 24))
-    torch.testing.assert_close(subject.pretraining.decoder.pos_embed, torch.full((1, 15, 16), 0.25))
+        mae_of(subject).decoder.pos_embed.fill_(0.25)
+    resize(subject.config, subject.model, IMPLEMENTATION, (40, 24))
+    torch.testing.assert_close(mae_of(subject).decoder.pos_embed, torch.full((1, 15, 16), 0.25))
 
 
 def test_a_size_that_patches_do_not_divide_is_refused():

@@ -11,6 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mae.errors import RunFailed, UserError
 from mae.export.timm import timm_config
+from mae.objectives.mae.export import mae_of
 from tests.export.subjects import exported, images_of, subject_of
 
 VARIANTS = [
@@ -37,7 +38,7 @@ def test_timm_loads_it_with_nothing_missing_and_computes_the_same(tmp_path, in_p
     mean, std = (
         torch.tensor(x)[:, None, None] for x in (subject.config.data.mean, subject.config.data.std)
     )
-    normalised = (images.int() / subject.model.white - mean) / std
+    normalised = (images.int() / (2**subject.config.data.bits - 1) - mean) / std
     features = subject.model.encode(images)
     tokens = theirs.forward_features(normalised)
     torch.testing.assert_close(tokens[:, theirs.num_prefix_tokens :], features.tokens)
@@ -77,7 +78,7 @@ def test_the_decoder_is_kept_apart_or_left_out(tmp_path, in_process):
     files = {"README.md", "config.json", "decoder.safetensors", "model.safetensors"}
     assert {p.name for p in (tmp_path / "with").iterdir()} == files
     decoder = load_file(tmp_path / "with" / "decoder.safetensors")
-    assert decoder.keys() == subject.pretraining.decoder.state_dict().keys()
+    assert decoder.keys() == mae_of(subject).decoder.state_dict().keys()
     assert json.loads((tmp_path / "with" / "config.json").read_text())["num_classes"] == 0
     exported("timm", subject_of(decoder=False), tmp_path / "without")
     files -= {"decoder.safetensors"}
@@ -94,8 +95,8 @@ def test_a_folder_with_something_in_it_is_refused_and_kept(tmp_path):
 
 
 def test_an_export_that_timm_computes_otherwise_is_not_written(tmp_path, in_process, monkeypatch):
-    def wrong(config, vit, pool, *names):
-        good = timm_config(config, vit, pool)
+    def wrong(subject):
+        good = timm_config(subject)
         return good | {"model_args": good["model_args"] | {"num_heads": 4}}
 
     monkeypatch.setattr("mae.export.timm.timm_config", wrong)
@@ -105,8 +106,8 @@ def test_an_export_that_timm_computes_otherwise_is_not_written(tmp_path, in_proc
 
 
 def test_an_export_that_timm_cannot_load_is_not_written(tmp_path, in_process, monkeypatch):
-    def wrong(config, vit, pool, *names):
-        return timm_config(config, vit, pool) | {"architecture": "vit_nothing"}
+    def wrong(subject):
+        return timm_config(subject) | {"architecture": "vit_nothing"}
 
     monkeypatch.setattr("mae.export.timm.timm_config", wrong)
     with pytest.raises(RunFailed, match=r"not written: timm cannot load it: .*vit_nothing") as told:

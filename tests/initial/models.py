@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.models.encoder import build_encoder
-from mae.models.mae import MaskedAutoencoder
+from mae.objectives.mae.model import MaskedAutoencoder
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 4}
 DECODER = {"decoder_embed_dim": 16, "decoder_depth": 2, "decoder_num_heads": 2}

@@ -10,14 +10,15 @@ from mae.config import InitConfig
 from mae.errors import UserError
 from mae.initial.initialize import initialize
 from mae.initial.sources import find_weights
-from mae.models.classifier import Classifier
-from mae.training.run import build_objective
-from tests.untrained import classifier_config, tiny_config, untrained_run
+from mae.objectives.classifier.model import Classifier
+from mae.training.trained import build_objective
+from tests.untrained import classifier_config, earlier_layout, tiny_config, untrained_run
 
 
 def start(config, source):
     objective = build_objective(config)
-    done = initialize(objective, InitConfig.model_validate({"from": str(source)}), config.data)
+    init = InitConfig.model_validate({"from": str(source)})
+    done = initialize(objective, config.model_copy(update={"init": init}))
     return objective, done
 
 
@@ -26,19 +27,22 @@ def weights_of(run):
     return load_file(checkpoint / "model.safetensors")
 
 
-def test_the_averaged_weights_of_a_classifier_are_taken(tmp_path):
+@pytest.mark.parametrize("prefix", ["average.encoder.", "average."])
+def test_the_averaged_weights_of_a_classifier_are_taken(tmp_path, prefix):
     """By pretraining, which can go on from a classifier of the class token."""
     run = untrained_run(tmp_path / "run", classifier_config("token"))
+    if prefix == "average.":
+        earlier_layout(run)
     objective, done = start(tiny_config(), run)
     tensors = weights_of(run)
     for key, tensor in objective.state_dict().items():
         if key.startswith("encoder."):
-            averaged = tensors[f"average.{key.removeprefix('encoder.')}"]
+            averaged = tensors[f"{prefix}{key.removeprefix('encoder.')}"]
             assert torch.equal(tensor, averaged), key
             assert not torch.equal(tensor, tensors[key]) or "pos_embed" in key, key
     assert done.lines[0] == (
         f"init    30 of 30 encoder tensors from {run} (left out: the weights that were averaged "
-        "(32 tensors); average.head.bias, average.head.weight: a head)"
+        f"(32 tensors); {prefix}head.bias, {prefix}head.weight: a head)"
     )
     note = "the averaged weights (average.*) are taken: those it is judged by"
     assert done.lines[1] == f"init    {note}"
@@ -56,11 +60,11 @@ def test_without_an_average_nothing_is_said_of_one(tmp_path):
 def test_a_classifier_of_the_same_pooling_gives_its_last_norm(tmp_path, ema):
     run = untrained_run(tmp_path / "run", classifier_config("avg", ema))
     objective, done = start(classifier_config("avg"), run)
-    assert isinstance(objective, Classifier) and objective.average is not None
-    part = "average" if ema else "encoder"
+    assert isinstance(objective, Classifier)
+    part = "average.encoder" if ema else "encoder"
     for name in ("fc_norm.weight", "fc_norm.bias"):
-        for vit in (objective.encoder, objective.average):
-            assert torch.equal(vit.state_dict()[name], weights_of(run)[f"{part}.{name}"])
+        own = objective.encoder.state_dict()[name]
+        assert torch.equal(own, weights_of(run)[f"{part}.{name}"])
     assert done.record["kept"] == ["head.weight", "head.bias"]
 
 

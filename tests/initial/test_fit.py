@@ -9,11 +9,12 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from mae.errors import UserError
-from mae.initial.fit import load_decoder, load_encoder
+from mae.initial.fit import load_encoder
 from mae.initial.licence import Licence
 from mae.initial.names import in_our_names
 from mae.initial.weights import Geometry, Weights
 from mae.models.encoder import position_embedding
+from mae.objectives.mae.initial import load_decoder
 from tests.initial.models import NAME, SIZES, classifier, our_mae, shaken, some_images
 
 

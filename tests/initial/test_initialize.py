@@ -88,13 +88,13 @@ def test_two_processes_start_from_the_same_as_one(tmp_path, trained, shards):
 
 def test_weights_that_do_not_fit_leave_no_run(tmp_path, trained, shards, capsys):
     config = str(write_config(tmp_path, shards))
-    assert main([config, f"init.from={trained}", *SHORT, "model.img_size=24"]) == 2
+    assert main([config, f"init.from={trained}", *SHORT, "data.img_size=24"]) == 2
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert "pos_embed has shape [1, 17, 32]" in told
     assert "init.adapt_size=true" in told
     assert not (tmp_path / "run").exists()
-    settings = ["model.img_size=24", "init.adapt_size=true"]
+    settings = ["data.img_size=24", "init.adapt_size=true"]
     assert main([config, f"init.from={trained}", *SHORT, *settings]) == 0
     assert "positions resampled from 4 x 4 to 6 x 6 patches" in capsys.readouterr().out
 
@@ -117,7 +117,8 @@ def test_a_checkpoint_of_a_run_is_a_source_and_a_damaged_one_is_not(tmp_path, tr
 
 
 @pytest.mark.parametrize(
-    ("format", "place"), [("timm", ""), ("mae", "mae.pth"), ("mae", "mae.safetensors"), ("hf", "")]
+    ("format", "place"),
+    [("timm", ""), ("mae", "mae.pth"), ("mae", "mae.safetensors"), ("hf", ""), ("plain", "")],
 )
 def test_exports_of_ours_come_back_whole(tmp_path, monkeypatch, trained, format, place):
     monkeypatch.setattr("mae.export.folder.check", lambda *_: 0.0)  # tested elsewhere

@@ -8,10 +8,10 @@ from transformers import ViTConfig, ViTModel
 
 from mae.config import DataConfig, InitConfig
 from mae.errors import UserError
-from mae.initial.initialize import initialize
 from mae.initial.pixels import in_preprocessor, normalisation, told_difference
 from mae.initial.sources import find_weights
 from mae.initial.weights import Normalisation
+from mae.objectives.mae.initial import start_mae
 from tests.initial.models import NAME, SIZES, our_mae
 from tests.untrained import NUMBERS, tiny_config, untrained_run
 
@@ -19,7 +19,7 @@ HALF = DataConfig(mean=NUMBERS, std=NUMBERS)
 
 
 def lines(source, data=HALF, model=None):
-    return initialize(model or our_mae(), InitConfig.model_validate({"from": str(source)}), data)[0]
+    return start_mae(model or our_mae(), InitConfig.model_validate({"from": str(source)}), data)[0]
 
 
 def timm_folder(folder, **config):

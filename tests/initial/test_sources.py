@@ -21,10 +21,11 @@ from transformers import (
 from mae.config import DataConfig, InitConfig
 from mae.errors import UserError
 from mae.initial.fit import load_encoder
-from mae.initial.initialize import initialize
 from mae.initial.sources import find_weights
 from mae.models.encoder import build_encoder
 from mae.models.positions import sincos_positions
+from mae.objectives.base import total_loss
+from mae.objectives.mae.initial import start_mae
 from tests.initial.models import NAME, classifier, our_mae, shaken, some_images
 
 SIZES = {
@@ -41,9 +42,9 @@ NUMBERS = (0.5, 0.5, 0.5)
 
 
 def start(model, source, **settings):
-    """`initialize`, as the settings would say it."""
+    """`start_mae`, as the settings would say it."""
     init = InitConfig.model_validate({"from": str(source), **settings})
-    return initialize(model, init, DataConfig(mean=NUMBERS, std=NUMBERS))
+    return start_mae(model, init, DataConfig(mean=NUMBERS, std=NUMBERS))
 
 
 def saved_vitmae(folder: Path) -> ViTMAEForPreTraining:
@@ -85,7 +86,8 @@ def test_a_vitmae_of_transformers_gives_features_and_loss(tmp_path, names):
     ranks = torch.arange(PATCHES, dtype=torch.float64).expand_as(shuffle)
     noise = torch.zeros_like(ranks).scatter(1, shuffle, ranks)
     expected = theirs(pixel_values=images, noise=noise).loss
-    torch.testing.assert_close(ours(images, split).loss, expected, rtol=1e-5, atol=1e-5)
+    found = total_loss(ours(images, split, torch.tensor(0.0)))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     theirs.vit.config.mask_ratio = theirs.vit.embeddings.config.mask_ratio = 0.0
     whole = theirs.vit(pixel_values=images, noise=torch.arange(PATCHES).expand(3, -1))
     torch.testing.assert_close(

@@ -12,7 +12,7 @@ from mae.data.storage import ShardReader
 from mae.errors import UserError
 from mae.packing.datasets import find_dataset
 from mae.packing.pack import pack
-from mae.packing.shard_writer import PackOptions
+from mae.packing.plan import PackOptions
 from mae.packing.sources import Wanted
 
 

@@ -20,8 +20,9 @@ from mae.decoding.decode import decode_native
 from mae.errors import RunFailed, StorageError, UserError, WorkerDied
 from mae.packing import report as pack_report
 from mae.packing.pack import pack
+from mae.packing.plan import PackOptions
 from mae.packing.report import describe, suggestion
-from mae.packing.shard_writer import PackOptions, ShardWriter
+from mae.packing.shard_writer import ShardWriter
 from mae.packing.sources import Wanted
 
 write_shard = ShardWriter.write
@@ -257,12 +258,12 @@ def test_sixteen_bits_are_suggested(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
     packed = pack_folder(tmp_path / "images", tmp_path / "out")
     assert (packed.channels, packed.bits) == ({1: 3}, {16: 3})
-    assert describe(packed)[-1].endswith(": data.bits=16 model.in_chans=1")
+    assert describe(packed)[-1].endswith(": data.bits=16 data.in_chans=1")
 
 
 @pytest.mark.parametrize(
     ("usual", "settings"),
-    [((3, 8), ""), ((4, 8), "model.in_chans=4"), ((3, 16), "data.bits=16")],
+    [((3, 8), ""), ((4, 8), "data.in_chans=4"), ((3, 16), "data.bits=16")],
 )
 def test_settings_are_suggested_where_the_defaults_do_not_fit(usual, settings):
     assert suggestion(*usual) == settings
@@ -293,7 +294,7 @@ def test_alpha_is_no_channel(tmp_path, save, mode, channels):
         Image.open(path).convert(mode).save(path)
     packed = pack_folder(tmp_path / "images", tmp_path / "out", resize=10)
     assert packed.channels == {channels: 3} and packed.usual == (channels, 8)
-    assert suggestion(*packed.usual) == ("model.in_chans=1" if channels == 1 else "")
+    assert suggestion(*packed.usual) == ("data.in_chans=1" if channels == 1 else "")
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 224), (8, 8, 20)])
@@ -544,7 +545,8 @@ COMMAND = """
 import sys, time
 from pathlib import Path
 from mae.packing.pack import pack
-from mae.packing.shard_writer import PackOptions, ShardWriter
+from mae.packing.plan import PackOptions
+from mae.packing.shard_writer import ShardWriter
 from mae.packing.sources import Wanted
 
 write = ShardWriter.write

@@ -4,7 +4,7 @@ from mae.data.manifest import build_manifest
 from mae.data.storage import ShardReader
 from mae.errors import UserError
 from mae.packing.pack import pack
-from mae.packing.shard_writer import PackOptions
+from mae.packing.plan import PackOptions
 from mae.packing.sources import Wanted, find_sources
 from mae.packing.tars import find_in_tars
 

@@ -27,3 +27,6 @@ def test_the_sheet_says_how_near_who():
     assert sheet.heads == ["query", "1.", "2."]
     assert [cell.caption for cell in sheet.rows[0]] == ["a", "1.000\nx", "0.000\ny\nclass 3"]
     assert sheet.rows[1][1].picture.getpixel((0, 0)) == (200, 200, 200)
+    assert "similarity of the mean patch token (below" in sheet.notes[0]
+    other = neighbours_sheet(queries, ["a", "b"], found, pictures, captions, 2, "", "latents")
+    assert "similarity of the feature `latents` (below" in other.notes[0]

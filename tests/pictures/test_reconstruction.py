@@ -1,114 +1,113 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from mae.evaluation.reconstruction import explained_variance
-from mae.masking import binary_mask
-from mae.patches import patchify, unpatchify
-from mae.pictures.masks import choose_masks
-from mae.pictures.reconstruction import (
-    COLUMNS,
-    OF_SEVERAL,
-    SPREAD,
-    reconstruct_images,
-    reconstruction_sheet,
-)
-from tests.models.test_mae import small_mae, some_images
+from mae.errors import UserError
+from mae.objectives import registry
+from mae.objectives.base import Reconstruction
+from mae.pictures import reconstruction
+from mae.pictures.reconstruction import Asked, measure, psnr, reconstruct
+from mae.settings import load_config
+from mae.training.trained import build_objective
+
+COUNT = 70
+"""more than a batch"""
 
 
-def on_pixels(mask: torch.Tensor, channels: int) -> torch.Tensor:
-    return unpatchify(mask[:, :, None].expand(-1, -1, 16 * channels), (16, 16), (4, 4))
+@pytest.fixture
+def objective(monkeypatch):
+    monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
+    config = load_config(None, ["data.img_size=16"], {"objective": "toy"})
+    return build_objective(config).eval()
 
 
-@pytest.mark.parametrize("norm_pix_loss", [True, False])
-@pytest.mark.parametrize("pattern", ["random", "block", "grid"])
-def test_numbers_agree_with_the_evaluation_image_by_image(norm_pix_loss, pattern):
-    model = small_mae(norm_pix_loss=norm_pix_loss).eval()
-    images, seeds = some_images(), torch.arange(4)
-    [mask] = choose_masks(pattern, [], model)
-    found = reconstruct_images(model, images, mask.draw(images, seeds))
-    for i in range(4):
-        pair = [(images[i : i + 1], seeds[i : i + 1])]
-        expected = explained_variance(model, pair, mask.draw).model
-        assert found.r2[i].item() == pytest.approx(expected, abs=1e-5)
-    assert torch.equal(found.error.isnan(), ~found.hidden)
-    loss = model(images, mask.draw(images, seeds)).loss.item()
-    assert found.error[found.hidden].mean().item() == pytest.approx(loss, rel=1e-5)
+def asked(count=4, measured=COUNT, **options) -> Asked:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (COUNT, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    names = [f"image {number}" for number in range(COUNT)]
+    seeds = torch.arange(COUNT)
+    plain = Asked(images, names, seeds, count, measured, "title", None, (), ())
+    return plain._replace(**options)
 
 
-def test_pasted_pictures_keep_what_is_visible_and_raw_ones_have_nothing_there():
-    model = small_mae().eval()
-    images = some_images()
-    split = model.draw(images, torch.arange(4))
-    found = reconstruct_images(model, images, split)
-    hidden = on_pixels(binary_mask(split), 3).bool()
-    original = images / 255
-    torch.testing.assert_close(found.original, original)
-    torch.testing.assert_close(found.reconstruction[~hidden], original[~hidden])
-    assert (found.masked[hidden] == 0.5).all() and (found.raw[~hidden] == 0).all()
+def plain_psnr(truth: np.ndarray, guess: np.ndarray) -> float:
+    """Mean over images [b …], in NumPy."""
+    squared = (truth - guess) ** 2
+    return float(np.mean([-10 * np.log10(one.mean()) for one in squared]))
 
 
-def test_raw_shows_normalised_units_around_grey():
-    model = small_mae().eval()
+def test_psnr_beside_trivial_predictors_against_a_plain_computation(objective):
+    given = asked()
+    found = measure(objective, given.images, given.seeds)
+    truth = given.images.double().numpy() / 255
     with torch.no_grad():
-        model.decoder.pred.weight.zero_()
-        model.decoder.pred.bias.fill_(SPREAD / 2)
-    images = some_images()
-    split = model.draw(images, torch.arange(4))
-    hidden = on_pixels(binary_mask(split), 3).bool()
-    assert (reconstruct_images(model, images, split).raw[hidden] == 0.75).all()
-    plain = small_mae(norm_pix_loss=False).eval()
-    found = reconstruct_images(plain, images, split)
-    assert torch.equal(found.raw[hidden], found.reconstruction[hidden])
+        noise = objective.draw(given.images, given.seeds)
+        made = objective.reconstruct(given.images, noise).pasted.double().numpy()
+    others = np.stack([np.delete(truth, i, 0).mean(0) for i in range(COUNT)])
+    assert found.images == COUNT
+    assert found.psnr == pytest.approx(plain_psnr(truth, made), abs=1e-4)
+    assert found.psnr_mean_image == pytest.approx(plain_psnr(truth, others), abs=1e-4)
+    colours = truth.mean((2, 3), keepdims=True)
+    assert found.psnr_mean_pixel == pytest.approx(plain_psnr(truth, colours), abs=1e-4)
+    assert measure(objective, given.images[:1], given.seeds[:1]).psnr_mean_image is None
+    assert psnr(torch.tensor([0.0, 0.01])).tolist() == pytest.approx([100, 20])
 
 
-def test_a_sheet_has_its_columns_and_their_numbers():
-    model = small_mae().eval()
-    images, seeds, names = some_images(), torch.arange(4), list("abcd")
-    masks = choose_masks("random", [], model)
-    sheet = reconstruction_sheet(model, images, names, seeds, masks, COLUMNS, "title")
-    assert tuple(sheet.heads) == COLUMNS and len(sheet.rows) == 4
-    found = reconstruct_images(model, images, masks[0].draw(images, seeds))
-    for i, row in enumerate(sheet.rows):
-        assert row[0].caption == names[i]
-        assert row[2].caption == f"R² {found.r2[i]:.2f}"
-        assert row[4].caption == f"mean {found.error[i].nanmean():.2f}"
-        for cell in row[3:]:  # raw and error: blank where visible
-            blank = np.asarray(cell.picture)[..., 3] == 0
-            mask = on_pixels(found.hidden[i : i + 1].float(), 1)[0, 0].numpy()
-            assert np.array_equal(blank, mask == 0)
-    assert sheet.scale is not None and "1 is what predicting its mean" in sheet.scale.meaning
-    assert any("75% of the patches are hidden (random)" in note for note in sheet.notes)
+def test_the_sheet_shows_original_reconstruction_and_error(objective):
+    made = reconstruct(objective, asked(), "toy")
+    assert made.sheet.heads == ["original", "reconstruction", "error"]
+    assert [row[0].caption for row in made.sheet.rows] == [f"image {n}" for n in range(4)]
+    assert made.figures["over"] == "all pixels" and made.figures["images"] == COUNT
+    one = measure(objective, asked().images[:1], asked().seeds[:1])
+    assert made.sheet.rows[0][1].caption == f"PSNR {one.psnr:.1f} dB"
+    assert made.sheet.scale is not None
+    assert made.lines[0] == f"PSNR of {COUNT} images, all pixels" and len(made.lines) == 4
+    chosen = reconstruct(objective, asked(columns=["error", "original"]), "toy").sheet
+    assert chosen.heads == ["error", "original"]
+    assert reconstruct(objective, asked(columns=["original"]), "toy").sheet.scale is None
 
 
-def test_several_ratios_stand_in_a_row():
-    model = small_mae().eval()
-    masks = choose_masks("block", [0.5, 0.75], model)
-    images, seeds = some_images(), torch.arange(4)
-    sheet = reconstruction_sheet(model, images, list("abcd"), seeds, masks, OF_SEVERAL, "")
-    assert sheet.heads == [
-        "original",
-        "masked, 50%",
-        "reconstruction, 50%",
-        "masked, 75%",
-        "reconstruction, 75%",
-    ]
-    assert all(len(row) == 5 for row in sheet.rows) and sheet.scale is None
-    half, most = (np.asarray(sheet.rows[0][place].picture) for place in (1, 3))
-    assert (half == 128).all(-1).mean() < (most == 128).all(-1).mean()
+def test_where_parts_are_hidden_only_these_count(objective, monkeypatch):
+    """The left half is hidden and filled with grey; the right one is pasted in."""
+
+    def halves(images, noise):
+        mask = torch.zeros(len(images), 3, 16, 16)
+        mask[..., :8] = 1
+        return Reconstruction(torch.where(mask.bool(), 0.5, images / 255), mask)
+
+    monkeypatch.setattr(objective, "reconstruct", halves, raising=False)
+    given = asked()
+    made = reconstruct(objective, given, "toy")
+    truth = given.images[..., :8].double().numpy() / 255
+    assert made.figures["psnr"] == pytest.approx(plain_psnr(truth, np.full_like(truth, 0.5)))
+    assert made.figures["over"] == "hidden pixels"
+    assert made.sheet.heads == ["original", "masked", "reconstruction", "error"]
+    masked = np.asarray(made.sheet.rows[0][1].picture)
+    assert (masked[:, :8] == 128).all() and not (masked[:, 8:] == 128).all()
 
 
-@pytest.mark.parametrize(("channels", "bits"), [(1, 8), (7, 8), (1, 16), (3, 16)])
-def test_any_number_of_channels_and_deep_images(channels, bits):
-    model = small_mae(img_size=(8, 16), in_chans=channels, bits=bits).eval()
-    images = some_images(b=2, c=channels, h=8, w=16)
-    if bits == 16:
-        images = (images.int() + 1000).to(torch.uint16)  # a small part of the range
-    masks = choose_masks("random", [], model)
-    sheet = reconstruction_sheet(model, images, ["a", "b"], torch.arange(2), masks, COLUMNS, "")
-    original = np.asarray(sheet.rows[0][0].picture)
-    assert original.shape == (8, 16, 3)
-    assert original.min() < 20 and original.max() > 235
-    assert patchify(images.int(), (4, 4)).shape[1] == 8
-    assert all(isinstance(cell.picture, Image.Image) for row in sheet.rows for cell in row)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask": "grid"}, "--mask: objective toy has no masks to choose"),
+        ({"mask_ratios": [0.5]}, "--mask-ratio: objective toy has no masks to choose"),
+        ({"columns": ["masked"]}, "no masked here; there are original, reconstruction, error"),
+    ],
+)
+def test_options_of_other_objectives_are_refused(options, message, objective):
+    with pytest.raises(UserError, match=message):
+        reconstruct(objective, asked(**options), "toy")
+
+
+def test_deep_images_of_any_number_of_channels(monkeypatch):
+    monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
+    numbers = "[0.5, 0.5, 0.5, 0.5, 0.5]"
+    settings = ["data.img_size=[8,12]", "data.in_chans=5", "data.bits=16"]
+    settings += [f"data.mean={numbers}", f"data.std={numbers}"]
+    deep = build_objective(load_config(None, settings, {"objective": "toy"})).eval()
+    images = torch.randint(0, 2**16, (2, 5, 8, 12), dtype=torch.int32).to(torch.uint16)
+    given = asked(count=2)._replace(images=images, names=["a", "b"], seeds=torch.arange(2))
+    made = reconstruct(deep, given, "toy")
+    assert 0 < made.figures["psnr"] < 40
+    assert np.asarray(made.sheet.rows[0][0].picture).shape == (8, 12, 3)
+    assert reconstruction.unit(images).max() <= 1

@@ -7,7 +7,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from mae.config import Config
+from mae.objectives.registry import config_type
 
 HEALTH = {
     "images": 500,
@@ -63,7 +63,7 @@ def write_panel(path: Path, side: int = 64, noise: bool = False) -> Path:
 def write_run(folder: Path, count: int = 100, **train) -> Path:
     """A whole run folder: settings, metrics, health, events, starts, bad images, panels."""
     folder.mkdir(parents=True)
-    config = Config(output="runs/x").model_dump(mode="json")
+    config = config_type("mae")(output="runs/x").model_dump(mode="json")
     config["train"] |= {"epochs": 200.0, **train}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     rows = metric_rows(count)
@@ -92,7 +92,9 @@ def write_run(folder: Path, count: int = 100, **train) -> Path:
 def write_classifier_run(folder: Path, count: int = 100) -> Path:
     """A run folder of fine-tuning: four classes, judged every tenth row and at the end."""
     folder.mkdir(parents=True)
-    config = Config(output="runs/x", objective="classifier").model_dump(mode="json")
+    config = config_type("classifier")(output="runs/x", objective="classifier").model_dump(
+        mode="json"
+    )
     config["train"] |= {"epochs": 200.0}
     config["finetune"] |= {"num_classes": 4}
     config["optim"] |= {"warmup_epochs": 5.0}

@@ -14,7 +14,9 @@ from torch import nn
 
 from mae.config import OptimConfig
 from mae.errors import StorageError, UserError
+from mae.parameter_groups import parameter_groups
 from mae.training import checkpoint, restore
+from mae.training.average import Average
 from mae.training.checkpoint import (
     Position,
     checkpoints,
@@ -25,7 +27,7 @@ from mae.training.checkpoint import (
     write_checkpoint,
 )
 from mae.training.optim import build_optimizer, set_lr
-from mae.training.restore import load_model, load_optimizer
+from mae.training.restore import load_average, load_model, load_optimizer
 from mae.training.retention import forget_after, prune, set_aside
 from mae.training.snapshot import Snapshots, tensors_of
 
@@ -34,7 +36,7 @@ def stepped(steps=3, seed=0) -> tuple[Any, torch.optim.Optimizer]:
     """A small model and its optimizer after some steps."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    optimizer = build_optimizer(model, OptimConfig())
+    optimizer = build_optimizer(parameter_groups(model, 0.05), OptimConfig())
     set_lr(optimizer, 0.1)
     for _ in range(steps):
         step(model, optimizer)
@@ -441,10 +443,12 @@ def test_weights_of_another_model_are_refused(tmp_path):
         load_model(path, nn.Linear(3, 4))
     other = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4))
     with pytest.raises(UserError, match="lacks"):
-        load_optimizer(path, other, build_optimizer(other, OptimConfig()))
+        load_optimizer(path, other, build_optimizer(parameter_groups(other, 0.05), OptimConfig()))
     smaller = nn.Sequential(nn.Linear(3, 4))
     with pytest.raises(UserError, match="holds unknown"):
-        load_optimizer(path, smaller, build_optimizer(smaller, OptimConfig()))
+        load_optimizer(
+            path, smaller, build_optimizer(parameter_groups(smaller, 0.05), OptimConfig())
+        )
 
 
 def test_moments_of_another_shape_are_refused(tmp_path):
@@ -456,3 +460,105 @@ def test_moments_of_another_shape_are_refused(tmp_path):
     save_file(moments, path / "optimizer.safetensors")
     with pytest.raises(UserError, match=r"exp_avg/0\.weight has shape \[1, 3\], not \[4, 3\]"):
         load_optimizer(path, model, optimizer)
+
+
+# A moving average of the weights
+
+
+def averaged(seed=0):
+    """Model, optimizer and average after some steps."""
+    model, optimizer = stepped(0, seed)
+    average = Average(model, 0.9)
+    for number in (1, 2, 3):
+        step(model, optimizer)
+        average.update(number)
+    return model, optimizer, average
+
+
+def write_averaged(folder, model, optimizer, average):
+    tensors = tensors_of(model, optimizer, average)
+    part = reserve(folder, position(), tensors.num_bytes)
+    return write_checkpoint(part, Snapshots().take(tensors, is_kept=True), position())
+
+
+def test_an_average_goes_on_bit_for_bit(tmp_path):
+    state = averaged()
+    path = write_averaged(tmp_path, *state)
+    resumed, optimizer = stepped(0, seed=1)
+    average = Average(resumed, 0.9)
+    load_average(path, resumed, average)
+    load_model(path, resumed)
+    load_optimizer(path, resumed, optimizer)
+    for model, one, its in (state, (resumed, optimizer, average)):
+        for number in (4, 5):
+            step(model, one)
+            its.update(number)
+    for name, tensor in state[2].tensors().items():
+        assert torch.equal(average.tensors()[name], tensor)
+        assert torch.equal(resumed.get_parameter(name), state[0].get_parameter(name))
+
+
+def test_averaged_weights_are_loaded_where_asked_for(tmp_path):
+    model, optimizer, average = averaged()
+    path = write_averaged(tmp_path, model, optimizer, average)
+    for is_averaged in (False, True):
+        found, _ = stepped(0, seed=1)
+        load_model(path, found, averaged=is_averaged)
+        for name, tensor in found.named_parameters():
+            expected = average.tensors()[name] if is_averaged else model.get_parameter(name)
+            assert torch.equal(tensor, expected)
+    load_model(write(tmp_path, 4, (model, optimizer)), found, averaged=True)
+    assert torch.equal(found[0].weight, model[0].weight)
+
+
+def test_a_part_of_the_model_may_be_an_average_too(tmp_path):
+    """As the classifier's, whose weights are no moving average of train.ema."""
+
+    def build():
+        model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "average": nn.Linear(2, 2)})
+        return model, build_optimizer(parameter_groups(model["encoder"], 0.05), OptimConfig())
+
+    model, optimizer = build()
+    path = write(tmp_path, 3, (model, optimizer))
+    for is_averaged in (False, True):
+        found, _ = build()
+        load_average(path, found, None)
+        load_model(path, found, averaged=is_averaged)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(found.state_dict()[name], tensor)
+    (tmp_path / "other").mkdir()
+    average = Average(model, 0.9)
+    with torch.no_grad():
+        model.get_parameter("average.weight").add_(1)
+    path = write_averaged(tmp_path / "other", model, optimizer, average)
+    for is_averaged in (False, True):
+        load_average(path, found, Average(found, 0.9))
+        load_model(path, found, averaged=is_averaged)
+        own = average.tensors() if is_averaged else model.state_dict()
+        assert torch.equal(found.get_parameter("average.weight"), own["average.weight"])
+
+
+@pytest.mark.parametrize("has_one", [False, True])
+def test_an_average_on_one_side_only_is_refused(tmp_path, has_one):
+    model, optimizer, average = averaged()
+    path = write_averaged(tmp_path, model, optimizer, average if has_one else None)
+    with pytest.raises(UserError) as refused:
+        load_average(path, model, None if has_one else average)
+    there, now = ("a", "0") if has_one else ("no", "above 0")
+    assert f"holds {there} moving average of the weights, but train.ema is {now}: " in str(
+        refused.value
+    )
+    assert "\n" not in str(refused.value)
+
+
+def test_an_average_of_other_weights_or_of_none_is_refused(tmp_path):
+    path = write_averaged(tmp_path, *averaged())
+    other = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4))
+    with pytest.raises(UserError, match=r"averaged weights do not fit this model: 2\.bias"):
+        load_average(path, other, Average(other, 0.9))
+    wide = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4))
+    with pytest.raises(UserError, match=r"average\.0\.weight has shape \[4, 3\], not \[4, 5\]"):
+        load_average(path, wide, Average(wide, 0.9))
+    (path / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(UserError, match=r"model\.safetensors is not readable"):
+        load_average(path, wide, Average(wide, 0.9))

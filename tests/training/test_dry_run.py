@@ -7,16 +7,19 @@ import torch
 
 from mae.data.training_data import open_training_data
 from mae.errors import UserError
+from mae.parameter_groups import parameter_groups
 from mae.pretrain import main
 from mae.settings import load_config
 from mae.training import dry_run as module
+from mae.training import step as stepping
 from mae.training.dry_run import checkpoint_bytes, dry_run
-from mae.training.feeding import forward
 from mae.training.flops import flops_per_image
 from mae.training.optim import build_optimizer
-from mae.training.plan import build_accelerator, make_plan
-from mae.training.run import Run, build_objective
+from mae.training.plan import Task, build_accelerator, make_plan
+from mae.training.run import Run
 from mae.training.snapshot import tensors_of
+from mae.training.step import forward
+from mae.training.trained import build_objective
 from tests.runs import write_config
 
 IMAGES = 52
@@ -34,14 +37,14 @@ def tried(tmp_path, shards, monkeypatch):
     monkeypatch.setattr(module, "READ_SECONDS", 0.2)
 
     def run(*settings: str, forward=forward):
-        monkeypatch.setattr(module, "forward", forward)
+        monkeypatch.setattr(stepping, "forward", forward)
         config, data = open_training_data(load_config(write_config(tmp_path, shards), settings))
         accelerator = build_accelerator(config.train)
         plan = make_plan(config, len(data.manifest), 1, 0)
         objective = build_objective(config)
-        flops = flops_per_image(objective, config.model.in_chans)
-        plan = plan._replace(flops_per_image=flops)
-        return dry_run(config, data, objective, plan, accelerator), objective
+        flops = flops_per_image(objective, config.data.in_chans)
+        task = Task(config, plan._replace(flops_per_image=flops), data)
+        return dry_run(task, objective, accelerator), objective
 
     return run
 
@@ -94,7 +97,9 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused(tried):
 def test_a_checkpoint_is_as_large_as_foretold(tmp_path, shards):
     config = load_config(write_config(tmp_path, shards))
     objective = build_objective(config)
-    optimizer = build_optimizer(objective, config.optim)
+    optimizer = build_optimizer(
+        parameter_groups(objective, config.optim.weight_decay), config.optim
+    )
     for parameter in objective.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
@@ -105,10 +110,10 @@ def test_a_checkpoint_is_as_large_as_foretold(tmp_path, shards):
 def scarce(limit: int):
     """A device on which `limit` images fit."""
 
-    def limited(model, objective, feed, batch):
+    def limited(learner, batch, progress):
         if len(batch.samples) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        return forward(model, objective, feed, batch)
+        return forward(learner, batch, progress)
 
     return limited
 
@@ -123,7 +128,7 @@ def test_out_of_memory_names_the_setting_and_a_value_to_try(tried):
 
 
 def test_other_errors_of_a_step_are_not_explained_away(tried):
-    def broken(model, objective, feed, batch):
+    def broken(learner, batch, progress):
         raise RuntimeError("shape mismatch")
 
     with pytest.raises(RuntimeError, match="shape mismatch"):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from mae.config import ModelConfig
-from mae.models.mae import build_mae
-from mae.objective import Features, Objective, Output
+from mae.objectives.base import Features, Objective, Output
+from mae.objectives.mae.model import build_mae
+from mae.settings import load_config
 from mae.training.flops import TERA, flops_per_image, mfu, peak_flops, peak_of
 
 PUBLISHED = {
@@ -33,15 +33,12 @@ class Linear(Objective):
     def draw(self, images, seeds, labels=None):
         return None
 
-    def forward(self, images, noise):
+    def forward(self, images, noise, progress):
         loss = self.head(images.flatten(1).float() * self.scale).mean()
-        return Output(loss, torch.stack([loss, loss]).detach())
-
-    def figures(self, loss, statistics):
-        return {}
+        return Output({"mean": loss}, {}, {})
 
     def encode(self, images):
-        return Features(images, {})
+        return Features({})
 
 
 def test_a_product_is_counted_forward_and_backward():
@@ -54,7 +51,7 @@ def test_the_papers_sizes(encoder):
     """Ours does a little less than the textbook for the same result: it embeds the visible patches
     only, and the decoder's last block and head work for the hidden ones only."""
     with torch.device("meta"):
-        objective = build_mae(ModelConfig(encoder=encoder), (0.5,) * 3, (0.5,) * 3)
+        objective = build_mae(load_config(None, [f"model.encoder={encoder}"]))
     began = time.process_time()
     giga = flops_per_image(objective, 3) / 1e9
     assert time.process_time() - began < 5
@@ -64,17 +61,16 @@ def test_the_papers_sizes(encoder):
 
 
 def test_counting_leaves_the_objective_as_it_is():
-    config = ModelConfig(
-        encoder="vit_tiny_patch16_224",
-        encoder_kwargs={"embed_dim": 32, "depth": 1, "num_heads": 2},
-        img_size=(16, 32),
-        patch_size=4,
-        in_chans=5,
-        decoder_embed_dim=16,
-        decoder_depth=1,
-        decoder_num_heads=2,
-    )
-    objective = build_mae(config, (0.5,) * 5, (0.5,) * 5)
+    model = {
+        "encoder": "vit_tiny_patch16_224",
+        "encoder_kwargs": {"embed_dim": 32, "depth": 1, "num_heads": 2},
+        "patch_size": 4,
+        "decoder_embed_dim": 16,
+        "decoder_depth": 1,
+        "decoder_num_heads": 2,
+    }
+    data = {"img_size": (16, 32), "in_chans": 5, "mean": (0.5,) * 5, "std": (0.5,) * 5}
+    objective = build_mae(load_config(None, (), {"model": model, "data": data}))
     before = {name: tensor.clone() for name, tensor in objective.state_dict().items()}
     random_state = torch.get_rng_state()
     assert flops_per_image(objective, 5) > 0

@@ -15,7 +15,9 @@ from torch import nn
 
 from mae.config import OptimConfig
 from mae.errors import UserError
+from mae.parameter_groups import parameter_groups
 from mae.training import checkpoint
+from mae.training.average import Average
 from mae.training.checkpoint import read_position, seal
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.resume import resume
@@ -46,7 +48,7 @@ class Small(nn.Module):
 
 def build(seed=0) -> tuple[Any, torch.optim.Optimizer]:
     model = Small(seed)
-    return model, build_optimizer(model, OptimConfig())
+    return model, build_optimizer(parameter_groups(model, 0.05), OptimConfig())
 
 
 def train(forward, optimizer, first, last, process=0, processes=1):
@@ -196,6 +198,34 @@ def test_other_data_is_refused(run):
     others: Any = SimpleNamespace(fingerprint="def")
     with pytest.raises(UserError, match=r"data\.train: not the samples that .*step-000000003 was"):
         resume(run, model, optimizer, others, Accelerator(cpu=True))
+
+
+def test_an_average_goes_on_where_it_was_and_begins_at_the_weights(tmp_path):
+    run = Run(tmp_path)
+    model, optimizer = build()
+    average = Average(model, 0.9)
+    with torch.no_grad():
+        model.token.add_(1)  # loaded since
+    resume(run, model, optimizer, DATA, Accelerator(cpu=True), average=average)
+    assert torch.equal(average.tensors()["token"], model.token)
+    for number in (1, 2, 3):
+        train(model, optimizer, number, number)
+        average.update(number)
+    run.checkpoints.mkdir(parents=True)
+    saver = Saver(run.checkpoints, 9, 0, Accelerator(cpu=True))
+    saver.save(model, optimizer, position(3), wait=True, average=average)
+    saver.save_alone(model, optimizer, position(4), average)
+    saver.close()
+    for before in (None, 4):
+        found, its = build(seed=1)
+        again = Average(found, 0.9)
+        resume(run, found, its, DATA, Accelerator(cpu=True), before, again)
+        for name, tensor in average.tensors().items():
+            assert torch.equal(again.tensors()[name], tensor)
+    found, its = build(seed=1)
+    with pytest.raises(UserError, match=r"000003: holds a moving .* but train\.ema is 0"):
+        go_on(run, found, its)
+    assert torch.equal(found.token, build(seed=1)[0].token)
 
 
 LEGS = """

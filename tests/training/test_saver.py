@@ -14,9 +14,10 @@ from mae.training import saver as saver_module
 from mae.training.checkpoint import newest_checkpoint, read_position
 from mae.training.restore import load_model
 from mae.training.saver import Saver
-from mae.training.snapshot import Snapshots, tensors_of
+from mae.training.snapshot import Snapshots, buffer_checksums, tensors_of
 from tests.runs import environment
 from tests.training.test_checkpoint import names, position, step, stepped, steps
+from tests.two_processes import run_two
 
 
 @pytest.fixture
@@ -150,6 +151,86 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, build_saver):
         with pytest.raises(RunFailed, match="step 3: the weights are not finite; nothing was sav"):
             save(model, optimizer, position())
     assert names(tmp_path) == []
+
+
+def test_buffers_that_are_not_finite_are_not_saved_either(tmp_path, build_saver):
+    model, optimizer = stepped()
+    model.register_buffer("counts", torch.tensor([1, 2]))
+    model.register_buffer("scale", torch.tensor([1.0, float("nan")]))
+    with pytest.raises(RunFailed, match="step 3: the weights are not finite; nothing was saved"):
+        build_saver().save(model, optimizer, position())
+    assert names(tmp_path) == []
+
+
+def test_checksums_see_every_bit_and_place():
+    model = torch.nn.Module()
+    values = torch.tensor([0.5, -0.0, 3.0, 0.5])
+    tensors = [values, -values, values[[1, 0, 2, 3]], values.abs(), values.double(), values[:3]]
+    tensors += [torch.tensor(one) for one in (True, False, 7, 8, 1.5)]
+    tensors += [values.bfloat16(), torch.zeros(2, 0), torch.view_as_complex(values.view(2, 2))]
+    tensors.append(values.view(2, 2).T)
+    for number, tensor in enumerate(tensors):
+        model.register_buffer(f"b{number}", tensor)
+    found = buffer_checksums(model)
+    # A complex number is its two parts, in their places.
+    assert found["b0"] == found.pop("b13") and len(set(found.values())) == len(found)
+    assert buffer_checksums(model)["b14"] == found["b14"]
+    with torch.no_grad():
+        values[2] = torch.nextafter(values[2], torch.tensor(4.0))
+    assert buffer_checksums(model)["b0"] != found["b0"]
+
+
+BUFFERS = """
+import os, sys
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from mae.errors import RunFailed
+from mae.training.saver import Saver
+from mae.training.sharding import prepare
+from tests.training.test_checkpoint import position
+from tests.training.test_resume import build
+
+folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+os.environ |= {"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == 2
+model, optimizer = build(seed=rank)
+prepared, optimizer = prepare(model, optimizer, accelerator)
+(folder / "saved").mkdir(exist_ok=True)
+saver = Saver(folder / "saved", 9, 0, accelerator)
+
+def save(number):
+    try:
+        saver.save(model, optimizer.optimizer, position(number), wait=True)
+    except RunFailed as error:
+        return str(error)
+    return "saved"
+
+print(save(1))
+model.scale[2] += rank  # no forward pass makes them one again
+prepared(torch.ones(4, 5)).backward()
+assert model.scale[2] == 0.5 + rank
+print(save(2))
+model.scale[2] -= rank
+print(save(3))
+dist.destroy_process_group()
+"""
+
+
+def test_buffers_that_differ_between_processes_end_the_run_on_all(tmp_path):
+    """They are the first process's at the start, and each process's own from then on."""
+    first, second = run_two(BUFFERS, tmp_path)
+    assert first == second
+    one, two, three = first.splitlines()
+    assert one == three == "saved"
+    assert two.startswith(
+        "step 2: buffer scale of process 1 is not that of process 0; nothing was saved: "
+    )
+    assert steps(tmp_path / "saved") == [1, 3]
 
 
 def test_a_folder_that_is_gone_is_refused_and_not_made_again(tmp_path, build_saver):

@@ -1,0 +1,1 @@
+"""Comparisons with other implementations, and scaling on paper: `python -m benchmarks.NAME`."""

@@ -1,0 +1,36 @@
+"""Profile of others' training steps: `python -m benchmarks.profile`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from benchmarks.command_line import exit_code
+from benchmarks.others import IMPLEMENTATIONS, TRANSFORMERS, build_step
+from mae.bench.profile import bench_profile
+from mae.bench.tables import profile_table
+from mae.commands.bench import case_of, write_result
+from mae.device import choose_device
+from mae.options.bench import encoder_options
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code: 0 done, 1 failed, 2 wrong use."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.profile",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--implementation", choices=IMPLEMENTATIONS, default=TRANSFORMERS)
+    encoder_options(parser)
+    args = parser.parse_args(argv)
+
+    def work() -> None:
+        case = case_of(args)._replace(implementation=args.implementation)
+        result = bench_profile(case, device=choose_device(args.device), build=build_step)
+        write_result(args.out, result, profile_table(result))
+
+    return exit_code(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

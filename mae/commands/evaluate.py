@@ -1,0 +1,165 @@
+"""`mae evaluate`: classifiers on labelled shards."""
+
+import argparse
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mae import __version__
+from mae.commands.images import write_png
+from mae.commands.reports import say
+from mae.config import Config
+from mae.data.class_names import class_names
+from mae.data.images import Images
+from mae.data.training_data import open_images, training_manifest
+from mae.device import choose_device
+from mae.errors import UserError
+from mae.evaluation.classification import (
+    Judged,
+    class_report,
+    class_table,
+    confusion,
+    judge,
+    require_classes,
+)
+from mae.evaluation.confidence import paired_difference
+from mae.evaluation.encoders import lacking
+from mae.evaluation.sources import seen_in_train
+from mae.models.encoder import timm_encoder
+from mae.objectives.registry import implementation
+from mae.pictures.confusion import draw_confusion
+from mae.remote.files import is_remote
+from mae.results import write_json
+from mae.training.checkpoint import Position
+from mae.training.run import run_of
+from mae.training.trained import load_pretrained
+
+
+class Evaluated(NamedTuple):
+    """A run's classifier, and what it made of the images."""
+
+    config: Config
+    position: Position
+    images: Images
+    judged: Judged
+    names: list[str]
+    """of the classes"""
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """`mae evaluate`."""
+    out = args.out or run_of(args.run).folder / "evaluation.json"
+    device = choose_device(args.device)
+    print(evaluate_run(args.run, args.test, "--test", out, device, args.workers, args.beside))
+
+
+def evaluate_run(
+    folder: Path,
+    shards: Sequence[str],
+    key: str,
+    out: Path,
+    device: str,
+    workers: int,
+    beside: Path | None = None,
+) -> str:
+    """Write `out` and the confusion matrix beside it; what there is to tell.
+
+    `key` is what messages call `shards`; `beside` is another run, to be compared with on the same
+    images.  Raises UserError where a folder holds no classifier, the labels are not its classes or
+    more than data.max_bad images cannot be decoded.
+    """
+    config, position, images, judged, names = judge_run(folder, shards, key, device, workers)
+    for reason in judged.left_out:
+        say(f"left out: {reason}")
+    seen, run = trained_on(config, images), run_of(folder).folder
+    report = class_report(judged, names)
+    lines = [f"{run}, step {position.step:,}", class_table(report)]
+    if beside is not None:
+        other = judge_run(beside, shards, key, device, workers).judged
+        ours, others = (one.guesses == one.labels for one in (judged, other))
+        above = paired_difference(ours, others, config.train.seed)
+        report["above"] = {
+            "run": str(beside),
+            "accuracy": float(np.mean(others)),
+            "difference": above.mean,
+            "interval": list(above.interval),
+        }
+        low, high = (100 * bound for bound in above.interval)
+        lines.append(
+            f"{beside}: {np.mean(others):.1%} of the same images; this run {100 * above.mean:+.1f} "
+            f"points ({low:+.1f} to {high:+.1f}, 95 % interval, paired)"
+        )
+    chosen = "nothing was chosen on these images"
+    if seen:
+        chosen = f"{seen:,} of these images were trained on"
+    facts = {
+        "protocol": "centred views, all images once",
+        "selection": f"{'the last' if run == folder else 'a given'} checkpoint; {chosen}",
+        "run": str(folder),
+        "step": position.step,
+        "test_images_in_train": seen,
+        "data": images.manifest.fingerprint,
+        "crop_pct": config.data.crop_pct,
+        "averaged_weights": config.train.ema > 0,
+        "seed": config.train.seed,
+        "interval_rule": "95 %: Wilson's, of the test images; differences: paired bootstrap",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"mae": __version__},
+    }
+    write_json(out, {**facts, **report})
+    picture = out.with_name(f"{out.stem}-confusion.png")
+    title = f"{run.name}, step {position.step:,}: {report['accuracy']:.1%} of "
+    title += f"{report['images']:,} images right"
+    write_png(draw_confusion(confusion(judged, len(names)), names, title), picture)
+    return "\n".join([*lines, str(out), str(picture)])
+
+
+def judge_run(
+    folder: Path, shards: Sequence[str], key: str, device: str, workers: int
+) -> Evaluated:
+    """A checkpoint, or the newest of a run, on all `shards`; raises as `evaluate_run` does."""
+    config, objective, position = load_pretrained(folder)
+    names = list(implementation(config.objective).class_names(config, run_of(folder).folder))
+    classify: Any = getattr(objective.to(device), "logits", None)
+    if classify is None or not names:
+        refusal = lacking(folder, config.objective, "class scores", "evaluate")
+        if timm_encoder(objective) is None:
+            raise refusal
+        raise UserError(f"{refusal} (`mae finetune` makes a classifier of a pretraining run)")
+    images = open_images(shards, key, config)
+    labels = require_classes(images, key, len(names))
+    theirs = class_names(images.manifest.shards, len(names))
+    numbers = [str(number) for number in range(len(names))]
+    if theirs != names and numbers not in (theirs, names):
+        raise UserError(f"{key}: its classes.txt names other classes than those of {folder}")
+    judged = judge(
+        classify,
+        images,
+        labels,
+        objective.img_size,
+        config.data.crop_pct,
+        device=device,
+        workers=workers,
+        max_bad=config.data.max_bad,
+    )
+    return Evaluated(config, position, images, judged, names)
+
+
+def trained_on(config: Config, test: Images) -> int | None:
+    """Images of `test` that the run was trained on; warns of them, and where it cannot tell (None).
+
+    Remote training shards are not fetched for it.
+    """
+    data = config.data
+    patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
+    try:
+        if not any(map(is_remote, patterns)):
+            return seen_in_train(training_manifest(data), test.manifest, say, "data.train")
+        problem = "its shards are remote"
+    except UserError as error:
+        problem = str(error)
+    say(f"warning: whether these images were trained on is not known: {problem}")
+    return None

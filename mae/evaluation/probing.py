@@ -1,0 +1,171 @@
+"""Probes that train a head on a frozen encoder: their run folders, and what they are given."""
+
+import argparse
+import json
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from torch import nn
+
+from mae.config import Config
+from mae.data.images import Images
+from mae.data.manifest import Manifest
+from mae.errors import UserError
+from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, Opened
+from mae.exits import DONE, STATUS_FILE, read_exit
+from mae.objectives.base import Objective
+from mae.objectives.frozen_section import classes_of
+from mae.setting_changes import differing_keys
+from mae.training.checkpoint import newest_checkpoint
+from mae.training.plan import Source
+from mae.training.run import Run
+
+ENDS_DIFFERENTLY = ("train.epochs",)
+"""settings that may change in a run that is resumed, but make another probe"""
+
+
+T = TypeVar("T")
+
+
+class Fit(Protocol):
+    """Training of a run of a probe."""
+
+    def __call__(
+        self, config: Config, source: Source | None = None, followed_by: Path | None = None
+    ) -> Objective:
+        """Train the run that settings describe, from where it stands; what was trained.
+
+        `source`: samples other than those of data.train.  `followed_by`: folder of the probe's
+        next run, which builds on this one.  All processes call it.
+        """
+        ...
+
+
+class Probing(NamedTuple):
+    """A probe that is asked for.  All processes are given the same, and train together."""
+
+    options: argparse.Namespace
+    """the command line"""
+    opened: Opened
+    encoders: dict[str, FrozenEncoder]
+    """by name: that of the folder first, then with --baselines the untrained"""
+    modules: dict[str, nn.Module]
+    """that they consist of, on the CPU"""
+    train: Images
+    test: Images
+    folder: Path
+    """where the results go"""
+    device: str
+    """of this process"""
+    num_processes: int
+    is_main: bool
+    """this process tests, and tells"""
+    fit: Fit
+    share: Callable[[Any], Any]
+    """what the first process has, on all of them"""
+    say: Callable[[str], None]
+
+    def on_first(self, work: Callable[[], T]) -> T | None:
+        """Result of `work` on the first process, None on the others, which wait for it.
+
+        What it raises as UserError is raised by all of them: none is left in a collective.
+        """
+        return on_first(work, self.is_main, self.share)
+
+    def data_settings(self, encoder: FrozenEncoder) -> dict[str, Any]:
+        """Section `data:`: the encoder's own reading of images, on --train."""
+        data = self.opened.config.data
+        return {
+            **data.model_dump(mode="json"),
+            "train": list(self.options.train),
+            "mixture": (),
+            "val": (),
+            "order": "global" if data.order == "global" else "window",
+            "repeats": 1,
+            "own_statistics": False,
+            "crop_on_device": False,
+            "decode_on_device": False,
+            "img_size": encoder.img_size,
+            "workers": self.options.workers,
+        }
+
+    def model_settings(self, encoder: FrozenEncoder, labels: Sequence[int]) -> dict[str, Any]:
+        """Section `model:` as far as all probes have it, for the different labels of --train."""
+        return {
+            "encoder": str(self.options.run.resolve()),
+            "untrained": encoder.name == UNTRAINED,
+            "sha256": encoder.sha256,
+            **classes_of(list(labels)),
+        }
+
+    def log_settings(self) -> dict[str, Any]:
+        """Section `log:`: tracked where the run is that the encoder is of."""
+        log, is_run = self.opened.config.log, self.opened.step is not None
+        return {
+            "wandb": log.wandb and is_run,
+            "tensorboard": log.tensorboard and is_run,
+            "project": log.project,
+            "panel_every": 0,
+            "health_every": 0,
+        }
+
+
+def on_first(work: Callable[[], T], is_main: bool, share: Callable[[Any], Any]) -> T | None:
+    """Result of `work` on the first process, None on the others; its UserError on all of them."""
+    found, problem = None, None
+    if is_main:
+        try:
+            found = work()
+        except UserError as error:
+            problem = str(error)
+    if problem := share(problem):
+        raise UserError(problem)
+    return found
+
+
+def claim_folder(
+    config: Config,
+    manifest: Manifest,
+    followed_by: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Make way in `config.output` for this probe, or leave there what it continues.
+
+    A finished probe of other settings, encoder or data goes.  UserError where an unfinished one
+    of others is there, or in `followed_by`.
+    """
+    run = Run(config.output)
+    if not run.config_file.exists():
+        return  # new, or none of ours: `Run.check` says so
+    old = run.config()
+    decisive, free = differing_keys(old, config)
+    lines = [*(line for line in free if line.startswith(ENDS_DIFFERENTLY)), *decisive]
+    found = newest_checkpoint(run.checkpoints)
+    if found and found.position.data != manifest.fingerprint:
+        short = (one[:16] for one in (found.position.data, manifest.fingerprint))
+        lines.append("training data: " + " → ".join(short))
+    if not lines:
+        return
+    for one in (run, *([Run(followed_by)] if followed_by else [])):
+        word = read_exit(one.folder / STATUS_FILE)
+        if one.config_file.exists() and (word is None or word.code != DONE):
+            key, _, values = lines[0].removeprefix("train.").partition(": ")
+            before, _, now = values.partition(" → ")
+            raise UserError(
+                f"{one.folder}: an unfinished probe with another {key} ({before}, not {now}): go "
+                "back to that, or delete the folder to begin anew"
+            )
+    say(f"{run.folder}: held a finished probe with another {lines[0]}: begun anew")
+    doomed = run.folder.rename(run.folder.with_name(f"{run.folder.name}.{secrets.token_hex(4)}"))
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def replaced_images(folder: Path, manifest: Manifest) -> list[str]:
+    """Unreadable training images of the run in `folder`, which others took the place of."""
+    file = Run(folder).quarantine_file
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    own = {row["sample"]: row["error"] for row in rows if row["data"] == manifest.fingerprint}
+    return [own[sample] for sample in sorted(own)]

@@ -1,0 +1,1 @@
+"""Objectives: what a run learns.  Their contract: `declaration`, `base`; names: `registry`."""

@@ -1,0 +1,58 @@
+"""Attentive probe: its heads on the encoder that the settings name."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mae.config import Config
+from mae.data.class_names import class_names
+from mae.evaluation.encoders import TOKENS, blank_vectors, open_again
+from mae.evaluation.probing import Probing
+from mae.objectives.attentive.declaration import model_of
+from mae.objectives.attentive.model import AttentiveProbe
+from mae.objectives.attentive.report import attentive
+from mae.objectives.base import Implementation, Objective
+
+
+class AttentiveImplementation(Implementation):
+    """Attentive probe."""
+
+    def build(self, config: Config) -> AttentiveProbe:
+        """The heads that the settings describe; UserError where the encoder is gone or another."""
+        model = model_of(config)
+        encoder = open_again(model.encoder, model.untrained, model.sha256)
+        return AttentiveProbe(
+            encoder,
+            blank_vectors(encoder, config.data.in_chans)[TOKENS].shape[2],
+            model.classes,
+            num_heads=len(model.heads),
+            seed=config.train.seed,
+            labels=model.labels,
+        )
+
+    def parameter_groups(self, objective: Objective, config: Config) -> list[dict[str, Any]]:
+        """Two groups for each head, of its own learning rate: decayed matrices, and vectors."""
+        assert isinstance(objective, AttentiveProbe) and config.optim.lr
+        groups = []
+        for head, choice in zip(objective.heads, model_of(config).heads, strict=True):
+            for is_matrix in (True, False):
+                groups.append(
+                    {
+                        "params": [p for p in head.parameters() if (p.ndim > 1) == is_matrix],
+                        "weight_decay": choice.weight_decay if is_matrix else 0.0,
+                        "lr_scale": choice.lr / config.optim.lr,
+                    }
+                )
+        return groups
+
+    def class_names(self, config: Config, run: Path) -> Sequence[str]:
+        """Names of the classes; none where labels leave numbers out."""
+        model = model_of(config)
+        return () if model.labels else class_names(config.data.train, model.classes, run)
+
+    def probe(self, asked: Probing) -> Mapping[str, Any]:
+        """The report of `mae attentive`."""
+        return attentive(asked)
+
+
+IMPLEMENTATION = AttentiveImplementation()

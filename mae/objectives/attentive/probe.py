@@ -1,0 +1,148 @@
+"""The probe of one encoder: a setting chosen on a tenth, a head trained by it, tested once."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mae.errors import UserError
+from mae.evaluation.labels import ClassNumbers
+from mae.evaluation.probe import is_edge
+from mae.evaluation.probing import Probing
+from mae.evaluation.protocol import LEARNT, ranks_of_truth, saying
+from mae.hashing import Stream, fold
+from mae.objectives.attentive.declaration import Choice
+from mae.objectives.attentive.model import AttentiveProbe
+from mae.objectives.attentive.recipe import CHOICES, AttentiveRecipe, run_settings
+from mae.objectives.attentive.tokens import Rows, Tokens, token_data
+
+NAME = "attentive"
+"""of the run folder, and of the report's file"""
+
+LEAST_IMAGES = 20
+"""with fewer a tenth cannot choose"""
+
+
+class TokenSubject(NamedTuple):
+    """An encoder's tokens of both data sets."""
+
+    encoder: str
+    """pretrained or fine-tuned, or untrained"""
+    train: Tokens
+    test: Tokens
+
+
+class Probed(NamedTuple):
+    """Result of the probe of one encoder; the ranks on the first process alone."""
+
+    ranks: npt.NDArray[np.int64]
+    """[m] of the test images: how many classes score higher than the right one"""
+    chosen: Choice
+    accuracies: list[float]
+    """of each choice, on the tenth"""
+    lr_at_edge: bool
+    """the smallest or largest learning rate is better than all in between"""
+
+
+def attentive_probe(
+    asked: Probing,
+    subject: TokenSubject,
+    numbers: ClassNumbers,
+    recipe: AttentiveRecipe,
+    choices: Sequence[Choice] = CHOICES,
+) -> Probed:
+    """Choose, refit, test once.  `numbers` has one class for each row of the tokens.
+
+    Raises UserError for fewer than LEAST_IMAGES training images.
+    """
+    n, train, say = len(numbers.train), subject.train, saying(asked.say, subject.encoder)
+    if n < LEAST_IMAGES:
+        raise UserError(f"--train: {n} images; an attentive probe needs {LEAST_IMAGES}")
+    order = np.argsort(fold(recipe.seed, Stream.STATISTICS, np.arange(n)), kind="stable")
+    held_out, fitted = np.sort(order[: n // 10]), np.sort(order[n // 10 :])
+    for rows in (n - n // 10, n):
+        refuse_uneven(min(recipe.batch_size, rows), asked.num_processes, recipe.batch_size)
+    say(f"choosing among {len(choices)} settings on {len(held_out):,} of {n:,} training images")
+    probe = _fit(asked, subject, recipe, choices, fitted, f"{NAME}-choosing", NAME)
+    found = _ranks(asked, subject.encoder, probe, train, numbers.train, held_out, recipe)
+    accuracies = asked.share([float((row == 0).mean()) for row in found])
+    best = choices[int(np.argmax(accuracies))]
+    say(f"chosen: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
+    probe = _fit(asked, subject, recipe, [best], np.arange(n), NAME)
+    everything = np.arange(len(numbers.test))
+    tested = _ranks(asked, subject.encoder, probe, subject.test, numbers.test, everything, recipe)
+    return Probed(tested.flatten(), best, accuracies, rate_at_edge(choices, accuracies))
+
+
+def refuse_uneven(images: int, num_processes: int, batch_size: int) -> None:
+    """UserError where a step of so many images does not divide among the processes."""
+    if images % num_processes:
+        raise UserError(
+            f"--batch-size: {batch_size}, of which a step takes {images} images, does not divide "
+            f"among {num_processes} processes: choose another, or use one process"
+        )
+
+
+def _fit(
+    asked: Probing,
+    subject: TokenSubject,
+    recipe: AttentiveRecipe,
+    choices: Sequence[Choice],
+    rows: Rows,
+    *names: str,
+) -> AttentiveProbe:
+    """The heads trained on `rows`, in the run folder of the first of `names`; others follow."""
+    encoder, train = asked.encoders[subject.encoder], asked.train
+    suffix = "" if subject.encoder in LEARNT else f"-{subject.encoder}"
+    folder, *later = (asked.folder / f"{name}{suffix}" for name in names)
+    labels = np.unique(train.manifest.label[subject.train.samples]).tolist()
+    config = run_settings(asked, encoder, recipe, choices, labels, len(rows), str(folder))
+    data = token_data(subject.train, rows, train, recipe.seed)
+    probe = asked.fit(config, data, later[0] if later else None)
+    assert isinstance(probe, AttentiveProbe)
+    return probe
+
+
+def _ranks(
+    asked: Probing,
+    name: str,
+    probe: AttentiveProbe,
+    tokens: Tokens,
+    labels: npt.NDArray[np.int64],
+    rows: Rows,
+    recipe: AttentiveRecipe,
+) -> npt.NDArray[np.int64]:
+    """`ranks` on the first process, with the encoder on the device meanwhile; none on others."""
+    if not asked.is_main:
+        return np.zeros((0, 0), np.int64)
+    module = asked.modules[name].to(asked.device)
+    found = ranks(probe.eval(), tokens, labels, rows, recipe.batch_size)
+    module.to("cpu")
+    return found
+
+
+@torch.no_grad()
+def ranks(
+    probe: AttentiveProbe,
+    tokens: Tokens,
+    labels: npt.NDArray[np.int64],
+    rows: Rows,
+    batch_size: int,
+) -> npt.NDArray[np.int64]:
+    """[heads rows] of each image's own class: `ranks_of_truth`."""
+    slices = np.array_split(rows, -(-len(rows) // batch_size))
+    found = []
+    for numbers, batch in zip(slices, tokens.batches(slices), strict=True):
+        above = [ranks_of_truth(scores, labels[numbers]) for scores in probe.scores(batch)]
+        found.append(torch.stack(above).cpu())
+    return torch.cat(found, dim=1).numpy()
+
+
+def rate_at_edge(choices: Sequence[Choice], accuracies: Sequence[float]) -> bool:
+    """True where the first or last of three or more learning rates is the best."""
+    rates = sorted({choice.lr for choice in choices})
+    pairs = list(zip(choices, accuracies, strict=True))
+    best = [max(value for choice, value in pairs if choice.lr == lr) for lr in rates]
+    return len(rates) > 2 and is_edge(np.array(best))

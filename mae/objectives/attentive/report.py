@@ -1,0 +1,184 @@
+"""The report of `mae attentive`: a setting chosen, a head trained by it, tested once."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mae.data.images import Images
+from mae.data.loader import CentredViews
+from mae.errors import UserError
+from mae.evaluation.encoders import TOKENS, FrozenEncoder, blank_vectors
+from mae.evaluation.feature_cache import FOLDER, features_of, identity, made_before
+from mae.evaluation.features import usable_samples
+from mae.evaluation.features_file import read_features
+from mae.evaluation.labels import check_labels, of_manifest, of_samples
+from mae.evaluation.probing import Probing
+from mae.evaluation.protocol import (
+    INTERVAL,
+    LEARNT,
+    part_of,
+    provenance,
+    ranked,
+    rows_of,
+    saying,
+)
+from mae.objectives.attentive.declaration import Choice
+from mae.objectives.attentive.probe import Probed, TokenSubject, attentive_probe
+from mae.objectives.attentive.recipe import (
+    BETAS,
+    CHOICES,
+    LEAST_STEPS,
+    AttentiveRecipe,
+    epochs_for,
+)
+from mae.objectives.attentive.tokens import (
+    CachedTokens,
+    EncodedTokens,
+    Tokens,
+    token_bytes,
+)
+
+ON_DISK = 0.9
+"""share of the free space that cached tokens may take"""
+
+MEASURES = (
+    "how well classes can be told apart by what all frozen tokens hold together; as published for "
+    "ImageNet, MAE's number lies between those of a linear probe and of fine-tuning"
+)
+PROTOCOL = (
+    "attention pooling with a learned query over all frozen tokens, LayerNorm, linear classifier; "
+    "AdamW, cosine"
+)
+SELECTION = (
+    "learning rate and weight decay by accuracy on a tenth of the training images; a new head on "
+    "all of them meets the test set once"
+)
+
+
+def attentive(asked: Probing) -> Mapping[str, Any]:
+    """Probe each encoder; the report is that of the first process.
+
+    Raises UserError for labels that do not fit (`check_labels`), too few images, and encoders
+    without patch tokens.
+    """
+    options, train, test = asked.options, asked.train, asked.test
+    check_labels(of_manifest(train.manifest), of_manifest(test.manifest))
+    for encoder in asked.encoders.values():
+        if TOKENS not in blank_vectors(encoder, train.channels):
+            is_run = asked.opened.step is not None
+            whose = f"objective {asked.opened.config.objective}" if is_run else "this encoder"
+            raise UserError(f"{options.run}: {whose} has no patch tokens; mae attentive needs them")
+    is_cached = asked.share(asked.on_first(lambda: tokens_fit(asked)))
+    subjects = [
+        TokenSubject(name, *(tokens_of(asked, name, one, is_cached) for one in (train, test)))
+        for name in asked.encoders
+    ]
+    epochs = options.epochs or epochs_for(len(train.manifest), options.batch_size)
+    recipe = AttentiveRecipe(epochs, options.batch_size, options.seed)
+    report = attentive_report(asked, subjects, recipe)
+    report["recipe"]["tokens"] = "cached" if is_cached else "encoded each epoch"
+    report["recipe"]["least_steps"] = None if options.epochs else LEAST_STEPS
+    return report
+
+
+def attentive_report(
+    asked: Probing,
+    subjects: Sequence[TokenSubject],
+    recipe: AttentiveRecipe,
+    choices: Sequence[Choice] = CHOICES,
+) -> dict[str, Any]:
+    """A probe of each of `subjects`, the one to be judged first."""
+    train, test, first = asked.train, asked.test, subjects[0]
+    numbers = check_labels(
+        of_samples(train.manifest, first.train.samples),
+        of_samples(test.manifest, first.test.samples),
+    )
+    results, notes, steps = [], [], recipe.steps(len(numbers.train))
+    if steps < LEAST_STEPS:
+        notes.append(f"{steps:,} steps: more --epochs, for {LEAST_STEPS:,}, may do better")
+    for subject in subjects:
+        probed, name = attentive_probe(asked, subject, numbers, recipe, choices), subject.encoder
+        more = {**probed.chosen.model_dump(), "lr_at_edge": probed.lr_at_edge}
+        more |= {"sweep": sweep(probed, choices)}
+        if probed.lr_at_edge:
+            told = f"lr {probed.chosen.lr:g} at the edge of the candidates"
+            notes.append(f"{name}: {told}, one beyond may do better")
+        if asked.is_main:
+            results.append(ranked(name, "tokens", probed.ranks, numbers.count, more))
+    known = identity(asked.encoders[first.encoder], train)
+    return {
+        "measures": MEASURES,
+        "protocol": PROTOCOL,
+        "selection": SELECTION,
+        "recipe": {**recipe._asdict(), "steps": steps, "betas": list(BETAS)},
+        "notes": notes,
+        "interval_rule": INTERVAL,
+        "classes": numbers.count,
+        **provenance(
+            known, part_of(train, first.train.left_out), part_of(test, first.test.left_out)
+        ),
+        "results": rows_of(results, numbers.test, recipe.seed),
+    }
+
+
+def sweep(probed: Probed, choices: Sequence[Choice]) -> list[dict[str, float]]:
+    """Accuracy of each choice on the tenth."""
+    pairs = zip(choices, probed.accuracies, strict=True)
+    return [{**choice.model_dump(), "accuracy": accuracy} for choice, accuracy in pairs]
+
+
+def tokens_of(asked: Probing, name: str, images: Images, is_cached: bool) -> Tokens:
+    """Tokens of a data set by the encoder `name`; the first process encodes or decodes them all.
+
+    Raises UserError where more than data.max_bad images are unreadable.
+    """
+    encoder, workers = asked.encoders[name], asked.options.workers
+    max_bad = asked.opened.config.data.max_bad
+    made = asked.share(asked.on_first(lambda: _made(asked, encoder, images)))
+    if not is_cached and not made:
+        views = CentredViews(images, encoder.img_size, encoder.crop_pct)
+        usable = asked.on_first(lambda: usable_samples(views, max_bad, workers=workers))
+        return EncodedTokens(encoder, images, asked.device, workers, asked.share(usable))
+
+    def encode() -> Path | None:
+        module = asked.modules[name].to(asked.device)
+        features_of(
+            encoder,
+            images,
+            asked.folder / FOLDER,
+            tokens=True,
+            device=asked.device,
+            workers=workers,
+            max_bad=max_bad,
+            step=asked.opened.step if name in LEARNT else None,
+            say=saying(asked.say, name),
+        )
+        module.to("cpu")
+        return _made(asked, encoder, images)
+
+    path = asked.share(asked.on_first(encode))
+    assert path is not None
+    return CachedTokens(read_features(path), asked.device)
+
+
+def tokens_fit(asked: Probing) -> bool:
+    """There is room for the tokens that are not kept yet; a line is printed where there is none."""
+    needed = sum(
+        token_bytes(encoder, images, "cpu")
+        for encoder in asked.encoders.values()
+        for images in (asked.train, asked.test)
+        if _made(asked, encoder, images) is None
+    )
+    folder = asked.folder
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = ON_DISK * shutil.disk_usage(existing).free
+    if needed <= min(asked.options.token_gb * 1e9, free):
+        return True
+    asked.say(f"{needed / 1e9:,.3g} GB of tokens: not kept, but encoded anew in every epoch")
+    return False
+
+
+def _made(asked: Probing, encoder: FrozenEncoder, images: Images) -> Path | None:
+    """A file of all tokens, made before."""
+    return made_before(asked.folder / FOLDER, identity(encoder, images), tokens=True)

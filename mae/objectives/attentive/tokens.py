@@ -1,0 +1,193 @@
+"""All tokens of a data set: from the cache, or encoded each time; to train on, and to test."""
+
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mae.config import Config
+from mae.data.batches import batches
+from mae.data.images import Images
+from mae.data.loader import Batch, CentredViews, Slices
+from mae.data.manifest import Manifest, select
+from mae.data.order import Order
+from mae.data.transform import stack
+from mae.errors import UserError
+from mae.evaluation.encoders import TOKENS, FrozenEncoder
+from mae.evaluation.features import Usable
+from mae.evaluation.features_file import FeatureSet
+from mae.hashing import Stream, fold
+from mae.remote.cache import ShardCache
+from mae.tensor_hashing import as_tensor
+
+Rows = npt.NDArray[np.int64]
+
+CPU = torch.device("cpu")
+
+
+class Tokens(Protocol):
+    """Tokens of the images that can be decoded."""
+
+    samples: Rows
+    """[n] each row's number in the manifest; images that do not decode have no row"""
+    left_out: list[str]
+    """what is wrong with those"""
+    workers: int
+    """processes that call `inputs`"""
+
+    @property
+    def inputs(self) -> Callable[[Rows], Tensor]:
+        """Rows on the CPU: tokens [len(rows) t d], or the images that the encoder encodes."""
+        ...
+
+    def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
+        """float32 [len(rows) t d] of each of `slices`: the class token, if any, and all patches."""
+        ...
+
+
+class CachedTokens:
+    """From a file of features."""
+
+    def __init__(self, features: FeatureSet, device: torch.device | str) -> None:
+        self.features, self.device, self.workers = features, device, 0
+        self.samples, self.left_out = features.samples, features.dropped()
+        self.inputs = self._halves
+
+    def _halves(self, rows: Rows) -> Tensor:
+        names = {"cls", TOKENS} & self.features.vectors.keys()
+        return joined({name: self._read(name, rows) for name in names})
+
+    def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
+        """Batches of tokens: see `Tokens`."""
+        for rows in slices:
+            yield self.inputs(rows).to(self.device).float()
+
+    def _read(self, name: str, rows: Rows) -> Tensor:
+        """Rows of the file, which is read in its own order."""
+        order = np.argsort(rows)
+        values = torch.from_numpy(self.features.vectors[name][rows[order]])
+        back = torch.empty(len(rows), dtype=torch.int64)
+        back[torch.from_numpy(order)] = torch.arange(len(rows))
+        return values[back]
+
+
+class EncodedTokens:
+    """From the images, each time."""
+
+    def __init__(
+        self,
+        encoder: FrozenEncoder,
+        images: Images,
+        device: torch.device | str,
+        workers: int,
+        usable: Usable,
+    ) -> None:
+        """`usable`: the images that can be decoded."""
+        self.encoder, self.device, self.workers = encoder, device, workers
+        self.views = CentredViews(images, encoder.img_size, encoder.crop_pct)
+        self.samples, self.left_out = usable
+        self.inputs = _Views(self.views, self.samples)
+
+    def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
+        """Batches of tokens: see `Tokens`."""
+        numbers = [self.samples[rows].tolist() for rows in slices]
+        for images in batches(self.views, numbers, self.workers):  # pyrefly: ignore  # any numbers
+            with torch.no_grad():
+                found = self.encoder.encode(images.to(self.device))
+                # As the cache keeps them, so that the two give the same probe.
+                yield joined(found).half().float()
+
+
+class _Views:
+    """Centred views of rows; without the encoder, for the processes that decode."""
+
+    def __init__(self, views: CentredViews, samples: Rows) -> None:
+        self.views, self.samples = views, samples
+
+    def __call__(self, rows: Rows) -> Tensor:
+        return stack([self.views.view(sample) for sample in self.samples[rows].tolist()])
+
+
+def joined(vectors: dict[str, Tensor]) -> Tensor:
+    """[b t d]: the class token, if there is one, then the patch tokens."""
+    first = [vectors["cls"][:, None]] if "cls" in vectors else []
+    return torch.cat([*first, vectors[TOKENS]], dim=1)
+
+
+class TokenBatches(Dataset):
+    """Positions of the stream → Batch."""
+
+    def __init__(
+        self, inputs: Callable[[Rows], Tensor], rows: Rows, manifest: Manifest, order: Order
+    ) -> None:
+        self.inputs, self.rows, self.manifest, self.order = inputs, rows, manifest, order
+
+    def __getitem__(self, index: range) -> Batch | UserError:
+        """The batch; a UserError comes back as a value, whole, where raising would wrap it."""
+        place = self.order(np.arange(index.start, index.stop))
+        try:
+            inputs = self.inputs(self.rows[place.sample])
+        except UserError as error:
+            return error
+        return Batch(
+            inputs,
+            as_tensor(fold(self.order.seed, Stream.OBJECTIVE, place.view, place.sample)),
+            torch.from_numpy(place.sample),
+            torch.from_numpy(self.manifest.label[place.sample].astype(np.int64)),
+            [],
+        )
+
+
+class TokenData(NamedTuple):
+    """Rows of tokens in an order of training: each once an epoch, as `TrainingData` has images."""
+
+    manifest: Manifest
+    """of the images of these rows alone"""
+    order: Order
+    dataset: TokenBatches
+    workers: int
+    cache: ShardCache | None
+
+    def names(self, step: int, batch_size: int) -> list[str]:
+        """`shard: key KEY` of all samples of the step that ends with `step` steps done."""
+        place = self.order(np.arange((step - 1) * batch_size, step * batch_size))
+        return [self.manifest.name(sample) for sample in place.sample.tolist()]
+
+    def images(self, config: Config) -> Images:
+        """The images by number."""
+        return Images(self.manifest, config.data.in_chans, config.data.bits, self.cache)
+
+    def batches(
+        self,
+        config: Config,
+        slices: Slices,
+        img_size: tuple[int, int],
+        first: int,
+        last: int,
+        left_out: Container[int] = (),
+        device: torch.device = CPU,
+    ) -> Generator[Batch]:
+        """The micro-batches of a process for the steps in [first, last) but those `left_out`."""
+        positions = slices.micro_batches(first, last, left_out)
+        return batches(self.dataset, positions, self.workers)
+
+
+def token_data(tokens: Tokens, rows: Rows, images: Images, seed: int) -> TokenData:
+    """The rows `rows` of the tokens of `images`, to train on."""
+    manifest = select(images.manifest, tokens.samples[rows])
+    order = Order(seed, [np.array([len(rows)])])
+    dataset = TokenBatches(tokens.inputs, rows, manifest, order)
+    return TokenData(manifest, order, dataset, tokens.workers, images.reader.cache)
+
+
+def token_bytes(encoder: FrozenEncoder, images: Images, device: torch.device | str) -> int:
+    """Size on disk of the cache of all tokens."""
+    dtype = torch.uint8 if images.bits == 8 else torch.uint16
+    blank = torch.zeros(1, images.channels, *encoder.img_size, dtype=dtype)
+    with torch.no_grad():
+        found = encoder.encode(blank.to(device))
+    return len(images.manifest) * sum(2 * value.numel() for value in found.values())

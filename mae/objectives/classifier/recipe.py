@@ -1,0 +1,133 @@
+"""Settings for fine-tuning: the published recipe for each size, and a pretraining run's own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mae.config import Config
+from mae.errors import UserError
+from mae.folders import run_folder
+from mae.objectives.vit_section import VitModel
+from mae.section import flatten
+from mae.settings import (
+    load_config,
+    read_yaml,
+    recorded_config,
+    refuse_other_objectives,
+)
+
+NAME = "classifier"
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "base": {"blr": 5e-4, "epochs": 100, "layer_decay": 0.65, "drop_path": 0.1},
+    "large": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "drop_path": 0.2},
+    "huge": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "drop_path": 0.3},
+}
+"""He et al. 2021, table 9, with the values of the released code where the two differ: those
+reproduce.  Encoders that are neither large nor huge take the smallest model's."""
+
+SCALE = (0.08, 1.0)
+"""of the random crops: timm's and the released code's, wider than in pretraining"""
+
+TAKEN_OVER = {
+    "data": (
+        *("train", "val", "index_dir", "cache_dir", "cache_gb", "allow_pipe", "workers"),
+        *("order", "window", "lanes", "max_bad", "img_size", "in_chans", "bits", "mean", "std"),
+        *("crop_pct", "flip"),
+    ),
+    "model": ("encoder", "encoder_kwargs", "patch_size"),
+    "train": ("precision", "compile", "seed"),
+    "log": ("wandb", "tensorboard", "project"),
+}
+"""what fine-tuning has in common with the pretraining it follows"""
+
+NONE = "none"
+"""init.from=none: from scratch, and then without layer decay"""
+
+
+def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
+    """The settings of `mae finetune SOURCE [section.key=value …]`.
+
+    `source` is a pretraining run, one of its checkpoints or a YAML file.  From scratch all layers
+    learn alike, unless finetune.layer_decay says otherwise.  Raises UserError as `load_config`
+    does, and where `source` is none of these.
+    """
+    if source.is_dir():
+        config = recorded_config(run_folder(source))
+        if config.objective == NAME:
+            raise UserError(f"{source}: fine-tuned already; give the pretraining run")
+        if not isinstance(config.model, VitModel):
+            raise UserError(
+                f"{source}: a run of objective {config.objective}, which trains no encoder of "
+                "timm's: there is nothing to fine-tune"
+            )
+        values = config.model_dump(mode="json")
+        base: dict[str, Any] = {
+            section: {key: values[section][key] for key in keys}
+            for section, keys in TAKEN_OVER.items()
+        }
+        # The rate of dropping is finetune.drop_path's to say.
+        base["model"]["encoder_kwargs"].pop("drop_path_rate", None)
+        base["output"] = f"{run_folder(source)}-finetuned"
+        base["init"] = {"from": str(source)}
+        name, path, asked = config.model.encoder, None, None
+    else:
+        base, path = {}, source
+        written = read_yaml(source)
+        asked = written.get("objective")
+        model = written.get("model")
+        name = model.get("encoder", "") if isinstance(model, dict) else ""
+    name = _chosen("model.encoder", overrides) or str(name)
+    asked = _chosen("objective", overrides) or asked
+    refuse_other_objectives("mae finetune", asked or NAME)
+    recipe = recipe_for(name)
+    for section, own in recipe.items():
+        base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own
+    config = load_config(path, overrides, base)
+    if config.init.from_ in ("", NONE):
+        # There is nothing yet in the lower layers that slow learning could preserve.
+        base["finetune"]["layer_decay"] = 1.0
+        config = load_config(path, overrides, base)
+        scratch = config.init.model_copy(update={"from_": ""})
+        config = config.model_copy(update={"init": scratch})
+    if not config.data.train:
+        raise UserError("data.train: give the labelled shards (a mixture is for pretraining)")
+    return config
+
+
+def _chosen(key: str, overrides: Sequence[str]) -> str:
+    """The last value of a setting on the command line; "" where it is not there."""
+    values = [text.partition("=")[2] for text in overrides if text.startswith(f"{key}=")]
+    return values[-1] if values else ""
+
+
+def recipe_for(encoder: str) -> dict[str, Any]:
+    """Settings by section for an encoder of timm's, by its name."""
+    size = next((size for size in ("large", "huge") if f"_{size}_" in encoder), "base")
+    of_size = RECIPES[size]
+    return {
+        "objective": NAME,
+        "data": {"scale": list(SCALE)},
+        "optim": {
+            "blr": of_size["blr"],
+            "min_lr": 1e-6,
+            "warmup_epochs": 5,
+            "weight_decay": 0.05,
+            "betas": [0.9, 0.999],
+        },
+        "train": {"epochs": of_size["epochs"], "batch_size": 1024},
+        "finetune": {key: of_size[key] for key in ("layer_decay", "drop_path")},
+        "log": {"health_every": 1, "panel_every": 0},
+    }
+
+
+def describe_recipe() -> str:
+    """The recipe for --help, where it goes before the defaults."""
+    values = flatten(recipe_for("vit_base_patch16_224"))
+    lines = "\n".join(f"  {key} = {value}" for key, value in values.items())
+    return (
+        f"recipe (for vit_base; large and huge have their own optim.blr, train.epochs,\n"
+        f"finetune.layer_decay and finetune.drop_path):\n\n{lines}\n\n"
+        "all settings (section.key = default, where neither the recipe nor SOURCE says otherwise):"
+        "\n\n"
+    )

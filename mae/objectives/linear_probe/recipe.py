@@ -1,0 +1,150 @@
+"""The published recipe of the linear probe, and the settings of a run by it."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from mae.config import Config
+from mae.errors import UserError
+from mae.evaluation.encoders import FrozenEncoder
+from mae.evaluation.probing import Probing
+from mae.objectives.linear_probe.declaration import GROUP
+from mae.settings import load_config
+
+BATCH_SIZE = 16384
+
+LEAST_STEPS = 10
+"""of an epoch; the batch of a data set too small for so many is smaller"""
+
+SCALE = (0.08, 1.0)
+"""RandomResizedCrop's usual range: the probe's crops are wider-ranging than pretraining's"""
+
+MOMENTUM = 0.9
+WARMUP = 10.0
+"""epochs, of 90"""
+
+OFFICIAL_IMAGES = 90 * 1_281_167
+"""views of ImageNet-1k that the published numbers for ViT-B are trained on"""
+
+
+class ProbeRecipe(NamedTuple):
+    """Training of the head; the defaults are the paper's for ViT-B (50 epochs for ViT-L, H)."""
+
+    epochs: float = 90.0
+    batch_size: int | None = None
+    """images of a step (None: 16384, or fewer for a small data set)"""
+    blr: float = 0.1
+    """base learning rate per 256 images of a step"""
+    warmup_epochs: float | None = None
+    """None: 10, or a ninth of fewer epochs than 90"""
+    device_batch: int = GROUP
+    """images at a time, and of each BatchNorm's statistics, at most"""
+    seed: int = 0
+
+
+class Sizes(NamedTuple):
+    """Numbers that follow from the recipe and the number of training images."""
+
+    batch_size: int
+    group: int
+    """images that BatchNorm normalises together"""
+    warmup_epochs: float
+
+
+def sizes(recipe: ProbeRecipe, samples: int) -> Sizes:
+    """The batch, the equal parts that it is taken in, and the warm-up.
+
+    UserError for a batch larger than the data, or that has no such parts, and for a warm-up that
+    leaves no time to learn.
+    """
+    warmup = recipe.warmup_epochs
+    if warmup is None:
+        warmup = min(WARMUP, recipe.epochs / 9)
+    if warmup >= recipe.epochs:
+        raise UserError(f"--warmup-epochs: {warmup:g}, but --epochs is only {recipe.epochs:g}")
+    batch_size = batch_for(samples, recipe.batch_size)
+    least = -(-batch_size // recipe.device_batch)
+    parts = next(n for n in range(least, batch_size + 1) if batch_size % n == 0)
+    if parts == batch_size:  # BatchNorm needs two images
+        raise UserError(
+            f"--step-batch: {batch_size} does not divide into parts of 2 to {recipe.device_batch} "
+            "images (--device-batch)"
+        )
+    return Sizes(batch_size, batch_size // parts, warmup)
+
+
+def batch_for(samples: int, batch_size: int | None) -> int:
+    """Images of a step: as asked, or 16384, or the power of two that leaves LEAST_STEPS an epoch.
+
+    UserError where more are asked for than there are.
+    """
+    if batch_size is None:
+        fitting = max(2, samples // LEAST_STEPS)
+        return min(BATCH_SIZE, 2 ** (fitting.bit_length() - 1))
+    if not 2 <= batch_size <= samples:
+        raise UserError(f"--step-batch: {batch_size} is not in 2..{samples}, the images of --train")
+    return batch_size
+
+
+def run_settings(
+    asked: Probing, encoder: FrozenEncoder, recipe: ProbeRecipe, labels: Sequence[int], output: str
+) -> Config:
+    """The settings of the run that trains the head, for the different labels of --train."""
+    samples = len(asked.train.manifest)
+    batch_size, group, warmup_epochs = sizes(recipe, samples)
+    return load_config(
+        None,
+        base={
+            "output": output,
+            "objective": "linear_probe",
+            "data": {**asked.data_settings(encoder), "scale": SCALE, "ratio": (3 / 4, 4 / 3)},
+            "model": {**asked.model_settings(encoder, labels), "group": group},
+            **training_sections(recipe, batch_size, group, warmup_epochs, samples),
+            "log": asked.log_settings(),
+        },
+    )
+
+
+def training_sections(
+    recipe: ProbeRecipe, batch_size: int, group: int, warmup_epochs: float, samples: int
+) -> dict[str, dict[str, Any]]:
+    """Sections `optim:` and `train:`; a checkpoint follows every epoch."""
+    return {
+        "optim": {
+            "name": "lars",
+            "blr": recipe.blr,
+            "warmup_epochs": warmup_epochs,
+            "weight_decay": 0.0,
+            "betas": (MOMENTUM, 0.999),
+        },
+        "train": {
+            "epochs": recipe.epochs,
+            "batch_size": batch_size,
+            "max_device_batch": group,
+            "seed": recipe.seed,
+            "checkpoint_every": -(-samples // batch_size),
+        },
+    }
+
+
+def remarks(recipe: ProbeRecipe, samples: int, steps: int, flip: bool) -> Iterator[str]:
+    """Differences from the published probe, for people to judge the number by."""
+    batch_size, _, warmup_epochs = sizes(recipe, samples)
+    if not flip:
+        yield "crops are not mirrored, as data.flip is false; the published probe mirrors half"
+    if recipe.warmup_epochs is None and warmup_epochs < WARMUP:
+        yield (
+            f"a warm-up of {warmup_epochs:.3g} epochs instead of {WARMUP:g}: a ninth of "
+            "--epochs, as in the published probe"
+        )
+    if recipe.batch_size is None and batch_size < BATCH_SIZE:
+        yield (
+            f"batches of {batch_size:,} images instead of {BATCH_SIZE:,}, as there are only "
+            f"{samples:,} to train on"
+        )
+    views = steps * batch_size
+    if views < OFFICIAL_IMAGES / 10:
+        yield (
+            f"the head sees {views:,.0f} views, the published one {OFFICIAL_IMAGES:,}: LARS moves "
+            "by shares of its weights' length and may not get there; more --epochs or a higher "
+            "--blr bring it closer, and the fast protocol does not depend on that"
+        )

@@ -1,0 +1,201 @@
+"""The report of the paper's linear probe: heads trained, each tested once."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from mae.data.batches import batches
+from mae.data.images import Images
+from mae.data.loader import CentredViews
+from mae.evaluation.encoders import FrozenEncoder, blank_vectors, image_vectors, preferred
+from mae.evaluation.feature_cache import identity
+from mae.evaluation.features import BATCH, UsableViews, ranges
+from mae.evaluation.labels import ClassNumbers, check_labels, of_manifest, of_samples
+from mae.evaluation.left_out import LeftOut
+from mae.evaluation.probing import Probing, replaced_images
+from mae.evaluation.protocol import (
+    INTERVAL,
+    LEARNT,
+    part_of,
+    provenance,
+    ranked,
+    ranks_of_truth,
+    rows_of,
+    saying,
+)
+from mae.objectives.linear_probe.model import LinearProbe
+from mae.objectives.linear_probe.recipe import MOMENTUM, SCALE, ProbeRecipe, remarks, run_settings
+from mae.training.plan import Plan, make_plan
+
+NAME = "probe-mae"
+"""of the run folder, and of the report's file"""
+
+MEASURES = (
+    "how well classes can be told apart by planes in the frozen class token, as the MAE paper's "
+    "numbers are made"
+)
+PROTOCOL = (
+    "linear classifier behind a BatchNorm on frozen features, LARS, random crops (He et al. 2021, "
+    "table 10)"
+)
+
+
+def linear_probe(asked: Probing) -> Mapping[str, Any]:
+    """Train a head on each encoder; each meets the test set once.
+
+    All processes train, the first tests; its report is the one to be written.  Raises UserError
+    for labels that do not fit (`check_labels`), and where more than data.max_bad test images are
+    unreadable, before any training; as a run does where training images are.
+    """
+    recipe, flip = recipe_of(asked), asked.opened.config.data.flip
+    train, test = asked.train, asked.test
+    known = check_labels(of_manifest(train.manifest), of_manifest(test.manifest))
+    check_labels(of_manifest(train.manifest), of_manifest(test.manifest), asked.options.classes)
+    labels = np.unique(train.manifest.label).tolist()
+    folders = {
+        name: asked.folder / f"{NAME}{'' if name in LEARNT else f'-{name}'}"
+        for name in asked.encoders
+    }
+    configs = {
+        name: run_settings(asked, encoder, recipe, labels, str(folders[name]))
+        for name, encoder in asked.encoders.items()
+    }
+    config = next(iter(configs.values()))
+    plan = make_plan(config, len(train.manifest), 1, 0)
+    notes = list(remarks(recipe, len(train.manifest), plan.steps, flip))
+    for note in notes:
+        asked.say(f"note: {note}")
+    results, met, numbers = [], [], known
+    for name, encoder in asked.encoders.items():
+        # Before all epochs: what is wrong with the test images must not end them.
+        tested = encode_test(asked, name, encoder)
+        probe = asked.fit(configs[name])
+        if tested is None:
+            continue
+        assert isinstance(probe, LinearProbe)
+        left_out = replaced_images(folders[name], train.manifest)
+        for reason in left_out:
+            saying(asked.say, name)(f"replaced by others: {reason}")
+        numbers = tested_numbers(train, test, tested)
+        head = probe.head.eval()
+        ranks = head_ranks(head, tested.vectors, numbers.test, asked.device)
+        feature = preferred(blank_vectors(encoder, config.data.in_chans))
+        results.append(ranked(name, feature, ranks, numbers.count, {}))
+        met.append((part_of(train, left_out), part_of(test, tested.left_out)))
+    if not met:
+        return {}
+    return {
+        "measures": MEASURES,
+        "protocol": PROTOCOL,
+        "selection": "none: the last epoch meets the test set once",
+        "recipe": recorded(recipe, plan, config.optim.warmup_epochs, flip),
+        "notes": notes,
+        "interval_rule": INTERVAL,
+        "classes": numbers.count,
+        **provenance(identity(next(iter(asked.encoders.values())), train), *met[0]),
+        "results": rows_of(results, numbers.test, recipe.seed),
+    }
+
+
+def recipe_of(asked: Probing) -> ProbeRecipe:
+    """The recipe that the command line asks for."""
+    options, defaults = asked.options, ProbeRecipe()
+    return ProbeRecipe(
+        epochs=options.epochs or defaults.epochs,
+        batch_size=options.step_batch,
+        blr=options.blr or defaults.blr,
+        warmup_epochs=options.warmup_epochs,
+        device_batch=options.device_batch or defaults.device_batch,
+        seed=options.seed,
+    )
+
+
+def recorded(recipe: ProbeRecipe, plan: Plan, warmup_epochs: float, flip: bool) -> dict[str, Any]:
+    """The recipe as the report has it."""
+    return {
+        "epochs": recipe.epochs,
+        "batch_size": plan.slices.batch_size,
+        "images_at_a_time": plan.slices.device_batch,
+        "steps": plan.steps,
+        "blr": recipe.blr,
+        "lr": plan.lr,
+        "warmup_epochs": warmup_epochs,
+        "optimizer": f"LARS, momentum {MOMENTUM}, no weight decay",
+        "crops": f"random resized, area {SCALE[0]} to {SCALE[1]:g}",
+        "flip": flip,
+        "seed": recipe.seed,
+    }
+
+
+class CentredVectors(NamedTuple):
+    """Test images as the head sees them."""
+
+    vectors: Tensor
+    """float32 [n d]"""
+    samples: npt.NDArray[np.int64]
+    """[n] numbers in the manifest; images that do not decode have no row"""
+    left_out: list[str]
+    """what is wrong with those"""
+
+
+def encode_test(asked: Probing, name: str, encoder: FrozenEncoder) -> CentredVectors | None:
+    """The test images encoded, on the first process; the encoder is on the device meanwhile."""
+
+    def encode() -> CentredVectors:
+        module = asked.modules[name].to(asked.device)
+        found = centred_vectors(
+            encoder,
+            asked.test,
+            asked.opened.config.data.max_bad,
+            device=asked.device,
+            workers=asked.options.workers,
+        )
+        module.to("cpu")
+        return found
+
+    return asked.on_first(encode)
+
+
+def tested_numbers(train: Images, test: Images, tested: CentredVectors) -> ClassNumbers:
+    """The classes of the test images that could be decoded."""
+    return check_labels(of_manifest(train.manifest), of_samples(test.manifest, tested.samples))
+
+
+def centred_vectors(
+    encoder: FrozenEncoder,
+    images: Images,
+    max_bad: int = 0,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = BATCH,
+    workers: int = 0,
+) -> CentredVectors:
+    """Each image's centred view, encoded; UserError where more than `max_bad` do not decode."""
+    views = CentredViews(images, encoder.img_size, encoder.crop_pct)
+    left_out, samples, vectors = LeftOut(images, max_bad), [], []
+    for found in batches(UsableViews(views), ranges(len(views), batch_size), workers):
+        left_out.add(found.bad)
+        if found.images is not None:
+            vectors.append(image_vectors(encoder, found.images.to(device)).cpu())
+            samples += found.samples
+    return CentredVectors(torch.cat(vectors), np.array(samples), left_out.reasons)
+
+
+@torch.no_grad()
+def head_ranks(
+    head: nn.Module,
+    vectors: Tensor,
+    targets: npt.NDArray[np.int64],
+    device: torch.device | str = "cpu",
+) -> npt.NDArray[np.int64]:
+    """[n] of all images, BATCH at a time: `ranks_of_truth`."""
+    parts = enumerate(vectors.split(BATCH))
+    ranks = [
+        ranks_of_truth(head(part.to(device)), targets[i * BATCH : (i + 1) * BATCH]).cpu()
+        for i, part in parts
+    ]
+    return torch.cat(ranks).numpy()

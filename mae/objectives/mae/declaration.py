@@ -1,0 +1,178 @@
+"""Settings, figures and words of masked autoencoding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from mae import __version__
+from mae.config import Config
+from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
+from mae.objectives.vit_section import VitModel, refuse_arguments
+from mae.section import Fraction, Positive
+
+if TYPE_CHECKING:
+    from mae.evaluation.rows import Recorded
+    from mae.evaluation.training_verdicts import Verdict
+
+
+MEASURES = {
+    "knn": "k-NN is a smoke signal for MAE, not a verdict: it reads features as they lie, and "
+    "these are meant to be fine-tuned. Compare runs and the untrained encoder, not methods.",
+    "probe": "how well classes can be told apart by planes in the frozen features. MAE's "
+    "features are meant to be fine-tuned: this is a lower bound of what they are worth",
+}
+
+
+class MaeModel(VitModel):
+    """Encoder by its timm name, decoder by three numbers."""
+
+    mask_ratio: Fraction = 0.75
+    """share of the patches that is hidden"""
+    norm_pix_loss: bool = True
+    """predict pixels normalised within each patch"""
+    decoder_embed_dim: Positive = 512
+    """decoder width"""
+    decoder_depth: Positive = 8
+    """decoder blocks"""
+    decoder_num_heads: Positive = 16
+    """decoder attention heads"""
+    decoder_attention: Literal["joint", "cross"] = "joint"
+    """joint: all tokens attend to all (MAE); cross: hidden patches to visible ones (CrossMAE)"""
+    prediction_ratio: Fraction = 0.0
+    """cross: share of all patches that is predicted in a step (0: every hidden one)"""
+
+
+def model_of(config: Config) -> MaeModel:
+    """The section `model:` of a run with this objective."""
+    assert isinstance(config.model, MaeModel)
+    return config.model
+
+
+MASKED = "masked autoencoding"
+"""begins the history of weights that it trained"""
+
+PREDICTORS = (
+    ("model", "r2"),
+    ("interpolation", "r2_interpolation"),
+    ("told patch means", "r2_patch_mean"),
+)
+"""names on the model card, and columns of health.jsonl"""
+
+CARD = """\
+An image encoder trained without labels (He et al. 2021, arXiv:2111.06377) by mae {version}.
+It is meant for fine-tuning; frozen features of a Masked Autoencoder are weaker than its
+fine-tuned ones."""
+
+
+class MaeDeclaration(Declaration):
+    """Masked autoencoding."""
+
+    name = "mae"
+    summary = "masked autoencoder: predicts hidden patches from visible ones (He et al. 2021)"
+    model = MaeModel
+    exports: ClassVar[Mapping[str, str]] = {
+        "mae": "one file in the names of the original release, for mmsegmentation and detectron2",
+        "hf": "transformers' ViTMAEForPreTraining, and ViTModel in OUT/encoder",
+    }
+    tag = "masked-autoencoder"
+    losses = ("reconstruction",)
+    statistics = {"target_mean": "mean", "target_square": "mean"}
+    needs_img_size = False
+    offers = ("patch tokens", "reconstructions")
+    metrics = (Metric("r2", "R²"),)
+    charts = (
+        Chart(
+            "R² on hidden patches",
+            (
+                Curve("r2", "training"),
+                Curve("r2", "held-out", "health"),
+                Curve("r2_interpolation", "interpolation", "health", is_reference=True),
+                Curve("r2_patch_mean", "patch mean", "health", is_reference=True),
+            ),
+            lowest=-0.25,  # the first steps are far below, and would flatten all that follows
+            always=-0.05,  # so that the line at 0, the result of predicting the mean, is seen
+        ),
+    )
+    about_features = "k-NN is a smoke signal for masked autoencoders: watch its direction."
+    measures = MEASURES
+
+    def figures(
+        self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
+    ) -> dict[str, float]:
+        """R² = 1 - loss / variance of the target, from its first and second moment."""
+        mean, square = statistics["target_mean"], statistics["target_square"]
+        assert isinstance(mean, float) and isinstance(square, float)
+        return {"r2": 1 - losses["reconstruction"] / max(square - mean**2, 1e-12)}
+
+    def validate(self, config: Config) -> Iterator[tuple[str, str]]:
+        """(key, message) of settings that do not go together."""
+        model = model_of(config)
+        if model.decoder_embed_dim % 4 or model.decoder_embed_dim % model.decoder_num_heads:
+            yield (
+                "model.decoder_embed_dim",
+                f"{model.decoder_embed_dim} must divide by 4 (sine-cosine positions) "
+                f"and by decoder_num_heads = {model.decoder_num_heads}",
+            )
+        if model.prediction_ratio and model.decoder_attention != "cross":
+            yield (
+                "model.prediction_ratio",
+                "is for model.decoder_attention=cross: hidden patches that attend to each other "
+                "are predicted together",
+            )
+        yield from refuse_arguments(model)
+
+    def describe(self, config: Config, size: str) -> str:
+        """The model of `size`, in a few words."""
+        return f"{model_of(config).encoder}, {size} with the decoder"
+
+    def next_steps(self, run: Path) -> list[str]:
+        """Commands that follow a finished run."""
+        export, report = super().next_steps(run)
+        return [export, f"mae finetune {run} …  (where there are labels)", report]
+
+    def history(self, config: Config) -> str:
+        """The objective in a few words, for the model cards of what starts from its weights."""
+        model = model_of(config)
+        target = "pixels normalised per patch" if model.norm_pix_loss else "pixels"
+        return f"{MASKED} (mask ratio {model.mask_ratio}, {target})"
+
+    def is_in(self, init: Mapping[str, Any]) -> bool:
+        """True where it trained the weights that a run started from, here or for the paper."""
+        from mae.initial.licence import PAPERS_RELEASE
+
+        is_of_paper = PAPERS_RELEASE.search(str(init.get("from"))) is not None
+        return MASKED in str(init.get("history")) or is_of_paper
+
+    def card(self, config: Config, is_from_scratch: bool) -> Card:
+        """The model card's words on this model and its training."""
+        model = model_of(config)
+        target = "pixels normalised per patch" if model.norm_pix_loss else "pixels"
+        return Card(
+            "pretrained as a Masked Autoencoder",
+            f"mask ratio {model.mask_ratio}, predicts {target}",
+            CARD.format(version=__version__),
+            tags=("self-supervised",),
+        )
+
+    def results(
+        self, metrics: Mapping[str, Any], health: Mapping[str, Any]
+    ) -> list[tuple[str, str]]:
+        """(figure, value) for the model card: loss, and R² beside that of trivial predictors."""
+        results = super().results(metrics, health)
+        if "r2" in health:
+            found = [(name, health.get(key)) for name, key in PREDICTORS]
+            shown = [f"{name} {r2:.3f}" for name, r2 in found if isinstance(r2, int | float)]
+            images = f"{health['images']:,} held-out images, step {health['step']:,}"
+            results.append((f"R² on hidden patches of {images}", ", ".join(shown)))
+        return results
+
+    def diagnose(self, run: Recorded) -> Iterable[Verdict]:
+        """Findings on reconstruction."""
+        from mae.objectives.mae.diagnosis import diagnose
+
+        return diagnose(run)
+
+
+DECLARATION = MaeDeclaration()

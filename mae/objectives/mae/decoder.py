@@ -1,0 +1,122 @@
+"""The light decoder: runs in shuffled order and answers for hidden patches only.
+
+A transformer without attention masks is permutation-equivariant, so nothing is un-shuffled:
+tokens stay [prefix, visible, hidden] and carry the positions of their patches.  Equal to the
+paper's formulation to rounding (paper, section 3, "MAE decoder"), with less memory traffic.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from timm.models import checkpoint
+from torch import Tensor, nn
+
+from mae.models.encoder import initialize_linears
+from mae.models.positions import sincos_positions
+from mae.objectives.mae.masking import PatchSplit
+from mae.patches import gather_tokens
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention whose last `num_queries` tokens (or all) ask."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "b n d"], num_queries: int) -> Float[Tensor, "b m d"]:
+        """[b n d] → [b num_queries d]."""
+        b, n, d = x.shape
+        heads = (self.num_heads, d // self.num_heads)
+        if num_queries == n:
+            q, k, v = self.qkv(x).view(b, n, 3, *heads).unbind(2)
+        else:
+            q = F.linear(x[:, n - num_queries :], self.qkv.weight[:d], self.qkv.bias[:d])
+            kv = F.linear(x, self.qkv.weight[d:], self.qkv.bias[d:])
+            q, (k, v) = q.view(b, num_queries, *heads), kv.view(b, n, 2, *heads).unbind(2)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        y = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(y.transpose(1, 2).reshape(b, num_queries, d))
+
+
+def mlp(dim: int, ratio: int = 4) -> nn.Sequential:
+    """Two linear layers, with timm's names."""
+    layers = nn.Sequential()
+    layers.add_module("fc1", nn.Linear(dim, ratio * dim))
+    layers.add_module("act", nn.GELU())
+    layers.add_module("fc2", nn.Linear(ratio * dim, dim))
+    return layers
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, keys named as in timm's."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = mlp(dim)
+
+    def forward(
+        self, x: Float[Tensor, "b n d"], num_queries: int | None = None
+    ) -> Float[Tensor, "b m d"]:
+        """All tokens, or the last `num_queries` of them, updated from all."""
+        m = x.shape[1] if num_queries is None else num_queries
+        x = x[:, x.shape[1] - m :] + self.attn(self.norm1(x), m)
+        return x + self.mlp(self.norm2(x))
+
+
+class Decoder(nn.Module):
+    """`decoder_embed`, `mask_token`, `decoder_pos_embed`, `decoder_blocks`, … of the paper.
+
+    Inside `MaskedAutoencoder.decoder` the keys read `decoder.embed`, `decoder.blocks` and so on.
+    """
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        grid_size: tuple[int, int],
+        num_prefix_tokens: int,
+        patch_values: int,
+    ) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        self.grad_checkpointing = False
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
+        positions = sincos_positions(dim, grid_size)
+        self.pos_embed = nn.Parameter(positions, requires_grad=False)
+        self.blocks = nn.ModuleList(Block(dim, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.pred = nn.Linear(dim, patch_values)
+        initialize_linears(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(
+        self, features: Sequence[Float[Tensor, "b tokens d"]], split: PatchSplit
+    ) -> Float[Tensor, "b masked values"]:
+        """Predicted pixels of the hidden patches, in the order of `split.ids_masked`.
+
+        `features`: the tokens after each of the encoder's blocks, of which the last are read.
+        """
+        b, masked = split.ids_masked.shape
+        positions = self.pos_embed.expand(b, -1, -1)
+        x = self.embed(features[-1])
+        prefix, visible = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
+        visible = visible + gather_tokens(positions, split.ids_keep)
+        hidden = self.mask_token + gather_tokens(positions, split.ids_masked)
+        x = torch.cat([prefix.to(hidden.dtype), visible.to(hidden.dtype), hidden], dim=1)
+        *earlier, last = self.blocks
+        for block in earlier:
+            x = checkpoint(block, x) if self.grad_checkpointing else block(x)
+        # Only hidden patches reach the head, so only they need the last block's answer.
+        x = last(x, num_queries=masked)
+        return self.pred(self.norm(x))

@@ -1,0 +1,210 @@
+"""Folders for transformers' `from_pretrained`: ViTMAEForPreTraining, and in encoder/ ViTModel.
+
+Two, because a ViTMAEModel hides patches even in evaluation mode, and a ViTModel read from the
+folder of the other is told that half of the tensors are unknown.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from timm.layers import Mlp
+from timm.models.vision_transformer import Block
+from torch import Tensor
+
+from mae.config import Config
+from mae.errors import UserError
+from mae.export.subject import Subject, Written, expect_features, refuse_options, weights
+from mae.objectives.mae.declaration import model_of
+from mae.objectives.mae.export import expect_prediction, mae_of, named_decoder
+from mae.objectives.mae.loaders import load_huggingface
+from mae.objectives.mae.model import MaskedAutoencoder
+from mae.objectives.mae.original import notes_of
+from mae.objectives.mae.plain_vit import refuse_beyond_plain
+
+ENCODER = "encoder"
+
+# The names on the hub: every version of transformers reads them.
+ENCODER_NAMES = {
+    "cls_token": "embeddings.cls_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "norm": "layernorm",
+    "blocks": "encoder.layer",
+}
+DECODER_NAMES = {
+    "mask_token": "mask_token",
+    "pos_embed": "decoder_pos_embed",
+    "embed": "decoder_embed",
+    "norm": "decoder_norm",
+    "pred": "decoder_pred",
+    "blocks": "decoder_layers",
+}
+BLOCK_NAMES = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "attn.proj": "attention.output.dense",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+
+FULL = f"""\
+`config.json` and `model.safetensors` are a ViTMAEForPreTraining, decoder included; `{ENCODER}/` is
+the encoder alone, a ViTModel, for features and fine-tuning (ViTMAEModel hides patches even in
+evaluation mode)."""
+ALONE = "`config.json` and `model.safetensors` are the encoder, a ViTModel."
+CODE = """\
+from transformers import AutoImageProcessor, {classes}
+
+processor = AutoImageProcessor.from_pretrained("FOLDER")
+encoder = ViTModel.from_pretrained({encoder}, add_pooling_layer=False)
+tokens = encoder(**processor(images=image, return_tensors="pt")).last_hidden_state
+"""
+PRETRAINING = """\
+model = ViTMAEForPreTraining.from_pretrained("FOLDER")  # go on pretraining, or draw
+"""
+
+
+def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written:
+    """Both folders; without the decoder the one of ViTModel only, in `folder` itself."""
+    vit, config, model = subject.encoder, subject.config, mae_of(subject)
+    refuse_options(subject, "hf", {"--pool": "its users pool themselves"})
+    refuse_beyond_plain(vit, "hf")
+    try:
+        import transformers  # noqa: F401  (what cannot be checked is not written)
+    except ImportError:
+        raise UserError("--format hf: needs transformers: pip install 'mae[hf]'") from None
+    if config.data.bits != 8:
+        raise UserError(
+            "--format hf: transformers' image processors read 8 bits a channel, these images have "
+            f"{config.data.bits}; --format timm leaves reading them to you"
+        )
+    named, remarks = named_decoder(subject, "hf")
+    if named and len(set(vit.patch_embed.grid_size)) > 1:
+        raise UserError("--format hf: ViTMAEForPreTraining takes square images: --no-decoder")
+    processor = json.dumps(processor_config(config, model), indent=2) + "\n"
+    encoder = hub_names(weights(vit), ENCODER_NAMES)
+    arguments = encoder_config(model)
+    normalised = subject.normalize(images)
+    given = {"images": normalised, "pixels": images}
+    expected = expect_features(subject, normalised) | {"pixel_values": normalised}
+    if named:
+        decoder = hub_names(weights(named), DECODER_NAMES)
+        positions = decoder["decoder_pos_embed"]  # there with a row for the class token: zero
+        decoder["decoder_pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
+        tensors = {f"vit.{k}": v for k, v in encoder.items()}
+        tensors |= {f"decoder.{k}": v for k, v in decoder.items()}
+        _write(folder, tensors, pretraining_config(config, model, arguments), processor)
+        noise, prediction = expect_prediction(model, normalised)
+        given, expected = given | noise, expected | prediction
+        (folder / ENCODER).mkdir()
+    own = folder / ENCODER if named else folder
+    alone = arguments | {"architectures": ["ViTModel"], "model_type": "vit"}
+    _write(own, encoder, alone, processor)
+    return Written(
+        given=given,
+        expected=expected,
+        tolerance=1e-5,
+        reader="transformers",
+        files=FULL if named else ALONE,
+        code=CODE.format(
+            classes="ViTMAEForPreTraining, ViTModel" if named else "ViTModel",
+            encoder=f'"FOLDER/{ENCODER}"' if named else '"FOLDER"',
+        )
+        + (PRETRAINING if named else ""),
+        loader=load_huggingface,
+        library="transformers",
+        notes=notes_of(subject),
+        remarks=remarks,
+    )
+
+
+def hub_names(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
+    """Tensors of an encoder or decoder in the hub's names, queries, keys and values apart."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        if not name.startswith("blocks."):
+            stem = name if name in names else name.rpartition(".")[0]
+            renamed[names[stem] + name[len(stem) :]] = tensor
+            continue
+        _, number, rest = name.split(".", 2)
+        stem, _, kind = rest.rpartition(".")
+        block = f"{names['blocks']}.{number}"
+        if stem == "attn.qkv":
+            for part, own in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                renamed[f"{block}.attention.attention.{part}.{kind}"] = own.clone()
+        else:
+            renamed[f"{block}.{BLOCK_NAMES[stem]}.{kind}"] = tensor
+    return renamed
+
+
+def encoder_config(model: MaskedAutoencoder) -> dict[str, Any]:
+    """What ViTConfig and ViTMAEConfig have in common."""
+    vit = model.encoder
+    block = vit.blocks[0]
+    assert isinstance(block, Block) and isinstance(block.mlp, Mlp)
+    height, width = model.img_size
+    return {
+        "hidden_size": vit.embed_dim,
+        "num_hidden_layers": len(vit.blocks),
+        "num_attention_heads": block.attn.num_heads,
+        "intermediate_size": block.mlp.fc1.out_features,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "image_size": height if height == width else [height, width],
+        "patch_size": model.patch_size[0],
+        "num_channels": vit.patch_embed.proj.in_channels,
+        "dtype": "float32",
+    }
+
+
+def pretraining_config(
+    config: Config, model: MaskedAutoencoder, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    """config.json of a ViTMAEForPreTraining."""
+    section = model_of(config)
+    return arguments | {
+        "architectures": ["ViTMAEForPreTraining"],
+        "model_type": "vit_mae",
+        "decoder_hidden_size": section.decoder_embed_dim,
+        "decoder_num_hidden_layers": section.decoder_depth,
+        "decoder_num_attention_heads": section.decoder_num_heads,
+        "decoder_intermediate_size": model.decoder.state_dict()["blocks.0.mlp.fc1.bias"].numel(),
+        "mask_ratio": model.mask_ratio,
+        "norm_pix_loss": model.norm_pix_loss,
+    }
+
+
+def processor_config(config: Config, model: MaskedAutoencoder) -> dict[str, Any]:
+    """preprocessor_config.json: resize the short side, cut out the centre, normalise.
+
+    Images that are not square are resized to their size as they are.
+    """
+    height, width = model.img_size
+    exact = {"height": height, "width": width}
+    cropped = height == width
+    return {
+        "image_processor_type": "BitImageProcessor" if cropped else "ViTImageProcessor",
+        "do_convert_rgb": config.data.in_chans == 3,
+        "do_resize": True,
+        "size": {"shortest_edge": round(height / config.data.crop_pct)} if cropped else exact,
+        "resample": 3,  # bicubic
+        "do_center_crop": cropped,
+        "crop_size": exact,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(config.data.mean),
+        "image_std": list(config.data.std),
+    }
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], more: str) -> None:
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(more)

@@ -1,0 +1,100 @@
+"""Loaders of exported Masked Autoencoders, for a fresh process without any model of ours."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+def load_original(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensors:
+    """Encoder and decoder from timm's blocks, put together as the paper describes them."""
+    import timm
+    from timm.models.vision_transformer import Block, VisionTransformer
+
+    weights = torch.load(folder / "mae.pth", weights_only=True)["model"]
+    same = load_file(folder / "mae.safetensors")
+    if weights.keys() != same.keys() or any(not torch.equal(weights[k], same[k]) for k in same):
+        raise ValueError("mae.pth and mae.safetensors are not the same")
+    built = json.loads(notes["architecture"])
+    vit = timm.create_model(built["architecture"], num_classes=0, **built["model_args"]).eval()
+    own = {k: v for k, v in weights.items() if not k.startswith("decoder_") and k != "mask_token"}
+    vit.load_state_dict(own, strict=True)
+    assert isinstance(vit, VisionTransformer)
+    images = given["images"]
+    tokens = vit.forward_features(images)
+    found = {"tokens": tokens, "pooled": _pooled(tokens, notes)}
+    if "noise" not in given:
+        return found
+
+    assert vit.pos_embed is not None and vit.cls_token is not None
+    position = weights["decoder_pos_embed"]
+    width, ids = position.shape[-1], given["noise"].argsort(dim=1)
+    ids_keep = ids[:, : ids.shape[1] - given["ids_masked"].shape[1]]
+    x = vit.patch_embed(images) + vit.pos_embed[:, 1:]
+    x = x.gather(1, ids_keep[:, :, None].expand(-1, -1, x.shape[-1]))
+    x = torch.cat([(vit.cls_token + vit.pos_embed[:, :1]).expand(len(x), -1, -1), x], dim=1)
+    latent = vit.norm(vit.blocks(x))
+    linear, norm = torch.nn.functional.linear, torch.nn.functional.layer_norm
+
+    def parts(name: str) -> tuple[Tensor, Tensor]:
+        return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+    y = linear(latent, *parts("decoder_embed"))
+    patches = weights["mask_token"].repeat(len(y), ids.shape[1], 1)
+    patches.scatter_(1, ids_keep[:, :, None].expand(-1, -1, width), y[:, 1:])
+    y = torch.cat([y[:, :1], patches], dim=1) + position
+    depth = len({name.split(".")[1] for name in weights if name.startswith("decoder_blocks.")})
+    for number in range(depth):
+        block = Block(width, int(notes["decoder_num_heads"]), qkv_bias=True).eval()
+        start = f"decoder_blocks.{number}."
+        inside = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+        block.load_state_dict(inside, strict=True)
+        y = block(y)
+    y = norm(y, (width,), *parts("decoder_norm"), eps=1e-6)
+    return found | {"prediction": _hidden(linear(y, *parts("decoder_pred"))[:, 1:], given)}
+
+
+def load_huggingface(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensors:
+    """Features, predictions and pixels through transformers."""
+    from transformers import AutoImageProcessor, ViTMAEForPreTraining, ViTModel
+
+    def load(kind: type, folder: Path, **arguments: bool) -> torch.nn.Module:
+        model, told = kind.from_pretrained(folder, output_loading_info=True, **arguments)
+        wrong = {key: keys for key, keys in told.items() if keys}
+        assert not wrong, f"{kind.__name__}: {wrong}"
+        return model.eval()
+
+    alone = folder / "encoder" if "noise" in given else folder
+    images = given["images"]
+    tokens = load(ViTModel, alone, add_pooling_layer=False)(images).last_hidden_state
+    read = AutoImageProcessor.from_pretrained(folder)
+    pixels = [image.numpy() for image in given["pixels"]]
+    values = read(
+        pixels,
+        do_resize=False,  # they have the size
+        do_center_crop=False,
+        do_convert_rgb=False,
+        input_data_format="channels_first",
+        return_tensors="pt",
+    )
+    found = {"tokens": tokens, "pooled": _pooled(tokens, notes)}
+    found["pixel_values"] = values["pixel_values"]
+    if "noise" in given:
+        full = load(ViTMAEForPreTraining, folder)
+        found["prediction"] = _hidden(full(images, noise=given["noise"]).logits, given)
+    return found
+
+
+def _hidden(patches: Tensor, given: Tensors) -> Tensor:
+    """The predictions that the loss is of."""
+    return patches.gather(1, given["ids_masked"][:, :, None].expand(-1, -1, patches.shape[-1]))
+
+
+def _pooled(tokens: Tensor, notes: dict[str, str]) -> Tensor:
+    """Pooled vectors for libraries that give tokens only, as the model card describes them."""
+    prefix = int(notes["prefix"])
+    return tokens[:, 0] if notes["pool"] == "token" else tokens[:, prefix:].mean(dim=1)

@@ -1,0 +1,59 @@
+"""Objectives by name; each is imported when it is asked for."""
+
+import difflib
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pydantic import create_model
+
+from mae.config import Config
+from mae.errors import UserError
+from mae.objectives.declaration import Declaration
+
+if TYPE_CHECKING:
+    from mae.objectives.base import Implementation
+
+OBJECTIVES = {
+    "mae": "mae.objectives.mae",
+    "classifier": "mae.objectives.classifier",
+    "linear_probe": "mae.objectives.linear_probe",
+    "attentive": "mae.objectives.attentive",
+}
+"""name → package, with the modules `declaration` (DECLARATION) and `implementation`
+(IMPLEMENTATION), of which the first imports no torch"""
+
+DEFAULT = "mae"
+
+
+def declaration(name: str) -> Declaration:
+    """The declaration of an objective; UserError where there is none of that name."""
+    if name not in OBJECTIVES:
+        close = difflib.get_close_matches(name, OBJECTIVES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(OBJECTIVES)}"
+        raise UserError(f"objective: no {name!r}, {hint}")
+    return import_module(f"{OBJECTIVES[name]}.declaration").DECLARATION
+
+
+def implementation(name: str) -> "Implementation":
+    """The part of an objective that needs torch: model, pictures, measurements, exports."""
+    return import_module(f"{OBJECTIVES[declaration(name).name]}.implementation").IMPLEMENTATION
+
+
+def declarations(command: str) -> list[Declaration]:
+    """Declarations of the objectives that `command` trains."""
+    return [one for one in map(declaration, OBJECTIVES) if one.command == command]
+
+
+@cache
+def _config_type(model: type, section: tuple[str, type] | None) -> type[Config]:
+    own: dict[str, Any] = {"model": (model, model())}
+    if section:
+        own[section[0]] = (section[1], section[1]())
+    return create_model("Config", __base__=Config, **own)
+
+
+def config_type(name: str) -> type[Config]:
+    """Settings of a run of this objective: the core's sections, and its own."""
+    declared = declaration(name)
+    return _config_type(declared.model, declared.section)

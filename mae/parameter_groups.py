@@ -1,0 +1,62 @@
+"""Parameter groups: which weights decay, and at which share of the learning rate they learn."""
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Two groups of the trainable parameters: decayed matrices, and the rest undecayed.
+
+    Fixed position embeddings are in no group.
+    """
+    decayed, undecayed = [], []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            (decayed if is_decayed(parameter) else undecayed).append(parameter)
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
+
+
+def layer_groups(vit: VisionTransformer, weight_decay: float, layer_decay: float) -> list[dict]:
+    """Groups by depth: the learning rate of block i of n is layer_decay^(n - i) of the head's.
+
+    (Bao et al. 2022, BEiT; He et al. 2021, table 9.)  Tokens, positions and patch projection lie
+    below block 0, norm and head above the last.  timm's own grouping counts the final norm of a
+    token-pooled model to the last block, which the published recipe does not.
+    """
+    depth = len(vit.blocks)
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in vit.named_parameters():
+        if parameter.requires_grad:
+            place = layer_of(name, depth), is_decayed(parameter)
+            groups.setdefault(place, []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr_scale": layer_decay ** (depth + 1 - layer),
+        }
+        for (layer, decays), parameters in groups.items()
+    ]
+
+
+STEM = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre")
+"""what a timm ViT has below its blocks"""
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer of a timm ViT's parameter: 0 below the blocks, i + 1 in block i, else depth + 1."""
+    first, _, rest = name.partition(".")
+    if first == "blocks":
+        return int(rest.partition(".")[0]) + 1
+    return 0 if first in STEM else depth + 1
+
+
+def is_decayed(parameter: nn.Parameter) -> bool:
+    """Not of biases, norms, layer scales (one dimension) and tokens (shape [1, k, d]).
+
+    Decay would only pull these to zero.
+    """
+    return parameter.ndim >= 2 and not (parameter.ndim == 3 and parameter.shape[0] == 1)

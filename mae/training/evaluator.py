@@ -1,0 +1,177 @@
+"""Evaluation while a run goes on: panels of fixed images, and measurements on held-out ones."""
+
+import contextlib
+import time
+from typing import NamedTuple
+
+import torch
+from accelerate.utils import gather_object
+from PIL import Image
+from torch import Tensor
+
+from mae.config import Config
+from mae.data.images import Images, usable_image
+from mae.data.training_data import open_images
+from mae.data.transform import center_view, stack
+from mae.errors import UserError
+from mae.evaluation.health import measure_held_out
+from mae.hashing import Stream, fold
+from mae.objectives.base import HeldOut, Implementation, Objective
+from mae.objectives.registry import declaration, implementation
+from mae.tensor_hashing import as_tensor
+from mae.training.plan import Source, Task
+from mae.training.run import Run
+from mae.training.snapshot import is_sharded
+from mae.training.step import Learner
+from mae.training.tracking import Tracker
+from mae.visualize import reconstruction_panel, save_png
+
+
+class PanelImages(NamedTuple):
+    """The fixed images that every panel shows, and the seeds of their noise."""
+
+    images: Tensor
+    seeds: Tensor
+    source: str
+
+
+class Evaluated(NamedTuple):
+    """The images that a run is evaluated on."""
+
+    panel: PanelImages | None
+    held_out: Images | None
+
+
+def open_held_out(config: Config) -> Images | None:
+    """The images of data.val, where they are to be measured while training goes on.
+
+    Raises UserError where they cannot be read, or do not fit the objective; one that needs labels
+    is evaluated on them in the end whatever log.health_every is.
+    """
+    if not config.data.val:
+        return None
+    if not (config.log.health_every or declaration(config.objective).needs_labels):
+        return None
+    images = open_images(config.data.val, "data.val", config)
+    implementation(config.objective).require_held_out(config, images)
+    return images if config.log.health_every else None
+
+
+def panel_images(config: Config, objective: Objective, training: Source) -> PanelImages:
+    """The first of data.val, or of the training data where there is none."""
+    held_out = open_images(config.data.val, "data.val", config) if config.data.val else None
+    images = held_out or training.images(config)
+    count = min(config.log.panel_images, len(images.manifest))
+    read, manifest, seed = images.__getitem__, images.manifest, config.train.seed
+    usable = (usable_image(read, manifest, number, seed, epoch=0) for number in range(count))
+    size, crop_pct = objective.img_size, config.data.crop_pct
+    shown = stack([center_view(one.image, size, crop_pct) for one in usable])
+    seeds = fold(config.train.seed, Stream.PANEL, torch.arange(count).numpy())
+    name = "training images (no data.val)" if held_out is None else "held-out images"
+    return PanelImages(shown, as_tensor(seeds), name)
+
+
+def open_evaluated(config: Config, objective: Objective, data: Source, draws: bool) -> Evaluated:
+    """The images for panels, where this process `draws` them, and those to be measured."""
+    held_out = open_held_out(config)
+    if not (draws and draws_panels(config, objective)):
+        return Evaluated(None, held_out)
+    return Evaluated(panel_images(config, objective, data), held_out)
+
+
+def draws_panels(config: Config, objective: Objective) -> bool:
+    """True where `draw_panel` has a picture."""
+    own = type(implementation(config.objective)).panel
+    return own is not Implementation.panel or hasattr(objective, "reconstruct")
+
+
+@torch.no_grad()
+def draw_panel(
+    config: Config, objective: Objective, images: Tensor, seeds: Tensor, title: str
+) -> Image.Image | None:
+    """The objective's own picture, or its reconstructions; None where it has neither."""
+    was_training = objective.training
+    objective.eval()
+    try:
+        own = implementation(config.objective).panel(objective, images, seeds, title)
+        if own is not None or not hasattr(objective, "reconstruct"):
+            return own
+        return reconstruction_panel(objective, images, seeds, title)
+    finally:
+        objective.train(was_training)
+
+
+class Evaluator:
+    """Draws panels and measures held-out images when they are due; all processes together.
+
+    With averaged weights, where there are any.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        learner: Learner,
+        evaluated: Evaluated,
+        run: Run,
+        tracker: Tracker,
+    ) -> None:
+        self.config, self.plan, _ = task
+        self.learner = learner
+        self.run, self.tracker = run, tracker
+        self.panel, self.held_out = evaluated
+        if self.held_out is not None and is_sharded(learner.objective):
+            self.held_out = None
+            tracker.say("held-out images are not measured while the weights are sharded")
+        if self.config.log.panel_every and not draws_panels(self.config, learner.objective):
+            tracker.say(f"panels  none: {self.config.objective} draws and reconstructs nothing")
+
+    def evaluate(self, done: int, is_end: bool) -> None:
+        """Draw and measure what is due after step `done`.  All processes call it."""
+        every = self.config.log.panel_every
+        draws = self.panel is not None and ((every and done % every == 0) or is_end)
+        measures = self.held_out is not None and (is_end or self._is_epoch_mark(done))
+        average = self.learner.average
+        with average.applied() if average and (draws or measures) else contextlib.nullcontext():
+            if draws and self.panel is not None:
+                self._draw(self.panel, done)
+            if measures and self.held_out is not None:
+                self._measure(self.held_out, done)
+
+    def _is_epoch_mark(self, done: int) -> bool:
+        """A multiple of log.health_every epochs was passed in this step."""
+        every = self.config.log.health_every
+        return self.plan.epoch(done) // every > self.plan.epoch(done - 1) // every
+
+    def _draw(self, panel: PanelImages, step: int) -> None:
+        """Write panels/step-….png."""
+        objective, device = self.learner.objective, self.learner.accelerator.device
+        images, seeds = panel.images.to(device), panel.seeds.to(device)
+        title = f"step {step}, {panel.source}"
+        picture = draw_panel(self.config, objective, images, seeds, title)
+        if picture is not None and self.tracker.is_main:
+            path = self.run.panels / f"step-{step:09d}.png"
+            save_png(picture, path)
+            self.tracker.picture("panel", path, step)
+
+    def _measure(self, images: Images, done: int) -> None:
+        objective, accelerator = self.learner.objective, self.learner.accelerator
+        began = time.perf_counter()
+        held_out = HeldOut(
+            images,
+            self.config,
+            accelerator.device,
+            accelerator.process_index,
+            accelerator.num_processes,
+            gather_object,
+            self.tracker.say,
+        )
+        try:
+            found = implementation(self.config.objective).measure(objective, held_out)
+            if found is None:
+                found = measure_held_out(objective, held_out)[0]._asdict()
+        except UserError as error:  # met by all processes alike; no reason to end a run
+            self.tracker.say(f"held-out images: not measured: {error}")
+            return
+        seconds = time.perf_counter() - began
+        row = {"step": done, "epoch": self.plan.epoch(done), **found, "seconds": seconds}
+        self.tracker.health(row)

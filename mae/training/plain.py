@@ -1,0 +1,83 @@
+"""A model as a folder of two files: config.json, its settings; model.safetensors, all its weights.
+
+The format `plain` of `mae export`, which any objective has.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mae import __version__
+from mae.config import Config
+from mae.errors import UserError
+from mae.objectives.base import Objective
+from mae.settings import read_settings
+from mae.training.checkpoint import Position
+from mae.training.restore import load_model
+from mae.training.trained import build_objective
+
+CONFIG = "config.json"
+FORMAT, VERSION = "plain", 1
+
+
+class Plain(NamedTuple):
+    """A model in this format."""
+
+    config: Config
+    position: Position
+    """of the run that trained it"""
+
+
+def write_description(folder: Path, config: Config, position: Position) -> None:
+    """Write config.json."""
+    content = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "mae": __version__,
+        "objective": config.objective,
+        "step": position.step,
+        "samples": position.samples,
+        "data": position.data,
+        "config": config.model_dump(mode="json"),
+    }
+    (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def is_plain(content: Mapping[str, Any]) -> bool:
+    """True where a config.json with this content is of this format."""
+    return content.get("format") == FORMAT and "format_version" in content
+
+
+def read_description(folder: Path) -> Plain:
+    """Read config.json; UserError where it is absent, damaged, or of another format or version."""
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no plain export here (no {CONFIG})") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict) or not is_plain(content):
+        raise UserError(f"{path}: describes no plain export")
+    if content["format_version"] != VERSION:
+        made = f"{path}: format_version {content['format_version']}"
+        raise UserError(f"{made}; this version reads {VERSION}: install a newer one")
+    try:
+        position = Position(int(content["step"]), int(content["samples"]), str(content["data"]))
+        settings = dict(content["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged: {error}") from None
+    return Plain(read_settings(settings, str(path)), position)
+
+
+def load_plain(folder: str | Path) -> tuple[Config, Objective, Position]:
+    """The model of a plain export, in evaluation mode, on the CPU.
+
+    Raises UserError where `folder` is none, is damaged, or is of an unknown objective.
+    """
+    folder = Path(folder)
+    config, position = read_description(folder)
+    objective = build_objective(config)
+    load_model(folder, objective)
+    return config, objective.eval(), position

@@ -1,0 +1,188 @@
+"""A run: built from its settings, resumed where it stands, trained to its end."""
+
+import errno
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from accelerate import Accelerator, PartialState
+
+from mae.allocator import keep_freed_memory
+from mae.config import Config
+from mae.data.training_data import open_training_data
+from mae.decoding.on_device import JpegDecoder
+from mae.errors import RunFailed
+from mae.exits import append_event, forget_exit
+from mae.initial.initialize import start_from_weights
+from mae.objectives.base import Objective
+from mae.objectives.registry import declaration
+from mae.results import write_json
+from mae.training.checkpoint import Position
+from mae.training.compiling import attention_kernel
+from mae.training.control import Control
+from mae.training.dry_run import dry_run
+from mae.training.ending import Ending
+from mae.training.environment import describe_start
+from mae.training.evaluator import Evaluator, open_evaluated, open_held_out
+from mae.training.flops import flops_per_image, peak_flops
+from mae.training.loop import Trainer
+from mae.training.monitor import Monitor
+from mae.training.plan import (
+    Plan,
+    Source,
+    Task,
+    build_accelerator,
+    local_processes,
+    make_plan,
+)
+from mae.training.progress import Indexing, describe
+from mae.training.resume import resume
+from mae.training.run import Run
+from mae.training.saver import Saver
+from mae.training.step import build_learner
+from mae.training.tensorboard_tracker import refuse_missing
+from mae.training.tracking import Tracker
+from mae.training.trained import build_objective
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""errors of writing, which do not say to which file"""
+
+
+def train(
+    config: Config,
+    ending: Ending,
+    is_dry: bool = False,
+    source: Source | None = None,
+    use_cpu: bool = False,
+) -> Objective:
+    """Train the run that `config` describes, from where it stands; the trained objective.
+
+    `source`: samples to train on in place of those that data.train names.  Raises UserError
+    before any training where the input is wrong, RunFailed and Stopped.  With `is_dry` only
+    checks, does a step on copies and says what a run would be; makes no run.  The processes stay
+    together, for a next run: `leave_processes`.
+    """
+    run = ending.run = Run(config.output)
+    accelerator = build_accelerator(config.train, use_cpu)
+    is_main = accelerator.is_main_process
+    keep_freed_memory(accelerator.device)
+    ending.of_run.enter_context(attention_kernel(config.train))
+    notes = run.check(config)
+    task = open_task(config, accelerator, source)
+    config = task.config
+    objective = build_objective(config)
+    initial = start_from_weights(config, objective, run, accelerator)
+    notes += initial.lines if initial else []
+    if source is None:  # else an image is not what a sample is
+        task = task._replace(plan=count_operations(task, objective, accelerator))
+    if is_dry:
+        open_held_out(config)
+        lines = [*notes, *dry_run(task, objective, accelerator)]
+        print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
+        return objective
+    # All processes draw what is sharded.
+    evaluated = open_evaluated(config, objective, task.data, is_main or accelerator.is_fsdp2)
+    if is_main:
+        run.open(config)
+        if initial:
+            write_json(run.folder / "init.json", initial.record)
+        forget_exit(run.folder)
+    run.is_open = True
+    learner = build_learner(config, objective, accelerator)
+    position, resumed = resume(
+        run,
+        objective,
+        learner.optimizer,
+        task.data.manifest,
+        accelerator,
+        average=learner.average,
+    )
+    tracker = Tracker(run, config, is_main, position.step)
+    ending.of_run.callback(tracker.close)
+    if is_main:
+        record_start(run, task, position.step, [*notes, *resumed])
+    about = describe(task, objective, accelerator, position.step)
+    for line in [*notes, *resumed, *about]:
+        tracker.say(line)
+    trainer = Trainer(
+        task,
+        learner,
+        run,
+        Saver(run.checkpoints, config.train.keep_last, config.train.keep_every, accelerator),
+        Monitor(task, run, tracker, accelerator),
+        Evaluator(task, learner, evaluated, run, tracker),
+        Control(timedelta(minutes=config.train.timeout_minutes)),
+        ending.stop,
+    )
+    finish(trainer, position)
+    return objective
+
+
+def leave_processes() -> None:
+    """Nothing more is computed together; all processes call it, where nothing went wrong."""
+    PartialState().destroy_process_group()
+
+
+def open_task(config: Config, accelerator: Accelerator, source: Source | None = None) -> Task:
+    """Open the training data; the settings completed by it, and the plan that follows.
+
+    Raises UserError and StorageError where the data or the settings do not fit.
+    """
+    refuse_missing(config.log)
+    num_processes, process_index = accelerator.num_processes, accelerator.process_index
+    if source is not None:
+        config = declaration(config.objective).complete(config, source.manifest)
+        plan = make_plan(config, len(source.manifest), num_processes, process_index)
+        return Task(config, plan, source)
+    if config.data.decode_on_device:
+        JpegDecoder(accelerator.device, config.data.in_chans)  # refuses now, not in the run
+    with accelerator.main_process_first():  # the first to come writes the index, others read it
+        progress = [Indexing()] if accelerator.is_main_process else []
+        config, data = open_training_data(
+            config, local_processes() / accelerator.num_processes, *progress
+        )
+    return Task(config, make_plan(config, len(data.manifest), num_processes, process_index), data)
+
+
+def count_operations(task: Task, objective: Objective, accelerator: Accelerator) -> Plan:
+    """The plan with the operations of an image, and those that the device can do."""
+    return task.plan._replace(
+        flops_per_image=flops_per_image(objective, task.config.data.in_chans),
+        peak_flops=peak_flops(accelerator.device, accelerator.mixed_precision),
+    )
+
+
+def record_start(run: Run, task: Task, step: int, notes: list[str]) -> None:
+    """Append to starts.jsonl and events.jsonl."""
+    event = "resume" if step else "start"
+    fingerprint = task.data.manifest.fingerprint
+    run.write_start({"event": event, "step": step, **describe_start(), "data": fingerprint})
+    append_event(run.folder, step, event, ", ".join(notes))
+
+
+def finish(trainer: Trainer, position: Position) -> None:
+    """Train to the end and say what comes next.  Raises RunFailed where the run takes no more."""
+    folder, say = trainer.run.folder, trainer.monitor.tracker.say
+    try:
+        trainer.fit(position)
+        commands = declaration(trainer.config.objective).next_steps(folder)
+        next_word = " Next:" if commands else ""
+        say(f"done: {trainer.plan.steps:,} steps; {folder} holds the run.{next_word}")
+        for command in commands:
+            say(f"  {command}")
+    except OSError as error:
+        if not is_of_writing(error, folder):
+            raise
+        raise RunFailed(f"{folder} cannot be written: {error}") from error
+    finally:
+        trainer.monitor.tracker.end_line()
+        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
+            trainer.saver.close()
+
+
+def is_of_writing(error: OSError, folder: Path) -> bool:
+    """True where `error` is about something in `folder`, or about a disk that takes no more."""
+    if error.filename is None:
+        return error.errno in FULL
+    return Path(os.fsdecode(error.filename)).is_relative_to(folder)

@@ -1,0 +1,34 @@
+from mae.evaluation.rows import Recorded
+from mae.evaluation.training_verdicts import Verdict, judge
+
+HEALTH = {
+    "epoch": 90.0,
+    "images": 500,
+    "width": 4,
+    "rankme": 3.0,
+    "spread": 0.5,
+    "dead": 0.0,
+    "knn": 0.6,
+    "chance": 0.1,
+}
+
+
+def test_features_of_any_objective_are_judged():
+    found = {verdict.text: verdict.level for verdict in judge(Recorded(health=[HEALTH]))}
+    assert found == {
+        "Features are spread out: RankMe 3 of 4": "good",
+        "k-NN accuracy 60% (chance 10%)": "good",
+    }
+
+
+def test_an_objectives_own_findings_are_among_them():
+    own = Verdict("bad", "The code book is dead", "No entry is used.")
+    found = judge(Recorded([{"step": 1, "epoch": 1.0, "loss": 1.0}], [HEALTH]), [own])
+    assert found[0] == own and len(found) == 4
+
+
+def test_warmup_comes_from_the_settings():
+    early = {**HEALTH, "rankme": 0.01}
+    assert judge(Recorded(health=[early]))[0].level == "bad"
+    during = Recorded(health=[early], settings={"optim.warmup_epochs": 100})
+    assert "RankMe" not in "".join(verdict.text for verdict in judge(during))

@@ -1,0 +1,236 @@
+"""All weights under their own names, of objectives that the package knows or does not know."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tests.toy
+from mae.cli import main
+from mae.config import Config, InitConfig, TrainConfig
+from mae.errors import RunFailed, UserError
+from mae.export.plain import without_places, write_plain
+from mae.export.push import from_hub
+from mae.objectives import registry
+from mae.training.plain import load_plain, read_description
+from mae.training.trained import load_pretrained
+from tests.export.subjects import exported, images_of, subject_of
+from tests.runs import same_weights
+from tests.toy.runs import toy_config
+from tests.untrained import classifier_config, tiny_config, untrained_run
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
+
+
+def export(run, out, *options) -> int:
+    return main(["export", str(run), str(out), "--images", "noise", *options])
+
+
+@pytest.mark.usefixtures("toy", "in_process")
+def test_it_is_the_format_of_an_objective_without_an_encoder_of_timm_s(
+    tmp_path, make_shards, capsys
+):
+    config = toy_config(make_shards(tmp_path / "shards", 12, size=24))
+    run, out = untrained_run(tmp_path / "run", config), tmp_path / "out"
+    assert main(["export", str(run), str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"{out}: the model of step 6, checked through mae on 8 images of the run's" in printed
+    assert f'load_plain("{out}")' in printed
+    files = {"README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in out.iterdir()} == files
+    weights = load_file(run / "checkpoints" / "step-000000006" / "model.safetensors")
+    assert same_weights(load_file(out / "model.safetensors"), weights)
+    content = json.loads((out / "config.json").read_text())
+    assert (content["format"], content["format_version"]) == ("plain", 1)
+    assert (content["objective"], content["step"], content["samples"]) == ("toy", 6, 48)
+    assert content["data"] == "f" * 64
+    assert str(tmp_path) not in (out / "config.json").read_text() + (out / "README.md").read_text()
+
+    _, trained, _ = load_pretrained(run)
+    read, rebuilt, position = load_plain(out)
+    assert read == without_places(config) and position.step == 6
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    found, expected = (one.encode(images).pooled["latents"] for one in (rebuilt, trained))
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.usefixtures("toy", "in_process")
+def test_the_card_has_the_objective_s_own_words(tmp_path):
+    run, out = untrained_run(tmp_path / "run", toy_config()), tmp_path / "out"
+    assert export(run, out) == 0
+    card = (out / "README.md").read_text()
+    for part in (
+        "tags: [pytorch]",
+        "# toy, trained by mae ",
+        "\nVariational autoencoder (for tests).\n",
+        "| model | toy, 0.01 M parameters |",
+        "| objective | variational autoencoder (for tests) |",
+        "Images come as integers of 8 bits, from black, 0, to white, 255. Mae computed the same",
+        'load_plain("out")',
+    ):
+        assert part in card, part
+    for word in ("vision-transformer", "encoder |", "Masked", "{"):
+        assert word not in card, word
+
+
+def test_a_fresh_process_finds_an_objective_of_another_package(tmp_path, monkeypatch):
+    shutil.copytree(Path(tests.toy.__file__).parent, tmp_path / "elsewhere" / "othertoy")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    monkeypatch.setitem(registry.OBJECTIVES, "toy", "othertoy")
+    run = untrained_run(tmp_path / "run", toy_config())
+    assert export(run, tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("config", [tiny_config(), classifier_config()], ids=["mae", "classifier"])
+@pytest.mark.usefixtures("in_process")
+def test_any_objective_has_it(tmp_path, config):
+    run, out = untrained_run(tmp_path / "run", config), tmp_path / "out"
+    assert export(run, out, "--format", "plain") == 0
+    _, objective, _ = load_pretrained(run)
+    assert same_weights(load_file(out / "model.safetensors"), objective.state_dict())
+
+
+@pytest.mark.usefixtures("toy", "in_process")
+def test_averaged_weights_are_those_that_are_exported(tmp_path):
+    run = untrained_run(tmp_path / "run", toy_config(train=TrainConfig(ema=0.5)))
+    assert export(run, tmp_path / "out") == 0
+    weights = load_file(run / "checkpoints" / "step-000000006" / "model.safetensors")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(found["decoder.bias"], weights["average.decoder.bias"])
+    assert not torch.equal(found["decoder.bias"], weights["decoder.bias"])
+    assert torch.equal(found["center"], weights["center"])
+    assert "weights averaged with decay 0.5" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_another_size_is_recorded(tmp_path, in_process):
+    exported("plain", subject_of(img_size=(32, 24)), tmp_path / "out")
+    config, objective, _ = load_plain(tmp_path / "out")
+    assert config.data.img_size == objective.img_size == (32, 24)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_images_of_all_depths_prove_it(tmp_path, in_process, bits):
+    subject = subject_of(bits=bits, in_chans=2)
+    assert exported("plain", subject, tmp_path / "out").off == 0
+
+
+def tampered(change):
+    """`save_file` that writes other tensors."""
+
+    def save(tensors, path, metadata):
+        save_file(change(dict(tensors)), path, metadata)
+
+    return save
+
+
+KEY = "encoder.norm.bias"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors | {KEY: tensors[KEY].nextafter(torch.tensor(9.0))},
+        lambda tensors: tensors | {KEY: tensors[KEY].double()},
+        lambda tensors: tensors | {KEY: tensors[KEY][None]},
+        lambda tensors: {key: tensor for key, tensor in tensors.items() if key != KEY},
+        lambda tensors: tensors | {KEY.replace("bias", "other"): tensors[KEY].clone()},
+    ],
+    ids=["last bit", "type", "shape", "missing", "unknown"],
+)
+def test_a_tensor_that_is_not_what_was_written_is_noticed(
+    tmp_path, in_process, monkeypatch, change
+):
+    monkeypatch.setattr("mae.export.plain.save_file", tampered(change))
+    with pytest.raises(
+        RunFailed, match=r"not written: mae cannot load it: .*encoder.norm.* is not"
+    ):
+        exported("plain", subject_of(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_make_another_model_are_noticed(tmp_path, in_process, monkeypatch):
+    def wrong(config: Config) -> Config:
+        data = config.data.model_copy(update={"mean": (0.5, 0.5, 0.5)})
+        return config.model_copy(update={"data": data})
+
+    monkeypatch.setattr("mae.export.plain.without_places", wrong)
+    with pytest.raises(RunFailed, match=r"not written: mae computes other .*, off by .* 1e-06"):
+        exported("plain", subject_of(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_place_of_this_machine_is_in_the_settings():
+    init = InitConfig.model_validate({"from": "/home/me/runs/first"})
+    shards = "/data/a-{000..003}.tar"
+    config = tiny_config(output="/home/me/runs/second", init=init)
+    data = config.data.model_copy(update={"train": (shards,), "index_dir": Path("/data/index")})
+    found = without_places(config.model_copy(update={"data": data}))
+    assert (found.output, found.init.from_) == ("second", "first")
+    assert found.data.train == ("a-{000..003}.tar",) and found.data.index_dir is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pool", "avg"], "--pool avg: is for encoders of timm's; this model has none"),
+        (["--img-size", "32"], "--img-size: is for encoders of timm's; objective toy has none"),
+        (["--no-decoder"], "--no-decoder: plain has no place for it; it holds all"),
+        (
+            ["--format", "hf"],
+            "--format hf: objective toy has no such format; it has plain",
+        ),
+    ],
+)
+@pytest.mark.usefixtures("toy")
+def test_what_the_toy_has_not_is_refused_in_one_line(tmp_path, capsys, options, message):
+    run, out = untrained_run(tmp_path / "run", toy_config()), tmp_path / "out"
+    assert export(run, out, *options) == 2
+    assert capsys.readouterr().err == f"mae: {message}\n"
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "format", "has"),
+    [
+        (tiny_config(), "gguf", "mae has no such format; it has timm, onnx, torch, mae, hf, plain"),
+        (classifier_config(), "hf", "classifier has no such format; it has timm, onnx, torch, pla"),
+    ],
+)
+def test_a_format_that_an_objective_has_not(tmp_path, capsys, config, format, has):
+    run = untrained_run(tmp_path / "run", config)
+    assert export(run, tmp_path / "out", "--format", format) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--format {format}: objective {has}" in line
+
+
+def test_what_is_no_plain_export_is_said_in_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"no plain export here \(no config.json\)"):
+        read_description(tmp_path)
+    for content, message in (
+        ("{", "cannot be read"),
+        ("[]", "describes no plain export"),
+        ('{"format": "plain", "format_version": 2}', "install a newer one"),
+        ('{"format": "plain", "format_version": 1}', "damaged"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError, match=message) as error:
+            read_description(tmp_path)
+        assert "\n" not in str(error.value)
+
+
+def test_the_pool_has_no_place_in_it(tmp_path):
+    subject = subject_of(pool="avg")._replace(options=frozenset({"--pool"}))
+    with pytest.raises(UserError, match="--pool: plain has no place for it"):
+        write_plain(tmp_path, subject, images_of(subject))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_card_on_the_hub_downloads_the_folder():
+    told = from_hub('model = load_plain("FOLDER")', "me/x")
+    assert told.startswith("from huggingface_hub import snapshot_download\n")

@@ -1,0 +1,143 @@
+"""`mae attentive` from shards to its report."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+import torch
+
+from mae.cli import main
+from mae.objectives.attentive.model import AttentiveProbe
+from mae.training import loop
+from mae.training.trained import load_pretrained
+from tests.evaluation.frozen import tiny_run
+from tests.runs import (
+    environment,
+    events_of,
+    exit_status,
+    final_weights,
+    launched,
+    metrics_of,
+    same_weights,
+)
+
+RUNS = ("attentive-choosing", "attentive")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, make_shards):
+    # 9/10 of them divide among two processes, too.
+    return make_shards(tmp_path_factory.mktemp("attentive") / "shards", 24, size=20)
+
+
+def words(run, shards):
+    given = ["attentive", str(run), "--train", shards, "--test", shards, "--device", "cpu"]
+    return [*given, "--epochs", "3", "--batch-size", "8"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, shards):
+    """A run that was probed."""
+    run = tiny_run(tmp_path_factory.mktemp("trained") / "run")
+    assert main(words(run, shards)) == 0
+    return run
+
+
+def test_both_runs_are_runs_as_others_are(trained):
+    for name, heads, steps in zip(RUNS, (10, 1), (9, 9), strict=True):
+        folder = trained / name
+        assert exit_status(folder)["code"] == 0 and exit_status(folder)["step"] == steps
+        assert [row["event"] for row in events_of(folder)] == ["start", "done"]
+        assert {"loss", "best_loss", "accuracy"} <= metrics_of(folder)[-1].keys()
+        config, probe, _ = load_pretrained(folder)
+        assert isinstance(probe, AttentiveProbe)
+        assert config.objective == "attentive" and len(probe.heads) == heads
+        assert probe.logits(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 3)
+        assert main(["report", str(folder)]) == 0
+
+
+@pytest.mark.parametrize("stopped", RUNS)
+def test_a_signal_stops_it_and_the_same_command_goes_on(
+    trained, tmp_path, shards, monkeypatch, capsys, stopped
+):
+    run, step = tiny_run(tmp_path / "run"), loop.train_step
+
+    def stop_at_five(learner, batches, now, meter):
+        if now.number == 5 and learner.config.output.endswith(f"/{stopped}"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(learner, batches, now, meter)
+
+    monkeypatch.setattr(loop, "train_step", stop_at_five)
+    assert main(words(run, shards)) == 75
+    monkeypatch.undo()
+    assert exit_status(run / stopped)["step"] == 5 and not (run / "attentive.json").exists()
+    assert main([*words(run, shards), "--seed", "1"]) == 2
+    assert "an unfinished probe with another train.seed (0, not 1)" in capsys.readouterr().err
+    assert main(words(run, shards)) == 0
+    for name in RUNS:
+        assert same_weights(final_weights(run / name), final_weights(trained / name))
+    ours, theirs = (json.loads((one / "attentive.json").read_text()) for one in (run, trained))
+    assert ours["results"] == theirs["results"]
+
+
+def test_two_processes_train_the_same_probe(trained, tmp_path, shards):
+    run = tiny_run(tmp_path / "run")
+    ended = subprocess.run(
+        launched("mae", *words(run, shards), processes=2),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("tells what was done") == 1
+    for name in RUNS:
+        ours, theirs = (metrics_of(one / name) for one in (run, trained))
+        assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+        for one, other in zip(ours, theirs, strict=True):
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+            assert one["accuracy"] == pytest.approx(other["accuracy"])
+        ours, theirs = (final_weights(one / name) for one in (run, trained))
+        for key, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[key], rtol=1e-3, atol=1e-4)
+    ours, theirs = (json.loads((one / "attentive.json").read_text()) for one in (run, trained))
+    assert ours["results"][0]["sweep"] == theirs["results"][0]["sweep"]
+
+
+def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
+    run, shards = tiny_run(tmp_path / "run"), make_shards(tmp_path / "shards", 24, size=20)
+    words = ["attentive", str(run), "--train", shards, "--test", shards, "--epochs", "1"]
+    made = str(run / "features" / "any-name.safetensors")
+    assert main(["features", str(run), shards, "--tokens", "--out", made, "--device", "cpu"]) == 0
+    capsys.readouterr()
+    # What is kept is read, however little may be added to it.
+    assert main([*words, "--device", "cpu", "--token-gb", "1e-6"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("any-name.safetensors, made before") == 2 and "encoding" not in told
+    assert "warning: 24 of the test images are in --train too" in told
+    report = json.loads((run / "attentive.json").read_text())
+    assert report["recipe"]["tokens"] == "cached" and report["train_images"] == 24
+    assert report["recipe"]["steps"] == 1 and report["recipe"]["least_steps"] is None
+    assert report["test_images_in_train"] == 24 and report["step"] == 3
+    (run / "features" / "any-name.safetensors").unlink()
+    out = str(tmp_path / "fresh.json")
+    assert main([*words, "--device", "cpu", "--token-gb", "1e-6", "--out", out]) == 0
+    fresh = json.loads((tmp_path / "fresh.json").read_text())
+    assert fresh["recipe"]["tokens"] == "encoded each epoch"
+    assert main([*words, "--device", "cpu", "--baselines"]) == 0
+    both = json.loads((run / "attentive.json").read_text())
+    assert [row["encoder"] for row in both["results"]] == ["pretrained", "untrained"]
+    assert len(list((run / "features").glob("*-tokens.safetensors"))) == 2
+    assert "above untrained" in capsys.readouterr().out
+    (tmp_path / "shards" / "classes.txt").write_text("a\nb\nc\n")
+    other = make_shards(tmp_path / "other", 6, size=20)
+    (tmp_path / "other" / "classes.txt").write_text("c\nb\na\n")
+    assert main([*words[:5], other, "--train", shards]) == 2
+    assert "--test: its classes.txt names other classes" in capsys.readouterr().err
+    bare = make_shards(tmp_path / "bare", 3, labels=False)
+    assert main([*words[:3], bare, "--test", shards]) == 2
+    assert "--train: 3 of 3 samples have no label (.cls), first" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--untrained"])

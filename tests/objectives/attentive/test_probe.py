@@ -1,0 +1,322 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+
+from mae.data.images import Images
+from mae.data.loader import CentredViews
+from mae.data.manifest import Manifest
+from mae.errors import UserError
+from mae.evaluation.feature_cache import features_of
+from mae.evaluation.features import usable_samples
+from mae.evaluation.labels import ClassNumbers
+from mae.evaluation.tables import table
+from mae.objectives.attentive.declaration import Choice
+from mae.objectives.attentive.head import AttentiveHead
+from mae.objectives.attentive.model import AttentiveProbe
+from mae.objectives.attentive.probe import (
+    TokenSubject,
+    attentive_probe,
+    ranks,
+    rate_at_edge,
+)
+from mae.objectives.attentive.recipe import (
+    LEAST_STEPS,
+    RATES,
+    AttentiveRecipe,
+    epochs_for,
+    run_settings,
+)
+from mae.objectives.attentive.report import attentive_report
+from mae.objectives.attentive.tokens import (
+    CachedTokens,
+    EncodedTokens,
+    joined,
+    token_bytes,
+    token_data,
+)
+from mae.training.plan import make_plan
+from tests.evaluation.frozen import images_of, tiny_encoder, tiny_run
+from tests.evaluation.test_features import spoil
+from tests.objectives.probing import probing
+from tests.runs import final_weights, metrics_of
+
+WIDTH = 32
+"""of the tiny encoder's tokens"""
+
+
+CLASSIFIER = "classify.weight"
+
+
+class InMemory:
+    """Tokens that are simply there."""
+
+    def __init__(self, tokens):
+        self.tokens, self.samples, self.read = torch.from_numpy(tokens), np.arange(len(tokens)), []
+        self.left_out, self.workers = [], 0
+        self.inputs = lambda rows: self.tokens[torch.from_numpy(rows)]
+
+    def batches(self, slices):
+        for rows in slices:
+            self.read += rows.tolist()
+            yield self.tokens[torch.from_numpy(rows)]
+
+
+def labelled(labels):
+    """Images of these labels, which nobody decodes."""
+    n = len(labels)
+    nothing = np.zeros(n, np.int64)
+    manifest = Manifest(
+        shards=("gone.tar",),
+        keys=(b"\0".join(b"%d" % i for i in range(n)),),
+        first=np.zeros(1, np.int64),
+        shard_bytes=(0,),
+        sha256=("",),
+        shard=nothing.astype(np.int32),
+        offset=nothing,
+        size=nothing.astype(np.uint32),
+        crc=nothing.astype(np.uint32),
+        label=np.asarray(labels, np.int32),
+        kind=nothing.astype(np.uint8),
+        fingerprint=f"of {n}",
+        datasets=(1,),
+    )
+    return Images(manifest, 3)
+
+
+def hidden_signs(n, seed):
+    """One of 9 tokens of each image is marked and tells the class; the others say it of others.
+
+    The mean over tokens knows nothing of the class, so that a linear probe on it is at chance.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    tokens = np.zeros((n, 9, WIDTH), np.float32)
+    tokens[..., :16] = 0.3 * rng.standard_normal((n, 9, 16))
+    signs = np.tile([1, -1, 1, -1, 1, -1, 1, -1, 0], (n, 1))
+    signs = rng.permuted(signs, axis=1)
+    place = [
+        rng.choice(np.flatnonzero(of == 2 * c - 1)) for of, c in zip(signs, labels, strict=True)
+    ]
+    tokens[..., 0] += 2 * signs
+    tokens[np.arange(n), place, 1] += 4
+    return InMemory(tokens), labels
+
+
+def silent(text):
+    pass
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tiny_run(tmp_path / "run")
+
+
+def probed(run, train, labels, test, test_labels, recipe, **more):
+    asked = probing(run, labelled(labels), labelled(test_labels))
+    numbers = ClassNumbers(2, labels, test_labels)
+    return attentive_probe(asked, TokenSubject("pretrained", train, test), numbers, recipe, **more)
+
+
+def heads_trained(run, tokens, labels, choices, recipe, name):
+    """The heads that a run of its own trains on all tokens, and its settings."""
+    asked = probing(run, labelled(labels), labelled(labels))
+    data = token_data(tokens, np.arange(len(labels)), asked.train, recipe.seed)
+    given = asked.opened.encoder, recipe, choices, sorted(set(labels.tolist())), len(labels)
+    config = run_settings(asked, *given, str(run / name))
+    probe = asked.fit(config, data)
+    assert isinstance(probe, AttentiveProbe)
+    return probe, config, data
+
+
+def test_it_finds_what_a_mean_hides(run):
+    train, labels = hidden_signs(400, 0)
+    test, test_labels = hidden_signs(200, 1)
+    means = train.tokens.mean(1).numpy(), test.tokens.mean(1).numpy()
+    linear = LogisticRegression().fit(means[0], labels).score(means[1], test_labels)
+    choices = [Choice(lr=1e-4, weight_decay=0.1), Choice(lr=1e-2, weight_decay=0.01)]
+    recipe = AttentiveRecipe(10, 32)
+    found = probed(run, train, labels, test, test_labels, recipe, choices=choices)
+    assert linear < 0.65 and (found.ranks == 0).mean() > 0.9
+    assert found.chosen == choices[int(np.argmax(found.accuracies))]
+
+
+def test_the_test_set_is_read_once_and_has_no_say(tmp_path):
+    train, labels = hidden_signs(60, 0)
+    recipe, chosen = AttentiveRecipe(2, 16), set()
+    for seed in (1, 2):
+        test, test_labels = hidden_signs(30, seed)
+        run = tiny_run(tmp_path / str(seed))
+        chosen.add(probed(run, train, labels, test, test_labels, recipe).chosen)
+        assert sorted(test.read) == list(range(30))
+    assert len(chosen) == 1
+
+
+def test_heads_of_a_sweep_are_those_trained_alone(run):
+    train, labels = hidden_signs(60, 0)
+    choices = [Choice(lr=1e-3, weight_decay=0.1), Choice(lr=3e-3, weight_decay=0.0)]
+    recipe = AttentiveRecipe(2, 16)
+    both, *_ = heads_trained(run, train, labels, choices, recipe, "both")
+    for number, choice in enumerate(choices):
+        alone, *_ = heads_trained(run, train, labels, [choice], recipe, f"alone-{number}")
+        for name, ours in alone.heads[0].state_dict().items():
+            torch.testing.assert_close(both.heads[number].state_dict()[name], ours)
+        ours, own = (
+            part.get_parameter(CLASSIFIER) for part in (both.heads[number], alone.heads[0])
+        )
+        is_same = torch.equal(ours, own)
+        assert is_same or number == 0, "0: its learning rate is a rounded share of the other's"
+    first, second = (head.get_parameter(CLASSIFIER) for head in both.heads)
+    assert not torch.equal(first, second)
+    found = ranks(both.eval(), train, labels, np.arange(50, 60), 4)
+    assert found.shape == (2, 10) and set(found.flatten().tolist()) <= {0, 1}
+
+
+def test_training_is_a_plain_loop_of_adamw(run):
+    train, labels = hidden_signs(50, 0)
+    choice, recipe = Choice(lr=3e-3, weight_decay=0.1), AttentiveRecipe(3, 16)
+    trained, config, data = heads_trained(run, train, labels, [choice], recipe, "plain")
+    plan = make_plan(config, 50, 1, 0)
+    head = AttentiveHead(WIDTH, 2, torch.Generator().manual_seed(0))
+    matrices = [p for p in head.parameters() if p.ndim > 1]
+    vectors = [p for p in head.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, 0.0, (0.9, 0.999), weight_decay=choice.weight_decay)
+    stream = list(data.batches(config, plan.slices, (16, 16), 0, plan.steps))
+    seen = torch.cat([batch.samples for batch in stream])
+    assert seen[:50].sort().values.tolist() == list(range(50))
+    for step, batch in enumerate(stream):
+        assert torch.equal(batch.labels, torch.from_numpy(labels)[batch.samples])
+        for group in optimizer.param_groups:
+            group["lr"] = plan.lr_at(step, config)
+        optimizer.zero_grad()
+        F.cross_entropy(head(train.tokens[batch.samples]), batch.labels).backward()
+        optimizer.step()
+    for name, ours in head.state_dict().items():
+        torch.testing.assert_close(trained.heads[0].state_dict()[name], ours, rtol=1e-4, atol=1e-6)
+    assert len(final_weights(run / "plain")) == len(head.state_dict()), "and no encoder"
+
+
+def test_steps_are_those_that_are_taken(run):
+    train, labels = hidden_signs(50, 0)
+    recipe = AttentiveRecipe(41, 16)
+    heads_trained(run, train, labels, [Choice()], recipe, "steps")
+    assert metrics_of(run / "steps")[-1]["step"] == recipe.steps(50) == -(-41 * 50 // 16)
+
+
+def test_cached_and_fresh_tokens_agree_in_any_order(tmp_path, make_shards):
+    images, encoder = images_of(make_shards(tmp_path / "shards", 10)), tiny_encoder()
+    cached = CachedTokens(features_of(encoder, images, tmp_path, tokens=True, say=silent), "cpu")
+    fresh = fresh_tokens(encoder, images)
+    slices = [np.array([7, 0, 9]), np.array([3])]
+    for kept, new in zip(cached.batches(slices), fresh.batches(slices), strict=True):
+        assert kept.dtype == torch.float32 and kept.shape[1:] == (17, 32)  # 4 x 4, class token
+        torch.testing.assert_close(kept, new, rtol=2e-3, atol=2e-3)  # batches of other sizes
+    pixels = fresh.inputs(np.array([3]))
+    assert pixels.dtype == torch.uint8 and cached.inputs(np.array([3])).dtype == torch.float16
+    vectors = {"cls": torch.zeros(1, 2), "mean": torch.ones(1, 2), "tokens": torch.ones(1, 3, 2)}
+    assert joined(vectors)[0, :, 0].tolist() == [0, 1, 1, 1]
+    per_image = 2 * 32 * (16 + 1 + 1)  # patches, class token, mean; two bytes each
+    assert token_bytes(encoder, images, "cpu") == 10 * per_image
+
+
+def fresh_tokens(encoder, images, max_bad=0):
+    views = CentredViews(images, encoder.img_size, encoder.crop_pct)
+    return EncodedTokens(encoder, images, "cpu", 0, usable_samples(views, max_bad))
+
+
+def test_too_few_images_are_refused(run):
+    train, labels = hidden_signs(19, 0)
+    with pytest.raises(UserError, match="--train: 19 images; an attentive probe needs 20"):
+        probed(run, train, labels, train, labels, AttentiveRecipe())
+
+
+def test_bad_images_have_no_row_whether_kept_or_encoded_anew(tmp_path, make_shards):
+    pattern = make_shards(tmp_path / "shards", 26)
+    spoil(tmp_path / "shards", "sample-00003", "sample-00008")
+    images, encoder = images_of(pattern), tiny_encoder()
+    kept = CachedTokens(
+        features_of(encoder, images, tmp_path, tokens=True, max_bad=2, say=silent), "cpu"
+    )
+    reports = []
+    for name, tokens in (("kept", kept), ("fresh", fresh_tokens(encoder, images, 2))):
+        assert tokens.samples.tolist() == [i for i in range(26) if i not in (3, 8)]
+        assert len(tokens.left_out) == 2 and "key sample-00008" in tokens.left_out[1]
+        subjects = [TokenSubject("pretrained", tokens, tokens)]
+        asked = probing(tiny_run(tmp_path / name, 0.0), images, images)
+        recipe, choices = AttentiveRecipe(2, 16), [Choice(lr=1e-2, weight_decay=0.1)]
+        reports.append(attentive_report(asked, subjects, recipe, choices))
+        names = token_data(tokens, np.array([3, 7]), images, 0).manifest
+        assert [names.key(0), names.key(1)] == ["sample-00004", "sample-00009"]
+    for report in reports:
+        assert report["train_images"] == 24 and len(report["test"]["left_out"]) == 2
+        json.dumps(report)
+    ours, theirs = (report["results"][0]["accuracy"] for report in reports)
+    assert ours == pytest.approx(theirs, abs=1 / 24 + 1e-9)  # batches of other sizes
+    with pytest.raises(UserError, match=r"2 bad images so far, more than data.max_bad = 1"):
+        fresh_tokens(encoder, images, 1)
+
+
+def test_the_report_compares_with_the_untrained_and_knows_the_top_five(run, tmp_path, make_shards):
+    """Tokens that hold the class beside tokens that hold nothing."""
+    images = images_of(make_shards(tmp_path / "shards", 60))
+    labels = images.manifest.label.astype(np.int64)
+    rng = np.random.default_rng(0)
+    blind = rng.standard_normal((60, 4, WIDTH)).astype(np.float32)
+    seeing = blind.copy()
+    seeing[:, :, 0] += 4 * (labels[:, None] - 1)
+    subjects = [
+        TokenSubject(name, InMemory(tokens), InMemory(tokens))
+        for name, tokens in (("pretrained", seeing), ("untrained", np.zeros_like(blind)))
+    ]
+    told = []
+    choices = [Choice(lr=lr, weight_decay=0.1) for lr in (1e-3, 1e-2)]
+    asked = probing(run, images, images, told.append, baselines=True)
+    report = attentive_report(asked, subjects, AttentiveRecipe(8, 16), choices)
+    ours, untrained = report["results"]
+    above = ours["above"]["untrained"]
+    assert ours["accuracy"] > 0.8 and untrained["accuracy"] == pytest.approx(1 / 3)
+    assert above["difference"] == pytest.approx(ours["accuracy"] - untrained["accuracy"])
+    assert 0.2 < above["interval"][0] < above["difference"] < above["interval"][1]
+    assert "above" not in untrained and "top5_accuracy" not in ours
+    assert [row["lr"] for row in ours["sweep"]] == [1e-3, 1e-2] and ours["lr"] in (1e-3, 1e-2)
+    assert {line.partition(":")[0] for line in told} == {"pretrained", "untrained"}
+    shown = table("attentive", report).splitlines()
+    assert "above untrained" in shown[0] and len(shown) == 4
+    assert shown[3] == "note: 30 steps: more --epochs, for 2,500, may do better"
+    assert report["recipe"]["steps"] == 30 and "ImageNet" in report["measures"]
+    assert not ours["lr_at_edge"], "of two learning rates"
+
+
+def test_small_data_sets_get_more_epochs():
+    for images, size, epochs in ((1_281_167, 256, 20), (32_000, 256, 20), (5_000, 256, 128)):
+        assert epochs_for(images, size) == epochs
+    for images, size in ((5_000, 256), (7, 256), (300, 100), (31_999, 256)):
+        recipe = AttentiveRecipe(epochs_for(images, size), size)
+        assert recipe.steps(images) >= LEAST_STEPS
+        assert recipe._replace(epochs=recipe.epochs - 1).steps(images) < LEAST_STEPS
+
+
+def test_a_learning_rate_at_the_edge_is_told(run, tmp_path, make_shards):
+    choices = [
+        Choice(lr=lr, weight_decay=decay) for decay in (0.1, 0.01) for lr in (1e-3, 1e-2, 3e-2)
+    ]
+    assert rate_at_edge(choices, [0.1, 0.2, 0.1, 0.1, 0.1, 0.3])
+    assert rate_at_edge(choices, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
+    assert not rate_at_edge(choices, [0.1, 0.2, 0.3, 0.1, 0.3, 0.1])
+    assert not rate_at_edge(choices[:2], [0.1, 0.2])
+    assert max(RATES) == 3e-2
+    images = images_of(make_shards(tmp_path / "shards", 60))
+    rng = np.random.default_rng(0)
+    tokens = InMemory(rng.standard_normal((60, 4, WIDTH)).astype(np.float32))
+    tokens.tokens[:, :, 0] += 4 * (torch.from_numpy(images.manifest.label)[:, None] - 1)
+    choices = [Choice(lr=lr, weight_decay=0.1) for lr in (1e-9, 1e-8, 1e-2)]
+    asked = probing(run, images, images)
+    subjects = [TokenSubject("pretrained", tokens, tokens)]
+    report = attentive_report(asked, subjects, AttentiveRecipe(8, 16), choices)
+    note = "pretrained: lr 0.01 at the edge of the candidates, one beyond may do better"
+    assert report["results"][0]["lr_at_edge"] and report["notes"][1] == note
+    assert f"note: {note}" in table("attentive", report).splitlines()

@@ -1,0 +1,153 @@
+import math
+
+import pytest
+
+from mae.evaluation.rows import Recorded
+from mae.evaluation.training_verdicts import judge
+from mae.objectives.mae.diagnosis import diagnose
+
+HEALTHY = {
+    "step": 900,
+    "epoch": 90.0,
+    "images": 2000,
+    "width": 192,
+    "r2": 0.62,
+    "r2_interpolation": 0.55,
+    "r2_patch_mean": 0.0,
+    "rankme": 90.0,
+    "spread": 0.6,
+    "dead": 0.0,
+    "cosine": 0.5,
+    "knn": 0.6,
+    "probe": 0.7,
+    "chance": 0.1,
+}
+
+
+def rows(count=100, fall=0.002, **last):
+    """A quiet run of ten warm-up epochs; `last` changes its last tenth."""
+    found = [
+        {
+            "step": step * 10,
+            "epoch": float(step),
+            "loss": 0.5 * (1 - fall) ** step + 1e-4 * (step % 3),
+            "r2": 0.6,
+            "images_per_second": 1000.0,
+            "data_wait": 0.02,
+            "grad_norm": 1.0,
+            "bad": 0,
+            "skipped": 0,
+        }
+        for step in range(1, count + 1)
+    ]
+    return [*found[:-10], *({**row, **last} for row in found[-10:])]
+
+
+def judged(metrics=(), health=(), **settings):
+    run = Recorded(metrics, health, settings)
+    return judge(run, diagnose(run))
+
+
+WARMUP = {"optim.warmup_epochs": 10.0}
+
+
+def verdicts(metrics=(), health=()):
+    return {verdict.text: verdict.level for verdict in judged(metrics, health, **WARMUP)}
+
+
+def test_a_healthy_run_is_called_good_and_nothing_else():
+    assert verdicts(rows(), [HEALTHY]) == {
+        "Loss still falling: 1.8 % over the last tenth": "good",
+        "2% of the time is spent waiting for data": "good",
+        "Features are spread out: RankMe 90 of 192": "good",
+        "Held-out R² 0.62, above interpolation (0.55) and the patch mean (0.00)": "good",
+        "k-NN accuracy 60% (chance 10%)": "good",
+    }
+
+
+def test_nothing_is_said_of_nothing():
+    assert judged() == []
+    assert list(verdicts([{}], [{}])) == ["Too early to judge the loss"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "health", "text", "level"),
+    [
+        (rows(loss=math.nan), [], "The loss is not a number", "bad"),
+        (rows(12), [], "Too early to judge the loss", "watch"),
+        (rows(fall=0), [], "Loss steady over the last tenth", "good"),
+        (rows(fall=-0.005), [], "Loss rising: 4.6 % over the last tenth", "watch"),
+        (rows(fall=-0.03), [], "Loss rising: 30.5 % over the last tenth", "bad"),
+        (rows(skipped=3), [], "3 of 1,000 steps skipped", "watch"),
+        (rows(skipped=30), [], "30 of 1,000 steps skipped", "bad"),
+        (rows(bad=1), [], "1 unreadable image replaced", "watch"),
+        (rows(grad_norm=9.0), [], "Gradients have grown to 9 times the run's median", "watch"),
+        (rows(data_wait=0.2), [], "20% of the time is spent waiting for data", "watch"),
+        (rows(data_wait=0.7), [], "70% of the time is spent waiting for data", "bad"),
+        (
+            rows(images_per_second=500.0),
+            [],
+            "Slower than before: 500 images/s, the run's median is 1,000",
+            "watch",
+        ),
+        (
+            rows(r2=-0.1),
+            [],
+            "R² -0.10: the model does no better than predicting the mean",
+            "bad",
+        ),
+        ([], [HEALTHY | {"rankme": 3.1}], "Features collapse: RankMe 3 of 192", "bad"),
+        ([], [HEALTHY | {"spread": 0.001}], "Features collapse: RankMe 90 of 192", "bad"),
+        ([], [HEALTHY | {"rankme": 7.0}], "Features are narrow: RankMe 7 of 192", "watch"),
+        ([], [HEALTHY | {"rankme": math.nan}], "Features are not numbers", "bad"),
+        (
+            [],
+            [HEALTHY, HEALTHY | {"rankme": 40.0}],
+            "Features are losing dimensions: RankMe 40 of 192, 90 at best",
+            "watch",
+        ),
+        ([], [HEALTHY | {"dead": 0.2}], "20% of the feature dimensions are dead", "watch"),
+        ([], [HEALTHY | {"dead": 0.6}], "60% of the feature dimensions are dead", "bad"),
+        (
+            [],
+            [HEALTHY | {"r2": -0.2}],
+            "R² -0.20 below the patch mean (0.00): the model has not learned structure yet",
+            "bad",
+        ),
+        (
+            [],
+            [HEALTHY | {"r2_patch_mean": 0.72}],
+            "R² 0.62 below the patch mean (0.72)",
+            "watch",
+        ),
+        ([], [HEALTHY | {"r2": 0.5}], "R² 0.50 below smooth interpolation (0.55)", "watch"),
+        (
+            rows(),
+            [HEALTHY | {"r2": 0.45, "r2_interpolation": 0.1}],
+            "R² is 0.15 lower on held-out images than in training",
+            "watch",
+        ),
+        ([], [HEALTHY | {"knn": 0.11}], "k-NN accuracy 11% is chance (10%)", "watch"),
+        (
+            [],
+            [HEALTHY, HEALTHY, HEALTHY | {"knn": 0.4}],
+            "k-NN accuracy 40%, down from 60%",
+            "watch",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(metrics, health, text, level):
+    assert verdicts(metrics, health).get(text) == level
+
+
+def test_a_fresh_encoder_is_not_called_collapsed():
+    early = HEALTHY | {"epoch": 2.0, "rankme": 3.0, "r2": -1.0, "knn": 0.3}
+    assert not {"bad", "watch"} & set(verdicts([], [early]).values())
+
+
+def test_the_worst_comes_first_and_each_has_its_reason():
+    found = judged(rows(loss=math.nan, bad=1), [HEALTHY], **WARMUP)
+    assert [verdict.level for verdict in found] == ["bad", "watch", "good", "good", "good", "good"]
+    assert all(len(verdict.reason) > 20 for verdict in found)
+    knn = next(verdict for verdict in found if "k-NN" in verdict.text)
+    assert "smoke signal" in knn.reason

@@ -1,0 +1,70 @@
+"""Rows of health.jsonl: R² on hidden patches beside the health of the features."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mae.data.images import Images
+from mae.data.loader import CentredViews
+from mae.data.manifest import build_manifest
+from mae.hashing import Stream, fold
+from mae.objectives.base import HeldOut
+from mae.objectives.mae.implementation import IMPLEMENTATION
+from mae.objectives.mae.reconstruction import explained_variance
+from mae.settings import load_config
+from mae.tensor_hashing import as_tensor
+from tests.objectives.mae.test_model import small_mae
+
+COUNT = 72
+FIGURES = ("r2", "r2_interpolation", "r2_patch_mean")
+
+
+def held_out(images: Images, crop_pct=1.0, seed=0, limit=1000) -> HeldOut:
+    """Measured by one process on the CPU."""
+    settings = [f"data.crop_pct={crop_pct}", f"train.seed={seed}", f"log.health_images={limit}"]
+    config, device = load_config(None, settings), torch.device("cpu")
+    return HeldOut(images, config, device, 0, 1, lambda own: own, print)
+
+
+@pytest.fixture(scope="module")
+def images(make_shards, tmp_path_factory):
+    shards = make_shards(tmp_path_factory.mktemp("shards"), COUNT)
+    return Images(build_manifest([shards], "test"), 3)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return small_mae()
+
+
+def test_every_number_agrees_with_its_own_computation(images, model):
+    found = IMPLEMENTATION.measure(model, held_out(images, 0.9, seed=3))
+    views = CentredViews(images, model.img_size, 0.9)
+    pixels = torch.stack([views.view(number) for number in range(COUNT)])
+    seeds = as_tensor(fold(3, Stream.PANEL, np.arange(COUNT)))
+    explained = explained_variance(model.eval(), [(pixels, seeds)])
+    assert found["r2"] == pytest.approx(explained.model, abs=1e-5)
+    assert found["r2_interpolation"] == pytest.approx(explained.interpolation, abs=1e-5)
+    assert found["r2_patch_mean"] == pytest.approx(explained.patch_mean, abs=1e-5)
+    assert (found["images"], found["bad"], found["width"]) == (COUNT, 0, 32)
+
+
+def test_the_same_each_time_and_without_dropout(images):
+    model = small_mae(encoder={"proj_drop_rate": 0.5}).train()
+    some = IMPLEMENTATION.measure(model, held_out(images, limit=40))
+    assert some["images"] == 40 and model.training
+    assert some == IMPLEMENTATION.measure(model, held_out(images, limit=40))
+    other = IMPLEMENTATION.measure(model, held_out(images, seed=1, limit=40))
+    assert all(some[key] != other[key] for key in ("r2", "r2_interpolation"))
+
+
+def test_weights_that_are_no_numbers_are_told_as_such(images, model):
+    with torch.no_grad():
+        model.encoder.norm.bias.fill_(math.nan)
+    found = IMPLEMENTATION.measure(model, held_out(images))
+    assert math.isnan(found["r2"]) and math.isnan(found["rankme"])
+    assert set(FIGURES) < set(json.loads(json.dumps(found)))

@@ -1,0 +1,43 @@
+"""A probe that tests ask for in their own process."""
+
+import argparse
+from pathlib import Path
+
+from mae.data.images import Images
+from mae.evaluation.encoders import open_encoder
+from mae.evaluation.probing import Probing
+from mae.training.ending import Ending
+from mae.training.train import train
+
+
+def probing(
+    run: Path, train_images: Images, test_images: Images, say=lambda text: None, baselines=False
+) -> Probing:
+    """What `mae probe` and `mae attentive` hand to an objective."""
+    opened = open_encoder(run)
+    encoders, modules = {opened.encoder.name: opened.encoder}, {opened.encoder.name: opened.module}
+    if baselines:
+        module, fresh = opened.untrained()
+        encoders[fresh.name], modules[fresh.name] = fresh, module
+
+    def fit(config, source=None, followed_by=None):
+        ending = Ending()
+        with ending.last:
+            return train(config, ending, source=source, use_cpu=True)
+
+    options = argparse.Namespace(run=run, train=["gone.tar"], workers=0, token_gb=50.0)
+    return Probing(
+        options,
+        opened,
+        encoders,
+        modules,
+        train_images,
+        test_images,
+        run,
+        "cpu",
+        1,
+        True,
+        fit,
+        lambda own: own,
+        say,
+    )

@@ -1,0 +1,168 @@
+"""Run folders of version 0.1.0, whose settings and averaged weights lay otherwise: they go on."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mae.cli import main as mae
+from mae.config import Config
+from mae.errors import UserError
+from mae.settings import dump_config, load_config, recorded_config
+from mae.training.average import Average
+from mae.training.restore import load_average
+from mae.training.trained import build_objective
+from tests.runs import environment, final_weights, metrics_of
+
+EARLIER = Path(__file__).parent / "earlier"
+STOPPED, STEPS = 7, 26
+FINETUNE = [
+    *("finetune.ema=0.9", "finetune.mixup=0.8", "finetune.drop_path=0.1"),
+    *("train.batch_size=8", "train.epochs=4", "optim.warmup_epochs=1"),
+    *("log.every=1", "log.wandb=false", "train.checkpoint_every=4", "data.workers=0"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, make_shards):
+    """`earlier/` as it was left, the shards beside it."""
+    folder = tmp_path_factory.mktemp("earlier")
+    make_shards(folder / "shards", 52, shard_size=20, size=(20, 24), extension="png")
+    shutil.copytree(EARLIER, folder / "earlier")
+    return folder
+
+
+def go_on(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=folder,
+        env=environment() | path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def pretraining(folder):
+    """The run that was stopped after step 7, at its end."""
+    done = go_on(folder, "mae.pretrain", str(written_by_hand(folder)))
+    assert done.returncode == 0, done.stderr
+    assert f"resumed at step {STOPPED}" in done.stdout
+    return folder / "earlier" / "pretraining"
+
+
+def written_by_hand(folder: Path) -> Path:
+    """The YAML that the earlier run was started with, in the keys of its time."""
+    path = folder / "by_hand.yaml"
+    path.write_text("""\
+output: earlier/pretraining
+model:
+  encoder: vit_tiny_patch16_224
+  encoder_kwargs: {embed_dim: 16, depth: 1, num_heads: 2}
+  img_size: 16
+  patch_size: 4
+  decoder_embed_dim: 16
+  decoder_depth: 1
+  decoder_num_heads: 2
+data: {train: 'shards/shard-*.tar', workers: 0, mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
+optim: {lr: 2.0e-3, warmup_epochs: 1}
+train: {epochs: 4, batch_size: 8, checkpoint_every: 4}
+log: {every: 1, panel_every: 0, wandb: false}
+""")
+    return path
+
+
+@pytest.fixture(scope="module")
+def classifier(folder, pretraining):
+    """The fine-tuning of it, stopped after step 7, at its end."""
+    words = ["mae.finetune", "earlier/pretraining", "output=earlier/classifier"]
+    done = go_on(folder, *words, *FINETUNE)
+    assert done.returncode == 0, done.stderr
+    assert f"resumed at step {STOPPED}" in done.stdout
+    return folder / "earlier" / "classifier"
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "classifier"])
+def test_it_goes_on_to_the_numbers_that_it_had_come_to(kind, request):
+    """All of them, of the same step: only the last bits may differ between machines."""
+    run = request.getfixturevalue(kind)
+    lines = (EARLIER / kind / "to-the-end.jsonl").read_text().splitlines()
+    expected = [json.loads(line) for line in lines]
+    found = metrics_of(run)
+    assert [row["step"] for row in found] == list(range(1, STEPS + 1))
+    for row, other in zip(found, expected, strict=True):
+        for key, value in other.items():
+            assert row[key] == pytest.approx(value, rel=1e-4, abs=1e-5), (row["step"], key)
+
+
+def test_the_average_goes_on_from_the_earlier_one(classifier):
+    """Not from the weights."""
+    path = EARLIER / "classifier" / "checkpoints" / f"step-{STOPPED:09d}"
+    earlier, final = load_file(path / "model.safetensors"), final_weights(classifier)
+    objective = build_objective(recorded_config(EARLIER / "classifier"))
+    average = Average(objective, 0.9)
+    load_average(path, objective, average)
+    names = {key.removeprefix("average.") for key in final if key.startswith("average.")}
+    assert names == average.tensors().keys()
+    for name, tensor in average.tensors().items():
+        assert torch.equal(tensor, earlier[f"average.{name.removeprefix('encoder.')}"])
+    head = "encoder.head.weight"
+    assert not torch.equal(average.tensors()[head], earlier[head])
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "classifier"])
+def test_a_checkpoint_of_then_is_loaded_whole(folder, kind, tmp_path):
+    """Evaluated with the averaged weights, where there are some."""
+    from mae.training.trained import load_pretrained
+
+    shutil.copytree(EARLIER / kind, tmp_path / kind)
+    _, objective, position = load_pretrained(tmp_path / kind)
+    path = tmp_path / kind / "checkpoints" / f"step-{STOPPED:09d}" / "model.safetensors"
+    stored = load_file(path)
+    assert position.step == STOPPED
+    for name, tensor in objective.state_dict().items():
+        averaged = f"average.{name.removeprefix('encoder.')}"
+        expected = stored[averaged] if averaged in stored else stored[name]
+        assert torch.equal(tensor, expected), name
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "classifier"])
+def test_commands_read_it(folder, kind, tmp_path, capsys):
+    run = tmp_path / kind
+    shutil.copytree(EARLIER / kind, run)
+    assert mae(["report", str(run)]) == 0
+    shards = str(folder / "shards" / "*.tar")
+    assert mae(["pca", str(run), shards, "--out", str(tmp_path / "pca.png")]) == 0
+    assert mae(["export", str(run), str(tmp_path / "export"), "--images", shards]) == 0
+    assert (tmp_path / "export" / "model.safetensors").exists()
+
+
+def test_recorded_settings_are_those_of_today(folder):
+    config = recorded_config(EARLIER / "classifier")
+    assert (config.data.img_size, config.data.in_chans, config.train.ema) == ((16, 16), 3, 0.9)
+    assert isinstance(config, Config)
+    path = folder / "again.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+
+
+def test_its_settings_are_read_as_those_of_a_new_run(folder):
+    """`mae pretrain RUN/config.yaml output=…`, with nothing that other objectives have."""
+    for kind, objective in (("pretraining", "mae"), ("classifier", "classifier")):
+        config = load_config(EARLIER / kind / "config.yaml", ["output=elsewhere"])
+        assert config.objective == objective and config.output == "elsewhere"
+        assert config.model == recorded_config(EARLIER / kind).model
+
+
+def test_a_damaged_value_is_refused_by_name(tmp_path):
+    text = (EARLIER / "pretraining" / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("mask_ratio: 0.75", "mask_ratio: 7"))
+    with pytest.raises(UserError, match=r"config\.yaml: model\.mask_ratio: 7 should be less than"):
+        recorded_config(tmp_path)

@@ -1,0 +1,327 @@
+"""An objective that the package does not know, through training: see `tests.toy`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from mae.data.training_data import open_training_data
+from mae.objectives import registry
+from mae.objectives.base import total_loss
+from mae.pretrain import main
+from mae.setting_help import describe_settings
+from mae.settings import load_config
+from mae.training.plan import make_plan
+from mae.training.step import merge_carry
+from mae.training.trained import build_objective
+from tests.runs import environment, exit_status, final_weights, metrics_of, same_weights
+
+STEPS = 20
+SETTINGS = """\
+output: {folder}/run
+objective: toy
+data: {{train: '{shards}', img_size: 16, workers: 0, mean: [0.5, 0.5, 0.5], std: [0.3, 0.3, 0.3]}}
+model: {{latents: 4, beta: 0.5}}
+optim: {{lr: 2.0e-3, warmup_epochs: 1}}
+train: {{epochs: 3.05, batch_size: 8, checkpoint_every: 6}}
+log: {{every: 1, panel_every: 10, wandb: false, health_every: 1}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, make_shards):
+    folder = tmp_path_factory.mktemp("shards")
+    return make_shards(folder, 52, shard_size=20, size=(20, 24), extension="png")
+
+
+def write_config(folder: Path, shards: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "toy.yaml"
+    path.write_text(SETTINGS.format(folder=folder, shards=shards))
+    return path
+
+
+def command(module: str, *words: str, processes: int = 1) -> list[str]:
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+        launcher += ["--num_processes", str(processes), "--mixed_precision", "no"]
+        launcher += ["--dynamo_backend", "no", "--main_process_port", "0"]
+    return [*launcher, "-m", module, *words]
+
+
+def run(*words: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*words, processes=processes),
+        capture_output=True,
+        text=True,
+        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shards):
+    """A run in float32 that nobody disturbed, measured on the training images."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run("tests.toy", "pretrain", str(write_config(folder, shards)), f"data.val={shards}")
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done.stdout
+
+
+@pytest.fixture(scope="module")
+def in_double(tmp_path_factory, shards):
+    """The final weights of one process in float64, without accumulation."""
+    folder = tmp_path_factory.mktemp("double")
+    done = run("tests.toy.double", str(write_config(folder, shards)))
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+def assert_close(one: Path, other: Path) -> None:
+    """Weights, buffers and all losses, to 1e-9."""
+    ours, theirs = final_weights(one), final_weights(other)
+    assert ours.keys() == theirs.keys() and "center" in ours
+    for name, tensor in theirs.items():
+        assert tensor.dtype == torch.float64, name
+        torch.testing.assert_close(ours[name], tensor, rtol=0, atol=1e-9)
+    for row, expected in zip(metrics_of(one), metrics_of(other), strict=True):
+        for key in ("loss", "loss_error", "loss_kl", "nats", "usage", "grad_norm"):
+            assert row[key] == pytest.approx(expected[key], abs=1e-9), key
+
+
+# Training
+
+
+def test_it_learns_and_its_figures_are_reported(undisturbed):
+    folder, printed = undisturbed
+    rows = metrics_of(folder)
+    assert len(rows) == STEPS and rows[-1]["loss_error"] < 0.9 * rows[0]["loss_error"]
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["loss_error"] + row["loss_kl"], rel=1e-6)
+        assert 0 <= row["usage"] <= 1
+    assert rows[0]["loss_kl"] == 0 < rows[-1]["loss_kl"]  # warmed up by progress
+    assert "model   toy, 0.0 M parameters\n" in printed
+    assert "  KL 0." in printed and "  usage " in printed and "R²" not in printed
+    assert f"mae export {folder}" in printed and "mae finetune" not in printed
+
+
+def test_it_is_the_plain_loop_that_a_person_would_write(undisturbed, shards):
+    """Same samples, noise, warm-up, optimizer and buffers, step by step."""
+    config, data = open_training_data(load_config(undisturbed[0] / "config.yaml"))
+    plan = make_plan(config, len(data.manifest), 1, 0)
+    objective = build_objective(config)
+    decayed = [p for p in objective.parameters() if p.ndim > 1]
+    others = [p for p in objective.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.01)
+    batches = data.batches(config, plan.slices, (16, 16), 0, STEPS)
+    for step, batch in enumerate(batches, 1):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.lr_at(step - 1, config)
+        assert isinstance(batch.images, torch.Tensor)
+        noise = objective.draw(batch.images, batch.seeds)
+        progress = torch.tensor((step - 1) / STEPS)
+        error, kl = objective(batch.images, noise, progress).losses.values()
+        with torch.no_grad():
+            latents = objective.encode(batch.images).pooled["latents"]
+        optimizer.zero_grad()
+        (error + kl).backward()
+        optimizer.step()
+        objective.get_buffer("center").lerp_(latents.mean(dim=0), 0.1)
+        objective.get_buffer("first").copy_(latents[0])
+    for name, tensor in final_weights(undisturbed[0]).items():
+        torch.testing.assert_close(objective.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_panels_and_health_come_without_a_word_of_its_own(undisturbed):
+    folder, _ = undisturbed
+    names = sorted(path.name for path in (folder / "panels").iterdir())
+    assert names == [f"step-{step:09d}.png" for step in (10, STEPS)]
+    with Image.open(folder / "panels" / names[-1]) as picture:
+        assert picture.width > 3 * 128
+    rows = [json.loads(line) for line in (folder / "health.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [7, 13, STEPS]
+    assert all(row["width"] == 4 and 1 <= row["rankme"] <= 4 for row in rows)
+    assert "r2" not in rows[0]
+
+
+def test_killed_and_run_again_it_ends_in_the_same_bits(undisturbed, shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    process = subprocess.Popen(
+        command("tests.toy", "pretrain", str(config)),
+        stdout=subprocess.DEVNULL,
+        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+    while not (metrics.exists() and '"step": 9,' in metrics.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = run("tests.toy", "pretrain", str(config))
+    assert done.returncode == 0 and "resumed at step" in done.stdout
+    assert same_weights(final_weights(tmp_path / "run"), final_weights(undisturbed[0]))
+
+
+def test_a_step_that_is_skipped_leaves_buffers_as_they_were(shards, tmp_path, monkeypatch):
+    from mae.training import step as stepping
+    from tests.toy.implementation import Toy
+
+    seen = []
+    whole, after = stepping.forward, Toy.after_step
+
+    def forward(*arguments):
+        output = whole(*arguments)
+        poison = float("nan") if len(seen) == 4 else 1.0
+        return output._replace(losses={key: one * poison for key, one in output.losses.items()})
+
+    def watched(self, step):
+        before = self.center.clone()
+        after(self, step)
+        seen.append((step.number, bool(step.skipped), torch.equal(before, self.center), step.seed))
+
+    monkeypatch.setattr(stepping, "forward", forward)
+    monkeypatch.setattr(Toy, "after_step", watched)
+    assert main([str(write_config(tmp_path, shards)), "train.epochs=1.2", "train.seed=3"]) == 0
+    assert [(number, skipped) for number, skipped, _, _ in seen] == [
+        (number, number == 5) for number in range(1, 9)
+    ]
+    assert all(is_same == skipped and seed == 3 for _, skipped, is_same, seed in seen)
+
+
+# However a batch is split
+
+
+def test_accumulation_changes_nothing(in_double, shards, tmp_path):
+    done = run("tests.toy.double", str(write_config(tmp_path, shards)), "train.max_device_batch=2")
+    assert done.returncode == 0 and "4 accumulated x 2 images" in done.stdout
+    assert_close(tmp_path / "run", in_double)
+
+
+def test_two_processes_change_nothing(in_double, shards, tmp_path):
+    done = run("tests.toy.double", str(write_config(tmp_path, shards)), processes=2)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes x 1 accumulated x 4 images" in done.stdout
+    assert_close(tmp_path / "run", in_double)
+
+
+def test_carry_is_added_up_or_lined_up():
+    parts = [
+        {"count": torch.tensor([1, 2]), "rows": torch.tensor([[1.0], [2.0]])},
+        {"count": torch.tensor([3, 0]), "rows": torch.tensor([[3.0], [4.0]])},
+    ]
+    merged = merge_carry(parts, {"count": "sum", "rows": "rows"}, Accelerator(cpu=True))
+    assert merged["count"].tolist() == [4, 2]
+    assert merged["rows"].flatten().tolist() == [1, 2, 3, 4]
+
+
+# Compiled, tried out, stopped
+
+
+COMPILED = """
+import torch
+from mae.objectives import registry
+from mae.objectives.base import total_loss
+from mae.settings import load_config
+from mae.training.trained import build_objective
+
+registry.OBJECTIVES["toy"] = "tests.toy"
+settings = ["data.img_size=16", "model.beta=0.5"]
+objective = build_objective(load_config(None, settings, {"objective": "toy"}))
+images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+noise = objective.draw(images, torch.arange(4))
+torch._dynamo.config.error_on_recompile = True
+for autocast in (False, True):
+    torch._dynamo.reset()
+    compiled = torch.compile(objective, fullgraph=True, dynamic=False, backend="aot_eager")
+    for progress in (0.0, 0.25, 0.9):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            start = torch.tensor(progress)
+            expected, found = objective(images, noise, start), compiled(images, noise, start)
+        torch.testing.assert_close(total_loss(found), total_loss(expected), rtol=1e-3, atol=1e-5)
+        assert found.carry["first"].dtype == torch.float32  # an island in full precision
+print("equal")
+"""
+
+
+def test_one_graph_whatever_the_progress():
+    """Islands of full precision included; shape checks of the session cannot be compiled."""
+    words = [sys.executable, "-c", COMPILED]
+    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["equal"]
+
+
+def test_a_dry_run_tells_what_a_run_would_be(shards, tmp_path, capsys):
+    assert main([str(write_config(tmp_path, shards)), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "model   toy, " in printed and "GFLOP an image" in printed and "step    " in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_averaged_weights_go_with_the_checkpoint(shards, tmp_path):
+    from mae.training.trained import load_pretrained
+
+    config = write_config(tmp_path, shards)
+    assert main([str(config), "train.epochs=1", "train.ema=0.9", "optim.warmup_epochs=0"]) == 0
+    stored = final_weights(tmp_path / "run")
+    _, objective, _ = load_pretrained(tmp_path / "run")
+    for name, parameter in objective.named_parameters():
+        assert torch.equal(parameter, stored[f"average.{name}"])
+        assert not torch.equal(parameter, stored[name])
+    assert torch.equal(objective.get_buffer("center"), stored["center"])
+
+
+def test_a_signal_stops_it_in_order(shards, tmp_path, monkeypatch):
+    from tests.toy.implementation import Toy
+
+    after = Toy.after_step
+
+    def stop(self, step):
+        after(self, step)
+        if step.number == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Toy, "after_step", stop)
+    assert main([str(write_config(tmp_path, shards))]) == 75
+    assert exit_status(tmp_path / "run")["step"] == 4
+    monkeypatch.setattr(Toy, "after_step", after)
+    assert main([str(write_config(tmp_path, shards))]) == 0
+
+
+def test_mistakes_in_its_settings_come_with_all_others(shards, tmp_path, capsys):
+    config = write_config(tmp_path, shards)
+    assert main([str(config), "model.latnets=3", "model.mask_ratio=.5", "optim.lr=-1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and any("did you mean latents?" in line for line in lines)
+
+
+def test_its_defaults_go_before_the_cores_and_after_what_is_written():
+    base = {"objective": "toy"}
+    assert load_config(None, [], base).optim.weight_decay == 0.01
+    assert load_config(None, ["optim.weight_decay=0.2"], base).optim.weight_decay == 0.2
+    assert load_config(None).optim.weight_decay == 0.05
+    assert "  optim.weight_decay = 0.01\n      instead" in describe_settings("mae pretrain")
+
+
+def test_total_loss_is_the_sum_of_all(shards):
+    objective = build_objective(load_config(None, ["data.img_size=16"], {"objective": "toy"}))
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    noise = objective.draw(images, torch.arange(2))
+    output = objective(images, noise, torch.tensor(1.0))
+    assert total_loss(output) == output.losses["error"] + output.losses["kl"]

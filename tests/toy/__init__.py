@@ -1,0 +1,1 @@
+"""A third objective, which the package does not know: a small variational autoencoder."""

@@ -1,0 +1,12 @@
+"""`python -m tests.toy …`: the command line of mae, with the toy objective among the others."""
+
+import sys
+
+from mae.objectives import registry
+
+registry.OBJECTIVES["toy"] = "tests.toy"
+
+if __name__ == "__main__":
+    from mae.cli import main
+
+    sys.exit(main())

@@ -1,0 +1,29 @@
+from mae.objectives.declaration import Declaration, Metric
+from mae.section import Positive, Rate, Section
+
+
+class ToyModel(Section):
+    """A variational autoencoder."""
+
+    latents: Positive = 4
+    """numbers per image"""
+    beta: Rate = 0.1
+    """weight of the KL divergence, after a warm-up over the first half of the run"""
+
+
+class ToyDeclaration(Declaration):
+    name = "toy"
+    summary = "variational autoencoder (for tests)"
+    model = ToyModel
+    defaults = {"optim": {"weight_decay": 0.01}}
+    losses = ("error", "kl")
+    statistics = {"nats": "mean", "used": "sum"}
+    metrics = (Metric("nats", "KL", ".2f"), Metric("usage", "usage", ".0%"))
+
+    def figures(self, losses, statistics):
+        used = statistics["used"]
+        share = sum(count > 0 for count in used) / len(used)
+        return {"nats": statistics["nats"], "usage": share}
+
+
+DECLARATION = ToyDeclaration()

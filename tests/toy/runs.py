@@ -1,0 +1,11 @@
+"""Runs of the toy objective, made in no time and without training."""
+
+from mae.config import Config, DataConfig
+from mae.objectives.registry import config_type
+from tests.untrained import NUMBERS
+
+
+def toy_config(shards: str = "gone.tar", **sections) -> Config:
+    """Images of 16 x 16 px; `sections` replace those of the same name."""
+    data = DataConfig(train=(shards,), mean=NUMBERS, std=NUMBERS, img_size=(16, 16), workers=0)
+    return config_type("toy").model_validate({"objective": "toy", "data": data, **sections})
