@@ -4,9 +4,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.command_line import exit_code
 from benchmarks.pipelines import OTHERS
 from mae.commands.bench import measure_loader
+from mae.exits import exit_code
 from mae.options.bench import loader_options
 
 
@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     loader_options(parser)
     args = parser.parse_args(argv)
-    return exit_code(lambda: measure_loader(args, OTHERS))
+    return exit_code(lambda: measure_loader(args, OTHERS), "benchmarks")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from benchmarks.command_line import exit_code
 from benchmarks.cost import cost_of
 from benchmarks.others import (
     IMPLEMENTATIONS,
@@ -24,6 +23,7 @@ from mae.bench.tables import RATES, about_lines, markdown, rates_of, spread_of
 from mae.bench.timing import ratios, spread
 from mae.commands.bench import effort_of, show_progress, write_result
 from mae.device import choose_device
+from mae.exits import exit_code
 from mae.objectives.base import total_loss
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 from mae.options.bench import step_options
@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         write_result(args.out, result, peers_table(result))
 
-    return exit_code(work)
+    return exit_code(work, "benchmarks")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.command_line import exit_code
 from benchmarks.others import IMPLEMENTATIONS, TRANSFORMERS, build_step
 from mae.bench.profile import bench_profile
 from mae.bench.tables import profile_table
 from mae.commands.bench import case_of, write_result
 from mae.device import choose_device
+from mae.exits import exit_code
 from mae.options.bench import encoder_options
 
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = bench_profile(case, device=choose_device(args.device), build=build_step)
         write_result(args.out, result, profile_table(result))
 
-    return exit_code(work)
+    return exit_code(work, "benchmarks")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mae import __version__
-from mae.errors import RunFailed, UserError
+from mae.exits import FAILED, exit_code
 from mae.options.bench import add_bench_commands
 from mae.options.data import add_data_commands
 from mae.options.evaluation import add_evaluation_commands
@@ -32,23 +32,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return importlib.import_module(f"mae.{argv[0]}").main(argv[1:])
     args = build_parser().parse_args(argv)
     module = importlib.import_module(f"mae.commands.{args.module}")
-    try:
-        code: int | None = getattr(module, args.command)(args)
+
+    def work() -> int | None:
+        code = getattr(module, args.command)(args)
         sys.stdout.flush()  # here, where a reader that is gone can still be told of
+        return code
+
+    try:
+        return exit_code(work)
     except BrokenPipeError:  # `mae index … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except UserError as error:
-        for line in str(error).splitlines():
-            print(f"mae: {line}", file=sys.stderr)
-        return 2
-    except RunFailed as error:
-        print(f"mae: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nmae: interrupted", file=sys.stderr)
-        return 1
-    return code or 0
+        return FAILED
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,17 +3,39 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mae.errors import RunFailed, UserError
 
 DONE, FAILED, WRONG_USE, STOPPED = 0, 1, 2, 75
 """Exit codes; stopped: early, with a checkpoint, and the same command continues."""
 STATUS_FILE = "exit-status"
 STATUS_VARIABLE = "MAE_EXIT_STATUS"
 """environment: a file of one launch alone, for the same word as STATUS_FILE"""
+
+
+def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
+    """Do `work`, whose own code counts; print why it failed: 1 failed, 2 wrong use.
+
+    Runs have `mae.training.ending.Ending`, which knows signals, processes and run folders, too.
+    """
+    try:
+        return work() or DONE
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"{program}: {line}", file=sys.stderr)
+        return WRONG_USE
+    except RunFailed as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        return FAILED
 
 
 class Word(NamedTuple):

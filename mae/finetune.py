@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae.config import Config
-from mae.errors import RunFailed, UserError
-from mae.exits import DONE, FAILED, WRONG_USE
+from mae.exits import DONE, exit_code
 from mae.objectives.registry import declarations
 from mae.setting_help import describe_settings
 from mae.training.start import start
@@ -57,13 +56,12 @@ def _evaluate(config: Config) -> int:
 
     folder = Path(config.output)
     out, workers = folder / "evaluation.json", config.data.workers
-    try:
+
+    def work() -> None:
         device = choose_device("auto")
         print(evaluate_run(folder, config.data.val, "data.val", out, device, workers))
-    except (UserError, RunFailed) as error:
-        print(f"mae: {error}", file=sys.stderr)
-        return WRONG_USE if isinstance(error, UserError) else FAILED
-    return DONE
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

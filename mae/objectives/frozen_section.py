@@ -1,11 +1,13 @@
-"""Settings of the objectives that train a classifier on a frozen encoder."""
+"""Settings and declaration of the objectives that train a classifier on a frozen encoder."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mae.config import Config
 from mae.errors import UserError
+from mae.objectives.declaration import Declaration
 from mae.section import NonNegative, Section, Text
 
 if TYPE_CHECKING:
@@ -29,6 +31,43 @@ class FrozenModel(Section):
 
 MEASURED = {"model.encoder", "model.classes", "model.labels"}
 """settings that the training data decides, and the encoder's folder, for which sha256 speaks"""
+
+
+class ProbeDeclaration(Declaration):
+    """Declaration of a probe: a classifier on an encoder that stays as it is."""
+
+    needs_img_size = False
+    needs_labels = True
+    is_probe = True
+    panels = ""
+
+    def complete(self, config: Config, manifest: "Manifest") -> Config:
+        """Settings with the classes of the training data."""
+        model = with_classes(frozen_model_of(config), manifest)
+        return config.model_copy(update={"model": model})
+
+    def measured(self, config: Config) -> set[str]:
+        """Settings that do not decide by themselves."""
+        return MEASURED
+
+    def next_steps(self, run: Path) -> list[str]:
+        """None: the command that trains it tests it, too."""
+        return []
+
+    def history(self, config: Config) -> str:
+        """The objective in a few words, for the model cards of what starts from its weights."""
+        return f"{self.name} of {frozen_model_of(config).classes} classes"
+
+    def describe_frozen(self, config: Config) -> str:
+        """The frozen encoder, in a few words."""
+        model = frozen_model_of(config)
+        return f"for {model.classes} classes, on {model.encoder}{' untrained' * model.untrained}"
+
+
+def frozen_model_of(config: Config) -> FrozenModel:
+    """The section `model:` of a run of a probe."""
+    assert isinstance(config.model, FrozenModel)
+    return config.model
 
 
 def with_classes(model: FrozenModel, manifest: "Manifest") -> FrozenModel:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mae.config import Config
-from mae.objectives.declaration import Chart, Curve, Declaration, Metric
-from mae.objectives.frozen_section import MEASURED, FrozenModel, with_classes
+from mae.objectives.declaration import Chart, Curve, Metric
+from mae.objectives.frozen_section import FrozenModel, ProbeDeclaration
 from mae.section import Rate, Section
-
-if TYPE_CHECKING:
-    from mae.data.manifest import Manifest
 
 
 class Choice(Section):
@@ -37,7 +33,7 @@ def model_of(config: Config) -> AttentiveModel:
     return config.model
 
 
-class AttentiveDeclaration(Declaration):
+class AttentiveDeclaration(ProbeDeclaration):
     """Attentive probe."""
 
     name = "attentive"
@@ -51,10 +47,6 @@ class AttentiveDeclaration(Declaration):
         Chart("Best head", (Curve("best_loss", "training loss"),)),
         Chart("Accuracy of the best head", (Curve("accuracy", "training"),), is_share=True),
     )
-    needs_img_size = False
-    needs_labels = True
-    is_probe = True
-    panels = ""
 
     def figures(
         self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
@@ -63,8 +55,12 @@ class AttentiveDeclaration(Declaration):
         totals = statistics["of_heads"]
         assert isinstance(totals, list)
         *sums, count = totals
-        half = len(sums) // 2
-        return {"best_loss": min(sums[:half]) / count, "accuracy": max(sums[half:]) / count}
+        losses_of, right_of = sums[: len(sums) // 2], sums[len(sums) // 2 :]
+        finite = [loss for loss in losses_of if math.isfinite(loss)]
+        return {
+            "best_loss": min(finite, default=math.nan) / count,
+            "accuracy": max(right_of) / count,
+        }
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
         """(key, message) of settings that do not go together."""
@@ -73,28 +69,10 @@ class AttentiveDeclaration(Declaration):
         if not config.optim.lr:
             yield "optim.lr", "is what the heads' learning rates are shares of: set it above 0"
 
-    def complete(self, config: Config, manifest: Manifest) -> Config:
-        """Settings with the classes of the training data."""
-        return config.model_copy(update={"model": with_classes(model_of(config), manifest)})
-
-    def measured(self, config: Config) -> set[str]:
-        """Settings that do not decide by themselves."""
-        return MEASURED
-
     def describe(self, config: Config, size: str) -> str:
         """The model of `size`, in a few words."""
-        model = model_of(config)
-        frozen = f"{model.encoder}{' untrained' * model.untrained}"
-        heads = f"{len(model.heads)} attentive head{'s' * (len(model.heads) > 1)}"
-        return f"{heads}, {size} for {model.classes} classes, on {frozen}, frozen"
-
-    def next_steps(self, run: Path) -> list[str]:
-        """None: the command that trains it tests it, too."""
-        return []
-
-    def history(self, config: Config) -> str:
-        """The objective in a few words, for the model cards of what starts from its weights."""
-        return f"an attentive probe of {model_of(config).classes} classes"
+        count = len(model_of(config).heads)
+        return f"{count} attentive head{'s' * (count > 1)}, {size} {self.describe_frozen(config)}"
 
 
 DECLARATION = AttentiveDeclaration()

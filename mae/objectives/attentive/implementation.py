@@ -1,20 +1,19 @@
 """Attentive probe: its heads on the encoder that the settings name."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from mae.config import Config
-from mae.data.class_names import class_names
 from mae.evaluation.encoders import TOKENS, blank_vectors, open_again
 from mae.evaluation.probing import Probing
 from mae.objectives.attentive.declaration import model_of
 from mae.objectives.attentive.model import AttentiveProbe
 from mae.objectives.attentive.report import attentive
-from mae.objectives.base import Implementation, Objective
+from mae.objectives.base import Objective
+from mae.objectives.frozen import ProbeImplementation
 
 
-class AttentiveImplementation(Implementation):
+class AttentiveImplementation(ProbeImplementation):
     """Attentive probe."""
 
     def build(self, config: Config) -> AttentiveProbe:
@@ -44,11 +43,6 @@ class AttentiveImplementation(Implementation):
                     }
                 )
         return groups
-
-    def class_names(self, config: Config, run: Path) -> Sequence[str]:
-        """Names of the classes; none where labels leave numbers out."""
-        model = model_of(config)
-        return () if model.labels else class_names(config.data.train, model.classes, run)
 
     def probe(self, asked: Probing) -> Mapping[str, Any]:
         """The report of `mae attentive`."""

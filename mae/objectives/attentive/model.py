@@ -7,21 +7,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from mae.evaluation.encoders import TOKENS, FrozenEncoder
+from mae.evaluation.encoders import FrozenEncoder
 from mae.objectives.attentive.head import AttentiveHead
 from mae.objectives.attentive.tokens import joined
-from mae.objectives.base import Features, Objective, Output, full_precision
-from mae.objectives.frozen import Frozen
+from mae.objectives.base import Output, full_precision
+from mae.objectives.frozen import Probe
 
 
-class AttentiveProbe(Objective):
+class AttentiveProbe(Probe):
     """Heads that learn apart from each other: the loss is the sum of theirs.
 
     What is random is the start of the heads alone, which is the same for all of them.  Among
     several, one whose loss is not finite does not learn, and keeps no other from it.
     """
-
-    labels: Tensor
 
     def __init__(
         self,
@@ -34,10 +32,7 @@ class AttentiveProbe(Objective):
         labels: Sequence[int] = (),
     ) -> None:
         """`width`: of the tokens; `labels`: of each class, where these are not 0, 1 and so on."""
-        super().__init__()
-        assert isinstance(encoder.encode, nn.Module)
-        self.frozen = Frozen(encoder.encode)
-        self.img_size = encoder.img_size
+        super().__init__(encoder, classes, labels)
         self.heads = nn.ModuleList(
             AttentiveHead(width, classes, torch.Generator().manual_seed(seed))
             for _ in range(num_heads)
@@ -45,18 +40,6 @@ class AttentiveProbe(Objective):
         if num_heads > 1:
             for parameter in self.heads.parameters():
                 parameter.register_hook(_finite)
-        known = torch.tensor(labels or range(classes))
-        self.register_buffer("labels", known, persistent=False)
-
-    def draw(
-        self,
-        images: Shaped[Tensor, "b ..."],
-        seeds: Int[Tensor, " b"],
-        labels: Int[Tensor, " b"] | None = None,
-    ) -> Int[Tensor, " b"]:
-        """The numbers of the classes; nothing is random."""
-        assert labels is not None
-        return torch.searchsorted(self.labels, labels)
 
     def forward(
         self,
@@ -85,16 +68,6 @@ class AttentiveProbe(Objective):
             return images.float()
         with full_precision(images.device):
             return joined(self.frozen(images)).half().float()
-
-    def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
-        """Features of the frozen encoder."""
-        vectors = dict(self.frozen(images))
-        tokens = vectors.pop(TOKENS, None)
-        return Features(vectors, tokens)
-
-    def encoding_part(self) -> nn.Module:
-        """The frozen encoder."""
-        return self.frozen.module
 
     def logits(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Class scores of the first head."""

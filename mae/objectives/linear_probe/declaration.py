@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mae.config import Config
-from mae.objectives.declaration import Chart, Curve, Declaration, Metric
-from mae.objectives.frozen_section import MEASURED, FrozenModel, with_classes
+from mae.objectives.declaration import Chart, Curve, Metric
+from mae.objectives.frozen_section import FrozenModel, ProbeDeclaration
 from mae.section import Positive
-
-if TYPE_CHECKING:
-    from mae.data.manifest import Manifest
 
 GROUP = 512
 """images that the authors' BatchNorm normalises together: those of one GPU"""
@@ -31,7 +26,7 @@ def model_of(config: Config) -> LinearProbeModel:
     return config.model
 
 
-class LinearProbeDeclaration(Declaration):
+class LinearProbeDeclaration(ProbeDeclaration):
     """Linear probe as the MAE paper's numbers are made."""
 
     name = "linear_probe"
@@ -42,10 +37,6 @@ class LinearProbeDeclaration(Declaration):
     statistics = {"right": "mean"}
     metrics = (Metric("accuracy", "accuracy", ".1%"),)
     charts = (Chart("Accuracy", (Curve("accuracy", "training"),), is_share=True),)
-    needs_img_size = False
-    needs_labels = True
-    is_probe = True
-    panels = ""
 
     def figures(
         self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
@@ -55,14 +46,6 @@ class LinearProbeDeclaration(Declaration):
         assert isinstance(right, float)
         return {"accuracy": right}
 
-    def complete(self, config: Config, manifest: Manifest) -> Config:
-        """Settings with the classes of the training data."""
-        return config.model_copy(update={"model": with_classes(model_of(config), manifest)})
-
-    def measured(self, config: Config) -> set[str]:
-        """Settings that do not decide by themselves."""
-        return MEASURED
-
     def batch_multiple(self, config: Config) -> tuple[int, str]:
         """Whole groups."""
         group = model_of(config).group
@@ -70,17 +53,7 @@ class LinearProbeDeclaration(Declaration):
 
     def describe(self, config: Config, size: str) -> str:
         """The model of `size`, in a few words."""
-        model = model_of(config)
-        frozen = f"{model.encoder}{' untrained' * model.untrained}"
-        return f"linear classifier, {size} for {model.classes} classes, on {frozen}, frozen"
-
-    def next_steps(self, run: Path) -> list[str]:
-        """None: the command that trains it tests it, too."""
-        return []
-
-    def history(self, config: Config) -> str:
-        """The objective in a few words, for the model cards of what starts from its weights."""
-        return f"a linear probe of {model_of(config).classes} classes"
+        return f"linear classifier, {size} {self.describe_frozen(config)}"
 
 
 DECLARATION = LinearProbeDeclaration()

@@ -1,20 +1,18 @@
 """The paper's linear probe: its head on the encoder that the settings name."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from mae.config import Config
-from mae.data.class_names import class_names
 from mae.evaluation.encoders import blank_vectors, open_again, preferred
 from mae.evaluation.probing import Probing
-from mae.objectives.base import Implementation
+from mae.objectives.frozen import ProbeImplementation
 from mae.objectives.linear_probe.declaration import model_of
 from mae.objectives.linear_probe.model import LinearProbe
 from mae.objectives.linear_probe.report import linear_probe
 
 
-class LinearProbeImplementation(Implementation):
+class LinearProbeImplementation(ProbeImplementation):
     """Linear probe as the MAE paper's numbers are made."""
 
     def build(self, config: Config) -> LinearProbe:
@@ -30,11 +28,6 @@ class LinearProbeImplementation(Implementation):
             seed=config.train.seed,
             labels=model.labels,
         )
-
-    def class_names(self, config: Config, run: Path) -> Sequence[str]:
-        """Names of the classes; none where labels leave numbers out."""
-        model = model_of(config)
-        return () if model.labels else class_names(config.data.train, model.classes, run)
 
     def probe(self, asked: Probing) -> Mapping[str, Any]:
         """The report of `mae probe --protocol mae`."""

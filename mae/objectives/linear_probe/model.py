@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from mae.evaluation.encoders import TOKENS, FrozenEncoder, preferred
-from mae.objectives.base import Features, Objective, Output, StepEnd, full_precision
-from mae.objectives.frozen import Frozen
+from mae.evaluation.encoders import FrozenEncoder, preferred
+from mae.objectives.base import Output, StepEnd, full_precision
+from mae.objectives.frozen import Probe
 
 EPS = 1e-6
 MOMENTUM = 0.1
@@ -72,11 +72,10 @@ class ProbeHead(nn.Module):
         return self.linear(self.norm(vectors))
 
 
-class LinearProbe(Objective):
+class LinearProbe(Probe):
     """A linear classifier on one vector of each image, of an encoder that stays as it is."""
 
     merges = {"groups": "rows"}
-    labels: Tensor
 
     def __init__(
         self,
@@ -89,23 +88,9 @@ class LinearProbe(Objective):
         labels: Sequence[int] = (),
     ) -> None:
         """`width`: of the vectors; `labels`: of each class, where these are not 0, 1 and so on."""
-        super().__init__()
-        assert isinstance(encoder.encode, nn.Module)
-        self.frozen = Frozen(encoder.encode)
-        self.img_size, self.group = encoder.img_size, group
+        super().__init__(encoder, classes, labels)
+        self.group = group
         self.head = ProbeHead(width, classes, seed)
-        known = torch.tensor(labels or range(classes))
-        self.register_buffer("labels", known, persistent=False)
-
-    def draw(
-        self,
-        images: Shaped[Tensor, "b c h w"],
-        seeds: Int[Tensor, " b"],
-        labels: Int[Tensor, " b"] | None = None,
-    ) -> Int[Tensor, " b"]:
-        """The numbers of the classes; nothing is random."""
-        assert labels is not None
-        return torch.searchsorted(self.labels, labels)
 
     def forward(
         self,
@@ -122,16 +107,6 @@ class LinearProbe(Objective):
             loss = F.cross_entropy(scores, noise)
         right = (scores.detach().argmax(dim=1) == noise).to(loss.dtype).mean()
         return Output({"cross_entropy": loss}, {"right": right}, {"groups": groups})
-
-    def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
-        """Features of the frozen encoder."""
-        vectors = dict(self.frozen(images))
-        tokens = vectors.pop(TOKENS, None)
-        return Features(vectors, tokens)
-
-    def encoding_part(self) -> nn.Module:
-        """The frozen encoder."""
-        return self.frozen.module
 
     def logits(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
         """Class scores of whole images, by the running statistics."""
