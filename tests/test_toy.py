@@ -312,7 +312,7 @@ def test_mistakes_in_its_settings_come_with_all_others(shards, tmp_path, capsys)
 
 
 def test_its_defaults_go_before_the_cores_and_after_what_is_written():
-    base = {"objective": "toy"}
+    base = {"objective": "toy", "data": {"img_size": 16}}
     assert load_config(None, [], base).optim.weight_decay == 0.01
     assert load_config(None, ["optim.weight_decay=0.2"], base).optim.weight_decay == 0.2
     assert load_config(None).optim.weight_decay == 0.05

@@ -74,7 +74,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(
     monkeypatch.undo()
     assert exit_status(run / stopped)["step"] == 5 and not (run / "attentive.json").exists()
     assert main([*words(run, shards), "--seed", "1"]) == 2
-    assert "an unfinished probe with another train.seed (0, not 1)" in capsys.readouterr().err
+    assert "an unfinished probe with another seed (0, not 1)" in capsys.readouterr().err
     assert main(words(run, shards)) == 0
     for name in RUNS:
         assert same_weights(final_weights(run / name), final_weights(trained / name))
