@@ -1,9 +1,10 @@
 """Run folders of version 0.1.0, whose settings and averaged weights lay otherwise: they go on."""
 
+import contextlib
+import io
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from safetensors.torch import load_file
 from mae.cli import main as mae
 from mae.config import Config
 from mae.errors import UserError
+from mae.finetune import main as finetune
+from mae.pretrain import main as pretrain
 from mae.settings import dump_config, load_config, recorded_config
 from mae.training.average import Average
 from mae.training.restore import load_average
 from mae.training.trained import build_objective
-from tests.runs import environment, final_weights, metrics_of
+from tests.runs import final_weights, metrics_of
 
 EARLIER = Path(__file__).parent / "earlier"
 STOPPED, STEPS = 7, 26
@@ -37,24 +40,19 @@ def folder(tmp_path_factory, make_shards):
     return folder
 
 
-def go_on(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=folder,
-        env=environment() | path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+def go_on(folder: Path, main: Callable[[list[str]], int], *words: str) -> str:
+    """What is printed by a start in `folder`, which the recorded paths are relative to."""
+    printed = io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        assert main([*words]) == 0
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="module")
 def pretraining(folder):
     """The run that was stopped after step 7, at its end."""
-    done = go_on(folder, "mae.pretrain", str(written_by_hand(folder)))
-    assert done.returncode == 0, done.stderr
-    assert f"resumed at step {STOPPED}" in done.stdout
+    printed = go_on(folder, pretrain, str(written_by_hand(folder)))
+    assert f"resumed at step {STOPPED}" in printed
     return folder / "earlier" / "pretraining"
 
 
@@ -82,10 +80,8 @@ log: {every: 1, panel_every: 0, wandb: false}
 @pytest.fixture(scope="module")
 def classifier(folder, pretraining):
     """The fine-tuning of it, stopped after step 7, at its end."""
-    words = ["mae.finetune", "earlier/pretraining", "output=earlier/classifier"]
-    done = go_on(folder, *words, *FINETUNE)
-    assert done.returncode == 0, done.stderr
-    assert f"resumed at step {STOPPED}" in done.stdout
+    words = ["earlier/pretraining", "output=earlier/classifier"]
+    assert f"resumed at step {STOPPED}" in go_on(folder, finetune, *words, *FINETUNE)
     return folder / "earlier" / "classifier"
 
 

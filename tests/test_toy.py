@@ -1,5 +1,7 @@
 """An objective that the package does not know, through training: see `tests.toy`."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -23,6 +25,7 @@ from mae.training.plan import make_plan
 from mae.training.step import merge_carry
 from mae.training.trained import build_objective
 from tests.runs import environment, exit_status, final_weights, metrics_of, same_weights
+from tests.toy import implementation
 
 STEPS = 20
 SETTINGS = """\
@@ -73,21 +76,38 @@ def run(*words: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
     )
 
 
+def here(*words: str, is_double: bool = False) -> str:
+    """A run in this process, by one thread as in a launched one; what it prints."""
+    printed, threads = io.StringIO(), torch.get_num_threads()
+    build = implementation.ToyImplementation.build
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
+        if is_double:
+            patch.setattr(
+                implementation.ToyImplementation,
+                "build",
+                lambda self, config: build(self, config).double(),
+            )
+        torch.set_num_threads(1)
+        try:
+            assert main([*words]) == 0
+        finally:
+            torch.set_num_threads(threads)
+    return printed.getvalue()
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, shards):
     """A run in float32 that nobody disturbed, measured on the training images."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = run("tests.toy", "pretrain", str(write_config(folder, shards)), f"data.val={shards}")
-    assert done.returncode == 0, done.stderr
-    return folder / "run", done.stdout
+    return folder / "run", here(str(write_config(folder, shards)), f"data.val={shards}")
 
 
 @pytest.fixture(scope="module")
 def in_double(tmp_path_factory, shards):
     """The final weights of one process in float64, without accumulation."""
     folder = tmp_path_factory.mktemp("double")
-    done = run("tests.toy.double", str(write_config(folder, shards)))
-    assert done.returncode == 0, done.stderr
+    here(str(write_config(folder, shards)), is_double=True)
     return folder / "run"
 
 
@@ -207,8 +227,8 @@ def test_a_step_that_is_skipped_leaves_buffers_as_they_were(shards, tmp_path, mo
 
 
 def test_accumulation_changes_nothing(in_double, shards, tmp_path):
-    done = run("tests.toy.double", str(write_config(tmp_path, shards)), "train.max_device_batch=2")
-    assert done.returncode == 0 and "4 accumulated x 2 images" in done.stdout
+    printed = here(str(write_config(tmp_path, shards)), "train.max_device_batch=2", is_double=True)
+    assert "4 accumulated x 2 images" in printed
     assert_close(tmp_path / "run", in_double)
 
 
