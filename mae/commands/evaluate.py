@@ -26,7 +26,7 @@ from mae.evaluation.classification import (
     require_classes,
 )
 from mae.evaluation.confidence import paired_difference
-from mae.evaluation.encoders import lacking
+from mae.evaluation.outputs import lacking
 from mae.evaluation.sources import seen_in_train
 from mae.models.encoder import timm_encoder
 from mae.objectives.registry import implementation

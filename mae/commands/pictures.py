@@ -20,8 +20,9 @@ from mae.data.training_data import open_images
 from mae.data.transform import stack
 from mae.device import choose_device
 from mae.errors import UserError
-from mae.evaluation.encoders import TOKENS, ObjectiveEncoder, Outputs, lacking, outputs_of
+from mae.evaluation.encoders import TOKENS, ObjectiveEncoder
 from mae.evaluation.feature_cache import cached_features
+from mae.evaluation.outputs import Outputs, lacking, outputs_of
 from mae.hashing import Stream, fold
 from mae.models.encoder import timm_encoder
 from mae.objectives import registry

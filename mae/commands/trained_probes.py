@@ -19,7 +19,8 @@ from mae.data.images import Images
 from mae.data.training_data import open_images
 from mae.device import choose_device
 from mae.errors import UserError
-from mae.evaluation.encoders import FrozenEncoder, Opened, lacking, open_encoder, outputs_of
+from mae.evaluation.encoders import FrozenEncoder, Opened, open_encoder
+from mae.evaluation.outputs import lacking, outputs_of
 from mae.evaluation.probing import Probing, claim_folder, on_first
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.evaluation.sources import results_folder, seen_in_train

@@ -7,13 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mae.errors import UserError
-from mae.evaluation.encoders import (
-    objective_encoder,
-    open_encoder,
-    outputs_of,
-    pixel_features,
-    weights_sha256,
-)
+from mae.evaluation.encoders import objective_encoder, open_encoder, pixel_features, weights_sha256
+from mae.evaluation.outputs import outputs_of
 from mae.objectives import registry
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.model import MaskedAutoencoder

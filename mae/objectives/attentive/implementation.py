@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mae.config import Config
-from mae.evaluation.encoders import TOKENS, blank_vectors, open_again
+from mae.evaluation.encoders import TOKENS, open_again
+from mae.evaluation.outputs import blank_vectors
 from mae.evaluation.probing import Probing
 from mae.objectives.attentive.declaration import model_of
 from mae.objectives.attentive.model import AttentiveProbe

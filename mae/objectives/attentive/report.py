@@ -8,11 +8,12 @@ from typing import Any
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.errors import UserError
-from mae.evaluation.encoders import TOKENS, FrozenEncoder, blank_vectors
+from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.feature_cache import FOLDER, features_of, identity, made_before
 from mae.evaluation.features import usable_samples
 from mae.evaluation.features_file import read_features
 from mae.evaluation.labels import check_labels, of_manifest, of_samples
+from mae.evaluation.outputs import blank_vectors
 from mae.evaluation.probing import Probing
 from mae.evaluation.protocol import (
     INTERVAL,

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mae.config import Config
-from mae.evaluation.encoders import blank_vectors, open_again, preferred
+from mae.evaluation.encoders import open_again
+from mae.evaluation.outputs import blank_vectors, preferred
 from mae.evaluation.probing import Probing
 from mae.objectives.frozen import ProbeImplementation
 from mae.objectives.linear_probe.declaration import model_of

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from mae.data.batches import batches
 from mae.data.images import Images
 from mae.data.loader import CentredViews
-from mae.evaluation.encoders import FrozenEncoder, blank_vectors, image_vectors, preferred
+from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
 from mae.evaluation.features import BATCH, UsableViews, ranges
 from mae.evaluation.labels import ClassNumbers, check_labels, of_manifest, of_samples
 from mae.evaluation.left_out import LeftOut
+from mae.evaluation.outputs import blank_vectors, image_vectors, preferred
 from mae.evaluation.probing import Probing, replaced_images
 from mae.evaluation.protocol import (
     INTERVAL,

@@ -17,7 +17,8 @@ from mae.cli import main
 from mae.config import DataConfig, LogConfig
 from mae.data.loader import CentredViews
 from mae.data.training_data import open_training_data
-from mae.evaluation.encoders import image_vectors, open_encoder
+from mae.evaluation.encoders import open_encoder
+from mae.evaluation.outputs import image_vectors
 from mae.evaluation.tables import table
 from mae.objectives import registry
 from mae.objectives.linear_probe.model import LinearProbe, ProbeHead
