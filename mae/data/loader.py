@@ -75,6 +75,12 @@ class Slices(NamedTuple):
                 )
 
 
+def step_names(manifest: Manifest, order: Order, step: int, batch_size: int) -> list[str]:
+    """`shard: key KEY` of all samples of the step that ends with `step` steps done."""
+    place = order(np.arange((step - 1) * batch_size, step * batch_size))
+    return [manifest.name(sample) for sample in place.sample.tolist()]
+
+
 class TrainingViews(Dataset):
     """Positions of the stream → Batch: the whole path from shards to crops."""
 

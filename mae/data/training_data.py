@@ -10,7 +10,7 @@ from mae.config import Config, DataConfig
 from mae.data.batches import batches
 from mae.data.decoded import CropDecoder, decoded_batches
 from mae.data.images import Images
-from mae.data.loader import Batch, Slices, TrainingViews
+from mae.data.loader import Batch, Slices, TrainingViews, step_names
 from mae.data.manifest import Manifest, build_manifest, merge
 from mae.data.order import Order
 from mae.data.prefetch import fetching_ahead
@@ -35,8 +35,7 @@ class TrainingData(NamedTuple):
 
     def names(self, step: int, batch_size: int) -> list[str]:
         """`shard: key KEY` of all samples of the step that ends with `step` steps done."""
-        place = self.order(np.arange((step - 1) * batch_size, step * batch_size))
-        return [self.manifest.name(sample) for sample in place.sample.tolist()]
+        return step_names(self.manifest, self.order, step, batch_size)
 
     def images(self, config: Config) -> Images:
         """The images by number."""

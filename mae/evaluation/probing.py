@@ -75,6 +75,17 @@ class Probing(NamedTuple):
         """
         return on_first(work, self.is_main, self.share)
 
+    def on_first_with(self, name: str, work: Callable[[], T]) -> T | None:
+        """As `on_first`, with the encoder `name` on the first process's device meanwhile."""
+
+        def with_encoder() -> T:
+            module = self.modules[name].to(self.device)
+            found = work()
+            module.to("cpu")
+            return found
+
+        return self.on_first(with_encoder)
+
     def data_settings(self, encoder: FrozenEncoder) -> dict[str, Any]:
         """Section `data:`: the encoder's own reading of images, on --train."""
         data = self.opened.config.data

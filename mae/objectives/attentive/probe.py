@@ -115,12 +115,10 @@ def _ranks(
     recipe: AttentiveRecipe,
 ) -> npt.NDArray[np.int64]:
     """`ranks` on the first process, with the encoder on the device meanwhile; none on others."""
-    if not asked.is_main:
-        return np.zeros((0, 0), np.int64)
-    module = asked.modules[name].to(asked.device)
-    found = ranks(probe.eval(), tokens, labels, rows, recipe.batch_size)
-    module.to("cpu")
-    return found
+    found = asked.on_first_with(
+        name, lambda: ranks(probe.eval(), tokens, labels, rows, recipe.batch_size)
+    )
+    return np.zeros((0, 0), np.int64) if found is None else found
 
 
 @torch.no_grad()

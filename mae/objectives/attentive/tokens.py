@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from mae.config import Config
 from mae.data.batches import batches
 from mae.data.images import Images
-from mae.data.loader import Batch, CentredViews, Slices
+from mae.data.loader import Batch, CentredViews, Slices, step_names
 from mae.data.manifest import Manifest, select
 from mae.data.order import Order
 from mae.data.transform import stack
@@ -20,6 +20,7 @@ from mae.errors import UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.features import Usable
 from mae.evaluation.features_file import FeatureSet
+from mae.evaluation.outputs import blank_vectors
 from mae.hashing import Stream, fold
 from mae.remote.cache import ShardCache
 from mae.tensor_hashing import as_tensor
@@ -154,8 +155,7 @@ class TokenData(NamedTuple):
 
     def names(self, step: int, batch_size: int) -> list[str]:
         """`shard: key KEY` of all samples of the step that ends with `step` steps done."""
-        place = self.order(np.arange((step - 1) * batch_size, step * batch_size))
-        return [self.manifest.name(sample) for sample in place.sample.tolist()]
+        return step_names(self.manifest, self.order, step, batch_size)
 
     def images(self, config: Config) -> Images:
         """The images by number."""
@@ -186,8 +186,5 @@ def token_data(tokens: Tokens, rows: Rows, images: Images, seed: int) -> TokenDa
 
 def token_bytes(encoder: FrozenEncoder, images: Images, device: torch.device | str) -> int:
     """Size on disk of the cache of all tokens."""
-    dtype = torch.uint8 if images.bits == 8 else torch.uint16
-    blank = torch.zeros(1, images.channels, *encoder.img_size, dtype=dtype)
-    with torch.no_grad():
-        found = encoder.encode(blank.to(device))
+    found = blank_vectors(encoder, images.channels, device)
     return len(images.manifest) * sum(2 * value.numel() for value in found.values())

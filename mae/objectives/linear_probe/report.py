@@ -145,20 +145,16 @@ class CentredVectors(NamedTuple):
 
 def encode_test(asked: Probing, name: str, encoder: FrozenEncoder) -> CentredVectors | None:
     """The test images encoded, on the first process; the encoder is on the device meanwhile."""
-
-    def encode() -> CentredVectors:
-        module = asked.modules[name].to(asked.device)
-        found = centred_vectors(
+    return asked.on_first_with(
+        name,
+        lambda: centred_vectors(
             encoder,
             asked.test,
             asked.opened.config.data.max_bad,
             device=asked.device,
             workers=asked.options.workers,
-        )
-        module.to("cpu")
-        return found
-
-    return asked.on_first(encode)
+        ),
+    )
 
 
 def tested_numbers(train: Images, test: Images, tested: CentredVectors) -> ClassNumbers:
