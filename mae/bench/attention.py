@@ -139,7 +139,7 @@ def run(inputs: list[Tensor], kernel: SDPBackend) -> None:
 
 
 def is_possible(work: Callable[[], None]) -> bool:
-    """Whether the kernel takes this shape here."""
+    """True where the kernel takes this shape here."""
     try:
         work()
     except RuntimeError:
@@ -148,5 +148,5 @@ def is_possible(work: Callable[[], None]) -> bool:
 
 
 def count_for(work: Callable[[], None], seconds: float, device: str) -> int:
-    """How often `work` fits into a round of about `seconds`."""
+    """Number of times that `work` fits into a round of about `seconds`."""
     return max(1, round(seconds / timed(work, 1, torch.device(device))))

@@ -144,7 +144,7 @@ def run_loop(
 
 
 def advice(share: float, waited: float, data: DataConfig, has_gpu: bool = False) -> str:
-    """Which setting would help, if any."""
+    """The setting that would help, if any."""
     if share >= ENOUGH:
         return f"The loop does {share:.0%} of what the step could: the step decides."
     if waited < (1 - share) / 2:

@@ -42,7 +42,7 @@ ALONE = Others()
 
 
 class Setting(NamedTuple):
-    """What is measured, on which images."""
+    """Images and sizes of a measurement."""
 
     manifest: Manifest
     short: Manifest | None
@@ -135,7 +135,7 @@ def _rates(names: Iterable[str], group: str, seconds: Seconds, images: int) -> d
 
 
 def _in_parts(staged: "_Staged", setting: Setting) -> dict[str, dict]:
-    """Where the time of our pipeline goes, on one core, in µs per image."""
+    """Time of each part of our pipeline, on one core, in µs per image."""
     # Of a round the median batch: what else the machine does hits some.  The first warms up.
     parts: dict[str, Callable[[Stages], float]] = {
         "decode": lambda batch: batch.decoding,

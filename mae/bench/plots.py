@@ -36,7 +36,7 @@ PANELS = (
 
 
 def step_plot(result: dict) -> Image.Image:
-    """What `bench_step` measured as a picture; cases that did not fit leave their curve short."""
+    """Picture of a result of `bench_step`; cases that did not fit leave their curve short."""
     names = list(dict.fromkeys(map(_name, result["rows"])))
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
     height = HEIGHT + LINE * -(-len(names) // 2) + 10

@@ -17,7 +17,7 @@ from mae.training.flops import TERA, flops_per_image
 
 
 class Effort(NamedTuple):
-    """How long is measured."""
+    """Length of a measurement."""
 
     rounds: int = 5
     seconds: float = 2.0

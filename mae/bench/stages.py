@@ -1,4 +1,4 @@
-"""Where the time of our pipeline goes: its parts timed in place, batch by batch."""
+"""Time of each part of our pipeline, measured in place, batch by batch."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -72,7 +72,7 @@ def bases(
 
 
 def about(device: str, effort: Effort | None = None) -> dict:
-    """Where and how was measured."""
+    """Machine, device and rounds of a measurement."""
     rounds = {"rounds": effort.rounds, "seconds_per_round": effort.seconds} if effort else {}
     return {
         "machine": machine(),

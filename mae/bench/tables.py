@@ -1,4 +1,4 @@
-"""What was measured of the step as Markdown tables, which people can read as they are."""
+"""Measurements of the step as Markdown tables, which people can read as they are."""
 
 from collections.abc import Iterator, Sequence
 
@@ -80,7 +80,7 @@ def attention_table(result: dict) -> str:
 
 
 def profile_table(result: dict) -> str:
-    """Where the time of a step goes, and how far its products are from the ceiling."""
+    """Time of each part of a step, and how far its products are from the ceiling."""
     lines = about_lines(result)
     case = f"{result['implementation']} {result['mode']}: {model_name(result)}"
     case += f", batch {result['batch_size']}"

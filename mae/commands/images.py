@@ -106,7 +106,7 @@ def check_picture(out: Path) -> Path:
 
 
 def write_sheet(sheet: Sheet, out: Path) -> None:
-    """As its name says, a PNG or an HTML page; UserError where `out` cannot be written."""
+    """Write a PNG or, where `out` is named so, an HTML page; UserError where that cannot be."""
     if out.suffix.lower() == ".html":
         write_document(render_sheet(sheet), out)
     else:

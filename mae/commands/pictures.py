@@ -181,5 +181,5 @@ def _grid(args: argparse.Namespace, opened: Opened) -> tuple[int, int]:
 
 
 def _out(args: argparse.Namespace, name: str) -> Path:
-    """Where the picture goes: into the run's folder, also where RUN is one of its checkpoints."""
+    """The picture's file: in the run's folder, also where RUN is one of its checkpoints."""
     return check_picture(args.out or run_of(args.run).folder / f"{name}.png")

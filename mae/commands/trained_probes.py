@@ -40,7 +40,7 @@ NEED_PATCHES = ("attentive", "segment")
 
 
 class Given(NamedTuple):
-    """What the command line names."""
+    """The encoders and images that the command line names."""
 
     opened: Opened
     encoders: dict[str, FrozenEncoder]
@@ -191,4 +191,4 @@ def _finish(
 
 
 def _say_nothing(text: str) -> None:
-    """Of all processes but the first."""
+    """Print nothing, on all processes but the first."""
