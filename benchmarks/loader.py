@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.pipelines import OTHERS
+from mae.base.exit_status import exit_code
 from mae.commands.bench import measure_loader
-from mae.exits import exit_code
 from mae.options.bench import loader_options
 
 

@@ -8,12 +8,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from benchmarks.textbook import TextbookStep
+from mae.base.errors import UserError
 from mae.bench import training_step
 from mae.bench.cases import OURS, Case
 from mae.bench.synthetic import synthetic_images
 from mae.bench.training_step import LR, Step
-from mae.config import Config
-from mae.errors import UserError
+from mae.config.sections import Config
 from mae.objectives.base import total_loss
 from mae.objectives.mae.masking import PatchSplit, num_visible
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae

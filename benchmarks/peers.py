@@ -16,14 +16,14 @@ from benchmarks.others import (
     TextbookLoss,
     TransformersLoss,
 )
+from mae.base.device import choose_device
+from mae.base.exit_status import exit_code
 from mae.bench.cases import OURS, Case, model_name
 from mae.bench.rounds import USUAL, Effort, measure
 from mae.bench.step import Progress, about, environment, silent
 from mae.bench.tables import RATES, about_lines, markdown, rates_of, spread_of
 from mae.bench.timing import ratios, spread
 from mae.commands.bench import effort_of, show_progress, write_result
-from mae.device import choose_device
-from mae.exits import exit_code
 from mae.objectives.base import total_loss
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 from mae.options.bench import step_options

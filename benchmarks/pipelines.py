@@ -11,7 +11,7 @@ from torchvision import transforms
 
 from mae.bench.loader import Others
 from mae.bench.samples import READ_BY_ALL
-from mae.config import DataConfig
+from mae.config.sections import DataConfig
 from mae.data.manifest import Manifest
 from mae.data.storage import ShardReader
 

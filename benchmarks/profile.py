@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.others import IMPLEMENTATIONS, TRANSFORMERS, build_step
+from mae.base.device import choose_device
+from mae.base.exit_status import exit_code
 from mae.bench.profile import bench_profile
 from mae.bench.tables import profile_table
 from mae.commands.bench import case_of, write_result
-from mae.device import choose_device
-from mae.exits import exit_code
 from mae.options.bench import encoder_options
 
 

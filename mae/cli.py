@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from mae import __version__
-from mae.exits import FAILED, exit_code
+from mae.base.exit_status import FAILED, exit_code
 from mae.options.bench import add_bench_commands
 from mae.options.data import add_data_commands
 from mae.options.evaluation import add_evaluation_commands

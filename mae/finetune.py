@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mae.config import Config
-from mae.exits import DONE, exit_code
+from mae.base.exit_status import DONE, exit_code
+from mae.config.loading import describe_settings
+from mae.config.sections import Config
 from mae.objectives.registry import declarations
-from mae.setting_help import describe_settings
 from mae.training.start import start
 
 COMMAND = "mae finetune"
@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(config: Config) -> int:
     """Evaluate the last checkpoint on data.val; the exit code."""
+    from mae.base.device import choose_device
     from mae.commands.evaluate import evaluate_run
-    from mae.device import choose_device
 
     folder = Path(config.output)
     out, workers = folder / "evaluation.json", config.data.workers

@@ -7,10 +7,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mae.config import Config
-from mae.errors import UserError
-from mae.setting_help import describe_settings
-from mae.settings import load_config
+from mae.base.errors import UserError
+from mae.config.loading import describe_settings, load_config
+from mae.config.sections import Config
 from mae.training.start import start
 
 COMMAND = "mae pretrain"

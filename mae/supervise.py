@@ -22,8 +22,8 @@ from typing import NamedTuple
 
 import psutil
 
-from mae.errors import UserError
-from mae.exits import (
+from mae.base.errors import UserError
+from mae.base.exit_status import (
     DONE,
     STATUS_FILE,
     STATUS_VARIABLE,
@@ -33,9 +33,9 @@ from mae.exits import (
     forget_exit,
     read_exit,
 )
-from mae.family import Family
+from mae.base.process_group import Family
+from mae.config.loading import load_config
 from mae.objectives.registry import declarations
-from mae.settings import load_config
 
 LONGEST_DELAY = 600.0
 SAVING_TAKES = 600.0

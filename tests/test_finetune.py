@@ -15,8 +15,8 @@ import yaml
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
 
+from mae.base.errors import UserError
 from mae.cli import main
-from mae.errors import UserError
 from mae.objectives.classifier.declaration import finetune_of, model_of
 from mae.objectives.classifier.model import Classifier
 from mae.objectives.classifier.recipe import finetune_settings, recipe_for

@@ -11,9 +11,10 @@ import mae
 # Lowest first.  A package is one floor: its modules may import each other; a module of a package
 # that is named here has a floor of its own.
 NAMES = """
-    errors cores allocator device folders exits family results hashing tensor_hashing section config
-    objectives.declaration objectives.vit_section objectives.registry contradictions earlier
-    setting_changes setting_help settings
+    base
+    config.types config.sections
+    objectives.declaration objectives.vit_section objectives.registry
+    config
     patches schedule parameter_groups objectives.base decoding remote data
     objectives.frozen_section models training initial
     evaluation export visualize report.style report.html report.document pictures objectives

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.config import TrainConfig
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import TrainConfig
 from mae.pretrain import main
 from mae.training.plan import build_accelerator
 from tests.runs import LAUNCH, environment, final_weights, metrics_of, write_config

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae.config import Config, TrainConfig
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.loading import load_config
+from mae.config.sections import Config, TrainConfig
 from mae.pretrain import main
-from mae.settings import load_config
 from mae.training.plan import make_plan
 from tests.runs import (
     command,

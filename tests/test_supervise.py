@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mae.errors import UserError
-from mae.family import MARK
+from mae.base.errors import UserError
+from mae.base.process_group import MARK
 from mae.supervise import Supervisor, main, newest_step, run_folder
 from tests.runs import command, environment, events_of, metrics_of, write_config
 

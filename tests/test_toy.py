@@ -15,12 +15,11 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
+from mae.config.loading import describe_settings, load_config
 from mae.data.training_data import open_training_data
 from mae.objectives import registry
 from mae.objectives.base import total_loss
 from mae.pretrain import main
-from mae.setting_help import describe_settings
-from mae.settings import load_config
 from mae.training.plan import make_plan
 from mae.training.step import merge_carry
 from mae.training.trained import build_objective
@@ -256,7 +255,7 @@ COMPILED = """
 import torch
 from mae.objectives import registry
 from mae.objectives.base import total_loss
-from mae.settings import load_config
+from mae.config.loading import load_config
 from mae.training.trained import build_objective
 
 registry.OBJECTIVES["toy"] = "tests.toy"

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mae.config import Config, DataConfig, TrainConfig
+from mae.config.sections import Config, DataConfig, TrainConfig
 from mae.objectives.registry import config_type
 from mae.training.checkpoint import Position, reserve, write_checkpoint
 from mae.training.run import Run

@@ -12,13 +12,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils.module_tracker import ModuleTracker
 
+from mae.base.errors import UserError
 from mae.bench.cases import Case
 from mae.bench.ceiling import timed
 from mae.bench.rounds import USUAL, Effort
 from mae.bench.step import Progress, about, silent
 from mae.bench.synthetic import build
 from mae.bench.timing import interleaved, ratios, spread
-from mae.errors import UserError
 from mae.objectives.base import Objective
 from mae.training.compiling import KERNELS
 from mae.training.plan import build_accelerator

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from mae.config import Config
-from mae.settings import load_config
+from mae.config.loading import load_config
+from mae.config.sections import Config
 
 OURS = "mae"
 COMPILED = {"eager": False, "compile": True}

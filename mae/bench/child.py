@@ -14,10 +14,10 @@ from typing import TextIO
 
 import torch
 
+from mae.base.errors import UserError
 from mae.bench.cases import Case
 from mae.bench.ceiling import Ceiling, now, timed
 from mae.bench.memory import PeakMemory
-from mae.errors import UserError
 
 CEILING = "ceiling"
 OUT_OF_MEMORY = "out of memory"

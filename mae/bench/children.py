@@ -11,8 +11,8 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
 
+from mae.base.errors import RunFailed, UserError
 from mae.bench.child import OUT_OF_MEMORY
-from mae.errors import RunFailed, UserError
 from mae.objectives.registry import OBJECTIVES
 
 CHILD = "mae.bench.child"

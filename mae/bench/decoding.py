@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mae.base.device import usable_cores
+from mae.base.errors import UserError
 from mae.bench.ceiling import timed
 from mae.bench.rounds import USUAL, Effort
 from mae.bench.step import Progress, about, silent
 from mae.bench.stream import our_bytes
 from mae.bench.timing import interleaved, one_thread, ratios, spread
-from mae.cores import usable_cores
 from mae.data.manifest import build_manifest
 from mae.decoding.decode import decode
 from mae.decoding.on_device import JpegDecoder
-from mae.errors import UserError
 
 ONE_CORE = "CPU, one core"
 

@@ -10,15 +10,15 @@ from statistics import mean
 
 import yaml
 
+from mae.base.device import usable_cores
+from mae.base.errors import RunFailed, UserError
 from mae.bench.cases import Case
 from mae.bench.children import Children, command
 from mae.bench.rounds import USUAL, Effort
 from mae.bench.step import Progress, about, environment, silent
 from mae.bench.timing import spread
-from mae.config import Config, DataConfig, InitConfig
-from mae.cores import usable_cores
+from mae.config.sections import Config, DataConfig, InitConfig
 from mae.data.manifest import build_manifest
-from mae.errors import RunFailed, UserError
 from mae.objectives.registry import declaration, declarations
 from mae.training.advice import ways_to_feed
 

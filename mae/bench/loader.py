@@ -9,14 +9,14 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from mae.base.errors import UserError
 from mae.bench.pixels import pixel_differences
 from mae.bench.samples import copy_samples
 from mae.bench.stages import StagedBatches, Stages
 from mae.bench.stream import our_batches, our_bytes
 from mae.bench.timing import interleaved, machine, one_thread, ratios, spread
-from mae.config import DataConfig
+from mae.config.sections import DataConfig
 from mae.data.manifest import Manifest, build_manifest
-from mae.errors import UserError
 from mae.remote.cache import ShardCache
 
 READINGS = 8

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 import mae.training.step
 from mae.bench.synthetic import build, synthetic_batch
 from mae.bench.timing import machine, spread
-from mae.config import Config, LogConfig
+from mae.config.sections import Config, LogConfig
 from mae.data.loader import Slices
 from mae.objectives.registry import declaration
 from mae.training.control import Control, Wishes

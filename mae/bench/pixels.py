@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae.config import DataConfig
+from mae.base.hashing import fold
+from mae.config.sections import DataConfig
 from mae.data.device_crop import pack_crops, resize_crops
 from mae.data.manifest import Manifest
 from mae.data.storage import ShardReader
 from mae.data.transform import View, apply_view, draw_views, random_view
 from mae.decoding.decode import decode
 from mae.decoding.formats import EXTENSIONS
-from mae.hashing import fold
 
 IMAGES = 64
 

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 
+from mae.base.errors import RunFailed
 from mae.bench.cases import Case
 from mae.bench.child import CEILING, OUT_OF_MEMORY
 from mae.bench.children import CHILD, Children
 from mae.bench.synthetic import build
 from mae.bench.timing import interleaved, ratios, spread
-from mae.errors import RunFailed
 from mae.training.flops import TERA, flops_per_image
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import webdataset
 
+from mae.base.errors import SampleError, UserError
 from mae.data.images import Images
 from mae.data.manifest import Manifest, build_manifest
 from mae.data.scan import NO_LABEL
 from mae.decoding.formats import EXTENSIONS
-from mae.errors import SampleError, UserError
 from mae.remote.cache import ShardCache
 
 READ_BY_ALL = ("jpg", "jpeg", "png")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import psutil
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.data.loader import Slices
 from mae.data.training_data import open_training_data
 

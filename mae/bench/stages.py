@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from mae.bench.stream import our_batches
-from mae.config import DataConfig
+from mae.config.sections import DataConfig
 from mae.data import images, loader
 from mae.data.manifest import Manifest
 from mae.data.storage import ShardReader

@@ -4,7 +4,7 @@ from collections.abc import Generator
 
 import numpy as np
 
-from mae.config import DataConfig
+from mae.config.sections import DataConfig
 from mae.data.batches import batches
 from mae.data.loader import Batch, Slices, TrainingViews
 from mae.data.manifest import Manifest

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from mae.config import Config
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.data.loader import Batch
-from mae.errors import UserError
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration, implementation
 

@@ -6,10 +6,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mae.allocator import keep_freed_memory
+from mae.base.device import keep_freed_memory
 from mae.bench.cases import OURS, Case
 from mae.bench.synthetic import build, synthetic_batch
-from mae.config import Config
+from mae.config.sections import Config
 from mae.data.loader import Batch
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration

@@ -4,6 +4,9 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from mae.base.device import choose_device
+from mae.base.errors import UserError
+from mae.base.files import write_json
 from mae.bench.attention import bench_attention
 from mae.bench.cases import Case
 from mae.bench.decoding import bench_decoding
@@ -25,12 +28,9 @@ from mae.bench.tables import (
     step_table,
 )
 from mae.commands.progress import progress_line
-from mae.config import Config
-from mae.device import choose_device
-from mae.errors import UserError
+from mae.config.loading import load_config
+from mae.config.sections import Config
 from mae.options.bench import DECODER_DEPTH, ENCODER
-from mae.results import write_json
-from mae.settings import load_config
 from mae.visualize import save_png
 
 QUICK = Effort(rounds=2, seconds=0.2)

@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
+from mae.base.errors import RunFailed, UserError
 from mae.commands.progress import progress_line
-from mae.config import Config, DataConfig
+from mae.config.sections import Config, DataConfig
 from mae.data.conventions import write_wds2idx, write_wids
 from mae.data.manifest import Manifest, build_manifest, summary
 from mae.data.verify import describe_verified, verify_shards
-from mae.errors import RunFailed, UserError
 from mae.packing.pack import pack as pack_images
 from mae.packing.plan import PackOptions
 from mae.packing.report import describe

@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mae import __version__
+from mae.base.device import choose_device
+from mae.base.errors import UserError
+from mae.base.files import write_json
 from mae.commands.images import write_png
 from mae.commands.reports import say
-from mae.config import Config
+from mae.config.sections import Config
 from mae.data.class_names import class_names
 from mae.data.images import Images
 from mae.data.training_data import open_images, training_manifest
-from mae.device import choose_device
-from mae.errors import UserError
 from mae.evaluation.classification import (
     Judged,
     class_report,
@@ -32,7 +33,6 @@ from mae.models.encoder import timm_encoder
 from mae.objectives.registry import implementation
 from mae.pictures.confusion import draw_confusion
 from mae.remote.files import is_remote
-from mae.results import write_json
 from mae.training.checkpoint import Position
 from mae.training.run import run_of
 from mae.training.trained import load_pretrained

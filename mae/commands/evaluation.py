@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mae.base.device import choose_device
+from mae.base.errors import UserError
+from mae.base.exit_status import DONE
 from mae.commands.reports import finish, say
 from mae.commands.trained_probes import probe_mae
 from mae.data.training_data import open_images
-from mae.device import choose_device
-from mae.errors import UserError
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
 from mae.evaluation.features import BATCH
@@ -19,7 +20,6 @@ from mae.evaluation.linear_probe import probe_report
 from mae.evaluation.outputs import lacking, outputs_of
 from mae.evaluation.sources import Compared, open_sources, results_folder
 from mae.evaluation.tables import table
-from mae.exits import DONE
 from mae.objectives.registry import declaration
 
 SPLITS = 5

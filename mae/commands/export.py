@@ -5,10 +5,10 @@ import argparse
 import torch
 from torch import Tensor
 
+from mae.base.errors import UserError
 from mae.commands.images import load_images
-from mae.config import Config
+from mae.config.sections import Config
 from mae.data.shards import expand_shards
-from mae.errors import UserError
 from mae.export.facts import read_facts
 from mae.export.folder import export_folder
 from mae.export.formats import formats_of, writer_of

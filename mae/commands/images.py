@@ -8,7 +8,8 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from mae.config import Config
+from mae.base.errors import SampleError, UserError
+from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.data.scan import NO_LABEL
@@ -17,7 +18,6 @@ from mae.data.transform import center_view, stack
 from mae.decoding.decode import decode
 from mae.decoding.formats import EXTENSIONS
 from mae.decoding.pillow import BadImage
-from mae.errors import SampleError, UserError
 from mae.pictures.page import render_sheet
 from mae.pictures.sheet import Sheet, draw_sheet
 from mae.report.document import write_document

@@ -4,10 +4,10 @@ import argparse
 
 import torch
 
+from mae.base.errors import UserError
 from mae.commands.images import write_png
 from mae.data.loader import BY_THE_CPU, TrainingViews
 from mae.data.training_data import open_training_data
-from mae.errors import UserError
 from mae.training.checkpoint import newest_checkpoint
 from mae.training.run import Run
 from mae.training.trained import build_objective

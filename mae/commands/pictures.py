@@ -7,6 +7,11 @@ from typing import NamedTuple
 
 import torch
 
+from mae.base.device import choose_device
+from mae.base.errors import UserError
+from mae.base.files import write_json
+from mae.base.hashing import Stream, fold
+from mae.base.tensor_hashing import as_tensor
 from mae.commands.images import (
     Loaded,
     check_picture,
@@ -14,16 +19,13 @@ from mae.commands.images import (
     sample_name,
     write_sheet,
 )
-from mae.config import Config
+from mae.config.sections import Config
 from mae.data.loader import CentredViews
 from mae.data.training_data import open_images
 from mae.data.transform import stack
-from mae.device import choose_device
-from mae.errors import UserError
 from mae.evaluation.encoders import TOKENS, ObjectiveEncoder
 from mae.evaluation.feature_cache import cached_features
 from mae.evaluation.outputs import Outputs, lacking, outputs_of
-from mae.hashing import Stream, fold
 from mae.models.encoder import timm_encoder
 from mae.objectives import registry
 from mae.objectives.base import Objective
@@ -32,8 +34,6 @@ from mae.pictures.attention import attention_sheet, last_attention
 from mae.pictures.components import components_sheet, principal_components, without_places
 from mae.pictures.neighbours import nearest, neighbours_sheet
 from mae.pictures.reconstruction import BATCH, Asked
-from mae.results import write_json
-from mae.tensor_hashing import as_tensor
 from mae.training.run import run_of
 from mae.training.trained import load_pretrained, refuse_probe
 

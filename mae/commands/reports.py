@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mae.results import write_json
+from mae.base.files import write_json
 
 
 def finish(

@@ -12,13 +12,13 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
+from mae.base.device import choose_device
+from mae.base.errors import UserError
 from mae.commands import reports
 from mae.commands.reports import finish
-from mae.config import Config
+from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.training_data import open_images
-from mae.device import choose_device
-from mae.errors import UserError
 from mae.evaluation.encoders import FrozenEncoder, Opened, open_encoder
 from mae.evaluation.outputs import lacking, outputs_of
 from mae.evaluation.probing import Probing, claim_folder, on_first

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 
 Augment = Callable[[Tensor, int], Tensor]
 """uint8 [3 h w] and a key of 64 bits → uint8 [3 h w]"""

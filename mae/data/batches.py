@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mae.errors import UserError, WorkerDied
+from mae.base.errors import UserError, WorkerDied
 
 
 def batches(dataset: Dataset, slices: Iterable[range], workers: int) -> Generator:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mae.errors import UserError
-from mae.folders import new_file
+from mae.base.errors import UserError
+from mae.base.files import new_file
 from mae.remote.files import is_remote
 
 FILE = "classes.txt"

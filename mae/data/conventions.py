@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mae.base.errors import UserError
 from mae.data.tar import walk
-from mae.errors import UserError
 
 
 def write_wds2idx(shard: Path, out: Path) -> int:

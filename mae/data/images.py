@@ -5,14 +5,14 @@ from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor
 
+from mae.base.errors import SampleError
+from mae.base.hashing import Stream, fold
 from mae.data.manifest import Manifest
 from mae.data.storage import ShardReader
 from mae.decoding.decode import decode
 from mae.decoding.formats import EXTENSIONS
 from mae.decoding.on_device import JpegFile, left_to_device
 from mae.decoding.pillow import BadImage
-from mae.errors import SampleError
-from mae.hashing import Stream, fold
 from mae.remote.cache import ShardCache
 
 IN_THE_SAME_SHARD = 8

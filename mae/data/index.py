@@ -19,8 +19,8 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save
 
+from mae.base.errors import StorageError, UserError
 from mae.data.scan import ShardIndex, scan
-from mae.errors import StorageError, UserError
 from mae.remote.cache import ShardCache
 from mae.remote.files import download, identity, is_remote, redacted, stat
 

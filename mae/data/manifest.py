@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mae.base.errors import UserError
 from mae.data.index import COLUMNS, shard_index
 from mae.data.scan import NO_LABEL, ShardIndex
 from mae.data.shards import expand_shards
 from mae.decoding.formats import EXTENSIONS
-from mae.errors import UserError
 from mae.remote.background import BackgroundThreads
 from mae.remote.cache import ShardCache
 from mae.remote.files import redacted

@@ -23,8 +23,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from mae.base.hashing import Stream, fold
 from mae.data.permutation import Integers, permute
-from mae.hashing import Stream, fold
 
 Mode = Literal["global", "window", "lanes"]
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from mae.hashing import GAMMA, Words, mix
+from mae.base.hashing import GAMMA, Words, mix
 
 ROUNDS = 16
 

@@ -6,9 +6,9 @@ from contextlib import suppress
 
 import numpy as np
 
+from mae.base.errors import UserError
 from mae.data.manifest import Manifest
 from mae.data.order import Order
-from mae.errors import UserError
 from mae.remote.background import BackgroundThreads
 from mae.remote.cache import ShardCache
 from mae.remote.files import is_remote

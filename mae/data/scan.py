@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mae.base.errors import UserError
 from mae.data.tar import Member, walk
 from mae.decoding.formats import EXTENSIONS
-from mae.errors import UserError
 
 NO_LABEL = -1
 LONGEST_LABEL = 20

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.remote.files import (
     download,
     glob_remote,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from mae.base.errors import SampleError, UserError
 from mae.data.images import Images
 from mae.data.index import index_folder
 from mae.data.manifest import Manifest
@@ -16,7 +17,6 @@ from mae.data.storage import ShardReader
 from mae.decoding.decode import read_info
 from mae.decoding.formats import EXTENSIONS
 from mae.decoding.pixels import BadImage
-from mae.errors import SampleError, UserError
 from mae.remote.cache import ShardCache
 
 SAMPLE = 1000

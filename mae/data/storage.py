@@ -5,8 +5,8 @@ import zlib
 from collections import OrderedDict
 from typing import Any
 
+from mae.base.errors import SampleError, StorageError
 from mae.data.manifest import Manifest
-from mae.errors import SampleError, StorageError
 from mae.remote.cache import ShardCache
 from mae.remote.files import is_remote, redacted
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 
 BLOCK = 512
 LONGEST_EXTENDED_HEADER = 1 << 20

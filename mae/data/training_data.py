@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from mae.config import Config, DataConfig
+from mae.base.errors import UserError
+from mae.config.sections import Config, DataConfig
 from mae.data.batches import batches
 from mae.data.decoded import CropDecoder, decoded_batches
 from mae.data.images import Images
@@ -15,7 +16,6 @@ from mae.data.manifest import Manifest, build_manifest, merge
 from mae.data.order import Order
 from mae.data.prefetch import fetching_ahead
 from mae.data.statistics import channel_statistics
-from mae.errors import UserError
 from mae.objectives.registry import declaration
 from mae.remote.cache import ShardCache, build_cache
 from mae.remote.files import is_remote

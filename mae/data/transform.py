@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.hashing import Words, uniforms
+from mae.base.hashing import Words, uniforms
 
 ATTEMPTS = 10
 DRAWS = 4 * ATTEMPTS + 1

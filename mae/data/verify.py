@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from mae.base.errors import SampleError, StorageError, UserError
 from mae.data.index import shard_index
 from mae.data.manifest import Manifest, join
 from mae.data.scan import ShardIndex, scan
@@ -15,7 +16,6 @@ from mae.data.storage import ShardReader
 from mae.data.workers import Progress, in_workers, progress_bar
 from mae.decoding.formats import EXTENSIONS
 from mae.decoding.pixels import BadImage
-from mae.errors import SampleError, StorageError, UserError
 from mae.remote.background import BackgroundThreads
 from mae.remote.cache import ShardCache
 from mae.remote.files import is_remote, redacted

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from tqdm import tqdm
 
-from mae.errors import WorkerDied
+from mae.base.errors import WorkerDied
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

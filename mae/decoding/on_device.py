@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from mae.base.errors import UserError
 from mae.decoding.decode import jpeg_header
-from mae.errors import UserError
 
 END_OF_IMAGE = b"\xff\xd9"
 INSTALL = "pip install 'mae[decode-on-device]' (CUDA 12: 'nvidia-nvimgcodec-cu12[nvjpeg]')"

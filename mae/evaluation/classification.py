@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.base.errors import RunFailed, UserError
 from mae.data.batches import batches
 from mae.data.images import BadSample, Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import require_labels
-from mae.errors import RunFailed, UserError
 from mae.evaluation.confidence import balanced_accuracy, wilson
 from mae.evaluation.features import UsableViews, ranges
 from mae.evaluation.left_out import LeftOut

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mae.config import Config, DataConfig
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.base.files import read_json
+from mae.config.sections import Config, DataConfig
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
-from mae.results import read_json
 from mae.training.plain import is_plain
 from mae.training.trained import build_objective, load_pretrained, refuse_probe
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mae.config import Config
+from mae.base.errors import UserError
+from mae.base.files import new_file
+from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.manifest import Manifest
-from mae.errors import UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder, objective_encoder
 from mae.evaluation.features import BATCH, encode_images
 from mae.evaluation.features_file import (
@@ -30,7 +31,6 @@ from mae.evaluation.features_file import (
     read_features,
 )
 from mae.evaluation.left_out import LeftOut
-from mae.folders import new_file
 from mae.objectives.base import Objective
 from mae.training.tracking import duration
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mae.base.errors import SampleError, UserError
 from mae.data.batches import batches
 from mae.data.images import BadSample, Images
 from mae.data.loader import CentredViews
 from mae.data.transform import stack
-from mae.errors import SampleError, UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.left_out import LeftOut
 

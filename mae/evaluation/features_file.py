@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.evaluation.features import Halves
 
 FORMAT = "mae features 1"

@@ -11,18 +11,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mae.base.errors import SampleError, StorageError, UserError
+from mae.base.hashing import Stream, fold
+from mae.base.tensor_hashing import as_tensor
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.data.scan import NO_LABEL
 from mae.data.transform import stack
-from mae.errors import SampleError, StorageError, UserError
 from mae.evaluation.collapse import DEAD, mean_cosine, rankme, relative_deviations
 from mae.evaluation.features import Matrix
 from mae.evaluation.knn import knn_accuracy
 from mae.evaluation.probe import Labels, path, standardise
-from mae.hashing import Stream, fold
 from mae.objectives.base import HeldOut, Objective
-from mae.tensor_hashing import as_tensor
 
 BATCH = 32
 """images at a time; the same batches on any number of processes, so the same bits"""

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mae.base.errors import UserError
 from mae.data.class_names import refuse_other_names
 from mae.data.manifest import Manifest, all_labelled
-from mae.errors import UserError
 from mae.evaluation.features_file import FeatureSet
 
 

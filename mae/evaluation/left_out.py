@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from mae.base.errors import UserError
 from mae.data.images import BadSample, Images
-from mae.errors import UserError
 
 
 class LeftOut:

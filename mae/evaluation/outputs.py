@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.evaluation.encoders import TOKENS, Encode, FrozenEncoder
 from mae.objectives.registry import OBJECTIVES, declaration
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.base.hashing import fold
 from mae.evaluation.features import Matrix
-from mae.hashing import fold
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 3))
 """candidates of scikit-learn's C, the inverse of the penalty on the squared weights"""

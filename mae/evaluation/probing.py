@@ -10,15 +10,15 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from torch import nn
 
-from mae.config import Config
+from mae.base.errors import UserError
+from mae.base.exit_status import DONE, STATUS_FILE, read_exit
+from mae.config.changes import differing_keys
+from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.manifest import Manifest
-from mae.errors import UserError
 from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, Opened
-from mae.exits import DONE, STATUS_FILE, read_exit
 from mae.objectives.base import Objective
 from mae.objectives.frozen_section import classes_of
-from mae.setting_changes import differing_keys
 from mae.training.checkpoint import newest_checkpoint
 from mae.training.plan import Source
 from mae.training.run import Run

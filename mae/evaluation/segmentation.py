@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.base.errors import UserError
+from mae.base.hashing import Stream, fold
 from mae.data.batches import batches
 from mae.data.images import Images
-from mae.errors import UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.features import ranges
 from mae.evaluation.left_out import LeftOut
 from mae.evaluation.segmentation_classifiers import Linear, Neighbours, choose_linear
 from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, patch_classes
 from mae.evaluation.segmentation_scores import Counts, count
-from mae.hashing import Stream, fold
 
 BATCH = 32
 PATCHES = 50_000

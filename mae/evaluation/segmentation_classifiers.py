@@ -10,12 +10,12 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.base.hashing import Stream, fold
 from mae.evaluation.features import Matrix
 from mae.evaluation.knn import TEMPERATURE, K
 from mae.evaluation.probe import is_edge, path, standardise
 from mae.evaluation.segmentation_scores import count, quality
-from mae.hashing import Stream, fold
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """candidates of scikit-learn's C, the inverse of the penalty on the squared weights"""

@@ -17,12 +17,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mae.base.errors import SampleError, UserError
 from mae.data.images import BadSample, Images
 from mae.data.scan import split_name
 from mae.data.storage import ShardReader
 from mae.data.tar import walk
 from mae.data.transform import apply_view, center_box, stack
-from mae.errors import SampleError, UserError
 from mae.patches import patchify
 from mae.remote.files import is_remote, redacted
 

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mae.base.errors import UserError
 from mae.data.images import Images
-from mae.errors import UserError
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
 from mae.evaluation.protocol import LEARNT, part_of, provenance, saying

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import nn
 
+from mae.base.errors import UserError
 from mae.data.manifest import Manifest
 from mae.data.training_data import open_images
-from mae.errors import UserError
 from mae.evaluation.encoders import (
     PRETRAINED,
     FrozenEncoder,

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.export.facts import Facts
 from mae.export.subject import Subject, Written
 from mae.initial.history import data_names, shown_source

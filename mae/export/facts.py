@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mae.base.files import read_json
 from mae.evaluation.protocol import LEARNT, PRETRAINED, budget_name
 from mae.evaluation.rows import interval, number
 from mae.objectives.declaration import Declaration
-from mae.results import read_json
 from mae.training.checkpoint import Position
 from mae.training.run import Run
 

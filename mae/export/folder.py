@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import mae
-from mae.errors import RunFailed
+from mae.base.errors import RunFailed
+from mae.base.files import new_folder
 from mae.export.card import model_card
 from mae.export.check import PREFIX
 from mae.export.facts import Facts
 from mae.export.push import from_hub
 from mae.export.subject import Subject, Writer, Written
-from mae.folders import new_folder
 
 
 class Exported(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.export.graphs import write_onnx, write_program
 from mae.export.plain import write_plain
 from mae.export.subject import Writer

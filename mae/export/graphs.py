@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.export.loaders import load_onnx, load_program
 from mae.export.subject import Pool, Subject, Written, expect_features, features, part_of
 

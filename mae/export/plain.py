@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mae.config import Config, DataConfig
+from mae.config.sections import Config, DataConfig
 from mae.export.subject import Subject, Written, refuse_options, weights
 from mae.initial.history import shown_source
 from mae.objectives import registry

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from mae.errors import RunFailed, UserError
+from mae.base.errors import RunFailed, UserError
 
 
 def check_push(repo_id: str) -> None:

@@ -8,8 +8,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.models.encoder import timm_encoder
 from mae.models.pixels import normalize_images, pixel_affine
 from mae.objectives.base import Implementation, Objective

@@ -9,7 +9,7 @@ from timm.models._manipulate import adapt_input_conv
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.initial.geometry import Grid, grid_of
 from mae.models.encoder import position_embedding
 from mae.models.positions import sincos_positions

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from timm.models.vision_transformer import VisionTransformer
 
-from mae.config import DataConfig, InitConfig
+from mae.config.sections import DataConfig, InitConfig
 from mae.initial.fit import Loaded, load_encoder
 from mae.initial.pixels import told_difference
 from mae.initial.record import Initial, Source, initial_of

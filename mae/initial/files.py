@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 
 PICKLED = (".pth", ".pt", ".bin")
 ENDINGS = (".safetensors", *PICKLED)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.initial.adapt import (
     PATCHES,
     POSITIONS,

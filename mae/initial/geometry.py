@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.initial.weights import Geometry
 
 Grid = tuple[int, int]

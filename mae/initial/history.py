@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mae.config import Config, DataConfig
+from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import declaration
 from mae.training.checkpoint import Position
 

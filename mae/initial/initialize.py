@@ -3,7 +3,7 @@
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.initial.record import Initial
 from mae.initial.whole import start_whole
 from mae.objectives.base import Objective

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mae.errors import UserError
-from mae.folders import run_folder
-from mae.results import read_json
-from mae.settings import recorded_config
+from mae.base.errors import UserError
+from mae.base.files import read_json, run_folder
+from mae.config.loading import recorded_config
 
 FORBIDS_COMMERCE = re.compile(r"(?:^|[-_ ])nc(?:$|[-_ ])|non-?_?commercial", re.IGNORECASE)
 PAPERS_RELEASE = re.compile(

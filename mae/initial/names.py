@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 
 AVERAGE = "average."
 """before the names of averaged weights of ours, without their `encoder.` in earlier versions"""

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae.config import DataConfig
+from mae.base.files import read_json
+from mae.config.sections import DataConfig
 from mae.initial.weights import Normalisation
-from mae.results import read_json
 
 SAME = 1e-3
 """mean and std that differ by no more are the same: some are rounded to three decimals"""

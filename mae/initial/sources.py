@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.base.files import read_json
+from mae.config.sections import Config
 from mae.initial.files import ENDINGS, read_tensors, sha256_of
 from mae.initial.geometry import described, geometry_of
 from mae.initial.history import history_of
@@ -21,7 +22,6 @@ from mae.initial.pixels import in_preprocessor, normalisation
 from mae.initial.weights import Geometry, Normalisation, Weights
 from mae.models.encoder import build_encoder
 from mae.objectives.vit_section import VitModel
-from mae.results import read_json
 from mae.training.checkpoint import WEIGHTS, Position, newest_checkpoint, read_position
 from mae.training.plain import CONFIG, is_plain, read_description
 from mae.training.run import Run

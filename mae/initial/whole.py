@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mae.config import InitConfig
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.base.files import read_json
+from mae.config.sections import InitConfig
 from mae.initial.adapt import shapes
 from mae.initial.files import read_tensors, sha256_of
 from mae.initial.fit import Loaded, some
@@ -16,7 +17,6 @@ from mae.initial.names import averages_first
 from mae.initial.record import Initial, Source, initial_of
 from mae.initial.sources import Trained, find_trained
 from mae.objectives.base import Objective
-from mae.results import read_json
 
 
 class Whole(NamedTuple):

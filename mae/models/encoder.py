@@ -11,7 +11,7 @@ from timm.models import checkpoint
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.models.positions import sincos_positions
 from mae.patches import gather_tokens
 

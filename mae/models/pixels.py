@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 
 
 class Affine(NamedTuple):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from mae import __version__
-from mae.errors import UserError
-from mae.section import Section
+from mae.base.errors import UserError
+from mae.config.types import Section
 
 if TYPE_CHECKING:
-    from mae.config import Config
+    from mae.config.sections import Config
     from mae.data.manifest import Manifest
     from mae.evaluation.rows import Recorded
     from mae.evaluation.training_verdicts import Verdict

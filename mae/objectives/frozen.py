@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.data.class_names import class_names
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.objectives.base import Features, Implementation, Objective

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import Config
+from mae.config.types import NonNegative, Section, Text
 from mae.objectives.declaration import Declaration
-from mae.section import NonNegative, Section, Text
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
 
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.objectives.declaration import Declaration
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from mae.section import Positive, Section
+from mae.config.types import Positive, Section
 
 SET_ELSEWHERE = {"img_size", "patch_size", "in_chans", "num_classes", "global_pool", "pretrained"}
 """arguments of timm.create_model that are settings of their own"""

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mae.cores import usable_cores
+from mae.base.device import usable_cores
 from mae.options.parsing import (
     amount,
     cache_options,

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mae.cores import usable_cores
+from mae.base.device import usable_cores
 from mae.options.parsing import amount, command, device_option, natural, positive
 from mae.options.trained_probes import OUT, mae_protocol_options
 

@@ -17,9 +17,9 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
+from mae.base.errors import UserError
 from mae.decoding.formats import EXTENSIONS
 from mae.decoding.pixels import BadImage
-from mae.errors import UserError
 from mae.packing.sources import (
     PREFIX,
     UNKNOWN,

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mae.base.errors import SampleError, UserError
 from mae.data.workers import Progress, in_workers, progress_bar
 from mae.decoding.pixels import BadImage
-from mae.errors import SampleError, UserError
 from mae.packing.duplicates import DIGEST_WORDS, content_digest, exact_copies
 from mae.packing.plan import (
     PackOptions,

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mae.errors import UserError
-from mae.hashing import fold
+from mae.base.errors import UserError
+from mae.base.hashing import fold
 from mae.packing.duplicates import DIGEST_WORDS
 from mae.packing.sources import UNKNOWN, Listing
 from mae.packing.unfinished import write_whole

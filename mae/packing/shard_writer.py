@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import webdataset
 
+from mae.base.errors import RunFailed, SampleError, UserError
 from mae.decoding.decode import read_info
 from mae.decoding.pixels import BadImage
-from mae.errors import RunFailed, SampleError, UserError
 from mae.packing.duplicates import content_digest
 from mae.packing.examine import examine
 from mae.packing.plan import PackOptions, ShardTask, key_of, report_file, save_report

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mae.base.errors import StorageError, UserError
 from mae.decoding.formats import EXTENSIONS
 from mae.decoding.pixels import BadImage
-from mae.errors import StorageError, UserError
 from mae.remote.cache import ShardCache
 
 PREFIX = "torchvision:"

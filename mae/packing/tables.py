@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mae.base.errors import UserError
 from mae.decoding.formats import EXTENSIONS
-from mae.errors import UserError
 from mae.packing.sources import (
     SHOWN,
     FileReader,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mae.base.errors import UserError
 from mae.data.manifest import Manifest, build_manifest, require_labels
 from mae.data.scan import NO_LABEL, split_name
 from mae.data.storage import ShardReader
 from mae.data.tar import walk
 from mae.decoding.formats import EXTENSIONS
-from mae.errors import UserError
 from mae.packing.sources import Listing, Source, stamp
 from mae.remote.cache import ShardCache
 from mae.remote.files import is_remote

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mae.errors import RunFailed, UserError
+from mae.base.errors import RunFailed, UserError
 
 PLAN = "plan"
 LOCK = "lock"

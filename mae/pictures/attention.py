@@ -8,7 +8,7 @@ from jaxtyping import Float
 from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.pictures.colours import heat_map
 from mae.pictures.sheet import Cell, Scale, Sheet
 from mae.visualize import displayable, to_pil

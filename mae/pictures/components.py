@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.pictures.colours import heat_map, patches_picture
 from mae.pictures.sheet import Cell, Scale, Sheet
 from mae.visualize import displayable, to_pil

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.objectives.base import Objective, Reconstruction
 from mae.pictures.colours import heat_map
 from mae.pictures.sheet import Cell, Scale, Sheet

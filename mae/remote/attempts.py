@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, BinaryIO, TypeVar
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 
 ATTEMPTS = 8
 FIRST_DELAY = 1.0

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, overload
 
-from mae.config import DataConfig
-from mae.errors import StorageError, UserError
+from mae.base.errors import StorageError, UserError
+from mae.config.sections import DataConfig
 from mae.remote.files import download, identity, redacted
 from mae.remote.folder import copies, lock_file, locked, remove_leftovers, size_of_parts
 

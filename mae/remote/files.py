@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from mae.errors import StorageError, UserError
+from mae.base.errors import StorageError, UserError
 from mae.remote.attempts import Attempt, GaveUp, persist
 from mae.remote.transport import backend, receive_file, run_pipe
 

@@ -12,7 +12,7 @@ import aiohttp
 import fsspec
 from fsspec.callbacks import Callback
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.remote import attempts
 from mae.remote.attempts import Attempt
 

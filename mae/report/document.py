@@ -4,7 +4,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.report.html import Markup, tag, text, void
 from mae.report.style import CSS
 

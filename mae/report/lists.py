@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from mae.config.types import flatten
 from mae.evaluation.rows import number
 from mae.report.html import Markup, join, table, tag, text, void
 from mae.report.pictures import read_picture, spaced
 from mae.report.record import Record, changed_settings, default_settings
-from mae.section import flatten
 
 MOST_EVENTS = 40
 MOST_QUARANTINED = 20

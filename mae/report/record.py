@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from mae.config import Config
-from mae.earlier import of_an_earlier_version
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, Word, read_exit
+from mae.config.migration import of_an_earlier_version
+from mae.config.sections import Config
+from mae.config.types import flatten
 from mae.evaluation.rows import Recorded, Row, number
-from mae.exits import DONE, STATUS_FILE, STOPPED, Word, read_exit
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import DEFAULT, config_type, declaration
-from mae.section import flatten
 
 SILENT = 900
 """seconds without a row after which a run counts as stopped, if its rows do not come slower"""

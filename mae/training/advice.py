@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
-from mae.config import Config, DataConfig
-from mae.cores import usable_cores
+from mae.base.device import usable_cores
+from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import declaration
 from mae.training.plan import local_processes
 from mae.training.tracking import Clock

@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mae.errors import StorageError, UserError
+from mae.base.errors import StorageError, UserError
 
 if TYPE_CHECKING:
     from mae.training.snapshot import Tensors

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mae.config import TrainConfig
+from mae.config.sections import TrainConfig
 
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,

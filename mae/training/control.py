@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from mae.errors import ProcessFailed
+from mae.base.errors import ProcessFailed
 
 
 class Wishes(NamedTuple):

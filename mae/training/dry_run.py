@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
-from mae.config import Config
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.data.loader import Batch
-from mae.errors import UserError
 from mae.objectives.base import Objective
 from mae.training.advice import ways_of_run
 from mae.training.flops import mfu

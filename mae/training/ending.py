@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from mae.errors import (
+from mae.base.errors import (
     ProcessFailed,
     ProcessStopped,
     RunFailed,
@@ -15,7 +15,7 @@ from mae.errors import (
     StorageError,
     UserError,
 )
-from mae.exits import DONE, FAILED, STOPPED, WRONG_USE, Word, append_event, record_exit
+from mae.base.exit_status import DONE, FAILED, STOPPED, WRONG_USE, Word, append_event, record_exit
 from mae.training.run import Run
 from mae.training.signals import StopSignals
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import mae
-from mae.cores import usable_cores
+from mae.base.device import usable_cores
 
 PACKAGES = (
     "torch",

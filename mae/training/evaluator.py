@@ -9,16 +9,16 @@ from accelerate.utils import gather_object
 from PIL import Image
 from torch import Tensor
 
-from mae.config import Config
+from mae.base.errors import UserError
+from mae.base.hashing import Stream, fold
+from mae.base.tensor_hashing import as_tensor
+from mae.config.sections import Config
 from mae.data.images import Images, usable_image
 from mae.data.training_data import open_images
 from mae.data.transform import center_view, stack
-from mae.errors import UserError
 from mae.evaluation.health import measure_held_out
-from mae.hashing import Stream, fold
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.registry import declaration, implementation
-from mae.tensor_hashing import as_tensor
 from mae.training.plan import Source, Task
 from mae.training.run import Run
 from mae.training.snapshot import is_sharded

@@ -5,8 +5,8 @@ import statistics
 from collections import deque
 from typing import NamedTuple
 
-from mae.config import GuardConfig
-from mae.errors import RunFailed
+from mae.base.errors import RunFailed
+from mae.config.sections import GuardConfig
 from mae.training.meter import StepNumbers
 
 HISTORY = 200

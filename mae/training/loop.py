@@ -3,9 +3,9 @@
 import time
 from collections.abc import Iterator
 
+from mae.base.errors import ProcessFailed, ProcessStopped, RunFailed, Stopped, UserError, WorkerDied
+from mae.base.exit_status import append_event
 from mae.data.loader import Batch
-from mae.errors import ProcessFailed, ProcessStopped, RunFailed, Stopped, UserError, WorkerDied
-from mae.exits import append_event
 from mae.training.checkpoint import Position, checkpoints, step_of
 from mae.training.control import Control, Wishes
 from mae.training.evaluator import Evaluator

@@ -2,7 +2,7 @@
 
 from accelerate import Accelerator
 
-from mae.exits import append_event
+from mae.base.exit_status import append_event
 from mae.objectives.registry import declaration
 from mae.training.advice import Advice, ways_of_run
 from mae.training.guard import Guard, Rollback

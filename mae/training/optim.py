@@ -6,7 +6,7 @@ import timm.optim
 import torch
 from torch import nn
 
-from mae.config import OptimConfig
+from mae.config.sections import OptimConfig
 from mae.parameter_groups import is_decayed
 
 COUNTS_SKIPPED = frozenset("adabelief adan adanw lamb lambc lambcw lambw radabelief".split())

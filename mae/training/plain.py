@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mae import __version__
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.loading import read_settings
+from mae.config.sections import Config
 from mae.objectives.base import Objective
-from mae.settings import read_settings
 from mae.training.checkpoint import Position
 from mae.training.restore import load_model
 from mae.training.trained import build_objective

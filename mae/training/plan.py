@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from mae.config import Config, TrainConfig
+from mae.base.errors import UserError
+from mae.config.sections import Config, TrainConfig
 from mae.data.images import Images
 from mae.data.loader import Batch, Slices
 from mae.data.manifest import Manifest
-from mae.errors import UserError
 from mae.objectives.registry import declaration
 from mae.schedule import lr_at, scaled_lr
 from mae.training.sharding import refuse_first_version

@@ -6,9 +6,9 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
+from mae.base.errors import RunFailed
 from mae.data.images import BadSample
 from mae.data.manifest import Manifest
-from mae.errors import RunFailed
 
 
 class Quarantine:

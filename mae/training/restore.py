@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.objectives.base import Objective
 from mae.training.average import Average
 from mae.training.checkpoint import MOMENTS, WEIGHTS, unreadable

@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from mae.base.errors import UserError
 from mae.data.manifest import Manifest
-from mae.errors import UserError
 from mae.objectives.base import Objective
 from mae.training.average import Average
 from mae.training.checkpoint import Position, newest_checkpoint

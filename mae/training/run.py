@@ -12,13 +12,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mae.config import Config
-from mae.errors import UserError
-from mae.exits import append_row
-from mae.folders import run_folder
+from mae.base.errors import UserError
+from mae.base.exit_status import append_row
+from mae.base.files import run_folder
+from mae.config.changes import differing_keys
+from mae.config.loading import dump_config, recorded_config
+from mae.config.sections import Config
 from mae.objectives.registry import declaration
-from mae.setting_changes import differing_keys
-from mae.settings import dump_config, recorded_config
 from mae.training.checkpoint import checkpoints, step_of
 
 

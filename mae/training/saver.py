@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.optim import Optimizer
 
-from mae.errors import RunFailed
+from mae.base.errors import RunFailed
 from mae.training.average import Average
 from mae.training.checkpoint import Position, reserve, write_checkpoint
 from mae.training.retention import prune

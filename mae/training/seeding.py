@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from mae.hashing import Words
+from mae.base.hashing import Words
 
 
 def seed_libraries(words: Words) -> None:

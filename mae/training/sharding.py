@@ -14,7 +14,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, register_fsdp_forward_m
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.objectives.base import CAPABILITIES, Objective
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from mae.errors import Stopped
+from mae.base.errors import Stopped
 
 REQUESTS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 PATIENCE = 10

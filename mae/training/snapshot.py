@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from mae.hashing import GAMMA
-from mae.tensor_hashing import mix_tensor
+from mae.base.hashing import GAMMA
+from mae.base.tensor_hashing import mix_tensor
 from mae.training.average import Average
 from mae.training.gradients import local
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.training.ending import Ending
 
 

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 
-from mae.config import Config
+from mae.base.hashing import Stream, fold
+from mae.config.sections import Config
 from mae.data.loader import Batch
-from mae.hashing import Stream, fold
 from mae.objectives.base import Merge, Objective, Output, StepEnd, total_loss
 from mae.objectives.registry import implementation
 from mae.training.average import Average

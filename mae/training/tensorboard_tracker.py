@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mae.config import LogConfig
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import LogConfig
 from mae.training.run import Run
 
 FLUSH_SECONDS = 30

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.training.run import Run
 from mae.training.tensorboard_tracker import TensorboardTracker
 from mae.training.wandb_tracker import start_wandb

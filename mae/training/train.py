@@ -8,16 +8,16 @@ from pathlib import Path
 
 from accelerate import Accelerator, PartialState
 
-from mae.allocator import keep_freed_memory
-from mae.config import Config
+from mae.base.device import keep_freed_memory
+from mae.base.errors import RunFailed
+from mae.base.exit_status import append_event, forget_exit
+from mae.base.files import write_json
+from mae.config.sections import Config
 from mae.data.training_data import open_training_data
 from mae.decoding.on_device import JpegDecoder
-from mae.errors import RunFailed
-from mae.exits import append_event, forget_exit
 from mae.initial.initialize import start_from_weights
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
-from mae.results import write_json
 from mae.training.checkpoint import Position
 from mae.training.compiling import attention_kernel
 from mae.training.control import Control

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration, implementation
 from mae.training.checkpoint import Position, newest_checkpoint, read_position

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.remote.files import redacted
 from mae.training.run import Run
 

@@ -5,6 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
+from mae.base.errors import UserError
 from mae.bench import decoding
 from mae.bench.decoding import bench_decoding, by_codec, by_cpu, differences
 from mae.bench.rounds import Effort
@@ -13,7 +14,6 @@ from mae.bench.tables import decoding_table
 from mae.cli import main
 from mae.data.manifest import build_manifest
 from mae.decoding.on_device import JpegDecoder
-from mae.errors import UserError
 
 QUICK = Effort(rounds=2)
 

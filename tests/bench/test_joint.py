@@ -2,13 +2,13 @@
 
 import pytest
 
+from mae.base.errors import RunFailed, UserError
 from mae.bench import joint
 from mae.bench.cases import Case
 from mae.bench.joint import advice, bench_joint
 from mae.bench.rounds import Effort
 from mae.bench.tables import joint_table
-from mae.config import DataConfig
-from mae.errors import RunFailed, UserError
+from mae.config.sections import DataConfig
 
 TINY = Case(encoder="vit_tiny_patch16_224", img_size=32, decoder_depth=1, batch_size=4)
 

@@ -4,6 +4,7 @@ import time
 import pytest
 import torch
 
+from mae.base.errors import UserError
 from mae.bench.loader import bench_loader
 from mae.bench.pixels import pixel_differences
 from mae.bench.report import table
@@ -15,7 +16,6 @@ from mae.data.manifest import build_manifest
 from mae.data.storage import ShardReader
 from mae.data.transform import apply_view_into
 from mae.decoding.decode import decode
-from mae.errors import UserError
 
 SIZE = (32, 32)
 

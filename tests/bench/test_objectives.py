@@ -14,8 +14,8 @@ from mae.bench.rounds import gflop_per_image
 from mae.bench.synthetic import build, synthetic_images
 from mae.bench.training_step import build_step
 from mae.cli import main
+from mae.config.loading import load_config
 from mae.objectives.registry import OBJECTIVES
-from mae.settings import load_config
 
 TOY = """\
 objective: toy

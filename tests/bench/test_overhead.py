@@ -7,7 +7,7 @@ import mae.training.step
 from mae.bench.overhead import shares_of
 from mae.bench.timing import one_thread
 from mae.cli import main
-from mae.config import LogConfig
+from mae.config.sections import LogConfig
 from tests.runs import write_config
 
 

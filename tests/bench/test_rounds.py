@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from mae.base.errors import RunFailed, UserError
 from mae.bench import child, children, rounds
 from mae.bench.cases import Case
 from mae.bench.ceiling import Ceiling
@@ -15,7 +16,6 @@ from mae.bench.child import CEILING, serve
 from mae.bench.children import Children
 from mae.bench.memory import CLEAR, PeakMemory
 from mae.bench.rounds import Effort, measure
-from mae.errors import RunFailed, UserError
 
 TINY = Case(encoder="vit_tiny_patch16_224", img_size=32, decoder_depth=1, batch_size=2)
 ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}

@@ -5,6 +5,7 @@ import json
 import pytest
 from PIL import Image
 
+from mae.base.errors import UserError
 from mae.bench import step
 from mae.bench.memory import CLEAR
 from mae.bench.plots import step_plot
@@ -12,7 +13,6 @@ from mae.bench.rounds import Effort
 from mae.bench.step import bench_step, environment
 from mae.bench.tables import markdown, step_table
 from mae.cli import main
-from mae.errors import UserError
 from mae.options.bench import MODES
 
 

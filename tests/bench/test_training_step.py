@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from mae.base.errors import UserError
 from mae.bench import training_step
 from mae.bench.cases import Case
 from mae.bench.training_step import LR, build_step
-from mae.errors import UserError
 from mae.objectives.base import total_loss
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 from mae.parameter_groups import parameter_groups

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from benchmarks.others import TEXTBOOK, TRANSFORMERS, build_step, transformers_model
+from mae.base.errors import UserError
 from mae.bench.cases import OURS, Case
-from mae.errors import UserError
 from mae.models.encoder import build_encoder
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 
+from mae.base.errors import UserError
 from mae.data.augment import build_augment, posterize
 from mae.data.loader import Slices
 from mae.data.training_data import open_training_data
-from mae.errors import UserError
 from mae.objectives.registry import config_type, declaration
 
 POLICY = "rand-m9-mstd0.5-inc1"

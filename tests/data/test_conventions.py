@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mae.base.errors import UserError
 from mae.data.conventions import write_wds2idx, write_wids
 from mae.data.shards import expand_shards
-from mae.errors import UserError
 
 
 @pytest.fixture

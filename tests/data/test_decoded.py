@@ -5,14 +5,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.config import Config
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.data.decoded import CropDecoder
 from mae.data.device_crop import Crops, resize_crops
 from mae.data.encoded import Encoded
 from mae.data.loader import Batch, Slices
 from mae.data.training_data import open_training_data
 from mae.decoding.on_device import JpegDecoder
-from mae.errors import UserError
 
 SIZE = (16, 16)
 CPU = torch.device("cpu")

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mae.base.errors import SampleError, StorageError
 from mae.data import images as module
 from mae.data.images import IN_THE_SAME_SHARD, Images, replacement, usable_image
 from mae.data.manifest import build_manifest
-from mae.errors import SampleError, StorageError
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from mae.base.errors import StorageError, UserError
 from mae.data import index as module
 from mae.data.index import shard_index
 from mae.data.scan import scan
-from mae.errors import StorageError, UserError
 from mae.remote import attempts
 from mae.remote.cache import ShardCache
 from tests.servers import body, status, unannounced, web_server

@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mae.config import DataConfig
+from mae.base.errors import SampleError, StorageError, UserError, WorkerDied
+from mae.base.hashing import Stream, fold
+from mae.config.sections import DataConfig
 from mae.data import images as images_module
 from mae.data.batches import batches
 from mae.data.device_crop import Crops, resize_crops
@@ -24,8 +26,6 @@ from mae.data.manifest import build_manifest
 from mae.data.order import Order, sample_at
 from mae.data.transform import center_view
 from mae.decoding.decode import decode
-from mae.errors import SampleError, StorageError, UserError, WorkerDied
-from mae.hashing import Stream, fold
 
 SIZE = (16, 24)
 SEED = 5

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mae.base.errors import UserError
 from mae.data.index import _store
 from mae.data.manifest import build_manifest, merge, require_labels, select, summary
 from mae.data.scan import ShardIndex
-from mae.errors import UserError
 
 
 def refused(call, *arguments):

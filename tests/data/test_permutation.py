@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mae.base.hashing import fold
 from mae.data.permutation import permute
-from mae.hashing import fold
 
 SIZES = [1, 2, 3, 5, 7, 31, 97, 1009, *(2**k + d for k in (2, 4, 10, 11) for d in (-1, 0, 1))]
 

@@ -5,12 +5,12 @@ import time
 import numpy as np
 import pytest
 
+from mae.base.errors import StorageError
 from mae.data import prefetch
 from mae.data.manifest import build_manifest
 from mae.data.order import Order
 from mae.data.prefetch import fetching_ahead
 from mae.data.storage import ShardReader
-from mae.errors import StorageError
 from mae.remote import attempts
 from mae.remote.cache import ShardCache
 from tests.servers import body, status, web_server

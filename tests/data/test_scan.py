@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mae.base.errors import UserError
 from mae.data.scan import LARGEST_IMAGE, NO_LABEL, scan, split_name
 from mae.decoding.formats import EXTENSIONS
-from mae.errors import UserError
 
 MIDDLE = 32 * 512
 """of a tar of 32 samples of a header and a block each: the header of the 17th"""

@@ -4,8 +4,8 @@ from pathlib import Path
 import boto3
 import pytest
 
+from mae.base.errors import StorageError, UserError
 from mae.data.shards import expand_shards
-from mae.errors import StorageError, UserError
 from mae.remote import attempts
 from tests.servers import body, s3_server, status, web_server
 

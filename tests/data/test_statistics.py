@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mae.base.errors import StorageError, UserError
 from mae.data import statistics as module
 from mae.data.images import Images
 from mae.data.manifest import build_manifest
 from mae.data.statistics import SHARDS, channel_statistics, channels_and_bits, some_samples
-from mae.errors import StorageError, UserError
 
 
 @pytest.fixture

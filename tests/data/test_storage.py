@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mae.base.errors import SampleError, StorageError
 from mae.data import storage
 from mae.data.manifest import build_manifest
 from mae.data.storage import ShardReader
-from mae.errors import SampleError, StorageError
 from mae.remote import attempts
 from mae.remote.cache import ShardCache
 from tests.data.test_scan import DAMAGES

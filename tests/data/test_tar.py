@@ -5,8 +5,8 @@ from itertools import islice
 
 import pytest
 
+from mae.base.errors import UserError
 from mae.data.tar import LONGEST_PADDING, walk
-from mae.errors import UserError
 
 BLOCK = 512
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.config import Config
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.data.index import shard_index
 from mae.data.loader import Slices
 from mae.data.order import BLOCK
@@ -21,7 +22,6 @@ from mae.data.training_data import (
     shards_at_once,
     training_manifest,
 )
-from mae.errors import UserError
 from mae.remote import attempts
 from mae.remote.cache import ShardCache, build_cache
 from tests.servers import body, web_server

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
+from mae.base.hashing import fold, uniforms
 from mae.data.transform import (
     DRAWS,
     View,
@@ -16,7 +17,6 @@ from mae.data.transform import (
     random_view,
     stack,
 )
-from mae.hashing import fold, uniforms
 
 SCALE, RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 GOLDEN = [

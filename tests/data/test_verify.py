@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mae.base.errors import StorageError, UserError, WorkerDied
 from mae.data import verify as module
 from mae.data.manifest import build_manifest
 from mae.data.verify import Bad, describe_verified, verify, verify_shards
 from mae.decoding import decode as decoding
-from mae.errors import StorageError, UserError, WorkerDied
 
 
 @pytest.fixture

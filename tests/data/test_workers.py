@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from mae.base.errors import SampleError, WorkerDied
 from mae.data.workers import in_workers, progress_bar
-from mae.errors import SampleError, WorkerDied
 from tests.waiting import wait_for
 
 

@@ -10,9 +10,9 @@ import simplejpeg
 import torch
 from PIL import Image
 
+from mae.base.errors import UserError
 from mae.decoding.decode import decode
 from mae.decoding.on_device import JpegDecoder, JpegFile, left_to_device
-from mae.errors import UserError
 
 CPU = torch.device("cpu")
 

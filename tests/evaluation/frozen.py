@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from mae.config import DataConfig, LogConfig
+from mae.config.sections import DataConfig, LogConfig
 from mae.data.training_data import open_images
 from mae.evaluation.encoders import FrozenEncoder, objective_encoder
 from mae.objectives.mae.declaration import MaeModel

@@ -6,13 +6,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.loading import load_config
 from mae.evaluation.encoders import objective_encoder, open_encoder, pixel_features, weights_sha256
 from mae.evaluation.outputs import outputs_of
 from mae.objectives import registry
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.model import MaskedAutoencoder
-from mae.settings import load_config
 from mae.training.trained import build_objective
 from tests.evaluation.frozen import CONFIG
 from tests.runs import write_config

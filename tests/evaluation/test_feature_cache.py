@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from mae.config import Config, DataConfig
+from mae.base.errors import UserError
+from mae.config.sections import Config, DataConfig
 from mae.data.images import Images
 from mae.data.manifest import build_manifest
-from mae.errors import UserError
 from mae.evaluation.encoders import objective_encoder
 from mae.evaluation.feature_cache import (
     cached_features,

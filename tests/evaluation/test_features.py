@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mae.config import Config
+from mae.base.errors import StorageError, UserError
+from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
-from mae.errors import StorageError, UserError
 from mae.evaluation.encoders import objective_encoder
 from mae.evaluation.features import encode_images
 from tests.objectives.mae.test_model import small_mae

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.base.files import new_file
 from mae.evaluation import features_file
 from mae.evaluation.features_file import FeatureWriter, read_features
-from mae.folders import new_file
 
 RNG = np.random.default_rng(0)
 MEAN = RNG.standard_normal((11, 6)).astype(np.float16)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from mae.base.files import new_file
 from mae.evaluation.features_file import FeatureWriter, read_features
 from mae.evaluation.fewshot import fewshot_report
 from mae.evaluation.protocol import Subject
-from mae.folders import new_file
 from tests.evaluation.test_knn import clouds
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from mae.base.errors import StorageError, UserError
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
-from mae.errors import StorageError, UserError
 from mae.evaluation.collapse import mean_cosine, rankme, relative_deviations
 from mae.evaluation.health import Health, held_out, measure_health
 from mae.objectives.base import Features

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.evaluation.labels import Labelled, check_labels
 
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.evaluation.probe import (
     FIXED,
     draw,

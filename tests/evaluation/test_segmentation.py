@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mae.base.errors import SampleError, UserError
 from mae.cli import main
-from mae.errors import SampleError, UserError
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.left_out import LeftOut
 from mae.evaluation.segmentation import Dense, collect, encode_dense, measure

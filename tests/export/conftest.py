@@ -21,7 +21,7 @@ def in_process(monkeypatch):
 @pytest.fixture(scope="session")
 def photographs(shared_data, tmp_path_factory):
     """50 real ones, uint8 [50 3 32 48]."""
-    from mae.config import Config, DataConfig
+    from mae.config.sections import Config, DataConfig
     from mae.data.loader import CentredViews
     from mae.data.training_data import open_images
     from mae.data.transform import stack

@@ -2,7 +2,7 @@
 
 import torch
 
-from mae.config import Config, DataConfig
+from mae.config.sections import Config, DataConfig
 from mae.export.facts import Facts
 from mae.export.folder import Exported, export_folder
 from mae.export.formats import formats_of

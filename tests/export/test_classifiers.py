@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mae.cli import main
-from mae.config import DataConfig
+from mae.config.sections import DataConfig
 from mae.objectives.classifier.model import Classifier
 from mae.training.restore import load_model
 from mae.training.trained import load_pretrained

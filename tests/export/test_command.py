@@ -6,7 +6,7 @@ import torch
 from mae.cli import main
 from mae.commands.export import check_images
 from mae.commands.images import load_images
-from mae.config import DataConfig, InitConfig, Part
+from mae.config.sections import DataConfig, InitConfig, Part
 from mae.initial.initialize import initialize
 from mae.training.checkpoint import Position, reserve, write_checkpoint
 from mae.training.run import Run

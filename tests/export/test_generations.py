@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mae.base.files import write_json
 from mae.cli import main
-from mae.config import InitConfig
+from mae.config.sections import InitConfig
 from mae.initial.initialize import initialize
 from mae.initial.licence import Licence
 from mae.initial.sources import find_weights
-from mae.results import write_json
 from mae.training.trained import build_objective
 from tests.untrained import classifier_config, tiny_config, untrained_run
 

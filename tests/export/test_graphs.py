@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from tests.export.subjects import exported, images_of, subject_of
 
 

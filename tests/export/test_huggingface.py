@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel, ViTMAEForPreTraining, ViTModel
 
+from mae.base.errors import UserError
 from mae.data.transform import center_view
-from mae.errors import UserError
 from mae.objectives.base import total_loss
 from mae.objectives.mae.export import mae_of
 from tests.export.subjects import config_of, exported, images_of, subject_of

@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import load_checkpoint
 from timm.models.vision_transformer import VisionTransformer
 
-from mae.errors import RunFailed, UserError
+from mae.base.errors import RunFailed, UserError
 from mae.objectives.mae.model import build_mae
 from mae.objectives.mae.original import original_names
 from tests.export.subjects import exported, subject_of

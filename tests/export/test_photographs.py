@@ -5,7 +5,7 @@ import timm
 import torch
 from transformers import ViTModel
 
-from mae.config import DataConfig
+from mae.config.sections import DataConfig
 from mae.data.loader import CentredViews
 from mae.data.training_data import open_images
 from mae.data.transform import stack

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tests.toy
+from mae.base.errors import RunFailed, UserError
 from mae.cli import main
-from mae.config import Config, InitConfig, TrainConfig
-from mae.errors import RunFailed, UserError
+from mae.config.sections import Config, InitConfig, TrainConfig
 from mae.export.plain import without_places, write_plain
 from mae.export.push import from_hub
 from mae.objectives import registry

@@ -1,6 +1,6 @@
 import pytest
 
-from mae.errors import RunFailed, UserError
+from mae.base.errors import RunFailed, UserError
 from mae.export import graphs, plain, timm
 from mae.export.push import check_push, from_hub, push
 from mae.objectives.mae import huggingface, original

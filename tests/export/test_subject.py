@@ -3,7 +3,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.export.subject import choose_pool, features, resize
 from mae.objectives.mae.export import expect_prediction, mae_of
 from mae.objectives.mae.implementation import IMPLEMENTATION

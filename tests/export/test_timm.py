@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from timm.data import create_transform, resolve_data_config
 from timm.models.vision_transformer import VisionTransformer
 
-from mae.errors import RunFailed, UserError
+from mae.base.errors import RunFailed, UserError
 from mae.export.timm import timm_config
 from mae.objectives.mae.export import mae_of
 from tests.export.subjects import exported, images_of, subject_of

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mae.config import InitConfig
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import InitConfig
 from mae.initial.initialize import initialize
 from mae.initial.sources import find_weights
 from mae.objectives.classifier.model import Classifier

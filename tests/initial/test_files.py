@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.initial.files import read_tensors
 
 TENSORS = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.initial.fit import load_encoder
 from mae.initial.licence import Licence
 from mae.initial.names import in_our_names

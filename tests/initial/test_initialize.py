@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import mae.cli
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.loading import load_config
 from mae.initial.fit import load_encoder
 from mae.initial.sources import find_weights
 from mae.pretrain import main
-from mae.settings import load_config
 from mae.training.checkpoint import newest_checkpoint
 from mae.training.run import Run
 from tests.initial.models import classifier

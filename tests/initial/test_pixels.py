@@ -6,8 +6,8 @@ import pytest
 from safetensors.torch import save_file
 from transformers import ViTConfig, ViTModel
 
-from mae.config import DataConfig, InitConfig
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import DataConfig, InitConfig
 from mae.initial.pixels import in_preprocessor, normalisation, told_difference
 from mae.initial.sources import find_weights
 from mae.initial.weights import Normalisation

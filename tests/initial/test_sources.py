@@ -18,8 +18,8 @@ from transformers import (
     ViTModel,
 )
 
-from mae.config import DataConfig, InitConfig
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import DataConfig, InitConfig
 from mae.initial.fit import load_encoder
 from mae.initial.sources import find_weights
 from mae.models.encoder import build_encoder

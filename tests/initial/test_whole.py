@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mae.base.errors import UserError
 from mae.cli import main
-from mae.config import InitConfig, TrainConfig
-from mae.errors import UserError
+from mae.config.sections import InitConfig, TrainConfig
 from mae.initial.initialize import initialize
 from mae.objectives import registry
 from mae.training.trained import build_objective

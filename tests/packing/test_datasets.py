@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
+from mae.base.errors import UserError
 from mae.data.manifest import build_manifest
 from mae.data.storage import ShardReader
-from mae.errors import UserError
 from mae.packing.datasets import find_dataset
 from mae.packing.pack import pack
 from mae.packing.plan import PackOptions

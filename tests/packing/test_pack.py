@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from webdataset import tariterators
 
+from mae.base.errors import RunFailed, StorageError, UserError, WorkerDied
 from mae.data.manifest import build_manifest
 from mae.data.scan import NO_LABEL
 from mae.data.storage import ShardReader
 from mae.decoding.decode import decode_native
-from mae.errors import RunFailed, StorageError, UserError, WorkerDied
 from mae.packing import report as pack_report
 from mae.packing.pack import pack
 from mae.packing.plan import PackOptions

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mae.base.errors import StorageError, UserError
 from mae.decoding.pixels import BadImage
-from mae.errors import StorageError, UserError
 from mae.packing.sources import FileReader, Source, Wanted, find_images, find_sources, shown
 
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.packing.pack import pack
 from mae.packing.sources import Wanted
 from mae.packing.tables import find_in_table

@@ -1,8 +1,8 @@
 import pytest
 
+from mae.base.errors import UserError
 from mae.data.manifest import build_manifest
 from mae.data.storage import ShardReader
-from mae.errors import UserError
 from mae.packing.pack import pack
 from mae.packing.plan import PackOptions
 from mae.packing.sources import Wanted, find_sources

@@ -3,7 +3,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import ParallelScalingBlock
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.objectives.mae.chosen_masks import grid_of
 from mae.pictures.attention import attention_sheet, attention_weights, last_attention
 from tests.objectives.mae.test_model import small_mae, some_images

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.pictures.components import border, components_sheet, principal_components, without_places
 
 GRID = (6, 5)

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.loading import load_config
 from mae.objectives import registry
 from mae.objectives.base import Reconstruction
 from mae.pictures import reconstruction
 from mae.pictures.reconstruction import Asked, measure, psnr, reconstruct
-from mae.settings import load_config
 from mae.training.trained import build_objective
 
 COUNT = 70

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 
-from mae.errors import StorageError, UserError
+from mae.base.errors import StorageError, UserError
 from mae.remote import attempts, cache
 from mae.remote.cache import ShardCache
 from tests.servers import body, slow, stall, status, unannounced, web_server

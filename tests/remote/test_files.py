@@ -13,7 +13,7 @@ import fsspec
 import psutil
 import pytest
 
-from mae.errors import StorageError, UserError
+from mae.base.errors import StorageError, UserError
 from mae.remote import attempts, files, transport
 from mae.remote.files import download, glob_remote, identity, is_remote, redacted, stat
 from tests.servers import (

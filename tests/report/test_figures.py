@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.objectives import registry
 from mae.objectives.declaration import Chart, Curve
 from mae.report.curves import draw, marks

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.report.page import write_report
 from tests.report.folders import metric_rows, write_panel, write_rows, write_run
 from tests.runs import launch, write_config

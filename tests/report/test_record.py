@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.report.record import changed_settings, read_record, state
 from tests.report.folders import metric_rows, write_rows, write_run
 

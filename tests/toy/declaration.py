@@ -1,5 +1,5 @@
+from mae.config.types import Positive, Rate, Section
 from mae.objectives.declaration import Declaration, Metric
-from mae.section import Positive, Rate, Section
 
 
 class ToyModel(Section):

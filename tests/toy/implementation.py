@@ -1,6 +1,7 @@
 import torch
 from torch import nn
 
+from mae.base.tensor_hashing import counters
 from mae.objectives.base import (
     Features,
     Implementation,
@@ -9,7 +10,6 @@ from mae.objectives.base import (
     Reconstruction,
     full_precision,
 )
-from mae.tensor_hashing import counters
 
 
 class Toy(Objective):

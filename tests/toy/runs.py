@@ -1,6 +1,6 @@
 """Runs of the toy objective, made in no time and without training."""
 
-from mae.config import Config, DataConfig
+from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import config_type
 from tests.untrained import NUMBERS
 

@@ -1,6 +1,6 @@
 import pytest
 
-from mae.config import DataConfig
+from mae.config.sections import DataConfig
 from mae.training.advice import SURE_AFTER, Advice, ways_to_feed
 from mae.training.tracking import Clock
 

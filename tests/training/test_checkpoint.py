@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from mae.config import OptimConfig
-from mae.errors import StorageError, UserError
+from mae.base.errors import StorageError, UserError
+from mae.config.sections import OptimConfig
 from mae.parameter_groups import parameter_groups
 from mae.training import checkpoint, restore
 from mae.training.average import Average

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mae.config import TrainConfig
+from mae.config.sections import TrainConfig
 from mae.training.compiling import KERNELS, attention_kernel, begin_step, compile_step
 
 

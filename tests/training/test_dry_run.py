@@ -5,11 +5,11 @@ import re
 import pytest
 import torch
 
+from mae.base.errors import UserError
+from mae.config.loading import load_config
 from mae.data.training_data import open_training_data
-from mae.errors import UserError
 from mae.parameter_groups import parameter_groups
 from mae.pretrain import main
-from mae.settings import load_config
 from mae.training import dry_run as module
 from mae.training import step as stepping
 from mae.training.dry_run import checkpoint_bytes, dry_run

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mae.config.loading import load_config
 from mae.objectives.base import Features, Objective, Output
 from mae.objectives.mae.model import build_mae
-from mae.settings import load_config
 from mae.training.flops import TERA, flops_per_image, mfu, peak_flops, peak_of
 
 PUBLISHED = {

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from mae.config import GuardConfig
-from mae.errors import RunFailed
+from mae.base.errors import RunFailed
+from mae.config.sections import GuardConfig
 from mae.training.guard import Guard, Rollback, SpikeDetector
 from mae.training.meter import StepNumbers
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from mae.config import OptimConfig
+from mae.config.sections import OptimConfig
 from mae.training.optim import build_optimizer
 
 TRUST = 0.001

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mae.config import OptimConfig, OptimizerName
+from mae.config.sections import OptimConfig, OptimizerName
 from mae.parameter_groups import parameter_groups
 from mae.schedule import lr_at
 from mae.training.gradients import take_step

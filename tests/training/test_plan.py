@@ -2,8 +2,8 @@
 
 import pytest
 
-from mae.errors import UserError
-from mae.settings import load_config
+from mae.base.errors import UserError
+from mae.config.loading import load_config
 from mae.training.plan import make_plan
 
 

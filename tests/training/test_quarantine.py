@@ -4,9 +4,9 @@ from dataclasses import replace
 import pytest
 from accelerate import Accelerator
 
+from mae.base.errors import RunFailed
 from mae.data.images import BadSample
 from mae.data.manifest import build_manifest
-from mae.errors import RunFailed
 from mae.training import quarantine as module
 from mae.training.quarantine import Quarantine
 

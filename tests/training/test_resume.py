@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import nn
 
-from mae.config import OptimConfig
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import OptimConfig
 from mae.parameter_groups import parameter_groups
 from mae.training import checkpoint
 from mae.training.average import Average
@@ -234,7 +234,7 @@ import torch
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils import DistributedType
 from torch.distributed.tensor import DTensor
-from mae.errors import RunFailed
+from mae.base.errors import RunFailed
 from mae.training.run import Run
 from mae.training.saver import Saver
 from tests.training.test_checkpoint import position

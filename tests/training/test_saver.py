@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mae.errors import RunFailed
+from mae.base.errors import RunFailed
 from mae.training import saver as saver_module
 from mae.training.checkpoint import newest_checkpoint, read_position
 from mae.training.restore import load_model
@@ -186,7 +186,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from mae.errors import RunFailed
+from mae.base.errors import RunFailed
 from mae.training.saver import Saver
 from mae.training.sharding import prepare
 from tests.training.test_checkpoint import position
@@ -366,7 +366,7 @@ from contextlib import suppress
 from pathlib import Path
 from accelerate import Accelerator
 import mae.training.saver
-from mae.errors import RunFailed
+from mae.base.errors import RunFailed
 from mae.training.saver import Saver
 from tests.training.test_checkpoint import position, stepped
 def refusal(call):

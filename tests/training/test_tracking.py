@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae.config import Config, LogConfig
+from mae.config.sections import Config, LogConfig
 from mae.training.run import Run
 from mae.training.tracking import Clock, Tracker, duration
 
@@ -137,7 +137,7 @@ class TestTensorboard:
         """In a process whose files may grow to 20 kB; the writer's own thread meets the end."""
         program = f"""
 import resource, sys
-from mae.config import Config, LogConfig
+from mae.config.sections import Config, LogConfig
 from mae.training import tensorboard_tracker
 from mae.training.run import Run
 from mae.training.tracking import Tracker

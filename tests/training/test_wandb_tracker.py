@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.training import wandb_tracker
 from mae.training.run import Run
 from mae.training.tracking import Tracker
@@ -30,7 +30,7 @@ SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
 import wandb
-from mae.config import Config, DataConfig, LogConfig, Part
+from mae.config.sections import Config, DataConfig, LogConfig, Part
 from mae.training import wandb_tracker
 from mae.training.run import Run
 from mae.training.tracking import Tracker

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 
-from mae.config import Config
+from mae.config.sections import Config
+from mae.config.types import Rate, Section
 from mae.objectives.declaration import Chart, Curve, Metric
 from mae.objectives.frozen_section import FrozenModel, ProbeDeclaration
-from mae.section import Rate, Section
 
 
 class Choice(Section):

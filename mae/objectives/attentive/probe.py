@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.base.hashing import Stream, fold
 from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.probe import is_edge
 from mae.evaluation.probing import Probing
 from mae.evaluation.protocol import LEARNT, ranks_of_truth, saying
-from mae.hashing import Stream, fold
 from mae.objectives.attentive.declaration import Choice
 from mae.objectives.attentive.model import AttentiveProbe
 from mae.objectives.attentive.recipe import CHOICES, AttentiveRecipe, run_settings

@@ -4,11 +4,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mae.config import Config
+from mae.config.loading import load_config
+from mae.config.sections import Config
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.probing import Probing
 from mae.objectives.attentive.declaration import Choice
-from mae.settings import load_config
 
 EPOCHS = 20
 """as on ImageNet (Bardes et al. 2024); of a small data set more, for LEAST_STEPS"""

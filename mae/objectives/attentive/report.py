@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mae.base.errors import UserError
 from mae.data.images import Images
 from mae.data.loader import CentredViews
-from mae.errors import UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.feature_cache import FOLDER, features_of, identity, made_before
 from mae.evaluation.features import usable_samples

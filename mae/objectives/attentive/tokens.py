@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mae.config import Config
+from mae.base.errors import UserError
+from mae.base.hashing import Stream, fold
+from mae.base.tensor_hashing import as_tensor
+from mae.config.sections import Config
 from mae.data.batches import batches
 from mae.data.images import Images
 from mae.data.loader import Batch, CentredViews, Slices, step_names
 from mae.data.manifest import Manifest, select
 from mae.data.order import Order
 from mae.data.transform import stack
-from mae.errors import UserError
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.features import Usable
 from mae.evaluation.features_file import FeatureSet
 from mae.evaluation.outputs import blank_vectors
-from mae.hashing import Stream, fold
 from mae.remote.cache import ShardCache
-from mae.tensor_hashing import as_tensor
 
 Rows = npt.NDArray[np.int64]
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mae import __version__
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import Config
+from mae.config.types import Fraction, NonNegative, Rate, Section, Share, Text
 from mae.evaluation.rows import Recorded, number
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Level, Metric
 from mae.objectives.vit_section import VitModel, refuse_arguments
-from mae.section import Fraction, NonNegative, Rate, Section, Share, Text
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from mae.config import Config
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.data.class_names import class_names, refuse_other_names
 from mae.data.images import Images
-from mae.errors import UserError
 from mae.evaluation.classification import judge, require_classes, summary
 from mae.export.subject import Pool
 from mae.initial.encoder import start_encoder

@@ -12,7 +12,7 @@ from timm.data.random_erasing import RandomErasing
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.models.encoder import check_sizes, create_vit
 from mae.models.pixels import Affine, normalize_images, pixel_affine
 from mae.objectives.base import Features, Objective, Output

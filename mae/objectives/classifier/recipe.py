@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mae.config import Config
-from mae.errors import UserError
-from mae.folders import run_folder
-from mae.objectives.vit_section import VitModel
-from mae.section import flatten
-from mae.settings import (
+from mae.base.errors import UserError
+from mae.base.files import run_folder
+from mae.config.loading import (
     load_config,
     read_yaml,
     recorded_config,
     refuse_other_objectives,
 )
+from mae.config.sections import Config
+from mae.config.types import flatten
+from mae.objectives.vit_section import VitModel
 
 NAME = "classifier"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mae.config import Config
+from mae.config.sections import Config
+from mae.config.types import Positive
 from mae.objectives.declaration import Chart, Curve, Metric
 from mae.objectives.frozen_section import FrozenModel, ProbeDeclaration
-from mae.section import Positive
 
 GROUP = 512
 """images that the authors' BatchNorm normalises together: those of one GPU"""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.evaluation.encoders import open_again
 from mae.evaluation.outputs import blank_vectors, preferred
 from mae.evaluation.probing import Probing

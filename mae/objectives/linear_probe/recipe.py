@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.loading import load_config
+from mae.config.sections import Config
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.probing import Probing
 from mae.objectives.linear_probe.declaration import GROUP
-from mae.settings import load_config
 
 BATCH_SIZE = 16384
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mae.base.errors import UserError
+from mae.base.hashing import uniforms
 from mae.decoding.pillow import BadImage, open_image
-from mae.errors import UserError
-from mae.hashing import uniforms
 from mae.objectives.mae.masking import PatchSplit, num_visible, random_masking
 from mae.objectives.mae.model import MaskedAutoencoder
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mae import __version__
-from mae.config import Config
+from mae.config.sections import Config
+from mae.config.types import Fraction, Positive
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
 from mae.objectives.vit_section import VitModel, refuse_arguments
-from mae.section import Fraction, Positive
 
 if TYPE_CHECKING:
     from mae.evaluation.rows import Recorded

@@ -14,8 +14,8 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.export.subject import Subject, Written, expect_features, refuse_options, weights
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.export import expect_prediction, mae_of, named_decoder

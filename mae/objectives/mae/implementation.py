@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.evaluation.health import measure_held_out
 from mae.export.subject import Writer
 from mae.initial.record import Initial

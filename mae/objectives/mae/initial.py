@@ -6,7 +6,7 @@ from math import prod
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from mae.config import DataConfig, InitConfig
+from mae.config.sections import DataConfig, InitConfig
 from mae.initial.adapt import POSITIONS, square_grid
 from mae.initial.encoder import start_encoder
 from mae.initial.fit import Loaded, check_tensors

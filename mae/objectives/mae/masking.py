@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mae.tensor_hashing import counters
+from mae.base.tensor_hashing import counters
 
 
 class PatchSplit(NamedTuple):

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int, Shaped
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from mae.config import Config
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.models.encoder import build_encoder, forward_visible, initialize_encoder
 from mae.models.pixels import Affine, computable, normalize_images, pixel_affine
 from mae.objectives.base import Features, Objective, Output, Reconstruction

@@ -4,7 +4,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 
 
 def refuse_beyond_plain(vit: VisionTransformer, format: str) -> None:

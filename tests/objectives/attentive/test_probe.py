@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
+from mae.base.errors import UserError
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import Manifest
-from mae.errors import UserError
 from mae.evaluation.feature_cache import features_of
 from mae.evaluation.features import usable_samples
 from mae.evaluation.labels import ClassNumbers

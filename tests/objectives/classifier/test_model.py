@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from mae.config import OptimConfig
+from mae.config.sections import OptimConfig
 from mae.models.encoder import build_encoder
 from mae.objectives.base import total_loss
 from mae.objectives.classifier.declaration import DECLARATION, FinetuneConfig

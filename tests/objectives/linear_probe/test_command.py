@@ -14,7 +14,8 @@ import yaml
 from safetensors.torch import save_file
 
 from mae.cli import main
-from mae.config import DataConfig, LogConfig
+from mae.config.loading import load_config, recorded_config
+from mae.config.sections import DataConfig, LogConfig
 from mae.data.loader import CentredViews
 from mae.data.training_data import open_training_data
 from mae.evaluation.encoders import open_encoder
@@ -23,7 +24,6 @@ from mae.evaluation.tables import table
 from mae.objectives import registry
 from mae.objectives.linear_probe.model import LinearProbe, ProbeHead
 from mae.objectives.linear_probe.report import centred_vectors, head_ranks
-from mae.settings import load_config, recorded_config
 from mae.training import loop
 from mae.training.plan import make_plan
 from mae.training.trained import load_pretrained

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.loading import load_config
 from mae.objectives.linear_probe.recipe import (
     ProbeRecipe,
     batch_for,
@@ -10,7 +11,6 @@ from mae.objectives.linear_probe.recipe import (
     sizes,
     training_sections,
 )
-from mae.settings import load_config
 from mae.training.plan import make_plan
 
 IMAGENET = 1_281_167

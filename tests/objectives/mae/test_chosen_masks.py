@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 from mae.objectives.mae.chosen_masks import (
     block_masking,
     choose_masks,

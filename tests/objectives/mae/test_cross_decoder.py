@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.cost import cost_of
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.loading import load_config
 from mae.objectives.mae.cross_decoder import CrossDecoder
 from mae.objectives.mae.masking import PatchSplit
-from mae.settings import load_config
 from tests.objectives.losses import loss_of
 from tests.objectives.mae.test_model import small_mae, some_images
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from mae.base.hashing import Stream, fold
+from mae.base.tensor_hashing import as_tensor
+from mae.config.loading import load_config
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
-from mae.hashing import Stream, fold
 from mae.objectives.base import HeldOut
 from mae.objectives.mae.implementation import IMPLEMENTATION
 from mae.objectives.mae.reconstruction import explained_variance
-from mae.settings import load_config
-from mae.tensor_hashing import as_tensor
 from tests.objectives.mae.test_model import small_mae
 
 COUNT = 72

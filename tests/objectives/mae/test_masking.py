@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mae.hashing import fold
+from mae.base.hashing import fold
 from mae.objectives.mae.masking import binary_mask, num_visible, random_masking
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from mae.config import sections
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.sections import sections
+from mae.config.types import keys_of
 from mae.objectives.registry import DEFAULT, OBJECTIVES, config_type, declaration
-from mae.section import keys_of
 
 MOVED = {"model.img_size": "data.img_size", "model.in_chans": "data.in_chans"}
 """keys of earlier versions, which are read as these; objectives declare further ones"""

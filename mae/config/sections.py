@@ -2,7 +2,7 @@
 
 An objective declares further ones: see `mae.objectives`.
 
-YAML files and the command line are read by `mae.settings`.
+YAML files and the command line are read by `mae.config.loading`.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from mae.section import (
+from mae.config.types import (
     Fraction,
     Interval,
     NonNegative,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mae.errors import RunFailed, UserError
+from mae.base.errors import RunFailed, UserError
 
 DONE, FAILED, WRONG_USE, STOPPED = 0, 1, 2, 75
 """Exit codes; stopped: early, with a checkpoint, and the same command continues."""

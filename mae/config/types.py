@@ -1,4 +1,4 @@
-"""What the settings of `mae.config` are made of: sections, and types with their ranges."""
+"""What the settings of `mae.config.sections` are made of: sections, and types with their ranges."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any

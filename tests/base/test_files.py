@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mae.errors import UserError
-from mae.results import read_json, write_json
+from mae.base.errors import UserError
+from mae.base.files import read_json, write_json
 
 
 def test_what_was_there_stays_where_the_disk_is_full(tmp_path, monkeypatch):

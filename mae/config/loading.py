@@ -13,10 +13,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mae.config import Config, sections
-from mae.contradictions import contradictions
-from mae.earlier import is_recorded, moved_keys, of_an_earlier_version, with_new_names
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.migration import is_recorded, moved_keys, of_an_earlier_version, with_new_names
+from mae.config.sections import Config, sections
+from mae.config.types import Section, flatten, keys_of
+from mae.config.validation import contradictions
+from mae.objectives.declaration import Declaration
 from mae.objectives.registry import (
     DEFAULT,
     OBJECTIVES,
@@ -24,7 +26,6 @@ from mae.objectives.registry import (
     declaration,
     declarations,
 )
-from mae.section import flatten, keys_of
 
 FEW = 5
 """values that a message lists"""
@@ -240,3 +241,33 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
     message = error["msg"]
     should_be = message.startswith("Input should be ")
     return key, f"{error['input']!r}{message[5:] if should_be else f': {message}'}"
+
+
+def describe_settings(command: str) -> str:
+    """All settings of the objectives that `command` trains: default and meaning, for --help."""
+    lines = []
+    known = declarations(command)
+    for key in ("output", "objective"):
+        field = Config.model_fields[key]
+        lines.append(f"{key} = {field.default!r}\n      {field.description}")
+    lines += [f"      {one.name}: {one.summary}" for one in known]
+    for name, section in sections(Config).items():
+        if name != "model":
+            lines += _describe_section(name, section)
+    for one in known:
+        lines += _describe_objective(one)
+    return "\n".join(lines)
+
+
+def _describe_objective(one: Declaration) -> list[str]:
+    lines = [f"of objective: {one.name}", *_describe_section("model", one.model)]
+    lines += [f"  {key} = {value}\n      instead" for key, value in flatten(one.defaults).items()]
+    return lines + (_describe_section(*one.section) if one.section else [])
+
+
+def _describe_section(name: str, section: type[Section]) -> list[str]:
+    lines = [f"{name}:  {section.__doc__}"]
+    for key, field in section.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        lines.append(f"  {name}.{field.alias or key} = {default}\n      {field.description}")
+    return lines

@@ -11,18 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mae.base.errors import UserError
 from mae.cli import main as mae
-from mae.config import Config
-from mae.errors import UserError
+from mae.config.loading import dump_config, load_config, recorded_config
+from mae.config.sections import Config
 from mae.finetune import main as finetune
 from mae.pretrain import main as pretrain
-from mae.settings import dump_config, load_config, recorded_config
 from mae.training.average import Average
 from mae.training.restore import load_average
 from mae.training.trained import build_objective
 from tests.runs import final_weights, metrics_of
 
-EARLIER = Path(__file__).parent / "earlier"
+EARLIER = Path(__file__).parents[1] / "earlier"
 STOPPED, STEPS = 7, 26
 FINETUNE = [
     *("finetune.ema=0.9", "finetune.mixup=0.8", "finetune.drop_path=0.1"),

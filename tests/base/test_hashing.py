@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from mae.hashing import Stream, fold, mix, uniforms
-from mae.tensor_hashing import counters, mix_tensor
+from mae.base.hashing import Stream, fold, mix, uniforms
+from mae.base.tensor_hashing import counters, mix_tensor
 
 WORDS = [0, 1, 2, 0x7FFFFFFFFFFFFFFF, 0x8000000000000000, 2**64 - 1, 0x0123456789ABCDEF]
 

@@ -3,16 +3,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from mae.config import sections
-from mae.errors import UserError
+from mae.base.errors import UserError
+from mae.config.changes import differing_keys
+from mae.config.loading import describe_settings, dump_config, load_config
+from mae.config.sections import sections
+from mae.config.types import flatten
 from mae.objectives.mae.declaration import MaeModel, model_of
 from mae.objectives.registry import OBJECTIVES, config_type, declaration
-from mae.section import flatten
-from mae.setting_changes import differing_keys
-from mae.setting_help import describe_settings
-from mae.settings import dump_config, load_config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 
 

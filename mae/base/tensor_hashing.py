@@ -1,10 +1,10 @@
-"""The same hashes as `mae.hashing` on tensors, on any device: int64 holds the same 64 bits."""
+"""The same hashes as `mae.base.hashing` on tensors, on any device: int64 holds the same 64 bits."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mae.hashing import GAMMA, MULTIPLIER_1, MULTIPLIER_2, Words
+from mae.base.hashing import GAMMA, MULTIPLIER_1, MULTIPLIER_2, Words
 
 
 def as_tensor(words: Words) -> Tensor:

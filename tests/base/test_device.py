@@ -5,12 +5,12 @@ import sys
 import pytest
 import torch
 
-from mae.allocator import keep_freed_memory
+from mae.base.device import keep_freed_memory
 
 # Four blocks of 16 MB: how many lie outside the heap, and by how much it shrinks without them.
 PROGRAM = """
 import ctypes, sys, torch
-from mae.allocator import keep_freed_memory
+from mae.base.device import keep_freed_memory
 
 class Info(ctypes.Structure):  # mallinfo(3)
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"

@@ -1,14 +1,16 @@
-"""Folders and files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and JSON files."""
 
+import json
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
-from mae.errors import UserError
+from mae.base.errors import UserError
 
 
 @contextmanager
@@ -59,3 +61,21 @@ def run_folder(folder: Path) -> Path:
     """The run that `folder` is, or whose checkpoint it is (RUN/checkpoints/step-…)."""
     is_checkpoint = folder.parent.name == "checkpoints" and folder.name.startswith("step-")
     return folder.parent.parent if is_checkpoint else folder
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write readable JSON, folders included, whole or not at all.
+
+    Raises UserError where `path` cannot be written.
+    """
+    with new_file(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of JSON; empty where the file is absent, damaged or something else."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

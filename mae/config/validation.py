@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mae.config import Config
+from mae.config.sections import Config
 from mae.objectives.registry import declaration
 
 

@@ -1,8 +1,8 @@
 """Changes of settings between the starts of a run: which are allowed."""
 
-from mae.config import Config
+from mae.config.sections import Config
+from mae.config.types import flatten
 from mae.objectives.registry import declaration
-from mae.section import flatten
 
 FREE_ON_RESUME = (
     "output",

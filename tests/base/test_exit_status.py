@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from mae.exits import (
+from mae.base.exit_status import (
     STATUS_VARIABLE,
     Word,
     append_event,

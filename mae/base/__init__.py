@@ -1,0 +1,1 @@
+"""Foundations: errors, exit status, atomic files, hashing, process group, device."""

@@ -1,0 +1,1 @@
+"""Settings of a run: types, sections, validation, loading."""
