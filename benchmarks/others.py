@@ -14,10 +14,10 @@ from mae.bench.cases import OURS, Case
 from mae.bench.synthetic import synthetic_images
 from mae.bench.training_step import LR, Step
 from mae.config.sections import Config
+from mae.networks.parameter_groups import parameter_groups
 from mae.objectives.base import total_loss
 from mae.objectives.mae.masking import PatchSplit, num_visible
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
-from mae.parameter_groups import parameter_groups
 from mae.training.compiling import begin_step, compile_step
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.plan import build_accelerator

@@ -13,7 +13,7 @@ from mae.bench.loader import Others
 from mae.bench.samples import READ_BY_ALL
 from mae.config.sections import DataConfig
 from mae.data.manifest import Manifest
-from mae.data.storage import ShardReader
+from mae.data.shard_reader import ShardReader
 
 SHUFFLED = 1000
 """samples that webdataset shuffles at a time"""

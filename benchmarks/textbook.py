@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from mae.models.encoder import position_embedding
+from mae.networks.pixels import gather_tokens, patch_statistics, patchify
+from mae.networks.vit import position_embedding
 from mae.objectives.base import Output
 from mae.objectives.mae.decoder import Decoder
 from mae.objectives.mae.masking import PatchSplit, binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder
-from mae.patches import gather_tokens, patch_statistics, patchify
 
 
 class TextbookStep(nn.Module):

@@ -148,7 +148,7 @@ def test_a_shard_that_vanishes_ends_the_run_with_a_checkpoint(tmp_path, make_sha
     pattern = make_shards(tmp_path / "shards", IMAGES, shard_size=10, size=(20, 24))
     config = write_config(tmp_path, pattern)
     # One shard is open at most, so that the others are opened again and again.
-    monkeypatch.setattr("mae.data.storage.OPEN_SHARDS", 1)
+    monkeypatch.setattr("mae.data.shard_reader.OPEN_SHARDS", 1)
     from mae.training.tracking import Tracker
 
     report = Tracker.report

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mae.pretrain import main
-from mae.remote import attempts
+from mae.storage import retry
 from mae.training.tracking import Tracker
 from tests.runs import (
     final_weights,
@@ -33,7 +33,7 @@ def here(monkeypatch, tmp_path):
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(attempts, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)

@@ -1,4 +1,9 @@
-"""The machine: compute device, usable CPU cores, and memory kept between steps."""
+"""The machine: compute device, usable CPU cores, and memory kept between steps.
+
+A step on a CPU allocates and frees the same hundreds of megabytes each time.  The C library gives
+them back to the system, which clears them before it lends them again: 1 to 6 % of a step's work
+(BENCHMARKS.md).
+"""
 
 import ctypes
 import os

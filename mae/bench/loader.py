@@ -17,7 +17,7 @@ from mae.bench.stream import our_batches, our_bytes
 from mae.bench.timing import interleaved, machine, one_thread, ratios, spread
 from mae.config.sections import DataConfig
 from mae.data.manifest import Manifest, build_manifest
-from mae.remote.cache import ShardCache
+from mae.storage.cache import ShardCache
 
 READINGS = 8
 """times more samples in a round of reading, which is so much faster"""

@@ -11,10 +11,10 @@ from mae.base.hashing import fold
 from mae.config.sections import DataConfig
 from mae.data.device_crop import pack_crops, resize_crops
 from mae.data.manifest import Manifest
-from mae.data.storage import ShardReader
+from mae.data.shard_reader import ShardReader
 from mae.data.transform import View, apply_view, draw_views, random_view
 from mae.decoding.decode import decode
-from mae.decoding.formats import EXTENSIONS
+from mae.decoding.pixels import EXTENSIONS
 
 IMAGES = 64
 

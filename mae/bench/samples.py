@@ -9,8 +9,8 @@ from mae.base.errors import SampleError, UserError
 from mae.data.images import Images
 from mae.data.manifest import Manifest, build_manifest
 from mae.data.scan import NO_LABEL
-from mae.decoding.formats import EXTENSIONS
-from mae.remote.cache import ShardCache
+from mae.decoding.pixels import EXTENSIONS
+from mae.storage.cache import ShardCache
 
 READ_BY_ALL = ("jpg", "jpeg", "png")
 

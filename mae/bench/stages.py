@@ -10,7 +10,7 @@ from mae.bench.stream import our_batches
 from mae.config.sections import DataConfig
 from mae.data import images, loader
 from mae.data.manifest import Manifest
-from mae.data.storage import ShardReader
+from mae.data.shard_reader import ShardReader
 
 
 class Stages(NamedTuple):

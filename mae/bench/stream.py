@@ -9,7 +9,7 @@ from mae.data.batches import batches
 from mae.data.loader import Batch, Slices, TrainingViews
 from mae.data.manifest import Manifest
 from mae.data.order import Order
-from mae.data.storage import ShardReader
+from mae.data.shard_reader import ShardReader
 from mae.data.training_data import build_order
 
 SEED = 0

@@ -7,15 +7,15 @@ from pathlib import Path
 from mae.base.errors import RunFailed, UserError
 from mae.commands.progress import progress_line
 from mae.config.sections import Config, DataConfig
-from mae.data.conventions import write_wds2idx, write_wids
+from mae.data.index import write_wds2idx, write_wids
 from mae.data.manifest import Manifest, build_manifest, summary
 from mae.data.verify import describe_verified, verify_shards
-from mae.packing.pack import pack as pack_images
-from mae.packing.plan import PackOptions
-from mae.packing.report import describe
-from mae.packing.sources import Wanted
-from mae.remote.cache import ShardCache, build_cache
-from mae.remote.files import is_remote
+from mae.pack.pack import pack as pack_images
+from mae.pack.plan import PackOptions
+from mae.pack.report import describe
+from mae.pack.sources import Wanted
+from mae.storage.cache import ShardCache, build_cache
+from mae.storage.files import is_remote
 
 
 def pack(args: argparse.Namespace) -> None:

@@ -29,10 +29,10 @@ from mae.evaluation.classification import (
 from mae.evaluation.confidence import paired_difference
 from mae.evaluation.outputs import lacking
 from mae.evaluation.sources import seen_in_train
-from mae.models.encoder import timm_encoder
+from mae.networks.vit import timm_encoder
 from mae.objectives.registry import implementation
 from mae.pictures.confusion import draw_confusion
-from mae.remote.files import is_remote
+from mae.storage.files import is_remote
 from mae.training.checkpoint import Position
 from mae.training.run import run_of
 from mae.training.trained import load_pretrained

@@ -15,7 +15,7 @@ from mae.export.formats import formats_of, writer_of
 from mae.export.push import check_push, push
 from mae.export.subject import Subject, choose_pool, resize
 from mae.objectives.registry import declaration, implementation
-from mae.remote.files import is_remote
+from mae.storage.files import is_remote
 from mae.training.run import run_of
 from mae.training.trained import load_pretrained, refuse_probe
 

@@ -16,8 +16,8 @@ from mae.data.scan import NO_LABEL
 from mae.data.training_data import open_images
 from mae.data.transform import center_view, stack
 from mae.decoding.decode import decode
-from mae.decoding.formats import EXTENSIONS
 from mae.decoding.pillow import BadImage
+from mae.decoding.pixels import EXTENSIONS
 from mae.pictures.page import render_sheet
 from mae.pictures.sheet import Sheet, draw_sheet
 from mae.report.document import write_document

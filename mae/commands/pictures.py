@@ -26,7 +26,7 @@ from mae.data.transform import stack
 from mae.evaluation.encoders import TOKENS, ObjectiveEncoder
 from mae.evaluation.feature_cache import cached_features
 from mae.evaluation.outputs import Outputs, lacking, outputs_of
-from mae.models.encoder import timm_encoder
+from mae.networks.vit import timm_encoder
 from mae.objectives import registry
 from mae.objectives.base import Objective
 from mae.pictures import reconstruction

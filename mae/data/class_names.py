@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mae.base.errors import UserError
 from mae.base.files import new_file
-from mae.remote.files import is_remote
+from mae.storage.files import is_remote
 
 FILE = "classes.txt"
 """beside the shards, a line for each class: `mae pack` writes it"""

@@ -8,12 +8,12 @@ from torch import Tensor
 from mae.base.errors import SampleError
 from mae.base.hashing import Stream, fold
 from mae.data.manifest import Manifest
-from mae.data.storage import ShardReader
+from mae.data.shard_reader import ShardReader
 from mae.decoding.decode import decode
-from mae.decoding.formats import EXTENSIONS
 from mae.decoding.on_device import JpegFile, left_to_device
 from mae.decoding.pillow import BadImage
-from mae.remote.cache import ShardCache
+from mae.decoding.pixels import EXTENSIONS
+from mae.storage.cache import ShardCache
 
 IN_THE_SAME_SHARD = 8
 ATTEMPTS = 32

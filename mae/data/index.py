@@ -9,7 +9,10 @@ reading before it is wanted.
 """
 
 import hashlib
+import json
+import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -20,9 +23,9 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from mae.base.errors import StorageError, UserError
-from mae.data.scan import ShardIndex, scan
-from mae.remote.cache import ShardCache
-from mae.remote.files import download, identity, is_remote, redacted, stat
+from mae.data.scan import ShardIndex, scan, walk
+from mae.storage.cache import ShardCache
+from mae.storage.files import download, identity, is_remote, redacted, stat
 
 FORMAT = "2"
 INDEX_FOLDER = ".mae-index"
@@ -175,3 +178,62 @@ def _digest(arrays: dict[str, npt.NDArray], sha256: str) -> str:
     for name in ("keys", *COLUMNS):
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()
+
+
+def write_wds2idx(shard: Path, out: Path) -> int:
+    """The index of one shard for `fn.readers.webdataset` of NVIDIA DALI; the number of samples.
+
+    Text: `v1.2 SAMPLES`, then a line per sample of `EXTENSION OFFSET SIZE NAME` for each of its
+    files, in tar order; OFFSET is that of the content, in bytes.  Files with one key one after
+    the other are a sample; hidden files and those without an extension belong to none.
+    Raises UserError, naming the shard or `out`: damaged, nothing in it, a name with blanks.
+    """
+    samples: list[list[str]] = []
+    last = None
+    for member in walk(shard):
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        if not stem or not extension:
+            continue
+        if len(member.name.split()) != 1:
+            raise UserError(f"{shard}: {member.name}: DALI's index cannot hold names with blanks")
+        key = f"{folder}{slash}{stem}"
+        if key != last:
+            samples.append([])
+            last = key
+        samples[-1].append(f"{extension} {member.offset} {member.size} {member.name}")
+    if not samples:
+        raise UserError(f"{shard}: no samples to index")
+    lines = [f"v1.2 {len(samples)}", *map(" ".join, samples)]
+    _write(out, "".join(f"{line}\n" for line in lines))
+    return len(samples)
+
+
+def write_wids(shards: Sequence[Path], counts: Sequence[int], out: Path) -> None:
+    """A wids index of `shards`, which hold `counts` samples; paths count from the folder of `out`.
+
+    Raises UserError where a shard or `out` is not accessible.
+    """
+    entries = []
+    for shard, count in zip(shards, counts, strict=True):
+        try:
+            size = shard.stat().st_size
+        except OSError as error:
+            raise UserError(f"{shard}: cannot be read: {error.strerror}") from None
+        url = os.path.relpath(shard.resolve(), out.parent.resolve())
+        entries.append({"url": url, "nsamples": int(count), "filesize": size})
+    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": entries}
+    _write(out, json.dumps(index, indent=2) + "\n")
+
+
+def _write(out: Path, text: str) -> None:
+    """`out` appears whole or not at all."""
+    part = out.with_name(f".{out.name}.part")
+    try:
+        # File names are bytes: those that are no UTF-8 are written as they are.
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
+        part.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    finally:
+        part.unlink(missing_ok=True)

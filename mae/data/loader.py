@@ -12,15 +12,22 @@ from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import DataConfig
-from mae.data.augment import Augment
 from mae.data.device_crop import Crops, pack_crops
 from mae.data.encoded import Encoded, Encoding
 from mae.data.images import BadSample, Image, Images, usable_image
 from mae.data.manifest import Manifest
 from mae.data.order import Order
-from mae.data.transform import View, apply_view_into, center_view, draw_views, random_view, stack
+from mae.data.transform import (
+    Augment,
+    View,
+    apply_view_into,
+    center_view,
+    draw_views,
+    random_view,
+    stack,
+)
 from mae.decoding.on_device import JpegFile
-from mae.remote.cache import ShardCache
+from mae.storage.cache import ShardCache
 
 BY_THE_CPU = {"crop_on_device": False, "decode_on_device": False}
 """settings of DataConfig by which images of a Batch are pixels"""

@@ -13,10 +13,10 @@ from mae.base.errors import UserError
 from mae.data.index import COLUMNS, shard_index
 from mae.data.scan import NO_LABEL, ShardIndex
 from mae.data.shards import expand_shards
-from mae.decoding.formats import EXTENSIONS
-from mae.remote.background import BackgroundThreads
-from mae.remote.cache import ShardCache
-from mae.remote.files import redacted
+from mae.decoding.pixels import EXTENSIONS
+from mae.storage.cache import ShardCache
+from mae.storage.files import redacted
+from mae.storage.retry import BackgroundThreads
 
 REMOTE_READERS = 16
 

@@ -1,17 +1,149 @@
-"""One shard read from beginning to end: its samples, their checksums and labels."""
+"""One shard read from beginning to end: a strict walk over its tar headers, then its samples.
+
+tarfile and webdataset end quietly at damage in the middle of an archive and so lose samples
+without a word; here every block is a valid header, a member's content, or the end.
+"""
 
 import hashlib
 import os
+import tarfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import UserError
-from mae.data.tar import Member, walk
-from mae.decoding.formats import EXTENSIONS
+from mae.decoding.pixels import EXTENSIONS
+
+BLOCK = 512
+LONGEST_EXTENDED_HEADER = 1 << 20
+LONGEST_PADDING = (1 << 20) + 2 * BLOCK  # to a full record: 10 KiB unless told otherwise
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")  # gzip, zstd, bzip2, xz
+
+
+class Member(NamedTuple):
+    """A regular file inside a tar."""
+
+    name: str
+    offset: int
+    """of the content, bytes from the start of the tar"""
+    size: int
+
+
+def walk(path: Path, called: str | None = None) -> Iterator[Member]:
+    """The regular files of the uncompressed tar at `path`, in order.
+
+    Understands ustar, GNU long names and PAX records; skips folders; reads headers only.  Raises
+    UserError, naming the file (as `called`), where it is no tar, is cut short or damaged, or
+    holds links or sparse files.
+    """
+    called = called or str(path)
+    try:
+        with path.open("rb") as file:
+            yield from _walk(file, os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise UserError(f"{called}: cannot be read: {error.strerror}") from None
+    except _Damage as damage:
+        raise UserError(f"{called}: {damage}") from None
+
+
+class _Damage(Exception):
+    pass
+
+
+def _walk(file: BinaryIO, total: int) -> Iterator[Member]:
+    if total == 0:
+        raise _Damage("is empty (0 bytes)")
+    position = 0
+    overrides: dict[str, Any] = {}
+    while True:
+        file.seek(position)
+        block = file.read(BLOCK)
+        if len(block) < BLOCK and position:
+            raise _Damage(f"is cut short at byte {total}: no end-of-archive block")
+        if len(block) == BLOCK and not any(block):
+            return _check_end(file, position, total)
+        header = _parse(block, position)
+        content, size = position + BLOCK, header.size
+        if size < 0:
+            raise _Damage(f"is damaged at byte {position}: a negative size")
+        if header.type == tarfile.GNUTYPE_LONGNAME:
+            name = _read_record(file, content, size).partition(b"\0")[0]
+            overrides["path"] = name.decode("utf-8", "surrogateescape")
+        elif header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+            overrides |= _pax_records(_read_record(file, content, size), position)
+        elif header.type == tarfile.XGLTYPE:
+            pass  # comments and defaults for all members; git writes one, nobody names files in it
+        elif header.type == tarfile.DIRTYPE:
+            overrides, size = {}, 0
+        elif header.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
+            size = overrides.get("size", size)
+            name = overrides.get("path", header.name)
+            if content + size > total:
+                raise _Damage(f"is cut short: {name} ends at byte {content + size} of {total}")
+            yield Member(name, content, size)
+            overrides = {}
+        else:
+            kind = "link" if header.islnk() or header.issym() else f"member of type {header.type!r}"
+            raise _Damage(f"holds a {kind}: {header.name}; only regular files and folders are read")
+        position = content + -(-size // BLOCK) * BLOCK
+
+
+def _parse(block: bytes, position: int) -> tarfile.TarInfo:
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        if position == 0:
+            compressed = block.startswith(COMPRESSED)
+            raise _Damage("is compressed: unpack it first" if compressed else "is no tar") from None
+        raise _Damage(f"is damaged at byte {position}: {error}") from None
+
+
+def _check_end(file: BinaryIO, position: int, total: int) -> None:
+    """After the first zero block only padding follows, or a hole hides members."""
+    if total - position > LONGEST_PADDING:
+        raise _Damage(f"is damaged at byte {position}: a hole of zeros, not the end")
+    rest = file.read()
+    if any(rest):
+        raise _Damage(f"is damaged at byte {position}: a hole of zeros, with more behind it")
+
+
+def _read_record(file: BinaryIO, content: int, size: int) -> bytes:
+    if size > LONGEST_EXTENDED_HEADER:
+        raise _Damage(f"is damaged at byte {content}: a name of {size} bytes")
+    file.seek(content)
+    return file.read(size)
+
+
+def _pax_records(data: bytes, position: int) -> dict[str, Any]:
+    """`LENGTH KEY=VALUE newline` records (POSIX.1-2001, pax interchange format)."""
+    records: dict[str, Any] = {}
+    while data.strip(b"\0"):
+        digits = data.partition(b" ")[0]
+        length = _number(digits)
+        key, equals, value = data[len(digits) + 1 : length].partition(b"=")
+        if not 0 < length <= len(data) or not equals or not value.endswith(b"\n"):
+            raise _Damage(f"is damaged at byte {position}: unreadable PAX record")
+        if key.startswith(b"GNU.sparse"):
+            raise _Damage("holds a sparse file; only regular files and folders are read")
+        if key == b"path":
+            name = value[:-1].partition(b"\0")[0]
+            records["path"] = name.decode("utf-8", "surrogateescape")
+        elif key == b"size":
+            records["size"] = _number(value[:-1])
+            if records["size"] < 0:
+                raise _Damage(f"is damaged at byte {position}: a size of {value[:-1]!r}")
+        data = data[length:]
+    return records
+
+
+def _number(digits: bytes) -> int:
+    """-1 for what is no number, or none that a size of today can be."""
+    return int(digits) if digits.isdigit() and len(digits) < 19 else -1
+
 
 NO_LABEL = -1
 LONGEST_LABEL = 20

@@ -11,7 +11,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from mae.base.errors import UserError
-from mae.remote.files import (
+from mae.storage.files import (
     download,
     glob_remote,
     has_magic,

@@ -13,11 +13,10 @@ from mae.base.errors import SampleError, UserError
 from mae.data.images import Images
 from mae.data.index import index_folder
 from mae.data.manifest import Manifest
-from mae.data.storage import ShardReader
+from mae.data.shard_reader import ShardReader
 from mae.decoding.decode import read_info
-from mae.decoding.formats import EXTENSIONS
-from mae.decoding.pixels import BadImage
-from mae.remote.cache import ShardCache
+from mae.decoding.pixels import EXTENSIONS, BadImage
+from mae.storage.cache import ShardCache
 
 SAMPLE = 1000
 SHARDS = 32

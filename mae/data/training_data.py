@@ -1,6 +1,8 @@
 """The training data as the settings describe it: manifest, order, cache, batches."""
 
-from collections.abc import Callable, Container, Generator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -9,16 +11,16 @@ import torch
 from mae.base.errors import UserError
 from mae.config.sections import Config, DataConfig
 from mae.data.batches import batches
-from mae.data.decoded import CropDecoder, decoded_batches
+from mae.data.device_decoding import CropDecoder, decoded_batches
 from mae.data.images import Images
 from mae.data.loader import Batch, Slices, TrainingViews, step_names
 from mae.data.manifest import Manifest, build_manifest, merge
 from mae.data.order import Order
-from mae.data.prefetch import fetching_ahead
 from mae.data.statistics import channel_statistics
 from mae.objectives.registry import declaration
-from mae.remote.cache import ShardCache, build_cache
-from mae.remote.files import is_remote
+from mae.storage.cache import ShardCache, build_cache
+from mae.storage.files import is_remote
+from mae.storage.retry import BackgroundThreads
 
 CPU = torch.device("cpu")
 
@@ -188,3 +190,49 @@ def check_cache(config: DataConfig, manifest: Manifest, share_of_lanes: float) -
             f"data.cache_gb: {config.cache_gb:g}, but data.order={config.order} needs {needed:.3g} "
             f"GB of remote shards at hand: raise it, or {hint}"
         )
+
+
+DOWNLOADS = 4
+REMEMBERED = 1024
+
+
+def fetching_ahead(
+    micro_batches: Iterable[range], manifest: Manifest, order: Order, cache: ShardCache, ahead: int
+) -> Iterator[range]:
+    """`micro_batches` unchanged, while the shards of the next `ahead` of them are downloaded.
+
+    A failure here is no failure: whoever needs the shard meets it again, and tells.
+    """
+    if not any(map(is_remote, manifest.shards)):
+        yield from micro_batches
+        return
+
+    def fetch(shard: int) -> None:
+        with suppress(UserError):
+            cache.fetch(
+                manifest.shards[shard],
+                size=manifest.shard_bytes[shard],
+                sha256=manifest.sha256[shard],
+                # The processes of a machine want the same shards at the same time: each turns to
+                # one that nobody is bringing, and so they share the work.
+                wait=False,
+            )
+
+    background = BackgroundThreads(DOWNLOADS, "fetch")
+    asked: OrderedDict[int, None] = OrderedDict()
+    upcoming: deque[range] = deque()
+    try:
+        for positions in micro_batches:
+            samples = order(np.arange(positions.start, positions.stop)).sample
+            for shard in np.unique(manifest.shard[samples]).tolist():
+                if shard not in asked and is_remote(manifest.shards[shard]):
+                    background.submit(fetch, shard)
+                    asked[shard] = None
+            while len(asked) > REMEMBERED:
+                asked.popitem(last=False)  # evicted by now, perhaps, and to be asked for again
+            upcoming.append(positions)
+            if len(upcoming) > ahead:
+                yield upcoming.popleft()
+        yield from upcoming
+    finally:
+        background.close()

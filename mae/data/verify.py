@@ -11,14 +11,13 @@ from mae.base.errors import SampleError, StorageError, UserError
 from mae.data.index import shard_index
 from mae.data.manifest import Manifest, join
 from mae.data.scan import ShardIndex, scan
+from mae.data.shard_reader import ShardReader
 from mae.data.shards import expand_shards
-from mae.data.storage import ShardReader
 from mae.data.workers import Progress, in_workers, progress_bar
-from mae.decoding.formats import EXTENSIONS
-from mae.decoding.pixels import BadImage
-from mae.remote.background import BackgroundThreads
-from mae.remote.cache import ShardCache
-from mae.remote.files import is_remote, redacted
+from mae.decoding.pixels import EXTENSIONS, BadImage
+from mae.storage.cache import ShardCache
+from mae.storage.files import is_remote, redacted
+from mae.storage.retry import BackgroundThreads
 
 SAMPLES_AT_ONCE = 256
 SHOWN = 10

@@ -92,3 +92,6 @@ def fit(pixels: Pixels, channels: int, bits: int) -> np.ndarray:
 def _luma(values: np.ndarray) -> np.ndarray:
     # The largest sum, 65535 · 65536 + 32768, just fits 32 bits.
     return ((values @ LUMA + 2**15) >> 16).astype(values.dtype)[..., None]
+
+
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")

@@ -12,8 +12,8 @@ from torch import nn
 
 from mae.base.errors import UserError
 from mae.base.exit_status import DONE, STATUS_FILE, read_exit
-from mae.config.changes import differing_keys
 from mae.config.sections import Config
+from mae.config.validation import differing_keys
 from mae.data.images import Images
 from mae.data.manifest import Manifest
 from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, Opened

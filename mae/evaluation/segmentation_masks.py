@@ -19,12 +19,11 @@ from torch.utils.data import Dataset
 
 from mae.base.errors import SampleError, UserError
 from mae.data.images import BadSample, Images
-from mae.data.scan import split_name
-from mae.data.storage import ShardReader
-from mae.data.tar import walk
+from mae.data.scan import split_name, walk
+from mae.data.shard_reader import ShardReader
 from mae.data.transform import apply_view, center_box, stack
-from mae.patches import patchify
-from mae.remote.files import is_remote, redacted
+from mae.networks.pixels import patchify
+from mae.storage.files import is_remote, redacted
 
 EXTENSIONS = ("mask.png", "seg.png")
 IGNORE = 255

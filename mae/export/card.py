@@ -7,7 +7,7 @@ from mae.config.sections import Config
 from mae.export.facts import Facts
 from mae.export.subject import Subject, Written
 from mae.initial.history import data_names, shown_source
-from mae.models.encoder import timm_encoder
+from mae.networks.vit import timm_encoder
 from mae.objectives import registry
 from mae.objectives.declaration import Card, Declaration
 

@@ -7,7 +7,7 @@ from mae.export.graphs import write_onnx, write_program
 from mae.export.plain import write_plain
 from mae.export.subject import Writer
 from mae.export.timm import write_timm
-from mae.models.encoder import timm_encoder
+from mae.networks.vit import timm_encoder
 from mae.objectives.base import Implementation, Objective
 
 OF_ENCODERS: Mapping[str, Writer] = {

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.models.encoder import timm_encoder
-from mae.models.pixels import normalize_images, pixel_affine
+from mae.networks.pixels import normalize_images, pixel_affine
+from mae.networks.vit import timm_encoder
 from mae.objectives.base import Implementation, Objective
 from mae.objectives.vit_section import VitModel
 from mae.training.checkpoint import Position

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.initial.geometry import Grid, grid_of
-from mae.models.encoder import position_embedding
-from mae.models.positions import sincos_positions
+from mae.networks.vit import position_embedding, sincos_positions
 
 PATCHES, POSITIONS = "patch_embed.proj.weight", "pos_embed"
 

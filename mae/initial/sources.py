@@ -20,7 +20,7 @@ from mae.initial.licence import Licence, licence_beside, licence_in, licence_of
 from mae.initial.names import in_our_names
 from mae.initial.pixels import in_preprocessor, normalisation
 from mae.initial.weights import Geometry, Normalisation, Weights
-from mae.models.encoder import build_encoder
+from mae.networks.vit import build_encoder
 from mae.objectives.vit_section import VitModel
 from mae.training.checkpoint import WEIGHTS, Position, newest_checkpoint, read_position
 from mae.training.plain import CONFIG, is_plain, read_description

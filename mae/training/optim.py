@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mae.config.sections import OptimConfig
-from mae.parameter_groups import is_decayed
+from mae.networks.parameter_groups import is_decayed
 
 COUNTS_SKIPPED = frozenset("adabelief adan adanw lamb lambc lambcw lambw radabelief".split())
 """optimizers that count steps on the host: the count, which their correction of the moments' bias

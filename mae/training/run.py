@@ -15,9 +15,9 @@ from typing import Any
 from mae.base.errors import UserError
 from mae.base.exit_status import append_row
 from mae.base.files import run_folder
-from mae.config.changes import differing_keys
 from mae.config.loading import dump_config, recorded_config
 from mae.config.sections import Config
+from mae.config.validation import differing_keys
 from mae.objectives.registry import declaration
 from mae.training.checkpoint import checkpoints, step_of
 

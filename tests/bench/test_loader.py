@@ -13,7 +13,7 @@ from mae.bench.stages import StagedBatches
 from mae.bench.stream import our_bytes
 from mae.bench.timing import interleaved
 from mae.data.manifest import build_manifest
-from mae.data.storage import ShardReader
+from mae.data.shard_reader import ShardReader
 from mae.data.transform import apply_view_into
 from mae.decoding.decode import decode
 

@@ -7,9 +7,9 @@ from mae.base.errors import UserError
 from mae.bench import training_step
 from mae.bench.cases import Case
 from mae.bench.training_step import LR, build_step
+from mae.networks.parameter_groups import parameter_groups
 from mae.objectives.base import total_loss
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
-from mae.parameter_groups import parameter_groups
 from mae.training.meter import Meter
 
 TINY = Case(encoder="vit_tiny_patch16_224", img_size=32, decoder_depth=1, batch_size=2)

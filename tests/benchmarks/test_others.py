@@ -8,7 +8,7 @@ import torch
 from benchmarks.others import TEXTBOOK, TRANSFORMERS, build_step, transformers_model
 from mae.base.errors import UserError
 from mae.bench.cases import OURS, Case
-from mae.models.encoder import build_encoder
+from mae.networks.vit import build_encoder
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 
 TINY = Case(encoder="vit_tiny_patch16_224", img_size=32, decoder_depth=1, batch_size=2)

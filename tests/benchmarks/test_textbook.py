@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from benchmarks.textbook import TextbookStep
-from mae.models.encoder import build_encoder
+from mae.networks.vit import build_encoder
 from mae.objectives.base import total_loss
 from mae.objectives.mae.model import MaskedAutoencoder
 

@@ -4,10 +4,10 @@ import pytest
 from pydantic import ValidationError
 
 from mae.base.errors import UserError
-from mae.config.changes import differing_keys
 from mae.config.loading import describe_settings, dump_config, load_config
 from mae.config.sections import sections
 from mae.config.types import flatten
+from mae.config.validation import differing_keys
 from mae.objectives.mae.declaration import MaeModel, model_of
 from mae.objectives.registry import OBJECTIVES, config_type, declaration
 

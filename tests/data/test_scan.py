@@ -11,7 +11,7 @@ import pytest
 
 from mae.base.errors import UserError
 from mae.data.scan import LARGEST_IMAGE, NO_LABEL, scan, split_name
-from mae.decoding.formats import EXTENSIONS
+from mae.decoding.pixels import EXTENSIONS
 
 MIDDLE = 32 * 512
 """of a tar of 32 samples of a header and a block each: the header of the 17th"""

@@ -6,7 +6,7 @@ import pytest
 
 from mae.base.errors import StorageError, UserError
 from mae.data.shards import expand_shards
-from mae.remote import attempts
+from mae.storage import retry
 from tests.servers import body, s3_server, status, web_server
 
 
@@ -149,7 +149,7 @@ def wids(*urls, **more):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(attempts, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)

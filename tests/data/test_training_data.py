@@ -22,8 +22,8 @@ from mae.data.training_data import (
     shards_at_once,
     training_manifest,
 )
-from mae.remote import attempts
-from mae.remote.cache import ShardCache, build_cache
+from mae.storage import retry
+from mae.storage.cache import ShardCache, build_cache
 from tests.servers import body, web_server
 
 SIZE = (16, 16)
@@ -159,7 +159,7 @@ def test_the_cache_is_as_the_settings_say(configure, tmp_path):
 @pytest.fixture
 def urls(monkeypatch, shards):
     """The same twelve shards on a server that counts."""
-    monkeypatch.setattr(attempts, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)

@@ -15,7 +15,7 @@ from mae.evaluation.segmentation_classifiers import Linear, Neighbours, choose_l
 from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, Pairs, patch_classes
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.evaluation.segmentation_scores import compare, count, judge, quality
-from mae.patches import patchify
+from mae.networks.pixels import patchify
 from tests.evaluation.frozen import images_of, tiny_run
 from tests.evaluation.test_features import spoil
 

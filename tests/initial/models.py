@@ -7,7 +7,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.models.encoder import build_encoder
+from mae.networks.vit import build_encoder
 from mae.objectives.mae.model import MaskedAutoencoder
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 4}

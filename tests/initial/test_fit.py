@@ -13,7 +13,7 @@ from mae.initial.fit import load_encoder
 from mae.initial.licence import Licence
 from mae.initial.names import in_our_names
 from mae.initial.weights import Geometry, Weights
-from mae.models.encoder import position_embedding
+from mae.networks.vit import position_embedding
 from mae.objectives.mae.initial import load_decoder
 from tests.initial.models import NAME, SIZES, classifier, our_mae, shaken, some_images
 

@@ -22,8 +22,7 @@ from mae.base.errors import UserError
 from mae.config.sections import DataConfig, InitConfig
 from mae.initial.fit import load_encoder
 from mae.initial.sources import find_weights
-from mae.models.encoder import build_encoder
-from mae.models.positions import sincos_positions
+from mae.networks.vit import build_encoder, sincos_positions
 from mae.objectives.base import total_loss
 from mae.objectives.mae.initial import start_mae
 from tests.initial.models import NAME, classifier, our_mae, shaken, some_images

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mae.config.sections import OptimConfig, OptimizerName
-from mae.parameter_groups import parameter_groups
+from mae.networks.parameter_groups import parameter_groups
 from mae.schedule import lr_at
 from mae.training.gradients import take_step
 from mae.training.optim import COUNTS_SKIPPED, build_optimizer, num_moments, set_lr

@@ -15,7 +15,7 @@ from torch import nn
 
 from mae.base.errors import UserError
 from mae.config.sections import OptimConfig
-from mae.parameter_groups import parameter_groups
+from mae.networks.parameter_groups import parameter_groups
 from mae.training import checkpoint
 from mae.training.average import Average
 from mae.training.checkpoint import read_position, seal

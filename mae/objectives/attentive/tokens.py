@@ -23,7 +23,7 @@ from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.features import Usable
 from mae.evaluation.features_file import FeatureSet
 from mae.evaluation.outputs import blank_vectors
-from mae.remote.cache import ShardCache
+from mae.storage.cache import ShardCache
 
 Rows = npt.NDArray[np.int64]
 

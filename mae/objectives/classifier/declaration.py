@@ -194,7 +194,7 @@ class ClassifierDeclaration(Declaration):
         policy = finetune_of(config).rand_augment
         if not policy:
             return None
-        from mae.data.augment import build_augment
+        from mae.data.transform import build_augment
 
         return build_augment(policy, config.data.mean, img_size, "finetune.rand_augment")
 

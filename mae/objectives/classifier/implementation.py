@@ -14,10 +14,10 @@ from mae.evaluation.classification import judge, require_classes, summary
 from mae.export.subject import Pool
 from mae.initial.encoder import start_encoder
 from mae.initial.record import Initial
+from mae.networks.parameter_groups import layer_groups
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.classifier.model import Classifier, build_classifier
-from mae.parameter_groups import layer_groups
 
 
 class ClassifierImplementation(Implementation):

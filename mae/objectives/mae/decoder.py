@@ -13,10 +13,9 @@ from jaxtyping import Float
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from mae.models.encoder import initialize_linears
-from mae.models.positions import sincos_positions
+from mae.networks.pixels import gather_tokens
+from mae.networks.vit import initialize_linears, sincos_positions
 from mae.objectives.mae.masking import PatchSplit
-from mae.patches import gather_tokens
 
 
 class Attention(nn.Module):

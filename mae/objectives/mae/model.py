@@ -10,14 +10,22 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.models.encoder import build_encoder, forward_visible, initialize_encoder
-from mae.models.pixels import Affine, computable, normalize_images, pixel_affine
+from mae.networks.pixels import (
+    Affine,
+    computable,
+    gather_tokens,
+    normalize_images,
+    patch_statistics,
+    patchify,
+    pixel_affine,
+    unpatchify,
+)
+from mae.networks.vit import build_encoder, forward_visible, initialize_encoder
 from mae.objectives.base import Features, Objective, Output, Reconstruction
 from mae.objectives.mae.cross_decoder import CrossDecoder
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.decoder import Decoder
 from mae.objectives.mae.masking import PatchSplit, num_visible, random_masking
-from mae.patches import gather_tokens, patch_statistics, patchify, unpatchify
 
 
 class MaskedAutoencoder(Objective):

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mae.networks.pixels import unpatchify
 from mae.objectives.mae.chosen_masks import ChosenMask, choose_masks, grid_of
 from mae.objectives.mae.masking import PatchSplit, binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder
 from mae.objectives.mae.reconstruction import Explained, explained_variance
-from mae.patches import unpatchify
 from mae.pictures.colours import heat_map
 from mae.pictures.reconstruction import BATCH, Asked, Reconstructed
 from mae.pictures.sheet import Cell, Scale, Sheet

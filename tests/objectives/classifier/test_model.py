@@ -12,14 +12,14 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mae.config.sections import OptimConfig
-from mae.models.encoder import build_encoder
+from mae.networks.parameter_groups import layer_of
+from mae.networks.vit import build_encoder
 from mae.objectives.base import total_loss
 from mae.objectives.classifier.declaration import DECLARATION, FinetuneConfig
 from mae.objectives.classifier.implementation import IMPLEMENTATION
 from mae.objectives.classifier.model import HEAD_STD, Classifier
 from mae.objectives.mae.model import MaskedAutoencoder
 from mae.objectives.registry import config_type
-from mae.parameter_groups import layer_of
 from mae.training.optim import build_optimizer, set_lr
 from tests.objectives.losses import START
 

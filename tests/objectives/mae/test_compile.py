@@ -4,7 +4,7 @@ import sys
 PROGRAM = """
 import torch
 from mae.objectives.base import total_loss
-from mae.models.encoder import build_encoder
+from mae.networks.vit import build_encoder
 from mae.objectives.mae.model import MaskedAutoencoder
 
 torch.manual_seed(0)

@@ -8,13 +8,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from mae.models.encoder import build_encoder, forward_visible, position_embedding
-from mae.models.positions import sincos_positions
+from mae.networks.pixels import patchify
+from mae.networks.vit import build_encoder, forward_visible, position_embedding, sincos_positions
 from mae.objectives.base import total_loss
 from mae.objectives.mae.decoder import Decoder
 from mae.objectives.mae.masking import PatchSplit, random_masking
 from mae.objectives.mae.model import MaskedAutoencoder
-from mae.patches import patchify
 from tests.objectives.losses import START, loss_of
 
 WIDTH, DEPTH, HEADS = 32, 3, 4

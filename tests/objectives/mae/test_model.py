@@ -8,12 +8,12 @@ from torch import nn
 from benchmarks.cost import cost_of
 from mae.base.errors import UserError
 from mae.config.loading import load_config
-from mae.models.encoder import build_encoder
+from mae.networks.pixels import patchify
+from mae.networks.vit import build_encoder
 from mae.objectives.base import total_loss
 from mae.objectives.mae.declaration import DECLARATION
 from mae.objectives.mae.masking import PatchSplit, binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
-from mae.patches import patchify
 from tests.objectives.losses import START, loss_of
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 2}

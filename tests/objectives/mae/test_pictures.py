@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mae.networks.pixels import patchify, unpatchify
 from mae.objectives.mae.chosen_masks import choose_masks
 from mae.objectives.mae.masking import binary_mask
 from mae.objectives.mae.pictures import (
@@ -13,7 +14,6 @@ from mae.objectives.mae.pictures import (
     reconstruction_sheet,
 )
 from mae.objectives.mae.reconstruction import explained_variance
-from mae.patches import patchify, unpatchify
 from tests.objectives.losses import loss_of
 from tests.objectives.mae.test_model import small_mae, some_images
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from mae.networks.pixels import patchify
 from mae.objectives.base import total_loss
 from mae.objectives.mae.masking import random_masking
 from mae.objectives.mae.reconstruction import explained_variance, fill_in, interpolate_hidden
-from mae.patches import patchify
 from tests.objectives.losses import START
 from tests.objectives.mae.test_model import small_mae
 

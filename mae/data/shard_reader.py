@@ -1,0 +1,101 @@
+"""Bytes of a sample: one `pread` on a local shard, or on the cached copy of a remote one."""
+
+import os
+import zlib
+from collections import OrderedDict
+from typing import Any
+
+from mae.base.errors import SampleError, StorageError
+from mae.data.manifest import Manifest
+from mae.storage.cache import ShardCache
+from mae.storage.files import is_remote, redacted
+
+OPEN_SHARDS = 64
+
+
+class ShardReader:
+    """Reads samples by number; keeps the shards used last open."""
+
+    def __init__(self, manifest: Manifest, cache: ShardCache | None = None) -> None:
+        self.manifest = manifest
+        self.cache = cache
+        self._files: OrderedDict[int, int] = OrderedDict()
+
+    def read(self, sample: int) -> bytes:
+        """Bytes as they were indexed, by their checksum.
+
+        Raises SampleError, naming shard and key, where they are others (after reading a second
+        time, of a remote shard a fresh copy), StorageError where the shard cannot be read.
+        """
+        data, complaint = self._read(sample)
+        if complaint:
+            self._refresh(int(self.manifest.shard[sample]))
+            data, complaint = self._read(sample)
+        if complaint:
+            raise SampleError(f"{self.manifest.name(sample)}: {complaint}")
+        return data
+
+    def _read(self, sample: int) -> tuple[bytes, str]:
+        """The bytes, and what is wrong with them."""
+        manifest = self.manifest
+        size, offset = manifest.size.item(sample), manifest.offset.item(sample)
+        try:
+            file = self._open(manifest.shard.item(sample))
+            data = os.pread(file, size, offset)
+            while len(data) < size and (
+                more := os.pread(file, size - len(data), offset + len(data))
+            ):
+                data += more  # network file systems may answer in parts
+        except OSError as error:
+            raise StorageError(
+                f"{manifest.name(sample)}: cannot be read: {error.strerror}"
+            ) from None
+        if len(data) < size:
+            return data, f"{len(data)} of {size} bytes are there: the shard was cut"
+        if zlib.crc32(data) != manifest.crc.item(sample):
+            return data, "not the bytes that were indexed (checksum)"
+        return data, ""
+
+    def _open(self, shard: int) -> int:
+        if (file := self._files.get(shard)) is not None:
+            self._files.move_to_end(shard)
+            return file
+        self._make_room()
+        location = self.manifest.shards[shard]
+        file = self._open_cached(shard) if is_remote(location) else os.open(location, os.O_RDONLY)
+        self._files[shard] = file
+        return file
+
+    def _open_cached(self, shard: int) -> int:
+        location = self.manifest.shards[shard]
+        if self.cache is None:
+            raise StorageError(f"{redacted(location)}: remote shards need a cache")
+        # Opened by the cache, which may give the copy up at any moment.
+        with self.cache.open(location, **self._identity(shard)) as file:
+            return os.dup(file.fileno())
+
+    def _identity(self, shard: int) -> dict[str, Any]:
+        return {"size": self.manifest.shard_bytes[shard], "sha256": self.manifest.sha256[shard]}
+
+    def _make_room(self) -> None:
+        """Close the shard used longest ago, and those that the cache has deleted meanwhile."""
+        for shard, file in list(self._files.items()):
+            deleted = os.fstat(file).st_nlink == 0  # keeps its disk space until it is closed
+            if deleted or len(self._files) >= OPEN_SHARDS:
+                os.close(self._files.pop(shard))
+
+    def _refresh(self, shard: int) -> None:
+        """Forget the open shard, and the cached copy of a remote one."""
+        if shard in self._files:
+            os.close(self._files.pop(shard))
+        location = self.manifest.shards[shard]
+        if self.cache is not None and is_remote(location):
+            self.cache.discard(location, **self._identity(shard))
+
+    def __reduce__(self) -> tuple:
+        # Open files belong to this process: a copy sent to another one opens its own.
+        return ShardReader, (self.manifest, self.cache)
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            os.close(file)

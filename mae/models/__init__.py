@@ -1,1 +1,0 @@
-"""Objectives and their parts."""

@@ -1,0 +1,1 @@
+"""Network parts: timm's Vision Transformer, parameter groups, pixels and patches."""

@@ -1,0 +1,187 @@
+"""The encoder: an untouched timm VisionTransformer, run on the visible patches only."""
+
+import difflib
+
+import timm
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from timm.layers import PatchEmbed
+from timm.models import checkpoint
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mae.base.errors import UserError
+from mae.networks.pixels import gather_tokens
+
+
+def build_encoder(
+    name: str,
+    *,
+    img_size: tuple[int, int] | None = None,
+    patch_size: int | None = None,
+    in_chans: int = 3,
+    **kwargs,
+) -> VisionTransformer:
+    """`timm.create_model(name)` without a classifier; `kwargs` go to timm as they are.
+
+    Raises UserError as `create_vit` does, or for an architecture other than the plain ViT (see
+    `refuse_unsupported`).
+    """
+    # Without pooling timm keeps the final norm on the tokens; `mae export` sets the pooling.
+    vit = create_vit(
+        name,
+        img_size=img_size,
+        patch_size=patch_size,
+        in_chans=in_chans,
+        num_classes=0,
+        global_pool="",
+        **kwargs,
+    )
+    return check_sizes(refuse_unsupported(vit, name))
+
+
+def create_vit(
+    name: str, *, img_size: tuple[int, int] | None, patch_size: int | None, **kwargs
+) -> VisionTransformer:
+    """`timm.create_model(name)`; UserError for an unknown name or arguments that timm refuses."""
+    known = set(timm.list_models())
+    if name.split(".")[0] not in known:
+        raise UserError(f"model.encoder: timm has no model {name!r}{_suggestion(name, known)}")
+    sizes = {"img_size": img_size, "patch_size": patch_size}
+    kwargs |= {key: size for key, size in sizes.items() if size is not None}
+    try:
+        vit = timm.create_model(name, **kwargs)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+        raise UserError(f"model: timm cannot build {name} with {kwargs}: {error}") from None
+    if type(vit) is not VisionTransformer:
+        raise UserError(
+            f"model.encoder: {name} is a {type(vit).__name__}; "
+            "only timm's plain VisionTransformer can skip hidden patches (vit_*_patch*)"
+        )
+    return vit
+
+
+def timm_encoder(model: nn.Module) -> VisionTransformer | None:
+    """`model.encoder` where that is a Vision Transformer of timm's."""
+    encoder = getattr(model, "encoder", None)
+    return encoder if isinstance(encoder, VisionTransformer) else None
+
+
+def check_sizes(vit: VisionTransformer) -> VisionTransformer:
+    """Raise UserError unless patches fill the image and sine-cosine positions the width."""
+    (h, w), (p, q) = vit.patch_embed.img_size, vit.patch_embed.patch_size
+    if h % p or w % q:
+        raise UserError(f"data.img_size: {h} x {w} does not divide into patches of {p} x {q}")
+    if vit.embed_dim % 4:
+        raise UserError(f"model.encoder: a width of {vit.embed_dim} must divide by 4")
+    return vit
+
+
+def refuse_unsupported(vit: VisionTransformer, name: str) -> VisionTransformer:
+    """Raise UserError unless the patches of `vit` can be embedded one by one."""
+    lacking = {
+        "a convolutional stem": type(vit.patch_embed) is not PatchEmbed,
+        "no absolute position embedding": vit.pos_embed is None,
+        "dynamic image size": vit.dynamic_img_size,
+        "patch dropout": not isinstance(vit.patch_drop, nn.Identity),
+        "a norm behind the pooling": not isinstance(vit.fc_norm, nn.Identity),
+    }
+    if found := [reason for reason, is_so in lacking.items() if is_so]:
+        raise UserError(f"model.encoder: {name} is not supported: it has {', '.join(found)}")
+    return vit
+
+
+@torch.no_grad()
+def initialize_encoder(vit: VisionTransformer) -> None:
+    """The paper's initialisation (appendix A.1): see `initialize_linears`, and below."""
+    initialize_linears(vit)
+    patch_projection = vit.patch_embed.proj
+    nn.init.xavier_uniform_(patch_projection.weight.view(patch_projection.out_channels, -1))
+    if patch_projection.bias is not None:
+        nn.init.zeros_(patch_projection.bias)
+    for token in (vit.cls_token, vit.reg_token):
+        if token is not None:
+            nn.init.normal_(token, std=0.02)
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    positions = position_embedding(vit)
+    positions.copy_(sincos_positions(vit.embed_dim, vit.patch_embed.grid_size, prefix))
+    positions.requires_grad_(False)
+
+
+def initialize_linears(module: nn.Module) -> None:
+    """Xavier-uniform linear layers with zero bias, LayerNorms at one and zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+        elif isinstance(part, nn.LayerNorm) and part.elementwise_affine:
+            nn.init.ones_(part.weight)
+            nn.init.zeros_(part.bias)
+
+
+def forward_visible(
+    vit: VisionTransformer, visible: Float[Tensor, "b k pixels"], ids_keep: Int[Tensor, "b k"]
+) -> list[Float[Tensor, "b tokens d"]]:
+    """`vit.forward_features` for some patches only: [prefix tokens, the patches of `ids_keep`].
+
+    Tokens after each block, the last ones normalised.  `visible` holds the normalised pixels of
+    those patches in `patchify`'s layout.
+    """
+    b = visible.shape[0]
+    projection = vit.patch_embed.proj
+    # A convolution whose stride is its kernel is a linear map of each patch; patches are channels
+    # last.  Through two flat views, so that the gradient comes back contiguous, as DDP wants it.
+    by_channel = projection.weight.flatten(1).unflatten(1, (projection.in_channels, -1))
+    weight = by_channel.transpose(1, 2).flatten(1)
+    tokens = vit.patch_embed.norm(F.linear(visible, weight, projection.bias))
+
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    positions = position_embedding(vit)
+    tokens = tokens + gather_tokens(positions[:, prefix:].expand(b, -1, -1), ids_keep)
+    first: list[Tensor] = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+    if first:
+        prefix_tokens = torch.cat(first, dim=1)
+        if prefix:
+            prefix_tokens = prefix_tokens + positions[:, :prefix]
+        tokens = torch.cat([prefix_tokens.expand(b, -1, -1).to(tokens.dtype), tokens], dim=1)
+
+    tokens = vit.norm_pre(vit.pos_drop(tokens))
+    features = []
+    for block in vit.blocks:
+        tokens = checkpoint(block, tokens) if vit.grad_checkpointing else block(tokens)
+        features.append(tokens)
+    return [*features[:-1], vit.norm(tokens)]
+
+
+def position_embedding(vit: VisionTransformer) -> nn.Parameter:
+    """The position embedding that `refuse_unsupported` made sure of."""
+    assert vit.pos_embed is not None
+    return vit.pos_embed
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def sincos_positions(
+    dim: int, grid_size: tuple[int, int], num_prefix_tokens: int = 0
+) -> Float[Tensor, "1 tokens dim"]:
+    """[1, prefix + rows·columns, dim]: half the width codes the column, half the row.
+
+    Each half is the one-dimensional code of "Attention is all you need" (section 3.5), sines
+    first.  Prefix tokens (class token, registers) are at zero.  The column comes first, as in
+    the released MAE weights.  Raises ValueError where `dim` is not a multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"sine-cosine positions need a width divisible by 4, not {dim}")
+    rows, columns = torch.meshgrid(
+        *(torch.arange(n, dtype=torch.float64) for n in grid_size), indexing="ij"
+    )
+    frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (columns, rows)]
+    code = torch.cat([part for a in angles for part in (a.sin(), a.cos())], dim=1)
+    prefix = torch.zeros(num_prefix_tokens, dim, dtype=torch.float64)
+    return torch.cat([prefix, code])[None].float()

@@ -1,0 +1,90 @@
+"""Existing shards as a source of `mae pack`: images and labels go on, other members stay."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mae.base.errors import UserError
+from mae.data.manifest import Manifest, build_manifest, require_labels
+from mae.data.scan import NO_LABEL, split_name, walk
+from mae.data.shard_reader import ShardReader
+from mae.decoding.pixels import EXTENSIONS
+from mae.pack.sources import Listing, Source, stamp
+from mae.storage.cache import ShardCache
+from mae.storage.files import is_remote
+
+
+def find_in_tars(
+    patterns: Sequence[str], labels: bool | None = None, cache: ShardCache | None = None
+) -> Listing:
+    """The samples of the shards that `patterns` name, as `build_manifest` reads them."""
+    manifest = build_manifest(patterns, "mae pack", cache=cache)
+    if labels:
+        require_labels(manifest, "--labels")
+    numbers = manifest.label.tolist() if labels is not False else [NO_LABEL] * len(manifest)
+    return Listing(
+        name=" ".join(patterns),
+        sources=[
+            Source(sample, EXTENSIONS[kind], None if label == NO_LABEL else label)
+            for sample, (kind, label) in enumerate(zip(manifest.kind, numbers, strict=True))
+        ],
+        reader=TarReader(manifest, cache),
+        sizes=manifest.size.astype(np.int64),
+        stamp=stamp([manifest.fingerprint, *manifest.shards], manifest.label),
+        splits=(("train", len(manifest)),),
+        classes=_class_names(manifest) if labels is not False else (),
+        notes=_left_behind(manifest, labels is not False),
+    )
+
+
+class TarReader:
+    """Reads samples by their number in a manifest."""
+
+    def __init__(self, manifest: Manifest, cache: ShardCache | None) -> None:
+        self.manifest = manifest
+        self.reader = ShardReader(manifest, cache)
+
+    def read(self, reference: int) -> bytes:
+        """The image, its checksum checked.  SampleError and StorageError as of ShardReader."""
+        return self.reader.read(reference)
+
+    def name(self, reference: int) -> str:
+        """`SHARD: key KEY`."""
+        return self.manifest.name(reference)
+
+
+def _left_behind(manifest: Manifest, labels: bool) -> tuple[str, ...]:
+    """What the members are that no shard of ours will hold; remote shards are not walked again."""
+    others: Counter[str] = Counter()
+    texts = 0
+    for number, shard in enumerate(manifest.shards):
+        if not is_remote(shard):
+            found = Counter(split_name(member.name)[1] for member in walk(Path(shard)))
+            numbers = manifest.label[manifest.shard == number] != NO_LABEL
+            texts += found.pop("cls", 0) - int(numbers.sum())
+            others += Counter({name: found[name] for name in found if name not in EXTENSIONS})
+    notes = []
+    if others:
+        kinds = ", ".join(f".{name}" if name else "no extension" for name in sorted(others)[:5])
+        members = f"{others.total():,} members that are no images or labels"
+        notes.append(f"{members} stay behind: {kinds}")
+    if labels and texts:
+        notes.append(f"{texts:,} .cls without an image or a class number stay behind")
+    return tuple(notes)
+
+
+def _class_names(manifest: Manifest) -> tuple[str, ...]:
+    """From the `classes.txt` that `mae pack` writes beside its shards, where it fits."""
+    folders = {Path(shard).parent for shard in manifest.shards if not is_remote(shard)}
+    if len(folders) != 1 or any(map(is_remote, manifest.shards)):
+        return ()
+    file = folders.pop() / "classes.txt"
+    try:
+        lines = file.read_text("utf-8", "surrogateescape").split("\n")[:-1]
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    return tuple(lines) if manifest.label.max() < len(lines) else ()

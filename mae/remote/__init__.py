@@ -1,1 +1,0 @@
-"""Shards on servers, and the copies of them on this machine."""

@@ -1,0 +1,1 @@
+"""Remote shards: transport, retries, and a cache on this node."""

@@ -1,0 +1,603 @@
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from webdataset import tariterators
+
+from mae.base.errors import RunFailed, StorageError, UserError, WorkerDied
+from mae.data.manifest import build_manifest
+from mae.data.scan import NO_LABEL
+from mae.data.shard_reader import ShardReader
+from mae.decoding.decode import decode_native
+from mae.pack import report as pack_report
+from mae.pack.pack import pack
+from mae.pack.plan import PackOptions
+from mae.pack.report import describe, suggestion
+from mae.pack.shard_writer import ShardWriter
+from mae.pack.sources import Wanted
+
+write_shard = ShardWriter.write
+
+
+@pytest.fixture
+def save(tmp_path, make_image):
+    """`save(name, number=0)` writes a small image below `tmp_path/images`, by its extension."""
+
+    def save(name, number=0, size=(12, 16)):
+        path = tmp_path / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(make_image(number, size)).save(path)
+        return path
+
+    return save
+
+
+@pytest.fixture
+def classes(tmp_path, save):
+    """A folder of two classes with five images each."""
+    for number in range(10):
+        save(f"{'cat' if number % 2 else 'dog'}/{number}.{'png' if number == 3 else 'jpg'}", number)
+    return tmp_path / "images"
+
+
+def pack_folder(source, out, labels=None, workers=0, progress=None, say=print, **options):
+    wanted = Wanted((str(source),), labels=labels)
+    options = PackOptions(**options)
+    return pack(wanted, out, options, workers=workers, progress=progress, say=say)
+
+
+def content(folder):
+    """Of all files but `pack.json`, which names the folder."""
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "pack.json"}
+
+
+def refused(*arguments, **options):
+    with pytest.raises(UserError) as error:
+        pack_folder(*arguments, **options)
+    (line,) = str(error.value).splitlines()
+    return line
+
+
+def read_by_webdataset(shard):
+    """The samples of one shard; webdataset's own opener would leave it open."""
+    with shard.open("rb") as file:
+        files = tariterators.tar_file_expander([{"url": str(shard), "stream": file}])
+        return list(tariterators.group_by_keys(files))
+
+
+def sources(out):
+    """Key → source file, from sources.tsv."""
+    header, *rows = (out / "sources.tsv").read_text().splitlines()
+    assert header == "key\tfile"
+    return dict(row.split("\t") for row in rows)
+
+
+def shards(out):
+    return sorted(path.name for path in out.glob("*.tar"))
+
+
+def test_images_come_out_as_they_went_in(classes, tmp_path):
+    out = tmp_path / "out"
+    packed = pack_folder(classes, out, shard_size=4)
+    assert packed.splits == {"train": 10} and packed.shards == {"train": 3}
+    assert shards(out) == [f"train-00000{i}.tar" for i in range(3)]
+    manifest = build_manifest([f"{out}/train-*.tar"])
+    assert manifest.counts().tolist() == [4, 4, 2]
+    reader = ShardReader(manifest)
+    files = sources(out)
+    for sample in range(10):
+        source = classes / files.pop(manifest.key(sample))
+        assert reader.read(sample) == source.read_bytes()
+        assert manifest.label[sample] == ["cat", "dog"].index(source.parent.name)
+    assert not files
+    assert (out / "classes.txt").read_text() == "cat\ndog\n"
+    left = {"classes.txt", "sources.tsv", "pack.json", ".mae-index", *shards(out)}
+    assert {path.name for path in out.iterdir()} == left
+
+
+def test_webdataset_reads_the_shards(classes, tmp_path):
+    out = tmp_path / "out"
+    pack_folder(classes, out, shard_size=4)
+    samples = [sample for shard in shards(out) for sample in read_by_webdataset(out / shard)]
+    files = sources(out)
+    assert [sample["__key__"] for sample in samples] == list(files)
+    for sample in samples:
+        source = classes / files[sample["__key__"]]
+        assert sample[source.suffix[1:]] == source.read_bytes()
+        assert sample["cls"] == str(["cat", "dog"].index(source.parent.name)).encode()
+
+
+def test_packing_twice_gives_the_same_bytes(classes, tmp_path):
+    (classes / "cat" / "bad.jpg").write_bytes(b"no image")
+    for name, workers in (("one", 0), ("two", 1), ("three", 3)):
+        pack_folder(classes, tmp_path / name, shard_size=4, val_fraction=0.2, workers=workers)
+    assert content(tmp_path / "one") == content(tmp_path / "two") == content(tmp_path / "three")
+    pack_folder(classes, tmp_path / "four", shard_size=4, val_fraction=0.2, seed=1)
+    assert content(tmp_path / "one") != content(tmp_path / "four")
+
+
+def test_images_are_shuffled(tmp_path, save):
+    for number in range(30):
+        save(f"{number:02}.png", number)
+    firsts = set()
+    for seed in range(3):
+        pack_folder(tmp_path / "images", tmp_path / f"out{seed}", seed=seed)
+        order = [int(Path(name).stem) for name in sources(tmp_path / f"out{seed}").values()]
+        assert sorted(order) == list(range(30)) and order != sorted(order)
+        firsts.add(order[0])
+    assert len(firsts) > 1
+
+
+def test_validation_images_are_set_aside(classes, tmp_path):
+    out = tmp_path / "out"
+    packed = pack_folder(classes, out, shard_size=2, val_fraction=0.3)
+    assert packed.splits == {"train": 7, "val": 3}
+    names = [f"train-00000{i}.tar" for i in range(4)] + ["val-000000.tar", "val-000001.tar"]
+    assert shards(out) == names
+    files = sources(out)
+    val = {file for key, file in files.items() if key.startswith("val-")}
+    train = {file for key, file in files.items() if key.startswith("train-")}
+    assert len(val) == 3 and len(train) == 7 and not val & train
+    assert len(build_manifest([f"{out}/val-*.tar"])) == 3
+
+
+@pytest.mark.parametrize("val_fraction", [0.01, 0.99])
+def test_a_split_without_images_is_refused(classes, tmp_path, val_fraction):
+    assert "of 10 images" in refused(classes, tmp_path / "out", val_fraction=val_fraction)
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_shards_are_full_by_bytes_too(classes, tmp_path):
+    out = tmp_path / "out"
+    pack_folder(classes, out, shard_bytes=6000)
+    sizes = [(out / name).stat().st_size for name in shards(out)]
+    assert len(sizes) > 2 and max(sizes) <= 6000 + 10240  # a tar ends on a full record
+    assert len(build_manifest([f"{out}/*.tar"])) == 10
+    pack_folder(classes, tmp_path / "single", shard_bytes=1)
+    assert len(shards(tmp_path / "single")) == 10
+
+
+def test_no_labels_when_asked_for(classes, tmp_path):
+    pack_folder(classes, tmp_path / "out", labels=False)
+    assert (build_manifest([f"{tmp_path}/out/*.tar"]).label == NO_LABEL).all()
+    assert not (tmp_path / "out" / "classes.txt").exists()
+
+
+def test_encoded_anew(tmp_path, save):
+    for number in range(6):
+        save(f"{number}.{'png' if number % 2 else 'jpg'}", number, (90, 120))
+    out = tmp_path / "out"
+    packed = pack_folder(tmp_path / "images", out, resize=32)
+    manifest = build_manifest([f"{out}/*.tar"])
+    files = sources(out)
+    for sample in range(6):
+        extension = Path(files[manifest.key(sample)]).suffix[1:]
+        image = decode_native(ShardReader(manifest).read(sample), extension)
+        assert image.shape == (3, 32, 43)
+    assert packed.short_side == (32, 32, 32) and packed.bytes_out < packed.bytes_in
+    assert packed.pixel_cost is not None and 0 < packed.pixel_cost < 5
+    assert any("of 255 per pixel" in line for line in describe(packed))
+
+
+# Bad images
+
+
+@pytest.fixture
+def jpeg(save):
+    return save("good.jpg", 1, (64, 96)).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "reason"),
+    [
+        ("truncated.jpg", lambda data: data[:-100], "truncated"),
+        ("half.jpg", lambda data: data[: len(data) // 2] + bytes(len(data) // 2), "zero bytes"),
+        ("empty.jpg", lambda data: b"", "does not decode"),
+        ("page.png", lambda data: b"<html></html>", "does not decode"),
+        ("noise.webp", lambda data: b"RIFF" + bytes(60), "does not decode"),
+        ("pickle.npy", lambda data: b"\x80\x04.", "does not decode"),
+    ],
+)
+def test_a_bad_image_is_left_out_and_named(tmp_path, jpeg, name, damage, reason):
+    folder = tmp_path / "images"
+    (folder / name).write_bytes(damage(jpeg))
+    packed = pack_folder(folder, tmp_path / "out")
+    ((skipped, why),) = packed.skipped
+    assert packed.splits == {"train": 1} and skipped == name and reason in why
+    assert describe(packed)[0] == f"skipped {name}: {why}"
+    assert list(sources(tmp_path / "out").values()) == ["good.jpg"]
+
+
+def test_a_wrong_extension_is_no_fault(tmp_path, jpeg):
+    (tmp_path / "images" / "good.jpg").rename(tmp_path / "images" / "good.png")
+    assert pack_folder(tmp_path / "images", tmp_path / "out").splits == {"train": 1}
+    manifest = build_manifest([f"{tmp_path}/out/*.tar"])
+    assert decode_native(ShardReader(manifest).read(0), "png").shape == (3, 64, 96)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read anything")
+def test_a_file_without_permission_is_left_out(tmp_path, jpeg):
+    (tmp_path / "images" / "mine.jpg").write_bytes(jpeg)
+    (tmp_path / "images" / "mine.jpg").chmod(0)
+    packed = pack_folder(tmp_path / "images", tmp_path / "out")
+    assert packed.skipped == (("mine.jpg", "cannot be read: Permission denied"),)
+
+
+def test_decompression_bombs_are_left_out(tmp_path, save, monkeypatch):
+    save("a.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    message = refused(tmp_path / "images", tmp_path / "out")
+    assert "no images: none of 1 for train is usable, first a.jpg: " in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+
+
+def test_a_shard_without_a_good_image_is_not_written(tmp_path, save):
+    for number in range(4):
+        save(f"{number}.jpg", number)
+    pack_folder(tmp_path / "images", tmp_path / "whole", shard_size=1)
+    third = sources(tmp_path / "whole")["train-000000002"]
+    (tmp_path / "images" / third).write_bytes(b"")
+    packed = pack_folder(tmp_path / "images", tmp_path / "out", shard_size=1)
+    assert packed.shards == {"train": 3}
+    assert shards(tmp_path / "out") == [f"train-00000{i}.tar" for i in (0, 1, 3)]
+
+
+def test_sixteen_bits_are_suggested(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 65536, (20, 24)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    packed = pack_folder(tmp_path / "images", tmp_path / "out")
+    assert (packed.channels, packed.bits) == ({1: 3}, {16: 3})
+    assert describe(packed)[-1].endswith(": data.bits=16 data.in_chans=1")
+
+
+@pytest.mark.parametrize(
+    ("usual", "settings"),
+    [((3, 8), ""), ((4, 8), "data.in_chans=4"), ((3, 16), "data.bits=16")],
+)
+def test_settings_are_suggested_where_the_defaults_do_not_fit(usual, settings):
+    assert suggestion(*usual) == settings
+
+
+@pytest.mark.parametrize(
+    ("count", "line"),
+    [
+        (1, "1 image of 16 bits is left out unless data.bits=16"),
+        (2, "2 images of 16 bits are left out unless data.bits=16"),
+    ],
+)
+def test_a_few_deep_images_do_not_decide_for_all(tmp_path, save, count, line):
+    for number in range(3):
+        save(f"{number}.jpg", number)
+    for number in range(count):
+        pixels = np.random.default_rng(number).integers(0, 65536, (20, 24)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"deep-{number}.png")
+    packed = pack_folder(tmp_path / "images", tmp_path / "out")
+    assert packed.usual == (3, 8)
+    assert describe(packed)[-1] == line
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("LA", 1), ("RGBA", 3)])
+def test_alpha_is_no_channel(tmp_path, save, mode, channels):
+    for number in range(3):
+        path = save(f"{number}.png", number)
+        Image.open(path).convert(mode).save(path)
+    packed = pack_folder(tmp_path / "images", tmp_path / "out", resize=10)
+    assert packed.channels == {channels: 3} and packed.usual == (channels, 8)
+    assert suggestion(*packed.usual) == ("data.in_chans=1" if channels == 1 else "")
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 224), (8, 8, 20)])
+def test_arrays_whose_axes_cannot_be_told_are_left_out_by_name(tmp_path, save, shape):
+    save("good.jpg", 1)
+    np.save(tmp_path / "images" / "cube.npy", np.zeros(shape, np.uint8))
+    packed = pack_folder(tmp_path / "images", tmp_path / "out", resize=6)
+    ((name, reason),) = packed.skipped
+    assert name == "cube.npy" and reason.startswith(f"shape {list(shape)}: its first and its last")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fault_of_ours_names_the_file(tmp_path, save, monkeypatch, workers):
+    def fail(source, resize, quality):
+        raise RuntimeError("out of range")
+
+    save("a.jpg", 1)
+    monkeypatch.setattr("mae.pack.shard_writer.recode", fail)
+    with pytest.raises(RunFailed) as error:
+        pack_folder(tmp_path / "images", tmp_path / "out", workers=workers)
+    assert str(error.value) == f"{tmp_path}/images: a.jpg: RuntimeError: out of range"
+
+
+def test_file_names_that_are_no_text(tmp_path, save):
+    save("tab\t.jpg", 1), save("line\nend.jpg", 2), save("back\\slash.jpg", 3)
+    directory = os.fsencode(save("a.jpg").parent)
+    try:
+        os.rename(directory + b"/a.jpg", directory + b"/\xff.jpg")  # noqa: PTH104
+    except OSError:
+        pytest.skip("this file system wants UTF-8")
+    (tmp_path / "images" / "bad\n.jpg").touch()
+    packed = pack_folder(tmp_path / "images", tmp_path / "out")
+    rows = (tmp_path / "out" / "sources.tsv").read_bytes().split(b"\n")[1:-1]
+    names = {row.split(b"\t")[1] for row in rows}
+    assert names == {b"\xff.jpg", b"tab\\t.jpg", b"line\\nend.jpg", b"back\\\\slash.jpg"}
+    assert packed.skipped[0][0] == "bad\\n.jpg"
+    json.loads((tmp_path / "out" / "pack.json").read_text())
+
+
+def test_an_image_that_vanishes_is_named(classes, tmp_path):
+    def take_away(done, total):
+        for path in classes.rglob("*.*"):
+            path.unlink(missing_ok=True)
+
+    with pytest.raises(StorageError, match=f"{classes}/.*: cannot be read: No such file"):
+        pack_folder(classes, tmp_path / "out", shard_size=2, progress=take_away)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_changes_is_named(classes, tmp_path):
+    def change(done, total):
+        for path in classes.rglob("*.*"):
+            path.write_bytes(path.read_bytes() + b"more")
+
+    message = refused(classes, tmp_path / "out", shard_size=2, progress=change)
+    assert message.endswith(": changed while it was packed")
+
+
+# Copies
+
+
+@pytest.fixture
+def copies(tmp_path, save):
+    """Twenty images, of which one is there three times, once with another label."""
+    for number in range(20):
+        save(f"cat/{number:02}.jpg", number, (64, 64))
+    save("dog/other.jpg", 50, (64, 64))
+    shutil.copy(tmp_path / "images/cat/05.jpg", tmp_path / "images/cat/x.jpg")
+    shutil.copy(tmp_path / "images/cat/05.jpg", tmp_path / "images/dog/y.jpg")
+    return tmp_path / "images"
+
+
+def test_exact_copies_are_reported(copies, tmp_path):
+    packed = pack_folder(copies, tmp_path / "out")
+    group = ("cat/05.jpg", "cat/x.jpg", "dog/y.jpg")
+    assert packed.copies == pack_report.Copies(2, 0, 1, 0, (group,))
+    lines = "\n".join(describe(packed))
+    assert "2 exact copies (--drop-duplicates leaves them out)" in lines
+    assert "1 group of exact copies with different labels" in lines
+
+
+def test_exact_copies_across_splits_are_reported(copies, tmp_path):
+    across = set()
+    for seed in range(6):
+        out = tmp_path / f"out{seed}"
+        packed = pack_folder(copies, out, val_fraction=0.5, seed=seed)
+        splits = {key[:3] for key, file in sources(out).items() if file in packed.copies.groups[0]}
+        assert packed.copies.across == (len(splits) > 1)
+        across.add(packed.copies.across)
+    assert across == {0, 1}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_exact_copies_are_dropped(copies, tmp_path, workers):
+    for seed in range(2):
+        out = tmp_path / f"out{seed}"
+        packed = pack_folder(
+            copies, out, val_fraction=0.3, drop_duplicates=True, seed=seed, workers=workers
+        )
+        names = set(sources(out).values())
+        assert "cat/05.jpg" in names and not names & {"cat/x.jpg", "dog/y.jpg"}
+        assert sum(packed.splits.values()) == 21
+        assert packed.copies[:4] == (2, 2, 1, 0)
+        assert not (out / "copies.npy").exists()
+
+
+def test_images_that_look_alike_across_splits_are_reported(tmp_path, save, make_image):
+    # Blobs alone would be stripes of one direction: noise of large grain is easier to tell apart.
+    for number in range(8):
+        grain = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
+        image = Image.fromarray(grain).resize((96, 96), Image.Resampling.BICUBIC)
+        save(f"{number}.png")
+        image.save(tmp_path / "images" / f"{number}.png")
+        if number == 3:
+            image.resize((80, 80)).save(tmp_path / "images" / "again.jpg", quality=80)
+    save("blank1.png"), save("blank2.jpg")
+    for name in ("blank1.png", "blank2.jpg"):
+        Image.new("RGB", (40, 40), "white").save(tmp_path / "images" / name)
+    found = set()
+    for seed in range(6):
+        out = tmp_path / f"out{seed}"
+        packed = pack_folder(tmp_path / "images", out, val_fraction=0.5, seed=seed)
+        split = {file: key.split("-")[0] for key, file in sources(out).items()}
+        apart = split["3.png"] != split["again.jpg"]
+        assert packed.alike.images == apart
+        if apart:
+            ((ours, theirs, distance),) = packed.alike.pairs
+            assert {ours, theirs} == {"3.png", "again.jpg"} and distance <= 3
+            assert split[ours] == "train"
+        found.add(apart)
+    assert found == {False, True}
+
+
+def test_few_shards_of_many_bytes_are_noted(classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack_report, "MUCH", 1000)
+    packed = pack_folder(classes, tmp_path / "out")
+    assert packed.notes == ("1 training shard: data.order=lanes needs data.lanes no larger",)
+
+
+# The folder written
+
+
+def test_an_empty_folder_may_be_the_target(classes, tmp_path):
+    (tmp_path / "out").mkdir()
+    assert pack_folder(classes, tmp_path / "out").splits == {"train": 10}
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_is_there_stays_untouched(classes, tmp_path, kind):
+    out = tmp_path / "out"
+    if kind == "folder":
+        out.mkdir()
+        (out / "mine.txt").write_text("mine")
+    else:
+        out.write_text("mine")
+    assert refused(classes, out) == f"{out}: is not empty; nothing is overwritten"
+    assert (out / "mine.txt" if kind == "folder" else out).read_text() == "mine"
+
+
+def test_the_target_needs_a_name(classes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "write the name of a new folder" in refused(classes, Path())
+
+
+def test_a_folder_without_images_leaves_nothing(tmp_path):
+    (tmp_path / "images").mkdir()
+    assert "no images" in refused(tmp_path / "images", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["images"]
+
+
+def test_progress_is_told(classes, tmp_path):
+    told = []
+    out = tmp_path / "out"
+    pack_folder(classes, out, shard_size=4, progress=lambda *numbers: told.append(numbers))
+    assert told == [(4, 10), (8, 10), (10, 10)]
+
+
+# Interrupted
+
+
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_after_a_failure_the_same_call_goes_on(classes, tmp_path, monkeypatch, failure):
+    pack_folder(classes, tmp_path / "whole", shard_size=2)
+    written, said = [], []
+
+    def write(writer, task):
+        if len(written) == 2:
+            (writer.folder / f"{task.name}.9.tmp").write_bytes(b"half")
+            raise failure
+        write_shard(writer, task)
+        written.append(task.name)
+
+    monkeypatch.setattr(ShardWriter, "write", write)
+    with pytest.raises((UserError, KeyboardInterrupt)) as raised:
+        pack_folder(classes, tmp_path / "out", shard_size=2, say=said.append)
+    kept = f"{tmp_path}/.out.part keeps what is done: the same command goes on from there"
+    if isinstance(failure, OSError):
+        assert re.match(f"{tmp_path}/out: cannot be written: .*No space", str(raised.value))
+    assert kept in [*said, str(raised.value)[-len(kept) :]]
+    assert not (tmp_path / "out").exists()
+
+    told = []
+    monkeypatch.undo()
+    pack_folder(
+        classes,
+        tmp_path / "out",
+        shard_size=2,
+        progress=lambda *numbers: told.append(numbers),
+        say=said.append,
+    )
+    assert told == [(6, 10), (8, 10), (10, 10)]
+    assert said[-1] == f"{tmp_path}/out: going on, 2 of 5 shards are done"
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out", "whole"]
+
+
+def stop_after_a_shard(done, total):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("change", ["options", "images", "labels"])
+def test_other_images_or_options_begin_anew(classes, tmp_path, save, change):
+    with pytest.raises(KeyboardInterrupt):
+        pack_folder(classes, tmp_path / "out", shard_size=2, progress=stop_after_a_shard)
+    assert (tmp_path / ".out.part" / "train-000000.tar").exists()
+    options, said = {"shard_size": 2}, []
+    if change == "options":
+        options["seed"] = 1
+    elif change == "labels":
+        options["labels"] = False
+    else:
+        save("cat/1.jpg", 77)
+    pack_folder(classes, tmp_path / "out", say=said.append, **options)
+    part = tmp_path / ".out.part"
+    assert said == [f"{part}: was begun with other images or options: beginning anew"]
+    pack_folder(classes, tmp_path / "fresh", **options)
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+
+
+def test_a_left_over_without_a_plan_is_replaced(classes, tmp_path):
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "train-000009.tar").touch()
+    pack_folder(classes, tmp_path / "out")
+    assert shards(tmp_path / "out") == ["train-000000.tar"]
+
+
+COMMAND = """
+import sys, time
+from pathlib import Path
+from mae.pack.pack import pack
+from mae.pack.plan import PackOptions
+from mae.pack.shard_writer import ShardWriter
+from mae.pack.sources import Wanted
+
+write = ShardWriter.write
+def slowly(writer, task):
+    write(writer, task)
+    time.sleep(0.1)
+ShardWriter.write = slowly
+pack(Wanted((sys.argv[1],)), Path(sys.argv[2]), PackOptions(shard_size=2), workers=2)
+"""
+
+
+def test_killed_outright_it_goes_on_to_the_same_bytes(tmp_path, save):
+    for number in range(40):
+        save(f"{number}.jpg", number)
+    folder, out = tmp_path / "images", tmp_path / "out"
+    command = [sys.executable, "-c", COMMAND, str(folder), str(out)]
+    with subprocess.Popen(command) as process:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob(".out.part/*.npz"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    done = len(list(tmp_path.glob(".out.part/*.npz")))
+    assert 3 <= done < 20 and not out.exists()
+    said = []
+    pack_folder(folder, out, shard_size=2, say=said.append)
+    assert re.fullmatch(rf"{out}: going on, \d+ of 20 shards are done", said[0])
+    pack_folder(folder, tmp_path / "whole", shard_size=2)
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_a_worker_that_dies_is_named(classes, tmp_path, monkeypatch):
+    def die(writer, task):
+        if task.number == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_shard(writer, task)
+
+    monkeypatch.setattr(ShardWriter, "write", die)
+    said = []
+    match = r"train-000003.tar: its worker process \d+ was killed by SIGKILL"
+    with pytest.raises(WorkerDied, match=match):
+        pack_folder(classes, tmp_path / "out", shard_size=2, workers=2, say=said.append)
+    assert said[-1].endswith("keeps what is done: the same command goes on from there")
+    monkeypatch.undo()
+    assert pack_folder(classes, tmp_path / "out", shard_size=2).splits == {"train": 10}
+
+
+def test_two_at_once_are_refused(classes, tmp_path, monkeypatch):
+    monkeypatch.setattr("mae.pack.unfinished.PATIENCE", 0.2)
+
+    def pack_again(done, total):
+        message = refused(classes, tmp_path / "out")
+        assert message == f"{tmp_path}/out: another process is writing it"
+
+    pack_folder(classes, tmp_path / "out", progress=pack_again)

@@ -1,0 +1,167 @@
+import builtins
+import csv
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from mae.base.errors import UserError
+from mae.pack.pack import pack
+from mae.pack.sources import Wanted
+from mae.pack.tables import find_in_table
+
+
+@pytest.fixture
+def table(tmp_path, make_image):
+    """`table(rows, name="t.csv")` writes a table beside the images a.jpg, b.png and sub/c.jpg."""
+    (tmp_path / "sub").mkdir()
+    for number, name in enumerate(("a.jpg", "b.png", "sub/c.jpg")):
+        Image.fromarray(make_image(number)).save(tmp_path / name)
+
+    def write(rows, name="t.csv"):
+        path = tmp_path / name
+        if name.endswith(".parquet"):
+            columns = {key: [row[i] for row in rows[1:]] for i, key in enumerate(rows[0])}
+            parquet.write_table(pa.table(columns), path)
+        else:
+            with path.open("w", newline="") as file:
+                csv.writer(file, delimiter="\t" if name.endswith("tsv") else ",").writerows(rows)
+        return path
+
+    return write
+
+
+def labels(listing):
+    return {source.reference: source.label for source in listing.sources}
+
+
+def refused(*arguments, **options):
+    with pytest.raises(UserError) as error:
+        find_in_table(*arguments, **options)
+    return str(error.value).splitlines()
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet", "T.CSV"])
+def test_names_of_classes_are_numbered(table, name):
+    path = table([["path", "label"], ["b.png", "dog"], ["a.jpg", "cat"]], name)
+    listing = find_in_table(path)
+    assert labels(listing) == {"b.png": 1, "a.jpg": 0}
+    assert listing.classes == ("cat", "dog")
+    assert listing.reader.read("a.jpg") == (path.parent / "a.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("numbers", [("7", "0"), ("7.0", "0.0")])
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_numbers_are_kept(table, name, numbers):
+    if name.endswith("parquet"):
+        numbers = map(int if numbers[0] == "7" else float, numbers)
+    seven, none = numbers
+    listing = find_in_table(table([["path", "label"], ["a.jpg", seven], ["b.png", none]], name))
+    assert labels(listing) == {"a.jpg": 7, "b.png": 0} and listing.classes == ()
+
+
+def test_labels_are_optional(table):
+    path = table([["path"], ["a.jpg"], ["sub/c.jpg"]])
+    assert labels(find_in_table(path)) == {"a.jpg": None, "sub/c.jpg": None}
+    path = table([["path", "label"], ["a.jpg", ""]])
+    assert labels(find_in_table(path, labels=False)) == {"a.jpg": None}
+
+
+def test_columns_are_named(table):
+    path = table([["id", "file", "kind"], ["1", "a.jpg", "x"]])
+    assert labels(find_in_table(path, "file", "kind")) == {"a.jpg": 0}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(table):
+    path = table([["path"], ["a.jpg"]])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert labels(find_in_table(path)) == {"a.jpg": None}
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "message"),
+    [
+        (["paths", "x"], {}, "no column path: did you mean paths? --path-column names one of"),
+        (["Path", "x"], {}, "no column path: did you mean Path?"),
+        (["path", "x"], {"label_column": "lable"}, "no column lable: --label-column names one of"),
+        (["path", "x"], {"labels": True}, "no column label: --label-column names one of path, x"),
+    ],
+)
+def test_an_unknown_column(table, header, options, message):
+    path = table([header, ["a.jpg", "1"]])
+    (line,) = refused(path, **options)
+    assert line.startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (["", "1"], "row 3: no path"),
+        (["gone.jpg", "1"], "row 3: gone.jpg: no such file in "),
+        (["a.jpg", "0"], "row 3: a.jpg: is in row 2 already"),
+        (["b.png", ""], "row 3: no label (--no-labels packs without classes)"),
+        (["b.png"], "row 3: no label"),
+        (["b.png", "-1"], "row 3: label -1: class numbers start at 0"),
+        (["b.png", str(2**31)], f"row 3: label {2**31}: class numbers"),
+    ],
+)
+def test_a_bad_row_is_named(table, row, message):
+    path = table([["path", "label"], ["a.jpg", "0"], row])
+    (line,) = refused(path)
+    assert line.startswith(f"{path}: {message}")
+
+
+def test_missing_values_of_parquet(table):
+    path = table([["path", "label"], ["a.jpg", 0], [None, 1]], "t.parquet")
+    assert refused(path) == [f"{path}: row 3: no path"]
+
+
+def test_all_faults_at_once_but_ten_at_most(table):
+    path = table([["path"], *([f"{number}.jpg"] for number in range(25))])
+    lines = refused(path)
+    assert len(lines) == 11 and lines[-1] == f"{path}: and 15 more faults"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"", "is empty: a first line of column names is expected"),
+        ("t.csv", b"path\n", "no images: the table has no rows"),
+        ("t.csv", b'path\n"a.jpg', "does not read as a table: "),
+        ("t.parquet", b"no parquet", "does not read as Parquet: "),
+    ],
+)
+def test_what_is_no_table(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    (line,) = refused(tmp_path / name)
+    assert line.startswith(f"{tmp_path / name}: {message}")
+
+
+def test_files_that_are_no_images_are_skipped(table, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    listing = find_in_table(table([["path"], ["a.jpg"], ["notes.txt"]]))
+    assert [path for path, _ in listing.skipped] == ["notes.txt"]
+    with pytest.raises(UserError, match=r"no images: expected \.jpg"):
+        find_in_table(table([["path"], ["notes.txt"]]))
+
+
+def test_without_pyarrow(table, monkeypatch):
+    path = table([["path"], ["a.jpg"]], "t.parquet")
+    real = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert refused(path) == [f"{path}: needs pyarrow: pip install 'mae[parquet]'"]
+
+
+def test_a_table_is_packed(table, tmp_path):
+    path = table([["path", "label"], ["a.jpg", "x"], ["sub/c.jpg", "y"]])
+    packed = pack(Wanted((str(path),)), tmp_path / "out", workers=2)
+    assert packed.splits == {"train": 2} and packed.classes == ("x", "y")
+    rows = (tmp_path / "out" / "sources.tsv").read_text().splitlines()[1:]
+    assert {row.split("\t")[1] for row in rows} == {"a.jpg", "sub/c.jpg"}

@@ -1,0 +1,84 @@
+import pytest
+
+from mae.base.errors import UserError
+from mae.data.manifest import build_manifest
+from mae.data.shard_reader import ShardReader
+from mae.pack.pack import pack
+from mae.pack.plan import PackOptions
+from mae.pack.sources import Wanted, find_sources
+from mae.pack.tars import find_in_tars
+
+
+def test_shards_are_dealt_out_anew(make_shards, tmp_path):
+    pattern = make_shards(tmp_path / "old", 20, shard_size=5)
+    packed = pack(Wanted((pattern,)), tmp_path / "out", PackOptions(shard_size=8), workers=2)
+    assert packed.shards == {"train": 3} and packed.labels == 20
+    old, new = build_manifest([pattern]), build_manifest([f"{tmp_path}/out/*.tar"])
+    rows = (tmp_path / "out" / "sources.tsv").read_text().splitlines()[1:]
+    name_of = dict(row.split("\t") for row in rows)
+    number = {old.name(sample): sample for sample in range(20)}
+    seen = set()
+    for sample in range(20):
+        before = number[name_of[new.key(sample)]]
+        seen.add(before)
+        assert ShardReader(new).read(sample) == ShardReader(old).read(before)
+        assert new.label[sample] == old.label[before]
+    assert len(seen) == 20
+
+
+def test_labels_may_be_left_out_or_demanded(make_shards, tmp_path):
+    pattern = make_shards(tmp_path / "with", 3)
+    assert {source.label for source in find_in_tars([pattern], labels=False).sources} == {None}
+    pattern = make_shards(tmp_path / "without", 3, labels=False)
+    assert {source.label for source in find_in_tars([pattern]).sources} == {None}
+    with pytest.raises(UserError, match="--labels: 3 of 3 samples have no label"):
+        find_in_tars([pattern], labels=True)
+
+
+def test_other_members_stay_behind_and_are_counted(make_tar, make_shards, tmp_path):
+    pattern = make_shards(tmp_path / "old", 1, labels=False)
+    manifest = build_manifest([pattern])
+    image = bytes(ShardReader(manifest).read(0))
+    members = [("a.jpg", image), ("a.json", b"{}"), ("a.cls", b"3"), ("b.txt", b"")]
+    path = make_tar(tmp_path / "mixed.tar", members)
+    listing = find_sources(Wanted((str(path),)))
+    assert [source.label for source in listing.sources] == [3]
+    assert listing.notes == ("2 members that are no images or labels stay behind: .json, .txt",)
+
+
+def test_labels_that_are_texts_stay_behind_and_are_counted(make_tar, make_shards, tmp_path):
+    image = bytes(ShardReader(build_manifest([make_shards(tmp_path / "old", 1)])).read(0))
+    members = [("a.jpg", image), ("a.cls", b"cat"), ("b.jpg", image), ("b.cls", b"3")]
+    path = str(make_tar(tmp_path / "mixed.tar", members))
+    listing = find_in_tars([path])
+    assert [source.label for source in listing.sources] == [None, 3]
+    assert listing.notes == ("1 .cls without an image or a class number stay behind",)
+    assert find_in_tars([path], labels=False).notes == ()
+    with pytest.raises(UserError, match="--labels: 1 of 2 samples have no label"):
+        find_in_tars([path], labels=True)
+
+
+def test_names_of_classes_go_along(make_shards, tmp_path):
+    pattern = make_shards(tmp_path / "old", 6)
+    assert find_in_tars([pattern]).classes == ()
+    (tmp_path / "old" / "classes.txt").write_text("x\ny\nz\n")
+    assert find_in_tars([pattern]).classes == ("x", "y", "z")
+    (tmp_path / "old" / "classes.txt").write_text("x\ny\n")
+    assert find_in_tars([pattern]).classes == ()
+
+
+def test_a_changed_shard_leaves_its_sample_out(make_shards, tmp_path):
+    pattern = make_shards(tmp_path / "old", 4, extension="png")
+    shard = tmp_path / "old" / "shard-000000.tar"
+    data = bytearray(shard.read_bytes())
+    data[int(build_manifest([pattern]).offset[2]) + 50] ^= 1
+    out = tmp_path / "out"
+
+    def damage(*numbers):
+        shard.write_bytes(data)
+
+    options = PackOptions(shard_size=1)
+    packed = pack(Wanted((pattern,)), out, options, progress=damage)
+    assert packed.splits == {"train": 3}
+    ((name, reason),) = packed.skipped
+    assert "key sample-00002" in name and "not the bytes that were indexed" in reason

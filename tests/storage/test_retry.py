@@ -1,0 +1,171 @@
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+
+import psutil
+import pytest
+
+from mae.data.manifest import build_manifest
+from mae.storage.cache import ShardCache
+from mae.storage.retry import BackgroundThreads
+from tests.servers import body, slow, status, web_server
+from tests.waiting import wait_for
+
+PATIENCE = 10
+"""seconds; a download here takes 40"""
+PREPARE = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from mae.data.manifest import build_manifest
+from mae.data.order import Order
+from mae.data.training_data import fetching_ahead
+from mae.storage.cache import ShardCache
+folder, *urls = sys.argv[1:]
+cache = ShardCache(Path(folder, "cache"), 10**9, allow_pipe=True)
+"""
+INDEXING = PREPARE + "build_manifest(urls, cache=cache, index_dir=Path(folder, 'another'))"
+FETCHING = f"""{PREPARE}
+manifest = build_manifest(urls, cache=cache, index_dir=Path(folder, "index"))
+order = Order(0, manifest.dataset_counts(), mode="window", window=1)
+stream = fetching_ahead([range(len(manifest))] * 2, manifest, order, cache, ahead=1)
+next(stream)
+while len(list(Path(folder, "cache").glob("*.part"))) < 2:
+    time.sleep(0.01)
+"""
+
+
+def test_results_and_errors_come_back():
+    with BackgroundThreads(2, "test") as background:
+        results = [background.submit(divmod, 7, divisor) for divisor in (1, 2, 0)]
+        assert [result.result(10) for result in results[:2]] == [(7, 0), (3, 1)]
+        with pytest.raises(ZeroDivisionError):
+            results[2].result(10)
+
+
+def test_so_many_at_a_time_and_the_oldest_first():
+    begun, release = [], threading.Event()
+
+    def work(number):
+        begun.append(number)
+        release.wait(10)
+
+    with BackgroundThreads(2, "test") as background:
+        results = [background.submit(work, number) for number in range(4)]
+        time.sleep(0.1)
+        assert sorted(begun) == [0, 1]
+        release.set()
+        for result in results:
+            result.result(10)
+    assert sorted(begun[2:]) == [2, 3]
+
+
+def test_what_waits_when_it_is_closed_is_never_begun_and_the_threads_end():
+    begun, release = [], threading.Event()
+
+    def work(number):
+        begun.append(number)
+        release.wait(10)
+
+    background = BackgroundThreads(2, "closed")
+    for number in range(4):
+        background.submit(work, number)
+    while len(begun) < 2:
+        time.sleep(0.01)
+    background.close()
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("closed"):
+            thread.join(10)
+            assert not thread.is_alive()
+    assert sorted(begun) == [0, 1]
+
+
+# Whole processes that end while downloads run.
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with web_server() as server:
+        yield server
+
+
+def serve_slowly(server, tmp_path, make_shards):
+    """URLs of two shards that take 40 s each, indexed in `tmp_path/index`."""
+    make_shards(tmp_path / "local", 8, shard_size=4)
+    urls, contents = [], []
+    for number, path in enumerate(sorted((tmp_path / "local").glob("*.tar"))):
+        contents.append(path.read_bytes())
+        urls.append(server.serve(f"/{number}.tar", body(contents[-1], etag="1")))
+    cache = ShardCache(tmp_path / "first", 10**9)
+    build_manifest(urls, index_dir=tmp_path / "index", cache=cache)
+    for number, data in enumerate(contents):
+        server.serve(f"/{number}.tar", slow(data, 40, 1.0, etag="1"))
+    server.requests.clear()
+    return urls
+
+
+def start(script, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        # Whoever runs these tests in the background of a shell has it ignored, and so would Python.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+@pytest.mark.parametrize(
+    "script", [INDEXING, f"{FETCHING}\ntime.sleep(60)"], ids=["indexing", "fetching ahead"]
+)
+def test_an_interrupted_process_does_not_wait_for_downloads(server, tmp_path, make_shards, script):
+    urls = serve_slowly(server, tmp_path, make_shards)
+    with start(script, tmp_path, *urls) as process:
+        try:
+            wait_for(lambda: server.gets("/0.tar") and server.gets("/1.tar"))
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == -signal.SIGINT
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "script", [INDEXING, f"{FETCHING}\nraise SystemExit(1)"], ids=["indexing", "fetching ahead"]
+)
+def test_a_failed_process_does_not_wait_for_downloads(server, tmp_path, make_shards, script):
+    urls = serve_slowly(server, tmp_path, make_shards)
+    if script is INDEXING:
+
+        def answer(handler):
+            wait_for(lambda: server.gets("/0.tar") and server.gets("/1.tar"))
+            status(404)(handler)
+
+        urls.insert(0, server.serve("/bad.tar", answer))
+    with start(script, tmp_path, *urls) as process:
+        try:
+            assert process.wait(3 * PATIENCE) == 1  # the start of the interpreter included
+        finally:
+            process.kill()
+
+
+def has_ended(pid):
+    try:
+        return psutil.Process(pid).status() == "zombie"
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_the_command_of_a_pipe_ends_with_the_process(tmp_path):
+    pid = tmp_path / "pid"
+    with start(INDEXING, tmp_path, f"pipe:echo $$ > {pid}; exec sleep 60") as process:
+        try:
+            wait_for(lambda: pid.exists() and pid.read_text().strip())
+            process.send_signal(signal.SIGINT)
+            process.wait(PATIENCE)
+            wait_for(lambda: has_ended(int(pid.read_text())))
+        finally:
+            process.kill()
