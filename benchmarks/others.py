@@ -18,9 +18,9 @@ from mae.networks.parameter_groups import parameter_groups
 from mae.objectives.base import total_loss
 from mae.objectives.mae.masking import PatchSplit, num_visible
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
-from mae.training.compiling import begin_step, compile_step
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.plan import build_accelerator
+from mae.training.step import begin_step, compile_step
 
 TEXTBOOK, TRANSFORMERS = "textbook", "transformers"
 IMPLEMENTATIONS = (OURS, TEXTBOOK, TRANSFORMERS)

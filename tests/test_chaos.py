@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mae.data.training_data import open_training_data
-from mae.training.run import Run
+from mae.training.checkpoint.run import Run
 from tests.runs import command, environment, final_weights, metrics_of, same_weights, write_config
 
 # A checkpoint after every step: many of the kills fall into the writing of one.

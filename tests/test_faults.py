@@ -19,14 +19,15 @@ import pytest
 import torch
 
 from mae.pretrain import main
-from mae.training import saver, signals
-from mae.training.checkpoint import _stamp, read_position, seal
-from mae.training.control import Control
+from mae.training import start
+from mae.training.checkpoint import saver
+from mae.training.checkpoint.files import _stamp, read_position, seal
+from mae.training.checkpoint.run import Run
+from mae.training.checkpoint.saver import Saver
 from mae.training.evaluator import Evaluator
-from mae.training.quarantine import Quarantine
-from mae.training.run import Run
-from mae.training.saver import Saver
-from mae.training.tracking import Tracker
+from mae.training.safety.guard import Quarantine
+from mae.training.safety.step_flags import Control
+from mae.training.tracking.tracker import Tracker
 from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
 from tests.servers import body, stall, web_server
 from tests.waiting import wait_for
@@ -129,14 +130,14 @@ PLACES = [
 def test_sigterm_anywhere_in_the_set_up_ends_it_at_once(shards, undisturbed, tmp_path, monkeypatch):
     """Of a new run and of one that goes on; neither loses anything."""
     config = write_config(tmp_path, shards)
-    for start in ("new", "continued"):
+    for attempt in ("new", "continued"):
         for owner, name in PLACES:
             with monkeypatch.context() as patch:
                 disturb(patch, owner, name, before=terminate)
-                assert main([str(config)]) == 75, (start, owner, name)
+                assert main([str(config)]) == 75, (attempt, owner, name)
             if (tmp_path / "run" / "exit-status").exists():
                 assert exit_status(tmp_path / "run")["code"] == 75
-        if start == "new":
+        if attempt == "new":
             with monkeypatch.context() as patch:
                 disturb(patch, Tracker, "report", after=terminate, at=8)
                 assert main([str(config)]) == 75
@@ -204,7 +205,7 @@ def test_sigterm_while_health_is_measured(shards, undisturbed, tmp_path, monkeyp
 def test_sigterm_while_a_download_hangs(make_shards, tmp_path, monkeypatch, capsys):
     """Whoever waits for data saves alone: a server may take minutes, a scheduler does not."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(signals, "PATIENCE", 1)
+    monkeypatch.setattr(start, "PATIENCE", 1)
     make_shards(tmp_path / "shards", 52, shard_size=7, size=(20, 24))
     paths = sorted((tmp_path / "shards").glob("*.tar"))
     window = ("data.order=window", "data.window=1", "train.checkpoint_every=100")
@@ -385,7 +386,7 @@ SCRIPT = """\
 import os, signal, sys, time
 import mae.evaluation.health
 from mae.pretrain import main
-from mae.training.control import Control
+from mae.training.safety.step_flags import Control
 
 def at_step(number, rank, act):
     agree, steps = Control.agree, []

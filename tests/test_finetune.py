@@ -21,7 +21,7 @@ from mae.objectives.classifier.declaration import finetune_of, model_of
 from mae.objectives.classifier.model import Classifier
 from mae.objectives.classifier.recipe import finetune_settings, recipe_for
 from mae.objectives.mae.declaration import model_of as vit_of
-from mae.training.trained import load_pretrained
+from mae.training.checkpoint.trained import load_pretrained
 from tests.evaluation.test_features import spoil
 from tests.runs import command, environment, final_weights, metrics_of, write_config
 

@@ -15,11 +15,10 @@ NAMES = """
     config.types config.sections
     objectives.declaration objectives.vit_section objectives.registry
     config
-    schedule decoding storage data networks objectives.base
-    objectives.frozen_section training initial
+    decoding storage data networks objectives.base
+    objectives.frozen_section training.checkpoint pretrained_weights
     evaluation export visualize report.style report.html report.document pictures objectives
-    training.evaluator training.monitor training.loop training.ending training.train training.start
-    report pack
+    training report pack
     bench options commands supervise pretrain finetune cli __main__
 """
 FLOORS: dict[str, int] = {name: floor for floor, name in enumerate(NAMES.split())}

@@ -204,7 +204,9 @@ def test_another_runs_folder_is_refused_with_the_keys_that_differ(undisturbed, c
 
 def test_an_unwritable_place_is_refused(shards, tmp_path, capsys, monkeypatch):
     config = write_config(tmp_path, shards)
-    monkeypatch.setattr("mae.training.run.os.access", lambda path, mode: False)  # root may all
+    monkeypatch.setattr(
+        "mae.training.checkpoint.run.os.access", lambda path, mode: False
+    )  # root may all
     assert "is not writable" in refused(config, capsys=capsys)
     (tmp_path / "file").touch()
     assert "is a file" in refused(config, f"output={tmp_path}/file", capsys=capsys)
@@ -290,13 +292,13 @@ def test_a_full_disk_fails_in_one_line_and_keeps_what_was_saved(shards, tmp_path
     limited = f"""
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-import mae.pretrain, mae.training.saver
-written = mae.training.saver.write_checkpoint
+import mae.pretrain, mae.training.checkpoint.saver
+written = mae.training.checkpoint.saver.write_checkpoint
 def write(part, tensors, position):
     if position.step > 8:
         resource.setrlimit(resource.RLIMIT_FSIZE, ({weights} // 2, resource.RLIM_INFINITY))
     return written(part, tensors, position)
-mae.training.saver.write_checkpoint = write
+mae.training.checkpoint.saver.write_checkpoint = write
 sys.exit(mae.pretrain.main([{str(config)!r}]))
 """
     done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)

@@ -149,7 +149,7 @@ def test_a_shard_that_vanishes_ends_the_run_with_a_checkpoint(tmp_path, make_sha
     config = write_config(tmp_path, pattern)
     # One shard is open at most, so that the others are opened again and again.
     monkeypatch.setattr("mae.data.shard_reader.OPEN_SHARDS", 1)
-    from mae.training.tracking import Tracker
+    from mae.training.tracking.tracker import Tracker
 
     report = Tracker.report
 

@@ -9,7 +9,7 @@ import torch
 
 from mae.pretrain import main
 from mae.storage import retry
-from mae.training.tracking import Tracker
+from mae.training.tracking.tracker import Tracker
 from tests.runs import (
     final_weights,
     launch,

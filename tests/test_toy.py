@@ -20,9 +20,9 @@ from mae.data.training_data import open_training_data
 from mae.objectives import registry
 from mae.objectives.base import total_loss
 from mae.pretrain import main
+from mae.training.checkpoint.trained import build_objective
 from mae.training.plan import make_plan
 from mae.training.step import merge_carry
-from mae.training.trained import build_objective
 from tests.runs import environment, exit_status, final_weights, metrics_of, same_weights
 from tests.toy import implementation
 
@@ -256,7 +256,7 @@ import torch
 from mae.objectives import registry
 from mae.objectives.base import total_loss
 from mae.config.loading import load_config
-from mae.training.trained import build_objective
+from mae.training.checkpoint.trained import build_objective
 
 registry.OBJECTIVES["toy"] = "tests.toy"
 settings = ["data.img_size=16", "model.beta=0.5"]
@@ -294,7 +294,7 @@ def test_a_dry_run_tells_what_a_run_would_be(shards, tmp_path, capsys):
 
 
 def test_averaged_weights_go_with_the_checkpoint(shards, tmp_path):
-    from mae.training.trained import load_pretrained
+    from mae.training.checkpoint.trained import load_pretrained
 
     config = write_config(tmp_path, shards)
     assert main([str(config), "train.epochs=1", "train.ema=0.9", "optim.warmup_epochs=0"]) == 0

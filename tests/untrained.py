@@ -10,10 +10,10 @@ from torch import Tensor
 
 from mae.config.sections import Config, DataConfig, TrainConfig
 from mae.objectives.registry import config_type
-from mae.training.checkpoint import Position, reserve, write_checkpoint
-from mae.training.run import Run
-from mae.training.snapshot import AVERAGE, Tensors
-from mae.training.trained import build_objective
+from mae.training.checkpoint.files import Position, reserve, write_checkpoint
+from mae.training.checkpoint.run import Run
+from mae.training.checkpoint.snapshot import AVERAGE, Tensors
+from mae.training.checkpoint.trained import build_objective
 
 CLASSES = 3
 NUMBERS = (0.5, 0.5, 0.5)

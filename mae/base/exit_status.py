@@ -22,7 +22,7 @@ STATUS_VARIABLE = "MAE_EXIT_STATUS"
 def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
     """Do `work`, whose own code counts; print why it failed: 1 failed, 2 wrong use.
 
-    Runs have `mae.training.ending.Ending`, which knows signals, processes and run folders, too.
+    Runs have `mae.training.start.Ending`, which knows signals, processes and run folders, too.
     """
     try:
         return work() or DONE

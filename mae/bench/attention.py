@@ -20,8 +20,8 @@ from mae.bench.step import Progress, about, silent
 from mae.bench.synthetic import build
 from mae.bench.timing import interleaved, ratios, spread
 from mae.objectives.base import Objective
-from mae.training.compiling import KERNELS
 from mae.training.plan import build_accelerator
+from mae.training.step import KERNELS
 
 
 class Attention(NamedTuple):

@@ -20,7 +20,7 @@ from mae.bench.timing import spread
 from mae.config.sections import Config, DataConfig, InitConfig
 from mae.data.manifest import build_manifest
 from mae.objectives.registry import declaration, declarations
-from mae.training.advice import ways_to_feed
+from mae.training.safety.monitor import ways_to_feed
 
 ENOUGH = 0.95
 """of the step's speed: the loop is not bound by its data"""

@@ -20,16 +20,16 @@ from mae.bench.timing import machine, spread
 from mae.config.sections import Config, LogConfig
 from mae.data.loader import Slices
 from mae.objectives.registry import declaration
-from mae.training.control import Control, Wishes
+from mae.training.checkpoint.run import Run
 from mae.training.evaluator import draw_panel, draws_panels
-from mae.training.gradients import Taken
-from mae.training.guard import Guard
 from mae.training.meter import Meter
+from mae.training.optim import Taken
 from mae.training.plan import Plan, build_accelerator
-from mae.training.progress import measure, progress_line
-from mae.training.run import Run
+from mae.training.safety.guard import Guard
+from mae.training.safety.step_flags import Control, Wishes
 from mae.training.step import Learner, Step, build_learner, train_step
-from mae.training.tracking import Clock, Tracker
+from mae.training.tracking.progress import measure, progress_line
+from mae.training.tracking.tracker import Clock, Tracker
 from mae.visualize import save_png
 
 STEPS = 10**6

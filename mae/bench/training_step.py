@@ -13,11 +13,10 @@ from mae.config.sections import Config
 from mae.data.loader import Batch
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
-from mae.training.compiling import attention_kernel
 from mae.training.meter import Meter
 from mae.training.plan import build_accelerator
 from mae.training.step import Step as Place
-from mae.training.step import build_learner, train_step
+from mae.training.step import attention_kernel, build_learner, train_step
 
 LR = 1e-4
 STEPS = 10**6

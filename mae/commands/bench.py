@@ -7,6 +7,7 @@ from pathlib import Path
 from mae.base.device import choose_device
 from mae.base.errors import UserError
 from mae.base.files import write_json
+from mae.base.progress import progress_line
 from mae.bench.attention import bench_attention
 from mae.bench.cases import Case
 from mae.bench.decoding import bench_decoding
@@ -27,7 +28,6 @@ from mae.bench.tables import (
     profile_table,
     step_table,
 )
-from mae.commands.progress import progress_line
 from mae.config.loading import load_config
 from mae.config.sections import Config
 from mae.options.bench import DECODER_DEPTH, ENCODER

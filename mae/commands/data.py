@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mae.base.errors import RunFailed, UserError
-from mae.commands.progress import progress_line
+from mae.base.progress import progress_line
 from mae.config.sections import Config, DataConfig
 from mae.data.index import write_wds2idx, write_wids
 from mae.data.manifest import Manifest, build_manifest, summary

@@ -33,9 +33,9 @@ from mae.networks.vit import timm_encoder
 from mae.objectives.registry import implementation
 from mae.pictures.confusion import draw_confusion
 from mae.storage.files import is_remote
-from mae.training.checkpoint import Position
-from mae.training.run import run_of
-from mae.training.trained import load_pretrained
+from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.run import run_of
+from mae.training.checkpoint.trained import load_pretrained
 
 
 class Evaluated(NamedTuple):

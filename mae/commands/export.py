@@ -16,8 +16,8 @@ from mae.export.push import check_push, push
 from mae.export.subject import Subject, choose_pool, resize
 from mae.objectives.registry import declaration, implementation
 from mae.storage.files import is_remote
-from mae.training.run import run_of
-from mae.training.trained import load_pretrained, refuse_probe
+from mae.training.checkpoint.run import run_of
+from mae.training.checkpoint.trained import load_pretrained, refuse_probe
 
 COUNT = 8
 """images that an export is checked on, at most"""

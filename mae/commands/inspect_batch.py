@@ -8,9 +8,9 @@ from mae.base.errors import UserError
 from mae.commands.images import write_png
 from mae.data.loader import BY_THE_CPU, TrainingViews
 from mae.data.training_data import open_training_data
-from mae.training.checkpoint import newest_checkpoint
-from mae.training.run import Run
-from mae.training.trained import build_objective
+from mae.training.checkpoint.files import newest_checkpoint
+from mae.training.checkpoint.run import Run
+from mae.training.checkpoint.trained import build_objective
 from mae.visualize import tile
 
 

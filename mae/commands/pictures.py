@@ -34,8 +34,8 @@ from mae.pictures.attention import attention_sheet, last_attention
 from mae.pictures.components import components_sheet, principal_components, without_places
 from mae.pictures.neighbours import nearest, neighbours_sheet
 from mae.pictures.reconstruction import BATCH, Asked
-from mae.training.run import run_of
-from mae.training.trained import load_pretrained, refuse_probe
+from mae.training.checkpoint.run import run_of
+from mae.training.checkpoint.trained import load_pretrained, refuse_probe
 
 WHAT = {
     "reconstruct": "reconstructions",

@@ -18,7 +18,7 @@ from mae.commands import reports
 from mae.commands.reports import finish
 from mae.config.sections import Config
 from mae.data.images import Images
-from mae.data.training_data import open_images
+from mae.data.training_data import TrainingSource, open_images
 from mae.evaluation.encoders import FrozenEncoder, Opened, open_encoder
 from mae.evaluation.outputs import lacking, outputs_of
 from mae.evaluation.probing import Probing, claim_folder, on_first
@@ -27,8 +27,8 @@ from mae.evaluation.sources import results_folder, seen_in_train
 from mae.evaluation.tables import table
 from mae.objectives.base import Objective
 from mae.objectives.registry import declarations, implementation
-from mae.training.ending import Ending
-from mae.training.plan import Source
+from mae.training.plan import planned
+from mae.training.start import Ending
 from mae.training.train import leave_processes, train
 
 PATIENCE = timedelta(hours=12)
@@ -109,7 +109,7 @@ def _probe(command: str, args: argparse.Namespace, title: str, name: str) -> int
             given = _open(args, say)
 
         def fit(
-            config: Config, source: Source | None = None, followed_by: Path | None = None
+            config: Config, source: TrainingSource | None = None, followed_by: Path | None = None
         ) -> Objective:
             manifest = source.manifest if source else given.train.manifest
             on_first(lambda: claim_folder(config, manifest, followed_by, say), is_main, _share)
@@ -130,6 +130,7 @@ def _probe(command: str, args: argparse.Namespace, title: str, name: str) -> int
                 processes.num_processes,
                 is_main,
                 fit,
+                planned,
                 _share,
                 say,
             )

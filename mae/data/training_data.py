@@ -3,7 +3,7 @@
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,36 @@ CPU = torch.device("cpu")
 
 MOST_AHEAD = 1000
 """micro-batches that are looked through for shards to fetch"""
+
+
+class TrainingSource(Protocol):
+    """Training samples in an order: `TrainingData`, or others in its place."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """All of the samples."""
+        ...
+
+    def names(self, step: int, batch_size: int) -> list[str]:
+        """Names of the samples of the step that ends with `step` steps done."""
+        ...
+
+    def images(self, config: Config) -> Images:
+        """The images by number."""
+        ...
+
+    def batches(
+        self,
+        config: Config,
+        slices: Slices,
+        img_size: tuple[int, int],
+        first: int,
+        last: int,
+        left_out: Container[int] = (),
+        device: torch.device = ...,
+    ) -> Generator[Batch]:
+        """The micro-batches of a process for the steps in [first, last) but those `left_out`."""
+        ...
 
 
 class TrainingData(NamedTuple):

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mae.base.errors import SampleError, StorageError, UserError
+from mae.base.progress import Progress, progress_bar
 from mae.data.index import shard_index
 from mae.data.manifest import Manifest, join
 from mae.data.scan import ShardIndex, scan
 from mae.data.shard_reader import ShardReader
 from mae.data.shards import expand_shards
-from mae.data.workers import Progress, in_workers, progress_bar
+from mae.data.workers import in_workers
 from mae.decoding.pixels import EXTENSIONS, BadImage
 from mae.storage.cache import ShardCache
 from mae.storage.files import is_remote, redacted

@@ -6,19 +6,15 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, TypeVar
-
-from tqdm import tqdm
 
 from mae.base.errors import WorkerDied
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-Progress = Callable[[int, int], None]
-"""hears (done, total)"""
 
 
 class _Worker(NamedTuple):
@@ -86,21 +82,6 @@ def in_workers(
             worker.process.join(5)
             worker.process.kill()
             worker.process.join()
-
-
-@contextmanager
-def progress_bar(unit: str) -> Iterator[Progress]:
-    """A bar on stderr, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    with tqdm(unit=f" {unit}", unit_scale=True, dynamic_ncols=True, file=sys.stderr) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
 
 
 def _first(numbers: Iterator[int], count: int) -> list[int]:

@@ -16,8 +16,7 @@ from mae.base.files import read_json
 from mae.config.sections import Config, DataConfig
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
-from mae.training.plain import is_plain
-from mae.training.trained import build_objective, load_pretrained, refuse_probe
+from mae.training.checkpoint.trained import build_objective, is_plain, load_pretrained, refuse_probe
 
 TOKENS = "tokens"
 PIXELS = "pixels"

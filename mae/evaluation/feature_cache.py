@@ -19,6 +19,7 @@ import torch
 
 from mae.base.errors import UserError
 from mae.base.files import new_file
+from mae.base.progress import duration
 from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.manifest import Manifest
@@ -32,7 +33,6 @@ from mae.evaluation.features_file import (
 )
 from mae.evaluation.left_out import LeftOut
 from mae.objectives.base import Objective
-from mae.training.tracking import duration
 
 FOLDER = "features"
 SUFFIX = ".safetensors"

@@ -16,12 +16,12 @@ from mae.config.sections import Config
 from mae.config.validation import differing_keys
 from mae.data.images import Images
 from mae.data.manifest import Manifest
+from mae.data.training_data import TrainingSource
 from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, Opened
 from mae.objectives.base import Objective
 from mae.objectives.frozen_section import classes_of
-from mae.training.checkpoint import newest_checkpoint
-from mae.training.plan import Source
-from mae.training.run import Run
+from mae.training.checkpoint.files import newest_checkpoint
+from mae.training.checkpoint.run import Run
 
 ENDS_DIFFERENTLY = ("train.epochs",)
 """settings that may change in a run that is resumed, but make another probe"""
@@ -34,7 +34,7 @@ class Fit(Protocol):
     """Training of a run of a probe."""
 
     def __call__(
-        self, config: Config, source: Source | None = None, followed_by: Path | None = None
+        self, config: Config, source: TrainingSource | None = None, followed_by: Path | None = None
     ) -> Objective:
         """Train the run that settings describe, from where it stands; what was trained.
 
@@ -42,6 +42,18 @@ class Fit(Protocol):
         next run, which builds on this one.  All processes call it.
         """
         ...
+
+
+class Planned(NamedTuple):
+    """Schedule of a run, before it begins."""
+
+    steps: int
+    lr: float
+    """the peak, after warm-up"""
+    batch_size: int
+    """images per step, over all processes"""
+    device_batch: int
+    """images per micro-batch of one process"""
 
 
 class Probing(NamedTuple):
@@ -64,6 +76,8 @@ class Probing(NamedTuple):
     is_main: bool
     """this process tests, and tells"""
     fit: Fit
+    plan: Callable[[Config, int], Planned]
+    """schedule of a run by these settings on so many samples, on one process"""
     share: Callable[[Any], Any]
     """what the first process has, on all of them"""
     say: Callable[[str], None]

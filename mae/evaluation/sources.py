@@ -23,7 +23,7 @@ from mae.evaluation.features_file import FeatureSet, read_features
 from mae.evaluation.labels import check_labels, of_features, of_manifest
 from mae.evaluation.outputs import lacking, outputs_of
 from mae.evaluation.protocol import LEARNT, SAME, Subject, saying
-from mae.training.run import run_of
+from mae.training.checkpoint.run import run_of
 
 
 class Compared(NamedTuple):

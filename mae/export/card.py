@@ -6,10 +6,10 @@ from typing import Any
 from mae.config.sections import Config
 from mae.export.facts import Facts
 from mae.export.subject import Subject, Written
-from mae.initial.history import data_names, shown_source
 from mae.networks.vit import timm_encoder
 from mae.objectives import registry
 from mae.objectives.declaration import Card, Declaration
+from mae.pretrained_weights.record import data_names, shown_source
 
 CARD = """\
 ---

@@ -8,8 +8,8 @@ from mae.base.files import read_json
 from mae.evaluation.protocol import LEARNT, PRETRAINED, budget_name
 from mae.evaluation.rows import interval, number
 from mae.objectives.declaration import Declaration
-from mae.training.checkpoint import Position
-from mae.training.run import Run
+from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.run import Run
 
 
 class Facts(NamedTuple):

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from mae.config.sections import Config, DataConfig
 from mae.export.subject import Subject, Written, refuse_options, weights
-from mae.initial.history import shown_source
 from mae.objectives import registry
 from mae.objectives.base import Features, Objective
-from mae.training.checkpoint import WEIGHTS
-from mae.training.plain import load_plain, write_description
+from mae.pretrained_weights.record import shown_source
+from mae.training.checkpoint.files import WEIGHTS
+from mae.training.checkpoint.trained import load_plain, write_description
 
 FILES = f"""\
 `{WEIGHTS}` holds all weights, under the names that they have here; `config.json` the settings of
 the run, from which the model is built."""
 
 CODE = """\
-from mae.training.plain import load_plain
+from mae.training.checkpoint.trained import load_plain
 
 config, objective, position = load_plain("FOLDER")
 features = objective.encode(images)  # integers [b, {channels}, {height}, {width}]

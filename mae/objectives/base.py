@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from mae.data.images import Images
     from mae.evaluation.probing import Probing
     from mae.export.subject import Pool, Writer
-    from mae.initial.record import Initial
     from mae.pictures.reconstruction import Asked, Reconstructed
+    from mae.pretrained_weights.record import Initial
 
 CAPABILITIES = ("encode", "reconstruct", "decode", "sample", "logits")
 """methods of an objective that use its weights, besides `forward`; only `encode` is a must"""

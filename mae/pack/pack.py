@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import SampleError, UserError
-from mae.data.workers import Progress, in_workers, progress_bar
+from mae.base.progress import Progress, progress_bar
+from mae.data.workers import in_workers
 from mae.decoding.pixels import BadImage
 from mae.pack.duplicates import DIGEST_WORDS, content_digest, exact_copies
 from mae.pack.plan import (

@@ -1,1 +1,1 @@
-"""Optimizer, run folder, checkpoints, tracking."""
+"""Training: schedule, optimizer, loop, checkpoints, tracking."""

@@ -10,16 +10,16 @@ import torch
 from accelerate import Accelerator
 
 from mae.base.errors import UserError
+from mae.base.progress import duration
 from mae.config.sections import Config
 from mae.data.loader import Batch
 from mae.objectives.base import Objective
-from mae.training.advice import ways_of_run
 from mae.training.flops import mfu
 from mae.training.optim import num_moments
 from mae.training.plan import Plan, Task
-from mae.training.progress import describe
+from mae.training.safety.monitor import ways_of_run
 from mae.training.step import Learner, Step, build_learner, train_step
-from mae.training.tracking import duration
+from mae.training.tracking.progress import describe
 
 READ_SECONDS = 5.0
 TIMED_STEPS = 2

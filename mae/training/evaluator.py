@@ -14,16 +14,16 @@ from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import Config
 from mae.data.images import Images, usable_image
-from mae.data.training_data import open_images
+from mae.data.training_data import TrainingSource, open_images
 from mae.data.transform import center_view, stack
 from mae.evaluation.health import measure_held_out
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.registry import declaration, implementation
-from mae.training.plan import Source, Task
-from mae.training.run import Run
-from mae.training.snapshot import is_sharded
+from mae.training.checkpoint.run import Run
+from mae.training.checkpoint.snapshot import is_sharded
+from mae.training.plan import Task
 from mae.training.step import Learner
-from mae.training.tracking import Tracker
+from mae.training.tracking.tracker import Tracker
 from mae.visualize import reconstruction_panel, save_png
 
 
@@ -57,7 +57,7 @@ def open_held_out(config: Config) -> Images | None:
     return images if config.log.health_every else None
 
 
-def panel_images(config: Config, objective: Objective, training: Source) -> PanelImages:
+def panel_images(config: Config, objective: Objective, training: TrainingSource) -> PanelImages:
     """The first of data.val, or of the training data where there is none."""
     held_out = open_images(config.data.val, "data.val", config) if config.data.val else None
     images = held_out or training.images(config)
@@ -71,7 +71,9 @@ def panel_images(config: Config, objective: Objective, training: Source) -> Pane
     return PanelImages(shown, as_tensor(seeds), name)
 
 
-def open_evaluated(config: Config, objective: Objective, data: Source, draws: bool) -> Evaluated:
+def open_evaluated(
+    config: Config, objective: Objective, data: TrainingSource, draws: bool
+) -> Evaluated:
     """The images for panels, where this process `draws` them, and those to be measured."""
     held_out = open_held_out(config)
     if not (draws and draws_panels(config, objective)):

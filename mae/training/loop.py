@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from mae.base.errors import ProcessFailed, ProcessStopped, RunFailed, Stopped, UserError, WorkerDied
 from mae.base.exit_status import append_event
 from mae.data.loader import Batch
-from mae.training.checkpoint import Position, checkpoints, step_of
-from mae.training.control import Control, Wishes
+from mae.training.checkpoint.files import Position, checkpoints, step_of
+from mae.training.checkpoint.resume import resume
+from mae.training.checkpoint.run import Run
+from mae.training.checkpoint.saver import Saver
 from mae.training.evaluator import Evaluator
-from mae.training.guard import Rollback
-from mae.training.monitor import Monitor
 from mae.training.plan import Task
-from mae.training.resume import resume
-from mae.training.run import Run
-from mae.training.saver import Saver
-from mae.training.signals import StopSignals
+from mae.training.safety.guard import Rollback
+from mae.training.safety.monitor import Monitor
+from mae.training.safety.step_flags import Control, Wishes
+from mae.training.start import StopSignals
 from mae.training.step import Learner, Step, train_step
 
 

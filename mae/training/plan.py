@@ -3,9 +3,8 @@
 import math
 import os
 import shutil
-from collections.abc import Container, Generator
 from datetime import timedelta
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -13,12 +12,12 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from mae.base.errors import UserError
 from mae.config.sections import Config, TrainConfig
-from mae.data.images import Images
-from mae.data.loader import Batch, Slices
-from mae.data.manifest import Manifest
+from mae.data.loader import Slices
+from mae.data.training_data import TrainingSource
+from mae.evaluation.probing import Planned
 from mae.objectives.registry import declaration
-from mae.schedule import lr_at, scaled_lr
-from mae.training.sharding import refuse_first_version
+from mae.training.fsdp2 import refuse_first_version
+from mae.training.optim import lr_at, scaled_lr
 
 MOST_PROCESSES = 1024
 """that a message names"""
@@ -52,42 +51,12 @@ class Plan(NamedTuple):
         )
 
 
-class Source(Protocol):
-    """Training samples in an order: `TrainingData`, or others in its place."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """All of the samples."""
-        ...
-
-    def names(self, step: int, batch_size: int) -> list[str]:
-        """Names of the samples of the step that ends with `step` steps done."""
-        ...
-
-    def images(self, config: Config) -> Images:
-        """The images by number."""
-        ...
-
-    def batches(
-        self,
-        config: Config,
-        slices: Slices,
-        img_size: tuple[int, int],
-        first: int,
-        last: int,
-        left_out: Container[int] = (),
-        device: torch.device = ...,
-    ) -> Generator[Batch]:
-        """The micro-batches of a process for the steps in [first, last) but those `left_out`."""
-        ...
-
-
 class Task(NamedTuple):
     """A run's settings, plan and training data."""
 
     config: Config
     plan: Plan
-    data: Source
+    data: TrainingSource
 
 
 def local_processes() -> int:
@@ -165,6 +134,13 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
         steps=math.ceil(config.train.epochs * num_samples / batch_size),
         lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
     )
+
+
+def planned(config: Config, num_samples: int) -> Planned:
+    """Schedule of a run on one process, as a probe's report records it."""
+    plan = make_plan(config, num_samples, 1, 0)
+    slices = plan.slices
+    return Planned(plan.steps, plan.lr, slices.batch_size, slices.device_batch)
 
 
 def accumulation(config: Config, num_processes: int) -> int:

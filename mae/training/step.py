@@ -1,28 +1,29 @@
 """One optimizer step of an objective: for the training loop, the dry run and the benches."""
 
 import contextlib
+import random
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mae.base.hashing import Stream, fold
-from mae.config.sections import Config
+from mae.base.hashing import Stream, Words, fold
+from mae.config.sections import Config, TrainConfig
 from mae.data.loader import Batch
 from mae.objectives.base import Merge, Objective, Output, StepEnd, total_loss
 from mae.objectives.registry import implementation
-from mae.training.average import Average
-from mae.training.compiling import begin_step, compile_step
-from mae.training.feeding import Feed
-from mae.training.gradients import take_step
+from mae.training.checkpoint.average import Average
+from mae.training.fsdp2 import prepare
 from mae.training.meter import Meter
-from mae.training.optim import build_optimizer, set_lr
-from mae.training.seeding import seed_libraries
-from mae.training.sharding import prepare
+from mae.training.optim import build_optimizer, set_lr, take_step
+from mae.training.prefetcher import Feed
 
 
 @dataclass(frozen=True)
@@ -123,3 +124,41 @@ def merge_carry(
         else:
             merged[key] = accelerator.gather(torch.cat(own))
     return merged
+
+
+KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "math": SDPBackend.MATH,
+}
+
+
+def compile_step(model: nn.Module, config: TrainConfig, may_break: bool = False) -> None:
+    """Compile `model` in place where `train.compile` says so: one graph, of these very shapes.
+
+    `may_break`: in several graphs, where something in the model cannot be compiled.
+    """
+    if not config.compile:
+        return
+    mode = config.compile if isinstance(config.compile, str) else "default"
+    model.compile(mode=mode, fullgraph=not may_break, dynamic=False)
+
+
+def begin_step(config: TrainConfig) -> None:
+    """Before each optimizer step: from here on CUDA graphs may reuse the memory of the last one."""
+    if isinstance(config.compile, str):
+        torch.compiler.cudagraph_mark_step_begin()
+
+
+def attention_kernel(config: TrainConfig) -> AbstractContextManager:
+    """While it is open, attention is computed by the kernel that `train.attention` names."""
+    return nullcontext() if config.attention == "auto" else sdpa_kernel(KERNELS[config.attention])
+
+
+def seed_libraries(words: Words) -> None:
+    """Python's, NumPy's and torch's default generators, from the first of `words`."""
+    word = int(words[0])
+    random.seed(word)
+    np.random.seed(word % 2**32)
+    torch.manual_seed(word >> 1)

@@ -13,37 +13,35 @@ from mae.base.errors import RunFailed
 from mae.base.exit_status import append_event, forget_exit
 from mae.base.files import write_json
 from mae.config.sections import Config
-from mae.data.training_data import open_training_data
+from mae.data.training_data import TrainingSource, open_training_data
 from mae.decoding.on_device import JpegDecoder
-from mae.initial.initialize import start_from_weights
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
-from mae.training.checkpoint import Position
-from mae.training.compiling import attention_kernel
-from mae.training.control import Control
+from mae.pretrained_weights.start import start_from_weights
+from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.resume import resume
+from mae.training.checkpoint.run import Run
+from mae.training.checkpoint.saver import Saver
+from mae.training.checkpoint.trained import build_objective
 from mae.training.dry_run import dry_run
-from mae.training.ending import Ending
 from mae.training.environment import describe_start
 from mae.training.evaluator import Evaluator, open_evaluated, open_held_out
 from mae.training.flops import flops_per_image, peak_flops
 from mae.training.loop import Trainer
-from mae.training.monitor import Monitor
 from mae.training.plan import (
     Plan,
-    Source,
     Task,
     build_accelerator,
     local_processes,
     make_plan,
 )
-from mae.training.progress import Indexing, describe
-from mae.training.resume import resume
-from mae.training.run import Run
-from mae.training.saver import Saver
-from mae.training.step import build_learner
-from mae.training.tensorboard_tracker import refuse_missing
-from mae.training.tracking import Tracker
-from mae.training.trained import build_objective
+from mae.training.safety.monitor import Monitor
+from mae.training.safety.step_flags import Control
+from mae.training.start import Ending
+from mae.training.step import attention_kernel, build_learner
+from mae.training.tracking.progress import Indexing, describe
+from mae.training.tracking.tensorboard import refuse_missing
+from mae.training.tracking.tracker import Tracker
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """errors of writing, which do not say to which file"""
@@ -53,7 +51,7 @@ def train(
     config: Config,
     ending: Ending,
     is_dry: bool = False,
-    source: Source | None = None,
+    source: TrainingSource | None = None,
     use_cpu: bool = False,
 ) -> Objective:
     """Train the run that `config` describes, from where it stands; the trained objective.
@@ -124,7 +122,9 @@ def leave_processes() -> None:
     PartialState().destroy_process_group()
 
 
-def open_task(config: Config, accelerator: Accelerator, source: Source | None = None) -> Task:
+def open_task(
+    config: Config, accelerator: Accelerator, source: TrainingSource | None = None
+) -> Task:
     """Open the training data; the settings completed by it, and the plan that follows.
 
     Raises UserError and StorageError where the data or the settings do not fit.

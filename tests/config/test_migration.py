@@ -17,9 +17,9 @@ from mae.config.loading import dump_config, load_config, recorded_config
 from mae.config.sections import Config
 from mae.finetune import main as finetune
 from mae.pretrain import main as pretrain
-from mae.training.average import Average
-from mae.training.restore import load_average
-from mae.training.trained import build_objective
+from mae.training.checkpoint.average import Average
+from mae.training.checkpoint.resume import load_average
+from mae.training.checkpoint.trained import build_objective
 from tests.runs import final_weights, metrics_of
 
 EARLIER = Path(__file__).parents[1] / "earlier"
@@ -116,7 +116,7 @@ def test_the_average_goes_on_from_the_earlier_one(classifier):
 @pytest.mark.parametrize("kind", ["pretraining", "classifier"])
 def test_a_checkpoint_of_then_is_loaded_whole(folder, kind, tmp_path):
     """Evaluated with the averaged weights, where there are some."""
-    from mae.training.trained import load_pretrained
+    from mae.training.checkpoint.trained import load_pretrained
 
     shutil.copytree(EARLIER / kind, tmp_path / kind)
     _, objective, position = load_pretrained(tmp_path / kind)

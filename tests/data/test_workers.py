@@ -8,7 +8,8 @@ import time
 import pytest
 
 from mae.base.errors import SampleError, WorkerDied
-from mae.data.workers import in_workers, progress_bar
+from mae.base.progress import progress_bar
+from mae.data.workers import in_workers
 from tests.waiting import wait_for
 
 

@@ -9,10 +9,10 @@ from mae.data.training_data import open_images
 from mae.evaluation.encoders import FrozenEncoder, objective_encoder
 from mae.objectives.mae.declaration import MaeModel
 from mae.objectives.registry import config_type
-from mae.training.checkpoint import Position, reserve, write_checkpoint
-from mae.training.run import Run
-from mae.training.snapshot import Tensors
-from mae.training.trained import build_objective
+from mae.training.checkpoint.files import Position, reserve, write_checkpoint
+from mae.training.checkpoint.run import Run
+from mae.training.checkpoint.snapshot import Tensors
+from mae.training.checkpoint.trained import build_objective
 
 CONFIG = config_type("mae")(
     data=DataConfig(workers=0, img_size=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),

@@ -13,7 +13,7 @@ from mae.evaluation.outputs import outputs_of
 from mae.objectives import registry
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.model import MaskedAutoencoder
-from mae.training.trained import build_objective
+from mae.training.checkpoint.trained import build_objective
 from tests.evaluation.frozen import CONFIG
 from tests.runs import write_config
 from tests.untrained import classifier_config, untrained_run

@@ -7,8 +7,8 @@ from mae.export.facts import read_facts
 from mae.export.loaders import load_timm
 from mae.export.subject import Written
 from mae.objectives.registry import declaration
-from mae.training.checkpoint import Position
-from mae.training.run import Run
+from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.run import Run
 from tests.export.subjects import NOTHING, subject_of
 
 WRITTEN = Written(

@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from mae.cli import main
 from mae.config.sections import DataConfig
 from mae.objectives.classifier.model import Classifier
-from mae.training.restore import load_model
-from mae.training.trained import load_pretrained
+from mae.training.checkpoint.resume import load_model
+from mae.training.checkpoint.trained import load_pretrained
 from tests.runs import same_weights
 from tests.untrained import NUMBERS, classifier_config, earlier_layout, untrained_run
 

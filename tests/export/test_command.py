@@ -7,11 +7,11 @@ from mae.cli import main
 from mae.commands.export import check_images
 from mae.commands.images import load_images
 from mae.config.sections import DataConfig, InitConfig, Part
-from mae.initial.initialize import initialize
-from mae.training.checkpoint import Position, reserve, write_checkpoint
-from mae.training.run import Run
-from mae.training.snapshot import Tensors
-from mae.training.trained import build_objective
+from mae.pretrained_weights.start import initialize
+from mae.training.checkpoint.files import Position, reserve, write_checkpoint
+from mae.training.checkpoint.run import Run
+from mae.training.checkpoint.snapshot import Tensors
+from mae.training.checkpoint.trained import build_objective
 from tests.export.subjects import config_of
 from tests.servers import body, web_server
 

@@ -9,10 +9,10 @@ import yaml
 from mae.base.files import write_json
 from mae.cli import main
 from mae.config.sections import InitConfig
-from mae.initial.initialize import initialize
-from mae.initial.licence import Licence
-from mae.initial.sources import find_weights
-from mae.training.trained import build_objective
+from mae.pretrained_weights.licence import Licence
+from mae.pretrained_weights.sources import find_weights
+from mae.pretrained_weights.start import initialize
+from mae.training.checkpoint.trained import build_objective
 from tests.untrained import classifier_config, tiny_config, untrained_run
 
 FROM = "someone/model.safetensors"

@@ -15,8 +15,7 @@ from mae.config.sections import Config, InitConfig, TrainConfig
 from mae.export.plain import without_places, write_plain
 from mae.export.push import from_hub
 from mae.objectives import registry
-from mae.training.plain import load_plain, read_description
-from mae.training.trained import load_pretrained
+from mae.training.checkpoint.trained import load_plain, load_pretrained, read_description
 from tests.export.subjects import exported, images_of, subject_of
 from tests.runs import same_weights
 from tests.toy.runs import toy_config

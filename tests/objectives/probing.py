@@ -6,7 +6,8 @@ from pathlib import Path
 from mae.data.images import Images
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.probing import Probing
-from mae.training.ending import Ending
+from mae.training.plan import planned
+from mae.training.start import Ending
 from mae.training.train import train
 
 
@@ -38,6 +39,7 @@ def probing(
         1,
         True,
         fit,
+        planned,
         lambda own: own,
         say,
     )

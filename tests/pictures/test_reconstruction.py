@@ -8,7 +8,7 @@ from mae.objectives import registry
 from mae.objectives.base import Reconstruction
 from mae.pictures import reconstruction
 from mae.pictures.reconstruction import Asked, measure, psnr, reconstruct
-from mae.training.trained import build_objective
+from mae.training.checkpoint.trained import build_objective
 
 COUNT = 70
 """more than a batch"""

@@ -12,14 +12,14 @@ from mae.networks.parameter_groups import parameter_groups
 from mae.pretrain import main
 from mae.training import dry_run as module
 from mae.training import step as stepping
+from mae.training.checkpoint.run import Run
+from mae.training.checkpoint.snapshot import tensors_of
+from mae.training.checkpoint.trained import build_objective
 from mae.training.dry_run import checkpoint_bytes, dry_run
 from mae.training.flops import flops_per_image
 from mae.training.optim import build_optimizer
 from mae.training.plan import Task, build_accelerator, make_plan
-from mae.training.run import Run
-from mae.training.snapshot import tensors_of
 from mae.training.step import forward
-from mae.training.trained import build_objective
 from tests.runs import write_config
 
 IMAGES = 52

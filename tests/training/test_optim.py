@@ -9,11 +9,16 @@ from torch import Tensor, nn
 
 from mae.config.sections import OptimConfig, OptimizerName
 from mae.networks.parameter_groups import parameter_groups
-from mae.schedule import lr_at
-from mae.training.gradients import take_step
-from mae.training.optim import COUNTS_SKIPPED, build_optimizer, num_moments, set_lr
-from mae.training.restore import load_optimizer
-from mae.training.snapshot import tensors_of
+from mae.training.checkpoint.resume import load_optimizer
+from mae.training.checkpoint.snapshot import tensors_of
+from mae.training.optim import (
+    COUNTS_SKIPPED,
+    build_optimizer,
+    lr_at,
+    num_moments,
+    set_lr,
+    take_step,
+)
 
 NAMES = get_args(OptimizerName)
 LR = (0.0, 0.01, 0.02, 0.02, 0.01, 0.01)

@@ -12,12 +12,12 @@ from mae.data.class_names import class_names, refuse_other_names
 from mae.data.images import Images
 from mae.evaluation.classification import judge, require_classes, summary
 from mae.export.subject import Pool
-from mae.initial.encoder import start_encoder
-from mae.initial.record import Initial
 from mae.networks.parameter_groups import layer_groups
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.classifier.model import Classifier, build_classifier
+from mae.pretrained_weights.record import Initial
+from mae.pretrained_weights.start import start_encoder
 
 
 class ClassifierImplementation(Implementation):

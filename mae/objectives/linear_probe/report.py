@@ -17,7 +17,7 @@ from mae.evaluation.features import BATCH, UsableViews, ranges
 from mae.evaluation.labels import ClassNumbers, check_labels, of_manifest, of_samples
 from mae.evaluation.left_out import LeftOut
 from mae.evaluation.outputs import blank_vectors, image_vectors, preferred
-from mae.evaluation.probing import Probing, replaced_images
+from mae.evaluation.probing import Planned, Probing, replaced_images
 from mae.evaluation.protocol import (
     INTERVAL,
     LEARNT,
@@ -30,7 +30,6 @@ from mae.evaluation.protocol import (
 )
 from mae.objectives.linear_probe.model import LinearProbe
 from mae.objectives.linear_probe.recipe import MOMENTUM, SCALE, ProbeRecipe, remarks, run_settings
-from mae.training.plan import Plan, make_plan
 
 NAME = "probe-mae"
 """of the run folder, and of the report's file"""
@@ -66,7 +65,7 @@ def linear_probe(asked: Probing) -> Mapping[str, Any]:
         for name, encoder in asked.encoders.items()
     }
     config = next(iter(configs.values()))
-    plan = make_plan(config, len(train.manifest), 1, 0)
+    plan = asked.plan(config, len(train.manifest))
     notes = list(remarks(recipe, len(train.manifest), plan.steps, flip))
     for note in notes:
         asked.say(f"note: {note}")
@@ -115,12 +114,14 @@ def recipe_of(asked: Probing) -> ProbeRecipe:
     )
 
 
-def recorded(recipe: ProbeRecipe, plan: Plan, warmup_epochs: float, flip: bool) -> dict[str, Any]:
+def recorded(
+    recipe: ProbeRecipe, plan: Planned, warmup_epochs: float, flip: bool
+) -> dict[str, Any]:
     """The recipe as the report has it."""
     return {
         "epochs": recipe.epochs,
-        "batch_size": plan.slices.batch_size,
-        "images_at_a_time": plan.slices.device_batch,
+        "batch_size": plan.batch_size,
+        "images_at_a_time": plan.device_batch,
         "steps": plan.steps,
         "blr": recipe.blr,
         "lr": plan.lr,

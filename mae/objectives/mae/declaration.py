@@ -140,7 +140,7 @@ class MaeDeclaration(Declaration):
 
     def is_in(self, init: Mapping[str, Any]) -> bool:
         """True where it trained the weights that a run started from, here or for the paper."""
-        from mae.initial.licence import PAPERS_RELEASE
+        from mae.pretrained_weights.licence import PAPERS_RELEASE
 
         is_of_paper = PAPERS_RELEASE.search(str(init.get("from"))) is not None
         return MASKED in str(init.get("history")) or is_of_paper

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from mae.config.sections import Config
 from mae.evaluation.health import measure_held_out
 from mae.export.subject import Writer
-from mae.initial.record import Initial
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.mae.export import resize_decoder, write_timm
 from mae.objectives.mae.huggingface import write_huggingface
@@ -17,6 +16,7 @@ from mae.objectives.mae.original import write_original
 from mae.objectives.mae.pictures import reconstruct
 from mae.objectives.mae.reconstruction import hidden_sums, shares_explained
 from mae.pictures.reconstruction import Asked, Reconstructed
+from mae.pretrained_weights.record import Initial
 
 
 class MaeImplementation(Implementation):

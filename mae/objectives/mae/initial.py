@@ -7,15 +7,14 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
 from mae.config.sections import DataConfig, InitConfig
-from mae.initial.adapt import POSITIONS, square_grid
-from mae.initial.encoder import start_encoder
-from mae.initial.fit import Loaded, check_tensors
-from mae.initial.geometry import Grid, grid_of
-from mae.initial.record import Initial
-from mae.initial.weights import Weights
 from mae.objectives.mae.cross_decoder import CrossBlock, CrossDecoder
 from mae.objectives.mae.decoder import Block, Decoder
 from mae.objectives.mae.model import MaskedAutoencoder
+from mae.pretrained_weights.description import Grid, grid_of
+from mae.pretrained_weights.files import Weights
+from mae.pretrained_weights.fit import POSITIONS, Loaded, check_tensors, square_grid
+from mae.pretrained_weights.record import Initial
+from mae.pretrained_weights.start import start_encoder
 
 
 def start_mae(model: MaskedAutoencoder, init: InitConfig, data: DataConfig) -> Initial:

@@ -11,7 +11,7 @@ import torch
 from mae.cli import main
 from mae.objectives.attentive.model import AttentiveProbe
 from mae.training import loop
-from mae.training.trained import load_pretrained
+from mae.training.checkpoint.trained import load_pretrained
 from tests.evaluation.frozen import tiny_run
 from tests.runs import (
     environment,

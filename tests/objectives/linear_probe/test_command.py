@@ -25,8 +25,8 @@ from mae.objectives import registry
 from mae.objectives.linear_probe.model import LinearProbe, ProbeHead
 from mae.objectives.linear_probe.report import centred_vectors, head_ranks
 from mae.training import loop
+from mae.training.checkpoint.trained import load_pretrained
 from mae.training.plan import make_plan
-from mae.training.trained import load_pretrained
 from tests.evaluation.frozen import CONFIG, images_of, tiny_encoder, tiny_objective, tiny_run
 from tests.evaluation.test_features import spoil
 from tests.runs import (

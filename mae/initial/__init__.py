@@ -1,1 +1,0 @@
-"""Weights to start from: found, renamed, fitted, counted."""

@@ -1,0 +1,1 @@
+"""Pretrained weights to start from: found, renamed, fitted, counted."""

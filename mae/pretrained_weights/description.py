@@ -1,0 +1,136 @@
+"""What a model's own description says of its geometry, where shapes of tensors do not."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from mae.base.errors import UserError
+from mae.base.files import read_json
+from mae.config.sections import DataConfig
+from mae.pretrained_weights.files import Geometry, Normalisation
+
+Grid = tuple[int, int]
+
+HUGGINGFACE = ("vit", "vit_mae")
+TRANSFORMERS_EPS = 1e-12
+"""of transformers' ViT and ViTMAE where config.json does not say"""
+
+
+def geometry_of(vit: VisionTransformer) -> Geometry:
+    """Of a model that is there, its weights or none (the meta device)."""
+    return Geometry(num_heads_of(vit), grid_of(vit), eps=eps_of(vit), activation=activation_of(vit))
+
+
+def grid_of(vit: VisionTransformer) -> Grid:
+    """Rows and columns of patches."""
+    return _pair(vit.patch_embed.grid_size)
+
+
+def num_heads_of(vit: VisionTransformer) -> int | None:
+    """Attention heads of the first block, and so of all of a plain ViT."""
+    return getattr(getattr(vit.blocks[0], "attn", None), "num_heads", None)
+
+
+def eps_of(vit: VisionTransformer) -> float | None:
+    """Epsilon of the first block's norm; None where it has none."""
+    return getattr(getattr(vit.blocks[0], "norm1", None), "eps", None)
+
+
+def activation_of(vit: VisionTransformer) -> str | None:
+    """Of the first block's MLP: gelu, gelutanh, quickgelu…; None where it is none that is known."""
+    act = getattr(getattr(vit.blocks[0], "mlp", None), "act", None)
+    if act is None:
+        return None
+    suffix = "tanh" if getattr(act, "approximate", "none") == "tanh" else ""
+    return type(act).__name__.lower() + suffix
+
+
+def described(config: Mapping[str, Any], where: str) -> Geometry:
+    """Of the config.json that timm's hub format, ViT or ViTMAE of transformers come with.
+
+    Raises UserError for another kind of model.
+    """
+    try:
+        if "architecture" in config:
+            return _of_timm(config)
+        if config.get("model_type") in HUGGINGFACE:
+            return _of_transformers(config, where)
+    except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
+        raise UserError(f"init.from: {where}: config.json makes no model: {error}") from None
+    kind = config.get("model_type", "no kind of model that is known here")
+    raise UserError(
+        f"init.from: {where}: config.json names {kind}; known are the plain ViTs of timm, and "
+        "vit and vit_mae of transformers"
+    )
+
+
+def _of_timm(config: Mapping[str, Any]) -> Geometry:
+    arguments = dict(config.get("model_args") or {})
+    arguments.setdefault("num_classes", config.get("num_classes", 0))
+    with torch.device("meta"):
+        model = timm.create_model(config["architecture"], pretrained=False, **arguments)
+    if not isinstance(model, VisionTransformer):
+        raise ValueError(f"{config['architecture']} is no plain Vision Transformer")
+    return geometry_of(model)
+
+
+def _of_transformers(config: Mapping[str, Any], where: str) -> Geometry:
+    activation = config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise UserError(f"init.from: {where}: its activation is {activation}; only gelu is known")
+    height, width = _pair(config["image_size"])
+    p, q = _pair(config["patch_size"])
+    return Geometry(
+        int(config["num_attention_heads"]),
+        (height // p, width // q),
+        config.get("decoder_num_attention_heads"),
+        float(config.get("layer_norm_eps", TRANSFORMERS_EPS)),
+        activation,
+    )
+
+
+def _pair(size: Any) -> Grid:
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return int(height), int(width)
+
+
+SAME = 1e-3
+"""mean and std that differ by no more are the same: some are rounded to three decimals"""
+
+
+def normalisation(described: Any, mean: str = "mean", std: str = "std") -> Normalisation | None:
+    """What timm's pretrained_cfg says; None where it says nothing that can be read."""
+    if not isinstance(described, Mapping):
+        return None
+    try:
+        return Normalisation(
+            tuple(float(number) for number in described[mean]),
+            tuple(float(number) for number in described[std]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def in_preprocessor(path: Path) -> Normalisation | None:
+    """What the preprocessor_config.json of transformers says; None as above, or without one."""
+    return normalisation(read_json(path), "image_mean", "image_std")
+
+
+def told_difference(trained: Normalisation | None, data: DataConfig) -> list[str]:
+    """A note where a run normalises otherwise than its first weights know it."""
+    if trained is None or (_same(trained.mean, data.mean) and _same(trained.std, data.std)):
+        return []
+    return [
+        f"trained with data.mean {list(trained.mean)}, data.std {list(trained.std)}; "
+        f"this run has {list(data.mean)}, {list(data.std)}"
+    ]
+
+
+def _same(one: Sequence[float], other: Sequence[float]) -> bool:
+    return len(one) == len(other) and all(
+        abs(a - b) <= SAME for a, b in zip(one, other, strict=True)
+    )

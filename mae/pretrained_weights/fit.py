@@ -1,0 +1,199 @@
+"""Tensors whose shape depends on the images, made to fit others, the way timm does it."""
+
+import math
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+import torch
+from timm.layers import resample_abs_pos_embed, resample_patch_embed
+from timm.models._manipulate import adapt_input_conv
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from mae.base.errors import UserError
+from mae.networks.vit import position_embedding, sincos_positions
+from mae.pretrained_weights.description import Grid, activation_of, eps_of, grid_of, num_heads_of
+from mae.pretrained_weights.files import Weights
+
+PATCHES, POSITIONS = "patch_embed.proj.weight", "pos_embed"
+
+
+def patch_projection(
+    tensor: Tensor,
+    own: Tensor,
+    where: str,
+    adapt_channels: bool,
+    adapt_size: bool,
+    notes: list[str],
+) -> Tensor:
+    """The patch projection [d c p q] in the shape of `own`: other channels, other patches.
+
+    What was done is appended to `notes`.  Raises UserError where it may not be done.  A tensor
+    that differs in more than that comes back as it is.
+    """
+    if tensor.ndim != 4 or len(tensor) != len(own):
+        return tensor
+    differ = f"{where}: {shapes(PATCHES, tensor, own)}"
+    channels, new_channels = tensor.shape[1], own.shape[1]
+    if channels != new_channels:
+        if channels != 3:
+            raise UserError(f"{differ}: only 3 channels can be adapted to others")
+        if not adapt_channels:
+            raise UserError(f"{differ}: init.adapt_channels=true adapts it")
+        tensor = adapt_input_conv(new_channels, tensor)
+        notes.append(f"patch projection adapted from 3 to {new_channels} channels")
+    if tensor.shape != own.shape:
+        if not adapt_size:
+            raise UserError(f"{differ}: init.adapt_size=true adapts it")
+        notes.append(f"patches resampled from {_size(tensor.shape[2:])} to {_size(own.shape[2:])}")
+        tensor = resample_patch_embed(tensor.float(), list(own.shape[2:]))
+    return tensor
+
+
+def encoder_positions(
+    tensor: Tensor,
+    vit: VisionTransformer,
+    old_grid: Grid | None,
+    where: str,
+    adapt_size: bool,
+    notes: list[str],
+) -> Tensor:
+    """The position embedding [1 tokens d] for the patches of `vit`.
+
+    `old_grid` are the rows and columns that it was for; None: unknown, and taken as square where
+    their number is another.  As `patch_projection` otherwise.
+    """
+    own, grid = position_embedding(vit), grid_of(vit)
+    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    if tensor.ndim != 3 or tensor.shape[2] != own.shape[2]:
+        return tensor
+    if tensor.shape == own.shape and old_grid in (None, grid):
+        recipe = sincos_positions(own.shape[2], grid, prefix)
+        if not own.requires_grad and not torch.allclose(tensor.float(), recipe, atol=1e-3):
+            notes.append("positions are the source's, not sine and cosine; they stay fixed")
+        return tensor
+    differ = f"{where}: {shapes(POSITIONS, tensor, own)}"
+    patches = tensor.shape[1] - prefix
+    old_grid = old_grid or square_grid(patches)
+    if old_grid is None or math.prod(old_grid) != patches:
+        raise UserError(f"{differ}, with {prefix} before those of the patches: no grid fits that")
+    if not adapt_size:
+        raise UserError(
+            f"{differ} ({_size(old_grid)} patches, now {_size(grid)}): init.adapt_size=true "
+            "interpolates it"
+        )
+    notes.append(f"positions resampled from {_size(old_grid)} to {_size(grid)} patches")
+    return resample_abs_pos_embed(tensor, list(grid), list(old_grid), prefix)
+
+
+def shapes(key: str, tensor: Tensor, own: Tensor) -> str:
+    """How two tensors of one name differ."""
+    return f"{key} has shape {list(tensor.shape)}, the model's has {list(own.shape)}"
+
+
+def square_grid(patches: int) -> Grid | None:
+    """Rows and columns of so many patches, if they fill a square."""
+    side = math.isqrt(max(patches, 0))
+    return (side, side) if side and side * side == patches else None
+
+
+def _size(sides: Iterable[int]) -> str:
+    return " x ".join(map(str, sides))
+
+
+class Loaded(NamedTuple):
+    """What became of the weights."""
+
+    tensors: int
+    """of the model that were filled"""
+    of: int
+    """that it has"""
+    kept: tuple[str, ...]
+    """its tensors that stay as they were initialised"""
+    left_out: dict[str, str]
+    """tensors of the source that were not used: why, by name"""
+    notes: tuple[str, ...]
+    """what was adapted, and what is not as in the recipe"""
+
+
+def load_encoder(
+    vit: VisionTransformer,
+    weights: Weights,
+    *,
+    adapt_channels: bool = False,
+    adapt_size: bool = False,
+    fresh: Collection[str] = (),
+) -> Loaded:
+    """Fill all of `vit`, apart from what is `fresh` (such as a head) and not in the source.
+
+    Position embeddings are those of the source: the other weights know no other.  Where the
+    recipe fixes them they stay fixed.  A source without keeps the model's own.
+
+    Raises UserError where a tensor is missing, has no place, has another shape that may not be
+    adapted, or is not finite, or where the source has another number of attention heads or
+    another activation, which no shape tells.
+    """
+    where, own = f"init.from: {weights.name}", vit.state_dict()
+    source = dict(weights.encoder)
+    left_out = dict(weights.left_out)
+    for norm, other in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
+        if any(key.startswith(other) for key in own):
+            for key in [k for k in source if k.startswith(norm) and k not in own]:
+                left_out[key] = "the norm of another pooling"
+                del source[key]
+    advice = "set model.encoder and model.encoder_kwargs to what the weights are of"
+    if unknown := [key for key in source if key not in own]:
+        raise UserError(f"{where}: {some(unknown)} has no place in model.encoder: {advice}")
+    kept = [key for key in own if key not in source]
+    if "fc_norm.weight" in weights.encoder and "norm.weight" in kept:
+        raise UserError(
+            f"{where} is a classifier that pools by the mean: its last norm (fc_norm) is of the "
+            "mean, not of the tokens as here; only a classifier with the same pooling starts "
+            "from it: give the run that it was fine-tuned from"
+        )
+    if missing := [key for key in kept if key not in fresh and key != POSITIONS]:
+        raise UserError(f"{where} lacks {some(missing)} of model.encoder: {advice}")
+    heads = num_heads_of(vit)
+    if weights.geometry.num_heads not in (None, heads):
+        raise UserError(
+            f"{where}: {weights.geometry.num_heads} attention heads, model.encoder has {heads}: "
+            f"{advice}"
+        )
+    activation, eps = activation_of(vit), eps_of(vit)
+    if weights.geometry.activation not in (None, activation):
+        raise UserError(
+            f"{where}: its activation is {weights.geometry.activation}, that of model.encoder "
+            f"{activation}: {advice}"
+        )
+    notes: list[str] = []
+    if weights.geometry.eps not in (None, eps):
+        notes.append(f"trained with LayerNorm epsilon {weights.geometry.eps}, this run has {eps}")
+    source[PATCHES] = patch_projection(
+        source[PATCHES], own[PATCHES], where, adapt_channels, adapt_size, notes
+    )
+    if POSITIONS in source:
+        source[POSITIONS] = encoder_positions(
+            source[POSITIONS], vit, weights.geometry.grid, where, adapt_size, notes
+        )
+    else:
+        notes.append("the source has no positions: the model's own stay")
+    check_tensors(source, own, where)
+    vit.load_state_dict(own | source, strict=True)
+    return Loaded(len(source), len(own), tuple(kept), left_out, tuple(notes))
+
+
+def check_tensors(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:
+    """UserError unless all shapes are those of `own` and all numbers finite."""
+    for key, tensor in source.items():
+        if tensor.shape != own[key].shape:
+            raise UserError(f"{where}: {shapes(key, tensor, own[key])}: nothing adapts that")
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{where}: {key} holds {kind}: weights are read as float numbers only")
+        if not tensor.isfinite().all():
+            raise UserError(f"{where}: damaged: {key} holds numbers that are not finite")
+
+
+def some(keys: list[str]) -> str:
+    """The first name, and how many more there are."""
+    return keys[0] if len(keys) == 1 else f"{keys[0]} (and {len(keys) - 1} more)"

@@ -1,0 +1,132 @@
+"""Record of the weights that a run started from: lines for the user, and init.json."""
+
+from collections.abc import Mapping, Sequence
+from itertools import starmap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mae.config.sections import Config, DataConfig
+from mae.objectives.registry import declaration
+from mae.pretrained_weights.fit import Loaded
+from mae.pretrained_weights.licence import Licence
+from mae.training.checkpoint.files import Position
+
+FEW = 4
+"""tensors that are listed by their names"""
+
+
+class Initial(NamedTuple):
+    """Record of the weights that a run started from."""
+
+    lines: list[str]
+    """for the user"""
+    record: dict[str, Any]
+    """for init.json"""
+
+
+class Source(NamedTuple):
+    """Origin of the weights."""
+
+    name: str
+    """as it was written"""
+    sha256: str
+    licence: Licence
+    history: str | None
+
+
+def initial_of(
+    source: Source,
+    parts: Mapping[str, Loaded],
+    left_out: Mapping[str, str],
+    kept: Sequence[str],
+    notes: Sequence[str],
+) -> Initial:
+    """Lines and record of weights that were loaded.
+
+    `parts`: what was loaded, by a word for the part ("": all of the model); `kept`: tensors that
+    stay as they were initialised, as is worth a line.
+    """
+    return Initial(
+        [_counts(source, parts, left_out), *_remarks(source, kept, notes)],
+        {
+            "from": source.name,
+            "license": source.licence.name,
+            "non_commercial": source.licence.non_commercial,
+            "from_scratch": source.licence.from_scratch,
+            "history": source.history,
+            "keys_loaded": sum(part.tensors for part in parts.values()),
+            "left_out": dict(left_out),
+            "kept": [key for part in parts.values() for key in part.kept],
+            "notes": list(notes),
+            "sha256": source.sha256,
+        },
+    )
+
+
+def _counts(source: Source, parts: Mapping[str, Loaded], left_out: Mapping[str, str]) -> str:
+    loaded = [
+        f"{part.tensors} of {part.of} {name} tensors".replace("  ", " ")
+        for name, part in parts.items()
+    ]
+    line = f"init    {' and '.join(loaded)} from {source.name}"
+    if left_out:
+        reasons = {
+            reason: [k for k in left_out if left_out[k] == reason] for reason in left_out.values()
+        }
+        line += f" (left out: {'; '.join(starmap(_group, reasons.items()))})"
+    return line
+
+
+def _remarks(source: Source, kept: Sequence[str], notes: Sequence[str]) -> list[str]:
+    lines = [f"init    {note}" for note in notes]
+    if kept:
+        lines.append(f"init    {_names(kept)} as initialised: not in the source")
+    if source.licence.non_commercial:
+        name = (source.licence.name or "unknown").upper()
+        lines.append(
+            f"init    licence {name}: not for commercial use; noted in init.json and the model card"
+        )
+    return lines
+
+
+def _group(reason: str, keys: Sequence[str]) -> str:
+    """Few tensors by their names, many by what they are together."""
+    return f"{_names(keys)}: {reason}" if len(keys) <= FEW else f"{reason} ({len(keys)} tensors)"
+
+
+def _names(keys: Sequence[str]) -> str:
+    if len(keys) <= FEW:
+        return ", ".join(keys)
+    return f"{keys[0]} to {keys[-1]} ({len(keys)} tensors)"
+
+
+def history_of(config: Config, position: Position, init: Mapping[str, Any]) -> str:
+    """Of a run up to a checkpoint; `init` is its init.json, empty where it has none."""
+    optim, train = config.optim, config.train
+    what = declaration(config.objective).history(config)
+    rate = f"blr {optim.blr}" if optim.lr is None else f"lr {optim.lr}"
+    text = (
+        f"{what} of {data_names(config.data)}, {position.samples:,} images seen in "
+        f"{position.step:,} steps of {train.batch_size} ({train.epochs:g} epochs planned), {rate}, "
+        f"weight decay {optim.weight_decay}, seed {train.seed}"
+    )
+    if not config.init.from_:
+        return f"{text}, from scratch"
+    before = f" ({init['history']})" if init.get("history") else ""
+    return f"{text}, from `{shown_source(config.init.from_)}`{before}"
+
+
+def data_names(data: DataConfig) -> str:
+    """The training shards, without the folders in which they lie."""
+    patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
+    return ", ".join(f"`{Path(pattern).name}`" for pattern in patterns)
+
+
+def shown_source(source: str) -> str:
+    """`timm:NAME` and `hf:ID` as they are; of a path what says nothing about this machine."""
+    path = Path(source)
+    if source.startswith(("timm:", "hf:")) or not path.name:
+        return source
+    if "checkpoints" in path.parts[1:]:  # RUN/checkpoints/step-…
+        return "/".join(path.parts[path.parts.index("checkpoints", 1) - 1 :])
+    return path.name

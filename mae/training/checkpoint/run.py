@@ -1,0 +1,140 @@
+"""A run's folder: its settings and files, and the lock that makes it one process's own.
+
+config.yaml  init.json  classes.txt
+metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
+checkpoints/  panels/  wandb/  tensorboard/
+"""
+
+import errno
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mae.base.errors import UserError
+from mae.base.exit_status import append_row
+from mae.base.files import run_folder
+from mae.config.loading import dump_config, recorded_config
+from mae.config.sections import Config
+from mae.config.validation import differing_keys
+from mae.objectives.registry import declaration
+from mae.training.checkpoint.files import checkpoints, step_of
+
+
+class Run:
+    """Paths of a run folder and what may be done to it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config_file = self.folder / "config.yaml"
+        self.config_part = self.folder / "config.tmp"
+        self.lock_file = self.folder / "lock"
+        self.metrics_file = self.folder / "metrics.jsonl"
+        self.health_file = self.folder / "health.jsonl"
+        self.starts_file = self.folder / "starts.jsonl"
+        self.quarantine_file = self.folder / "quarantine.jsonl"
+        self.checkpoints = self.folder / "checkpoints"
+        self.panels = self.folder / "panels"
+        self.is_open = False
+        """it is this run's by now; the first process has made and locked it"""
+
+    def check(self, config: Config) -> list[str]:
+        """UserError unless the folder is new, empty, or holds a run with these settings.
+
+        Returns the settings that may change, and did.
+        """
+        if not self.folder.exists():
+            parent = next(p for p in self.folder.resolve().parents if p.exists())
+            if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+                raise UserError(f"output: {self.folder} cannot be made: {parent} is not writable")
+            return []
+        if not self.folder.is_dir():
+            raise UserError(f"output: {self.folder} is a file, not a folder")
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise UserError(f"output: {self.folder} is not writable")
+        if self.config_file.exists():
+            decisive, free = differing_keys(self.config(), config)
+            if decisive:
+                raise UserError(
+                    f"output: {self.folder} holds a run with other settings; nothing was changed. "
+                    "Choose another output=, or go back to:\n  " + "\n  ".join(decisive)
+                )
+            return [f"changed: {line}" for line in free]
+        elif set(self.folder.iterdir()) - {self.config_part, self.lock_file}:
+            raise UserError(f"output: {self.folder} is not empty and holds no run")
+        return []
+
+    def open(self, config: Config) -> None:
+        """Make the folder (if it is new) and record the settings."""
+        try:
+            # The settings first: they are what makes the folder this run's own after a kill.
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            if not self.config_file.exists() or self.config() != config:
+                with self.config_part.open("w") as file:
+                    file.write(dump_config(config))
+                    file.flush()
+                    os.fsync(file.fileno())
+                self.config_part.replace(self.config_file)
+            declaration(config.objective).keep(config, self.folder)
+            self.checkpoints.mkdir(exist_ok=True)
+            self.panels.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output: {self.folder} cannot be written: {error.strerror}") from None
+
+    def _lock(self) -> None:
+        """A job submitted twice must not write twice; the lock goes with the process."""
+        file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT)  # never closed: see above
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(f"output: {self.folder} is in use by another process") from None
+            # Some network file systems know no locks: go on without.
+
+    def config(self) -> Config:
+        """The recorded settings; UserError where there are none."""
+        return recorded_config(self.folder)
+
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint, damaged or not; None where there is none."""
+        return max(map(step_of, checkpoints(self.checkpoints)), default=None)
+
+    def write_metrics(self, row: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        append_row(self.metrics_file, row)
+
+    def write_health(self, row: dict[str, Any]) -> None:
+        """Append one line to health.jsonl."""
+        append_row(self.health_file, row)
+
+    def write_start(self, row: dict[str, Any]) -> None:
+        """Append one line to starts.jsonl: what this start runs on."""
+        append_row(self.starts_file, row)
+
+    def rewind_metrics(self, step: int) -> None:
+        """Forget the rows of metrics and health after `step`: a resumed run writes them again."""
+        for path in (self.metrics_file, self.health_file):
+            if not path.exists():
+                continue
+            kept = []
+            for line in path.read_text().splitlines(keepends=True):
+                try:
+                    if json.loads(line)["step"] <= step and line.endswith("\n"):
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError):
+                    continue  # cut off by a kill in the middle of the line
+            part = path.with_suffix(".tmp")
+            part.write_text("".join(kept))
+            part.replace(path)
+
+    def last_metrics(self) -> dict[str, Any]:
+        """The last row of metrics.jsonl; empty where there is none."""
+        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
+        return json.loads(lines[-1]) if lines else {}
+
+
+def run_of(folder: str | Path) -> Run:
+    """The run in `folder`, or that of the checkpoint in `folder` (RUN/checkpoints/step-…)."""
+    return Run(run_folder(Path(folder)))

@@ -1,0 +1,125 @@
+"""Objectives with their weights: freshly initialised, of a checkpoint, or of a `plain` export.
+
+A `plain` export is a folder of two files: config.json, the settings, and model.safetensors, all
+weights.  Any objective has it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mae import __version__
+from mae.base.errors import UserError
+from mae.config.loading import read_settings
+from mae.config.sections import Config
+from mae.objectives.base import Objective
+from mae.objectives.registry import declaration, implementation
+from mae.training.checkpoint.files import Position, newest_checkpoint, read_position
+from mae.training.checkpoint.resume import load_model
+from mae.training.checkpoint.run import run_of
+
+
+def build_objective(config: Config) -> Objective:
+    """The objective that the settings describe, initialised from `train.seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return implementation(config.objective).build(config)
+
+
+def refuse_probe(folder: str | Path) -> None:
+    """UserError where `folder` is the run of a probe, whose encoder is another run's."""
+    declared = declaration(run_of(folder).config().objective)
+    if declared.is_probe:
+        raise UserError(
+            f"{folder}: objective {declared.name} measures a frozen encoder: give the run or the "
+            "export that it probes"
+        )
+
+
+def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:
+    """The model of a checkpoint, in evaluation mode, on the CPU; its averaged weights, if any.
+
+    `folder` is a run, whose newest intact checkpoint it is then, or a checkpoint in a run.
+    Raises UserError where it is neither, is damaged or has no checkpoint yet.
+    """
+    run, path = run_of(folder), Path(folder)
+    config = run.config()
+    if run.folder != path:
+        position = read_position(path)
+    else:
+        found = newest_checkpoint(run.checkpoints)
+        if found is None:
+            raise UserError(f"{folder}: no checkpoint yet")
+        path, position = found.path, found.position
+    objective = build_objective(config)
+    load_model(path, objective, averaged=True)
+    return config, objective.eval(), position
+
+
+CONFIG = "config.json"
+FORMAT, VERSION = "plain", 1
+
+
+class Plain(NamedTuple):
+    """A model in this format."""
+
+    config: Config
+    position: Position
+    """of the run that trained it"""
+
+
+def write_description(folder: Path, config: Config, position: Position) -> None:
+    """Write config.json."""
+    content = {
+        "format": FORMAT,
+        "format_version": VERSION,
+        "mae": __version__,
+        "objective": config.objective,
+        "step": position.step,
+        "samples": position.samples,
+        "data": position.data,
+        "config": config.model_dump(mode="json"),
+    }
+    (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def is_plain(content: Mapping[str, Any]) -> bool:
+    """True where a config.json with this content is of this format."""
+    return content.get("format") == FORMAT and "format_version" in content
+
+
+def read_description(folder: Path) -> Plain:
+    """Read config.json; UserError where it is absent, damaged, or of another format or version."""
+    path = folder / CONFIG
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no plain export here (no {CONFIG})") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(content, dict) or not is_plain(content):
+        raise UserError(f"{path}: describes no plain export")
+    if content["format_version"] != VERSION:
+        made = f"{path}: format_version {content['format_version']}"
+        raise UserError(f"{made}; this version reads {VERSION}: install a newer one")
+    try:
+        position = Position(int(content["step"]), int(content["samples"]), str(content["data"]))
+        settings = dict(content["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged: {error}") from None
+    return Plain(read_settings(settings, str(path)), position)
+
+
+def load_plain(folder: str | Path) -> tuple[Config, Objective, Position]:
+    """The model of a plain export, in evaluation mode, on the CPU.
+
+    Raises UserError where `folder` is none, is damaged, or is of an unknown objective.
+    """
+    folder = Path(folder)
+    config, position = read_description(folder)
+    objective = build_objective(config)
+    load_model(folder, objective)
+    return config, objective.eval(), position

@@ -1,0 +1,1 @@
+"""Metrics of a run: progress line, metrics.jsonl, wandb, TensorBoard."""

@@ -1,0 +1,111 @@
+"""What a run says of itself: what is about to happen, and how it stands."""
+
+import math
+import time
+
+import torch
+from accelerate import Accelerator
+
+from mae.base.progress import duration
+from mae.objectives.base import Objective
+from mae.objectives.declaration import Declaration
+from mae.objectives.registry import declaration
+from mae.training.flops import mfu
+from mae.training.meter import Totals
+from mae.training.plan import Plan, Task
+from mae.training.tracking.tracker import Clock
+
+TELL_EVERY = 10.0
+"""seconds"""
+
+
+class Indexing:
+    """Tells now and then how far the first reading of the shards has come."""
+
+    def __init__(self) -> None:
+        self.told = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Shards indexed, and shards in all."""
+        if time.monotonic() - self.told > TELL_EVERY:
+            print(f"index   {done:,} of {total:,} shards", flush=True)
+            self.told = time.monotonic()
+
+
+def measure(
+    totals: Totals,
+    declared: Declaration,
+    clock: Clock,
+    done: int,
+    lr: float,
+    plan: Plan,
+    device: torch.device,
+) -> dict[str, float]:
+    """A row of metrics after `done` steps."""
+    images = len(totals.steps) * plan.slices.batch_size
+    norms = [one.grad_norm for one in totals.steps if not one.skipped]
+    parts = {f"loss_{name}": value for name, value in totals.losses.items()}
+    row = {
+        "step": done,
+        "epoch": plan.epoch(done),
+        "samples": done * plan.slices.batch_size,
+        "loss": totals.loss,
+        **(parts if len(parts) > 1 else {}),
+        **declared.figures(totals.losses, totals.statistics),
+        "lr": lr,
+        "grad_norm": sum(norms) / len(norms) if norms else math.nan,
+        "images_per_second": images / clock.elapsed,
+        "data_wait": clock.waited / clock.elapsed,
+    }
+    devices = plan.slices.num_processes
+    used = mfu(row["images_per_second"], plan.flops_per_image, plan.peak_flops, devices)
+    if used is not None:
+        row["mfu"] = used
+    if device.type == "cuda":
+        row["memory_gb"] = torch.cuda.max_memory_allocated(device) / 1e9
+    return row
+
+
+def describe(task: Task, objective: Objective, accelerator: Accelerator, start: int) -> list[str]:
+    """Data, model, batch and length of a run, in four lines."""
+    config, plan, data = task
+    slices = plan.slices
+    order = "" if config.data.order == "global" else f", read in order `{config.data.order}`"
+    millions = sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6
+    declared = declaration(config.objective)
+    processes = f"{slices.num_processes} process{'es' * (slices.num_processes > 1)}"
+    return [
+        f"data    {len(data.manifest):,} images in {len(data.manifest.shards)} shards{order}",
+        f"model   {declared.describe(config, f'{millions:.1f} M parameters')}",
+        f"batch   {slices.batch_size} = {processes} x {slices.accumulation} accumulated "
+        f"x {slices.device_batch} images on {accelerator.device.type}, "
+        f"{'bf16' if accelerator.mixed_precision == 'bf16' else 'fp32'}"
+        + ", weights sharded (FSDP2)"
+        * accelerator.is_fsdp2,
+        f"run     {config.train.epochs:g} epochs = {plan.steps:,} steps, lr {plan.lr:.3g}, "
+        f"{config.output}" + (f", resumed at step {start:,}" if start else ""),
+    ]
+
+
+def progress_line(row: dict[str, float], steps: int, batch_size: int, declared: Declaration) -> str:
+    """One line of the state of things."""
+    remaining = (steps - row["step"]) * batch_size / row["images_per_second"]
+    parts = [
+        f"step {row['step']:>{len(str(steps))}}/{steps}",
+        f"epoch {row['epoch']:.1f}",
+        f"loss {row['loss']:.4f}",
+        *(
+            f"{metric.label} {row[metric.key]:{metric.format}}"
+            for metric in declared.metrics
+            if metric.in_line and metric.key in row
+        ),
+        f"lr {row['lr']:.2e}",
+        f"{row['images_per_second']:,.0f} images/s",
+        f"data wait {row['data_wait']:.0%}",
+        f"MFU {row['mfu']:.0%}" if "mfu" in row else "",
+        f"{row['memory_gb']:.1f} GB" if "memory_gb" in row else "",
+        f"ETA {duration(remaining)}",
+        f"bad {row['bad']:,.0f}" if row["bad"] else "",
+        f"skipped {row['skipped']:,.0f}" if row["skipped"] else "",
+    ]
+    return "  ".join(filter(None, parts))

@@ -1,0 +1,308 @@
+"""Runs that are stopped, poisoned, or go wrong: what the loop does about it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+
+from mae.cli import main as mae
+from mae.pretrain import main
+from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
+
+STEPS = 26
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory, make_shards):
+    folder = tmp_path_factory.mktemp("shards")
+    return make_shards(folder, 52, shard_size=20, size=(20, 24), extension="png")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, shards):
+    """The weights at the end of a run that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert launch(write_config(folder, shards)).returncode == 0
+    return final_weights(folder / "run")
+
+
+def same_weights(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def events(folder):
+    return [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
+
+
+def exit_status(folder):
+    return json.loads((folder / "run" / "exit-status").read_text())
+
+
+def start_and_signal(config, number, *settings, processes=1, whom="all", after=6):
+    """Run until step `after` is told of, send the signal, wait; (exit code, stderr)."""
+    process = subprocess.Popen(
+        command(config, *settings, processes=processes),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    metrics = config.parent / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and f'"step": {after},' in metrics.read_text()):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    family = psutil.Process(process.pid).children(recursive=True)
+    trainers = family if processes > 1 else []
+    for one in {"launcher": [], "all": trainers, "one": trainers[:1]}[whom]:
+        one.send_signal(number)
+    if whom != "one" or processes == 1:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=100)
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    return process.returncode, errors
+
+
+def test_a_second_ctrl_c_leaves_at_once(shards, tmp_path):
+    """Though a checkpoint is being written, and a tracker has much to send."""
+    script = f"""
+import sys, time
+import mae.pretrain, mae.training.checkpoint.saver, mae.training.tracking.tracker
+def forever(*arguments):
+    print("writing", flush=True)
+    time.sleep(600)
+mae.training.checkpoint.saver.write_checkpoint = forever
+mae.training.tracking.tracker.Tracker.close = forever
+sys.exit(mae.pretrain.main([{str(write_config(tmp_path, shards))!r}, "train.epochs=400"]))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout
+        while "writing" not in run.stdout.readline():
+            assert run.poll() is None
+        run.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        run.send_signal(signal.SIGINT)
+        _, errors = run.communicate(timeout=10)
+    assert run.returncode == 1
+    assert "mae: interrupted; the same command continues the run" in errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_exits_75(shards, undisturbed, tmp_path, number):
+    config = write_config(tmp_path, shards)
+    code, errors = start_and_signal(
+        config, number, "train.checkpoint_every=1000", "data.workers=1", "train.epochs=400"
+    )
+    assert code == 75
+    (line,) = errors.splitlines()
+    assert f"stopped by {signal.Signals(number).name} after step " in line
+    stopped = int(line.partition("after step ")[2].partition(";")[0])
+    assert stopped >= 6
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [
+        f"step-{stopped:09d}"
+    ]
+    assert exit_status(tmp_path)["code"] == 75 and exit_status(tmp_path)["step"] == stopped
+    if stopped < STEPS:  # with the schedule of 400 epochs its weights are other ones
+        assert events(tmp_path)[-1]["event"] == "stop"
+
+
+def test_stopped_and_continued_ends_in_the_same_bits(shards, undisturbed, tmp_path):
+    config = write_config(tmp_path, shards)
+    slow = ("log.panel_every=1",)  # panels take the time in which the signal comes
+    code, _ = start_and_signal(config, signal.SIGTERM, *slow, "train.checkpoint_every=1000")
+    assert code == 75
+    assert launch(config).returncode == 0
+    assert same_weights(final_weights(tmp_path / "run"), undisturbed)
+    kinds = [event["event"] for event in events(tmp_path)]
+    assert kinds == ["start", "stop", "resume", "done"]
+
+
+@pytest.mark.parametrize(
+    "whom",
+    [
+        pytest.param("all", marks=pytest.mark.fault),
+        pytest.param("one", marks=pytest.mark.fault),
+        "launcher",
+    ],
+)
+def test_two_processes_stop_together_whoever_is_told(shards, tmp_path, whom):
+    config = write_config(tmp_path, shards)
+    code, errors = start_and_signal(
+        config,
+        signal.SIGTERM,
+        "train.checkpoint_every=100000",
+        "data.workers=1",
+        "train.epochs=400",
+        processes=2,
+        whom=whom,
+    )
+    assert code != 0  # the launcher's own
+    assert exit_status(tmp_path)["code"] == 75
+    stopped = exit_status(tmp_path)["step"]
+    assert (tmp_path / "run" / "checkpoints" / f"step-{stopped:09d}").is_dir()
+    assert sum("stopped by" in line for line in errors.splitlines() if "mae: " in line) == 1
+
+
+def test_a_signal_before_the_first_step_ends_the_start_at_once(shards, tmp_path):
+    script = f"""
+import os, signal, sys
+import mae.pretrain, mae.training.train
+opened = mae.training.train.open_training_data
+def slowly(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return opened(*arguments)
+mae.training.train.open_training_data = slowly
+sys.exit(mae.pretrain.main([{str(write_config(tmp_path, shards))!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 75
+    assert "stopped by SIGTERM before the first step" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def poisoned(config, steps, *settings, value="nan"):
+    """A run whose loss is not finite at these steps."""
+    script = f"""
+import sys
+import mae.pretrain, mae.training.step
+whole = mae.training.step.forward
+count = 0
+def forward(*arguments):
+    global count
+    count += 1
+    output = whole(*arguments)
+    poison = float({value!r}) if count in {sorted(steps)!r} else 1.0
+    losses = {{name: loss * poison for name, loss in output.losses.items()}}
+    return output._replace(losses=losses)
+mae.training.step.forward = forward
+sys.exit(mae.pretrain.main([{str(config)!r}, *{list(settings)!r}]))
+"""
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_poisoned_step_is_skipped_counted_and_named(shards, tmp_path, value):
+    config = write_config(tmp_path, shards)
+    done = poisoned(config, [5, 9], "log.every=4", value=value)
+    assert done.returncode == 0, done.stderr
+    assert "step 5: skip: gradient not finite" in done.stdout
+    rows = metrics_of(tmp_path / "run")
+    assert rows[-1]["skipped"] == 2 and "skipped 2" in done.stdout
+    assert all(row["loss"] == row["loss"] for row in rows)  # no NaN among the means
+    found = [event for event in events(tmp_path) if event["event"] == "skip"]
+    assert [event["step"] for event in found] == [5, 9]
+    assert all(".tar: key sample-" in event["reason"] for event in found)
+    assert all(tensor.isfinite().all() for tensor in final_weights(tmp_path / "run").values())
+
+
+def test_too_many_in_a_row_stop_the_run_with_a_checkpoint(shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    done = poisoned(config, range(8, 40), "guard.max_skipped=5", "train.checkpoint_every=1000")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mae: step 12: the last 5 steps were skipped")
+    (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert saved.name == "step-000000012"
+    assert exit_status(tmp_path)["code"] == 1
+
+
+def test_a_spike_is_told_and_rolled_back_where_asked(shards, tmp_path):
+    settings = ("guard.spike=6", "train.epochs=12", "train.checkpoint_every=8")
+    config = write_config(tmp_path, shards)
+    told = poisoned(config, [50], *settings, value="1000")
+    assert told.returncode == 0, told.stderr
+    assert "step 50: spike: loss" in told.stdout
+    assert "rollback" not in [event["event"] for event in events(tmp_path)]
+
+    (tmp_path / "other").mkdir()
+    config = write_config(tmp_path / "other", shards)
+    done = poisoned(config, [50], *settings, "guard.rollback=true", value="1000")
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 48 without steps 49, 50" in done.stdout
+    steps = [row["step"] for row in metrics_of(tmp_path / "other" / "run")]
+    assert 49 not in steps and 50 not in steps and steps == sorted(set(steps))
+    assert steps[-1] == 78
+    newest = max((tmp_path / "other" / "run" / "checkpoints").iterdir())
+    assert json.loads((newest / "state.json").read_text())["skipped"] == [49, 50]
+
+
+@pytest.mark.fault
+def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    settings = ("guard.spike=6", "guard.rollback=true", "train.epochs=8")
+    done = poisoned(config, [40], *settings, "train.checkpoint_every=1000", value="1000")
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 0 without steps 39, 40" in done.stdout
+    rows = metrics_of(tmp_path / "run")
+    assert [row["step"] for row in rows] == [*range(1, 39), *range(41, 53)]
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert json.loads((newest / "state.json").read_text())["skipped"] == [39, 40]
+
+
+@pytest.mark.fault
+def test_a_last_step_that_was_left_out_still_ends_in_a_checkpoint(shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    settings = ("guard.spike=6", "guard.rollback=true", "train.epochs=8", "log.panel_every=1000")
+    done = poisoned(config, [52], *settings, "train.checkpoint_every=8", value="1000")
+    assert done.returncode == 0, done.stderr
+    assert "without steps 51, 52" in done.stdout
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    assert newest.name == "step-000000050"
+    assert (tmp_path / "run" / "panels" / "step-000000050.png").exists()
+    assert launch(config, *settings, "train.checkpoint_every=8").returncode == 0  # nothing is left
+
+
+@pytest.mark.fault
+def test_one_rollback_too_many_leaves_the_run_as_it_is(shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    settings = ("guard.spike=6", "guard.rollback=true", "train.epochs=12", "guard.max_rollbacks=1")
+    done = poisoned(config, [50, 66], *settings, "train.checkpoint_every=8", value="1000")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("after 1 rollbacks (guard.max_rollbacks)")
+    assert [event["event"] for event in events(tmp_path)].count("rollback") == 1
+
+
+def test_inspect_batch_names_and_shows_what_a_step_saw(shards, tmp_path, capsys):
+    config = write_config(tmp_path, shards)
+    assert poisoned(config, [5]).returncode == 0
+    (event,) = [event for event in events(tmp_path) if event["event"] == "skip"]
+    assert mae(["inspect-batch", str(tmp_path / "run"), "5"]) == 0
+    printed = capsys.readouterr().out
+    names = event["reason"].partition("batch: ")[2].split(", ")
+    assert len(names) == 8 and all(name in printed for name in names)
+    assert (tmp_path / "run" / "batch-000000005.png").exists()
+
+
+def test_more_epochs_are_allowed_and_told(shards, tmp_path, capsys):
+    config = write_config(tmp_path, shards)
+    assert main([str(config), "train.epochs=2"]) == 0
+    capsys.readouterr()
+    assert main([str(config), "train.epochs=3"]) == 0
+    printed = capsys.readouterr().out
+    assert "changed: train.epochs: 2.0 → 3.0" in printed and "resumed at step 13" in printed
+    assert metrics_of(tmp_path / "run")[-1]["step"] == 20
+    starts = [json.loads(x) for x in (tmp_path / "run" / "starts.jsonl").read_text().splitlines()]
+    assert [start["event"] for start in starts] == ["start", "resume"]
+    assert all(len(start["data"]) == 64 and "torch" in start["packages"] for start in starts)
+
+
+def test_checkpoints_by_minutes(shards, tmp_path):
+    config = write_config(tmp_path, shards)
+    settings = ("train.checkpoint_every=100000", "train.keep_last=30")
+    assert main([str(config), *settings, "train.checkpoint_minutes=0.00001"]) == 0
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) > 5
+
+
+def test_the_runs_status_is_not_written_into_a_folder_of_others(shards, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    assert main([str(write_config(tmp_path, shards))]) == 2
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]

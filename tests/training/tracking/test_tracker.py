@@ -1,0 +1,185 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mae.base.progress import duration
+from mae.config.sections import Config, LogConfig
+from mae.training.checkpoint.run import Run
+from mae.training.tracking.tracker import Clock, Tracker
+
+
+def opened(folder: Path, tensorboard: bool = False) -> tuple[Run, Config]:
+    """A run folder, and its settings."""
+    run = Run(folder)
+    config = Config(output=str(folder), log=LogConfig(wandb=False, tensorboard=tensorboard))
+    run.open(config)
+    return run, config
+
+
+def test_clock_counts_waiting():
+    def slow():
+        time.sleep(0.02)
+        yield 7
+
+    clock = Clock()
+    assert clock.wait_for(slow()) == 7
+    assert 0.02 <= clock.waited <= clock.elapsed
+    clock.restart()
+    assert clock.waited == 0
+
+
+def test_without_backends_there_are_the_files_and_the_line(tmp_path, capsys):
+    run, config = opened(tmp_path / "run")
+    tracker = Tracker(run, config, is_main=True)
+    assert not tracker.backends
+    tracker.report({"step": 1, "loss": 0.5}, "the line")
+    tracker.health({"step": 1, "rankme": 3.0})
+    tracker.picture("panel", tmp_path / "none.png", 1)
+    tracker.close()
+    assert capsys.readouterr().out == "the line\n"
+    assert json.loads(run.metrics_file.read_text()) == {"step": 1, "loss": 0.5}
+    assert json.loads(run.health_file.read_text()) == {"step": 1, "rankme": 3.0}
+    assert not (run.folder / "wandb").exists() and not (run.folder / "tensorboard").exists()
+
+
+def test_other_processes_are_silent(tmp_path, capsys):
+    run = Run(tmp_path)
+    other = Tracker(run, Config(log=LogConfig(tensorboard=True)), is_main=False)
+    other.report({"step": 1}, "nothing of this")
+    other.health({"step": 1})
+    other.say("nor of this")
+    other.close()
+    assert not other.backends and not list(tmp_path.iterdir())
+    assert capsys.readouterr() == ("", "")
+
+
+class Broken:
+    """A backend that can do nothing."""
+
+    def log(self, row, step):
+        raise OSError(28, "No space left on device")
+
+    def picture(self, name, path, step):
+        raise OSError(5, "Input/output error")
+
+    def close(self):
+        raise RuntimeError("gone")
+
+
+def test_a_backend_that_fails_is_told_once_and_stops_nothing(tmp_path, capsys):
+    run, config = opened(tmp_path / "run")
+    tracker = Tracker(run, config, is_main=True)
+    tracker.backends["broken"] = Broken()
+    for step in (1, 2):
+        tracker.report({"step": step}, f"line {step}")
+    tracker.picture("panel", tmp_path, 2)
+    tracker.health({"step": 2})
+    tracker.close()
+    assert capsys.readouterr().out.splitlines() == [
+        "broken: not all is tracked from here on: [Errno 28] No space left on device",
+        "line 1",
+        "line 2",
+    ]
+    assert len(run.metrics_file.read_text().splitlines()) == 2
+
+
+def scalars(folder: Path, name: str) -> dict[int, float]:
+    """What TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {event.step: event.value for event in shown.Scalars(name)}
+
+
+@pytest.fixture
+def tensorboard():
+    return pytest.importorskip("tensorboard", reason="the package tensorboard is not installed")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestTensorboard:
+    def test_rows_health_and_panels_are_there(self, tensorboard, tmp_path):
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        run, config = opened(tmp_path / "run", tensorboard=True)
+        pixels = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "panel.png")
+        tracker = Tracker(run, config, is_main=True)
+        tracker.report({"step": 3, "loss": 0.25, "grad_norm": float("nan"), "bad": 0}, "line")
+        tracker.health({"step": 3, "rankme": 5.5, "knn": None, "images": 7})
+        tracker.picture("panel", tmp_path / "panel.png", 3)
+        tracker.close()
+        shown = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+        assert sorted(shown.scalars.Keys()) == ["bad", "health/images", "health/rankme", "loss"]
+        assert scalars(run.folder, "loss") == {3: 0.25}
+        assert scalars(run.folder, "health/rankme") == {3: 5.5}
+        (image,) = shown.Images("panel")
+        (tmp_path / "shown.png").write_bytes(image.encoded_image_string)
+        assert image.step == 3
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "shown.png")), pixels)
+
+    def test_curves_do_not_double_back_after_a_kill_or_a_rollback(self, tensorboard, tmp_path):
+        run, config = opened(tmp_path / "run", tensorboard=True)
+        for start, steps in ((0, (2, 4, 6, 8)), (4, (6, 8, 10, 7, 9))):
+            tracker = Tracker(run, config, is_main=True, step=start)
+            for step in steps:
+                tracker.report({"step": step, "loss": start + step / 100}, "line")
+            tracker.close()
+        expected = {2: 0.02, 4: 0.04, 6: 4.06, 7: 4.07, 9: 4.09}
+        assert scalars(run.folder, "loss") == pytest.approx(expected)
+
+    def test_a_full_disk_stops_nothing(self, tensorboard, tmp_path):
+        """In a process whose files may grow to 20 kB; the writer's own thread meets the end."""
+        program = f"""
+import resource, sys
+from mae.config.sections import Config, LogConfig
+from mae.training.tracking import tensorboard as tensorboard_tracker
+from mae.training.checkpoint.run import Run
+from mae.training.tracking.tracker import Tracker
+
+tensorboard_tracker.FLUSH_SECONDS = 0
+config = Config(output={str(tmp_path)!r}, log=LogConfig(wandb=False, tensorboard=True))
+run = Run(config.output)
+run.open(config)
+tracker = Tracker(run, config, is_main=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+for step in range(1000):
+    tracker._pass_on(lambda backend: backend.log({{"loss": 0.5, "r2": 0.5}}, step))
+tracker.close()
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("tensorboard: not all is tracked from here on: ") == 1
+
+
+def test_tensorboard_that_cannot_start_stops_nothing(tmp_path, capsys):
+    run, config = opened(tmp_path / "run", tensorboard=True)
+    (run.folder / "tensorboard").write_text("a file in the way")
+    tracker = Tracker(run, config, is_main=True)
+    assert not tracker.backends
+    assert capsys.readouterr().err.startswith("tensorboard: not tracking: ")
+
+
+def test_wandb_is_asked_for_by_default_and_off_by_a_setting():
+    assert Config().log.wandb and not LogConfig(wandb=False).wandb
+    assert not Config().log.tensorboard
+
+
+def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path):
+    run = Run(tmp_path)
+    run.metrics_file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 2')
+    run.rewind_metrics(2)
+    assert run.metrics_file.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")]
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
