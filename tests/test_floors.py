@@ -13,11 +13,11 @@ import mae
 NAMES = """
     base
     config.types config.sections
-    objectives.declaration objectives.vit_section objectives.registry
+    objectives.declaration objectives.registry
     config
     decoding storage data networks objectives.base
-    objectives.frozen_section training.checkpoint pretrained_weights
-    evaluation export visualize report.style report.html report.document pictures objectives
+    objectives.sections training.checkpoint pretrained_weights
+    evaluation export pictures objectives
     training report pack
     bench options commands supervise pretrain finetune cli __main__
 """

@@ -20,6 +20,7 @@ from mae.bench.timing import machine, spread
 from mae.config.sections import Config, LogConfig
 from mae.data.loader import Slices
 from mae.objectives.registry import declaration
+from mae.pictures.drawing import save_png
 from mae.training.checkpoint.run import Run
 from mae.training.evaluator import draw_panel, draws_panels
 from mae.training.meter import Meter
@@ -30,7 +31,6 @@ from mae.training.safety.step_flags import Control, Wishes
 from mae.training.step import Learner, Step, build_learner, train_step
 from mae.training.tracking.progress import measure, progress_line
 from mae.training.tracking.tracker import Clock, Tracker
-from mae.visualize import save_png
 
 STEPS = 10**6
 """of the run that the steps are of"""

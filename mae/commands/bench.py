@@ -31,7 +31,7 @@ from mae.bench.tables import (
 from mae.config.loading import load_config
 from mae.config.sections import Config
 from mae.options.bench import DECODER_DEPTH, ENCODER
-from mae.visualize import save_png
+from mae.pictures.drawing import save_png
 
 QUICK = Effort(rounds=2, seconds=0.2)
 

@@ -27,7 +27,7 @@ from mae.evaluation.classification import (
     require_classes,
 )
 from mae.evaluation.confidence import paired_difference
-from mae.evaluation.outputs import lacking
+from mae.evaluation.features import lacking
 from mae.evaluation.sources import seen_in_train
 from mae.networks.vit import timm_encoder
 from mae.objectives.registry import implementation

@@ -12,14 +12,12 @@ from mae.commands.trained_probes import probe_mae
 from mae.data.training_data import open_images
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
-from mae.evaluation.features import BATCH
+from mae.evaluation.features import BATCH, lacking, outputs_of
 from mae.evaluation.features_file import read_features
-from mae.evaluation.fewshot import fewshot_report
-from mae.evaluation.knn_report import knn_report
-from mae.evaluation.linear_probe import probe_report
-from mae.evaluation.outputs import lacking, outputs_of
+from mae.evaluation.knn import knn_report
+from mae.evaluation.probe_report import fewshot_report, probe_report
+from mae.evaluation.results import table
 from mae.evaluation.sources import Compared, open_sources, results_folder
-from mae.evaluation.tables import table
 from mae.objectives.registry import declaration
 
 SPLITS = 5

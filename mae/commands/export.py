@@ -9,10 +9,8 @@ from mae.base.errors import UserError
 from mae.commands.images import load_images
 from mae.config.sections import Config
 from mae.data.shards import expand_shards
-from mae.export.facts import read_facts
-from mae.export.folder import export_folder
-from mae.export.formats import formats_of, writer_of
-from mae.export.push import check_push, push
+from mae.export.card import read_facts
+from mae.export.folder import check_push, export_folder, formats_of, push, writer_of
 from mae.export.subject import Subject, choose_pool, resize
 from mae.objectives.registry import declaration, implementation
 from mae.storage.files import is_remote

@@ -18,10 +18,9 @@ from mae.data.transform import center_view, stack
 from mae.decoding.decode import decode
 from mae.decoding.pillow import BadImage
 from mae.decoding.pixels import EXTENSIONS
-from mae.pictures.page import render_sheet
-from mae.pictures.sheet import Sheet, draw_sheet
-from mae.report.document import write_document
-from mae.visualize import save_png
+from mae.pictures.drawing import save_png
+from mae.pictures.html import write_document
+from mae.pictures.sheet import Sheet, draw_sheet, render_sheet
 
 PICTURES = (".png", ".html")
 

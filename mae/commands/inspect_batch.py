@@ -8,10 +8,10 @@ from mae.base.errors import UserError
 from mae.commands.images import write_png
 from mae.data.loader import BY_THE_CPU, TrainingViews
 from mae.data.training_data import open_training_data
+from mae.pictures.drawing import tile
 from mae.training.checkpoint.files import newest_checkpoint
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.trained import build_objective
-from mae.visualize import tile
 
 
 def inspect_batch(args: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from mae.data.training_data import open_images
 from mae.data.transform import stack
 from mae.evaluation.encoders import TOKENS, ObjectiveEncoder
 from mae.evaluation.feature_cache import cached_features
-from mae.evaluation.outputs import Outputs, lacking, outputs_of
+from mae.evaluation.features import Outputs, lacking, outputs_of
 from mae.networks.vit import timm_encoder
 from mae.objectives import registry
 from mae.objectives.base import Objective

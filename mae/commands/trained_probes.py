@@ -20,11 +20,11 @@ from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.training_data import TrainingSource, open_images
 from mae.evaluation.encoders import FrozenEncoder, Opened, open_encoder
-from mae.evaluation.outputs import lacking, outputs_of
+from mae.evaluation.features import lacking, outputs_of
 from mae.evaluation.probing import Probing, claim_folder, on_first
+from mae.evaluation.results import table
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.evaluation.sources import results_folder, seen_in_train
-from mae.evaluation.tables import table
 from mae.objectives.base import Objective
 from mae.objectives.registry import declarations, implementation
 from mae.training.plan import planned

@@ -15,9 +15,8 @@ from mae.data.images import BadSample, Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import require_labels
 from mae.evaluation.confidence import balanced_accuracy, wilson
-from mae.evaluation.features import UsableViews, ranges
-from mae.evaluation.left_out import LeftOut
-from mae.evaluation.protocol import TOP
+from mae.evaluation.features import LeftOut, UsableViews, ranges
+from mae.evaluation.results import TOP
 
 BATCH = 64
 """images at a time; the same batches on any number of processes, so the same bits"""

@@ -24,14 +24,13 @@ from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.manifest import Manifest
 from mae.evaluation.encoders import TOKENS, FrozenEncoder, objective_encoder
-from mae.evaluation.features import BATCH, encode_images
+from mae.evaluation.features import BATCH, LeftOut, encode_images
 from mae.evaluation.features_file import (
     FeatureSet,
     FeatureWriter,
     contents,
     read_features,
 )
-from mae.evaluation.left_out import LeftOut
 from mae.objectives.base import Objective
 
 FOLDER = "features"

@@ -19,7 +19,7 @@ from mae.data.manifest import Manifest
 from mae.data.training_data import TrainingSource
 from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, Opened
 from mae.objectives.base import Objective
-from mae.objectives.frozen_section import classes_of
+from mae.objectives.sections import classes_of
 from mae.training.checkpoint.files import newest_checkpoint
 from mae.training.checkpoint.run import Run
 

@@ -1,10 +1,11 @@
-"""Dense evaluation: which class frozen patch tokens say that each part of an image is.
+"""Segmentation probe: classes of patches from frozen patch tokens, scored against every pixel.
 
-A patch's class is that of most of its pixels.  A linear classifier and k-NN on the tokens of
-training patches say it for test patches; scores are also interpolated between patches and held
-against every pixel.  Nothing of the encoder is trained, and no decoder is put behind it.
+A patch's class is that of most of its pixels.  A linear classifier and k-NN, fitted to the tokens
+of training patches, predict it for test patches; scores are also interpolated between patches and
+compared with every pixel.  The encoder is not trained, and no decoder is added.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mae.base.errors import UserError
@@ -19,11 +23,118 @@ from mae.base.hashing import Stream, fold
 from mae.data.batches import batches
 from mae.data.images import Images
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.evaluation.features import ranges
-from mae.evaluation.left_out import LeftOut
-from mae.evaluation.segmentation_classifiers import Linear, Neighbours, choose_linear
-from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, patch_classes
-from mae.evaluation.segmentation_scores import Counts, count
+from mae.evaluation.features import LeftOut, Matrix, ranges
+from mae.evaluation.knn import TEMPERATURE, K
+from mae.evaluation.probe import is_edge, path, standardise
+from mae.evaluation.segmentation_masks import (
+    IGNORE,
+    Counts,
+    MaskedViews,
+    Masks,
+    count,
+    patch_classes,
+    quality,
+)
+
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""candidates of scikit-learn's C, the inverse of the penalty on the squared weights"""
+
+ITERATIONS = 200
+SIMILARITIES = 2**24
+"""looked at at a time: 64 MB"""
+
+NEVER = -1e30
+"""score of classes that are never told: finite, as interpolation multiplies it by 0, too"""
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Linear:
+    """Multinomial logistic regression on standardised tokens."""
+
+    def __init__(
+        self, tokens: Matrix, labels: Numbers, classes: int, strength: float, device: str
+    ) -> None:
+        self.strength, self.at_edge = strength, False
+        """the second: it is the smallest or largest candidate, and better than all in between"""
+        scaled, _ = standardise(tokens, tokens[:1])
+        model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(scaled, labels)
+        self.iterations = int(np.max(model.n_iter_))
+        """of the fit; ITERATIONS: stopped before it converged"""
+        weights, bias = model.coef_, model.intercept_
+        if len(model.classes_) == 2:  # then there is one row only: the second class's lead
+            weights, bias = np.vstack([0 * weights, weights]), np.array([0.0, *bias])
+        mean, deviation = tokens.mean(axis=0), tokens.std(axis=0)
+        own = weights / np.where(deviation > 1e-6, deviation, 1)
+        width = tokens.shape[1]
+        # Classes that no training patch is of are never told.
+        self.weights = torch.zeros(classes, width)
+        self.bias = torch.full((classes,), NEVER)
+        self.weights[model.classes_] = torch.from_numpy(own).float()
+        self.bias[model.classes_] = torch.from_numpy(bias - own @ mean).float()
+        self.weights, self.bias = self.weights.to(device), self.bias.to(device)
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        """[m d] → [m classes]."""
+        return tokens @ self.weights.T + self.bias
+
+
+def choose_linear(
+    tokens: Matrix,
+    labels: Numbers,
+    images: Numbers,
+    classes: int,
+    seed: int,
+    device: torch.device | str,
+) -> Linear:
+    """C by mean IoU on the patches of a tenth of the images, then a fit to all of them.
+
+    By images, because patches of one resemble each other.  UserError for fewer than ten images.
+    """
+    numbers = np.unique(images)
+    if len(numbers) < 10:
+        raise UserError(f"--train: {len(numbers)} images with classes; a tenth must choose")
+    order = np.argsort(fold(seed, Stream.ORDER, numbers), kind="stable")
+    held_out = np.isin(images, numbers[order[: len(numbers) // 10]])
+    if len(np.unique(labels[~held_out])) < 2:
+        raise UserError("--train: nearly all patches are of one class; there is nothing to tell")
+    scaled, scaled_held_out = standardise(tokens[~held_out], tokens[held_out])
+    truth = torch.from_numpy(labels[held_out])[None]
+    with threadpool_limits(1 if tokens.size < 10**6 else None), warnings.catch_warnings():
+        # A fit that stops early is judged by its quality like any other.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fits = path(scaled, labels[~held_out], scaled_held_out, STRENGTHS, ITERATIONS)
+        reached = [
+            quality(count(torch.from_numpy(fit.guesses)[None], truth, classes)[0]).mean_iou
+            for fit in fits
+        ]
+        best = STRENGTHS[int(np.argmax(reached))]  # the strongest penalty among equals
+        linear = Linear(tokens, labels, classes, best, str(device))
+    linear.at_edge = is_edge(np.array(reached))
+    return linear
+
+
+class Neighbours:
+    """The K most similar training patches vote, as in DINO (Caron et al. 2021, section 4.1)."""
+
+    def __init__(
+        self, tokens: Matrix, labels: Numbers, classes: int, device: torch.device | str
+    ) -> None:
+        self.tokens = torch.nn.functional.normalize(torch.from_numpy(tokens).to(device), dim=1)
+        self.labels = torch.from_numpy(labels).to(device)
+        self.classes = classes
+
+    def scores(self, tokens: Tensor) -> Tensor:
+        """[m d] → [m classes]: each class's share of the votes, exp(cosine / TEMPERATURE) each."""
+        found = []
+        for part in tokens.split(max(1, SIMILARITIES // len(self.tokens))):
+            similar = torch.nn.functional.normalize(part, dim=1) @ self.tokens.T
+            near = similar.topk(min(K, len(self.tokens)), dim=1)
+            share = (near.values / TEMPERATURE).softmax(dim=1)
+            votes = torch.zeros(len(part), self.classes, device=tokens.device)
+            found.append(votes.scatter_add_(1, self.labels[near.indices], share))
+        return torch.cat(found)
+
 
 BATCH = 32
 PATCHES = 50_000

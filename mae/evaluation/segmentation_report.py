@@ -11,12 +11,17 @@ from mae.base.errors import UserError
 from mae.data.images import Images
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
-from mae.evaluation.protocol import LEARNT, part_of, provenance, saying
-from mae.evaluation.segmentation import PATCHES, Judgement, MaskedImages, judge_encoder
-from mae.evaluation.segmentation_classifiers import ITERATIONS
-from mae.evaluation.segmentation_masks import Masks
-from mae.evaluation.segmentation_scores import Counts, Quality, compare, judge, quality
-from mae.evaluation.tables import aligned, difference, percents
+from mae.evaluation.results import (
+    LEARNT,
+    aligned,
+    difference,
+    part_of,
+    percents,
+    provenance,
+    saying,
+)
+from mae.evaluation.segmentation import ITERATIONS, PATCHES, Judgement, MaskedImages, judge_encoder
+from mae.evaluation.segmentation_masks import Counts, Masks, Quality, compare, judge, quality
 
 MEASURES = "what single frozen patch tokens know of what lies where"
 PROTOCOL = (

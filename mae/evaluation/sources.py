@@ -18,11 +18,10 @@ from mae.evaluation.encoders import (
     pixel_encoder,
 )
 from mae.evaluation.feature_cache import FOLDER, SUFFIX, features_of
-from mae.evaluation.features import BATCH
+from mae.evaluation.features import BATCH, lacking, outputs_of
 from mae.evaluation.features_file import FeatureSet, read_features
 from mae.evaluation.labels import check_labels, of_features, of_manifest
-from mae.evaluation.outputs import lacking, outputs_of
-from mae.evaluation.protocol import LEARNT, SAME, Subject, saying
+from mae.evaluation.results import LEARNT, SAME, Subject, saying
 from mae.training.checkpoint.run import run_of
 
 

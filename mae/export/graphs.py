@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mae.base.errors import UserError
-from mae.export.loaders import load_onnx, load_program
+from mae.export.check import load_onnx, load_program
 from mae.export.subject import Pool, Subject, Written, expect_features, features, part_of
 
 GRAPH, PROGRAM = "encoder.onnx", "encoder.pt2"

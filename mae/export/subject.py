@@ -13,7 +13,7 @@ from mae.config.sections import Config
 from mae.networks.pixels import normalize_images, pixel_affine
 from mae.networks.vit import timm_encoder
 from mae.objectives.base import Implementation, Objective
-from mae.objectives.vit_section import VitModel
+from mae.objectives.sections import VitModel
 from mae.training.checkpoint.files import Position
 
 Pool = Literal["token", "avg"]

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mae.export.loaders import load_timm
+from mae.export.check import load_timm
 from mae.export.subject import Subject, Written, expect_features, part_of, weights
 
 FILES = "`model.safetensors` is the encoder, in timm's own names."

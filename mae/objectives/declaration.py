@@ -13,8 +13,7 @@ from mae.config.types import Section
 if TYPE_CHECKING:
     from mae.config.sections import Config
     from mae.data.manifest import Manifest
-    from mae.evaluation.rows import Recorded
-    from mae.evaluation.training_verdicts import Verdict
+    from mae.evaluation.diagnosis import Recorded, Verdict
 
 Kind = Literal["mean", "sum"]
 """how a statistic is merged: over the samples of a report, averaged or added up"""

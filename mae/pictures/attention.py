@@ -9,9 +9,8 @@ from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor
 
 from mae.base.errors import UserError
-from mae.pictures.colours import heat_map
+from mae.pictures.drawing import displayable, heat_map, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
-from mae.visualize import displayable, to_pil
 
 USUAL_MOST = 0.995
 """share of the patches whose attention lies within the scale"""

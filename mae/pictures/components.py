@@ -8,9 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mae.base.errors import UserError
-from mae.pictures.colours import heat_map, patches_picture
+from mae.pictures.drawing import displayable, heat_map, patches_picture, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
-from mae.visualize import displayable, to_pil
 
 COMPONENTS = 3
 ENDS = (0.01, 0.99)

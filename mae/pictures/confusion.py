@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from mae.pictures.colours import STEPS, ramp
+from mae.pictures.drawing import STEPS, ramp
 
 CELL = 34
 MOST_NAMED = 40

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mae.evaluation.features import Matrix
 from mae.evaluation.knn import directions
+from mae.pictures.drawing import displayable, to_pil
 from mae.pictures.sheet import Cell, Sheet
-from mae.visualize import displayable, to_pil
 
 WORDS = {"mean": "the mean patch token", "cls": "the class token"}
 """names of pooled features, for people"""

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.objectives.base import Objective, Reconstruction
-from mae.pictures.colours import heat_map
+from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
-from mae.visualize import HIDDEN, displayable, to_pil
 
 BATCH = 64
 """images at a time"""

@@ -14,7 +14,7 @@ from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import Config
 from mae.networks.vit import build_encoder
-from mae.objectives.vit_section import VitModel
+from mae.objectives.sections import VitModel
 from mae.pretrained_weights.description import (
     described,
     geometry_of,

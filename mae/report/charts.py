@@ -7,7 +7,7 @@ being outside, is never squeezed.
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from mae.report.html import Markup, join, tag, text, void
+from mae.pictures.html import Markup, join, tag, text, void
 from mae.report.scales import Bucket, Points, Scale, compact, fit, reduce, round_numbers
 
 SIZE = 1000

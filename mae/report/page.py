@@ -4,12 +4,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mae.evaluation.rows import number
-from mae.evaluation.training_verdicts import judge
+from mae.evaluation.diagnosis import judge, number
 from mae.objectives.declaration import Chart, Declaration
-from mae.report import curves, figures, lists, results
-from mae.report.document import document, write_document
-from mae.report.html import Markup, tag, text
+from mae.pictures.html import Markup, document, tag, text, write_document
+from mae.report import figures, lists, results
 from mae.report.record import Record, State, read_record, state
 from mae.report.scales import compact, formatted, percent
 
@@ -56,14 +54,14 @@ def _learning(record: Record) -> Iterator[Markup]:
 def _optimisation(record: Record) -> Iterator[Markup]:
     yield from _section("Optimisation", _charts(record, figures.optimisation(record)))
     run = record.recorded._replace(metrics=record.metrics[1:])  # the first row is start-up
-    seen = curves.marks(record)._replace(faults=())
-    yield from _section("Speed", curves.grid(figures.SPEED, run, seen))
+    seen = figures.marks(record)._replace(faults=())
+    yield from _section("Speed", figures.grid(figures.SPEED, run, seen))
 
 
 def _features(record: Record) -> Iterator[Markup]:
     if figures.has_features(record):
-        seen = curves.marks(record)._replace(faults=())
-        charts = curves.grid(figures.FEATURES, record.recorded, seen)
+        seen = figures.marks(record)._replace(faults=())
+        charts = figures.grid(figures.FEATURES, record.recorded, seen)
         yield from _section("Features", _about_features(record), charts)
 
 
@@ -79,7 +77,7 @@ def _panels(record: Record) -> Iterator[Markup]:
 
 
 def _charts(record: Record, charts: Sequence[Chart]) -> Markup:
-    return curves.grid(charts, record.recorded, curves.marks(record))
+    return figures.grid(charts, record.recorded, figures.marks(record))
 
 
 def _lead(words: str) -> Markup:
@@ -145,7 +143,7 @@ def _verdicts(record: Record) -> Markup:
 
 
 def _legend(record: Record) -> Markup:
-    seen = curves.marks(record)
+    seen = figures.marks(record)
     kinds = [
         ("is-warmup", "warm-up", seen.warmup > 0),
         ("is-restart", "restart", bool(seen.restarts)),

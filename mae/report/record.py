@@ -14,7 +14,7 @@ from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, Word, read_exit
 from mae.config.migration import of_an_earlier_version
 from mae.config.sections import Config
 from mae.config.types import flatten
-from mae.evaluation.rows import Recorded, Row, number
+from mae.evaluation.diagnosis import Recorded, Row, number
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import DEFAULT, config_type, declaration
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mae.evaluation.rows import Row, interval, number
-from mae.report.html import Markup, join, tag, text, void
-from mae.report.lists import none
-from mae.report.pictures import read_picture
+from mae.evaluation.diagnosis import Row, interval, number
+from mae.pictures.html import Markup, join, tag, text, void
+from mae.report.lists import none, read_picture
 from mae.report.record import Record
 
 MOST_ROWS = 60

@@ -19,12 +19,12 @@ from mae.data.transform import center_view, stack
 from mae.evaluation.health import measure_held_out
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.registry import declaration, implementation
+from mae.pictures.drawing import reconstruction_panel, save_png
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import is_sharded
 from mae.training.plan import Task
 from mae.training.step import Learner
 from mae.training.tracking.tracker import Tracker
-from mae.visualize import reconstruction_panel, save_png
 
 
 class PanelImages(NamedTuple):

@@ -9,7 +9,7 @@ from torch import nn
 from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.evaluation.encoders import objective_encoder, open_encoder, pixel_features, weights_sha256
-from mae.evaluation.outputs import outputs_of
+from mae.evaluation.features import outputs_of
 from mae.objectives import registry
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.model import MaskedAutoencoder

@@ -14,8 +14,14 @@ from mae.base.errors import StorageError, UserError
 from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
-from mae.evaluation.collapse import mean_cosine, rankme, relative_deviations
-from mae.evaluation.health import Health, held_out, measure_health
+from mae.evaluation.health import (
+    Health,
+    held_out,
+    mean_cosine,
+    measure_health,
+    rankme,
+    relative_deviations,
+)
 from mae.objectives.base import Features
 from mae.objectives.mae.implementation import IMPLEMENTATION
 from tests import runs

@@ -9,12 +9,28 @@ from PIL import Image
 from mae.base.errors import SampleError, UserError
 from mae.cli import main
 from mae.evaluation.encoders import FrozenEncoder
-from mae.evaluation.left_out import LeftOut
-from mae.evaluation.segmentation import Dense, collect, encode_dense, measure
-from mae.evaluation.segmentation_classifiers import Linear, Neighbours, choose_linear
-from mae.evaluation.segmentation_masks import IGNORE, MaskedViews, Masks, Pairs, patch_classes
+from mae.evaluation.features import LeftOut
+from mae.evaluation.segmentation import (
+    Dense,
+    Linear,
+    Neighbours,
+    choose_linear,
+    collect,
+    encode_dense,
+    measure,
+)
+from mae.evaluation.segmentation_masks import (
+    IGNORE,
+    MaskedViews,
+    Masks,
+    Pairs,
+    compare,
+    count,
+    judge,
+    patch_classes,
+    quality,
+)
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
-from mae.evaluation.segmentation_scores import compare, count, judge, quality
 from mae.networks.pixels import patchify
 from tests.evaluation.frozen import images_of, tiny_run
 from tests.evaluation.test_features import spoil

@@ -3,9 +3,8 @@
 import torch
 
 from mae.config.sections import Config, DataConfig
-from mae.export.facts import Facts
-from mae.export.folder import Exported, export_folder
-from mae.export.formats import formats_of
+from mae.export.card import Facts
+from mae.export.folder import Exported, export_folder, formats_of
 from mae.export.subject import Subject, choose_pool, resize
 from mae.objectives.mae.declaration import MaeModel
 from mae.objectives.mae.implementation import IMPLEMENTATION

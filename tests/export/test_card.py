@@ -2,9 +2,8 @@ import json
 
 import pytest
 
-from mae.export.card import model_card
-from mae.export.facts import read_facts
-from mae.export.loaders import load_timm
+from mae.export.card import model_card, read_facts
+from mae.export.check import load_timm
 from mae.export.subject import Written
 from mae.objectives.registry import declaration
 from mae.training.checkpoint.files import Position

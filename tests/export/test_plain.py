@@ -12,8 +12,8 @@ import tests.toy
 from mae.base.errors import RunFailed, UserError
 from mae.cli import main
 from mae.config.sections import Config, InitConfig, TrainConfig
+from mae.export.folder import from_hub
 from mae.export.plain import without_places, write_plain
-from mae.export.push import from_hub
 from mae.objectives import registry
 from mae.training.checkpoint.trained import load_plain, load_pretrained, read_description
 from tests.export.subjects import exported, images_of, subject_of

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from mae.pictures.page import render_sheet
 from mae.pictures.sheet import (
     LARGEST,
     SMALLEST,
@@ -15,6 +14,7 @@ from mae.pictures.sheet import (
     Sheet,
     draw_sheet,
     fitted,
+    render_sheet,
     shortened,
     wrapped,
 )

@@ -8,7 +8,7 @@ from transformers import ViTConfig, ViTModel
 
 from mae.base.errors import UserError
 from mae.config.sections import DataConfig, InitConfig
-from mae.objectives.mae.initial import start_mae
+from mae.objectives.mae.implementation import start_mae
 from mae.pretrained_weights.description import in_preprocessor, normalisation, told_difference
 from mae.pretrained_weights.files import Normalisation
 from mae.pretrained_weights.sources import find_weights

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from mae.base.errors import UserError
 from mae.networks.vit import position_embedding
-from mae.objectives.mae.initial import load_decoder
+from mae.objectives.mae.implementation import load_decoder
 from mae.pretrained_weights.files import Geometry, Weights
 from mae.pretrained_weights.fit import load_encoder
 from mae.pretrained_weights.licence import Licence

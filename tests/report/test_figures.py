@@ -10,8 +10,7 @@ import yaml
 from mae.config.sections import Config
 from mae.objectives import registry
 from mae.objectives.declaration import Chart, Curve
-from mae.report.curves import draw, marks
-from mae.report.figures import learning
+from mae.report.figures import draw, learning, marks
 from mae.report.record import read_record
 from tests.report.folders import metric_rows, write_classifier_run, write_panel, write_rows
 from tests.report.folders import write_run as write_mae_run

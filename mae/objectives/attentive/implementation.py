@@ -5,7 +5,7 @@ from typing import Any
 
 from mae.config.sections import Config
 from mae.evaluation.encoders import TOKENS, open_again
-from mae.evaluation.outputs import blank_vectors
+from mae.evaluation.features import blank_vectors
 from mae.evaluation.probing import Probing
 from mae.objectives.attentive.declaration import model_of
 from mae.objectives.attentive.model import AttentiveProbe

@@ -10,12 +10,11 @@ from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.feature_cache import FOLDER, features_of, identity, made_before
-from mae.evaluation.features import usable_samples
+from mae.evaluation.features import blank_vectors, usable_samples
 from mae.evaluation.features_file import read_features
 from mae.evaluation.labels import check_labels, of_manifest, of_samples
-from mae.evaluation.outputs import blank_vectors
 from mae.evaluation.probing import Probing
-from mae.evaluation.protocol import (
+from mae.evaluation.results import (
     INTERVAL,
     LEARNT,
     part_of,
@@ -25,12 +24,14 @@ from mae.evaluation.protocol import (
     saying,
 )
 from mae.objectives.attentive.declaration import Choice
-from mae.objectives.attentive.probe import Probed, TokenSubject, attentive_probe
-from mae.objectives.attentive.recipe import (
+from mae.objectives.attentive.probe import (
     BETAS,
     CHOICES,
     LEAST_STEPS,
     AttentiveRecipe,
+    Probed,
+    TokenSubject,
+    attentive_probe,
     epochs_for,
 )
 from mae.objectives.attentive.tokens import (

@@ -20,9 +20,8 @@ from mae.data.manifest import Manifest, select
 from mae.data.order import Order
 from mae.data.transform import stack
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.evaluation.features import Usable
+from mae.evaluation.features import Usable, blank_vectors
 from mae.evaluation.features_file import FeatureSet
-from mae.evaluation.outputs import blank_vectors
 from mae.storage.cache import ShardCache
 
 Rows = npt.NDArray[np.int64]

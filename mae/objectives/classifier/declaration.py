@@ -10,13 +10,13 @@ from mae import __version__
 from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.config.types import Fraction, NonNegative, Rate, Section, Share, Text
-from mae.evaluation.rows import Recorded, number
+from mae.evaluation.diagnosis import Recorded, number
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Level, Metric
-from mae.objectives.vit_section import VitModel, refuse_arguments
+from mae.objectives.sections import VitModel, refuse_arguments
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest
-    from mae.evaluation.training_verdicts import Verdict
+    from mae.evaluation.diagnosis import Verdict
 
 STRAY = 10
 """so many times more classes than different labels are taken for a mistake"""

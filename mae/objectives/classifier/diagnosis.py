@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from mae.evaluation.rows import Recorded, Row, interval, number, series
-from mae.evaluation.training_verdicts import Verdict
+from mae.evaluation.diagnosis import Recorded, Row, Verdict, interval, number, series
 
 ABOVE_CHANCE = 0.02
 MOVED = 0.01

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mae.config.sections import Config
 from mae.config.types import Positive
 from mae.objectives.declaration import Chart, Curve, Metric
-from mae.objectives.frozen_section import FrozenModel, ProbeDeclaration
+from mae.objectives.sections import FrozenModel, ProbeDeclaration
 
 GROUP = 512
 """images that the authors' BatchNorm normalises together: those of one GPU"""

@@ -5,7 +5,7 @@ from typing import Any
 
 from mae.config.sections import Config
 from mae.evaluation.encoders import open_again
-from mae.evaluation.outputs import blank_vectors, preferred
+from mae.evaluation.features import blank_vectors, preferred
 from mae.evaluation.probing import Probing
 from mae.objectives.frozen import ProbeImplementation
 from mae.objectives.linear_probe.declaration import model_of

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from mae.evaluation.encoders import FrozenEncoder
-from mae.evaluation.outputs import preferred
+from mae.evaluation.features import preferred
 from mae.objectives.base import Output, StepEnd, full_precision
 from mae.objectives.frozen import Probe
 

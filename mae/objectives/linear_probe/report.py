@@ -13,12 +13,18 @@ from mae.data.images import Images
 from mae.data.loader import CentredViews
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
-from mae.evaluation.features import BATCH, UsableViews, ranges
+from mae.evaluation.features import (
+    BATCH,
+    LeftOut,
+    UsableViews,
+    blank_vectors,
+    image_vectors,
+    preferred,
+    ranges,
+)
 from mae.evaluation.labels import ClassNumbers, check_labels, of_manifest, of_samples
-from mae.evaluation.left_out import LeftOut
-from mae.evaluation.outputs import blank_vectors, image_vectors, preferred
 from mae.evaluation.probing import Planned, Probing, replaced_images
-from mae.evaluation.protocol import (
+from mae.evaluation.results import (
     INTERVAL,
     LEARNT,
     part_of,

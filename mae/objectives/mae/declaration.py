@@ -10,11 +10,10 @@ from mae import __version__
 from mae.config.sections import Config
 from mae.config.types import Fraction, Positive
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
-from mae.objectives.vit_section import VitModel, refuse_arguments
+from mae.objectives.sections import VitModel, refuse_arguments
 
 if TYPE_CHECKING:
-    from mae.evaluation.rows import Recorded
-    from mae.evaluation.training_verdicts import Verdict
+    from mae.evaluation.diagnosis import Recorded, Verdict
 
 
 MEASURES = {

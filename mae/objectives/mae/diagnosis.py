@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from statistics import median
 
-from mae.evaluation.rows import Recorded, number, series
-from mae.evaluation.training_verdicts import Verdict
+from mae.evaluation.diagnosis import Recorded, Verdict, number, series
 
 
 def diagnose(run: Recorded) -> Iterator[Verdict]:

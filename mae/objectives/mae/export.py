@@ -1,18 +1,26 @@
-"""Export of a Masked Autoencoder's decoder beside its encoder, in timm's format.
+"""Exports of a Masked Autoencoder: for timm with its decoder, and in the original release's names.
 
-Formats that have names for both are in `original` and `huggingface`.
+The original names (for mmsegmentation, detectron2 and code built on these) are as in the paper's
+figure 1 and section 3: `cls_token`, `blocks.N.*`, `mask_token`, `decoder_blocks.N.*` and so on, in
+one flat dictionary.  The format with names of transformers is in `huggingface`.
 """
 
+import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from timm.layers import resample_abs_pos_embed
+from timm.layers import Mlp, resample_abs_pos_embed
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from mae.base.errors import UserError
 from mae.export import timm
-from mae.export.subject import Subject, Written, weights
+from mae.export.subject import Subject, Written, expect_features, refuse_options, weights
+from mae.export.timm import timm_config
+from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.decoder import Decoder
+from mae.objectives.mae.loaders import load_original
 from mae.objectives.mae.model import MaskedAutoencoder
 
 DECODER_FILE = "decoder.safetensors"
@@ -68,3 +76,107 @@ def resize_decoder(model: MaskedAutoencoder, old_grid: tuple[int, int]) -> None:
     )
     model.decoder.pos_embed = nn.Parameter(positions, requires_grad=False)
     model.num_patches = rows * columns
+
+
+def refuse_beyond_plain(vit: VisionTransformer, format: str) -> None:
+    """UserError naming what `format` has no place for: it would be dropped without a word."""
+    blocks = list(vit.blocks.children())
+    names = vit.state_dict()
+    mlps = [block.mlp for block in blocks if isinstance(block, Block)]
+    norms = [m for m in vit.modules() if isinstance(m, nn.LayerNorm)]
+    lacking = {
+        "no class token": not vit.has_class_token,
+        "registers": vit.num_reg_tokens > 0,
+        "a class token without a position": vit.has_class_token and vit.no_embed_class,
+        "a norm before the blocks": not isinstance(vit.norm_pre, nn.Identity),
+        "no final norm": not isinstance(vit.norm, nn.LayerNorm),
+        "a norm of the embedded patches": not isinstance(vit.patch_embed.norm, nn.Identity),
+        "blocks of another kind": any(type(block) is not Block for block in blocks),
+        "normalised queries and keys": "blocks.0.attn.q_norm.weight" in names,
+        "queries, keys and values without bias": "blocks.0.attn.qkv.bias" not in names,
+        "layer scale": "blocks.0.ls1.gamma" in names,
+        "another MLP": any(type(m) is not Mlp for m in mlps),
+        "another activation than GELU": any(
+            not isinstance(m.act, nn.GELU) or m.act.approximate != "none"
+            for m in mlps
+            if isinstance(m, Mlp)
+        ),
+        "LayerNorms of another epsilon than 1e-6": any(norm.eps != 1e-6 for norm in norms),
+        "patches that are not square": len(set(vit.patch_embed.patch_size)) > 1,
+        "patches projected without bias": vit.patch_embed.proj.bias is None,
+        "a classifier": vit.num_classes > 0,
+    }
+    if found := [reason for reason, is_so in lacking.items() if is_so]:
+        raise UserError(f"--format {format} has no place for {', '.join(found)}; --format timm has")
+
+
+WEIGHTS = "mae.safetensors"
+PICKLED = "mae.pth"
+
+FILES = f"""\
+`{WEIGHTS}` and `{PICKLED}` (a dictionary `model`, loads with `weights_only=True`) hold the same
+tensors, in the names of the original release: {{what}}."""
+
+MASK_TOKEN = """
+(timm takes a file with a mask token for DINOv2's: export with `--no-decoder` for it.)"""
+
+CODE = """\
+import torch
+
+weights = torch.load("FOLDER/mae.pth", weights_only=True)["model"]
+print(model.load_state_dict(weights, strict=False))  # the model of your tool; read what it prints
+"""
+
+
+def write_original(folder: Path, subject: Subject, images: Tensor) -> Written:
+    """mae.safetensors and mae.pth, with the decoder or (for fine-tuning tools) without."""
+    vit, model = subject.encoder, mae_of(subject)
+    refuse_options(subject, "mae", {"--pool": "its users pool themselves"})
+    refuse_beyond_plain(vit, "mae")
+    decoder, remarks = named_decoder(subject, "mae")
+    tensors = original_names(vit, decoder)
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    torch.save({"model": tensors}, folder / PICKLED)
+    normalised = subject.normalize(images)
+    given, expected = {"images": normalised}, expect_features(subject, normalised)
+    if decoder:
+        noise, prediction = expect_prediction(model, normalised)
+        given, expected = given | noise, expected | prediction
+    return Written(
+        given=given,
+        expected=expected,
+        tolerance=1e-5,
+        reader="timm",
+        files=FILES.format(what="encoder and decoder" if decoder else "the encoder only")
+        + (MASK_TOKEN if decoder else ""),
+        code=CODE,
+        loader=load_original,
+        library="pytorch",
+        notes=notes_of(subject),
+        remarks=remarks,
+    )
+
+
+def notes_of(subject: Subject) -> dict[str, str]:
+    """Settings for the loaders, which know tensors only."""
+    return {
+        "pool": str(subject.pool),
+        "prefix": str(subject.encoder.num_prefix_tokens),
+        "decoder_num_heads": str(model_of(subject.config).decoder_num_heads),
+        "architecture": json.dumps(timm_config(subject)),
+    }
+
+
+def original_names(vit: VisionTransformer, decoder: Decoder | None) -> dict[str, Tensor]:
+    """One flat state dict; the encoder's names are timm's."""
+    tensors = weights(vit)
+    if decoder is None:
+        return tensors
+    for name, tensor in weights(decoder).items():
+        if name == "mask_token":
+            tensors[name] = tensor
+        elif name == "pos_embed":  # there with a row for the class token, which is zero
+            tensors["decoder_pos_embed"] = torch.cat([torch.zeros_like(tensor[:, :1]), tensor], 1)
+        else:
+            tensors[f"decoder_{name}"] = tensor
+    return tensors

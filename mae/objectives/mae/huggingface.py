@@ -18,11 +18,15 @@ from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.export.subject import Subject, Written, expect_features, refuse_options, weights
 from mae.objectives.mae.declaration import model_of
-from mae.objectives.mae.export import expect_prediction, mae_of, named_decoder
+from mae.objectives.mae.export import (
+    expect_prediction,
+    mae_of,
+    named_decoder,
+    notes_of,
+    refuse_beyond_plain,
+)
 from mae.objectives.mae.loaders import load_huggingface
 from mae.objectives.mae.model import MaskedAutoencoder
-from mae.objectives.mae.original import notes_of
-from mae.objectives.mae.plain_vit import refuse_beyond_plain
 
 ENCODER = "encoder"
 

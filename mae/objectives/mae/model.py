@@ -22,9 +22,8 @@ from mae.networks.pixels import (
 )
 from mae.networks.vit import build_encoder, forward_visible, initialize_encoder
 from mae.objectives.base import Features, Objective, Output, Reconstruction
-from mae.objectives.mae.cross_decoder import CrossDecoder
 from mae.objectives.mae.declaration import model_of
-from mae.objectives.mae.decoder import Decoder
+from mae.objectives.mae.decoder import CrossDecoder, Decoder
 from mae.objectives.mae.masking import PatchSplit, num_visible, random_masking
 
 

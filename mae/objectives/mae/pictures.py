@@ -12,10 +12,9 @@ from mae.objectives.mae.chosen_masks import ChosenMask, choose_masks, grid_of
 from mae.objectives.mae.masking import PatchSplit, binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder
 from mae.objectives.mae.reconstruction import Explained, explained_variance
-from mae.pictures.colours import heat_map
+from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
 from mae.pictures.reconstruction import BATCH, Asked, Reconstructed
 from mae.pictures.sheet import Cell, Scale, Sheet
-from mae.visualize import HIDDEN, displayable, to_pil
 
 COLUMNS = ("original", "masked", "reconstruction", "raw", "error")
 OF_SEVERAL = ("original", "masked", "reconstruction")

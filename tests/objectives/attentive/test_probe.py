@@ -13,21 +13,18 @@ from mae.data.manifest import Manifest
 from mae.evaluation.feature_cache import features_of
 from mae.evaluation.features import usable_samples
 from mae.evaluation.labels import ClassNumbers
-from mae.evaluation.tables import table
+from mae.evaluation.results import table
 from mae.objectives.attentive.declaration import Choice
-from mae.objectives.attentive.head import AttentiveHead
-from mae.objectives.attentive.model import AttentiveProbe
+from mae.objectives.attentive.model import AttentiveHead, AttentiveProbe
 from mae.objectives.attentive.probe import (
-    TokenSubject,
-    attentive_probe,
-    ranks,
-    rate_at_edge,
-)
-from mae.objectives.attentive.recipe import (
     LEAST_STEPS,
     RATES,
     AttentiveRecipe,
+    TokenSubject,
+    attentive_probe,
     epochs_for,
+    ranks,
+    rate_at_edge,
     run_settings,
 )
 from mae.objectives.attentive.report import attentive_report

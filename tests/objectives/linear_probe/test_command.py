@@ -19,8 +19,8 @@ from mae.config.sections import DataConfig, LogConfig
 from mae.data.loader import CentredViews
 from mae.data.training_data import open_training_data
 from mae.evaluation.encoders import open_encoder
-from mae.evaluation.outputs import image_vectors
-from mae.evaluation.tables import table
+from mae.evaluation.features import image_vectors
+from mae.evaluation.results import table
 from mae.objectives import registry
 from mae.objectives.linear_probe.model import LinearProbe, ProbeHead
 from mae.objectives.linear_probe.report import centred_vectors, head_ranks

@@ -2,8 +2,7 @@ import math
 
 import pytest
 
-from mae.evaluation.rows import Recorded
-from mae.evaluation.training_verdicts import judge
+from mae.evaluation.diagnosis import Recorded, judge
 from mae.objectives.mae.diagnosis import diagnose
 
 HEALTHY = {

@@ -1,5 +1,14 @@
 """How the report looks: light and dark, wide and narrow, on paper."""
 
+import html
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NewType
+
+from mae.base.errors import UserError
+
 CSS = """
 :root {
   color-scheme: light dark;
@@ -146,3 +155,83 @@ footer { margin-top: 48px; font-size: 12.5px; color: var(--soft); }
   .verdicts li, tr { break-inside: avoid; }
 }
 """
+
+
+Markup = NewType("Markup", str)
+"""text that is HTML already; everything else is escaped on its way in"""
+
+
+def tag(name: str, /, *content: Markup, **attributes: Any) -> Markup:
+    """An element around `content`.
+
+    Underscores in attribute names become dashes, one at the end goes (`class_`).  True writes the
+    name alone; None and False leave it out.
+    """
+    return Markup(f"<{name}{_attributes(attributes)}>{''.join(content)}</{name}>")
+
+
+def void(name: str, /, **attributes: Any) -> Markup:
+    """An element without content."""
+    return Markup(f"<{name}{_attributes(attributes)}/>")
+
+
+def text(value: Any) -> Markup:
+    """Anything, as text: nothing in it is markup."""
+    return Markup(html.escape(str(value), quote=True))
+
+
+def join(parts: Iterable[Markup]) -> Markup:
+    """Markup one after the other."""
+    return Markup("".join(parts))
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[Markup]], class_: str | None = None
+) -> Markup:
+    """Rows of Markup cells under plain headings; scrolls sideways where it does not fit."""
+    head = tag("tr", *(tag("th", text(name), scope="col") for name in heads))
+    body = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
+    return tag(
+        "div", tag("table", tag("thead", head), tag("tbody", *body)), class_=f"wide {class_ or ''}"
+    )
+
+
+def _attributes(attributes: dict[str, Any]) -> str:
+    written = ""
+    for key, value in attributes.items():
+        name = key.removesuffix("_").replace("_", "-")
+        if value is True:
+            written += f" {name}"
+        elif value is not None and value is not False:
+            written += f' {name}="{html.escape(str(value), quote=True)}"'
+    return written
+
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""for the browser: nothing is fetched and nothing runs, whatever the content holds"""
+
+
+def document(title: str, body: Markup, css: str = "") -> str:
+    """A whole page in the report's style, with `css` added to it."""
+    head = tag(
+        "head",
+        void("meta", charset="utf-8"),
+        void("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        void("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", text(title)),
+        tag("style", Markup(CSS + css)),
+    )
+    return "<!doctype html>\n" + tag("html", head, tag("body", body), lang="en") + "\n"
+
+
+def write_document(page: str, out: Path) -> None:
+    """Write whole or not at all.  Raises UserError where `out` cannot be written."""
+    part = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(page, encoding="utf-8")
+        part.replace(out)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None

@@ -6,8 +6,8 @@ from timm.models import load_checkpoint
 from timm.models.vision_transformer import VisionTransformer
 
 from mae.base.errors import RunFailed, UserError
+from mae.objectives.mae.export import original_names
 from mae.objectives.mae.model import build_mae
-from mae.objectives.mae.original import original_names
 from tests.export.subjects import exported, subject_of
 
 BLOCK = """norm1.weight norm1.bias attn.qkv.weight attn.qkv.bias attn.proj.weight attn.proj.bias
@@ -88,7 +88,7 @@ def test_a_damaged_decoder_is_noticed(tmp_path, in_process, monkeypatch):
         name = "decoder_blocks.0.attn.proj.bias"
         return tensors | {name: tensors[name] + torch.arange(16) / 10}
 
-    monkeypatch.setattr("mae.objectives.mae.original.original_names", damaged)
+    monkeypatch.setattr("mae.objectives.mae.export.original_names", damaged)
     with pytest.raises(RunFailed, match="not written: timm computes other prediction, off by"):
         exported("mae", subject_of(), tmp_path / "export")
     assert not list(tmp_path.iterdir())
@@ -98,7 +98,7 @@ def test_the_two_files_must_hold_the_same(tmp_path, in_process, monkeypatch):
     def damaged(tensors, path, metadata):
         save_file(tensors | {"norm.bias": tensors["norm.bias"] + 1}, path, metadata)
 
-    monkeypatch.setattr("mae.objectives.mae.original.save_file", damaged)
+    monkeypatch.setattr("mae.objectives.mae.export.save_file", damaged)
     with pytest.raises(RunFailed, match=r"not written: timm cannot load it: .*not the same"):
         exported("mae", subject_of(), tmp_path / "export")
 

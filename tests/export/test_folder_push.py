@@ -2,8 +2,8 @@ import pytest
 
 from mae.base.errors import RunFailed, UserError
 from mae.export import graphs, plain, timm
-from mae.export.push import check_push, from_hub, push
-from mae.objectives.mae import huggingface, original
+from mae.export.folder import check_push, from_hub, push
+from mae.objectives.mae import export, huggingface
 
 
 class Hub:
@@ -54,7 +54,7 @@ def test_an_outage_leaves_the_export_and_says_how_to_go_on(hub, tmp_path, monkey
         (timm.CLASSIFIER_CODE, 'timm.create_model("hf-hub:me/x", pretrained=True'),
         (huggingface.CODE, 'AutoImageProcessor.from_pretrained("me/x")'),
         (huggingface.PRETRAINING, 'ViTMAEForPreTraining.from_pretrained("me/x")'),
-        (original.CODE, 'torch.load(hf_hub_download("me/x", "mae.pth"), weights_only=True)'),
+        (export.CODE, 'torch.load(hf_hub_download("me/x", "mae.pth"), weights_only=True)'),
         (graphs.ONNX_CODE, 'InferenceSession(hf_hub_download("me/x", "encoder.onnx"))'),
         (graphs.PROGRAM_CODE, 'torch.export.load(hf_hub_download("me/x", "encoder.pt2"))'),
         (plain.CODE, 'load_plain(snapshot_download("me/x"))'),

@@ -1,17 +1,40 @@
-"""Settings and declaration of the objectives that train a classifier on a frozen encoder."""
+"""Settings of the objectives that train one of timm's Vision Transformers."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from pydantic import Field
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.config.types import NonNegative, Section, Text
+from mae.config.types import NonNegative, Positive, Section, Text
 from mae.objectives.declaration import Declaration
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest
+
+
+SET_ELSEWHERE = {"img_size", "patch_size", "in_chans", "num_classes", "global_pool", "pretrained"}
+"""arguments of timm.create_model that are settings of their own"""
+
+
+class VitModel(Section):
+    """Encoder by its timm name."""
+
+    encoder: str = "vit_base_patch16_224"
+    """a plain Vision Transformer of timm"""
+    encoder_kwargs: dict[str, float | int | bool] = Field(default_factory=dict)
+    """further arguments for timm.create_model, such as embed_dim, depth, num_heads"""
+    patch_size: Positive | None = None
+    """pixels (default: the encoder's)"""
+
+
+def refuse_arguments(model: VitModel) -> Iterator[tuple[str, str]]:
+    """(key, message) of arguments in `encoder_kwargs` that are settings of their own."""
+    for key in sorted(SET_ELSEWHERE & model.encoder_kwargs.keys()):
+        yield f"model.encoder_kwargs.{key}", "is set elsewhere (data.img_size and so on)"
 
 
 class FrozenModel(Section):

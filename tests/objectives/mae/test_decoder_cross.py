@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from benchmarks.cost import cost_of
 from mae.base.errors import UserError
 from mae.config.loading import load_config
-from mae.objectives.mae.cross_decoder import CrossDecoder
+from mae.objectives.mae.decoder import CrossDecoder
 from mae.objectives.mae.masking import PatchSplit
 from tests.objectives.losses import loss_of
 from tests.objectives.mae.test_model import small_mae, some_images

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mae.report.pictures import LARGEST_PNG, LARGEST_SIDE, read_picture, spaced
+from mae.report.lists import LARGEST_PNG, LARGEST_SIDE, read_picture, spaced
 from tests.report.folders import write_panel
 
 

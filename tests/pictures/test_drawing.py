@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.visualize import GAP, TITLE, reconstruction_panel, save_png, tile
+from mae.pictures.drawing import GAP, TITLE, reconstruction_panel, save_png, tile
 from tests.objectives.mae.test_model import small_mae, some_images
 
 

@@ -3,8 +3,8 @@ import pytest
 
 from mae.base.files import new_file
 from mae.evaluation.features_file import FeatureWriter, read_features
-from mae.evaluation.fewshot import fewshot_report
-from mae.evaluation.protocol import Subject
+from mae.evaluation.probe_report import fewshot_report
+from mae.evaluation.results import Subject
 from tests.evaluation.test_knn import clouds
 
 

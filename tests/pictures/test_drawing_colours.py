@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from mae.pictures.colours import STEPS, css_gradient, heat_map, ramp
+from mae.pictures.drawing import STEPS, css_gradient, heat_map, ramp
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:

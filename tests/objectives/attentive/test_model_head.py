@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from mae.objectives.attentive.head import AttentiveHead
+from mae.objectives.attentive.model import AttentiveHead
 
 
 def head_of(width, classes, seed=0):

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from mae.evaluation.confidence import wilson
-from mae.evaluation.protocol import Result, ranked, rows_of
-from mae.evaluation.tables import table
+from mae.evaluation.results import Result, ranked, rows_of, table
 
 LABELS = np.array([0] * 6 + [1] * 2)
 

@@ -1,5 +1,4 @@
-from mae.evaluation.rows import Recorded
-from mae.evaluation.training_verdicts import Verdict, judge
+from mae.evaluation.diagnosis import Recorded, Verdict, judge
 
 HEALTH = {
     "epoch": 90.0,

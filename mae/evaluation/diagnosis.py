@@ -1,15 +1,60 @@
-"""Findings on the numbers of any run, in plain words: each verdict with threshold and reason.
+"""Diagnosis of a run: findings on its numbers in plain words, each with threshold and reason.
 
 Rules of thumb, not proofs.  They work on rows as metrics.jsonl and health.jsonl hold them, any of
 which may lack a number or hold one that is not finite.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean, median, stdev
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from mae.evaluation.rows import Recorded, Row, number, series
+Row = Mapping[str, Any]
+
+
+class Recorded(NamedTuple):
+    """Numbers that a run has recorded; rows in the order of their steps."""
+
+    metrics: Sequence[Row] = ()
+    """of training images"""
+    health: Sequence[Row] = ()
+    """of held-out images"""
+    settings: Mapping[str, Any] = {}
+    """dotted key → value"""
+    evaluations: Mapping[str, Row] = {}
+    """results of commands such as `mae evaluate`, by the names of their files"""
+
+    @property
+    def warmup_epochs(self) -> float:
+        """Epochs of warm-up, 0 where that is not known."""
+        return number(self.settings, "optim.warmup_epochs") or 0.0
+
+
+def number(row: Row, key: str) -> float | None:
+    """A finite number of a row, or None."""
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # an integer of hundreds of digits
+        return None
+
+
+def series(rows: Sequence[Row], key: str, after_epoch: float = -1.0) -> list[float]:
+    """The finite numbers of a column, of the rows after an epoch."""
+    found = [number(row, key) for row in rows if (number(row, "epoch") or 0.0) > after_epoch]
+    return [value for value in found if value is not None]
+
+
+def interval(row: Row, key: str = "interval") -> tuple[float, float] | None:
+    """Two finite numbers of a row, or None."""
+    value = row.get(key)
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    low, high = (number({key: bound}, key) for bound in value)
+    return None if low is None or high is None else (low, high)
+
 
 LEVELS = ("bad", "watch", "good")
 
