@@ -33,7 +33,7 @@ from mae.base.exit_status import (
     forget_exit,
     read_exit,
 )
-from mae.base.process_group import Family
+from mae.base.process_group import ProcessGroup
 from mae.config.loading import load_config
 from mae.objectives.registry import declarations
 
@@ -94,7 +94,7 @@ class Supervisor:
         """
         self.command, self.folder = list(command), folder
         self.relaunches, self.delay = relaunches, delay
-        self.family = Family()
+        self.family = ProcessGroup()
         self.pending: list[int] = []
         self.stop_asked = ""
         """name of the first signal that came"""

@@ -21,7 +21,7 @@ import torch
 from mae.pretrain import main
 from mae.training import start
 from mae.training.checkpoint import saver
-from mae.training.checkpoint.files import _stamp, read_position, seal
+from mae.training.checkpoint.files import _stamp, read_state, seal
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
 from mae.training.evaluator import Evaluator
@@ -339,7 +339,7 @@ def test_a_run_whose_newest_checkpoint_is_a_trap_is_refused(hostile, undisturbed
             pickle.dump(Trap(sprung), file)
         state["files"][name] = _stamp(newest / name)
     (newest / "state.json").write_text(json.dumps(seal(state)))
-    assert read_position(newest).step == 10
+    assert read_state(newest).step == 10
     assert main([str(config)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith(f"mae: {newest}: the weights do not fit this model: ")

@@ -66,9 +66,9 @@ def finetuned(tmp_path_factory, pretrained):
 
 
 def test_it_learns_from_the_pretrained_encoder_and_is_judged(finetuned, pretrained):
-    config, objective, position = load_pretrained(finetuned)
+    config, objective, state = load_pretrained(finetuned)
     assert isinstance(objective, Classifier)
-    assert position.step == 12
+    assert state.step == 12
     assert finetune_of(config).num_classes == 3
     rows = metrics_of(finetuned)
     assert {"loss", "accuracy", "confidence"} <= rows[-1].keys()

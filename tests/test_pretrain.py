@@ -269,8 +269,8 @@ def test_a_run_gone_wrong_stops_and_pushes_no_good_checkpoint_out(shards, tmp_pa
 def test_plan_divides_the_global_batch():
     config = Config(train=TrainConfig(batch_size=4096, max_device_batch=200))
     plan = make_plan(config, num_samples=1_281_167, num_processes=8, process_index=3)
-    assert plan.slices.device_batch == 128
-    assert plan.slices.accumulation == 4
+    assert plan.sharding.device_batch == 128
+    assert plan.sharding.accumulation == 4
     assert plan.lr == pytest.approx(2.4e-3)  # 1.5e-4 x 4096 / 256
     assert plan.steps == 250_228  # 800 epochs, none of the last one's images left out
 

@@ -147,7 +147,7 @@ def test_it_is_the_plain_loop_that_a_person_would_write(undisturbed, shards):
     others = [p for p in objective.parameters() if p.ndim <= 1]
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.01)
-    batches = data.batches(config, plan.slices, (16, 16), 0, STEPS)
+    batches = data.batches(config, plan.sharding, (16, 16), 0, STEPS)
     for step, batch in enumerate(batches, 1):
         for group in optimizer.param_groups:
             group["lr"] = plan.lr_at(step - 1, config)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mae.config.sections import Config, DataConfig, TrainConfig
 from mae.objectives.registry import config_type
-from mae.training.checkpoint.files import Position, reserve, write_checkpoint
+from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import AVERAGE, Tensors
 from mae.training.checkpoint.trained import build_objective
@@ -63,9 +63,9 @@ def untrained_run(folder: Path, config: Config) -> Path:
 
 def write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Make these the weights of step 6."""
-    position, checkpoints = Position(6, 48, "f" * 64), Run(folder).checkpoints
+    state, checkpoints = TrainingState(6, 48, "f" * 64), Run(folder).checkpoints
     shutil.rmtree(checkpoints / "step-000000006", ignore_errors=True)
-    write_checkpoint(reserve(checkpoints, position, 0), Tensors(tensors, {}), position)
+    write_checkpoint(reserve(checkpoints, state, 0), Tensors(tensors, {}), state)
 
 
 def earlier_layout(folder: Path) -> Path:

@@ -38,7 +38,7 @@ def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
         return FAILED
 
 
-class Word(NamedTuple):
+class ExitStatus(NamedTuple):
     """How a run says that it ended."""
 
     code: int
@@ -46,7 +46,7 @@ class Word(NamedTuple):
     reason: str
 
 
-def record_exit(folder: Path | None, word: Word) -> None:
+def record_exit(folder: Path | None, word: ExitStatus) -> None:
     """Leave `word` in `folder`/exit-status and for the supervisor, if there is one.
 
     Launchers turn every exit code into 1.  `folder` is None where it is not this run's own (yet).
@@ -60,11 +60,11 @@ def record_exit(folder: Path | None, word: Word) -> None:
             part.replace(path)
 
 
-def read_exit(path: Path) -> Word | None:
+def read_exit(path: Path) -> ExitStatus | None:
     """The word in a file; None where there is none."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         row = json.loads(path.read_text())
-        return Word(int(row["code"]), row["step"], str(row["reason"]))
+        return ExitStatus(int(row["code"]), row["step"], str(row["reason"]))
     return None
 
 

@@ -11,7 +11,7 @@ MARK = "MAE_SUPERVISED"
 """environment that all of them inherit: the parent of a process may be gone, its mark is not"""
 
 
-class Family:
+class ProcessGroup:
     """The processes that carry one mark."""
 
     def __init__(self) -> None:

@@ -81,7 +81,7 @@ def bench_joint(
         "step": {"images_per_s": synthetic},
         "loop": {"images_per_s": real, "data_wait": waited},
         "share": share,
-        "advice": advice(share, waited, config.data, device.startswith("cuda")),
+        "advice": hint(share, waited, config.data, device.startswith("cuda")),
     }
 
 
@@ -143,7 +143,7 @@ def run_loop(
     return [row for row in map(json.loads, lines) if row["step"] > every * WARM_UP]
 
 
-def advice(share: float, waited: float, data: DataConfig, has_gpu: bool = False) -> str:
+def hint(share: float, waited: float, data: DataConfig, has_gpu: bool = False) -> str:
     """The setting that would help, if any."""
     if share >= ENOUGH:
         return f"The loop does {share:.0%} of what the step could: the step decides."

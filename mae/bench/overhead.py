@@ -18,7 +18,7 @@ import mae.training.step
 from mae.bench.synthetic import build, synthetic_batch
 from mae.bench.timing import machine, spread
 from mae.config.sections import Config, LogConfig
-from mae.data.loader import Slices
+from mae.data.loader import BatchSharding
 from mae.objectives.registry import declaration
 from mae.pictures.drawing import save_png
 from mae.training.checkpoint.run import Run
@@ -27,7 +27,7 @@ from mae.training.meter import Meter
 from mae.training.optim import Taken
 from mae.training.plan import Plan, build_accelerator
 from mae.training.safety.guard import Guard
-from mae.training.safety.step_flags import Control, Wishes
+from mae.training.safety.step_flags import Control, StepFlags
 from mae.training.step import Learner, Step, build_learner, train_step
 from mae.training.tracking.progress import measure, progress_line
 from mae.training.tracking.tracker import Clock, Tracker
@@ -44,7 +44,7 @@ class Watched:
         self.device, self.size = learner.accelerator.device, config.train.batch_size
         self.declared = declaration(config.objective)
         self.batch = synthetic_batch(config, learner.objective.img_size, self.size)
-        self.plan = Plan(Slices(self.size, 1, 0, 1), num_samples=STEPS, steps=STEPS, lr=1e-4)
+        self.plan = Plan(BatchSharding(self.size, 1, 0, 1), num_samples=STEPS, steps=STEPS, lr=1e-4)
         self.control, self.guard = Control(timedelta(minutes=1)), Guard(config.guard)
         self.meter, self.clock = Meter.of(self.device, self.declared), Clock()
         self.done = 0
@@ -59,7 +59,7 @@ class Watched:
 
         def watched() -> None:
             train_step(self.learner, [self.batch], place, self.meter)
-            self.control.agree(Wishes())
+            self.control.agree(StepFlags())
 
         if is_watched:
             return self.seconds(watched)

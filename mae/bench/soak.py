@@ -6,7 +6,7 @@ from typing import NamedTuple
 import psutil
 
 from mae.config.sections import Config
-from mae.data.loader import Slices
+from mae.data.loader import BatchSharding
 from mae.data.training_data import open_training_data
 
 READINGS = 20
@@ -28,14 +28,14 @@ def soak(config: Config, img_size: int, samples: int) -> list[Reading]:
     The first reading is taken when a twentieth has been seen, so that all is warm.
     """
     config, data = open_training_data(config)
-    slices = Slices(config.train.batch_size, 1, 0, 1)
-    steps = max(READINGS, samples // slices.batch_size)
+    sharding = BatchSharding(config.train.batch_size, 1, 0, 1)
+    steps = max(READINGS, samples // sharding.batch_size)
     readings = []
-    stream = data.batches(config, slices, (img_size, img_size), 0, steps)
+    stream = data.batches(config, sharding, (img_size, img_size), 0, steps)
     for step, batch in enumerate(stream, start=1):
-        assert len(batch.samples) == slices.batch_size
+        assert len(batch.samples) == sharding.batch_size
         if step % (steps // READINGS) == 0:
-            readings.append(_read(step * slices.batch_size))
+            readings.append(_read(step * sharding.batch_size))
     return readings
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from mae.config.sections import DataConfig
 from mae.data.batches import batches
-from mae.data.loader import Batch, Slices, TrainingViews
+from mae.data.loader import Batch, BatchSharding, TrainingViews
 from mae.data.manifest import Manifest
 from mae.data.order import Order
 from mae.data.shard_reader import ShardReader
@@ -37,4 +37,4 @@ def our_batches(
     """Batches as training gets them, forever."""
     order = our_order(manifest, batch_size, config)
     views = TrainingViews(manifest, order, config, size, channels=3)
-    yield from batches(views, Slices(batch_size, 1, 0, 1).micro_batches(0, FOREVER), workers)
+    yield from batches(views, BatchSharding(batch_size, 1, 0, 1).micro_batches(0, FOREVER), workers)

@@ -33,7 +33,7 @@ from mae.networks.vit import timm_encoder
 from mae.objectives.registry import implementation
 from mae.pictures.confusion import draw_confusion
 from mae.storage.files import is_remote
-from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.files import TrainingState
 from mae.training.checkpoint.run import run_of
 from mae.training.checkpoint.trained import load_pretrained
 
@@ -42,7 +42,7 @@ class Evaluated(NamedTuple):
     """A run's classifier, and what it made of the images."""
 
     config: Config
-    position: Position
+    state: TrainingState
     images: Images
     judged: Judged
     names: list[str]
@@ -71,12 +71,12 @@ def evaluate_run(
     images.  Raises UserError where a folder holds no classifier, the labels are not its classes or
     more than data.max_bad images cannot be decoded.
     """
-    config, position, images, judged, names = judge_run(folder, shards, key, device, workers)
-    for reason in judged.left_out:
+    config, state, images, judged, names = judge_run(folder, shards, key, device, workers)
+    for reason in judged.skipped:
         say(f"left out: {reason}")
     seen, run = trained_on(config, images), run_of(folder).folder
     report = class_report(judged, names)
-    lines = [f"{run}, step {position.step:,}", class_table(report)]
+    lines = [f"{run}, step {state.step:,}", class_table(report)]
     if beside is not None:
         other = judge_run(beside, shards, key, device, workers).judged
         ours, others = (one.guesses == one.labels for one in (judged, other))
@@ -99,7 +99,7 @@ def evaluate_run(
         "protocol": "centred views, all images once",
         "selection": f"{'the last' if run == folder else 'a given'} checkpoint; {chosen}",
         "run": str(folder),
-        "step": position.step,
+        "step": state.step,
         "test_images_in_train": seen,
         "data": images.manifest.fingerprint,
         "crop_pct": config.data.crop_pct,
@@ -111,7 +111,7 @@ def evaluate_run(
     }
     write_json(out, {**facts, **report})
     picture = out.with_name(f"{out.stem}-confusion.png")
-    title = f"{run.name}, step {position.step:,}: {report['accuracy']:.1%} of "
+    title = f"{run.name}, step {state.step:,}: {report['accuracy']:.1%} of "
     title += f"{report['images']:,} images right"
     write_png(draw_confusion(confusion(judged, len(names)), names, title), picture)
     return "\n".join([*lines, str(out), str(picture)])
@@ -121,7 +121,7 @@ def judge_run(
     folder: Path, shards: Sequence[str], key: str, device: str, workers: int
 ) -> Evaluated:
     """A checkpoint, or the newest of a run, on all `shards`; raises as `evaluate_run` does."""
-    config, objective, position = load_pretrained(folder)
+    config, objective, state = load_pretrained(folder)
     names = list(implementation(config.objective).class_names(config, run_of(folder).folder))
     classify: Any = getattr(objective.to(device), "logits", None)
     if classify is None or not names:
@@ -145,7 +145,7 @@ def judge_run(
         workers=workers,
         max_bad=config.data.max_bad,
     )
-    return Evaluated(config, position, images, judged, names)
+    return Evaluated(config, state, images, judged, names)
 
 
 def trained_on(config: Config, test: Images) -> int | None:

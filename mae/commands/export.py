@@ -29,7 +29,7 @@ def export(args: argparse.Namespace) -> None:
     if args.push:
         check_push(args.push)
     refuse_probe(args.run)
-    config, model, position = load_pretrained(args.run)
+    config, model, state = load_pretrained(args.run)
     run, own = run_of(args.run), implementation(config.objective)
     write = writer_of(args.format, formats_of(model, own), config.objective)
     pool = choose_pool(model, own, args.pool)
@@ -41,20 +41,20 @@ def export(args: argparse.Namespace) -> None:
     subject = Subject(
         config,
         model,
-        position,
+        state,
         pool,
         args.decoder,
         trained_size,
         own.class_names(config, run.folder),
         frozenset(option for option, is_given in given.items() if is_given),
     )
-    facts = read_facts(run, position, declaration(config.objective))
+    facts = read_facts(run, state, declaration(config.objective))
     done = export_folder(write, subject, images, facts, checked_on, args.out, args.push)
     for line in done.remarks:
         print(line)
     off = f"off by {done.off:.0e} at most" if done.off else "equal to the last bit"
     print(
-        f"{args.out}: the {done.part} of step {position.step:,}, checked through {done.reader} on "
+        f"{args.out}: the {done.part} of step {state.step:,}, checked through {done.reader} on "
         f"{checked_on} ({off}); load it with"
     )
     print("\n".join(f"  {line}" for line in done.code.splitlines()))

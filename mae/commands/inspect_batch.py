@@ -48,8 +48,8 @@ def inspect_batch(args: argparse.Namespace) -> None:
 def refuse_other_samples(run: Run, fingerprint: str) -> None:
     """UserError where the run was trained on other samples than data.train has now."""
     found = newest_checkpoint(run.checkpoints)
-    if found and found.position.data != fingerprint:
+    if found and found.state.data != fingerprint:
         raise UserError(
             f"{run.folder}: was trained on other samples than data.train names (fingerprint "
-            f"{found.position.data[:16]}, now {fingerprint[:16]}): its steps cannot be shown"
+            f"{found.state.data[:16]}, now {fingerprint[:16]}): its steps cannot be shown"
         )

@@ -153,9 +153,9 @@ def neighbours(args: argparse.Namespace) -> None:
 
 def _open(args: argparse.Namespace) -> Opened:
     refuse_probe(args.run)
-    config, objective, position = load_pretrained(args.run)
-    title = f"{args.run}, step {position.step:,}: {WHAT[args.command]}"
-    return Opened(config, objective.to(choose_device(args.device)), position.step, title)
+    config, objective, state = load_pretrained(args.run)
+    title = f"{args.run}, step {state.step:,}: {WHAT[args.command]}"
+    return Opened(config, objective.to(choose_device(args.device)), state.step, title)
 
 
 def _load(args: argparse.Namespace, opened: Opened, limit: int | None = None) -> Loaded:

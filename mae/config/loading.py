@@ -17,7 +17,7 @@ from mae.base.errors import UserError
 from mae.config.migration import is_recorded, moved_keys, of_an_earlier_version, with_new_names
 from mae.config.sections import Config, sections
 from mae.config.types import Section, flatten, keys_of
-from mae.config.validation import contradictions
+from mae.config.validation import conflicting_settings
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import (
     DEFAULT,
@@ -128,7 +128,7 @@ def parse_config(
     if config is not None and kind is not Config:
         lines += [
             f"{_source_of(location, source)}: {location}: {message}"
-            for location, message in contradictions(config)
+            for location, message in conflicting_settings(config)
         ]
     if lines or config is None:
         raise UserError("\n".join(lines))

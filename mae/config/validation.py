@@ -7,7 +7,7 @@ from mae.config.types import flatten
 from mae.objectives.registry import declaration
 
 
-def contradictions(config: Config) -> Iterator[tuple[str, str]]:
+def conflicting_settings(config: Config) -> Iterator[tuple[str, str]]:
     """(key, message) of each."""
     data, optim, train = config.data, config.optim, config.train
     if optim.warmup_epochs >= train.epochs:

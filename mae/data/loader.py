@@ -48,7 +48,7 @@ class Batch(NamedTuple):
     """samples that could not be used, and were replaced"""
 
 
-class Slices(NamedTuple):
+class BatchSharding(NamedTuple):
     """How the stream is dealt out: global batch k is positions [k·B, (k+1)·B).
 
     Process r takes the r-th of `num_processes` equal parts, in `accumulation` micro-batches.
@@ -65,15 +65,15 @@ class Slices(NamedTuple):
         return self.batch_size // (self.num_processes * self.accumulation)
 
     def micro_batches(
-        self, first_step: int, last_step: int, left_out: Container[int] = ()
+        self, first_step: int, last_step: int, skipped: Container[int] = ()
     ) -> Iterator[range]:
         """Positions of each micro-batch of the steps in [first_step, last_step), from 0.
 
-        `left_out` counts them from 1.
+        `skipped` counts them from 1.
         """
         share = self.batch_size // self.num_processes
         for step in range(first_step, last_step):
-            if step + 1 in left_out:
+            if step + 1 in skipped:
                 continue
             start = step * self.batch_size + self.process_index * share
             for micro in range(self.accumulation):

@@ -13,7 +13,7 @@ from mae.config.sections import Config, DataConfig
 from mae.data.batches import batches
 from mae.data.device_decoding import CropDecoder, decoded_batches
 from mae.data.images import Images
-from mae.data.loader import Batch, Slices, TrainingViews, step_names
+from mae.data.loader import Batch, BatchSharding, TrainingViews, step_names
 from mae.data.manifest import Manifest, build_manifest, merge
 from mae.data.order import Order
 from mae.data.statistics import channel_statistics
@@ -47,14 +47,14 @@ class TrainingSource(Protocol):
     def batches(
         self,
         config: Config,
-        slices: Slices,
+        sharding: BatchSharding,
         img_size: tuple[int, int],
         first: int,
         last: int,
-        left_out: Container[int] = (),
+        skipped: Container[int] = (),
         device: torch.device = ...,
     ) -> Generator[Batch]:
-        """The micro-batches of a process for the steps in [first, last) but those `left_out`."""
+        """The micro-batches of a process for the steps in [first, last) but those `skipped`."""
         ...
 
 
@@ -76,14 +76,14 @@ class TrainingData(NamedTuple):
     def batches(
         self,
         config: Config,
-        slices: Slices,
+        sharding: BatchSharding,
         img_size: tuple[int, int],
         first: int,
         last: int,
-        left_out: Container[int] = (),
+        skipped: Container[int] = (),
         device: torch.device = CPU,
     ) -> Generator[Batch]:
-        """The micro-batches of a process for the steps in [first, last) but those `left_out`.
+        """The micro-batches of a process for the steps in [first, last) but those `skipped`.
 
         `device` decodes them where data.decode_on_device asks for it.  Raises UserError,
         SampleError, StorageError as the samples are met, WorkerDied.
@@ -97,20 +97,20 @@ class TrainingData(NamedTuple):
             self.cache,
             declaration(config.objective).augmentation(config, img_size),
         )
-        at_once = shards_at_once(config.data, self.manifest, 1 / slices.num_processes)
+        at_once = shards_at_once(config.data, self.manifest, 1 / sharding.num_processes)
         in_window = at_once * len(self.manifest) / len(self.manifest.shards)
         positions = fetching_ahead(
-            slices.micro_batches(first, last, left_out),
+            sharding.micro_batches(first, last, skipped),
             self.manifest,
             self.order,
             self.cache,
-            ahead=min(MOST_AHEAD, int(in_window / slices.device_batch) + 1),
+            ahead=min(MOST_AHEAD, int(in_window / sharding.device_batch) + 1),
         )
         made = batches(views, positions, config.data.workers)
         if not config.data.decode_on_device:
             return made
         decoder = CropDecoder(device, config.data.in_chans)
-        return decoded_batches(made, slices.micro_batches(first, last, left_out), views, decoder)
+        return decoded_batches(made, sharding.micro_batches(first, last, skipped), views, decoder)
 
 
 def open_training_data(

@@ -15,7 +15,7 @@ from mae.data.images import BadSample, Images
 from mae.data.loader import CentredViews
 from mae.data.manifest import require_labels
 from mae.evaluation.confidence import balanced_accuracy, wilson
-from mae.evaluation.features import LeftOut, UsableViews, ranges
+from mae.evaluation.features import Skipped, UsableViews, ranges
 from mae.evaluation.results import TOP
 
 BATCH = 64
@@ -38,7 +38,7 @@ class Judged(NamedTuple):
     """the label is among the TOP most probable classes"""
     losses: npt.NDArray[np.float32]
     """cross-entropy with the label, in nats"""
-    left_out: list[str]
+    skipped: list[str]
     """what is wrong with further images, which could not be decoded"""
 
 
@@ -92,7 +92,7 @@ def judge(
     slices = ranges(len(images.manifest), BATCH)
     views = UsableViews(CentredViews(images, img_size, crop_pct))
     own: list[_Part] = []
-    met, left_out = (LeftOut(images, most) for _ in range(2))
+    met, skipped = (Skipped(images, most) for _ in range(2))
     try:
         for found in batches(views, slices[process_index::num_processes], workers):
             met.add(found.bad)
@@ -103,14 +103,14 @@ def judge(
     for part in parts:
         if part.problem is not None:
             raise part.problem
-    left_out.add(sorted(bad for part in parts for bad in part.bad))
+    skipped.add(sorted(bad for part in parts for bad in part.bad))
     samples = np.array([s for part in parts for s in part.samples], dtype=np.int64)
     return Judged(
         labels[samples],
         np.array([g for part in parts for g in part.guesses], dtype=np.int64),
         np.array([t for part in parts for t in part.in_top], dtype=bool),
         np.array([loss for part in parts for loss in part.losses], dtype=np.float32),
-        left_out.reasons,
+        skipped.reasons,
     )
 
 
@@ -140,7 +140,7 @@ def summary(judged: Judged) -> dict[str, Any]:
     accuracy = float(right.mean())
     return {
         "images": len(right),
-        "bad": len(judged.left_out),
+        "bad": len(judged.skipped),
         "accuracy": accuracy,
         "interval": list(wilson(accuracy, len(right))),
         "balanced_accuracy": balanced_accuracy(right, judged.labels),
@@ -181,7 +181,7 @@ def class_report(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
         if wrong[i, j]
     ]
     whole = {"confusion": matrix.tolist()} if len(names) <= MOST_CLASSES else {}
-    known = {**summary(judged), "left_out": judged.left_out, "num_classes": len(names)}
+    known = {**summary(judged), "left_out": judged.skipped, "num_classes": len(names)}
     return {**known, "classes": classes, "errors": errors, **whole}
 
 

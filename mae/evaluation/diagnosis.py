@@ -68,7 +68,7 @@ COLLAPSED, NARROW = 0.02, 0.05
 """RankMe as a share of what it can be: a fresh ViT has some 0.03, a good one 0.2 and more"""
 
 
-class Verdict(NamedTuple):
+class Finding(NamedTuple):
     """One finding."""
 
     level: Literal["good", "watch", "bad"]
@@ -78,7 +78,7 @@ class Verdict(NamedTuple):
     """against which threshold, why it matters, what to do"""
 
 
-def judge(run: Recorded, own: Iterable[Verdict] = ()) -> list[Verdict]:
+def judge(run: Recorded, own: Iterable[Finding] = ()) -> list[Finding]:
     """All findings, the bad first; `own` are those of the run's objective."""
     found = [
         *about_loss(run.metrics, run.warmup_epochs),
@@ -91,10 +91,10 @@ def judge(run: Recorded, own: Iterable[Verdict] = ()) -> list[Verdict]:
     return sorted(found, key=lambda verdict: LEVELS.index(verdict.level))
 
 
-def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Verdict]:
+def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Finding]:
     """Whether it is a number, and falls."""
     if metrics and "loss" in metrics[-1] and number(metrics[-1], "loss") is None:
-        yield Verdict(
+        yield Finding(
             "bad",
             "The loss is not a number",
             "The last row has no finite loss. Lower optim.lr or optim.blr, or look at the data of "
@@ -104,7 +104,7 @@ def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Verdict
     losses = series(metrics, "loss", warmup_epochs)
     if len(losses) < ENOUGH:
         if metrics:
-            yield Verdict(
+            yield Finding(
                 "watch",
                 "Too early to judge the loss",
                 f"{len(losses)} rows after warm-up; trends are judged from {ENOUGH} on.",
@@ -120,35 +120,35 @@ def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Verdict
         f"({200 * noise:.1f} %) or below 0.5 % count as none."
     )
     if fall > max(0.005, 2 * noise):
-        yield Verdict(
+        yield Finding(
             "good",
             f"Loss still falling: {100 * fall:.1f} % {over}",
             f"{compared} At the end of a run this means: longer training would still help.",
         )
     elif -fall > max(0.005, 2 * noise):
-        yield Verdict(
+        yield Finding(
             "bad" if fall < -0.1 else "watch",
             f"Loss rising: {-100 * fall:.1f} % {over}",
             f"{compared} A loss that goes on rising after warm-up wants a lower learning rate.",
         )
     else:
-        yield Verdict("good", f"Loss steady {over}", compared)
+        yield Finding("good", f"Loss steady {over}", compared)
 
 
-def about_steps(metrics: Sequence[Row]) -> Iterator[Verdict]:
+def about_steps(metrics: Sequence[Row]) -> Iterator[Finding]:
     """Steps skipped, images replaced, gradients grown."""
     last = metrics[-1] if metrics else {}
     steps, skipped, bad = (number(last, key) or 0.0 for key in ("step", "skipped", "bad"))
     if skipped:
         share = skipped / max(steps, 1)
-        yield Verdict(
+        yield Finding(
             "bad" if share > 0.01 else "watch",
             f"{skipped:,.0f} of {steps:,.0f} steps skipped",
             "Their gradients were not finite. Up to 1 % is survivable, none is normal in bf16: "
             "see the events, and the learning rate.",
         )
     if bad:
-        yield Verdict(
+        yield Finding(
             "watch",
             f"{bad:,.0f} unreadable image{'s' * (bad != 1)} replaced",
             "Named below with shard and key. data.max_bad of them stop the run; none is normal.",
@@ -157,44 +157,44 @@ def about_steps(metrics: Sequence[Row]) -> Iterator[Verdict]:
     if len(norms) >= ENOUGH:
         usual, now = median(norms), median(norms[-max(5, len(norms) // 10) :])
         if now > 5 * usual:
-            yield Verdict(
+            yield Finding(
                 "watch",
                 f"Gradients have grown to {now / usual:.0f} times the run's median",
                 "Above 5 times an explosion may be near: lower the learning rate.",
             )
 
 
-def about_speed(metrics: Sequence[Row]) -> Iterator[Verdict]:
+def about_speed(metrics: Sequence[Row]) -> Iterator[Finding]:
     """What it waits for, and whether it has become slower."""
     waits = series(metrics[1:], "data_wait")  # the first row is start-up
     if waits:
         recent = waits[-max(5, len(waits) // 10) :]
         share = median(recent)
-        advice = (
+        hint = (
             f"Median of the last {len(recent)} rows; up to {WAITING:.0%} is fine, {STARVED:.0%} is "
             "bad. More data.workers, data.crop_on_device, data.repeats, or smaller images "
             "(mae pack --resize) feed it faster."
         )
         level = "bad" if share > STARVED else "watch" if share > WAITING else "good"
-        yield Verdict(level, f"{share:.0%} of the time is spent waiting for data", advice)
+        yield Finding(level, f"{share:.0%} of the time is spent waiting for data", hint)
     speeds = series(metrics[1:], "images_per_second")
     if len(speeds) >= ENOUGH:
         usual, now = median(speeds), median(speeds[-max(5, len(speeds) // 10) :])
         if now < 0.7 * usual:
-            yield Verdict(
+            yield Finding(
                 "watch",
                 f"Slower than before: {now:,.0f} images/s, the run's median is {usual:,.0f}",
                 "Below 70 %: another job on the machine, a throttled device, slower storage?",
             )
 
 
-def about_features(health: Sequence[Row], warmup_epochs: float) -> Iterator[Verdict]:
+def about_features(health: Sequence[Row], warmup_epochs: float) -> Iterator[Finding]:
     """Whether features use the dimensions they have."""
     ranks = series(health, "rankme", warmup_epochs)
     last = health[-1] if health else {}
     rank = number(last, "rankme")
     if rank is None and "rankme" in last:
-        yield Verdict("bad", "Features are not numbers", "The encoder's output is not finite.")
+        yield Finding("bad", "Features are not numbers", "The encoder's output is not finite.")
     if not ranks or rank is None:
         return
     most = max(1.0, min(number(last, "images") or rank, number(last, "width") or rank))
@@ -207,26 +207,26 @@ def about_features(health: Sequence[Row], warmup_epochs: float) -> Iterator[Verd
     )
     dead, peak = number(last, "dead") or 0.0, max(ranks)
     if share < COLLAPSED or (number(last, "spread") or 1.0) < 0.01:
-        yield Verdict("bad", f"Features collapse: {shown}", why)
+        yield Finding("bad", f"Features collapse: {shown}", why)
     elif share < NARROW:
-        yield Verdict("watch", f"Features are narrow: {shown}", why)
+        yield Finding("watch", f"Features are narrow: {shown}", why)
     elif rank < peak / 2:
-        yield Verdict(
+        yield Finding(
             "watch",
             f"Features are losing dimensions: {shown}, {peak:.0f} at best",
             "Less than half of the run's best RankMe.",
         )
     else:
-        yield Verdict("good", f"Features are spread out: {shown}", why)
+        yield Finding("good", f"Features are spread out: {shown}", why)
     if dead > 0.1:
-        yield Verdict(
+        yield Finding(
             "bad" if dead > 0.5 else "watch",
             f"{dead:.0%} of the feature dimensions are dead",
             "They vary less than 1 % of 1/sqrt(width) over images; above 10 % is unusual.",
         )
 
 
-def about_neighbours(health: Sequence[Row]) -> Iterator[Verdict]:
+def about_neighbours(health: Sequence[Row]) -> Iterator[Finding]:
     """Whether nearest neighbours share their class."""
     found = series(health, "knn")
     chance = number(health[-1], "chance") if health else None
@@ -238,8 +238,8 @@ def about_neighbours(health: Sequence[Row]) -> Iterator[Verdict]:
     )
     now, best = found[-1], max(found)
     if now < chance + 0.02:
-        yield Verdict("watch", f"k-NN accuracy {now:.0%} is chance ({chance:.0%})", smoke)
+        yield Finding("watch", f"k-NN accuracy {now:.0%} is chance ({chance:.0%})", smoke)
     elif len(found) > 2 and now < 0.9 * best:
-        yield Verdict("watch", f"k-NN accuracy {now:.0%}, down from {best:.0%}", smoke)
+        yield Finding("watch", f"k-NN accuracy {now:.0%}, down from {best:.0%}", smoke)
     else:
-        yield Verdict("good", f"k-NN accuracy {now:.0%} (chance {chance:.0%})", smoke)
+        yield Finding("good", f"k-NN accuracy {now:.0%} (chance {chance:.0%})", smoke)

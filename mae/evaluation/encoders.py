@@ -110,14 +110,14 @@ def open_encoder(folder: Path) -> Opened:
     if is_export(folder):
         return _open_timm(folder)
     refuse_probe(folder)
-    config, objective, position = load_pretrained(folder)
+    config, objective, state = load_pretrained(folder)
 
     def untrained() -> tuple[nn.Module, FrozenEncoder]:
         fresh = build_objective(config).eval()
         return fresh, objective_encoder(config, fresh)._replace(name=UNTRAINED)
 
     encoder = objective_encoder(config, objective)
-    return Opened(config, objective, encoder, position.step, untrained, config.objective)
+    return Opened(config, objective, encoder, state.step, untrained, config.objective)
 
 
 def open_again(folder: Path, is_untrained: bool, sha256: str) -> FrozenEncoder:

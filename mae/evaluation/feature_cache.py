@@ -24,7 +24,7 @@ from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.manifest import Manifest
 from mae.evaluation.encoders import TOKENS, FrozenEncoder, objective_encoder
-from mae.evaluation.features import BATCH, LeftOut, encode_images
+from mae.evaluation.features import BATCH, Skipped, encode_images
 from mae.evaluation.features_file import (
     FeatureSet,
     FeatureWriter,
@@ -172,7 +172,7 @@ def write_features(
     """
     manifest = images.manifest
     metadata = _metadata(encoder, images, step)
-    left_out = LeftOut(images, max_bad)
+    skipped = Skipped(images, max_bad)
     samples: list[int] = []
     writer: FeatureWriter | None = None
     progress = _Progress(len(manifest), say)
@@ -180,7 +180,7 @@ def write_features(
         for batch in encode_images(
             encoder, images, tokens=tokens, device=device, batch_size=batch_size, workers=workers
         ):
-            left_out.add(batch.bad)
+            skipped.add(batch.bad)
             if batch.vectors:
                 shapes = {name: vectors.shape[1:] for name, vectors in batch.vectors.items()}
                 writer = writer or FeatureWriter(file, len(manifest), shapes, metadata)
@@ -188,13 +188,13 @@ def write_features(
                 labels = manifest.label[numbers]
                 writer.append({"label": labels, "sample": numbers, **batch.vectors})
                 samples += batch.samples
-            progress(len(samples) + len(left_out.reasons))
+            progress(len(samples) + len(skipped.reasons))
         assert writer is not None  # else none was readable, and `left_out` has said so
-        dropped = "\0".join(left_out.reasons).encode("utf-8", "backslashreplace")
+        dropped = "\0".join(skipped.reasons).encode("utf-8", "backslashreplace")
         writer.end({"name": _names(manifest, samples), "dropped": dropped})
         file.flush()
         os.fsync(file.fileno())
-    left_out.tell(say)
+    skipped.tell(say)
 
 
 def _metadata(encoder: FrozenEncoder, images: Images, step: int | None) -> dict[str, str]:

@@ -21,7 +21,7 @@ from mae.evaluation.encoders import TOKENS, Encode, FrozenEncoder
 from mae.objectives.registry import OBJECTIVES, declaration
 
 
-class LeftOut:
+class Skipped:
     """The bad images of a data set, as they are met."""
 
     def __init__(self, images: Images, max_bad: int) -> None:
@@ -93,7 +93,7 @@ class Usable(NamedTuple):
 
     samples: npt.NDArray[np.int64]
     """numbers in the manifest, ascending"""
-    left_out: list[str]
+    skipped: list[str]
     """what is wrong with the others"""
 
 
@@ -102,11 +102,11 @@ def usable_samples(views: CentredViews, max_bad: int, *, workers: int = 0) -> Us
 
     Raises UserError where more than `max_bad` do not, StorageError for an unreadable shard.
     """
-    left_out, samples = LeftOut(views.images, max_bad), []
+    skipped, samples = Skipped(views.images, max_bad), []
     for found in batches(UsableViews(views), ranges(len(views), BATCH), workers):
-        left_out.add(found.bad)
+        skipped.add(found.bad)
         samples += found.samples
-    return Usable(np.array(samples, dtype=np.int64), left_out.reasons)
+    return Usable(np.array(samples, dtype=np.int64), skipped.reasons)
 
 
 def ranges(count: int, size: int) -> list[range]:

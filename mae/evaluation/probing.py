@@ -169,8 +169,8 @@ def claim_folder(
     decisive, free = differing_keys(old, config)
     lines = [*(line for line in free if line.startswith(ENDS_DIFFERENTLY)), *decisive]
     found = newest_checkpoint(run.checkpoints)
-    if found and found.position.data != manifest.fingerprint:
-        short = (one[:16] for one in (found.position.data, manifest.fingerprint))
+    if found and found.state.data != manifest.fingerprint:
+        short = (one[:16] for one in (found.state.data, manifest.fingerprint))
         lines.append("training data: " + " → ".join(short))
     if not lines:
         return

@@ -49,7 +49,7 @@ class Part(NamedTuple):
     images: int
     data: str | None
     """the manifest's fingerprint"""
-    left_out: list[str]
+    skipped: list[str]
     """what was wrong with further images"""
 
 
@@ -146,8 +146,8 @@ def provenance(encoder: Mapping[str, str], train: Part, test: Part) -> dict[str,
     return {
         "train_images": train.images,
         "test_images": test.images,
-        "train": {"data": train.data, "left_out": train.left_out},
-        "test": {"data": test.data, "left_out": test.left_out},
+        "train": {"data": train.data, "left_out": train.skipped},
+        "test": {"data": test.data, "left_out": test.skipped},
         "encoder": {key: encoder.get(key) for key in (*SAME, "precision")},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -158,10 +158,10 @@ def provenance(encoder: Mapping[str, str], train: Part, test: Part) -> dict[str,
     }
 
 
-def part_of(images: Images, left_out: Sequence[str]) -> Part:
-    """Of shards, all but those `left_out`."""
+def part_of(images: Images, skipped: Sequence[str]) -> Part:
+    """Of shards, all but those `skipped`."""
     manifest = images.manifest
-    return Part(len(manifest) - len(left_out), manifest.fingerprint, list(left_out))
+    return Part(len(manifest) - len(skipped), manifest.fingerprint, list(skipped))
 
 
 def budget_name(row: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from mae.base.hashing import Stream, fold
 from mae.data.batches import batches
 from mae.data.images import Images
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.evaluation.features import LeftOut, Matrix, ranges
+from mae.evaluation.features import Matrix, Skipped, ranges
 from mae.evaluation.knn import TEMPERATURE, K
 from mae.evaluation.probe import is_edge, path, standardise
 from mae.evaluation.segmentation_masks import (
@@ -181,7 +181,7 @@ class Judgement(NamedTuple):
     linear: Linear
     fitted: npt.NDArray[np.int64]
     """[m] classes of the patches that were fitted to"""
-    left_out: tuple[list[str], list[str]]
+    skipped: tuple[list[str], list[str]]
     """what was wrong with further images of train and of test"""
 
 
@@ -203,25 +203,25 @@ def judge_encoder(
 
     Raises UserError where more than `max_bad` images or masks of either part do not decode.
     """
-    left_out = LeftOut(train.images, max_bad), LeftOut(test.images, max_bad)
+    skipped = Skipped(train.images, max_bad), Skipped(test.images, max_bad)
 
-    def dense(part: MaskedImages, bad: LeftOut) -> Iterator[Dense]:
+    def dense(part: MaskedImages, bad: Skipped) -> Iterator[Dense]:
         return encode_dense(encoder, part.images, part.masks, patch_size, device, workers, bad)
 
     images = len(train.images.manifest)
     say(f"tokens of {images:,} training images")
     each = max(1, -(-patches // images))
-    fitted = collect(dense(train, left_out[0]), each, seed)
+    fitted = collect(dense(train, skipped[0]), each, seed)
     say(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
     linear = choose_linear(fitted.tokens, fitted.classes, fitted.images, classes, seed, device)
     neighbours = Neighbours(fitted.tokens, fitted.classes, classes, device)
     scorers: dict[str, Scorer] = {"linear": linear.scores, "k-NN": neighbours.scores}
     say(f"testing on {len(test.images.manifest):,} images")
-    found = dense(test, left_out[1])
+    found = dense(test, skipped[1])
     counts = measure(found, scorers, encoder.img_size, patch_size, classes)
-    for bad in left_out:
+    for bad in skipped:
         bad.tell(say)
-    return Judgement(counts, linear, fitted.classes, (left_out[0].reasons, left_out[1].reasons))
+    return Judgement(counts, linear, fitted.classes, (skipped[0].reasons, skipped[1].reasons))
 
 
 def encode_dense(
@@ -231,12 +231,12 @@ def encode_dense(
     patch_size: tuple[int, int],
     device: torch.device | str,
     workers: int,
-    left_out: LeftOut,
+    skipped: Skipped,
 ) -> Iterator[Dense]:
-    """All images in order but the bad ones, which `left_out` hears of."""
+    """All images in order but the bad ones, which `skipped` hears of."""
     views = MaskedViews(images, masks, encoder.img_size, encoder.crop_pct)
     for pixels, classes, bad in batches(views, ranges(len(views), BATCH), workers):
-        left_out.add(bad)
+        skipped.add(bad)
         if pixels is None:
             continue
         with torch.no_grad():

@@ -78,7 +78,7 @@ def segmentation_report(
             say=saying(say, name),
         )
     ours = next(iter(judged.values()))
-    learnt, met = (part_of(p.images, bad) for p, bad in zip(both, ours.left_out, strict=True))
+    learnt, met = (part_of(p.images, bad) for p, bad in zip(both, ours.skipped, strict=True))
     return {
         "measures": MEASURES,
         "protocol": PROTOCOL,

@@ -14,7 +14,7 @@ from mae.networks.vit import timm_encoder
 from mae.objectives import registry
 from mae.objectives.declaration import Card, Declaration
 from mae.pretrained_weights.record import data_names, shown_source
-from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.files import TrainingState
 from mae.training.checkpoint.run import Run
 
 
@@ -29,14 +29,14 @@ class Facts(NamedTuple):
     """the run's init.json: which weights it started from; empty where it started from scratch"""
 
 
-def read_facts(run: Run, position: Position, declared: Declaration) -> Facts:
+def read_facts(run: Run, state: TrainingState, declared: Declaration) -> Facts:
     """Whatever can be read; `declared`: the run's objective."""
-    metrics = _row_until(run.metrics_file, position.step)
-    health = _row_until(run.health_file, position.step)
+    metrics = _row_until(run.metrics_file, state.step)
+    health = _row_until(run.health_file, state.step)
     results = declared.results(metrics, health)
     for path in sorted(run.folder.glob("*.json")):
         report = read_json(path)
-        if report.get("step") == position.step:
+        if report.get("step") == state.step:
             results += _accuracies(path.stem, report)
     epoch, samples = number(metrics, "epoch"), number(metrics, "samples")
     images = round(samples / epoch) if samples and epoch else None
@@ -126,7 +126,7 @@ OPTIMIZERS = {"adamw": "AdamW"}
 
 def model_card(subject: Subject, facts: Facts, written: Written, proof: str) -> str:
     """Markdown under the metadata block that model hubs read."""
-    config, model, position = subject.config, subject.model, subject.position
+    config, model, state = subject.config, subject.model, subject.state
     data, train, optim = config.data, config.train, config.optim
     declared = registry.declaration(config.objective)
     init = _init(subject, facts)
@@ -150,8 +150,8 @@ def model_card(subject: Subject, facts: Facts, written: Written, proof: str) -> 
         model=_model(subject, declared),
         start=start,
         history=f"| pretraining | {init['history']} |\n" if init.get("history") else "",
-        samples=position.samples,
-        step=position.step,
+        samples=state.samples,
+        step=state.step,
         batch_size=train.batch_size,
         objective=_objective(config, card),
         scale=list(data.scale),
@@ -164,7 +164,7 @@ def model_card(subject: Subject, facts: Facts, written: Written, proof: str) -> 
         seed=train.seed,
         images=f"{facts.images:,} images of " if facts.images else "",
         shards=data_names(data),
-        fingerprint=position.data[:16],
+        fingerprint=state.data[:16],
         results=_results(facts),
         licence=licence,
     )

@@ -41,7 +41,7 @@ def write_plain(folder: Path, subject: Subject, images: Tensor) -> Written:
     )
     tensors = {name: tensor.clone() for name, tensor in weights(subject.model).items()}
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    write_description(folder, without_places(subject.config), subject.position)
+    write_description(folder, without_places(subject.config), subject.state)
     bits, (height, width) = subject.config.data.bits, subject.model.img_size
     package = registry.OBJECTIVES[subject.config.objective]
     return Written(

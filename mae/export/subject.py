@@ -14,7 +14,7 @@ from mae.networks.pixels import normalize_images, pixel_affine
 from mae.networks.vit import timm_encoder
 from mae.objectives.base import Implementation, Objective
 from mae.objectives.sections import VitModel
-from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.files import TrainingState
 
 Pool = Literal["token", "avg"]
 
@@ -32,7 +32,7 @@ class Subject(NamedTuple):
 
     config: Config
     model: Objective
-    position: Position
+    state: TrainingState
     pool: Pool | None
     """vector that stands for an image: the class token, or the mean of the patch tokens; None:
     the model has no encoder of timm's"""

@@ -13,7 +13,7 @@ from mae.config.types import Section
 if TYPE_CHECKING:
     from mae.config.sections import Config
     from mae.data.manifest import Manifest
-    from mae.evaluation.diagnosis import Recorded, Verdict
+    from mae.evaluation.diagnosis import Finding, Recorded
 
 Kind = Literal["mean", "sum"]
 """how a statistic is merged: over the samples of a report, averaged or added up"""
@@ -230,6 +230,6 @@ class Declaration:
                 values.append(f"{metric.label} {value:{metric.format}}")
         return [(f"training loss, step {metrics['step']:,}", ", ".join(values))]
 
-    def diagnose(self, run: Recorded) -> Iterable[Verdict]:
+    def diagnose(self, run: Recorded) -> Iterable[Finding]:
         """Findings on a run, besides those on any run's loss, features, steps and speed."""
         return ()

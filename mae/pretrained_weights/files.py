@@ -47,7 +47,7 @@ class Weights(NamedTuple):
     encoder: dict[str, Tensor]
     decoder: dict[str, Tensor]
     """empty where there is none"""
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     """tensors that are neither: why, by their own names"""
     notes: tuple[str, ...]
     """which of several were taken"""

@@ -110,7 +110,7 @@ class Loaded(NamedTuple):
     """that it has"""
     kept: tuple[str, ...]
     """its tensors that stay as they were initialised"""
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     """tensors of the source that were not used: why, by name"""
     notes: tuple[str, ...]
     """what was adapted, and what is not as in the recipe"""
@@ -135,15 +135,15 @@ def load_encoder(
     """
     where, own = f"init.from: {weights.name}", vit.state_dict()
     source = dict(weights.encoder)
-    left_out = dict(weights.left_out)
+    skipped = dict(weights.skipped)
     for norm, other in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
         if any(key.startswith(other) for key in own):
             for key in [k for k in source if k.startswith(norm) and k not in own]:
-                left_out[key] = "the norm of another pooling"
+                skipped[key] = "the norm of another pooling"
                 del source[key]
-    advice = "set model.encoder and model.encoder_kwargs to what the weights are of"
+    hint = "set model.encoder and model.encoder_kwargs to what the weights are of"
     if unknown := [key for key in source if key not in own]:
-        raise UserError(f"{where}: {some(unknown)} has no place in model.encoder: {advice}")
+        raise UserError(f"{where}: {some(unknown)} has no place in model.encoder: {hint}")
     kept = [key for key in own if key not in source]
     if "fc_norm.weight" in weights.encoder and "norm.weight" in kept:
         raise UserError(
@@ -152,18 +152,18 @@ def load_encoder(
             "from it: give the run that it was fine-tuned from"
         )
     if missing := [key for key in kept if key not in fresh and key != POSITIONS]:
-        raise UserError(f"{where} lacks {some(missing)} of model.encoder: {advice}")
+        raise UserError(f"{where} lacks {some(missing)} of model.encoder: {hint}")
     heads = num_heads_of(vit)
     if weights.geometry.num_heads not in (None, heads):
         raise UserError(
             f"{where}: {weights.geometry.num_heads} attention heads, model.encoder has {heads}: "
-            f"{advice}"
+            f"{hint}"
         )
     activation, eps = activation_of(vit), eps_of(vit)
     if weights.geometry.activation not in (None, activation):
         raise UserError(
             f"{where}: its activation is {weights.geometry.activation}, that of model.encoder "
-            f"{activation}: {advice}"
+            f"{activation}: {hint}"
         )
     notes: list[str] = []
     if weights.geometry.eps not in (None, eps):
@@ -179,7 +179,7 @@ def load_encoder(
         notes.append("the source has no positions: the model's own stay")
     check_tensors(source, own, where)
     vit.load_state_dict(own | source, strict=True)
-    return Loaded(len(source), len(own), tuple(kept), left_out, tuple(notes))
+    return Loaded(len(source), len(own), tuple(kept), skipped, tuple(notes))
 
 
 def check_tensors(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:

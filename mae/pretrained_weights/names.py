@@ -48,7 +48,7 @@ class Named(NamedTuple):
     encoder: dict[str, Tensor]
     decoder: dict[str, Tensor]
     """empty where there is none"""
-    left_out: dict[str, str]
+    skipped: dict[str, str]
     """what no encoder or decoder of ours has: why, by its own name"""
     notes: tuple[str, ...]
     """which of several were taken"""
@@ -58,25 +58,25 @@ def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
     """Sort and rename all of `tensors`; UserError (about `where`) for two of one name."""
     encoder: dict[str, Tensor] = {}
     decoder: dict[str, Tensor] = {}
-    left_out: dict[str, str] = {}
+    skipped: dict[str, str] = {}
     first: dict[tuple[bool, str], str] = {}
     twins = averaged(tensors)
-    left_out |= dict.fromkeys(twins.values(), "the weights that were averaged")
+    skipped |= dict.fromkeys(twins.values(), "the weights that were averaged")
     is_average = any(key.startswith(AVERAGE) for key in tensors)
     has_decoder = any(DECODER.match(WRAPPERS.sub("", key)) for key in tensors)
     for key, tensor in tensors.items():
-        if key in left_out:
+        if key in skipped:
             continue
         name = WRAPPERS.sub("", key)
         part, name = (decoder if DECODER.match(name) else encoder), DECODER.sub("", name)
         for pattern, replacement in RULES:
             name = pattern.sub(replacement, name)
         if part is encoder and HEADS.match(name):
-            left_out[key] = "a head"
+            skipped[key] = "a head"
             continue
         if part is encoder and name == "mask_token":
             if not has_decoder:
-                left_out[key] = "no decoder beside it"
+                skipped[key] = "no decoder beside it"
                 continue
             part = decoder
         own = part is decoder, name  # both parts have a norm.weight
@@ -86,7 +86,7 @@ def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
                 "holds one model"
             )
         part[name], first[own] = tensor, key
-    return Named(_fused(encoder), _fused(decoder), left_out, NOTES if is_average else ())
+    return Named(_fused(encoder), _fused(decoder), skipped, NOTES if is_average else ())
 
 
 def averaged(tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import declaration
 from mae.pretrained_weights.fit import Loaded
 from mae.pretrained_weights.licence import Licence
-from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.files import TrainingState
 
 FEW = 4
 """tensors that are listed by their names"""
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 def initial_of(
     source: Source,
     parts: Mapping[str, Loaded],
-    left_out: Mapping[str, str],
+    skipped: Mapping[str, str],
     kept: Sequence[str],
     notes: Sequence[str],
 ) -> Initial:
@@ -47,7 +47,7 @@ def initial_of(
     stay as they were initialised, as is worth a line.
     """
     return Initial(
-        [_counts(source, parts, left_out), *_remarks(source, kept, notes)],
+        [_counts(source, parts, skipped), *_remarks(source, kept, notes)],
         {
             "from": source.name,
             "license": source.licence.name,
@@ -55,7 +55,7 @@ def initial_of(
             "from_scratch": source.licence.from_scratch,
             "history": source.history,
             "keys_loaded": sum(part.tensors for part in parts.values()),
-            "left_out": dict(left_out),
+            "left_out": dict(skipped),
             "kept": [key for part in parts.values() for key in part.kept],
             "notes": list(notes),
             "sha256": source.sha256,
@@ -63,15 +63,15 @@ def initial_of(
     )
 
 
-def _counts(source: Source, parts: Mapping[str, Loaded], left_out: Mapping[str, str]) -> str:
+def _counts(source: Source, parts: Mapping[str, Loaded], skipped: Mapping[str, str]) -> str:
     loaded = [
         f"{part.tensors} of {part.of} {name} tensors".replace("  ", " ")
         for name, part in parts.items()
     ]
     line = f"init    {' and '.join(loaded)} from {source.name}"
-    if left_out:
+    if skipped:
         reasons = {
-            reason: [k for k in left_out if left_out[k] == reason] for reason in left_out.values()
+            reason: [k for k in skipped if skipped[k] == reason] for reason in skipped.values()
         }
         line += f" (left out: {'; '.join(starmap(_group, reasons.items()))})"
     return line
@@ -100,14 +100,14 @@ def _names(keys: Sequence[str]) -> str:
     return f"{keys[0]} to {keys[-1]} ({len(keys)} tensors)"
 
 
-def history_of(config: Config, position: Position, init: Mapping[str, Any]) -> str:
+def history_of(config: Config, state: TrainingState, init: Mapping[str, Any]) -> str:
     """Of a run up to a checkpoint; `init` is its init.json, empty where it has none."""
     optim, train = config.optim, config.train
     what = declaration(config.objective).history(config)
     rate = f"blr {optim.blr}" if optim.lr is None else f"lr {optim.lr}"
     text = (
-        f"{what} of {data_names(config.data)}, {position.samples:,} images seen in "
-        f"{position.step:,} steps of {train.batch_size} ({train.epochs:g} epochs planned), {rate}, "
+        f"{what} of {data_names(config.data)}, {state.samples:,} images seen in "
+        f"{state.step:,} steps of {train.batch_size} ({train.epochs:g} epochs planned), {rate}, "
         f"weight decay {optim.weight_decay}, seed {train.seed}"
     )
     if not config.init.from_:

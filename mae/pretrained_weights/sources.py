@@ -32,7 +32,7 @@ from mae.pretrained_weights.files import (
 from mae.pretrained_weights.licence import Licence, licence_beside, licence_in, licence_of
 from mae.pretrained_weights.names import in_our_names
 from mae.pretrained_weights.record import history_of
-from mae.training.checkpoint.files import WEIGHTS, Position, newest_checkpoint, read_position
+from mae.training.checkpoint.files import WEIGHTS, TrainingState, newest_checkpoint, read_state
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.trained import CONFIG, is_plain, read_description
 
@@ -72,7 +72,7 @@ class Trained(NamedTuple):
     file: Path
     """of the weights"""
     config: Config
-    position: Position
+    state: TrainingState
 
 
 def find_trained(source: str) -> Trained | None:
@@ -90,10 +90,10 @@ def _trained(folder: Path, source: str) -> Trained | None:
         found = newest_checkpoint(Run(folder).checkpoints)
         if found is None:
             raise UserError(f"init.from: {source}: a run without a checkpoint yet")
-        return Trained(folder, found.path / WEIGHTS, Run(folder).config(), found.position)
+        return Trained(folder, found.path / WEIGHTS, Run(folder).config(), found.state)
     if (folder / "state.json").exists():
-        position, run = read_position(folder), folder.parent.parent
-        return Trained(run, folder / WEIGHTS, Run(run).config(), position)
+        state, run = read_state(folder), folder.parent.parent
+        return Trained(run, folder / WEIGHTS, Run(run).config(), state)
     if is_plain(read_json(folder / CONFIG)):
         return Trained(folder, folder / WEIGHTS, *read_description(folder))
     return None
@@ -124,7 +124,7 @@ def _from_trained(trained: Trained, source: str) -> Weights:
     found = _from_file(trained.file, source, geometry, licence_in(trained.folder, source))
     return found._replace(
         normalisation=Normalisation(config.data.mean, config.data.std),
-        history=history_of(config, trained.position, read_json(trained.folder / "init.json")),
+        history=history_of(config, trained.state, read_json(trained.folder / "init.json")),
     )
 
 

@@ -50,10 +50,10 @@ def start_encoder(
         fresh=[key for key in encoder.state_dict() if key.startswith(FRESH)],
     )
     parts = {"encoder": loaded}
-    left_out = {f"decoder.{key}": "the decoder" for key in weights.decoder}
+    skipped = {f"decoder.{key}": "the decoder" for key in weights.decoder}
     if load_decoder:
         decoder = load_decoder(weights)
-        left_out = decoder.left_out
+        skipped = decoder.skipped
         if decoder.tensors:
             parts["decoder"] = decoder
     objective.after_load()
@@ -61,7 +61,7 @@ def start_encoder(
     return initial_of(
         Source(weights.name, weights.sha256, weights.licence, weights.history),
         parts,
-        loaded.left_out | left_out,
+        loaded.skipped | skipped,
         [key for key in loaded.kept if key.startswith(FRESH)],
         notes,
     )
@@ -89,7 +89,7 @@ def start_whole(objective: Objective, name: str, init: InitConfig) -> Initial:
     trained = found.trained
     licence = licence_in(trained.folder, init.from_)
     record = read_json(trained.folder / "init.json")
-    history = history_of(trained.config, trained.position, record)
+    history = history_of(trained.config, trained.state, record)
     loaded = Loaded(len(own), len(own), (), {}, ())
     source = Source(init.from_, sha256_of(trained.file), licence, history)
     return initial_of(source, {"": loaded}, {}, [], found.notes)
@@ -110,14 +110,14 @@ def _find(source: str, name: str) -> Whole:
 
 def _check(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:
     """UserError unless both have the same names, shapes and types, and all numbers are finite."""
-    advice = "set model.* as it was in that run"
+    hint = "set model.* as it was in that run"
     if missing := [key for key in own if key not in source]:
-        raise UserError(f"{where} lacks {some(missing)} of this model: {advice}")
+        raise UserError(f"{where} lacks {some(missing)} of this model: {hint}")
     if unknown := [key for key in source if key not in own]:
-        raise UserError(f"{where}: {some(unknown)} has no place in this model: {advice}")
+        raise UserError(f"{where}: {some(unknown)} has no place in this model: {hint}")
     for key, tensor in source.items():
         if tensor.shape != own[key].shape:
-            raise UserError(f"{where}: {shapes(key, tensor, own[key])}: {advice}")
+            raise UserError(f"{where}: {shapes(key, tensor, own[key])}: {hint}")
         if tensor.is_floating_point() != own[key].is_floating_point():
             kinds = (str(one.dtype).removeprefix("torch.") for one in (tensor, own[key]))
             raise UserError("{}: {} holds {}, the model's {}".format(where, key, *kinds))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mae.base.errors import UserError
-from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, Word, read_exit
+from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, ExitStatus, read_exit
 from mae.config.migration import of_an_earlier_version
 from mae.config.sections import Config
 from mae.config.types import flatten
@@ -45,7 +45,7 @@ class Record(NamedTuple):
     """what was found in the files of EVALUATIONS"""
     confusion: Path | None
     """the picture that goes with `evaluation`"""
-    last_word: Word | None
+    last_word: ExitStatus | None
     """how the last start ended, of itself; None while it runs, or where it was killed"""
     written: float | None
     """when metrics.jsonl was last written, seconds since 1970"""

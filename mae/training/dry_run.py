@@ -54,15 +54,15 @@ def dry_run(task: Task, objective: Objective, accelerator: Accelerator) -> list[
     disk = check_disk(config, objective)
     reading = read_for_a_while(task, objective, accelerator.device)
     step = try_step(config, objective, plan, accelerator, reading.batch)
-    speed = plan.slices.batch_size / step.seconds
-    used = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.slices.num_processes)
+    speed = plan.sharding.batch_size / step.seconds
+    used = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.sharding.num_processes)
     parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}
     sizes = ", ".join(f"{name} {millions:.1f} M" for name, millions in parts.items())
     bad = f", {reading.bad} of them bad" if reading.bad else ""
     return [
         *describe(task, objective, accelerator, 0),
         f"sizes   {sizes}; {plan.flops_per_image / 1e9:.3g} GFLOP an image; "
-        f"{plan.steps * plan.slices.batch_size:,} samples in all",
+        f"{plan.steps * plan.sharding.batch_size:,} samples in all",
         disk,
         f"read    {reading.images_per_second:,.0f} images/s with {config.data.workers} workers "
         f"for each process{bad}",
@@ -107,7 +107,7 @@ def read_for_a_while(task: Task, objective: Objective, device: torch.device) -> 
     """The first batches, for READ_SECONDS after the first; raises as the loader does."""
     config, plan, data = task
     micro_batches = data.batches(
-        config, plan.slices, objective.img_size, 0, plan.steps, device=device
+        config, plan.sharding, objective.img_size, 0, plan.steps, device=device
     )
     began = time.perf_counter()
     try:
@@ -123,7 +123,7 @@ def read_for_a_while(task: Task, objective: Objective, device: torch.device) -> 
         seconds = (time.perf_counter() - began) / count if count else first_took
     finally:
         micro_batches.close()  # and its workers with it
-    return Reading(first, plan.slices.device_batch * plan.slices.num_processes / seconds, bad)
+    return Reading(first, plan.sharding.device_batch * plan.sharding.num_processes / seconds, bad)
 
 
 def try_step(
@@ -134,7 +134,7 @@ def try_step(
     batch: Batch,
 ) -> Tried:
     """Steps of a copy of `objective`, the first of them untimed; UserError out of memory."""
-    device, slices = accelerator.device, plan.slices
+    device, sharding = accelerator.device, plan.sharding
     has_counter = device.type == "cuda"
     try:
         learner = build_learner(config, copy.deepcopy(objective), accelerator)
@@ -143,22 +143,22 @@ def try_step(
             torch.cuda.reset_peak_memory_stats(device)
         loss = train_step(learner, [batch], Step(1, plan.steps, plan.lr))
         # More than two micro-batches take the same for each.
-        counts = range(1, min(slices.accumulation, 2) + 1)
+        counts = range(1, min(sharding.accumulation, 2) + 1)
         times = [_seconds(learner, batch, plan, count) for count in counts]
-        seconds = times[-1] + max(0.0, times[-1] - times[0]) * (slices.accumulation - counts[-1])
+        seconds = times[-1] + max(0.0, times[-1] - times[0]) * (sharding.accumulation - counts[-1])
         memory = torch.cuda.max_memory_allocated(device) if has_counter else None
         return Tried(seconds, float(loss), memory)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
         what = (
-            f"lower train.max_device_batch to {slices.device_batch // 2} or less (the same run: "
+            f"lower train.max_device_batch to {sharding.device_batch // 2} or less (the same run: "
             "what is missing is accumulated)"
-            if slices.device_batch > 1
+            if sharding.device_batch > 1
             else "not even one image fits: choose a smaller model or data.img_size"
         )
         raise UserError(
-            f"train.max_device_batch: {slices.device_batch} images at once do not fit into the "
+            f"train.max_device_batch: {sharding.device_batch} images at once do not fit into the "
             f"memory of {device}: {what}"
         ) from None
     finally:
@@ -198,7 +198,7 @@ def _memory(step: Tried, device: torch.device) -> str:
 
 def _time(config: Config, plan: Plan, reading: Reading, step: Tried, device: torch.device) -> str:
     """Reading goes on beside the steps where there are workers, and between them where not."""
-    data_seconds = plan.slices.batch_size / reading.images_per_second
+    data_seconds = plan.sharding.batch_size / reading.images_per_second
     beside = config.data.workers > 0
     one = max(data_seconds, step.seconds) if beside else data_seconds + step.seconds
     if data_seconds > step.seconds:

@@ -12,7 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from mae.base.errors import UserError
 from mae.config.sections import Config, TrainConfig
-from mae.data.loader import Slices
+from mae.data.loader import BatchSharding
 from mae.data.training_data import TrainingSource
 from mae.evaluation.probing import Planned
 from mae.objectives.registry import declaration
@@ -26,7 +26,7 @@ MOST_PROCESSES = 1024
 class Plan(NamedTuple):
     """How a run goes."""
 
-    slices: Slices
+    sharding: BatchSharding
     num_samples: int
     steps: int
     lr: float
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
 
     def epoch(self, step: int) -> float:
         """Passes over the data after `step` steps."""
-        return step * self.slices.batch_size / self.num_samples
+        return step * self.sharding.batch_size / self.num_samples
 
     def lr_at(self, step: int, config: Config) -> float:
         """The learning rate of the step that follows `step` steps."""
@@ -129,7 +129,9 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
         )
     lr = config.optim.lr
     return Plan(
-        Slices(batch_size, num_processes, process_index, accumulation(config, num_processes)),
+        BatchSharding(
+            batch_size, num_processes, process_index, accumulation(config, num_processes)
+        ),
         num_samples,
         steps=math.ceil(config.train.epochs * num_samples / batch_size),
         lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
@@ -139,8 +141,8 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
 def planned(config: Config, num_samples: int) -> Planned:
     """Schedule of a run on one process, as a probe's report records it."""
     plan = make_plan(config, num_samples, 1, 0)
-    slices = plan.slices
-    return Planned(plan.steps, plan.lr, slices.batch_size, slices.device_batch)
+    sharding = plan.sharding
+    return Planned(plan.steps, plan.lr, sharding.batch_size, sharding.device_batch)
 
 
 def accumulation(config: Config, num_processes: int) -> int:

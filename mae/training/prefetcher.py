@@ -22,7 +22,7 @@ class OnDevice(NamedTuple):
     labels: Int[Tensor, " b"]
 
 
-class Feed:
+class DevicePrefetcher:
     """Copies batches to `device` and cuts their crops there.
 
     On a GPU this has a stream of its own: the loop is ahead of the device, so a batch arrives

@@ -19,7 +19,15 @@ from mae.base.errors import (
     StorageError,
     UserError,
 )
-from mae.base.exit_status import DONE, FAILED, STOPPED, WRONG_USE, Word, append_event, record_exit
+from mae.base.exit_status import (
+    DONE,
+    FAILED,
+    STOPPED,
+    WRONG_USE,
+    ExitStatus,
+    append_event,
+    record_exit,
+)
 from mae.config.sections import Config
 from mae.training.checkpoint.run import Run
 
@@ -146,7 +154,7 @@ class Ending:
         run = self.run
         folder = run.folder if run is not None and run.is_open else None
         step = run.newest_step() if run else None
-        record_exit(folder, Word(code, step, reason))
+        record_exit(folder, ExitStatus(code, step, reason))
         if folder:
             append_event(folder, step, "done" if code == DONE else "stop", reason)
 

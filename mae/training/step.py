@@ -23,7 +23,7 @@ from mae.training.checkpoint.average import Average
 from mae.training.fsdp2 import prepare
 from mae.training.meter import Meter
 from mae.training.optim import build_optimizer, set_lr, take_step
-from mae.training.prefetcher import Feed
+from mae.training.prefetcher import DevicePrefetcher
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Learner:
     accelerator: Accelerator
     average: Average | None
     """of the weights, where train.ema asks for one"""
-    feed: Feed
+    feed: DevicePrefetcher
 
 
 class Step(NamedTuple):
@@ -63,7 +63,7 @@ def build_learner(config: Config, objective: Objective, accelerator: Accelerator
     optimizer = build_optimizer(groups, config.optim)
     model, optimizer = prepare(objective, optimizer, accelerator)
     average = Average(objective, config.train.ema) if config.train.ema else None
-    feed = Feed(accelerator.device)
+    feed = DevicePrefetcher(accelerator.device)
     return Learner(config, objective, model, optimizer, accelerator, average, feed)
 
 

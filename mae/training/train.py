@@ -18,7 +18,7 @@ from mae.decoding.on_device import JpegDecoder
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
 from mae.pretrained_weights.start import start_from_weights
-from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.files import TrainingState
 from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
@@ -88,7 +88,7 @@ def train(
         forget_exit(run.folder)
     run.is_open = True
     learner = build_learner(config, objective, accelerator)
-    position, resumed = resume(
+    state, resumed = resume(
         run,
         objective,
         learner.optimizer,
@@ -96,11 +96,11 @@ def train(
         accelerator,
         average=learner.average,
     )
-    tracker = Tracker(run, config, is_main, position.step)
+    tracker = Tracker(run, config, is_main, state.step)
     ending.of_run.callback(tracker.close)
     if is_main:
-        record_start(run, task, position.step, [*notes, *resumed])
-    about = describe(task, objective, accelerator, position.step)
+        record_start(run, task, state.step, [*notes, *resumed])
+    about = describe(task, objective, accelerator, state.step)
     for line in [*notes, *resumed, *about]:
         tracker.say(line)
     trainer = Trainer(
@@ -113,7 +113,7 @@ def train(
         Control(timedelta(minutes=config.train.timeout_minutes)),
         ending.stop,
     )
-    finish(trainer, position)
+    finish(trainer, state)
     return objective
 
 
@@ -161,11 +161,11 @@ def record_start(run: Run, task: Task, step: int, notes: list[str]) -> None:
     append_event(run.folder, step, event, ", ".join(notes))
 
 
-def finish(trainer: Trainer, position: Position) -> None:
+def finish(trainer: Trainer, state: TrainingState) -> None:
     """Train to the end and say what comes next.  Raises RunFailed where the run takes no more."""
     folder, say = trainer.run.folder, trainer.monitor.tracker.say
     try:
-        trainer.fit(position)
+        trainer.fit(state)
         commands = declaration(trainer.config.objective).next_steps(folder)
         next_word = " Next:" if commands else ""
         say(f"done: {trainer.plan.steps:,} steps; {folder} holds the run.{next_word}")

@@ -8,7 +8,7 @@ import pytest
 
 from mae.base.exit_status import (
     STATUS_VARIABLE,
-    Word,
+    ExitStatus,
     append_event,
     append_row,
     forget_exit,
@@ -21,7 +21,7 @@ def test_a_word_is_left_in_the_run_and_for_the_supervisor(tmp_path, monkeypatch)
     run = tmp_path / "run"
     run.mkdir()
     monkeypatch.setenv(STATUS_VARIABLE, str(tmp_path / "private"))
-    word = Word(75, 120, "SIGTERM")
+    word = ExitStatus(75, 120, "SIGTERM")
     record_exit(run, word)
     assert read_exit(run / "exit-status") == read_exit(tmp_path / "private") == word
     assert json.loads((run / "exit-status").read_text()) == {
@@ -36,13 +36,13 @@ def test_a_word_on_a_folder_that_is_not_the_runs_own_is_for_the_supervisor_only(
     tmp_path, monkeypatch
 ):
     monkeypatch.setenv(STATUS_VARIABLE, str(tmp_path / "private"))
-    record_exit(None, Word(2, None, "output: is not empty"))
+    record_exit(None, ExitStatus(2, None, "output: is not empty"))
     assert [path.name for path in tmp_path.iterdir()] == ["private"]
 
 
 def test_a_word_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch):
     monkeypatch.delenv(STATUS_VARIABLE, raising=False)
-    record_exit(tmp_path / "gone", Word(1, 3, "disk full"))
+    record_exit(tmp_path / "gone", ExitStatus(1, 3, "disk full"))
 
 
 def test_what_is_no_word_is_none(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from mae.base.errors import RunFailed, UserError
 from mae.bench import joint
 from mae.bench.cases import Case
-from mae.bench.joint import advice, bench_joint
+from mae.bench.joint import bench_joint, hint
 from mae.bench.rounds import Effort
 from mae.bench.tables import joint_table
 from mae.config.sections import DataConfig
@@ -115,9 +115,9 @@ def test_refusals(shards, fake_step):
 def test_advice(monkeypatch):
     monkeypatch.setattr(joint, "usable_cores", lambda: 8)
     data = DataConfig(workers=4)
-    assert advice(0.97, 0.02, data).endswith("the step decides.")
-    assert advice(0.5, 0.5, data) == (
+    assert hint(0.97, 0.02, data).endswith("the step decides.")
+    assert hint(0.5, 0.5, data) == (
         "Bound by its data: 2.00 times as fast if it never waited. "
         "What would help: data.workers=8 (there are 8 cores), mae pack --resize, data.repeats=2."
     )
-    assert "disturb each other (fewer data.workers)" in advice(0.5, 0.1, data)
+    assert "disturb each other (fewer data.workers)" in hint(0.5, 0.1, data)

@@ -119,10 +119,10 @@ def test_a_checkpoint_of_then_is_loaded_whole(folder, kind, tmp_path):
     from mae.training.checkpoint.trained import load_pretrained
 
     shutil.copytree(EARLIER / kind, tmp_path / kind)
-    _, objective, position = load_pretrained(tmp_path / kind)
+    _, objective, state = load_pretrained(tmp_path / kind)
     path = tmp_path / kind / "checkpoints" / f"step-{STOPPED:09d}" / "model.safetensors"
     stored = load_file(path)
-    assert position.step == STOPPED
+    assert state.step == STOPPED
     for name, tensor in objective.state_dict().items():
         averaged = f"average.{name.removeprefix('encoder.')}"
         expected = stored[averaged] if averaged in stored else stored[name]

@@ -10,7 +10,7 @@ from mae.config.sections import Config
 from mae.data.device_crop import Crops, resize_crops
 from mae.data.device_decoding import CropDecoder
 from mae.data.encoded import Encoded
-from mae.data.loader import Batch, Slices
+from mae.data.loader import Batch, BatchSharding
 from mae.data.training_data import open_training_data
 from mae.decoding.on_device import JpegDecoder
 
@@ -58,14 +58,14 @@ def shard(tmp_path, make_image, make_tar):
 def make(shard, tmp_path):
     """`make(key, first, last, left_out, **data)` → batches with data.KEY_on_device set."""
 
-    def batches(key, first=0, last=STEPS, left_out=(), processes=1, rank=0, **data):
+    def batches(key, first=0, last=STEPS, skipped=(), processes=1, rank=0, **data):
         settings = {"train": str(shard), "workers": 0, f"{key}_on_device": True, **data}
         config = Config.model_validate(
             {"output": str(tmp_path / "run"), "data": settings, "train": {"batch_size": BATCH}}
         )
         config, training = open_training_data(config)
-        slices = Slices(BATCH, processes, rank, 1)
-        return list(training.batches(config, slices, SIZE, first, last, left_out, CPU))
+        sharding = BatchSharding(BATCH, processes, rank, 1)
+        return list(training.batches(config, sharding, SIZE, first, last, skipped, CPU))
 
     return batches
 
@@ -95,7 +95,7 @@ def test_batches_are_those_of_our_decoder(make, workers):
 
 @pytest.mark.parametrize(
     "position",
-    [{"first": 2}, {"left_out": {2, 3}}, {"processes": 2, "rank": 1}, {"repeats": 3}],
+    [{"first": 2}, {"skipped": {2, 3}}, {"processes": 2, "rank": 1}, {"repeats": 3}],
     ids=str,
 )
 def test_from_any_position(make, position):
@@ -171,7 +171,7 @@ def test_gray_and_colour(shard, channels, tmp_path):
         data |= {"mean": [0.5] * channels, "std": [0.5] * channels, "in_chans": channels}
         config = Config.model_validate({"output": str(tmp_path), "data": data})
         config, training = open_training_data(config)
-        (batch,) = training.batches(config, Slices(16, 1, 0, 1), SIZE, 0, 1, (), CPU)
+        (batch,) = training.batches(config, BatchSharding(16, 1, 0, 1), SIZE, 0, 1, (), CPU)
         found.append(images_of(batch))
     assert torch.equal(*found) and found[0].shape == (16, channels, *SIZE)
     assert np.ptp(found[0].numpy()) > 100

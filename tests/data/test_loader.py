@@ -21,7 +21,7 @@ from mae.data import images as images_module
 from mae.data.batches import batches
 from mae.data.device_crop import Crops, resize_crops
 from mae.data.images import Images
-from mae.data.loader import Batch, CentredViews, Slices, TrainingViews
+from mae.data.loader import Batch, BatchSharding, CentredViews, TrainingViews
 from mae.data.manifest import build_manifest
 from mae.data.order import Order, sample_at
 from mae.data.transform import center_view
@@ -82,7 +82,7 @@ def stream(views, slices, first=0, last=4, workers=0):
 def by_all_processes(views, processes, accumulation, workers=0):
     """Four global batches of 12, made in parts and put back in order."""
     ranks = [
-        stream(views, Slices(12, processes, rank, accumulation), workers=workers)
+        stream(views, BatchSharding(12, processes, rank, accumulation), workers=workers)
         for rank in range(processes)
     ]
     return joined(
@@ -112,7 +112,7 @@ def expected(manifest):
 
 
 def test_a_batch_is_uint8_contiguous_and_whole(manifest):
-    (batch,) = stream(training_views(manifest), Slices(12, 1, 0, 1), 0, 1)
+    (batch,) = stream(training_views(manifest), BatchSharding(12, 1, 0, 1), 0, 1)
     assert batch.images.dtype == torch.uint8 and batch.images.is_contiguous()
     assert batch.images.shape == (12, 3, *SIZE)
     assert batch.seeds.dtype == batch.samples.dtype == torch.int64
@@ -153,11 +153,11 @@ def test_ranks_workers_and_restarts_change_nothing_in_any_mode(manifest, mode):
     counts = manifest.dataset_counts()
     order = Order(SEED, counts, mode=mode, window=1, lanes=4, batch_size=12)
     views = training_views(manifest, order=order)
-    alone = joined(stream(views, Slices(12, 1, 0, 1), 0, 5))
+    alone = joined(stream(views, BatchSharding(12, 1, 0, 1), 0, 5))
     parts = []
     for processes, first, last, workers in [(1, 0, 2, 2), (2, 2, 3, 1), (4, 3, 5, 0)]:
         ranks = [
-            stream(views, Slices(12, processes, rank, 1), first, last, workers)
+            stream(views, BatchSharding(12, processes, rank, 1), first, last, workers)
             for rank in range(processes)
         ]
         parts += [rank[step] for step in range(last - first) for rank in ranks]
@@ -167,8 +167,8 @@ def test_ranks_workers_and_restarts_change_nothing_in_any_mode(manifest, mode):
 
 def test_a_restart_goes_on_with_the_very_next_sample(manifest, expected):
     views = training_views(manifest)
-    before = stream(views, Slices(12, 1, 0, 1), 0, 1)
-    after = [stream(views, Slices(12, 2, r, 1), 1, 4, workers=r) for r in range(2)]
+    before = stream(views, BatchSharding(12, 1, 0, 1), 0, 1)
+    after = [stream(views, BatchSharding(12, 2, r, 1), 1, 4, workers=r) for r in range(2)]
     in_order = before + [rank[step] for step in range(3) for rank in after]
     assert same(joined(in_order), expected)
 
@@ -318,7 +318,7 @@ def test_epochs_of_one_bad_sample_behind_the_other_are_kept_apart(tmp_path, make
 
 def test_crops_may_be_left_to_the_device(manifest, expected):
     views = training_views(manifest, crop_on_device=True)
-    parts = stream(views, Slices(12, 1, 0, 1), workers=2)
+    parts = stream(views, BatchSharding(12, 1, 0, 1), workers=2)
     crops = [part.images for part in parts]
     assert all(isinstance(one, Crops) for one in crops)
     images = torch.cat([resize_crops(one, SIZE, "cpu") for one in crops])
@@ -380,7 +380,7 @@ def test_one_tar_feeds_all_workers(tmp_path, make_shards, monkeypatch):
     monkeypatch.setattr(images_module, "decode", decode_and_tell)
     manifest = build_manifest([make_shards(tmp_path, 8, shard_size=8)])
     assert len(manifest.shards) == 1
-    slices = Slices(2, 1, 0, 1).micro_batches(0, 4)
+    slices = BatchSharding(2, 1, 0, 1).micro_batches(0, 4)
     assert len(list(batches(training_views(manifest), slices, workers=2))) == 4
     pids = {int(path.name) for path in (tmp_path / "workers").iterdir()}
     assert len(pids) == 2 and os.getpid() not in pids

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from mae.data.loader import Slices
+from mae.data.loader import BatchSharding
 from mae.data.order import BLOCK, Order, quotas, sample_at
 
 SIZES = [1, 2, 3, 5, 7, 31, 97, 1009, *(2**k + d for k in (2, 4, 10, 11) for d in (-1, 0, 1))]
@@ -275,8 +275,8 @@ def test_ranks_restarts_and_accumulation_never_change_what_is_seen(drawn, restar
             st.sampled_from([n for n in divisors if batch_size // ranks % n == 0])
         )
         for rank in range(ranks):
-            slices = Slices(batch_size, ranks, rank, accumulation)
-            for positions in slices.micro_batches(first, last):
+            sharding = BatchSharding(batch_size, ranks, rank, accumulation)
+            for positions in sharding.micro_batches(first, last):
                 at = np.arange(positions.start, positions.stop)
                 assert (seen[:, at] == -1).all()
                 seen[:, at] = order(at)
@@ -334,8 +334,8 @@ def test_a_rank_of_lanes_touches_its_share_of_the_shards(ranks):
     )
     steps = number * each // batch_size
     for rank in range(ranks):
-        slices = Slices(batch_size, ranks, rank, 1)
-        positions = np.array([list(m) for m in slices.micro_batches(0, steps)])
+        sharding = BatchSharding(batch_size, ranks, rank, 1)
+        positions = np.array([list(m) for m in sharding.micro_batches(0, steps)])
         shards = order(positions.ravel()).sample // each
         assert number / ranks - 1 <= len(np.unique(shards)) <= number / ranks + 2
         # In every stretch that is no longer than a window.
@@ -503,7 +503,9 @@ def test_slices_of_all_processes_make_up_the_stream(
     stream = []
     for first, last in itertools.pairwise(sorted([0, *restarts, steps])):
         ranks = [
-            list(Slices(batch_size, processes, rank, accumulation).micro_batches(first, last))
+            list(
+                BatchSharding(batch_size, processes, rank, accumulation).micro_batches(first, last)
+            )
             for rank in range(processes)
         ]
         assert {len(micro_batches) for micro_batches in ranks} == {(last - first) * accumulation}

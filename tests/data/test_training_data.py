@@ -12,7 +12,7 @@ from PIL import Image
 from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.data.index import shard_index
-from mae.data.loader import Slices
+from mae.data.loader import BatchSharding
 from mae.data.order import BLOCK
 from mae.data.training_data import (
     build_order,
@@ -64,7 +64,9 @@ def test_from_settings_to_batches(shards, configure, order, workers):
     config = configure(train=shards, order=order, window=2, lanes=4, workers=workers)
     config, data = open_training_data(config)
     assert len(data.manifest) == len(data.order) == 48
-    seen = [list(data.batches(config, Slices(8, 2, rank, 2), SIZE, 0, 6)) for rank in range(2)]
+    seen = [
+        list(data.batches(config, BatchSharding(8, 2, rank, 2), SIZE, 0, 6)) for rank in range(2)
+    ]
     assert {len(batches) for batches in seen} == {12}
     assert {pixels(batch).shape for rank in seen for batch in rank} == {(2, 3, *SIZE)}
     samples = torch.cat([batch.samples for rank in seen for batch in rank])
@@ -90,7 +92,7 @@ def test_a_mixture_of_two_data_sets(tmp_path, make_shards, configure):
     assert len(data.manifest) == 11 and data.manifest.datasets == (3, 1)
     samples = data.order(np.arange(BLOCK)).sample
     assert np.bincount(samples // 6).tolist() == [750, 250]
-    (batch,) = data.batches(config, Slices(8, 1, 0, 1), SIZE, 3, 4)
+    (batch,) = data.batches(config, BatchSharding(8, 1, 0, 1), SIZE, 3, 4)
     assert batch.samples.tolist() == samples[24:32].tolist()
     assert pixels(batch).float().std() > 5
 
@@ -177,7 +179,7 @@ def test_remote_shards_give_the_same_batches(shards, urls, configure, tmp_path, 
             train=train, order="lanes", window=1, lanes=4, workers=workers, index_dir=tmp_path / "i"
         )
         config, data = open_training_data(config)
-        streams.append(list(data.batches(config, Slices(8, 2, 1, 1), SIZE, 2, 9)))
+        streams.append(list(data.batches(config, BatchSharding(8, 2, 1, 1), SIZE, 2, 9)))
     for one, other in zip(*streams, strict=True):
         assert torch.equal(pixels(one), pixels(other)) and torch.equal(one.samples, other.samples)
 
@@ -259,7 +261,7 @@ def test_a_million_samples_go_on_at_90_percent_of_an_epoch_at_once(million, conf
     step = 900_000 // 64
     start = time.perf_counter()
     config, data = open_training_data(config)
-    batch = next(data.batches(config, Slices(64, 1, 0, 1), SIZE, step, step + 1))
+    batch = next(data.batches(config, BatchSharding(64, 1, 0, 1), SIZE, step, step + 1))
     took = time.perf_counter() - start
     expected = data.order(np.arange(step * 64, step * 64 + 64))
     assert batch.samples.tolist() == expected.sample.tolist()

@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 
 from mae.base.errors import UserError
-from mae.data.loader import Slices
+from mae.data.loader import BatchSharding
 from mae.data.training_data import open_training_data
 from mae.data.transform import build_augment, posterize
 from mae.objectives.registry import config_type, declaration
@@ -112,7 +112,7 @@ def stream(config, data, processes=1, workers=0):
     """Images of the first three steps, by all processes, in the order of the stream."""
     config = config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
     found = [
-        [*data.batches(config, Slices(8, processes, rank, 1), (16, 16), 0, 3)]
+        [*data.batches(config, BatchSharding(8, processes, rank, 1), (16, 16), 0, 3)]
         for rank in range(processes)
     ]
     return torch.cat([one.images for step in zip(*found, strict=True) for one in step])

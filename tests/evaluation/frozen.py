@@ -9,7 +9,7 @@ from mae.data.training_data import open_images
 from mae.evaluation.encoders import FrozenEncoder, objective_encoder
 from mae.objectives.mae.declaration import MaeModel
 from mae.objectives.registry import config_type
-from mae.training.checkpoint.files import Position, reserve, write_checkpoint
+from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import Tensors
 from mae.training.checkpoint.trained import build_objective
@@ -49,8 +49,6 @@ def tiny_run(folder: Path, change: float = 0.01) -> Path:
             parameter.add_(change)
     run = Run(folder)
     run.open(CONFIG)
-    position = Position(3, 24, "data")
-    write_checkpoint(
-        reserve(run.checkpoints, position, 0), Tensors(objective.state_dict(), {}), position
-    )
+    state = TrainingState(3, 24, "data")
+    write_checkpoint(reserve(run.checkpoints, state, 0), Tensors(objective.state_dict(), {}), state)
     return folder

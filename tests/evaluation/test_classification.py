@@ -118,7 +118,7 @@ def test_bad_images_are_left_out_and_counted(images, small_batches, make_shards,
     kept = [number for number in range(22) if number not in (4, 5, 6, 7, 13)]
     np.testing.assert_array_equal(judged.guesses, whole.guesses[kept])
     np.testing.assert_array_equal(judged.labels, whole.labels[kept])
-    assert [line.partition("key ")[2][:12] for line in judged.left_out] == [
+    assert [line.partition("key ")[2][:12] for line in judged.skipped] == [
         f"sample-{number:05d}" for number in (4, 5, 6, 7, 13)
     ]
     report = class_report(judged, list("abcdefg"))
@@ -140,7 +140,7 @@ def test_more_bad_images_than_are_allowed_are_refused_by_all_alike(
     pattern = make_shards(tmp_path, 22)
     spoil(tmp_path, *(f"sample-{number:05d}" for number in (4, 5, 8, 9)))
     bad = opened(pattern)
-    assert len(of(bad, max_bad=4).left_out) == 4
+    assert len(of(bad, max_bad=4).skipped) == 4
     with pytest.raises(UserError, match=r"sample-00004.* more than data.max_bad = 3"):
         of(bad, max_bad=3)
     parts: list = []

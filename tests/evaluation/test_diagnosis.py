@@ -1,4 +1,4 @@
-from mae.evaluation.diagnosis import Recorded, Verdict, judge
+from mae.evaluation.diagnosis import Finding, Recorded, judge
 
 HEALTH = {
     "epoch": 90.0,
@@ -21,7 +21,7 @@ def test_features_of_any_objective_are_judged():
 
 
 def test_an_objectives_own_findings_are_among_them():
-    own = Verdict("bad", "The code book is dead", "No entry is used.")
+    own = Finding("bad", "The code book is dead", "No entry is used.")
     found = judge(Recorded([{"step": 1, "epoch": 1.0, "loss": 1.0}], [HEALTH]), [own])
     assert found[0] == own and len(found) == 4
 

@@ -9,7 +9,7 @@ from PIL import Image
 from mae.base.errors import SampleError, UserError
 from mae.cli import main
 from mae.evaluation.encoders import FrozenEncoder
-from mae.evaluation.features import LeftOut
+from mae.evaluation.features import Skipped
 from mae.evaluation.segmentation import (
     Dense,
     Linear,
@@ -252,7 +252,7 @@ def test_neighbours_vote_as_in_knn_of_images():
 def test_patches_are_drawn_from_all_images_alike(scenes):
     images = images_of(scenes[0])
     masks = Masks(images, "--train")
-    given = colour_encoder(), images, masks, (4, 4), "cpu", 0, LeftOut(images, 0)
+    given = colour_encoder(), images, masks, (4, 4), "cpu", 0, Skipped(images, 0)
     patches = collect(encode_dense(*given), 5, seed=0)
     assert np.bincount(patches.images).tolist() == [5] * 40
     again, other = (collect(encode_dense(*given), 5, seed=s) for s in (0, 1))
@@ -302,7 +302,7 @@ def test_tokens_that_say_nothing_are_at_the_floor(scenes):
 def test_pixels_are_judged_on_scores_interpolated_between_patches(scenes):
     images = images_of(scenes[1])
     masks = Masks(images, "")
-    given = colour_encoder(), images, masks, (4, 4), "cpu", 0, LeftOut(images, 0)
+    given = colour_encoder(), images, masks, (4, 4), "cpu", 0, Skipped(images, 0)
     found = list(encode_dense(*given))
     assert found[0].pixels.shape == (20, SIZE, SIZE) and found[0].patches.shape == (20, 64)
 

@@ -10,9 +10,9 @@ from mae.objectives.mae.declaration import MaeModel
 from mae.objectives.mae.implementation import IMPLEMENTATION
 from mae.objectives.mae.model import build_mae
 from mae.objectives.registry import config_type
-from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.files import TrainingState
 
-POSITION = Position(step=7, samples=56, data="f" * 64)
+POSITION = TrainingState(step=7, samples=56, data="f" * 64)
 NOTHING = Facts(None, [], {})
 
 

@@ -6,7 +6,7 @@ from mae.export.card import model_card, read_facts
 from mae.export.check import load_timm
 from mae.export.subject import Written
 from mae.objectives.registry import declaration
-from mae.training.checkpoint.files import Position
+from mae.training.checkpoint.files import TrainingState
 from mae.training.checkpoint.run import Run
 from tests.export.subjects import NOTHING, subject_of
 
@@ -52,7 +52,7 @@ def run(tmp_path):
 
 
 def test_facts_are_those_of_the_exported_step(run):
-    facts = read_facts(run, Position(8, 80, "f"), declaration("mae"))
+    facts = read_facts(run, TrainingState(8, 80, "f"), declaration("mae"))
     assert facts.images == 20
     assert facts.results == [
         ("training loss, step 8", "0.2500, R² 0.700"),
@@ -88,11 +88,11 @@ def test_a_folder_of_damaged_files_has_no_facts(tmp_path):
     run.metrics_file.write_text('[1]\n{"step": 1, "lo')
     (tmp_path / "probe.json").write_text('{"step": 8, "results": [3, {"encoder": "pretrained"}]}')
     (tmp_path / "init.json").write_text("nothing")
-    assert read_facts(run, Position(8, 80, "f"), declaration("mae")) == NOTHING
+    assert read_facts(run, TrainingState(8, 80, "f"), declaration("mae")) == NOTHING
 
 
 def test_the_card_says_what_a_reader_needs(run):
-    facts = read_facts(run, Position(8, 80, "f"), declaration("mae"))
+    facts = read_facts(run, TrainingState(8, 80, "f"), declaration("mae"))
     card = model_card(subject_of(), facts, WRITTEN, "timm computed the same on …")
     head, _, body = card.removeprefix("---\n").partition("---\n")
     assert "library_name: timm" in head and "license" not in head

@@ -8,7 +8,7 @@ from mae.commands.export import check_images
 from mae.commands.images import load_images
 from mae.config.sections import DataConfig, InitConfig, Part
 from mae.pretrained_weights.start import initialize
-from mae.training.checkpoint.files import Position, reserve, write_checkpoint
+from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import Tensors
 from mae.training.checkpoint.trained import build_objective
@@ -34,9 +34,9 @@ def untrained_run(tmp_path, make_shards, **settings):
     run.open(config)
     model = build_objective(config)
     for step in (3, 6):
-        position = Position(step, 8 * step, "f" * 64)
-        part = reserve(run.checkpoints, position, 0)
-        write_checkpoint(part, Tensors(model.state_dict(), {}), position)
+        state = TrainingState(step, 8 * step, "f" * 64)
+        part = reserve(run.checkpoints, state, 0)
+        write_checkpoint(part, Tensors(model.state_dict(), {}), state)
     return run
 
 

@@ -52,8 +52,8 @@ def test_it_is_the_format_of_an_objective_without_an_encoder_of_timm_s(
     assert str(tmp_path) not in (out / "config.json").read_text() + (out / "README.md").read_text()
 
     _, trained, _ = load_pretrained(run)
-    read, rebuilt, position = load_plain(out)
-    assert read == without_places(config) and position.step == 6
+    read, rebuilt, state = load_plain(out)
+    assert read == without_places(config) and state.step == 6
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     found, expected = (one.encode(images).pooled["latents"] for one in (rebuilt, trained))
     assert torch.equal(found, expected)

@@ -29,7 +29,7 @@ def test_a_classifier_gives_all_but_its_head():
     expected = source.forward_features(images)
     torch.testing.assert_close(model.encoder.forward_features(images), expected)
     assert loaded.tensors == loaded.of == len(model.encoder.state_dict())
-    assert loaded.left_out == {"head.weight": "a head", "head.bias": "a head"}
+    assert loaded.skipped == {"head.weight": "a head", "head.bias": "a head"}
     assert loaded.kept == ()
     assert loaded.notes == ("positions are the source's, not sine and cosine; they stay fixed",)
     assert not position_embedding(model.encoder).requires_grad
@@ -42,7 +42,7 @@ def test_a_classifier_of_ours_keeps_its_fresh_head_and_norm():
     loaded = load_encoder(target, weights_of(source.encoder.state_dict()), fresh=fresh)
     after, theirs = target.state_dict(), source.encoder.state_dict()
     assert set(loaded.kept) == set(fresh)
-    assert loaded.left_out.keys() == {"norm.weight", "norm.bias"}
+    assert loaded.skipped.keys() == {"norm.weight", "norm.bias"}
     assert loaded.notes == ()
     for key in after:
         assert torch.equal(after[key], before[key] if key in fresh else theirs[key]), key
@@ -191,8 +191,8 @@ def test_a_decoder_comes_whole_or_not_at_all():
         before = {key: tensor.clone() for key, tensor in target.decoder.state_dict().items()}
         loaded = load_decoder(target.decoder, weights_of(tensors, **geometry), (4, 4))
         assert loaded.tensors == 0
-        assert loaded.left_out.keys() == {key for key in tensors if key.startswith("decoder.")}
-        assert all(text.startswith(reason) for text in loaded.left_out.values())
+        assert loaded.skipped.keys() == {key for key in tensors if key.startswith("decoder.")}
+        assert all(text.startswith(reason) for text in loaded.skipped.values())
         for key, tensor in target.decoder.state_dict().items():
             assert torch.equal(tensor, before[key]), key
 

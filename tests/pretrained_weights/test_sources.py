@@ -95,18 +95,18 @@ def test_a_vitmae_of_transformers_gives_features_and_loss(tmp_path, names):
 
 
 @pytest.mark.parametrize(
-    ("kind", "left_out"),
+    ("kind", "skipped"),
     [
         (ViTModel, {"pooler.dense.weight", "pooler.dense.bias"}),
         (ViTForImageClassification, {"classifier.weight", "classifier.bias"}),
     ],
 )
-def test_a_vit_of_transformers_gives_its_features(tmp_path, kind, left_out):
+def test_a_vit_of_transformers_gives_its_features(tmp_path, kind, skipped):
     theirs = shaken(kind(ViTConfig(**SIZES)).eval(), 1)
     theirs.save_pretrained(tmp_path)
     ours = our_mae()
     done = start(ours, tmp_path)
-    assert done.record["left_out"] == dict.fromkeys(left_out, "a head")
+    assert done.record["left_out"] == dict.fromkeys(skipped, "a head")
     images = some_images()
     body = theirs if isinstance(theirs, ViTModel) else theirs.vit
     torch.testing.assert_close(
@@ -279,7 +279,7 @@ def test_timm_s_weights_come_with_their_licence(monkeypatch):
     assert (weights.geometry.num_heads, weights.geometry.grid) == (3, (14, 14))
     encoder, source = build_encoder(NAME), without_network(name)
     loaded = load_encoder(encoder, weights)
-    assert loaded.left_out.keys() == {"head.weight", "head.bias"}
+    assert loaded.skipped.keys() == {"head.weight", "head.bias"}
     for key, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, source.state_dict()[key]), key
 

@@ -13,14 +13,14 @@ def plan(objective, processes=1, **train):
 
 
 def test_accumulation_is_the_smallest_that_fits_the_device():
-    assert plan("mae", batch_size=12, max_device_batch=12).slices.accumulation == 1
-    assert plan("mae", batch_size=12, max_device_batch=5).slices.accumulation == 3
-    assert plan("mae", 2, batch_size=12, max_device_batch=5).slices.accumulation == 2
+    assert plan("mae", batch_size=12, max_device_batch=12).sharding.accumulation == 1
+    assert plan("mae", batch_size=12, max_device_batch=5).sharding.accumulation == 3
+    assert plan("mae", 2, batch_size=12, max_device_batch=5).sharding.accumulation == 2
 
 
 def test_accumulation_leaves_what_the_objective_needs_a_multiple_of():
-    slices = plan("classifier", 2, batch_size=12, max_device_batch=5).slices
-    assert slices.accumulation == 3 and slices.device_batch == 2, "pairs, not threes"
+    sharding = plan("classifier", 2, batch_size=12, max_device_batch=5).sharding
+    assert sharding.accumulation == 3 and sharding.device_batch == 2, "pairs, not threes"
     with pytest.raises(UserError) as error:
         plan("classifier", 4, batch_size=12, max_device_batch=5)
     assert str(error.value) == (

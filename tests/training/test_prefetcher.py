@@ -7,7 +7,7 @@ from mae.data.device_crop import pack_crops, resize_crops
 from mae.data.loader import Batch
 from mae.data.transform import View
 from mae.training import prefetcher
-from mae.training.prefetcher import AHEAD, Feed
+from mae.training.prefetcher import AHEAD, DevicePrefetcher
 
 
 def batch_of(images) -> Batch:
@@ -17,7 +17,7 @@ def batch_of(images) -> Batch:
 
 def test_a_batch_arrives_as_it_is():
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    found = Feed(torch.device("cpu"))(batch_of(images), (8, 8))
+    found = DevicePrefetcher(torch.device("cpu"))(batch_of(images), (8, 8))
     assert torch.equal(found.images, images)
     assert found.seeds.tolist() == [5, 6] and found.labels.tolist() == [0, 1]
 
@@ -25,7 +25,7 @@ def test_a_batch_arrives_as_it_is():
 def test_crops_are_cut_on_the_way():
     parts = list(torch.randint(0, 256, (2, 3, 10, 12), dtype=torch.uint8))
     crops = pack_crops(parts, [View(1, 2, 6, 7, True), View(0, 0, 10, 12, False)])
-    found = Feed(torch.device("cpu"))(batch_of(crops), (8, 8))
+    found = DevicePrefetcher(torch.device("cpu"))(batch_of(crops), (8, 8))
     assert torch.equal(found.images, resize_crops(crops, (8, 8), "cpu"))
 
 
@@ -61,7 +61,7 @@ def log(monkeypatch):
         torch.Tensor, "record_stream", lambda tensor, stream: told.append(f"kept by {stream.name}")
     )
     monkeypatch.setattr(
-        prefetcher.Feed,
+        prefetcher.DevicePrefetcher,
         "_put",
         lambda self, batch, size: prefetcher.OnDevice(*[torch.zeros(1)] * 3),
     )
@@ -69,7 +69,7 @@ def log(monkeypatch):
 
 
 def test_on_a_gpu_the_loop_is_only_so_far_ahead(log):
-    feed = Feed(torch.device("cuda"))
+    feed = DevicePrefetcher(torch.device("cuda"))
     one = ["main waits for side", *["kept by main"] * 3]
     for number in range(AHEAD + 2):
         log.clear()

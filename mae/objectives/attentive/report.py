@@ -117,9 +117,7 @@ def attentive_report(
         "notes": notes,
         "interval_rule": INTERVAL,
         "classes": numbers.count,
-        **provenance(
-            known, part_of(train, first.train.left_out), part_of(test, first.test.left_out)
-        ),
+        **provenance(known, part_of(train, first.train.skipped), part_of(test, first.test.skipped)),
         "results": rows_of(results, numbers.test, recipe.seed),
     }
 

@@ -15,7 +15,7 @@ from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import Config
 from mae.data.batches import batches
 from mae.data.images import Images
-from mae.data.loader import Batch, CentredViews, Slices, step_names
+from mae.data.loader import Batch, BatchSharding, CentredViews, step_names
 from mae.data.manifest import Manifest, select
 from mae.data.order import Order
 from mae.data.transform import stack
@@ -34,7 +34,7 @@ class Tokens(Protocol):
 
     samples: Rows
     """[n] each row's number in the manifest; images that do not decode have no row"""
-    left_out: list[str]
+    skipped: list[str]
     """what is wrong with those"""
     workers: int
     """processes that call `inputs`"""
@@ -54,7 +54,7 @@ class CachedTokens:
 
     def __init__(self, features: FeatureSet, device: torch.device | str) -> None:
         self.features, self.device, self.workers = features, device, 0
-        self.samples, self.left_out = features.samples, features.dropped()
+        self.samples, self.skipped = features.samples, features.dropped()
         self.inputs = self._halves
 
     def _halves(self, rows: Rows) -> Tensor:
@@ -89,7 +89,7 @@ class EncodedTokens:
         """`usable`: the images that can be decoded."""
         self.encoder, self.device, self.workers = encoder, device, workers
         self.views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-        self.samples, self.left_out = usable
+        self.samples, self.skipped = usable
         self.inputs = _Views(self.views, self.samples)
 
     def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
@@ -163,15 +163,15 @@ class TokenData(NamedTuple):
     def batches(
         self,
         config: Config,
-        slices: Slices,
+        sharding: BatchSharding,
         img_size: tuple[int, int],
         first: int,
         last: int,
-        left_out: Container[int] = (),
+        skipped: Container[int] = (),
         device: torch.device = CPU,
     ) -> Generator[Batch]:
-        """The micro-batches of a process for the steps in [first, last) but those `left_out`."""
-        positions = slices.micro_batches(first, last, left_out)
+        """The micro-batches of a process for the steps in [first, last) but those `skipped`."""
+        positions = sharding.micro_batches(first, last, skipped)
         return batches(self.dataset, positions, self.workers)
 
 

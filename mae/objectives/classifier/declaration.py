@@ -16,7 +16,7 @@ from mae.objectives.sections import VitModel, refuse_arguments
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest
-    from mae.evaluation.diagnosis import Verdict
+    from mae.evaluation.diagnosis import Finding
 
 STRAY = 10
 """so many times more classes than different labels are taken for a mistake"""
@@ -232,7 +232,7 @@ class ClassifierDeclaration(Declaration):
         """The objective in a few words, for the model cards of what starts from its weights."""
         return f"classification into {finetune_of(config).num_classes} classes"
 
-    def diagnose(self, run: Recorded) -> Iterable[Verdict]:
+    def diagnose(self, run: Recorded) -> Iterable[Finding]:
         """Findings on accuracy, overfitting and single classes."""
         from mae.objectives.classifier.diagnosis import diagnose
 

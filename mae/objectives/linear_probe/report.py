@@ -15,7 +15,7 @@ from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
 from mae.evaluation.features import (
     BATCH,
-    LeftOut,
+    Skipped,
     UsableViews,
     blank_vectors,
     image_vectors,
@@ -83,15 +83,15 @@ def linear_probe(asked: Probing) -> Mapping[str, Any]:
         if tested is None:
             continue
         assert isinstance(probe, LinearProbe)
-        left_out = replaced_images(folders[name], train.manifest)
-        for reason in left_out:
+        skipped = replaced_images(folders[name], train.manifest)
+        for reason in skipped:
             saying(asked.say, name)(f"replaced by others: {reason}")
         numbers = tested_numbers(train, test, tested)
         head = probe.head.eval()
         ranks = head_ranks(head, tested.vectors, numbers.test, asked.device)
         feature = preferred(blank_vectors(encoder, config.data.in_chans))
         results.append(ranked(name, feature, ranks, numbers.count, {}))
-        met.append((part_of(train, left_out), part_of(test, tested.left_out)))
+        met.append((part_of(train, skipped), part_of(test, tested.skipped)))
     if not met:
         return {}
     return {
@@ -146,7 +146,7 @@ class CentredVectors(NamedTuple):
     """float32 [n d]"""
     samples: npt.NDArray[np.int64]
     """[n] numbers in the manifest; images that do not decode have no row"""
-    left_out: list[str]
+    skipped: list[str]
     """what is wrong with those"""
 
 
@@ -180,13 +180,13 @@ def centred_vectors(
 ) -> CentredVectors:
     """Each image's centred view, encoded; UserError where more than `max_bad` do not decode."""
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-    left_out, samples, vectors = LeftOut(images, max_bad), [], []
+    skipped, samples, vectors = Skipped(images, max_bad), [], []
     for found in batches(UsableViews(views), ranges(len(views), batch_size), workers):
-        left_out.add(found.bad)
+        skipped.add(found.bad)
         if found.images is not None:
             vectors.append(image_vectors(encoder, found.images.to(device)).cpu())
             samples += found.samples
-    return CentredVectors(torch.cat(vectors), np.array(samples), left_out.reasons)
+    return CentredVectors(torch.cat(vectors), np.array(samples), skipped.reasons)
 
 
 @torch.no_grad()

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from statistics import median
 
-from mae.evaluation.diagnosis import Recorded, Verdict, number, series
+from mae.evaluation.diagnosis import Finding, Recorded, number, series
 
 
-def diagnose(run: Recorded) -> Iterator[Verdict]:
+def diagnose(run: Recorded) -> Iterator[Finding]:
     """Findings on R²: against the mean, interpolation, and training images."""
     metrics, health, warmup_epochs = run.metrics, run.health, run.warmup_epochs
     last = health[-1] if health else {}
@@ -14,7 +14,7 @@ def diagnose(run: Recorded) -> Iterator[Verdict]:
     if r2 is None or (number(last, "epoch") or 0.0) <= warmup_epochs:
         trained = series(metrics, "r2", warmup_epochs)
         if trained and not health and trained[-1] <= 0:
-            yield Verdict(
+            yield Finding(
                 "bad",
                 f"R² {trained[-1]:.2f}: the model does no better than predicting the mean",
                 "It should leave 0 within the warm-up. Is the learning rate too high, or mean and "
@@ -24,7 +24,7 @@ def diagnose(run: Recorded) -> Iterator[Verdict]:
     told = "Every hidden patch's true mean is told to it, so a model may trail it for long."
     if means is not None and r2 < means:
         is_floor = abs(means) < 0.01  # normalised targets: no structure at all
-        yield Verdict(
+        yield Finding(
             "bad" if is_floor else "watch",
             f"R² {r2:.2f} below the patch mean ({means:.2f})"
             + (": the model has not learned structure yet" if is_floor else ""),
@@ -33,7 +33,7 @@ def diagnose(run: Recorded) -> Iterator[Verdict]:
             else told,
         )
     elif smooth is not None and r2 < smooth:
-        yield Verdict(
+        yield Finding(
             "watch",
             f"R² {r2:.2f} below smooth interpolation ({smooth:.2f})",
             "Filling in from the visible patches, without a model, explains more.",
@@ -41,14 +41,14 @@ def diagnose(run: Recorded) -> Iterator[Verdict]:
     else:
         rivals = (("interpolation", smooth), ("the patch mean", means))
         beaten = [f"{name} ({value:.2f})" for name, value in rivals if value is not None]
-        yield Verdict(
+        yield Finding(
             "good",
             f"Held-out R² {r2:.2f}" + f", above {' and '.join(beaten)}" * bool(beaten),
             "Share of the hidden pixels' variance that is explained, on images it never saw.",
         )
     seen = series(metrics, "r2", warmup_epochs)
     if seen and median(seen[-5:]) - r2 > 0.1:
-        yield Verdict(
+        yield Finding(
             "watch",
             f"R² is {median(seen[-5:]) - r2:.2f} lower on held-out images than in training",
             "A gap above 0.1: too many passes over too few images, or images of another kind.",

@@ -54,8 +54,8 @@ def load_decoder(decoder: Decoder | CrossDecoder, weights: Weights, grid: Grid) 
     elif weights.geometry.decoder_num_heads not in (None, *heads):
         reason = "a decoder with other attention heads"
     if reason or not source:
-        left_out = {f"decoder.{key}": str(reason) for key in source}
-        return Loaded(0, len(own), tuple(own), left_out, ())
+        skipped = {f"decoder.{key}": str(reason) for key in source}
+        return Loaded(0, len(own), tuple(own), skipped, ())
     check_tensors(source, own, f"init.from: {weights.name}: decoder")
     decoder.load_state_dict(source, strict=True)
     return Loaded(len(own), len(own), (), {}, ())

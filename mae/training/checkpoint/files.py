@@ -43,7 +43,7 @@ class DamagedCheckpoint(UserError):
     """Not the bytes that were written; an older one may do."""
 
 
-class Position(NamedTuple):
+class TrainingState(NamedTuple):
     """Where a run stands, and what it must be resumed with."""
 
     step: int
@@ -56,7 +56,7 @@ class Position(NamedTuple):
     """steps whose batches are left out after a rollback"""
 
 
-def reserve(folder: Path, position: Position, num_bytes: int) -> Path:
+def reserve(folder: Path, state: TrainingState, num_bytes: int) -> Path:
     """Make the temporary folder that `write_checkpoint` fills.
 
     A damaged checkpoint that was kept goes where its room is needed.  Raises OSError where
@@ -70,12 +70,12 @@ def reserve(folder: Path, position: Position, num_bytes: int) -> Path:
     if (free := _free_bytes(folder)) < needed:
         raise OSError(f"it needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
     # Processes that fail at the same step each save it, maybe from machines with equal pids.
-    part = folder / f"step-{position.step:09d}.{secrets.token_hex(4)}.tmp"
+    part = folder / f"step-{state.step:09d}.{secrets.token_hex(4)}.tmp"
     part.mkdir()
     return part
 
 
-def write_checkpoint(part: Path, tensors: Tensors, position: Position) -> Path:
+def write_checkpoint(part: Path, tensors: Tensors, state: TrainingState) -> Path:
     """Fill `part` with whole tensors of the CPU, and give it its name: step-….
 
     Raises OSError or SafetensorError where the disk is full or fails; `part` is gone then, and
@@ -87,12 +87,12 @@ def write_checkpoint(part: Path, tensors: Tensors, position: Position) -> Path:
         save_file(tensors.model, part / WEIGHTS)
         save_file(tensors.optimizer, part / MOMENTS)
         files = {name: _stamp(part / name) for name in (WEIGHTS, MOMENTS)}
-        state = seal({"format": FORMAT, **position._asdict(), "files": files})
-        (part / "state.json").write_text(json.dumps(state, indent=1))
+        content = seal({"format": FORMAT, **state._asdict(), "files": files})
+        (part / "state.json").write_text(json.dumps(content, indent=1))
         for path in [*part.iterdir(), part]:
             _sync(path)
-        final = part.parent / f"step-{position.step:09d}"
-        _commit(part, final, position)
+        final = part.parent / f"step-{state.step:09d}"
+        _commit(part, final, state)
         _sync(part.parent)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -100,21 +100,21 @@ def write_checkpoint(part: Path, tensors: Tensors, position: Position) -> Path:
     return final
 
 
-def _commit(part: Path, final: Path, position: Position) -> None:
+def _commit(part: Path, final: Path, state: TrainingState) -> None:
     """Rename, also where the name is taken: by another process, or by what is not wanted."""
     try:
         part.rename(final)
     except OSError:
         if not final.exists():
             raise
-        if holds(final, position):
+        if holds(final, state):
             shutil.rmtree(part)
             return
         # Damaged, or of before a rollback.  Another process may be at the same work: whatever
         # it has put there by now is looked at again.
         with suppress(FileNotFoundError):
             remove(final)
-        _commit(part, final, position)
+        _commit(part, final, state)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -138,7 +138,7 @@ class Found(NamedTuple):
     """The newest intact checkpoint, and the newer ones that are not."""
 
     path: Path
-    position: Position
+    state: TrainingState
     damaged: dict[Path, str]
     """what is wrong with each"""
 
@@ -147,7 +147,7 @@ def newest_checkpoint(folder: Path, before: int | None = None) -> Found | None:
     """The newest checkpoint whose files are what was written; damaged ones are passed over.
 
     With `before`, only those of earlier steps are looked at.  Raises UserError where there are
-    checkpoints but none is intact, and as `read_position` does where one cannot be judged: to
+    checkpoints but none is intact, and as `read_state` does where one cannot be judged: to
     pass over it would undo what may be good.
     """
     damaged: dict[Path, str] = {}
@@ -155,7 +155,7 @@ def newest_checkpoint(folder: Path, before: int | None = None) -> Found | None:
         if before is not None and step_of(path) >= before:
             continue
         try:
-            return Found(path, read_position(path), damaged)
+            return Found(path, read_state(path), damaged)
         except DamagedCheckpoint as error:
             damaged[path] = str(error)
     if damaged:
@@ -164,7 +164,7 @@ def newest_checkpoint(folder: Path, before: int | None = None) -> Found | None:
     return None
 
 
-def read_position(path: Path) -> Position:
+def read_state(path: Path) -> TrainingState:
     """Check a checkpoint's files against its `state.json`.
 
     Raises DamagedCheckpoint, which says what is damaged or absent; StorageError where a file
@@ -172,25 +172,25 @@ def read_position(path: Path) -> Position:
     """
     file = path / "state.json"
     try:
-        state = json.loads(file.read_text())
-        if state != seal(state):
+        content = json.loads(file.read_text())
+        if content != seal(content):
             raise DamagedCheckpoint(f"{path}: state.json is damaged (not what was written)")
-        if state["format"] != FORMAT:
-            made = f"{path}: format {state['format']}"
+        if content["format"] != FORMAT:
+            made = f"{path}: format {content['format']}"
             raise UserError(f"{made}; this version reads {FORMAT}: install a newer one")
         for name in (WEIGHTS, MOMENTS):
             file = path / name
-            if _stamp(file) != state["files"][name]:
+            if _stamp(file) != content["files"][name]:
                 raise DamagedCheckpoint(
                     f"{path}: {name} is damaged (not the bytes that were written)"
                 )
-        if state["step"] != step_of(path):  # going on there would undo all that is newer
-            raise DamagedCheckpoint(f"{path}: state.json is of step {state['step']}")
-        return Position(
-            int(state["step"]),
-            int(state["samples"]),
-            str(state["data"]),
-            tuple(int(step) for step in state["skipped"]),
+        if content["step"] != step_of(path):  # going on there would undo all that is newer
+            raise DamagedCheckpoint(f"{path}: state.json is of step {content['step']}")
+        return TrainingState(
+            int(content["step"]),
+            int(content["samples"]),
+            str(content["data"]),
+            tuple(int(step) for step in content["skipped"]),
         )
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path}: no readable checkpoint: {file.name} is absent") from None
@@ -201,19 +201,19 @@ def read_position(path: Path) -> Position:
         raise DamagedCheckpoint(f"{path}: no readable checkpoint: {reason}") from None
 
 
-def seal(state: dict[str, Any]) -> dict[str, Any]:
-    """`state` with the sha256 of all the rest of it, however it may be spaced or ordered."""
-    rest = {key: value for key, value in state.items() if key != "sha256"}
+def seal(content: dict[str, Any]) -> dict[str, Any]:
+    """`content` with the sha256 of all the rest of it, however it may be spaced or ordered."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
     return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
-def holds(path: Path, position: Position | None = None) -> bool:
-    """`path` is intact, and of `position` where one is given."""
+def holds(path: Path, state: TrainingState | None = None) -> bool:
+    """`path` is intact, and of `state` where one is given."""
     try:
-        found = read_position(path)
+        found = read_state(path)
     except UserError:
         return False
-    return position is None or found == position
+    return state is None or found == state
 
 
 def unreadable(file: Path, error: OSError) -> StorageError:

@@ -17,7 +17,13 @@ from mae.base.errors import UserError
 from mae.data.manifest import Manifest
 from mae.objectives.base import Objective
 from mae.training.checkpoint.average import Average, local
-from mae.training.checkpoint.files import MOMENTS, WEIGHTS, Position, newest_checkpoint, unreadable
+from mae.training.checkpoint.files import (
+    MOMENTS,
+    WEIGHTS,
+    TrainingState,
+    newest_checkpoint,
+    unreadable,
+)
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import forget_after, set_aside
 from mae.training.checkpoint.snapshot import AVERAGE, GROUP, GROUP_STATE, NUMBERS, shard_like
@@ -147,7 +153,7 @@ def _value(kind: str, tensor: Tensor) -> tuple[str, object]:
 class Resumed(NamedTuple):
     """Where the run goes on, and what there is to tell."""
 
-    position: Position
+    state: TrainingState
     notes: list[str]
 
 
@@ -184,18 +190,18 @@ def resume(
         except UserError as error:
             problem = str(error)
     damaged = found.damaged if found else {}
-    chosen = [problem, found and found.path.name, found and found.position, manifest.fingerprint]
-    problem, name, position, fingerprint = broadcast_object_list(chosen)
+    chosen = [problem, found and found.path.name, found and found.state, manifest.fingerprint]
+    problem, name, state, fingerprint = broadcast_object_list(chosen)
     if problem:
         raise UserError(problem)
     if fingerprint != manifest.fingerprint:
         raise UserError("data.train: not the same samples on all machines")
-    if position:
+    if state:
         path = run.checkpoints / name
-        if position.data != manifest.fingerprint:
+        if state.data != manifest.fingerprint:
             raise UserError(
                 f"data.train: not the samples that {path} was trained on "
-                f"(fingerprint {manifest.fingerprint[:16]}, then {position.data[:16]})"
+                f"(fingerprint {manifest.fingerprint[:16]}, then {state.data[:16]})"
             )
         if not path.is_dir():
             raise UserError(f"output: {run.folder} is not the same folder on all machines")
@@ -204,12 +210,12 @@ def resume(
         load_optimizer(path, objective, optimizer)
     elif average is not None:
         average.restart()
-    position = position or Position(0, 0, manifest.fingerprint)
+    state = state or TrainingState(0, 0, manifest.fingerprint)
     kept = None
     if accelerator.is_main_process:
-        run.rewind_metrics(position.step)
+        run.rewind_metrics(state.step)
         kept = set_aside(run.checkpoints, damaged)
-        forget_after(run.checkpoints, position.step)  # written again when the run gets there
+        forget_after(run.checkpoints, state.step)  # written again when the run gets there
         for leftover in run.checkpoints.glob("*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
     accelerator.wait_for_everyone()  # all read in the folder what the first has left there
@@ -218,4 +224,4 @@ def resume(
         f"; going on from {name}"
         for path, reason in damaged.items()
     ]
-    return Resumed(position, notes)
+    return Resumed(state, notes)

@@ -15,7 +15,7 @@ from mae.base.errors import RunFailed
 from mae.training.checkpoint.average import Average
 from mae.training.checkpoint.files import (
     DAMAGED,
-    Position,
+    TrainingState,
     checkpoints,
     holds,
     remove,
@@ -91,7 +91,7 @@ class Saver:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        position: Position,
+        state: TrainingState,
         wait: bool = False,
         average: Average | None = None,
     ) -> None:
@@ -104,13 +104,13 @@ class Saver:
         """
         tensors = tensors_of(model, optimizer, average)
         is_main = self.accelerator.is_main_process
-        problem = self._problem_of(model, position)
+        problem = self._problem_of(model, state)
         part = None
         if is_main and not problem:
-            problem, part = self._reserve(tensors, position)
+            problem, part = self._reserve(tensors, state)
         checksums = buffer_checksums(model) if self.accelerator.num_processes > 1 else {}
         problems, sums = zip(*gather_object([(problem, checksums)]), strict=True)
-        for reason in (*problems, _difference(sums, position)):
+        for reason in (*problems, _difference(sums, state)):
             if reason:
                 if part:
                     part.rmdir()
@@ -118,7 +118,7 @@ class Saver:
         if is_main or is_sharded(model):
             snapshot = self.snapshots.take(tensors, is_kept=is_main)
             if part:
-                self.writing = self.thread.submit(self._write, part, snapshot, position)
+                self.writing = self.thread.submit(self._write, part, snapshot, state)
         if wait:
             self.wait()
             (problem,) = broadcast_object_list([self.problem()])
@@ -129,7 +129,7 @@ class Saver:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        position: Position,
+        state: TrainingState,
         average: Average | None = None,
     ) -> bool:
         """Save from this process without the others, which may be busy or gone; waits.
@@ -140,11 +140,11 @@ class Saver:
         if is_sharded(model):
             return False
         tensors = tensors_of(model, optimizer, average)
-        problem = self._problem_of(model, position)
+        problem = self._problem_of(model, state)
         if not problem:
-            problem, part = self._reserve(tensors, position)
+            problem, part = self._reserve(tensors, state)
             if part:
-                problem = self._write(part, self.snapshots.take(tensors, is_kept=True), position)
+                problem = self._write(part, self.snapshots.take(tensors, is_kept=True), state)
         if problem:
             raise RunFailed(problem)
         return True
@@ -163,48 +163,48 @@ class Saver:
         self.thread.shutdown(wait=True)
         return self.problem()
 
-    def _problem_of(self, model: nn.Module, position: Position) -> str | None:
+    def _problem_of(self, model: nn.Module, state: TrainingState) -> str | None:
         """Why these weights are not worth a checkpoint."""
         if are_finite(model):
             return None
-        return f"step {position.step}: the weights are not finite; nothing was saved"
+        return f"step {state.step}: the weights are not finite; nothing was saved"
 
-    def _reserve(self, tensors: Tensors, position: Position) -> tuple[str | None, Path | None]:
+    def _reserve(self, tensors: Tensors, state: TrainingState) -> tuple[str | None, Path | None]:
         """A folder to write to, once the write before is done; or what is in the way."""
         self.wait()
         if problem := self.problem():
             return problem, None
         try:
-            return None, reserve(self.folder, position, tensors.num_bytes)
+            return None, reserve(self.folder, state, tensors.num_bytes)
         except OSError as error:
-            return self._refusal(position, error), None
+            return self._refusal(state, error), None
 
-    def _write(self, part: Path, snapshot: Tensors, position: Position) -> str | None:
+    def _write(self, part: Path, snapshot: Tensors, state: TrainingState) -> str | None:
         """The work of the thread; returns what went wrong."""
         try:
-            written = write_checkpoint(part, snapshot, position)
+            written = write_checkpoint(part, snapshot, state)
             prune(self.folder, self.keep_last, self.keep_every, written)
         except Exception as error:  # whatever it is: all processes must come to know
-            return self._refusal(position, error)
+            return self._refusal(state, error)
         return None
 
-    def _refusal(self, position: Position, error: Exception) -> str:
+    def _refusal(self, state: TrainingState, error: Exception) -> str:
         is_expected = isinstance(error, OSError | SafetensorError)
         return (
-            f"step {position.step}: {self.folder} takes no checkpoint: "
+            f"step {state.step}: {self.folder} takes no checkpoint: "
             f"{error if is_expected else repr(error)}; "
             "the ones before are intact, and the same command continues from there"
         )
 
 
-def _difference(sums: Sequence[dict[str, int]], position: Position) -> str | None:
+def _difference(sums: Sequence[dict[str, int]], state: TrainingState) -> str | None:
     """Which buffer is not the same on all processes, by their checksums."""
     first = sums[0]
     for number, other in enumerate(sums):
         for name in first.keys() | other.keys():
             if first.get(name) != other.get(name):
                 return (
-                    f"step {position.step}: buffer {name} of process {number} is not that of "
+                    f"step {state.step}: buffer {name} of process {number} is not that of "
                     "process 0; nothing was saved: the objective must change its buffers by what "
                     "all processes have (after_step)"
                 )

@@ -17,7 +17,7 @@ from mae.config.loading import read_settings
 from mae.config.sections import Config
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration, implementation
-from mae.training.checkpoint.files import Position, newest_checkpoint, read_position
+from mae.training.checkpoint.files import TrainingState, newest_checkpoint, read_state
 from mae.training.checkpoint.resume import load_model
 from mae.training.checkpoint.run import run_of
 
@@ -39,7 +39,7 @@ def refuse_probe(folder: str | Path) -> None:
         )
 
 
-def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:
+def load_pretrained(folder: str | Path) -> tuple[Config, Objective, TrainingState]:
     """The model of a checkpoint, in evaluation mode, on the CPU; its averaged weights, if any.
 
     `folder` is a run, whose newest intact checkpoint it is then, or a checkpoint in a run.
@@ -48,15 +48,15 @@ def load_pretrained(folder: str | Path) -> tuple[Config, Objective, Position]:
     run, path = run_of(folder), Path(folder)
     config = run.config()
     if run.folder != path:
-        position = read_position(path)
+        state = read_state(path)
     else:
         found = newest_checkpoint(run.checkpoints)
         if found is None:
             raise UserError(f"{folder}: no checkpoint yet")
-        path, position = found.path, found.position
+        path, state = found.path, found.state
     objective = build_objective(config)
     load_model(path, objective, averaged=True)
-    return config, objective.eval(), position
+    return config, objective.eval(), state
 
 
 CONFIG = "config.json"
@@ -67,20 +67,20 @@ class Plain(NamedTuple):
     """A model in this format."""
 
     config: Config
-    position: Position
+    state: TrainingState
     """of the run that trained it"""
 
 
-def write_description(folder: Path, config: Config, position: Position) -> None:
+def write_description(folder: Path, config: Config, state: TrainingState) -> None:
     """Write config.json."""
     content = {
         "format": FORMAT,
         "format_version": VERSION,
         "mae": __version__,
         "objective": config.objective,
-        "step": position.step,
-        "samples": position.samples,
-        "data": position.data,
+        "step": state.step,
+        "samples": state.samples,
+        "data": state.data,
         "config": config.model_dump(mode="json"),
     }
     (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
@@ -106,20 +106,20 @@ def read_description(folder: Path) -> Plain:
         made = f"{path}: format_version {content['format_version']}"
         raise UserError(f"{made}; this version reads {VERSION}: install a newer one")
     try:
-        position = Position(int(content["step"]), int(content["samples"]), str(content["data"]))
+        state = TrainingState(int(content["step"]), int(content["samples"]), str(content["data"]))
         settings = dict(content["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged: {error}") from None
-    return Plain(read_settings(settings, str(path)), position)
+    return Plain(read_settings(settings, str(path)), state)
 
 
-def load_plain(folder: str | Path) -> tuple[Config, Objective, Position]:
+def load_plain(folder: str | Path) -> tuple[Config, Objective, TrainingState]:
     """The model of a plain export, in evaluation mode, on the CPU.
 
     Raises UserError where `folder` is none, is damaged, or is of an unknown objective.
     """
     folder = Path(folder)
-    config, position = read_description(folder)
+    config, state = read_description(folder)
     objective = build_objective(config)
     load_model(folder, objective)
-    return config, objective.eval(), position
+    return config, objective.eval(), state

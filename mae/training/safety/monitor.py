@@ -34,7 +34,7 @@ class Monitor:
         )
         self.quarantine.check()
         self.guard = Guard(config.guard, int(run.last_metrics().get("skipped", 0)))
-        self.advice = Advice(ways_of_run(config, accelerator.device))
+        self.hint = DataWaitHint(ways_of_run(config, accelerator.device))
         self.begin()
 
     def begin(self) -> None:
@@ -52,9 +52,9 @@ class Monitor:
         row = measure(totals, self.declared, self.clock, step, lr, self.plan, device)
         row["bad"] = self.quarantine.settle(step)
         row["skipped"] = self.guard.skipped
-        batch_size = self.plan.slices.batch_size
+        batch_size = self.plan.sharding.batch_size
         self.tracker.report(row, progress_line(row, self.plan.steps, batch_size, self.declared))
-        if words := self.advice(self.clock):
+        if words := self.hint(self.clock):
             self.tracker.say(words)
         if self.accelerator.is_main_process:
             for number in skipped:
@@ -75,7 +75,7 @@ class Monitor:
 
     def _event(self, step: int, event: str, reason: str) -> None:
         """Record an event of a step, with the samples that were in it."""
-        names = self.data.names(step, self.plan.slices.batch_size)
+        names = self.data.names(step, self.plan.sharding.batch_size)
         more = f" and {len(names) - SAMPLES_NAMED} more" if len(names) > SAMPLES_NAMED else ""
         batch = f"{', '.join(names[:SAMPLES_NAMED])}{more}"
         folder = self.run.folder
@@ -128,7 +128,7 @@ def ways_of_run(config: Config, device: torch.device) -> str:
     return ", ".join(ways)
 
 
-class Advice:
+class DataWaitHint:
     """Asked at every report; has something to say once, if at all."""
 
     def __init__(self, ways: str) -> None:

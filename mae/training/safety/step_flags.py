@@ -9,7 +9,7 @@ import torch.distributed as dist
 from mae.base.errors import ProcessFailed
 
 
-class Wishes(NamedTuple):
+class StepFlags(NamedTuple):
     """What one process wants, or, agreed, what any of them wants."""
 
     stop: bool = False
@@ -32,7 +32,7 @@ class Control:
             assert isinstance(group, dist.ProcessGroup)
             self.group = group
 
-    def agree(self, own: Wishes) -> Wishes:
+    def agree(self, own: StepFlags) -> StepFlags:
         """True where it is true for any process.  All processes call it after every step.
 
         Raises ProcessFailed where another one does not come in time.
@@ -50,4 +50,4 @@ class Control:
                 "(train.timeout_minutes): stalled, or busy with something else; "
                 "the same command continues from the last checkpoint"
             ) from error
-        return Wishes(*map(bool, flags.tolist()))
+        return StepFlags(*map(bool, flags.tolist()))

@@ -42,13 +42,13 @@ def measure(
     device: torch.device,
 ) -> dict[str, float]:
     """A row of metrics after `done` steps."""
-    images = len(totals.steps) * plan.slices.batch_size
+    images = len(totals.steps) * plan.sharding.batch_size
     norms = [one.grad_norm for one in totals.steps if not one.skipped]
     parts = {f"loss_{name}": value for name, value in totals.losses.items()}
     row = {
         "step": done,
         "epoch": plan.epoch(done),
-        "samples": done * plan.slices.batch_size,
+        "samples": done * plan.sharding.batch_size,
         "loss": totals.loss,
         **(parts if len(parts) > 1 else {}),
         **declared.figures(totals.losses, totals.statistics),
@@ -57,7 +57,7 @@ def measure(
         "images_per_second": images / clock.elapsed,
         "data_wait": clock.waited / clock.elapsed,
     }
-    devices = plan.slices.num_processes
+    devices = plan.sharding.num_processes
     used = mfu(row["images_per_second"], plan.flops_per_image, plan.peak_flops, devices)
     if used is not None:
         row["mfu"] = used
@@ -69,16 +69,16 @@ def measure(
 def describe(task: Task, objective: Objective, accelerator: Accelerator, start: int) -> list[str]:
     """Data, model, batch and length of a run, in four lines."""
     config, plan, data = task
-    slices = plan.slices
+    sharding = plan.sharding
     order = "" if config.data.order == "global" else f", read in order `{config.data.order}`"
     millions = sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6
     declared = declaration(config.objective)
-    processes = f"{slices.num_processes} process{'es' * (slices.num_processes > 1)}"
+    processes = f"{sharding.num_processes} process{'es' * (sharding.num_processes > 1)}"
     return [
         f"data    {len(data.manifest):,} images in {len(data.manifest.shards)} shards{order}",
         f"model   {declared.describe(config, f'{millions:.1f} M parameters')}",
-        f"batch   {slices.batch_size} = {processes} x {slices.accumulation} accumulated "
-        f"x {slices.device_batch} images on {accelerator.device.type}, "
+        f"batch   {sharding.batch_size} = {processes} x {sharding.accumulation} accumulated "
+        f"x {sharding.device_batch} images on {accelerator.device.type}, "
         f"{'bf16' if accelerator.mixed_precision == 'bf16' else 'fp32'}"
         + ", weights sharded (FSDP2)"
         * accelerator.is_fsdp2,

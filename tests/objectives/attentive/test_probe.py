@@ -53,7 +53,7 @@ class InMemory:
 
     def __init__(self, tokens):
         self.tokens, self.samples, self.read = torch.from_numpy(tokens), np.arange(len(tokens)), []
-        self.left_out, self.workers = [], 0
+        self.skipped, self.workers = [], 0
         self.inputs = lambda rows: self.tokens[torch.from_numpy(rows)]
 
     def batches(self, slices):
@@ -182,7 +182,7 @@ def test_training_is_a_plain_loop_of_adamw(run):
     vectors = [p for p in head.parameters() if p.ndim <= 1]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, 0.0, (0.9, 0.999), weight_decay=choice.weight_decay)
-    stream = list(data.batches(config, plan.slices, (16, 16), 0, plan.steps))
+    stream = list(data.batches(config, plan.sharding, (16, 16), 0, plan.steps))
     seen = torch.cat([batch.samples for batch in stream])
     assert seen[:50].sort().values.tolist() == list(range(50))
     for step, batch in enumerate(stream):
@@ -241,7 +241,7 @@ def test_bad_images_have_no_row_whether_kept_or_encoded_anew(tmp_path, make_shar
     reports = []
     for name, tokens in (("kept", kept), ("fresh", fresh_tokens(encoder, images, 2))):
         assert tokens.samples.tolist() == [i for i in range(26) if i not in (3, 8)]
-        assert len(tokens.left_out) == 2 and "key sample-00008" in tokens.left_out[1]
+        assert len(tokens.skipped) == 2 and "key sample-00008" in tokens.skipped[1]
         subjects = [TokenSubject("pretrained", tokens, tokens)]
         asked = probing(tiny_run(tmp_path / name, 0.0), images, images)
         recipe, choices = AttentiveRecipe(2, 16), [Choice(lr=1e-2, weight_decay=0.1)]

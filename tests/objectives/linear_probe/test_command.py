@@ -76,7 +76,7 @@ def stream_of(folder):
     """The micro-batches of a probe's run."""
     config, data = open_training_data(recorded_config(folder))
     plan = make_plan(config, len(data.manifest), 1, 0)
-    return config, plan, list(data.batches(config, plan.slices, (16, 16), 0, plan.steps))
+    return config, plan, list(data.batches(config, plan.sharding, (16, 16), 0, plan.steps))
 
 
 def test_each_epoch_sees_every_image_once_in_another_crop(trained):
@@ -96,7 +96,7 @@ def test_training_is_the_written_out_recipe(trained):
     bias = torch.zeros(3, dtype=torch.float64)
     moved, moved_bias = torch.zeros_like(weights), torch.zeros_like(bias)
     mean, var = torch.zeros(32, dtype=torch.float64), torch.ones(32, dtype=torch.float64)
-    assert plan.steps == 9 and plan.slices.accumulation == 2
+    assert plan.steps == 9 and plan.sharding.accumulation == 2
     for step in range(plan.steps):
         gradient, gradient_bias = torch.zeros_like(weights), torch.zeros_like(bias)
         for batch in parts[2 * step : 2 * step + 2]:
@@ -125,8 +125,8 @@ def test_the_run_is_one_as_others_are(trained, capsys):
     assert exit_status(folder)["code"] == 0
     assert [row["event"] for row in events_of(folder)] == ["start", "done"]
     assert {"loss", "accuracy", "lr"} <= metrics_of(folder)[-1].keys()
-    config, probe, position = load_pretrained(folder)
-    assert config.objective == "linear_probe" and position.step == 9
+    config, probe, state = load_pretrained(folder)
+    assert config.objective == "linear_probe" and state.step == 9
     assert isinstance(probe, LinearProbe)
     assert probe.logits(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 3)
     assert main(["report", str(folder)]) == 0
@@ -232,7 +232,7 @@ def test_ranks_count_better_scores(shards):
     images, encoder = images_of(shards), tiny_encoder()
     head = ProbeHead(32, 3, seed=0).eval()
     tested = centred_vectors(encoder, images, batch_size=7)
-    assert tested.samples.tolist() == list(range(24)) and tested.left_out == []
+    assert tested.samples.tolist() == list(range(24)) and tested.skipped == []
     ranks = head_ranks(head, tested.vectors, targets)
     views = CentredViews(images, (16, 16), CONFIG.data.crop_pct)
     pixels = torch.stack([views.view(i) for i in range(24)])

@@ -30,7 +30,7 @@ def plan_for(recipe, samples, processes=1):
 def test_imagenet_gets_the_published_numbers():
     config = settings(ProbeRecipe(), IMAGENET)
     plan = make_plan(config, IMAGENET, 1, 0)
-    assert plan.slices.batch_size == 16384 and plan.slices.device_batch == 512
+    assert plan.sharding.batch_size == 16384 and plan.sharding.device_batch == 512
     assert plan.lr == pytest.approx(6.4)
     assert plan.steps == round(90 * IMAGENET / 16384) == 7038
     assert config.optim.name == "lars" and config.optim.betas[0] == 0.9
@@ -53,7 +53,7 @@ def test_small_data_get_small_batches_and_impossible_ones_are_refused():
         16,
         2,
     ]
-    assert plan_for(ProbeRecipe(batch_size=1000, device_batch=300), 5000).slices.accumulation == 4
+    assert plan_for(ProbeRecipe(batch_size=1000, device_batch=300), 5000).sharding.accumulation == 4
     for size in (1, 101):
         with pytest.raises(UserError, match=rf"--step-batch: {size} is not in 2..100"):
             batch_for(100, size)
@@ -70,8 +70,8 @@ def test_small_data_get_small_batches_and_impossible_ones_are_refused():
 def test_processes_take_whole_groups_or_are_refused_in_one_line():
     recipe = ProbeRecipe(batch_size=16384)
     for processes, parts in ((1, 32), (8, 4), (32, 1)):
-        slices = plan_for(recipe, IMAGENET, processes).slices
-        assert slices.accumulation == parts and slices.device_batch == 512
+        sharding = plan_for(recipe, IMAGENET, processes).sharding
+        assert sharding.accumulation == parts and sharding.device_batch == 512
     with pytest.raises(UserError) as error:
         plan_for(recipe, IMAGENET, 64)
     assert str(error.value) == (
@@ -89,7 +89,7 @@ def test_groups_larger_than_what_fits_at_once_are_refused():
         make_plan(config.model_copy(update={"train": train}), 5000, 1, 0)
     train = config.train.model_copy(update={"max_device_batch": 1000})
     plan = make_plan(config.model_copy(update={"train": train}), 5000, 1, 0)
-    assert plan.slices.device_batch == 512
+    assert plan.sharding.device_batch == 512
 
 
 def test_crops_that_are_not_mirrored_are_remarked_on():

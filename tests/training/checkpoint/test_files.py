@@ -18,10 +18,10 @@ from mae.networks.parameter_groups import parameter_groups
 from mae.training.checkpoint import files, resume
 from mae.training.checkpoint.average import Average
 from mae.training.checkpoint.files import (
-    Position,
+    TrainingState,
     checkpoints,
     newest_checkpoint,
-    read_position,
+    read_state,
     reserve,
     seal,
     write_checkpoint,
@@ -49,15 +49,15 @@ def step(model, optimizer):
     optimizer.zero_grad()
 
 
-def position(step=3):
-    return Position(step=step, samples=8 * step, data="abc")
+def training_state(step=3):
+    return TrainingState(step=step, samples=8 * step, data="abc")
 
 
 def write(folder, number=3, model_and_optimizer=None, **fields):
     """A checkpoint of step `number`, from here."""
     model, optimizer = model_and_optimizer or stepped()
     tensors = tensors_of(model, optimizer)
-    where = position(number)._replace(**fields)
+    where = training_state(number)._replace(**fields)
     part = reserve(folder, where, tensors.num_bytes)
     return write_checkpoint(part, Snapshots().take(tensors, is_kept=True), where)
 
@@ -97,7 +97,7 @@ def test_training_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path)
 
 def test_a_position_comes_back_as_it_was(tmp_path):
     path = write(tmp_path, 7, skipped=(4, 5))
-    assert read_position(path) == Position(7, 56, "abc", (4, 5))
+    assert read_state(path) == TrainingState(7, 56, "abc", (4, 5))
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
@@ -141,23 +141,23 @@ def test_a_file_system_without_room_is_refused_before_anything_is_written(tmp_pa
     free = shutil.disk_usage(tmp_path).free
     monkeypatch.setattr(files, "MARGIN", 0)
     with pytest.raises(OSError, match=r"it needs [\d,.]+ MB, and [\d,.]+ MB are free"):
-        reserve(tmp_path, position(), 2 * free)
+        reserve(tmp_path, training_state(), 2 * free)
     assert names(tmp_path) == []
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
     with pytest.raises(FileNotFoundError):
-        reserve(tmp_path / "gone", position(), 0)
+        reserve(tmp_path / "gone", training_state(), 0)
     assert names(tmp_path) == []
 
 
 def test_two_processes_that_save_the_same_step_leave_one_whole_checkpoint(tmp_path):
     tensors = Snapshots().take(tensors_of(*stepped()), is_kept=True)
-    first, second = (reserve(tmp_path, position(), 0) for _ in range(2))
-    assert write_checkpoint(first, tensors, position()) == write_checkpoint(
-        second, tensors, position()
+    first, second = (reserve(tmp_path, training_state(), 0) for _ in range(2))
+    assert write_checkpoint(first, tensors, training_state()) == write_checkpoint(
+        second, tensors, training_state()
     )
-    assert read_position(tmp_path / "step-000000003") == position()
+    assert read_state(tmp_path / "step-000000003") == training_state()
     assert names(tmp_path) == ["step-000000003"]
 
 
@@ -168,7 +168,7 @@ def test_the_name_of_a_checkpoint_that_is_not_wanted_is_taken_over(tmp_path, sta
         flip(path / "model.safetensors")
     new = stepped(2)
     write(tmp_path, 3, new, skipped=(2,))
-    assert read_position(path).skipped == (2,)
+    assert read_state(path).skipped == (2,)
     loaded, _ = stepped(0)
     load_model(path, loaded)
     assert torch.equal(loaded[0].weight, new[0][0].weight)
@@ -180,7 +180,7 @@ def test_the_newest_are_kept_and_nothing_temporary_is_left(tmp_path):
         prune(tmp_path, 2, 0, written=write(tmp_path, number))
     assert steps(tmp_path) == [4, 30]
     found = newest_checkpoint(tmp_path)
-    assert found is not None and found.position == position(30) and not found.damaged
+    assert found is not None and found.state == training_state(30) and not found.damaged
 
 
 def test_what_was_just_written_is_never_deleted(tmp_path):
@@ -226,9 +226,9 @@ def test_a_damaged_one_goes_where_its_room_is_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(
         files, "_free_bytes", lambda folder: 1.5 * files.MARGIN if kept.exists() else need
     )
-    reserve(tmp_path, position(4), 0).rmdir()
+    reserve(tmp_path, training_state(4), 0).rmdir()
     assert kept.exists()
-    reserve(tmp_path, position(4), files.MARGIN).rmdir()
+    reserve(tmp_path, training_state(4), files.MARGIN).rmdir()
     assert names(tmp_path) == []
 
 
@@ -251,7 +251,7 @@ def test_damage_is_found_and_the_one_before_is_used(tmp_path, file, damage):
     else:
         flip(path)
     found = newest_checkpoint(tmp_path)
-    assert found is not None and found.position.step == 1
+    assert found is not None and found.state.step == 1
     (reason,) = found.damaged.values()
     assert str(path.parent) in reason
 
@@ -271,7 +271,7 @@ def test_a_state_that_says_nothing_is_passed_over(tmp_path, text, reason):
     write(tmp_path, 1)
     (write(tmp_path, 2) / "state.json").write_text(text, encoding="latin-1")
     found = newest_checkpoint(tmp_path)
-    assert found is not None and found.position.step == 1
+    assert found is not None and found.state.step == 1
     assert reason in next(iter(found.damaged.values()))
 
 
@@ -312,7 +312,7 @@ def test_a_state_with_one_field_changed_is_passed_over(tmp_path, field, change):
     assert changed != state
     file.write_text(json.dumps(changed))
     found = newest_checkpoint(tmp_path)
-    assert found is not None and found.position.step == 1
+    assert found is not None and found.state.step == 1
     assert list(found.damaged) == [file.parent]
 
 
@@ -320,7 +320,7 @@ def test_a_state_that_is_written_otherwise_with_the_same_content_is_read(tmp_pat
     file = write(tmp_path, 7, skipped=(4,)) / "state.json"
     state = json.loads(file.read_text())
     file.write_text(json.dumps(dict(reversed(state.items()))))
-    assert read_position(file.parent).skipped == (4,)
+    assert read_state(file.parent).skipped == (4,)
 
 
 def test_a_checkpoint_of_a_newer_version_stops_the_start(tmp_path):
@@ -356,7 +356,7 @@ def test_a_file_that_cannot_be_read_is_not_taken_for_damage(
     assert "\n" not in str(refused.value)
     monkeypatch.undo()
     found = newest_checkpoint(tmp_path)
-    assert found is not None and found.position.step == 2
+    assert found is not None and found.state.step == 2
 
 
 @pytest.mark.parametrize("load", ["model", "optimizer"])
@@ -379,7 +379,7 @@ def test_an_empty_folder_is_passed_over(tmp_path):
     write(tmp_path, 1)
     (tmp_path / "step-000000002").mkdir()
     found = newest_checkpoint(tmp_path)
-    assert found is not None and found.position.step == 1
+    assert found is not None and found.state.step == 1
     assert "state.json" in found.damaged[tmp_path / "step-000000002"]
 
 
@@ -388,10 +388,10 @@ def test_when_all_are_damaged_each_is_named_and_nothing_is_started_over(tmp_path
         (write(tmp_path, number) / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError) as refused:
         newest_checkpoint(tmp_path)
-    newer, older, advice = str(refused.value).splitlines()
+    newer, older, hint = str(refused.value).splitlines()
     assert "step-000000002: model.safetensors is damaged" in newer
     assert "step-000000001: model.safetensors is damaged" in older
-    assert advice == f"{tmp_path}: no intact checkpoint; delete these to start over"
+    assert hint == f"{tmp_path}: no intact checkpoint; delete these to start over"
 
 
 def test_no_checkpoint_is_no_error(tmp_path):
@@ -405,7 +405,7 @@ def test_going_back_looks_only_at_what_was_before(tmp_path):
     for number in (1, 2, 3):
         write(tmp_path, number)
     found = newest_checkpoint(tmp_path, before=3)
-    assert found is not None and found.position.step == 2
+    assert found is not None and found.state.step == 2
     assert newest_checkpoint(tmp_path, before=1) is None
 
 
@@ -429,7 +429,7 @@ def test_a_pickle_by_that_name_is_refused_and_not_executed(tmp_path, file, dump)
     state = json.loads((path / "state.json").read_text())
     state["files"][file] = files._stamp(path / file)
     (path / "state.json").write_text(sealed(state))
-    assert read_position(path)
+    assert read_state(path)
     model, optimizer = stepped()
     with pytest.raises(UserError, match=str(path)):
         load_model(path, model)
@@ -477,8 +477,8 @@ def averaged(seed=0):
 
 def write_averaged(folder, model, optimizer, average):
     tensors = tensors_of(model, optimizer, average)
-    part = reserve(folder, position(), tensors.num_bytes)
-    return write_checkpoint(part, Snapshots().take(tensors, is_kept=True), position())
+    part = reserve(folder, training_state(), tensors.num_bytes)
+    return write_checkpoint(part, Snapshots().take(tensors, is_kept=True), training_state())
 
 
 def test_an_average_goes_on_bit_for_bit(tmp_path):

@@ -18,13 +18,13 @@ from mae.config.sections import OptimConfig
 from mae.networks.parameter_groups import parameter_groups
 from mae.training.checkpoint import files
 from mae.training.checkpoint.average import Average
-from mae.training.checkpoint.files import read_position, seal
+from mae.training.checkpoint.files import read_state, seal
 from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
 from mae.training.optim import build_optimizer, set_lr
 from tests.runs import environment
-from tests.training.checkpoint.test_files import flip, names, position, steps
+from tests.training.checkpoint.test_files import flip, names, steps, training_state
 
 DATA: Any = SimpleNamespace(fingerprint="abc")
 """as much of a manifest as is looked at"""
@@ -65,7 +65,7 @@ def train(forward, optimizer, first, last, process=0, processes=1):
 def save(run, model, optimizer, number, accelerator=None, **fields):
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     saver = Saver(run.checkpoints, 9, 0, accelerator or Accelerator(cpu=True))
-    saver.save(model, optimizer, position(number)._replace(**fields), wait=True)
+    saver.save(model, optimizer, training_state(number)._replace(**fields), wait=True)
     saver.close()
 
 
@@ -102,13 +102,13 @@ def rows(run):
 
 def test_a_new_run_starts_at_nothing(tmp_path):
     resumed = go_on(Run(tmp_path), *build())
-    assert resumed == (position(0), [])
+    assert resumed == (training_state(0), [])
 
 
 def test_a_run_goes_on_from_its_newest_checkpoint(run):
     model, optimizer = build(seed=1)
     resumed = go_on(run, model, optimizer)
-    assert resumed == (position(3), [])
+    assert resumed == (training_state(3), [])
     train(model, optimizer, 4, 5)
     save(run, model, optimizer, 5)
     model, optimizer = build()
@@ -118,7 +118,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint(run):
 
 def test_batches_left_out_are_remembered(run):
     save(run, *go_on_and_build(run), 4, skipped=(2,))
-    assert go_on(run, *build()).position.skipped == (2,)
+    assert go_on(run, *build()).state.skipped == (2,)
 
 
 def go_on_and_build(run):
@@ -131,14 +131,14 @@ def test_a_damaged_one_is_passed_over_told_and_kept_under_another_name(run):
     (run.checkpoints / "step-000000009.1234.tmp").mkdir()
     flip(run.checkpoints / "step-000000003" / "model.safetensors")
     resumed = go_on(run, *build())
-    assert resumed.position == position(2)
+    assert resumed.state == training_state(2)
     (note,) = resumed.notes
     assert note.startswith(f"damaged {run.checkpoints}/step-000000003: model.safetensors is damag")
     assert note.endswith("; kept as step-000000003.damaged; going on from step-000000002")
     assert names(run.checkpoints) == ["step-000000001", "step-000000002", "step-000000003.damaged"]
     assert len(names(run.checkpoints / "step-000000003.damaged")) == 3
     assert rows(run) == [1, 2]
-    assert go_on(run, *build()) == (position(2), [])
+    assert go_on(run, *build()) == (training_state(2), [])
 
 
 def test_of_two_damaged_ones_the_newer_is_kept(run):
@@ -180,7 +180,7 @@ def test_all_damaged_is_refused_and_nothing_is_removed(run):
 
 def test_going_back_forgets_what_came_after(run):
     model, optimizer = build(seed=1)
-    assert go_on(run, model, optimizer, before=3).position == position(2)
+    assert go_on(run, model, optimizer, before=3).state == training_state(2)
     assert steps(run.checkpoints) == rows(run) == [1, 2]
     assert torch.equal(saved(run, 2)["token"], model.token)
 
@@ -213,8 +213,8 @@ def test_an_average_goes_on_where_it_was_and_begins_at_the_weights(tmp_path):
         average.update(number)
     run.checkpoints.mkdir(parents=True)
     saver = Saver(run.checkpoints, 9, 0, Accelerator(cpu=True))
-    saver.save(model, optimizer, position(3), wait=True, average=average)
-    saver.save_alone(model, optimizer, position(4), average)
+    saver.save(model, optimizer, training_state(3), wait=True, average=average)
+    saver.save_alone(model, optimizer, training_state(4), average)
     saver.close()
     for before in (None, 4):
         found, its = build(seed=1)
@@ -338,14 +338,14 @@ def test_one_process_then_sharded_then_ddp_then_sharded_is_one_run(
     """Weights and moments by the same names and numbers, whoever saved them."""
     folder, _ = two_processes
     run = Run(folder / "cycle")
-    assert read_position(run.checkpoints / f"step-{number:09d}") == position(number)
+    assert read_state(run.checkpoints / f"step-{number:09d}") == training_state(number)
     assert_equal(saved(run, number), saved(undisturbed, number))
 
 
 def test_one_process_goes_on_from_what_was_saved_sharded(two_processes, undisturbed):
     run = Run(two_processes[0] / "cycle")
     model, optimizer = build(seed=5)
-    assert go_on(run, model, optimizer).position == position(12)
+    assert go_on(run, model, optimizer).state == training_state(12)
     train(model, optimizer, 13, 15)
     save(run, model, optimizer, 15)
     assert_equal(saved(run, 15), saved(undisturbed, 15))

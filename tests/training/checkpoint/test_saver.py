@@ -11,12 +11,12 @@ from accelerate import Accelerator
 
 from mae.base.errors import RunFailed
 from mae.training.checkpoint import saver as saver_module
-from mae.training.checkpoint.files import newest_checkpoint, read_position
+from mae.training.checkpoint.files import newest_checkpoint, read_state
 from mae.training.checkpoint.resume import load_model
 from mae.training.checkpoint.saver import Saver
 from mae.training.checkpoint.snapshot import Snapshots, buffer_checksums, tensors_of
 from tests.runs import environment
-from tests.training.checkpoint.test_files import names, position, step, stepped, steps
+from tests.training.checkpoint.test_files import names, step, stepped, steps, training_state
 from tests.two_processes import run_two
 
 
@@ -63,18 +63,18 @@ def break_disk(monkeypatch, where="write_checkpoint"):
 def test_training_waits_for_the_copy_and_not_for_the_disk(tmp_path, build_saver, slow_disk):
     events, saver, state = slow_disk(2), build_saver(), stepped()
     began = time.perf_counter()
-    saver.save(*state, position())
+    saver.save(*state, training_state())
     assert time.perf_counter() - began < 0.05 * 2
     assert ("end", 3) not in events and saver.problem() is None
     saver.close()
-    assert read_position(tmp_path / "step-000000003") == position()
+    assert read_state(tmp_path / "step-000000003") == training_state()
 
 
 def test_what_is_written_are_the_weights_of_the_step_that_asked(tmp_path, build_saver, slow_disk):
     slow_disk(0.3)
     saver, (model, optimizer) = build_saver(), stepped()
     expected = model[0].weight.detach().clone()
-    saver.save(model, optimizer, position())
+    saver.save(model, optimizer, training_state())
     step(model, optimizer)
     saver.close()
     found, _ = stepped(0, seed=1)
@@ -97,7 +97,7 @@ def test_a_second_copy_takes_the_memory_of_the_first():
 def test_one_write_at_a_time(tmp_path, build_saver, slow_disk):
     events, saver, state = slow_disk(0.2), build_saver(), stepped()
     for number in (1, 2, 3):
-        saver.save(*state, position(number))
+        saver.save(*state, training_state(number))
     saver.close()
     assert events == [(kind, number) for number in (1, 2, 3) for kind in ("start", "end")]
     assert steps(tmp_path) == [2, 3]
@@ -105,30 +105,30 @@ def test_one_write_at_a_time(tmp_path, build_saver, slow_disk):
 
 def test_waiting_is_until_it_is_on_disk(tmp_path, build_saver, slow_disk):
     slow_disk(0.2)
-    build_saver().save(*stepped(), position(), wait=True)
-    assert read_position(tmp_path / "step-000000003") == position()
+    build_saver().save(*stepped(), training_state(), wait=True)
+    assert read_state(tmp_path / "step-000000003") == training_state()
 
 
 def test_a_failed_write_is_told_and_the_next_save_stops(tmp_path, build_saver, monkeypatch):
     saver, state = build_saver(), stepped()
-    saver.save(*state, position(1), wait=True)
+    saver.save(*state, training_state(1), wait=True)
     with monkeypatch.context() as broken:
         break_disk(broken)
-        saver.save(*state, position(2))
+        saver.save(*state, training_state(2))
         saver.wait()
     problem = saver.problem()
     assert problem is not None and "\n" not in problem
     assert problem.startswith(f"step 2: {tmp_path} takes no checkpoint: [Errno 5] Input/output")
     with pytest.raises(RunFailed, match="step 2: "):
-        saver.save(*state, position(3))
+        saver.save(*state, training_state(3))
     assert saver.close() == problem
-    assert newest_checkpoint(tmp_path) == (tmp_path / "step-000000001", position(1), {})
+    assert newest_checkpoint(tmp_path) == (tmp_path / "step-000000001", training_state(1), {})
 
 
 def test_a_failed_write_is_raised_to_who_waits_for_it(build_saver, monkeypatch):
     break_disk(monkeypatch)
     with pytest.raises(RunFailed, match="Input/output error; the ones before are intact"):
-        build_saver().save(*stepped(), position(), wait=True)
+        build_saver().save(*stepped(), training_state(), wait=True)
 
 
 def test_a_mistake_of_ours_in_the_thread_is_told_and_nothing_is_deleted(
@@ -136,10 +136,10 @@ def test_a_mistake_of_ours_in_the_thread_is_told_and_nothing_is_deleted(
 ):
     saver, state = build_saver(), stepped()
     for number in (1, 2):
-        saver.save(*state, position(number), wait=True)
+        saver.save(*state, training_state(number), wait=True)
     monkeypatch.setattr("mae.training.checkpoint.files._stamp", lambda path: 1 / 0)
     with pytest.raises(RunFailed, match=r"takes no checkpoint: ZeroDivisionError\("):
-        saver.save(*state, position(3), wait=True)
+        saver.save(*state, training_state(3), wait=True)
     assert steps(tmp_path) == [1, 2]
 
 
@@ -149,7 +149,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path, build_saver):
         model[1].bias[2] = float("inf")
     for save in (build_saver().save, build_saver().save_alone):
         with pytest.raises(RunFailed, match="step 3: the weights are not finite; nothing was sav"):
-            save(model, optimizer, position())
+            save(model, optimizer, training_state())
     assert names(tmp_path) == []
 
 
@@ -158,7 +158,7 @@ def test_buffers_that_are_not_finite_are_not_saved_either(tmp_path, build_saver)
     model.register_buffer("counts", torch.tensor([1, 2]))
     model.register_buffer("scale", torch.tensor([1.0, float("nan")]))
     with pytest.raises(RunFailed, match="step 3: the weights are not finite; nothing was saved"):
-        build_saver().save(model, optimizer, position())
+        build_saver().save(model, optimizer, training_state())
     assert names(tmp_path) == []
 
 
@@ -237,7 +237,7 @@ def test_a_folder_that_is_gone_is_refused_and_not_made_again(tmp_path, build_sav
     saver = build_saver()
     tmp_path.rmdir()
     with pytest.raises(RunFailed, match=f"step 3: {tmp_path} takes no checkpoint: .*No such file"):
-        saver.save(*stepped(), position())
+        saver.save(*stepped(), training_state())
     assert not tmp_path.exists()
     tmp_path.mkdir()
 
@@ -245,7 +245,7 @@ def test_a_folder_that_is_gone_is_refused_and_not_made_again(tmp_path, build_sav
 def test_a_folder_that_goes_while_it_is_written_is_told(tmp_path, build_saver, slow_disk):
     slow_disk(0.3)
     saver = build_saver()
-    saver.save(*stepped(), position())
+    saver.save(*stepped(), training_state())
     shutil.rmtree(tmp_path)
     assert "takes no checkpoint" in (saver.close() or "")
     assert not tmp_path.exists()
@@ -256,13 +256,13 @@ def test_a_disk_without_room_is_refused_before_anything_is_copied(
     tmp_path, build_saver, monkeypatch
 ):
     saver, state = build_saver(), stepped()
-    saver.save(*state, position(1), wait=True)
+    saver.save(*state, training_state(1), wait=True)
     monkeypatch.setattr(
         "mae.training.checkpoint.files.MARGIN", 2 * shutil.disk_usage(tmp_path).free
     )
     monkeypatch.setattr(saver.snapshots, "take", None)
     with pytest.raises(RunFailed) as refused:
-        saver.save(*state, position(2))
+        saver.save(*state, training_state(2))
     assert f"{tmp_path} takes no checkpoint: it needs " in str(refused.value)
     assert " MB are free; the ones before are intact" in str(refused.value)
     assert steps(tmp_path) == [1]
@@ -273,14 +273,16 @@ def test_a_process_saves_alone_while_another_writes_the_same_step(tmp_path, slow
     slow_disk(0.2)
     state = stepped()
     pair = [Saver(tmp_path, 2, 0, Accelerator(cpu=True)) for _ in range(2)]
-    threads = [threading.Thread(target=one.save_alone, args=(*state, position())) for one in pair]
+    threads = [
+        threading.Thread(target=one.save_alone, args=(*state, training_state())) for one in pair
+    ]
     for thread in threads:
         thread.start()
     for thread, one in zip(threads, pair, strict=True):
         thread.join()
         assert one.close() is None
     assert names(tmp_path) == ["step-000000003"]
-    assert read_position(tmp_path / "step-000000003") == position()
+    assert read_state(tmp_path / "step-000000003") == training_state()
 
 
 def test_a_limit_on_the_size_of_files_ends_in_one_line(tmp_path):

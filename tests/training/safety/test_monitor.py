@@ -1,7 +1,7 @@
 import pytest
 
 from mae.config.sections import DataConfig
-from mae.training.safety.monitor import SURE_AFTER, Advice, ways_to_feed
+from mae.training.safety.monitor import SURE_AFTER, DataWaitHint, ways_to_feed
 from mae.training.tracking.tracker import Clock
 
 
@@ -18,23 +18,23 @@ class Interval(Clock):
 
 
 @pytest.fixture
-def advice():
+def hint():
     ways = ways_to_feed(DataConfig(workers=2), processes=2, cores=8, has_gpu=True)
-    return Advice(", ".join(ways))
+    return DataWaitHint(", ".join(ways))
 
 
-def test_it_is_said_once_and_only_when_sure(advice):
-    assert advice(Interval(10 * SURE_AFTER, 1.0)) is None  # workers start
-    assert advice(Interval(0.6 * SURE_AFTER, 0.5)) is None
-    said = advice(Interval(0.6 * SURE_AFTER, 0.5))
+def test_it_is_said_once_and_only_when_sure(hint):
+    assert hint(Interval(10 * SURE_AFTER, 1.0)) is None  # workers start
+    assert hint(Interval(0.6 * SURE_AFTER, 0.5)) is None
+    said = hint(Interval(0.6 * SURE_AFTER, 0.5))
     assert said.startswith("data    waited for 50% of the time (2.0 times as fast without).")
     assert "data.workers=4 (there are 8 cores), data.crop_on_device=true, data.decode" in said
-    assert advice(Interval(10 * SURE_AFTER, 0.5)) is None
+    assert hint(Interval(10 * SURE_AFTER, 0.5)) is None
 
 
-def test_a_run_that_is_fed_hears_nothing(advice):
+def test_a_run_that_is_fed_hears_nothing(hint):
     for _ in range(5):
-        assert advice(Interval(SURE_AFTER, 0.05)) is None
+        assert hint(Interval(SURE_AFTER, 0.05)) is None
 
 
 @pytest.mark.parametrize(
