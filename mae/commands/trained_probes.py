@@ -21,7 +21,7 @@ from mae.data.images import Images
 from mae.data.training_data import TrainingSource, open_images
 from mae.evaluation.encoders import FrozenEncoder, Opened, open_encoder
 from mae.evaluation.features import lacking, outputs_of
-from mae.evaluation.probing import Probing, claim_folder, on_first
+from mae.evaluation.probing import ProbeRequest, claim_folder, on_first
 from mae.evaluation.results import table
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.evaluation.sources import results_folder, seen_in_train
@@ -118,21 +118,21 @@ def _probe(command: str, args: argparse.Namespace, title: str, name: str) -> int
             return objective
 
         report = implementation(declared.name).probe(
-            Probing(
-                args,
-                given.opened,
-                given.encoders,
-                given.modules,
-                given.train,
-                given.test,
-                given.folder,
-                str(processes.device),
-                processes.num_processes,
-                is_main,
-                fit,
-                planned,
-                _share,
-                say,
+            ProbeRequest(
+                options=args,
+                opened=given.opened,
+                encoders=given.encoders,
+                modules=given.modules,
+                train=given.train,
+                test=given.test,
+                folder=given.folder,
+                device=str(processes.device),
+                num_processes=processes.num_processes,
+                is_main=is_main,
+                fit=fit,
+                plan=planned,
+                share=_share,
+                say=say,
             )
         )
         leave_processes()

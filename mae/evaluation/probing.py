@@ -56,8 +56,8 @@ class Planned(NamedTuple):
     """images per micro-batch of one process"""
 
 
-class Probing(NamedTuple):
-    """A probe that is asked for.  All processes are given the same, and train together."""
+class ProbeRequest(NamedTuple):
+    """Request for a probe: options, encoders, images.  The same on all processes."""
 
     options: argparse.Namespace
     """the command line"""

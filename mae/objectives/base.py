@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mae.data.images import Images
-    from mae.evaluation.probing import Probing
+    from mae.evaluation.probing import ProbeRequest
     from mae.export.subject import Pool, Writer
     from mae.pictures.reconstruction import Asked, Reconstructed
     from mae.pretrained_weights.record import Initial
@@ -196,7 +196,7 @@ class Implementation(ABC):
         """A row of health.jsonl; None: the health of the features, as any objective has it."""
         return None
 
-    def probe(self, asked: Probing) -> Mapping[str, Any]:
+    def probe(self, request: ProbeRequest) -> Mapping[str, Any]:
         """The report of a probe of frozen encoders, for objectives that a command trains so."""
         raise UserError("this objective is no probe")
 

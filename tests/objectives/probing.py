@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mae.data.images import Images
 from mae.evaluation.encoders import open_encoder
-from mae.evaluation.probing import Probing
+from mae.evaluation.probing import ProbeRequest
 from mae.training.plan import planned
 from mae.training.start import Ending
 from mae.training.train import train
@@ -13,7 +13,7 @@ from mae.training.train import train
 
 def probing(
     run: Path, train_images: Images, test_images: Images, say=lambda text: None, baselines=False
-) -> Probing:
+) -> ProbeRequest:
     """What `mae probe` and `mae attentive` hand to an objective."""
     opened = open_encoder(run)
     encoders, modules = {opened.encoder.name: opened.encoder}, {opened.encoder.name: opened.module}
@@ -27,19 +27,19 @@ def probing(
             return train(config, ending, source=source, use_cpu=True)
 
     options = argparse.Namespace(run=run, train=["gone.tar"], workers=0, token_gb=50.0)
-    return Probing(
-        options,
-        opened,
-        encoders,
-        modules,
-        train_images,
-        test_images,
-        run,
-        "cpu",
-        1,
-        True,
-        fit,
-        planned,
-        lambda own: own,
-        say,
+    return ProbeRequest(
+        options=options,
+        opened=opened,
+        encoders=encoders,
+        modules=modules,
+        train=train_images,
+        test=test_images,
+        folder=run,
+        device="cpu",
+        num_processes=1,
+        is_main=True,
+        fit=fit,
+        plan=planned,
+        share=lambda own: own,
+        say=say,
     )

@@ -6,7 +6,7 @@ from typing import Any
 from mae.config.sections import Config
 from mae.evaluation.encoders import TOKENS, open_again
 from mae.evaluation.features import blank_vectors
-from mae.evaluation.probing import Probing
+from mae.evaluation.probing import ProbeRequest
 from mae.objectives.attentive.declaration import model_of
 from mae.objectives.attentive.model import AttentiveProbe
 from mae.objectives.attentive.report import attentive
@@ -45,9 +45,9 @@ class AttentiveImplementation(ProbeImplementation):
                 )
         return groups
 
-    def probe(self, asked: Probing) -> Mapping[str, Any]:
+    def probe(self, request: ProbeRequest) -> Mapping[str, Any]:
         """The report of `mae attentive`."""
-        return attentive(asked)
+        return attentive(request)
 
 
 IMPLEMENTATION = AttentiveImplementation()

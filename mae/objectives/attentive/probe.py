@@ -15,7 +15,7 @@ from mae.config.sections import Config
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.probe import is_edge
-from mae.evaluation.probing import Probing
+from mae.evaluation.probing import ProbeRequest
 from mae.evaluation.results import LEARNT, ranks_of_truth, saying
 from mae.objectives.attentive.declaration import Choice
 from mae.objectives.attentive.model import AttentiveProbe
@@ -53,7 +53,7 @@ def epochs_for(images: int, batch_size: int) -> int:
 
 
 def run_settings(
-    asked: Probing,
+    request: ProbeRequest,
     encoder: FrozenEncoder,
     recipe: AttentiveRecipe,
     choices: Sequence[Choice],
@@ -62,16 +62,16 @@ def run_settings(
     output: str,
 ) -> Config:
     """The settings of the run that trains a head by each of `choices`, on so many images."""
-    model = asked.model_settings(encoder, labels)
+    model = request.model_settings(encoder, labels)
     return load_config(
         None,
         base={
             "output": output,
             "objective": "attentive",
-            "data": asked.data_settings(encoder),
+            "data": request.data_settings(encoder),
             "model": {**model, "heads": [choice.model_dump() for choice in choices]},
             **training_sections(recipe, choices, images),
-            "log": asked.log_settings(),
+            "log": request.log_settings(),
         },
     )
 
@@ -127,7 +127,7 @@ class Probed(NamedTuple):
 
 
 def attentive_probe(
-    asked: Probing,
+    request: ProbeRequest,
     subject: TokenSubject,
     numbers: ClassNumbers,
     recipe: AttentiveRecipe,
@@ -137,22 +137,22 @@ def attentive_probe(
 
     Raises UserError for fewer than LEAST_IMAGES training images.
     """
-    n, train, say = len(numbers.train), subject.train, saying(asked.say, subject.encoder)
+    n, train, say = len(numbers.train), subject.train, saying(request.say, subject.encoder)
     if n < LEAST_IMAGES:
         raise UserError(f"--train: {n} images; an attentive probe needs {LEAST_IMAGES}")
     order = np.argsort(fold(recipe.seed, Stream.STATISTICS, np.arange(n)), kind="stable")
     held_out, fitted = np.sort(order[: n // 10]), np.sort(order[n // 10 :])
     for rows in (n - n // 10, n):
-        refuse_uneven(min(recipe.batch_size, rows), asked.num_processes, recipe.batch_size)
+        refuse_uneven(min(recipe.batch_size, rows), request.num_processes, recipe.batch_size)
     say(f"choosing among {len(choices)} settings on {len(held_out):,} of {n:,} training images")
-    probe = _fit(asked, subject, recipe, choices, fitted, f"{NAME}-choosing", NAME)
-    found = _ranks(asked, subject.encoder, probe, train, numbers.train, held_out, recipe)
-    accuracies = asked.share([float((row == 0).mean()) for row in found])
+    probe = _fit(request, subject, recipe, choices, fitted, f"{NAME}-choosing", NAME)
+    found = _ranks(request, subject.encoder, probe, train, numbers.train, held_out, recipe)
+    accuracies = request.share([float((row == 0).mean()) for row in found])
     best = choices[int(np.argmax(accuracies))]
     say(f"chosen: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
-    probe = _fit(asked, subject, recipe, [best], np.arange(n), NAME)
+    probe = _fit(request, subject, recipe, [best], np.arange(n), NAME)
     everything = np.arange(len(numbers.test))
-    tested = _ranks(asked, subject.encoder, probe, subject.test, numbers.test, everything, recipe)
+    tested = _ranks(request, subject.encoder, probe, subject.test, numbers.test, everything, recipe)
     return Probed(tested.flatten(), best, accuracies, rate_at_edge(choices, accuracies))
 
 
@@ -166,7 +166,7 @@ def refuse_uneven(images: int, num_processes: int, batch_size: int) -> None:
 
 
 def _fit(
-    asked: Probing,
+    request: ProbeRequest,
     subject: TokenSubject,
     recipe: AttentiveRecipe,
     choices: Sequence[Choice],
@@ -174,19 +174,19 @@ def _fit(
     *names: str,
 ) -> AttentiveProbe:
     """The heads trained on `rows`, in the run folder of the first of `names`; others follow."""
-    encoder, train = asked.encoders[subject.encoder], asked.train
+    encoder, train = request.encoders[subject.encoder], request.train
     suffix = "" if subject.encoder in LEARNT else f"-{subject.encoder}"
-    folder, *later = (asked.folder / f"{name}{suffix}" for name in names)
+    folder, *later = (request.folder / f"{name}{suffix}" for name in names)
     labels = np.unique(train.manifest.label[subject.train.samples]).tolist()
-    config = run_settings(asked, encoder, recipe, choices, labels, len(rows), str(folder))
+    config = run_settings(request, encoder, recipe, choices, labels, len(rows), str(folder))
     data = token_data(subject.train, rows, train, recipe.seed)
-    probe = asked.fit(config, data, later[0] if later else None)
+    probe = request.fit(config, data, later[0] if later else None)
     assert isinstance(probe, AttentiveProbe)
     return probe
 
 
 def _ranks(
-    asked: Probing,
+    request: ProbeRequest,
     name: str,
     probe: AttentiveProbe,
     tokens: Tokens,
@@ -195,7 +195,7 @@ def _ranks(
     recipe: AttentiveRecipe,
 ) -> npt.NDArray[np.int64]:
     """`ranks` on the first process, with the encoder on the device meanwhile; none on others."""
-    found = asked.on_first_with(
+    found = request.on_first_with(
         name, lambda: ranks(probe.eval(), tokens, labels, rows, recipe.batch_size)
     )
     return np.zeros((0, 0), np.int64) if found is None else found

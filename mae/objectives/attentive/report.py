@@ -13,7 +13,7 @@ from mae.evaluation.feature_cache import FOLDER, features_of, identity, made_bef
 from mae.evaluation.features import blank_vectors, usable_samples
 from mae.evaluation.features_file import read_features
 from mae.evaluation.labels import check_labels, of_manifest, of_samples
-from mae.evaluation.probing import Probing
+from mae.evaluation.probing import ProbeRequest
 from mae.evaluation.results import (
     INTERVAL,
     LEARNT,
@@ -58,40 +58,40 @@ SELECTION = (
 )
 
 
-def attentive(asked: Probing) -> Mapping[str, Any]:
+def attentive(request: ProbeRequest) -> Mapping[str, Any]:
     """Probe each encoder; the report is that of the first process.
 
     Raises UserError for labels that do not fit (`check_labels`), too few images, and encoders
     without patch tokens.
     """
-    options, train, test = asked.options, asked.train, asked.test
+    options, train, test = request.options, request.train, request.test
     check_labels(of_manifest(train.manifest), of_manifest(test.manifest))
-    for encoder in asked.encoders.values():
+    for encoder in request.encoders.values():
         if TOKENS not in blank_vectors(encoder, train.channels):
-            is_run = asked.opened.step is not None
-            whose = f"objective {asked.opened.config.objective}" if is_run else "this encoder"
+            is_run = request.opened.step is not None
+            whose = f"objective {request.opened.config.objective}" if is_run else "this encoder"
             raise UserError(f"{options.run}: {whose} has no patch tokens; mae attentive needs them")
-    is_cached = asked.share(asked.on_first(lambda: tokens_fit(asked)))
+    is_cached = request.share(request.on_first(lambda: tokens_fit(request)))
     subjects = [
-        TokenSubject(name, *(tokens_of(asked, name, one, is_cached) for one in (train, test)))
-        for name in asked.encoders
+        TokenSubject(name, *(tokens_of(request, name, one, is_cached) for one in (train, test)))
+        for name in request.encoders
     ]
     epochs = options.epochs or epochs_for(len(train.manifest), options.batch_size)
     recipe = AttentiveRecipe(epochs, options.batch_size, options.seed)
-    report = attentive_report(asked, subjects, recipe)
+    report = attentive_report(request, subjects, recipe)
     report["recipe"]["tokens"] = "cached" if is_cached else "encoded each epoch"
     report["recipe"]["least_steps"] = None if options.epochs else LEAST_STEPS
     return report
 
 
 def attentive_report(
-    asked: Probing,
+    request: ProbeRequest,
     subjects: Sequence[TokenSubject],
     recipe: AttentiveRecipe,
     choices: Sequence[Choice] = CHOICES,
 ) -> dict[str, Any]:
     """A probe of each of `subjects`, the one to be judged first."""
-    train, test, first = asked.train, asked.test, subjects[0]
+    train, test, first = request.train, request.test, subjects[0]
     numbers = check_labels(
         of_samples(train.manifest, first.train.samples),
         of_samples(test.manifest, first.test.samples),
@@ -100,15 +100,15 @@ def attentive_report(
     if steps < LEAST_STEPS:
         notes.append(f"{steps:,} steps: more --epochs, for {LEAST_STEPS:,}, may do better")
     for subject in subjects:
-        probed, name = attentive_probe(asked, subject, numbers, recipe, choices), subject.encoder
+        probed, name = attentive_probe(request, subject, numbers, recipe, choices), subject.encoder
         more = {**probed.chosen.model_dump(), "lr_at_edge": probed.lr_at_edge}
         more |= {"sweep": sweep(probed, choices)}
         if probed.lr_at_edge:
             told = f"lr {probed.chosen.lr:g} at the edge of the candidates"
             notes.append(f"{name}: {told}, one beyond may do better")
-        if asked.is_main:
+        if request.is_main:
             results.append(ranked(name, "tokens", probed.ranks, numbers.count, more))
-    known = identity(asked.encoders[first.encoder], train)
+    known = identity(request.encoders[first.encoder], train)
     return {
         "measures": MEASURES,
         "protocol": PROTOCOL,
@@ -128,57 +128,57 @@ def sweep(probed: Probed, choices: Sequence[Choice]) -> list[dict[str, float]]:
     return [{**choice.model_dump(), "accuracy": accuracy} for choice, accuracy in pairs]
 
 
-def tokens_of(asked: Probing, name: str, images: Images, is_cached: bool) -> Tokens:
+def tokens_of(request: ProbeRequest, name: str, images: Images, is_cached: bool) -> Tokens:
     """Tokens of a data set by the encoder `name`; the first process encodes or decodes them all.
 
     Raises UserError where more than data.max_bad images are unreadable.
     """
-    encoder, workers = asked.encoders[name], asked.options.workers
-    max_bad = asked.opened.config.data.max_bad
-    made = asked.share(asked.on_first(lambda: _made(asked, encoder, images)))
+    encoder, workers = request.encoders[name], request.options.workers
+    max_bad = request.opened.config.data.max_bad
+    made = request.share(request.on_first(lambda: _made(request, encoder, images)))
     if not is_cached and not made:
         views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-        usable = asked.on_first(lambda: usable_samples(views, max_bad, workers=workers))
-        return EncodedTokens(encoder, images, asked.device, workers, asked.share(usable))
+        usable = request.on_first(lambda: usable_samples(views, max_bad, workers=workers))
+        return EncodedTokens(encoder, images, request.device, workers, request.share(usable))
 
     def encode() -> Path | None:
-        module = asked.modules[name].to(asked.device)
+        module = request.modules[name].to(request.device)
         features_of(
             encoder,
             images,
-            asked.folder / FOLDER,
+            request.folder / FOLDER,
             tokens=True,
-            device=asked.device,
+            device=request.device,
             workers=workers,
             max_bad=max_bad,
-            step=asked.opened.step if name in LEARNT else None,
-            say=saying(asked.say, name),
+            step=request.opened.step if name in LEARNT else None,
+            say=saying(request.say, name),
         )
         module.to("cpu")
-        return _made(asked, encoder, images)
+        return _made(request, encoder, images)
 
-    path = asked.share(asked.on_first(encode))
+    path = request.share(request.on_first(encode))
     assert path is not None
-    return CachedTokens(read_features(path), asked.device)
+    return CachedTokens(read_features(path), request.device)
 
 
-def tokens_fit(asked: Probing) -> bool:
+def tokens_fit(request: ProbeRequest) -> bool:
     """There is room for the tokens that are not kept yet; a line is printed where there is none."""
     needed = sum(
         token_bytes(encoder, images, "cpu")
-        for encoder in asked.encoders.values()
-        for images in (asked.train, asked.test)
-        if _made(asked, encoder, images) is None
+        for encoder in request.encoders.values()
+        for images in (request.train, request.test)
+        if _made(request, encoder, images) is None
     )
-    folder = asked.folder
+    folder = request.folder
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     free = ON_DISK * shutil.disk_usage(existing).free
-    if needed <= min(asked.options.token_gb * 1e9, free):
+    if needed <= min(request.options.token_gb * 1e9, free):
         return True
-    asked.say(f"{needed / 1e9:,.3g} GB of tokens: not kept, but encoded anew in every epoch")
+    request.say(f"{needed / 1e9:,.3g} GB of tokens: not kept, but encoded anew in every epoch")
     return False
 
 
-def _made(asked: Probing, encoder: FrozenEncoder, images: Images) -> Path | None:
+def _made(request: ProbeRequest, encoder: FrozenEncoder, images: Images) -> Path | None:
     """A file of all tokens, made before."""
-    return made_before(asked.folder / FOLDER, identity(encoder, images), tokens=True)
+    return made_before(request.folder / FOLDER, identity(encoder, images), tokens=True)

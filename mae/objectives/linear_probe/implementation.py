@@ -6,7 +6,7 @@ from typing import Any
 from mae.config.sections import Config
 from mae.evaluation.encoders import open_again
 from mae.evaluation.features import blank_vectors, preferred
-from mae.evaluation.probing import Probing
+from mae.evaluation.probing import ProbeRequest
 from mae.objectives.frozen import ProbeImplementation
 from mae.objectives.linear_probe.declaration import model_of
 from mae.objectives.linear_probe.model import LinearProbe
@@ -30,9 +30,9 @@ class LinearProbeImplementation(ProbeImplementation):
             labels=model.labels,
         )
 
-    def probe(self, asked: Probing) -> Mapping[str, Any]:
+    def probe(self, request: ProbeRequest) -> Mapping[str, Any]:
         """The report of `mae probe --protocol mae`."""
-        return linear_probe(asked)
+        return linear_probe(request)
 
 
 IMPLEMENTATION = LinearProbeImplementation()

@@ -7,7 +7,7 @@ from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.config.sections import Config
 from mae.evaluation.encoders import FrozenEncoder
-from mae.evaluation.probing import Probing
+from mae.evaluation.probing import ProbeRequest
 from mae.objectives.linear_probe.declaration import GROUP
 
 BATCH_SIZE = 16384
@@ -86,20 +86,24 @@ def batch_for(samples: int, batch_size: int | None) -> int:
 
 
 def run_settings(
-    asked: Probing, encoder: FrozenEncoder, recipe: ProbeRecipe, labels: Sequence[int], output: str
+    request: ProbeRequest,
+    encoder: FrozenEncoder,
+    recipe: ProbeRecipe,
+    labels: Sequence[int],
+    output: str,
 ) -> Config:
     """The settings of the run that trains the head, for the different labels of --train."""
-    samples = len(asked.train.manifest)
+    samples = len(request.train.manifest)
     batch_size, group, warmup_epochs = sizes(recipe, samples)
     return load_config(
         None,
         base={
             "output": output,
             "objective": "linear_probe",
-            "data": {**asked.data_settings(encoder), "scale": SCALE, "ratio": (3 / 4, 4 / 3)},
-            "model": {**asked.model_settings(encoder, labels), "group": group},
+            "data": {**request.data_settings(encoder), "scale": SCALE, "ratio": (3 / 4, 4 / 3)},
+            "model": {**request.model_settings(encoder, labels), "group": group},
             **training_sections(recipe, batch_size, group, warmup_epochs, samples),
-            "log": asked.log_settings(),
+            "log": request.log_settings(),
         },
     )
 

@@ -23,7 +23,7 @@ from mae.evaluation.features import (
     ranges,
 )
 from mae.evaluation.labels import ClassNumbers, check_labels, of_manifest, of_samples
-from mae.evaluation.probing import Planned, Probing, replaced_images
+from mae.evaluation.probing import Planned, ProbeRequest, replaced_images
 from mae.evaluation.results import (
     INTERVAL,
     LEARNT,
@@ -50,45 +50,45 @@ PROTOCOL = (
 )
 
 
-def linear_probe(asked: Probing) -> Mapping[str, Any]:
+def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
     """Train a head on each encoder; each meets the test set once.
 
     All processes train, the first tests; its report is the one to be written.  Raises UserError
     for labels that do not fit (`check_labels`), and where more than data.max_bad test images are
     unreadable, before any training; as a run does where training images are.
     """
-    recipe, flip = recipe_of(asked), asked.opened.config.data.flip
-    train, test = asked.train, asked.test
+    recipe, flip = recipe_of(request), request.opened.config.data.flip
+    train, test = request.train, request.test
     known = check_labels(of_manifest(train.manifest), of_manifest(test.manifest))
-    check_labels(of_manifest(train.manifest), of_manifest(test.manifest), asked.options.classes)
+    check_labels(of_manifest(train.manifest), of_manifest(test.manifest), request.options.classes)
     labels = np.unique(train.manifest.label).tolist()
     folders = {
-        name: asked.folder / f"{NAME}{'' if name in LEARNT else f'-{name}'}"
-        for name in asked.encoders
+        name: request.folder / f"{NAME}{'' if name in LEARNT else f'-{name}'}"
+        for name in request.encoders
     }
     configs = {
-        name: run_settings(asked, encoder, recipe, labels, str(folders[name]))
-        for name, encoder in asked.encoders.items()
+        name: run_settings(request, encoder, recipe, labels, str(folders[name]))
+        for name, encoder in request.encoders.items()
     }
     config = next(iter(configs.values()))
-    plan = asked.plan(config, len(train.manifest))
+    plan = request.plan(config, len(train.manifest))
     notes = list(remarks(recipe, len(train.manifest), plan.steps, flip))
     for note in notes:
-        asked.say(f"note: {note}")
+        request.say(f"note: {note}")
     results, met, numbers = [], [], known
-    for name, encoder in asked.encoders.items():
+    for name, encoder in request.encoders.items():
         # Before all epochs: what is wrong with the test images must not end them.
-        tested = encode_test(asked, name, encoder)
-        probe = asked.fit(configs[name])
+        tested = encode_test(request, name, encoder)
+        probe = request.fit(configs[name])
         if tested is None:
             continue
         assert isinstance(probe, LinearProbe)
         skipped = replaced_images(folders[name], train.manifest)
         for reason in skipped:
-            saying(asked.say, name)(f"replaced by others: {reason}")
+            saying(request.say, name)(f"replaced by others: {reason}")
         numbers = tested_numbers(train, test, tested)
         head = probe.head.eval()
-        ranks = head_ranks(head, tested.vectors, numbers.test, asked.device)
+        ranks = head_ranks(head, tested.vectors, numbers.test, request.device)
         feature = preferred(blank_vectors(encoder, config.data.in_chans))
         results.append(ranked(name, feature, ranks, numbers.count, {}))
         met.append((part_of(train, skipped), part_of(test, tested.skipped)))
@@ -102,14 +102,14 @@ def linear_probe(asked: Probing) -> Mapping[str, Any]:
         "notes": notes,
         "interval_rule": INTERVAL,
         "classes": numbers.count,
-        **provenance(identity(next(iter(asked.encoders.values())), train), *met[0]),
+        **provenance(identity(next(iter(request.encoders.values())), train), *met[0]),
         "results": rows_of(results, numbers.test, recipe.seed),
     }
 
 
-def recipe_of(asked: Probing) -> ProbeRecipe:
+def recipe_of(request: ProbeRequest) -> ProbeRecipe:
     """The recipe that the command line asks for."""
-    options, defaults = asked.options, ProbeRecipe()
+    options, defaults = request.options, ProbeRecipe()
     return ProbeRecipe(
         epochs=options.epochs or defaults.epochs,
         batch_size=options.step_batch,
@@ -150,16 +150,16 @@ class CentredVectors(NamedTuple):
     """what is wrong with those"""
 
 
-def encode_test(asked: Probing, name: str, encoder: FrozenEncoder) -> CentredVectors | None:
+def encode_test(request: ProbeRequest, name: str, encoder: FrozenEncoder) -> CentredVectors | None:
     """The test images encoded, on the first process; the encoder is on the device meanwhile."""
-    return asked.on_first_with(
+    return request.on_first_with(
         name,
         lambda: centred_vectors(
             encoder,
-            asked.test,
-            asked.opened.config.data.max_bad,
-            device=asked.device,
-            workers=asked.options.workers,
+            request.test,
+            request.opened.config.data.max_bad,
+            device=request.device,
+            workers=request.options.workers,
         ),
     )
 

@@ -113,18 +113,20 @@ def run(tmp_path):
 
 
 def probed(run, train, labels, test, test_labels, recipe, **more):
-    asked = probing(run, labelled(labels), labelled(test_labels))
+    request = probing(run, labelled(labels), labelled(test_labels))
     numbers = ClassNumbers(2, labels, test_labels)
-    return attentive_probe(asked, TokenSubject("pretrained", train, test), numbers, recipe, **more)
+    return attentive_probe(
+        request, TokenSubject("pretrained", train, test), numbers, recipe, **more
+    )
 
 
 def heads_trained(run, tokens, labels, choices, recipe, name):
     """The heads that a run of its own trains on all tokens, and its settings."""
-    asked = probing(run, labelled(labels), labelled(labels))
-    data = token_data(tokens, np.arange(len(labels)), asked.train, recipe.seed)
-    given = asked.opened.encoder, recipe, choices, sorted(set(labels.tolist())), len(labels)
-    config = run_settings(asked, *given, str(run / name))
-    probe = asked.fit(config, data)
+    request = probing(run, labelled(labels), labelled(labels))
+    data = token_data(tokens, np.arange(len(labels)), request.train, recipe.seed)
+    given = request.opened.encoder, recipe, choices, sorted(set(labels.tolist())), len(labels)
+    config = run_settings(request, *given, str(run / name))
+    probe = request.fit(config, data)
     assert isinstance(probe, AttentiveProbe)
     return probe, config, data
 
@@ -243,9 +245,9 @@ def test_bad_images_have_no_row_whether_kept_or_encoded_anew(tmp_path, make_shar
         assert tokens.samples.tolist() == [i for i in range(26) if i not in (3, 8)]
         assert len(tokens.skipped) == 2 and "key sample-00008" in tokens.skipped[1]
         subjects = [TokenSubject("pretrained", tokens, tokens)]
-        asked = probing(tiny_run(tmp_path / name, 0.0), images, images)
+        request = probing(tiny_run(tmp_path / name, 0.0), images, images)
         recipe, choices = AttentiveRecipe(2, 16), [Choice(lr=1e-2, weight_decay=0.1)]
-        reports.append(attentive_report(asked, subjects, recipe, choices))
+        reports.append(attentive_report(request, subjects, recipe, choices))
         names = token_data(tokens, np.array([3, 7]), images, 0).manifest
         assert [names.key(0), names.key(1)] == ["sample-00004", "sample-00009"]
     for report in reports:
@@ -271,8 +273,8 @@ def test_the_report_compares_with_the_untrained_and_knows_the_top_five(run, tmp_
     ]
     told = []
     choices = [Choice(lr=lr, weight_decay=0.1) for lr in (1e-3, 1e-2)]
-    asked = probing(run, images, images, told.append, baselines=True)
-    report = attentive_report(asked, subjects, AttentiveRecipe(8, 16), choices)
+    request = probing(run, images, images, told.append, baselines=True)
+    report = attentive_report(request, subjects, AttentiveRecipe(8, 16), choices)
     ours, untrained = report["results"]
     above = ours["above"]["untrained"]
     assert ours["accuracy"] > 0.8 and untrained["accuracy"] == pytest.approx(1 / 3)
@@ -311,9 +313,9 @@ def test_a_learning_rate_at_the_edge_is_told(run, tmp_path, make_shards):
     tokens = InMemory(rng.standard_normal((60, 4, WIDTH)).astype(np.float32))
     tokens.tokens[:, :, 0] += 4 * (torch.from_numpy(images.manifest.label)[:, None] - 1)
     choices = [Choice(lr=lr, weight_decay=0.1) for lr in (1e-9, 1e-8, 1e-2)]
-    asked = probing(run, images, images)
+    request = probing(run, images, images)
     subjects = [TokenSubject("pretrained", tokens, tokens)]
-    report = attentive_report(asked, subjects, AttentiveRecipe(8, 16), choices)
+    report = attentive_report(request, subjects, AttentiveRecipe(8, 16), choices)
     note = "pretrained: lr 0.01 at the edge of the candidates, one beyond may do better"
     assert report["results"][0]["lr_at_edge"] and report["notes"][1] == note
     assert f"note: {note}" in table("attentive", report).splitlines()
