@@ -146,7 +146,7 @@ assert together(*{go_on + bf16 + toy!r}) == [0, 0]
         [*words, "--num_processes", "1", str(script)],
         capture_output=True,
         text=True,
-        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
