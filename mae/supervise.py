@@ -30,8 +30,8 @@ from mae.base.exit_status import (
     STOPPED,
     WRONG_USE,
     append_event,
-    forget_exit,
-    read_exit,
+    clear_exit_status,
+    read_exit_status,
 )
 from mae.base.process_group import ProcessGroup
 from mae.config.loading import load_config
@@ -147,7 +147,7 @@ class Supervisor:
 
     def _launch(self, private: Path) -> Ended:
         """One life of the command, to the death of all its processes."""
-        forget_exit(self.folder)
+        clear_exit_status(self.folder)
         private.unlink(missing_ok=True)
         try:
             child = subprocess.Popen(
@@ -163,7 +163,9 @@ class Supervisor:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(0.1)
         died = time.monotonic()
-        while self.family.training():  # a stop sent to every process kills launchers at once
+        while (
+            self.family.training_processes()
+        ):  # a stop sent to every process kills launchers at once
             patience = SAVING_TAKES if self.stop_asked else SIGNAL_COMES_WITHIN
             if time.monotonic() - died > patience:
                 break
@@ -177,7 +179,7 @@ class Supervisor:
         deadline = time.monotonic() + (WORD_COMES_WITHIN if code else 0)
         while True:
             for path in (private, self.folder / STATUS_FILE):
-                if word := read_exit(path):
+                if word := read_exit_status(path):
                     return Ended(word.code, word.reason, told=True)
             if time.monotonic() >= deadline:
                 break
@@ -206,7 +208,7 @@ class Supervisor:
             self._kill_all()
             return
         number = signal.SIGTERM if number == signal.SIGHUP else number
-        training = self.family.training()
+        training = self.family.training_processes()
         if not training:  # on other machines (srun passes it on), or not started yet
             child.send_signal(number)
         for process in training:

@@ -1,1 +1,1 @@
-"""Foundations: errors, exit status, atomic files, hashing, process group, device."""
+"""Foundations: errors, exit status, atomic files, hashing, process group, device, progress."""

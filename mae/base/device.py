@@ -1,9 +1,4 @@
-"""The machine: compute device, usable CPU cores, and memory kept between steps.
-
-A step on a CPU allocates and frees the same hundreds of megabytes each time.  The C library gives
-them back to the system, which clears them before it lends them again: 1 to 6 % of a step's work
-(BENCHMARKS.md).
-"""
+"""Compute device, usable CPU cores, and malloc settings for training on a CPU."""
 
 import ctypes
 import os
@@ -14,10 +9,19 @@ from mae.base.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+# Names and values of glibc's malloc.h; see mallopt(3).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+NEVER = -1
+LARGEST_KEPT = 2**25
+"""bytes, glibc's maximum; larger blocks are returned to the system when freed"""
+
 
 def choose_device(name: str) -> str:
-    """`auto` is a GPU where there is one; UserError where torch does not know the device."""
-    import torch  # here: who counts cores needs none
+    """Resolve a device name; `auto` is `cuda` where a GPU is available, else `cpu`.
+
+    Raises UserError where torch cannot use the device.
+    """
+    import torch  # here: usable_cores must stay light to import
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -29,22 +33,21 @@ def choose_device(name: str) -> str:
 
 
 def usable_cores() -> int:
-    """Those that this process may use."""
+    """Number of CPU cores that this process may use (CPU affinity included)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-# Names and numbers of glibc's malloc.h; see mallopt(3).
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-NEVER = -1
-LARGEST_KEPT = 2**25
-"""bytes of a block, and glibc's limit; larger ones go back to the system when they are freed"""
-
-
 def keep_freed_memory(device: "torch.device") -> bool:
-    """Let this process keep what it frees, if it computes on a CPU, with glibc; else False."""
+    """Make malloc keep freed memory in this process instead of returning it to the system.
+
+    A step on a CPU allocates and frees the same hundreds of megabytes each time; the system
+    clears returned pages before it hands them out again, 1 to 6 % of a step's time
+    (BENCHMARKS.md).  Returns False, and changes nothing, on other devices and without glibc.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if device.type != "cpu" or mallopt is None:
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(M_TRIM_THRESHOLD, NEVER))
+    is_set = mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(M_TRIM_THRESHOLD, NEVER)
+    return bool(is_set)

@@ -1,36 +1,37 @@
-"""Errors that end in a line for the user, not in a traceback."""
+"""Exceptions that are reported to the user in one line, without a traceback."""
 
 
 class UserError(Exception):
-    """Wrong input: the message alone tells what, where and what to do (exit code 2)."""
+    """Wrong input (exit code 2); the message names the cause, the place and the remedy."""
 
 
 class SampleError(UserError):
-    """One sample is bad: met by whichever process read it, not by all of them."""
+    """Unusable sample; raised only by the process that read it, not by all processes."""
 
 
 class StorageError(UserError):
-    """Bytes cannot be had (network, disk, permissions): no sample's fault, met by one process."""
+    """Failed read or write (network, disk, permissions); raised by one process, not by all."""
 
 
 class RunFailed(Exception):
-    """Training cannot go on (exit code 1)."""
+    """Failure that ends the run (exit code 1)."""
 
 
 class Stopped(BaseException):
-    """Asked to stop, and stopped in order (exit code 75).
+    """Orderly stop on request, by a signal for example (exit code 75).
 
-    No Exception: a signal raises it anywhere, and nobody may take it for a try that failed.
+    Derived from BaseException because it is raised from a signal handler at any place: an
+    `except Exception` around a retry must not swallow it.
     """
 
 
 class ProcessStopped(Stopped):
-    """By one process, which could not wait for the others: it tells, as ProcessFailed does."""
+    """Stop of one process that could not wait for the others; reported by that process."""
 
 
 class ProcessFailed(RunFailed):
-    """Met by one process, not by all of them: it tells, and the launcher ends the others."""
+    """Failure of one process; reported by that process, and the launcher ends the others."""
 
 
 class WorkerDied(RunFailed):
-    """A data worker of this process was killed."""
+    """Death of a data worker of this process."""

@@ -1,4 +1,4 @@
-"""What a run leaves behind for whoever watches over it: exit codes, last words, rows of events."""
+"""Exit codes, the exit status file of a run, and its event log (events.jsonl)."""
 
 import json
 import math
@@ -13,16 +13,19 @@ from typing import Any, NamedTuple
 from mae.base.errors import RunFailed, UserError
 
 DONE, FAILED, WRONG_USE, STOPPED = 0, 1, 2, 75
-"""Exit codes; stopped: early, with a checkpoint, and the same command continues."""
+"""exit codes; STOPPED: stopped early with a checkpoint, the same command resumes the run"""
 STATUS_FILE = "exit-status"
+"""file name in the run folder"""
 STATUS_VARIABLE = "MAE_EXIT_STATUS"
-"""environment: a file of one launch alone, for the same word as STATUS_FILE"""
+"""environment variable: path of a second copy of the exit status, private to one launch"""
 
 
 def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
-    """Do `work`, whose own code counts; print why it failed: 1 failed, 2 wrong use.
+    """Run `work` and return the exit code of `program`; errors are printed to stderr.
 
-    Runs have `mae.training.start.Ending`, which knows signals, processes and run folders, too.
+    The code is the one that `work` returns (None: 0), 2 after a UserError, 1 after a RunFailed or
+    Ctrl-C.  Training runs use `mae.training.start.Ending`, which also handles stop signals,
+    several processes and the run folder.
     """
     try:
         return work() or DONE
@@ -39,44 +42,46 @@ def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
 
 
 class ExitStatus(NamedTuple):
-    """How a run says that it ended."""
+    """Exit status of a run: the contents of its status file."""
 
     code: int
     step: int | None
+    """step of the newest checkpoint; None where there is none"""
     reason: str
 
 
-def record_exit(folder: Path | None, word: ExitStatus) -> None:
-    """Leave `word` in `folder`/exit-status and for the supervisor, if there is one.
+def write_exit_status(folder: Path | None, status: ExitStatus) -> None:
+    """Write `status` to `folder`/exit-status and to the file named by STATUS_VARIABLE, if set.
 
-    Launchers turn every exit code into 1.  `folder` is None where it is not this run's own (yet).
+    The file is needed because launchers turn every exit code into 1.  `folder` is None where the
+    run does not own its folder (yet).  Errors of writing are ignored.
     """
     paths = [folder / STATUS_FILE] if folder else []
     paths += [Path(os.environ[STATUS_VARIABLE])] if STATUS_VARIABLE in os.environ else []
     for path in paths:
-        with suppress(OSError):  # no word is a word too: the run is taken for killed
+        with suppress(OSError):  # a run without a status counts as killed
             part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            part.write_text(json.dumps(word._asdict()))
+            part.write_text(json.dumps(status._asdict()))
             part.replace(path)
 
 
-def read_exit(path: Path) -> ExitStatus | None:
-    """The word in a file; None where there is none."""
+def read_exit_status(path: Path) -> ExitStatus | None:
+    """Read an exit status; None where the file is absent or damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         row = json.loads(path.read_text())
         return ExitStatus(int(row["code"]), row["step"], str(row["reason"]))
     return None
 
 
-def forget_exit(folder: Path) -> None:
-    """Take the last word back at a start; nothing where `folder` holds no run."""
+def clear_exit_status(folder: Path) -> None:
+    """Delete the exit status of the previous start; does nothing where `folder` is no run."""
     if (folder / "config.yaml").exists():
         with suppress(OSError):
             (folder / STATUS_FILE).unlink(missing_ok=True)
 
 
 def append_event(folder: Path, step: int | None, event: str, reason: str) -> None:
-    """One more row of `folder`/events.jsonl; nothing where `folder` holds no run (yet)."""
+    """Append a row to `folder`/events.jsonl; does nothing where `folder` is no run (yet)."""
     if not (folder / "config.yaml").exists():
         return
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -87,22 +92,23 @@ def append_event(folder: Path, step: int | None, event: str, reason: str) -> Non
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """One more line of JSON, below one that a kill has cut off; raises OSError.
+    """Append a row to a JSON Lines file; raises OSError where it cannot be written.
 
-    Numbers that are not finite become null: JSON has no word for them.
+    A last line without its newline (the writer was killed) is ended first.  Non-finite numbers
+    become null, since JSON cannot represent them.
     """
-    text = json.dumps(_finite(row), allow_nan=False)
+    text = json.dumps(_non_finite_to_null(row), allow_nan=False)
     with path.open("a+b") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-        cut_off = file.read() not in (b"", b"\n")
-        file.write(b"\n" * cut_off + text.encode() + b"\n")
+        is_cut_off = file.read() not in (b"", b"\n")
+        file.write(b"\n" * is_cut_off + text.encode() + b"\n")
 
 
-def _finite(value: Any) -> Any:
+def _non_finite_to_null(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _non_finite_to_null(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_non_finite_to_null(item) for item in value]
     return value

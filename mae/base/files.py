@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and JSON files."""
+"""Atomic writing of files and folders, JSON files, and the run folder of a checkpoint."""
 
 import json
 import secrets
@@ -15,10 +15,10 @@ from mae.base.errors import UserError
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` to write into, renamed to `out` at the end of the block.
+    """Yield a temporary folder beside `out`, which becomes `out` at the end of the block.
 
-    After an error in the block nothing is left.  Raises UserError where `out` has something in
-    it already, or cannot be written.
+    After an error in the block the temporary folder is deleted.  Raises UserError where `out` is
+    a file or a non-empty folder, or cannot be written.
     """
     if not out.name:
         raise UserError(f"{out}: write the name of a new folder")
@@ -40,10 +40,10 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_file(out: Path) -> Iterator[Path]:
-    """A temporary name beside `out`, renamed to `out` at the end of the block.
+    """Yield a temporary path beside `out`, which replaces `out` at the end of the block.
 
-    After an error in the block nothing is left, and what `out` was stays.  Raises UserError where
-    it cannot be written.
+    After an error in the block the temporary file is deleted and `out` stays as it was.  Raises
+    UserError where `out` cannot be written.
     """
     part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     try:
@@ -53,18 +53,18 @@ def new_file(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     finally:
-        with suppress(OSError):  # not there: renamed, or never written
+        with suppress(OSError):  # absent: renamed, or never written
             part.unlink()
 
 
 def run_folder(folder: Path) -> Path:
-    """The run that `folder` is, or whose checkpoint it is (RUN/checkpoints/step-…)."""
+    """Run folder of a run folder (itself) or of a checkpoint (RUN/checkpoints/step-…)."""
     is_checkpoint = folder.parent.name == "checkpoints" and folder.name.startswith("step-")
     return folder.parent.parent if is_checkpoint else folder
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write readable JSON, folders included, whole or not at all.
+    """Write indented JSON atomically, creating parent folders.
 
     Raises UserError where `path` cannot be written.
     """
@@ -73,7 +73,7 @@ def write_json(path: Path, content: dict) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of JSON; empty where the file is absent, damaged or something else."""
+    """Read a JSON object; empty where the file is absent, damaged or holds no object."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 Words = npt.NDArray[np.uint64]
+"""64-bit hashes, any shape"""
 
+# SplitMix64's increment and the multipliers of its finaliser.
 GAMMA = 0x9E3779B97F4A7C15
 MULTIPLIER_1 = 0xBF58476D1CE4E5B9
 MULTIPLIER_2 = 0x94D049BB133111EB
 
 
 class Stream(IntEnum):
-    """What a random number is for; the streams of one seed are independent."""
+    """Purpose of a random number; the streams of one seed are independent."""
 
     ORDER = 1
     VIEW = 2
@@ -33,7 +35,7 @@ class Stream(IntEnum):
 
 
 def mix(words: Words) -> Words:
-    """A bijection of 64-bit words that looks random: the SplitMix64 finaliser."""
+    """Scramble 64-bit words by the SplitMix64 finaliser, a bijection."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(MULTIPLIER_1)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(MULTIPLIER_2)
     return words ^ (words >> np.uint64(31))
@@ -41,17 +43,20 @@ def mix(words: Words) -> Words:
 
 def fold(seed: int, *values: int | npt.NDArray) -> Words:
     """Hash `seed` with `values` (non-negative integers, broadcast) to words of shape [n]."""
-    # One-element arrays instead of scalars: NumPy lets arrays wrap around, but warns of scalars.
+    # One-element arrays, not scalars: NumPy warns when scalars overflow, but not for arrays.
     key = mix(np.atleast_1d(np.asarray(seed, dtype=np.uint64)) + np.uint64(GAMMA))
     for value in values:
         value = np.atleast_1d(np.asarray(value)).astype(np.uint64)
-        # A step of GAMMA between the two: else fold(a, b) would be fold(b, a), and fold(a, a) 0.
+        # GAMMA breaks the symmetry: without it fold(a, b) = fold(b, a), and fold(a, a) = 0.
         key = mix((key + np.uint64(GAMMA)) ^ mix(value + np.uint64(GAMMA)))
     return key
 
 
 def uniforms(keys: Words, count: int) -> npt.NDArray[np.float64]:
-    """[b] keys → [b count] numbers in [0, 1): words `key + i * GAMMA`, mixed, top 53 bits."""
+    """Uniform numbers in [0, 1) of shape [b count] from keys [b].
+
+    Number i of a key is the top 53 bits of `mix(key + i * GAMMA)`, i = 1 … count.
+    """
     counters = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GAMMA)
     words = mix(keys[:, None] + counters)
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53

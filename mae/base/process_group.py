@@ -1,4 +1,4 @@
-"""All processes of a launch, found and ended from outside, orphans included."""
+"""Process group of a launch: its processes listed and killed from outside, orphans included."""
 
 import os
 import time
@@ -8,37 +8,37 @@ from pathlib import Path
 import psutil
 
 MARK = "MAE_SUPERVISED"
-"""environment that all of them inherit: the parent of a process may be gone, its mark is not"""
+"""environment variable that every process of the group inherits, also where its parent has died"""
 
 
 class ProcessGroup:
-    """The processes that carry one mark."""
+    """Processes whose environment holds the same mark."""
 
     def __init__(self) -> None:
         self.mark = f"{os.getpid()}-{time.time_ns()}"
 
     def environment(self) -> dict[str, str]:
-        """What to start the first of them with."""
+        """Environment to start the group's first process with."""
         return os.environ | {MARK: self.mark}
 
     def members(self) -> list[psutil.Process]:
-        """Those that live; a zombie has no environment any more."""
-        found = []
+        """Living processes of the group, without zombies (they have no environment)."""
+        members = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, OSError):
                 if process.environ().get(MARK) == self.mark:
-                    found.append(process)
-        return found
+                    members.append(process)
+        return members
 
-    def training(self) -> list[psutil.Process]:
-        """Those that run mae.pretrain itself, without launchers and without their workers."""
+    def training_processes(self) -> list[psutil.Process]:
+        """Members that train, without launchers and data workers."""
         training = [process for process in self.members() if _is_training(process)]
         pids = {process.pid for process in training}
-        # Workers, forked, look like the process that trains, which ends them itself.
+        # Forked data workers have the command line of their parent, which ends them itself.
         return [process for process in training if _parent(process) not in pids]
 
     def kill(self, patience: float = 30.0) -> list[int]:
-        """Kill all; the pids that are still there after `patience` seconds."""
+        """Kill all members; returns the ids of those still alive after `patience` seconds."""
         deadline = time.monotonic() + patience
         while members := self.members():
             for process in members:
@@ -51,7 +51,7 @@ class ProcessGroup:
 
 
 def _is_training(process: psutil.Process) -> bool:
-    """`python … -m mae.pretrain …` or `mae pretrain …`, or the same of finetune."""
+    """True for `python … -m mae.pretrain …`, `mae pretrain …` and the same with finetune."""
     try:
         words = process.cmdline()[1:]
     except psutil.Error:

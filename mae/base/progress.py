@@ -1,4 +1,4 @@
-"""Progress of long work, for a person: a bar, a counting line, a duration."""
+"""Progress display on a terminal: a bar, a counter, and the format of durations."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ Progress = Callable[[int, int], None]
 
 @contextmanager
 def progress_bar(unit: str) -> Iterator[Progress]:
-    """A bar on stderr, where that is a terminal."""
+    """Yield a callback that moves a progress bar on stderr; nothing is shown off a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -25,8 +25,8 @@ def progress_bar(unit: str) -> Iterator[Progress]:
         yield show
 
 
-def progress_line(verb: str, things: str) -> Callable[[int, int], None]:
-    """A line that counts, for a person only."""
+def progress_counter(verb: str, things: str) -> Progress:
+    """Callback that updates the line "`verb` 3 of 10 `things`" on stderr, on a terminal only."""
 
     def show(done: int, total: int) -> None:
         if sys.stderr.isatty():
@@ -37,7 +37,7 @@ def progress_line(verb: str, things: str) -> Callable[[int, int], None]:
 
 
 def duration(seconds: float) -> str:
-    """1:02:03, or 2:03 below an hour."""
+    """Format a duration: 1:02:03, or 2:03 below an hour."""
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

@@ -1,4 +1,4 @@
-"""The same hashes as `mae.base.hashing` on tensors, on any device: int64 holds the same 64 bits."""
+"""Tensor form of `mae.base.hashing`, for any device: int64 tensors that hold the same 64 bits."""
 
 import numpy as np
 import torch
@@ -8,19 +8,22 @@ from mae.base.hashing import GAMMA, MULTIPLIER_1, MULTIPLIER_2, Words
 
 
 def as_tensor(words: Words) -> Tensor:
-    """uint64 words as the int64 tensor that holds the same bits."""
+    """View uint64 words as an int64 CPU tensor with the same bits."""
     return torch.from_numpy(words.view(np.int64))
 
 
 def mix_tensor(words: Tensor) -> Tensor:
-    """`mix` on any device, for int64 tensors that hold the same 64 bits."""
+    """Scramble int64 words as `mae.base.hashing.mix` does uint64 words."""
     words = (words ^ _shift_right(words, 30)) * _signed(MULTIPLIER_1)
     words = (words ^ _shift_right(words, 27)) * _signed(MULTIPLIER_2)
     return words ^ _shift_right(words, 31)
 
 
 def counters(keys: Tensor, count: int) -> Tensor:
-    """[b] int64 keys → [b, count] int64 words: the tensor form of the counters in `uniforms`."""
+    """Random int64 words [b count] from int64 keys [b]: `mix(key + i * GAMMA)`, i = 1 … count.
+
+    `mae.base.hashing.uniforms` makes its numbers from the same words.
+    """
     steps = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) * _signed(GAMMA)
     return mix_tensor(keys[:, None] + steps)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from mae.base.device import choose_device
 from mae.base.errors import UserError
 from mae.base.files import write_json
-from mae.base.progress import progress_line
+from mae.base.progress import progress_counter
 from mae.bench.attention import bench_attention
 from mae.bench.cases import Case
 from mae.bench.decoding import bench_decoding
@@ -136,7 +136,7 @@ def measure_loader(args: argparse.Namespace, others: Others) -> None:
         workers=0 if quick else args.workers,
         repeats=args.repeats,
         others=others,
-        progress=progress_line("measured", "rounds"),
+        progress=progress_counter("measured", "rounds"),
     )
     print(table(result))
     if args.out:
@@ -172,7 +172,7 @@ def effort_of(args: argparse.Namespace) -> Effort:
 
 def show_progress(what: str, done: int, total: int) -> None:
     """A line that counts rounds, for a person only."""
-    progress_line(f"{what}: measured", "rounds")(done, total)
+    progress_counter(f"{what}: measured", "rounds")(done, total)
 
 
 def write_result(out: Path | None, result: dict, shown: str) -> None:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from mae.base.errors import RunFailed, UserError
-from mae.base.progress import progress_line
+from mae.base.progress import progress_counter
 from mae.config.sections import Config, DataConfig
 from mae.data.index import write_wds2idx, write_wids
 from mae.data.manifest import Manifest, build_manifest, summary
@@ -53,7 +53,7 @@ def pack(args: argparse.Namespace) -> None:
 def index(args: argparse.Namespace) -> None:
     """`mae index`."""
     cache = _cache(args)
-    progress = progress_line("indexed", "shards")
+    progress = progress_counter("indexed", "shards")
     manifest = build_manifest(args.shards, "index", args.index_dir, cache, progress)
     for word, value in summary(manifest):
         print(f"{word:12} {value}")

@@ -1,8 +1,7 @@
-"""Settings that every run has: name, type, default (= the paper's recipe), meaning.
+"""Settings of every run: name, type, default (= the paper's recipe), meaning.
 
-An objective declares further ones: see `mae.objectives`.
-
-YAML files and the command line are read by `mae.config.loading`.
+The docstring below a setting is its text in `mae pretrain --help`.  Objectives declare further
+settings (`mae.objectives`); `mae.config.loading` reads YAML files and the command line.
 """
 
 from pathlib import Path
@@ -25,81 +24,89 @@ from mae.config.types import (
 )
 
 
-class Part(Section):
-    """One data set of a mixture."""
+class MixturePart(Section):
+    """Data set of a mixture."""
 
     shards: Shards
-    """WebDataset tars, as in data.train"""
+    """WebDataset tars, written as in data.train"""
     weight: Annotated[float, Field(gt=0)] = 1.0
-    """how often it is drawn from, relative to the others"""
+    """sampling weight relative to the other data sets, greater than 0"""
 
 
 class DataConfig(Section):
-    """Which images, in which order, and how they are cut."""
+    """Images: shards, order, cropping, normalisation, decoding."""
 
     train: Shards = ()
-    """WebDataset tars to train on: paths, addresses (https, s3, gs, hf), brace patterns
+    """training shards (WebDataset tars): paths, addresses (https, s3, gs, hf), brace patterns
     (`a-{000..146}.tar`), globs, a wids index.json, or a list of these"""
-    mixture: tuple[Part, ...] = ()
-    """instead of train: [{shards: …, weight: 2}, {shards: …}]; an epoch: as many as all have"""
+    mixture: tuple[MixturePart, ...] = ()
+    """several data sets instead of data.train: [{shards: …, weight: 2}, {shards: …}]; an epoch
+    draws as many samples as all of them hold"""
     val: Shards = ()
-    """held-out tars for panels and measurements (none: panels show training images)"""
+    """held-out shards for panels and evaluation (empty: panels show training images)"""
     index_dir: Path | None = None
-    """where indexes are cached (default: .mae-index beside the shards; ~/.cache/mae/index)"""
+    """folder of cached shard indexes (default: .mae-index beside local shards, ~/.cache/mae/index
+    for remote ones)"""
     cache_dir: Path = Path("~/.cache/mae/shards")
-    """where remote shards are kept, shared by all processes of a machine"""
+    """folder for copies of remote shards, shared by all processes of a machine"""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
-    """gigabytes that cache_dir may hold; the shards used longest ago go first"""
+    """maximum size of cache_dir in gigabytes; the least recently used shards are deleted first"""
     allow_pipe: bool = False
-    """read `pipe:COMMAND` shards (runs these commands)"""
+    """allow `pipe:COMMAND` shards, which run shell commands on this machine"""
     order: Literal["global", "window", "lanes"] = "global"
-    """global: shuffle over everything; window: so many shards at a time, for caches; lanes: each
-    process reads a share of the shards, for many machines with remote shards"""
+    """global: shuffle all samples; window: shuffle within groups of data.window shards, for shard
+    caches; lanes: the same in data.lanes parallel streams, each read by one process, for many
+    machines with remote shards"""
     window: Positive = 16
-    """window and lanes: shards whose samples are shuffled among each other"""
+    """window and lanes: maximum number of shards that are shuffled together"""
     lanes: Positive = 64
-    """lanes: streams of shards; a multiple of the number of processes, a divisor of batch_size"""
+    """lanes: number of parallel streams of shards, a multiple of the number of processes and a
+    divisor of train.batch_size"""
     repeats: Positive = 1
-    """views of an image per decoding, each a sample of its own: less decoding, less variety"""
+    """augmented views per decoded image, each counted as a sample (less decoding, less variety);
+    a divisor of train.batch_size"""
     max_bad: NonNegative = 100
-    """different images that may turn out unreadable (and are replaced) before the run stops"""
+    """maximum number of different unreadable images, which are replaced by others; one more stops
+    the run"""
     img_size: Size | None = None
-    """pixels, one number or [height, width] (default: the encoder's)"""
+    """image size in pixels, one number or [height, width] (default: the encoder's)"""
     in_chans: Positive = 3
-    """image channels"""
+    """number of image channels"""
     bits: Literal[8, 16] = 8
-    """bits a channel: 16 keeps 16-bit images as they are"""
+    """bits per channel: 8 or 16 (16 keeps the full depth of 16-bit images)"""
     crop_on_device: bool = False
-    """decode only on the CPU; crop and resize on the device (within rounding of the same pixels)"""
+    """crop and resize on the training device, decode on the CPU (pixels equal up to rounding)"""
     decode_on_device: bool = False
-    """decode JPEGs on the GPU, too (nvImageCodec; nearly the same pixels), and crop there"""
+    """decode JPEGs on the GPU with nvImageCodec and crop there (pixels differ slightly from the
+    CPU's)"""
     scale: Interval = (0.2, 1.0)
-    """RandomResizedCrop: range of the crop's area, as a share of the image"""
+    """RandomResizedCrop: range of the crop's area as a fraction of the image's, in (0, 1]"""
     ratio: Interval = (3 / 4, 4 / 3)
-    """RandomResizedCrop: range of the crop's width over its height"""
+    """RandomResizedCrop: range of the crop's aspect ratio, width / height"""
     flip: bool = True
-    """flip every other crop left to right"""
+    """flip crops left to right with probability 0.5"""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """normalisation, one number per channel, for pixels in [0, 1]"""
+    """normalisation: mean of each channel, for pixels in [0, 1]"""
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
-    """normalisation, one number per channel, for pixels in [0, 1]"""
+    """normalisation: standard deviation of each channel, for pixels in [0, 1]"""
     own_statistics: bool = False
-    """measure mean and std on the data set itself, and fill them in"""
+    """measure mean and std on the training images instead of using the values above"""
     crop_pct: Share = 0.875
-    """evaluation: share of the resized short side that the centre crop keeps"""
+    """evaluation: centre crop's side as a fraction of the resized short side, in (0, 1]"""
     workers: NonNegative = 4
-    """decoding processes per training process (0: decode in the training process)"""
+    """data workers (decoding processes) per training process (0: decode in the training process)"""
 
 
 class InitConfig(Section):
-    """Weights to start from, instead of random ones."""
+    """Initial weights."""
 
     from_: Annotated[Text, Field(alias="from")] = ""
-    """a run of ours, a file (.safetensors, .pth) or folder of weights, `timm:NAME` or `hf:ID`"""
+    """pretrained weights: a run folder, a weights file (.safetensors, .pth) or folder, `timm:NAME`
+    or `hf:ID` (default: random initialisation)"""
     adapt_channels: bool = False
-    """fit a patch projection for another number of channels (averaged, as timm does)"""
+    """convert the patch projection where data.in_chans differs (averaged, as timm does)"""
     adapt_size: bool = False
-    """interpolate position embeddings of another image or patch size (as timm does)"""
+    """interpolate position embeddings where the image or patch size differs (as timm does)"""
 
 
 OptimizerName = Literal[
@@ -128,109 +135,117 @@ OptimizerName = Literal[
     "sgd",
     "sgdw",
 ]
-"""those of timm that resume bit for bit, can be sharded, and skip a step on the device"""
+"""timm's names of the optimizers that resume bit for bit, can be sharded with FSDP2, and can skip
+a step without waiting for the device"""
 
 
 class OptimConfig(Section):
-    """Optimizer, linear warm-up, cosine."""
+    """Optimizer and learning rate: linear warm-up, cosine decay."""
 
     name: OptimizerName = "adamw"
-    """optimizer, by timm's name (sgd: Nesterov's momentum; momentum: SGD without it)"""
+    """optimizer, by timm's name (sgd: with Nesterov momentum; momentum: SGD with plain momentum)"""
     blr: Rate = 1.5e-4
-    """base learning rate per 256 images of a step"""
+    """base learning rate, per 256 images of train.batch_size"""
     lr: Rate | None = None
-    """learning rate itself (default: blr * batch_size / 256)"""
+    """peak learning rate (default: blr * batch_size / 256)"""
     min_lr: Rate = 0.0
-    """learning rate at the end of the cosine"""
+    """final learning rate of the cosine decay"""
     warmup_epochs: Rate = 40.0
-    """epochs of linear warm-up from 0"""
+    """epochs of linear warm-up from learning rate 0 to the peak"""
     weight_decay: Rate = 0.05
-    """weight decay, decoupled in AdamW; none on biases, norms and tokens"""
+    """weight decay (decoupled for adamw); not applied to biases, norms and tokens"""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
-    """decays of the first and second moment; the first is the momentum of SGD, LARS and RMSprop"""
+    """decay rates of the moment estimates, in [0, 1); the first is the momentum of sgd, momentum,
+    lars and rmsprop"""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """what keeps the optimizer from dividing by 0"""
+    """constant in the optimizer's denominator, for numerical stability"""
     clip_grad: Rate = 0.0
-    """largest norm of the gradient; longer ones are scaled down (0: never)"""
+    """maximum norm of the gradient; larger gradients are scaled down (0: no clipping)"""
 
 
 class TrainConfig(Section):
-    """How long, how large, how exact."""
+    """Training: duration, batch size, precision, checkpoints."""
 
     epochs: Annotated[float, Field(gt=0)] = 800.0
-    """passes over the training images"""
+    """passes over the training images; may be fractional"""
     batch_size: Positive = 4096
-    """images per optimizer step, over all processes"""
+    """images per optimizer step, over all processes and accumulated micro-batches"""
     max_device_batch: Positive = 256
-    """images a process takes at once at most; what is missing to batch_size is accumulated"""
+    """maximum number of images per micro-batch on a process; gradients are accumulated up to
+    train.batch_size"""
     num_processes: NonNegative = 0
-    """refuse to start with another number of processes (0: any)"""
+    """required number of processes; the run refuses to start with another (0: any)"""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """auto: bf16 where the hardware has it"""
+    """auto: bf16 where the hardware supports it, else fp32"""
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
-    """torch.compile the model; or in one of torch's modes: reduce-overhead (CUDA graphs, for small
-    batches), max-autotune (looks for faster kernels, for minutes)"""
+    """compile the model with torch.compile: true, or a mode of torch: reduce-overhead (CUDA graphs,
+    for small batches), max-autotune (faster kernels, minutes of compilation)"""
     attention: Literal["auto", "flash", "efficient", "cudnn", "math"] = "auto"
-    """the kernel of attention; auto: torch chooses (`mae bench attention` measures them)"""
+    """attention kernel; auto: torch's choice (`mae bench attention` compares them)"""
     grad_checkpointing: bool = False
-    """compute activations again instead of keeping them: less memory, about a third more work"""
+    """recompute activations in the backward pass: less memory, about a third more computation"""
     checkpoint_every: Positive = 500
-    """steps between checkpoints"""
+    """optimizer steps between checkpoints"""
     checkpoint_minutes: Rate = 30.0
-    """minutes between checkpoints at most (0: by steps only)"""
+    """maximum number of minutes between checkpoints (0: by checkpoint_every alone)"""
     keep_last: Annotated[int, Field(ge=2)] = 2
-    """newest checkpoints that are kept"""
+    """number of newest checkpoints to keep, at least 2"""
     keep_every: NonNegative = 0
-    """checkpoints at multiples of so many steps are kept for good (0: none)"""
+    """keep checkpoints at multiples of this number of steps permanently (0: none)"""
     ema: Fraction = 0.0
-    """decay of a moving average of the weights, which is then evaluated and exported (0: none)"""
+    """decay per step of an exponential moving average of the weights, in [0, 1), which is then
+    evaluated and exported (0: no average)"""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """a process that the others wait for longer ends the run"""
+    """maximum number of minutes that processes wait for each other before the run fails"""
     seed: Seed = 0
-    """of initialisation, order, crops and noise"""
+    """random seed of initialisation, data order, crops and objective noise, from 0 to 2^63 - 1"""
 
 
 class GuardConfig(Section):
-    """Numbers gone wrong."""
+    """Training guard: skipped steps, loss spikes, rollbacks."""
 
     max_skipped: Positive = 20
-    """steps in a row that may be skipped, their gradients not finite, before the run stops"""
+    """number of consecutive steps skipped for non-finite gradients that stops the run"""
     spike: Rate = 10.0
-    """a loss so many robust deviations above the last steps' is told as a spike (0: none is)"""
+    """threshold of a loss spike, in robust standard deviations above the median of the last 200
+    steps (0: no detection)"""
     rollback: bool = False
-    """after a spike, go back to the checkpoint before it and leave its batches out"""
+    """after a spike, resume from the checkpoint before it and skip its batches"""
     max_rollbacks: NonNegative = 5
-    """so often at most"""
+    """maximum number of rollbacks per start of the run; the next spike then stops it"""
 
 
 class LogConfig(Section):
-    """What is told while it runs."""
+    """Logging: progress lines, panels, trackers, held-out measurements."""
 
     every: Positive = 20
     """optimizer steps between progress lines and rows of metrics.jsonl"""
     panel_every: NonNegative = 1000
-    """optimizer steps between panels (0: none)"""
+    """optimizer steps between image panels (0: no panels)"""
     panel_images: Positive = 8
-    """images on a panel"""
+    """number of images on a panel"""
     wandb: bool = True
-    """track with Weights & Biases (offline where nobody is logged in)"""
+    """log to Weights & Biases (offline when not logged in)"""
     tensorboard: bool = False
-    """write TensorBoard's files too (needs the package tensorboard)"""
+    """write TensorBoard event files (needs the package tensorboard)"""
     project: str = "mae"
-    """wandb project"""
+    """Weights & Biases project"""
     health_every: Rate = 10.0
-    """epochs between measurements on data.val (0: none)"""
+    """epochs between evaluations on data.val (0: none)"""
     health_images: Positive = 1000
-    """images of data.val for them, at most"""
+    """maximum number of images of data.val per evaluation"""
 
 
 class Config(Section):
-    """Settings of a run; `mae.objectives.registry.config_type` adds an objective's own."""
+    """Settings of a run, without those that an objective adds.
+
+    `mae.objectives.registry.config_type` returns the type with an objective's own sections.
+    """
 
     output: str = ""
-    """the run's folder (default: runs/ and the name of the YAML file)"""
+    """run folder (default: runs/ followed by the name of the YAML file)"""
     objective: str = "mae"
-    """what is learned"""
+    """training objective, which determines the type of the model section"""
     data: DataConfig = DataConfig()
     model: SerializeAsAny[Section] = Section()
     init: InitConfig = InitConfig()
@@ -241,7 +256,7 @@ class Config(Section):
 
 
 def sections(config: type[Config]) -> dict[str, type[Section]]:
-    """The sections of settings, by name."""
+    """Section types of `config` by name."""
     return {
         name: field.annotation
         for name, field in config.model_fields.items()

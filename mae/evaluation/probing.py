@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from torch import nn
 
 from mae.base.errors import UserError
-from mae.base.exit_status import DONE, STATUS_FILE, read_exit
+from mae.base.exit_status import DONE, STATUS_FILE, read_exit_status
 from mae.config.sections import Config
 from mae.config.validation import differing_keys
 from mae.data.images import Images
@@ -175,7 +175,7 @@ def claim_folder(
     if not lines:
         return
     for one in (run, *([Run(followed_by)] if followed_by else [])):
-        word = read_exit(one.folder / STATUS_FILE)
+        word = read_exit_status(one.folder / STATUS_FILE)
         if one.config_file.exists() and (word is None or word.code != DONE):
             key, _, values = lines[0].removeprefix("train.").partition(": ")
             before, _, now = values.partition(" → ")

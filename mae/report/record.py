@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from mae.base.errors import UserError
-from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, ExitStatus, read_exit
+from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, ExitStatus, read_exit_status
 from mae.config.migration import of_an_earlier_version
 from mae.config.sections import Config
 from mae.config.types import flatten
@@ -90,7 +90,7 @@ def read_record(folder: Path) -> Record:
         declared=_declared(settings, notes),
         panels=sorted((folder / "panels").glob("step-*.png")),
         evaluations={name: row for name, row in results.items() if row},
-        last_word=read_exit(folder / STATUS_FILE),
+        last_word=read_exit_status(folder / STATUS_FILE),
         confusion=confusion if confusion.is_file() else None,
         written=metrics.stat().st_mtime if metrics.is_file() else None,
         notes=notes,

@@ -26,7 +26,7 @@ from mae.base.exit_status import (
     WRONG_USE,
     ExitStatus,
     append_event,
-    record_exit,
+    write_exit_status,
 )
 from mae.config.sections import Config
 from mae.training.checkpoint.run import Run
@@ -154,7 +154,7 @@ class Ending:
         run = self.run
         folder = run.folder if run is not None and run.is_open else None
         step = run.newest_step() if run else None
-        record_exit(folder, ExitStatus(code, step, reason))
+        write_exit_status(folder, ExitStatus(code, step, reason))
         if folder:
             append_event(folder, step, "done" if code == DONE else "stop", reason)
 

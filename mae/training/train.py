@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 
 from mae.base.device import keep_freed_memory
 from mae.base.errors import RunFailed
-from mae.base.exit_status import append_event, forget_exit
+from mae.base.exit_status import append_event, clear_exit_status
 from mae.base.files import write_json
 from mae.config.sections import Config
 from mae.data.training_data import TrainingSource, open_training_data
@@ -85,7 +85,7 @@ def train(
         run.open(config)
         if initial:
             write_json(run.folder / "init.json", initial.record)
-        forget_exit(run.folder)
+        clear_exit_status(run.folder)
     run.is_open = True
     learner = build_learner(config, objective, accelerator)
     state, resumed = resume(

@@ -7,7 +7,8 @@ import torch
 
 from mae.base.device import keep_freed_memory
 
-# Four blocks of 16 MB: how many lie outside the heap, and by how much it shrinks without them.
+# Allocates four blocks of 16 MB and frees them.  Prints how many were mapped outside the heap, and
+# the bytes by which the heap shrank.
 PROGRAM = """
 import ctypes, sys, torch
 from mae.base.device import keep_freed_memory
@@ -23,30 +24,30 @@ libc.free.argtypes, libc.free.restype = [ctypes.c_void_p], None
 keep_freed_memory(torch.device(sys.argv[1]))
 before = libc.mallinfo2()
 blocks = [libc.malloc(2**24) for _ in range(4)]
-taken = libc.mallinfo2()
+allocated = libc.mallinfo2()
 for block in blocks[::-1]:
     libc.free(block)
-print(taken.hblks - before.hblks, taken.arena - libc.mallinfo2().arena)
+print(allocated.hblks - before.hblks, allocated.arena - libc.mallinfo2().arena)
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="not glibc 2.33")
-def test_blocks_stay_with_the_process():
-    def outside_and_lost(device):
+def test_freed_blocks_stay_in_the_heap_on_cpu():
+    def mapped_and_released(device):
         command = [sys.executable, "-c", PROGRAM, device]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        return [int(word) for word in said.split()]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return [int(number) for number in output.split()]
 
-    assert outside_and_lost("cpu") == [0, 0]
-    assert outside_and_lost("cuda")[0] == 4  # as ever
+    assert mapped_and_released("cpu") == [0, 0]
+    assert mapped_and_released("cuda")[0] == 4  # glibc's defaults, unchanged
 
 
-def test_without_glibc_nothing_is_done(monkeypatch):
+def test_without_glibc_nothing_changes(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
     assert not keep_freed_memory(torch.device("cpu"))
 
 
-def test_a_gpu_needs_nothing(monkeypatch):
+def test_on_a_gpu_nothing_changes(monkeypatch):
     class Refusing:
         def mallopt(self, *arguments):
             raise AssertionError

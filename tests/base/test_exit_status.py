@@ -1,4 +1,4 @@
-"""What runs leave behind when they end."""
+"""Exit status files and event logs."""
 
 import json
 import math
@@ -11,19 +11,20 @@ from mae.base.exit_status import (
     ExitStatus,
     append_event,
     append_row,
-    forget_exit,
-    read_exit,
-    record_exit,
+    clear_exit_status,
+    read_exit_status,
+    write_exit_status,
 )
 
 
-def test_a_word_is_left_in_the_run_and_for_the_supervisor(tmp_path, monkeypatch):
+def test_exit_status_is_written_to_run_folder_and_supervisor_file(tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     monkeypatch.setenv(STATUS_VARIABLE, str(tmp_path / "private"))
-    word = ExitStatus(75, 120, "SIGTERM")
-    record_exit(run, word)
-    assert read_exit(run / "exit-status") == read_exit(tmp_path / "private") == word
+    status = ExitStatus(75, 120, "SIGTERM")
+    write_exit_status(run, status)
+    assert read_exit_status(run / "exit-status") == status
+    assert read_exit_status(tmp_path / "private") == status
     assert json.loads((run / "exit-status").read_text()) == {
         "code": 75,
         "step": 120,
@@ -32,39 +33,37 @@ def test_a_word_is_left_in_the_run_and_for_the_supervisor(tmp_path, monkeypatch)
     assert {path.name for path in tmp_path.rglob("*")} == {"run", "private", "exit-status"}
 
 
-def test_a_word_on_a_folder_that_is_not_the_runs_own_is_for_the_supervisor_only(
-    tmp_path, monkeypatch
-):
+def test_exit_status_without_own_run_folder_goes_to_supervisor_file_only(tmp_path, monkeypatch):
     monkeypatch.setenv(STATUS_VARIABLE, str(tmp_path / "private"))
-    record_exit(None, ExitStatus(2, None, "output: is not empty"))
+    write_exit_status(None, ExitStatus(2, None, "output: is not empty"))
     assert [path.name for path in tmp_path.iterdir()] == ["private"]
 
 
-def test_a_word_that_cannot_be_written_hides_no_error(tmp_path, monkeypatch):
+def test_unwritable_exit_status_raises_nothing(tmp_path, monkeypatch):
     monkeypatch.delenv(STATUS_VARIABLE, raising=False)
-    record_exit(tmp_path / "gone", ExitStatus(1, 3, "disk full"))
+    write_exit_status(tmp_path / "gone", ExitStatus(1, 3, "disk full"))
 
 
-def test_what_is_no_word_is_none(tmp_path):
+def test_absent_or_damaged_exit_status_is_none(tmp_path):
     path = tmp_path / "exit-status"
-    assert read_exit(path) is None
+    assert read_exit_status(path) is None
     for text in ("", "75", "[]", '{"code": 75', '{"code": null, "step": 1, "reason": ""}'):
         path.write_text(text)
-        assert read_exit(path) is None
+        assert read_exit_status(path) is None
 
 
-def test_only_a_runs_own_word_is_forgotten(tmp_path):
-    word = tmp_path / "exit-status"
-    word.touch()
-    forget_exit(tmp_path)
-    assert word.exists()
+def test_exit_status_is_cleared_in_run_folders_only(tmp_path):
+    file = tmp_path / "exit-status"
+    file.touch()
+    clear_exit_status(tmp_path)
+    assert file.exists()
     (tmp_path / "config.yaml").touch()
-    forget_exit(tmp_path)
-    forget_exit(tmp_path)
-    assert not word.exists()
+    clear_exit_status(tmp_path)
+    clear_exit_status(tmp_path)
+    assert not file.exists()
 
 
-def test_a_row_goes_below_a_line_that_was_cut_off(tmp_path):
+def test_row_is_appended_after_a_truncated_line(tmp_path):
     path = tmp_path / "rows.jsonl"
     append_row(path, {"step": 1})
     path.write_text(path.read_text() + '{"step": 2, "lo')
@@ -72,26 +71,26 @@ def test_a_row_goes_below_a_line_that_was_cut_off(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n'
 
 
-def test_a_number_that_is_not_finite_is_null(tmp_path):
-    """Standard JSON has no NaN, and strict readers refuse the whole line."""
+def test_non_finite_numbers_become_null(tmp_path):
+    """Standard JSON has no NaN: strict readers reject the whole line."""
     path = tmp_path / "rows.jsonl"
-    poison = [math.nan, math.inf, -math.inf, np.float64("nan"), 1.5]
-    append_row(path, {"loss": math.nan, "deep": {"all": poison}, "two": (math.inf, 2), "n": None})
+    values = [math.nan, math.inf, -math.inf, np.float64("nan"), 1.5]
+    append_row(path, {"loss": math.nan, "deep": {"all": values}, "two": (math.inf, 2), "n": None})
 
-    def refuse(word):
-        raise AssertionError(word)
+    def refuse(constant):
+        raise AssertionError(constant)
 
     row = json.loads(path.read_text(), parse_constant=refuse)
     expected = {"all": [None, None, None, None, 1.5]}
     assert row == {"loss": None, "deep": expected, "two": [None, 2], "n": None}
 
 
-def test_a_row_that_cannot_be_written_is_an_error(tmp_path):
+def test_unwritable_row_raises_os_error(tmp_path):
     with pytest.raises(OSError, match="gone"):
         append_row(tmp_path / "gone" / "rows.jsonl", {"step": 1})
 
 
-def test_events_are_appended_below_a_line_that_was_cut_off(tmp_path):
+def test_events_need_a_run_folder_and_follow_a_truncated_line(tmp_path):
     events = tmp_path / "events.jsonl"
     append_event(tmp_path, 1, "relaunch", "no run here yet")
     assert not events.exists()

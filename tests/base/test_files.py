@@ -8,7 +8,7 @@ from mae.base.errors import UserError
 from mae.base.files import read_json, write_json
 
 
-def test_what_was_there_stays_where_the_disk_is_full(tmp_path, monkeypatch):
+def test_full_disk_leaves_the_previous_file(tmp_path, monkeypatch):
     file = tmp_path / "folder" / "probe.json"
     write_json(file, {"step": 1, "loss": None})
     assert read_json(file) == {"step": 1, "loss": None}
@@ -25,14 +25,14 @@ def test_what_was_there_stays_where_the_disk_is_full(tmp_path, monkeypatch):
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+def test_uncreatable_parent_folder_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"x.json: cannot be written"):
         write_json(tmp_path / "file" / "x.json", {})
 
 
 @pytest.mark.parametrize("content", [b"", b'{"step": 1', b"[1]", b"\xff\xfe{}", None])
-def test_what_is_no_object_is_empty(tmp_path, content):
+def test_read_json_of_no_object_is_empty(tmp_path, content):
     file = tmp_path / "x.json"
     if content is not None:
         file.write_bytes(content)

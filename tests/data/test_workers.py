@@ -8,7 +8,6 @@ import time
 import pytest
 
 from mae.base.errors import SampleError, WorkerDied
-from mae.base.progress import progress_bar
 from mae.data.workers import in_workers
 from tests.waiting import wait_for
 
@@ -111,17 +110,3 @@ def alive(process):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_no_bar_where_there_is_no_terminal(capsys):
-    with progress_bar("images") as show:
-        show(1, 2)
-    assert capsys.readouterr() == ("", "")
-
-
-def test_a_bar_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress_bar("images") as show:
-        show(1, 2)
-        show(2, 2)
-    assert "2.00/2.00" in capsys.readouterr().err

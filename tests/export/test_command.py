@@ -6,7 +6,7 @@ import torch
 from mae.cli import main
 from mae.commands.export import check_images
 from mae.commands.images import load_images
-from mae.config.sections import DataConfig, InitConfig, Part
+from mae.config.sections import DataConfig, InitConfig, MixturePart
 from mae.pretrained_weights.start import initialize
 from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
@@ -100,7 +100,7 @@ def test_noise_is_for_those_who_ask_for_it(run, tmp_path, in_process, capsys):
 def test_images_of_a_mixture(run, tmp_path, capsys):
     config = run.config()
     gone, there = (f"{tmp_path}/{name}/shard-*.tar" for name in ("gone", "shards"))
-    parts = (Part(shards=(gone,)), Part(shards=(there,)))
+    parts = (MixturePart(shards=(gone,)), MixturePart(shards=(there,)))
     data = config.data.model_copy(update={"train": (), "mixture": parts})
     images, told = check_images(None, config.model_copy(update={"data": data}), (16, 16))
     assert told == "8 images of the run's data.mixture.1"

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae.base.progress import duration
 from mae.config.sections import Config, LogConfig
 from mae.training.checkpoint.run import Run
 from mae.training.tracking.tracker import Clock, Tracker
@@ -176,10 +175,3 @@ def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path):
     run.metrics_file.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"step": 2')
     run.rewind_metrics(2)
     assert run.metrics_file.read_text() == '{"step": 1}\n{"step": 2}\n'
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3723, "1:02:03")]
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text

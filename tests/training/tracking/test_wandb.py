@@ -30,14 +30,14 @@ SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
 import wandb
-from mae.config.sections import Config, DataConfig, LogConfig, Part
+from mae.config.sections import Config, DataConfig, LogConfig, MixturePart
 from mae.training.tracking import wandb as wandb_tracker
 from mae.training.checkpoint.run import Run
 from mae.training.tracking.tracker import Tracker
 
 folder, addresses, server, key = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]
 wandb_tracker.INIT_SECONDS = wandb_tracker.FINISH_SECONDS = 2
-mixture = (Part(shards=("s3://bucket/x.tar?X-Amz-Signature=TheMixture",)),)
+mixture = (MixturePart(shards=("s3://bucket/x.tar?X-Amz-Signature=TheMixture",)),)
 config = Config(data=DataConfig(train=addresses[:1], val=addresses[1:], mixture=mixture))
 sys.argv = ["mae", "pretrain", f"data.train={addresses[0]}", f"data.val=[{addresses[1]}]"]
 
