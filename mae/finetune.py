@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs: list[Config] = []
 
     def load() -> Config:
-        configs.append(trained.settings(args.source, args.settings))
+        configs.append(trained.settings_from(args.source, args.settings))
         return configs[0]
 
     code = start(load, args.dry_run)

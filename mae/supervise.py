@@ -74,7 +74,7 @@ def run_folder(command: Sequence[str]) -> Path:
         if words := [word for word in command[i + 1 :] if not word.startswith("-")]:
             if kind == "finetune":
                 (trained,) = declarations("mae finetune")
-                return Path(trained.settings(Path(words[0]), words[1:]).output)
+                return Path(trained.settings_from(Path(words[0]), words[1:]).output)
             return Path(load_config(words[0], words[1:]).output)
     raise UserError(
         "supervise: the command has neither `-m mae.pretrain CONFIG` nor `-m mae.finetune SOURCE` "

@@ -17,7 +17,7 @@ def build(config: Config) -> Objective:
     is none that the objective takes.
     """
     declared = declaration(config.objective)
-    if missing := sorted(declared.measured(config)):
+    if missing := sorted(declared.completed_keys(config)):
         raise UserError(
             f"bench: objective {config.objective} takes {', '.join(missing)} from its training "
             "data, and synthetic images have none: set it (section.key=value)"

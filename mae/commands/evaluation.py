@@ -116,7 +116,7 @@ def _open(args: argparse.Namespace) -> Compared:
 
 def _finish(args: argparse.Namespace, compared: Compared, report: dict[str, Any]) -> None:
     if compared.objective:
-        own = declaration(compared.objective).measures
+        own = declaration(compared.objective).evaluation_notes
         report["measures"] = own.get(args.command, report["measures"])
     folder = results_folder(args.run) if args.run else Path(args.test[0]).parent
     out = args.out or folder / f"{args.command}.json"

@@ -13,7 +13,9 @@ MOVED = {"model.img_size": "data.img_size", "model.in_chans": "data.in_chans"}
 
 def moved_keys() -> dict[str, str]:
     """Keys of earlier versions, and those of today."""
-    return MOVED | {old: new for name in OBJECTIVES for old, new in declaration(name).moved.items()}
+    return MOVED | {
+        old: new for name in OBJECTIVES for old, new in declaration(name).renamed_keys.items()
+    }
 
 
 def with_new_names(values: dict[str, Any], where: str) -> dict[str, Any]:

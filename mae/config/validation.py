@@ -78,7 +78,7 @@ def differing_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """`key: old → new` for what changed: what a resumed run must not change, and what it may."""
     before, after = (flatten(c.model_dump(mode="json")) for c in (old, new))
     measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
-    measured |= declaration(new.objective).measured(new)
+    measured |= declaration(new.objective).completed_keys(new)
     decisive, free = [], []
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key) and key not in measured:

@@ -142,7 +142,7 @@ def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
     data = config.data
     pixels = f"mean {list(data.mean)}, std {list(data.std)}, {data.bits} bits"
     is_supervised = declaration(config.objective).supervises_encoder
-    sha256 = weights_sha256(objective.encoding_part())
+    sha256 = weights_sha256(objective.encoder_module())
     name = FINE_TUNED if is_supervised else PRETRAINED
     size, encode = objective.img_size, ObjectiveEncoder(objective)
     return FrozenEncoder(encode, sha256, size, data.crop_pct, pixels, name)

@@ -204,7 +204,9 @@ def _metadata(
     subject: Subject, written: Written, declared: Declaration, card: Card, init: dict[str, Any]
 ) -> list[str]:
     lines = [f"library_name: {written.library}", f"pipeline_tag: {card.task}"]
-    others = [one for one in map(registry.declaration, registry.OBJECTIVES) if one.is_in(init)]
+    others = [
+        one for one in map(registry.declaration, registry.OBJECTIVES) if one.has_trained(init)
+    ]
     tags = [written.library] + ["vision-transformer"] * (timm_encoder(subject.model) is not None)
     tags += [one.tag for one in dict.fromkeys([*others, declared]) if one.tag]
     lines.append(f"tags: [{', '.join([*tags, *card.tags])}]")

@@ -1,1 +1,1 @@
-"""Objectives: what a run learns.  Their contract: `declaration`, `base`; names: `registry`."""
+"""Training objectives; their contract is in `declaration` and `base`, their names in `registry`."""

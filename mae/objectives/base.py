@@ -1,6 +1,11 @@
-"""The contract of an objective: its module (`Objective`) and what is built around it.
+"""Contract of an objective, the half with torch: its module and what commands need around it.
 
-Settings, figures and words are declared apart, without torch: `mae.objectives.declaration`.
+- `Objective`: model and loss.  In each micro-batch training calls `draw` (all randomness of the
+  inputs) and `forward` (a pure function → `Output`), after each optimizer step `after_step`.
+- `Implementation`: builds the objective and provides what differs between objectives in training,
+  evaluation and export; every method but `build` has a default.
+
+Settings, metrics and texts are declared without torch: see `mae.objectives.declaration`.
 """
 
 from __future__ import annotations
@@ -30,70 +35,75 @@ if TYPE_CHECKING:
     from mae.pretrained_weights.record import Initial
 
 CAPABILITIES = ("encode", "reconstruct", "decode", "sample", "logits")
-"""methods of an objective that use its weights, besides `forward`; only `encode` is a must"""
+"""methods of an objective that use its weights, besides `forward`; only `encode` is required.
+
+Their arguments: `reconstruct(images, noise)` → `Reconstruction`, `logits(images)` → class scores
+[b classes], `decode(latents)` and `sample(…)` → images [b c h w].
+"""
 
 Merge = Literal["sum", "rows"]
-"""how a tensor of `Output.carry` is merged over micro-batches and processes: added up, or
-concatenated along its first dimension in the order of the samples"""
+"""merge of a tensor of `Output.carry` over micro-batches and processes: "sum" adds, "rows"
+concatenates along the first dimension in the order of the samples"""
 
 
 class Output(NamedTuple):
-    """Result of one forward pass; the keys are the same in every pass."""
+    """Result of one forward pass, with the same keys in every pass."""
 
     losses: dict[str, Tensor]
-    """0-d, weighted means over this micro-batch; their sum is minimised"""
+    """weighted means over the micro-batch, 0-d; their sum is minimised"""
     statistics: dict[str, Tensor]
-    """further numbers, as `Declaration.statistics` declares them: means over this micro-batch, or
-    sums of any shape; detached"""
+    """further numbers, detached: means over the micro-batch (0-d) or sums (any shape), as
+    `Declaration.statistics` declares"""
     carry: dict[str, Tensor]
-    """what `after_step` needs of all samples of the step; detached"""
+    """input of `after_step` from all samples of the step, detached, such as code counts and sums"""
 
 
 class Features(NamedTuple):
     """Features of whole images, for evaluation."""
 
     pooled: dict[str, Float[Tensor, "b d"]]
-    """vectors per image by name; the first is the one to look at"""
+    """vectors per image, by name; the first is the default"""
     tokens: Float[Tensor, "b patches d"] | None = None
-    """patch tokens after the encoder's last layer, where there are any"""
+    """patch tokens after the encoder's last layer; None: the encoder has none"""
 
 
 class Reconstruction(NamedTuple):
-    """Pictures in the units of the source, [0, 1]."""
+    """Reconstructed images, in the units of the source: [0, 1]."""
 
     pasted: Float[Tensor, "b c h w"]
-    """the reconstruction; where parts were hidden, with the visible ones pasted in"""
+    """reconstruction; where parts were hidden, with the visible parts pasted in"""
     mask: Float[Tensor, "b c h w"] | None = None
-    """1 = pixel was hidden, 0 = visible; None where nothing is hidden"""
+    """1 = hidden pixel, 0 = visible; None: nothing is hidden"""
 
 
 class StepEnd(NamedTuple):
-    """An optimizer step that is over, the same on all processes."""
+    """Finished optimizer step, the same on all processes."""
 
     number: int
     """counted from 1"""
     seed: int
-    """of the run: for draws, `fold(seed, Stream.AFTER_STEP, number, …)`"""
+    """random seed of the run; derive draws by `fold(seed, Stream.AFTER_STEP, number, …)`"""
     skipped: Tensor
-    """bool, 0-d, on the device: the gradient was not finite, and weights stayed as they were"""
+    """bool, 0-d, on the device: the gradient was not finite and the weights were not updated"""
     carry: dict[str, Tensor]
-    """`Output.carry` of all samples of the step, merged as `Objective.merges` says"""
+    """`Output.carry` of all samples of the step, merged by `Objective.merges`"""
 
 
 class Objective(nn.Module, ABC):
-    """A model and its loss.
+    """Model and loss.
 
-    All that is random about the inputs is drawn in `draw`; `forward` computes.  Where a model
-    drops parts of itself by chance, that is decided in `forward`, by generators that the trainer
-    seeds anew for every step.  No result may depend on how a batch is split into processes and
-    micro-batches.
+    All randomness of the inputs is in `draw`, one hash per sample; `forward` is pure.  The one
+    exception is dropout and stochastic depth: they draw in `forward`, from generators that the
+    trainer seeds for every step.  No result may depend on the split of a batch into processes and
+    micro-batches.  Every trainable parameter gets a gradient in every step: DDP and resuming need
+    it.  Optional methods: `CAPABILITIES`.
     """
 
     img_size: tuple[int, int]
-    """height and width of the images, in pixels"""
+    """height and width of the images in pixels"""
 
     merges: ClassVar[Mapping[str, Merge]] = {}
-    """the keys of `Output.carry`"""
+    """keys of `Output.carry` → their merge"""
 
     @abstractmethod
     def draw(
@@ -102,56 +112,62 @@ class Objective(nn.Module, ABC):
         seeds: Int[Tensor, " b"],
         labels: Int[Tensor, " b"] | None = None,
     ) -> Any:
-        """The noise for these images, from `seeds` (one 64-bit word a sample) as far as it can be.
+        """Draw the noise of a micro-batch: masks, crops, corruptions, mixing.
 
-        `labels`: classes, for objectives that learn them; NO_LABEL where there is none.
+        Args:
+            images: integers (uint8 or uint16), or normalised floats.
+            seeds: 64-bit hash per sample; each sample's noise should depend on its own alone.
+            labels: class per sample, for objectives that learn from labels; NO_LABEL: none.
+
+        Returns:
+            The noise, in any type, for `forward`.
         """
 
     @abstractmethod
     def forward(
         self, images: Shaped[Tensor, "b c h w"], noise: Any, progress: Float[Tensor, ""]
     ) -> Output:
-        """Losses and statistics.
+        """Compute losses and statistics; a pure function of its arguments and the weights.
 
-        `progress` is the share of the run that is done, from 0 up to 1, on the device: for
-        warm-ups.  Compiled graphs allow no Python branch on it.
+        `progress` is the finished share of the run, in [0, 1], on the device: for warm-ups of
+        loss terms.  Do not branch on it in Python, as compiled graphs cannot.
         """
 
     @abstractmethod
     def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
-        """Features of whole, uncorrupted images."""
+        """Compute features of whole, uncorrupted images."""
 
-    def encoding_part(self) -> nn.Module:
-        """The part whose weights decide `encode`: features are known by them.  Here all of it."""
+    def encoder_module(self) -> nn.Module:
+        """Module whose weights determine `encode`: their hash identifies cached features."""
         return self
 
     def after_step(self, step: StepEnd) -> None:
-        """Updates that follow an optimizer step, such as those of buffers.
+        """Update buffers after an optimizer step, such as running means and codebooks.
 
-        Buffers must come out equal on all processes: compute them from `step` alone.
+        Buffers must be equal on all processes afterwards: compute them from `step` alone.
         """
 
     def after_load(self) -> None:
-        """Updates that follow from weights that were loaded, not trained."""
+        """Update what depends on the weights, after weights were loaded."""
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Let blocks keep only their inputs, and compute the rest again (as in timm)."""
+        """Recompute activations in the backward pass instead of keeping them (as in timm)."""
         for part in self.modules():
             if hasattr(part, "grad_checkpointing"):
                 setattr(part, "grad_checkpointing", enable)  # noqa: B010
 
 
 def total_loss(output: Output) -> Float[Tensor, ""]:
-    """The quantity to minimise: the sum of the losses."""
+    """Sum of the losses: the quantity to minimise."""
     first, *others = output.losses.values()
     return sum(others, start=first)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Region of a forward pass that autocast leaves in the precision of its inputs.
+    """Context in which autocast keeps the precision of the inputs.
 
-    For quantisers, statistics and losses under bf16.  `torch.autocast` itself knows no meta
-    device, on which operations are counted.
+    For quantisers, statistics and losses under bf16.  Does nothing on the meta device, where FLOP
+    are counted: `torch.autocast` does not support it.
     """
     if device.type == "meta":
         return nullcontext()
@@ -163,79 +179,94 @@ class HeldOut(NamedTuple):
 
     images: Images
     config: Config
+    """settings of the run"""
     device: torch.device
     process_index: int
     num_processes: int
     gather: Callable[[list[Any]], list[Any]]
-    """joins a list of each process to one list on all"""
-    say: Callable[[str], None]
-    """prints a line, on the main process"""
+    """concatenates the lists of all processes, on every process"""
+    log: Callable[[str], None]
+    """prints a line on the main process"""
 
 
 class Implementation(ABC):
-    """The half of an objective that needs torch; loaded when a command needs it."""
+    """Half of an objective that needs torch, imported when a command needs it."""
 
     exports: ClassVar[Mapping[str, Writer]] = {}
-    """formats of `mae export` besides those of any objective, or instead of one of these"""
+    """writers of `mae export` by format; one of the core's names replaces the core's writer"""
 
     @abstractmethod
     def build(self, config: Config) -> Objective:
-        """The objective that the settings describe, freshly initialised from torch's generator."""
+        """Build the objective from the settings, initialised from torch's default generator."""
 
     def parameter_groups(self, objective: Objective, config: Config) -> list[dict[str, Any]]:
-        """Groups of the trainable parameters for the optimizer.
+        """Parameter groups of the optimizer (default: no weight decay for vectors).
 
-        `lr_scale` in a group is its share of the learning rate.
+        `lr_scale` in a group multiplies the learning rate.
         """
         return parameter_groups(objective, config.optim.weight_decay)
 
-    def require_held_out(self, config: Config, images: Images) -> None:  # noqa: B027  # optional
-        """UserError where `images` cannot be used to measure a run."""
+    def check_held_out(self, config: Config, images: Images) -> None:  # noqa: B027  # optional
+        """Check the held-out images before training.
+
+        Raises UserError where `measure` cannot use them.
+        """
 
     def measure(self, objective: Objective, held_out: HeldOut) -> Mapping[str, Any] | None:
-        """A row of health.jsonl; None: the health of the features, as any objective has it."""
+        """Evaluate on held-out images: a row of health.jsonl.
+
+        None: the core evaluates the health of the features.
+        """
         return None
 
     def probe(self, request: ProbeRequest) -> Mapping[str, Any]:
-        """The report of a probe of frozen encoders, for objectives that a command trains so."""
+        """Train and test a probe on frozen encoders, for objectives that are probes.
+
+        Returns the report, a JSON object.
+        """
         raise UserError("this objective is no probe")
 
     def panel(
         self, objective: Objective, images: Tensor, seeds: Tensor, title: str
     ) -> Image.Image | None:
-        """A picture of the state of training, of the same images and noise each time.
+        """Draw a panel of the training's state, from the same images and seeds each time.
 
-        None: what `Objective.reconstruct` makes of them, where there is such a method.
+        None: the core draws a panel of `Objective.reconstruct`, if the objective has it.
         """
         return None
 
-    def reconstruct(self, objective: Objective, asked: Asked) -> Reconstructed | None:
-        """Sheet and figures of `mae reconstruct`; UserError for options that do not apply.
+    def reconstruct(self, objective: Objective, request: Asked) -> Reconstructed | None:
+        """Draw the sheet of `mae reconstruct` and compute its figures.
 
-        None: those that any objective with a method `reconstruct` has.
+        None: the core does both from `Objective.reconstruct`.  Raises UserError for options that
+        do not apply.
         """
         return None
 
     def load_initial(self, objective: Objective, config: Config) -> Initial | None:
         """Load the weights that `config.init` names into a fresh objective.
 
-        None: all of them, from a run of the same objective or a plain export of one.  Raises
-        UserError where they are not to be had, or do not fit.
+        None: the core loads all weights, from a run of the same objective or its plain export.
+        Raises UserError where they cannot be read or do not fit.
         """
         return None
 
     def choose_pool(self, objective: Objective, chosen: Pool | None) -> Pool | None:
-        """Vector per image that exports of a timm encoder give; UserError where it is not `chosen`.
+        """Pooling of exported timm encoders; `chosen` is the option --pool.
 
-        None: the choice, or the class token where there is one.
+        None: the class token where there is one, else the mean.  Raises UserError where the
+        objective requires another than `chosen`.
         """
         return chosen
 
     def after_resize(  # noqa: B027  # optional
         self, objective: Objective, old_grid: tuple[int, int]
     ) -> None:
-        """Fit the rest of a model to its timm encoder, whose positions had `old_grid` before."""
+        """Resize the other modules after the timm encoder was resized.
+
+        `old_grid`: rows and columns of patches before.
+        """
 
     def class_names(self, config: Config, run: Path) -> Sequence[str]:
-        """Names of the classes in the order of the logits; `run` is the run's folder."""
+        """Class names in the order of the logits (default: none); `run` is the run folder."""
         return ()

@@ -1,4 +1,16 @@
-"""Declaration of an objective: settings, figures and words, known before torch is imported."""
+"""Contract of an objective, the half without torch: settings, metrics, charts and texts.
+
+An objective is a package with two modules, named in `mae.objectives.registry`:
+
+- `declaration` with `DECLARATION`, an instance of a subclass of `Declaration` (this module).  It
+  imports no torch, so that help, wrong use and the report stay light.
+- `implementation` with `IMPLEMENTATION`, an instance of a subclass of
+  `mae.objectives.base.Implementation`, which builds the `mae.objectives.base.Objective`.
+
+Everything that differs between objectives is declared here and read by the core: no other module
+asks which objective it runs.  Required are `name`, `summary`, `model` and `losses`; everything else
+has a default.
+"""
 
 from __future__ import annotations
 
@@ -16,63 +28,68 @@ if TYPE_CHECKING:
     from mae.evaluation.diagnosis import Finding, Recorded
 
 Kind = Literal["mean", "sum"]
-"""how a statistic is merged: over the samples of a report, averaged or added up"""
+"""reduction of a statistic over the micro-batches between two rows of metrics.jsonl"""
 
 
 class Metric(NamedTuple):
-    """A figure of the training images: a column of metrics.jsonl.
+    """Metric of the training images: a column of metrics.jsonl.
 
-    Where health.jsonl has a column of the same name, that is the figure of the held-out images.
+    A column of the same name in health.jsonl is the same metric of the held-out images.
     """
 
     key: str
+    """column of metrics.jsonl"""
     label: str
-    """on the progress line and in the report"""
+    """name on the progress line and in the report"""
     format: str = ".3f"
-    """Python's, as in format(value, ".1%")"""
-    in_line: bool = True
-    """shown on the progress line and, if no chart has it, on a chart of its own"""
+    """format specification, as in format(value, ".1%")"""
+    on_progress_line: bool = True
+    """shown on the progress line, and on a chart of its own unless `charts` has one"""
     tile: str = ""
-    """label at the head of the report, where it is not `label`"""
+    """label of the tile at the head of the report (default: `label`)"""
 
 
 class Curve(NamedTuple):
-    """A line of a chart."""
+    """Line of a chart: one column over optimizer steps."""
 
     key: str
+    """column of the file"""
     label: str
+    """name in the legend"""
     source: Literal["metrics", "health"] = "metrics"
-    """file of the run that has the column: training images, or held-out ones"""
+    """file of the run: metrics.jsonl (training images) or health.jsonl (held-out images)"""
     is_reference: bool = False
-    """drawn thin and grey: what the other lines are compared with"""
+    """a baseline for the other lines: drawn thin and grey"""
     interval: str = ""
-    """column with the low and the high end of each value, drawn as a band"""
+    """column with the confidence interval [low, high], drawn as a band ("": none)"""
 
 
 class Level(NamedTuple):
-    """A constant line of a chart, such as chance."""
+    """Horizontal line of a chart, such as chance."""
 
     label: str
+    """name in the legend"""
     value: Callable[[Recorded], float | None]
-    """None: there is no such line"""
+    """height of the line, from a run's records; None: no line"""
 
 
 class Chart(NamedTuple):
-    """A chart of the report, over optimizer steps."""
+    """Chart of the report, over optimizer steps."""
 
     title: str
     curves: Sequence[Curve]
-    lowest: float | None = None
-    """values below are drawn here"""
-    always: float | None = None
-    """the axis reaches this value at least"""
+    floor: float | None = None
+    """lower bound of the axis; values below are drawn at it"""
+    axis_includes: float | None = None
+    """value that the axis always includes"""
     is_share: bool = False
-    """values from 0 to 1, shown in percent, on an axis that begins at 0"""
+    """values are shares from 0 to 1, shown in percent on an axis that begins at 0"""
     is_log: bool = False
-    """the axis is logarithmic, where that helps"""
+    """logarithmic axis, where the values span orders of magnitude"""
     cuts_spikes: bool = False
-    """the few highest values, and those of early warm-up, do not stretch the axis"""
+    """spikes and the values of early warm-up are cut off instead of stretching the axis"""
     levels: Sequence[Level] = ()
+    """horizontal lines"""
 
 
 LOSS = Chart(
@@ -81,155 +98,178 @@ LOSS = Chart(
     is_log=True,
     cuts_spikes=True,
 )
+"""default loss chart"""
 
 
 class Card(NamedTuple):
-    """An objective's part of a model card."""
+    """Objective's part of a model card."""
 
     heading: str
-    """after the model's name, in the card's first line"""
+    """rest of the card's first line, after the model's name"""
     objective: str
-    """a line of the table"""
+    """entry "objective" of the card's table"""
     text: str = ""
-    """below the heading"""
+    """paragraph below the heading"""
     task: str = "image-feature-extraction"
-    """as model hubs name it"""
+    """pipeline tag of model hubs"""
     tags: Sequence[str] = ()
-    """for model hubs, besides `Declaration.tag`"""
+    """further tags for model hubs, besides `Declaration.tag`"""
 
 
 class Declaration:
-    """An objective's settings, figures, demands and words; `Implementation` is its other half."""
+    """Settings, metrics, data requirements and texts of an objective.
+
+    Methods with `config` get the complete settings of a run, with the sections `model` and
+    `section` of this objective.
+    """
+
+    # Name and settings
 
     name: ClassVar[str]
-    """in `objective: NAME`"""
+    """value of the setting `objective:`"""
     summary: ClassVar[str]
-    """a line for --help"""
+    """description in one line, for --help and the model card"""
     command: ClassVar[str] = "mae pretrain"
-    """trains it"""
-
+    """command that trains it"""
     model: ClassVar[type[Section]]
     """type of the section `model:`"""
     section: ClassVar[tuple[str, type[Section]] | None] = None
     """name and type of one further section of its own"""
-
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """settings of the core's sections that are others than the core's own, by section"""
-    moved: ClassVar[Mapping[str, str]] = {}
-    """keys of its own in earlier versions, and what they are today"""
+    """defaults that differ from the core's, by section and key"""
+    renamed_keys: ClassVar[Mapping[str, str]] = {}
+    """keys of earlier versions → their names today, as section.key"""
+
+    # Numbers of training
 
     losses: ClassVar[Sequence[str]]
-    """names of `Output.losses`; where there are several, metrics.jsonl has `loss_NAME` of each"""
+    """keys of `Output.losses`; where there are several, metrics.jsonl has `loss_KEY` of each"""
     statistics: ClassVar[Mapping[str, Kind]] = {}
-    """names of `Output.statistics`"""
+    """keys of `Output.statistics`, each a mean or a sum over the micro-batch"""
     metrics: ClassVar[Sequence[Metric]] = ()
-    """columns that `figures` computes from these"""
-    watched: ClassVar[str | None] = None
-    """the loss that the guard looks at for spikes; None: their sum"""
-    loss_chart: ClassVar[Chart] = LOSS
-    """of the report, for the sum of the losses"""
-    charts: ClassVar[Sequence[Chart]] = ()
-    """of the report, besides those of every run"""
-    about_learning: ClassVar[str] = ""
-    """for readers of the report: over the charts of losses and metrics"""
-    about_features: ClassVar[str] = ""
-    """for readers of the report: over the charts of the features' health"""
-    panels: ClassVar[str] = "Reconstructions"
-    """heading of the report's panels; "": it draws none"""
+    """columns of metrics.jsonl, computed by `figures` from losses and statistics"""
+    guarded_loss: ClassVar[str | None] = None
+    """the loss that the guard watches for spikes, a key of `losses` (None: their sum)"""
+
+    # Requirements
+
     needs_img_size: ClassVar[bool] = True
-    """data.img_size must be set; False: its encoder has a size of its own"""
+    """data.img_size must be set (False: the encoder has a size of its own)"""
     needs_labels: ClassVar[bool] = False
-    """every sample has a class"""
+    """every sample needs a class"""
     supervises_encoder: ClassVar[bool] = False
-    """its encoder learns from labels, too: features and reports call it fine-tuned"""
+    """labels train the encoder: reports call its features fine-tuned"""
     is_probe: ClassVar[bool] = False
-    """measures a frozen encoder, which stays where it is: there is nothing to export"""
+    """evaluates a frozen encoder: there is nothing to export"""
+
+    # Report, messages and model card
+
+    loss_chart: ClassVar[Chart] = LOSS
+    """chart of the sum of the losses"""
+    charts: ClassVar[Sequence[Chart]] = ()
+    """further charts, besides those of every run"""
+    about_learning: ClassVar[str] = ""
+    """introduction to the report's charts of losses and metrics"""
+    about_features: ClassVar[str] = ""
+    """introduction to the report's charts of feature health"""
+    panels_title: ClassVar[str] = "Reconstructions"
+    """title of the report's section of panels ("": the objective draws none)"""
     offers: ClassVar[Sequence[str]] = ()
-    """for messages: what commands ask for and it has, such as patch tokens"""
-    measures: ClassVar[Mapping[str, str]] = {}
-    """meaning of `mae knn` and `mae probe` on its features, by command, where the usual words do
-    not fit"""
+    """optional capabilities in words, such as "patch tokens", for messages of commands that need
+    them"""
+    evaluation_notes: ClassVar[Mapping[str, str]] = {}
+    """meaning of the figures of `mae knn` and `mae probe` on its features, by command (default: the
+    commands' own words)"""
     exports: ClassVar[Mapping[str, str]] = {}
-    """format of `mae export` that no other objective has → its description, for --help"""
+    """formats of `mae export` that only this objective has → description, for --help"""
     tag: ClassVar[str | None] = None
-    """for model hubs: of models that it trained, and of those that started from their weights"""
+    """tag on model hubs, for models trained by it and models that started from their weights"""
 
     def figures(
         self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
     ) -> dict[str, float]:
-        """The values of `metrics`, from means and sums over many micro-batches."""
+        """Compute `metrics` from losses and statistics that are merged over micro-batches.
+
+        `losses` are means, `statistics` means or sums as declared (a list: values of a tensor).
+        """
         return {}
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
-        """(key, message) of settings that do not go together."""
+        """Yield (key, message) for each setting that is wrong or conflicts with another."""
         yield from ()
 
-    def settings(self, source: Path, overrides: Sequence[str]) -> Config:
-        """Settings of a run that goes on from another run, or from a YAML file, by a recipe.
+    def settings_from(self, source: Path, overrides: Sequence[str]) -> Config:
+        """Settings of a run by this objective's recipe, from a run folder or a YAML file.
 
-        For objectives that `mae pretrain` does not train.  Raises UserError.
+        For objectives that `mae pretrain` does not train; `overrides` are section.key=value.
+        Raises UserError where `source` cannot be used.
         """
         raise UserError(f"{source}: {self.command} takes no run to go on from")
 
     def describe_recipe(self) -> str:
-        """The recipe of `settings`, for --help."""
+        """Recipe of `settings_from`, for --help."""
         return ""
 
     def complete(self, config: Config, manifest: Manifest) -> Config:
-        """Settings with what the training data says; UserError where it does not fit."""
+        """Fill in settings that follow from the training data, such as the number of classes.
+
+        Raises UserError where data and settings do not fit.
+        """
         return config
 
-    def measured(self, config: Config) -> set[str]:
-        """Keys that `complete` fills in, and a person may leave open when a run is resumed."""
+    def completed_keys(self, config: Config) -> set[str]:
+        """Keys (section.key) that `complete` fills in: they may stay open when a run is resumed."""
         return set()
 
     def batch_multiple(self, config: Config) -> tuple[int, str]:
-        """Number that divides each process's images at a time, and the reason for messages."""
+        """Required divisor of the micro-batch size, and the reason, for messages."""
         return 1, ""
 
     def augmentation(self, config: Config, img_size: tuple[int, int]) -> Callable[..., Any] | None:
-        """Further augmentation of crops in the data workers: (crop [c h w], key) → crop."""
+        """Further augmentation in the data workers, (crop [c h w], key) → crop; None: no more."""
         return None
 
-    def keep(self, config: Config, run: Path) -> None:
-        """Write what the folder of a new run needs besides its settings."""
+    def write_run_files(self, config: Config, run: Path) -> None:
+        """Write further files into the folder of a new run, such as class names."""
 
     def describe(self, config: Config, size: str) -> str:
-        """The model of `size` (12.3 M parameters), in a few words."""
+        """Description of the model in a few words; `size` is the text "12.3 M parameters"."""
         return f"{self.name}, {size}"
 
     def next_steps(self, run: Path) -> list[str]:
-        """Commands that follow a finished run."""
+        """Commands to suggest after a finished run."""
         return [f"mae export {run} {run}/export", f"mae report {run}"]
 
     def history(self, config: Config) -> str:
-        """The objective in a few words, for the model cards of what starts from its weights."""
+        """Training in a few words, for the cards of models that start from its weights."""
         return self.name
 
-    def is_in(self, init: Mapping[str, Any]) -> bool:
-        """True where it trained the weights that a run with this init.json started from."""
+    def has_trained(self, init: Mapping[str, Any]) -> bool:
+        """True if it trained the weights that a run started from; `init` is the run's init.json."""
         return False
 
     def card(self, config: Config, is_from_scratch: bool) -> Card:
-        """The model card's words on this model and its training."""
+        """Objective's part of the model card."""
         text = f"{self.summary[0].upper()}{self.summary[1:]}."
         return Card(f"trained by mae {__version__}", self.summary, text)
 
     def results(
         self, metrics: Mapping[str, Any], health: Mapping[str, Any]
     ) -> list[tuple[str, str]]:
-        """(figure, value) for the model card, of the last rows of metrics.jsonl and health.jsonl.
+        """Results for the model card, as (label, value).
 
-        Either may be empty, and lack any column.
+        `metrics` and `health` are the last rows of metrics.jsonl and health.jsonl; either may be
+        empty or lack any column.
         """
         if "loss" not in metrics:
             return []
         values = [f"{metrics['loss']:.4f}"]
         for metric in self.metrics:
-            if metric.in_line and isinstance(value := metrics.get(metric.key), int | float):
+            value = metrics.get(metric.key)
+            if metric.on_progress_line and isinstance(value, int | float):
                 values.append(f"{metric.label} {value:{metric.format}}")
         return [(f"training loss, step {metrics['step']:,}", ", ".join(values))]
 
     def diagnose(self, run: Recorded) -> Iterable[Finding]:
-        """Findings on a run, besides those on any run's loss, features, steps and speed."""
+        """Findings on a run, besides the core's on loss, features, steps and speed."""
         return ()

@@ -1,4 +1,4 @@
-"""Frozen modules, which stay out of checkpoints, and the objectives that learn on top of one."""
+"""Frozen modules, excluded from checkpoints, and the base classes of probes on a frozen encoder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,10 +16,10 @@ from mae.objectives.sections import frozen_model_of
 
 
 class Frozen(nn.Module):
-    """`module` without gradients, always in evaluation mode, and absent from state dicts.
+    """Frozen module: no gradients, always in evaluation mode, not in state dicts.
 
-    It follows `.to(device)` as any part.  Its weights belong to another run or file: whoever builds
-    the objective loads them there, also for a resume.
+    It follows `.to(device)` as any submodule.  Its weights are those of another run or file, from
+    which `Implementation.build` loads them, also when a run is resumed.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -30,16 +30,16 @@ class Frozen(nn.Module):
         self.eval()
 
     @torch.no_grad()
-    def forward(self, *given: Any, **named: Any) -> Any:
-        """The module's own."""
-        return self.module(*given, **named)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Forward pass of `module` without gradients."""
+        return self.module(*args, **kwargs)
 
     def train(self, mode: bool = True) -> "Frozen":
-        """Stay in evaluation mode."""
+        """Keep evaluation mode."""
         return super().train(False)
 
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
-        """Nothing."""
+        """Add nothing to the state dict."""
         return {} if destination is None else destination
 
     def _load_from_state_dict(
@@ -56,25 +56,24 @@ class Frozen(nn.Module):
 
 
 def _expect_nothing(frozen: nn.Module, incompatible: Any) -> None:
-    """No tensor of the frozen part is missing from a state dict."""
+    """Remove the frozen tensors from the missing keys of `load_state_dict`."""
     assert isinstance(frozen, Frozen)
     missing = incompatible.missing_keys
     missing[:] = [name for name in missing if not name.startswith(f"{frozen.prefix}module.")]
 
 
 class Probe(Objective):
-    """A classifier on a frozen encoder; nothing about its inputs is random."""
+    """Classifier on a frozen encoder, without randomness of the inputs."""
 
     labels: Tensor
 
     def __init__(self, encoder: FrozenEncoder, classes: int, labels: Sequence[int]) -> None:
-        """`labels`: of each class, ascending, where these are not 0, 1 and so on."""
+        """Freeze `encoder`; `labels` of the classes, ascending (none: class i has label i)."""
         super().__init__()
         assert isinstance(encoder.encode, nn.Module)
         self.frozen = Frozen(encoder.encode)
         self.img_size = encoder.img_size
-        known = torch.tensor(labels or range(classes))
-        self.register_buffer("labels", known, persistent=False)
+        self.register_buffer("labels", torch.tensor(labels or range(classes)), persistent=False)
 
     def draw(
         self,
@@ -82,25 +81,25 @@ class Probe(Objective):
         seeds: Int[Tensor, " b"],
         labels: Int[Tensor, " b"] | None = None,
     ) -> Int[Tensor, " b"]:
-        """The numbers of the classes."""
+        """Class numbers of `labels`."""
         assert labels is not None
         return torch.searchsorted(self.labels, labels)
 
     def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
-        """Features of the frozen encoder."""
+        """Compute features of the frozen encoder."""
         vectors: dict[str, Float[Tensor, "b ..."]] = dict(self.frozen(images))
         tokens = vectors.pop(TOKENS, None)
         return Features(vectors, tokens)
 
-    def encoding_part(self) -> nn.Module:
-        """The frozen encoder."""
+    def encoder_module(self) -> nn.Module:
+        """Frozen encoder."""
         return self.frozen.module
 
 
 class ProbeImplementation(Implementation):
-    """Implementation of a probe."""
+    """Base class of the implementations of probes."""
 
     def class_names(self, config: Config, run: Path) -> Sequence[str]:
-        """Names of the classes; none where labels leave numbers out."""
+        """Class names in the order of the logits; none where class i does not have label i."""
         model = frozen_model_of(config)
         return () if model.labels else class_names(config.data.train, model.classes, run)

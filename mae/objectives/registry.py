@@ -1,4 +1,4 @@
-"""Objectives by name; each is imported when it is asked for."""
+"""Registry of objectives: name → package, imported at first use."""
 
 import difflib
 from functools import cache
@@ -20,14 +20,15 @@ OBJECTIVES = {
     "linear_probe": "mae.objectives.linear_probe",
     "attentive": "mae.objectives.attentive",
 }
-"""name → package, with the modules `declaration` (DECLARATION) and `implementation`
-(IMPLEMENTATION), of which the first imports no torch"""
+"""name → package with the modules `declaration` (DECLARATION, without torch) and `implementation`
+(IMPLEMENTATION); add an objective here"""
 
 DEFAULT = "mae"
+"""objective of settings that name none"""
 
 
 def declaration(name: str) -> Declaration:
-    """The declaration of an objective; UserError where there is none of that name."""
+    """Declaration of the objective `name`.  Raises UserError for an unknown name."""
     if name not in OBJECTIVES:
         close = difflib.get_close_matches(name, OBJECTIVES, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(OBJECTIVES)}"
@@ -36,7 +37,7 @@ def declaration(name: str) -> Declaration:
 
 
 def implementation(name: str) -> "Implementation":
-    """The part of an objective that needs torch: model, pictures, measurements, exports."""
+    """Implementation of the objective `name`: the half that needs torch."""
     return import_module(f"{OBJECTIVES[declaration(name).name]}.implementation").IMPLEMENTATION
 
 
@@ -45,15 +46,15 @@ def declarations(command: str) -> list[Declaration]:
     return [one for one in map(declaration, OBJECTIVES) if one.command == command]
 
 
+def config_type(name: str) -> type[Config]:
+    """Type of the settings of a run with this objective: the core's sections and its own."""
+    declared = declaration(name)
+    return _config_type(declared.model, declared.section)
+
+
 @cache
 def _config_type(model: type, section: tuple[str, type] | None) -> type[Config]:
     own: dict[str, Any] = {"model": (model, model())}
     if section:
         own[section[0]] = (section[1], section[1]())
     return create_model("Config", __base__=Config, **own)
-
-
-def config_type(name: str) -> type[Config]:
-    """Settings of a run of this objective: the core's sections, and its own."""
-    declared = declaration(name)
-    return _config_type(declared.model, declared.section)

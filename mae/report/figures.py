@@ -49,15 +49,15 @@ def draw(declared: Chart, run: Recorded, seen: Marks) -> Markup:
         value = level.value(run)
         points = [(x, value) for x in seen.span] if value is not None else []
         lines.append(Line(level.label, points, next(look, REFERENCES[-1])))
-    always = 0.0 if declared.is_share and declared.always is None else declared.always
+    least = 0.0 if declared.is_share and declared.axis_includes is None else declared.axis_includes
     return chart(
         declared.title,
         lines,
         seen,
         form=percent if declared.is_share else compact,
         wants_log=declared.is_log,
-        floor=declared.lowest,
-        least=always,
+        floor=declared.floor,
+        least=least,
         ceiling=max(known) if declared.cuts_spikes and known else None,
         gaps=gone,
     )
@@ -108,16 +108,18 @@ def _steps_of(events: Sequence[Row], kinds: Sequence[str]) -> list[float]:
 
 
 OPTIMISATION = (
-    Chart("Learning rate", (Curve("lr", "lr"),), always=0.0),
+    Chart("Learning rate", (Curve("lr", "lr"),), axis_includes=0.0),
     Chart("Gradient norm", (Curve("grad_norm", "grad_norm"),), is_log=True),
 )
-SKIPPED = Chart("Skipped steps, so far", (Curve("skipped", "skipped"),), always=0.0)
+SKIPPED = Chart("Skipped steps, so far", (Curve("skipped", "skipped"),), axis_includes=0.0)
 
 SPEED = (
-    Chart("Images per second", (Curve("images_per_second", "images_per_second"),), always=0.0),
+    Chart(
+        "Images per second", (Curve("images_per_second", "images_per_second"),), axis_includes=0.0
+    ),
     Chart("Time spent waiting for data", (Curve("data_wait", "data_wait"),), is_share=True),
     Chart("Model FLOP utilisation", (Curve("mfu", "mfu"),), is_share=True),
-    Chart("Device memory, GB", (Curve("memory_gb", "memory_gb"),), always=0.0),
+    Chart("Device memory, GB", (Curve("memory_gb", "memory_gb"),), axis_includes=0.0),
 )
 
 
@@ -130,7 +132,7 @@ FEATURES = (
     Chart(
         "RankMe, effective dimensions",
         (Curve("rankme", "now", "health"),),
-        always=0.0,
+        axis_includes=0.0,
         levels=(Level("at first", _first_rankme),),
     ),
     Chart(
@@ -140,7 +142,7 @@ FEATURES = (
             Curve("cosine", "cosine", "health"),
             Curve("dead", "dead", "health"),
         ),
-        always=0.0,
+        axis_includes=0.0,
     ),
     Chart(
         "Accuracy on held-out images",
@@ -188,7 +190,7 @@ def _of_metrics(declared: Declaration) -> Iterator[Chart]:
     """A chart for each metric that is on none."""
     charted = _charted(declared.charts)
     for metric in declared.metrics:
-        if metric.in_line and metric.key not in charted:
+        if metric.on_progress_line and metric.key not in charted:
             title = metric.label[:1].upper() + metric.label[1:]
             yield _alone(metric.key, title)._replace(is_share=metric.format.endswith("%"))
 

@@ -71,7 +71,7 @@ def _evaluations(record: Record) -> Iterator[Markup]:
 
 
 def _panels(record: Record) -> Iterator[Markup]:
-    title = record.declared.panels if record.declared else Declaration.panels
+    title = record.declared.panels_title if record.declared else Declaration.panels_title
     if record.panels or title:
         yield from _section(title or "Panels", lists.panels(record))
 
@@ -107,7 +107,9 @@ def _head(record: Record, reached: State) -> Iterator[Markup]:
 def _tiles(record: Record) -> Iterator[tuple[str, str]]:
     """(name, value) of the last numbers that there are."""
     last, health = (rows[-1] if rows else {} for rows in (record.metrics, record.health))
-    metrics = [one for one in record.declared.metrics if one.in_line] if record.declared else []
+    metrics = (
+        [one for one in record.declared.metrics if one.on_progress_line] if record.declared else []
+    )
     tiles: list[tuple[str, float | None, Callable[[float], str]]] = [
         ("epoch", number(last, "epoch"), lambda epoch: f"{epoch:.4g}"),
         ("images seen", number(last, "samples"), compact),

@@ -53,7 +53,7 @@ def open_held_out(config: Config) -> Images | None:
     if not (config.log.health_every or declaration(config.objective).needs_labels):
         return None
     images = open_images(config.data.val, "data.val", config)
-    implementation(config.objective).require_held_out(config, images)
+    implementation(config.objective).check_held_out(config, images)
     return images if config.log.health_every else None
 
 
@@ -159,13 +159,13 @@ class Evaluator:
         objective, accelerator = self.learner.objective, self.learner.accelerator
         began = time.perf_counter()
         held_out = HeldOut(
-            images,
-            self.config,
-            accelerator.device,
-            accelerator.process_index,
-            accelerator.num_processes,
-            gather_object,
-            self.tracker.say,
+            images=images,
+            config=self.config,
+            device=accelerator.device,
+            process_index=accelerator.process_index,
+            num_processes=accelerator.num_processes,
+            gather=gather_object,
+            log=self.tracker.say,
         )
         try:
             found = implementation(self.config.objective).measure(objective, held_out)

@@ -60,7 +60,7 @@ class Meter:
     @classmethod
     def of(cls, device: torch.device, declared: Declaration) -> "Meter":
         """A meter for what an objective returns."""
-        return cls(device, declared.statistics, declared.watched, declared.losses)
+        return cls(device, declared.statistics, declared.guarded_loss, declared.losses)
 
     def add(self, output: Output) -> None:
         """Include one micro-batch; one whose loss is not finite counts as none."""

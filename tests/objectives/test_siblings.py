@@ -96,4 +96,4 @@ def test_its_declaration_is_whole(name):
     declared = declaration(name)
     assert declared.name == name and declared.summary and declared.command
     assert set(declared.statistics.values()) <= {"mean", "sum"}
-    assert declared.watched in (None, *declared.losses)
+    assert declared.guarded_loss in (None, *declared.losses)

@@ -76,12 +76,12 @@ class ClassifierDeclaration(Declaration):
     command = "mae finetune"
     model = ClassifierModel
     section = ("finetune", FinetuneConfig)
-    moved = {"finetune.ema": "train.ema"}
+    renamed_keys = {"finetune.ema": "train.ema"}
     losses = ("cross_entropy",)
     statistics = {"right": "mean", "confidence": "mean"}
     metrics = (
         Metric("accuracy", "accuracy", ".1%", tile="training accuracy"),
-        Metric("confidence", "confidence", ".1%", in_line=False),
+        Metric("confidence", "confidence", ".1%", on_progress_line=False),
     )
     loss_chart = Chart("Loss", (Curve("loss", "training"), Curve("loss", "held-out", "health")))
     charts = (
@@ -101,7 +101,7 @@ class ClassifierDeclaration(Declaration):
         "recipe asks for these. Held-out images are clean, so that theirs may well be better; the "
         "band is their 95 % interval."
     )
-    panels = ""
+    panels_title = ""
     needs_img_size = False
     needs_labels = True
     supervises_encoder = True
@@ -132,7 +132,7 @@ class ClassifierDeclaration(Declaration):
             if finetune.rand_augment and getattr(data, key):
                 yield f"data.{key}", "leaves no crops to finetune.rand_augment: set one to nothing"
 
-    def settings(self, source: Path, overrides: Sequence[str]) -> Config:
+    def settings_from(self, source: Path, overrides: Sequence[str]) -> Config:
         """Settings of `mae finetune SOURCE`; raises UserError as `finetune_settings` does."""
         from mae.objectives.classifier.recipe import finetune_settings
 
@@ -175,7 +175,7 @@ class ClassifierDeclaration(Declaration):
         counted = {"num_classes": wanted or max(2, found, named)}
         return config.model_copy(update={"finetune": finetune.model_copy(update=counted)})
 
-    def measured(self, config: Config) -> set[str]:
+    def completed_keys(self, config: Config) -> set[str]:
         """Settings that `complete` fills in."""
         return set() if finetune_of(config).num_classes else {"finetune.num_classes"}
 
@@ -198,7 +198,7 @@ class ClassifierDeclaration(Declaration):
 
         return build_augment(policy, config.data.mean, img_size, "finetune.rand_augment")
 
-    def keep(self, config: Config, run: Path) -> None:
+    def write_run_files(self, config: Config, run: Path) -> None:
         """Write the names of the classes into the folder of a new run."""
         from mae.data.class_names import keep_class_names
 

@@ -35,7 +35,7 @@ class ClassifierImplementation(Implementation):
         assert isinstance(objective, Classifier)
         return layer_groups(objective.encoder, config.optim.weight_decay, layer_decay)
 
-    def require_held_out(self, config: Config, images: Images) -> None:
+    def check_held_out(self, config: Config, images: Images) -> None:
         """UserError where a label is missing, or is another class than in training."""
         require_classes(images, "data.val", finetune_of(config).num_classes)
         refuse_other_names(config.data.train, images.manifest.shards, "data.val")
@@ -63,7 +63,7 @@ class ClassifierImplementation(Implementation):
             objective.train(was_training)
         found = summary(judged)
         low, high = found["interval"]
-        held_out.say(
+        held_out.log(
             f"held-out accuracy {found['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f}) of "
             f"{found['images']:,} images"
         )

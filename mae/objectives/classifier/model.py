@@ -119,7 +119,7 @@ class Classifier(Objective):
             pooled["cls"] = tokens[:, 0]
         return Features(pooled, patch_tokens)
 
-    def encoding_part(self) -> VisionTransformer:
+    def encoder_module(self) -> VisionTransformer:
         """The encoder."""
         return self.encoder
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mae.evaluation.diagnosis import Finding, Recorded
 
 
-MEASURES = {
+EVALUATION_NOTES = {
     "knn": "k-NN is a smoke signal for MAE, not a verdict: it reads features as they lie, and "
     "these are meant to be fine-tuned. Compare runs and the untrained encoder, not methods.",
     "probe": "how well classes can be told apart by planes in the frozen features. MAE's "
@@ -90,12 +90,12 @@ class MaeDeclaration(Declaration):
                 Curve("r2_interpolation", "interpolation", "health", is_reference=True),
                 Curve("r2_patch_mean", "patch mean", "health", is_reference=True),
             ),
-            lowest=-0.25,  # the first steps are far below, and would flatten all that follows
-            always=-0.05,  # so that the line at 0, the result of predicting the mean, is seen
+            floor=-0.25,  # the first steps are far below and would flatten everything after them
+            axis_includes=-0.05,  # shows the line at 0, the result of predicting the mean
         ),
     )
     about_features = "k-NN is a smoke signal for masked autoencoders: watch its direction."
-    measures = MEASURES
+    evaluation_notes = EVALUATION_NOTES
 
     def figures(
         self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
@@ -137,7 +137,7 @@ class MaeDeclaration(Declaration):
         target = "pixels normalised per patch" if model.norm_pix_loss else "pixels"
         return f"{MASKED} (mask ratio {model.mask_ratio}, {target})"
 
-    def is_in(self, init: Mapping[str, Any]) -> bool:
+    def has_trained(self, init: Mapping[str, Any]) -> bool:
         """True where it trained the weights that a run started from, here or for the paper."""
         from mae.pretrained_weights.licence import PAPERS_RELEASE
 

@@ -77,7 +77,7 @@ class Run:
                     file.flush()
                     os.fsync(file.fileno())
                 self.config_part.replace(self.config_file)
-            declaration(config.objective).keep(config, self.folder)
+            declaration(config.objective).write_run_files(config, self.folder)
             self.checkpoints.mkdir(exist_ok=True)
             self.panels.mkdir(exist_ok=True)
         except OSError as error:

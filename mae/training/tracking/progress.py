@@ -97,7 +97,7 @@ def progress_line(row: dict[str, float], steps: int, batch_size: int, declared: 
         *(
             f"{metric.label} {row[metric.key]:{metric.format}}"
             for metric in declared.metrics
-            if metric.in_line and metric.key in row
+            if metric.on_progress_line and metric.key in row
         ),
         f"lr {row['lr']:.2e}",
         f"{row['images_per_second']:,.0f} images/s",

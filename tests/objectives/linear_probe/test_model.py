@@ -115,7 +115,7 @@ def test_a_frozen_part_follows_its_owner():
 
 def test_capabilities_are_those_of_a_classifier():
     one, pixels = probe().eval(), images(5)
-    assert len(one.encoding_part().state_dict()) > 10, "features are known by the encoder"
+    assert len(one.encoder_module().state_dict()) > 10, "features are known by the encoder"
     features, encoded = one.encode(pixels), tiny_objective().encode(pixels)
     assert torch.equal(features.pooled["cls"], encoded.pooled["cls"])
     assert features.tokens is not None and encoded.tokens is not None

@@ -23,10 +23,18 @@ FIGURES = ("r2", "r2_interpolation", "r2_patch_mean")
 
 
 def held_out(images: Images, crop_pct=1.0, seed=0, limit=1000) -> HeldOut:
-    """Measured by one process on the CPU."""
+    """Held-out images for one process on the CPU."""
     settings = [f"data.crop_pct={crop_pct}", f"train.seed={seed}", f"log.health_images={limit}"]
     config, device = load_config(None, settings), torch.device("cpu")
-    return HeldOut(images, config, device, 0, 1, lambda own: own, print)
+    return HeldOut(
+        images=images,
+        config=config,
+        device=device,
+        process_index=0,
+        num_processes=1,
+        gather=lambda own: own,
+        log=print,
+    )
 
 
 @pytest.fixture(scope="module")
