@@ -10,17 +10,17 @@ from mae.config.sections import Config, DataConfig
 from mae.data.index import write_wds2idx, write_wids
 from mae.data.manifest import Manifest, build_manifest, summary
 from mae.data.verify import describe_verified, verify_shards
+from mae.pack.listing import PackRequest
 from mae.pack.pack import pack as pack_images
 from mae.pack.plan import PackOptions
-from mae.pack.report import describe
-from mae.pack.sources import Wanted
+from mae.pack.report import summary_lines
 from mae.storage.cache import ShardCache, build_cache
 from mae.storage.files import is_remote
 
 
 def pack(args: argparse.Namespace) -> None:
     """`mae pack`."""
-    wanted = Wanted(
+    request = PackRequest(
         sources=tuple(args.sources),
         labels=args.labels,
         path_column=args.path_column,
@@ -37,8 +37,8 @@ def pack(args: argparse.Namespace) -> None:
         quality=args.quality,
         drop_duplicates=args.drop_duplicates,
     )
-    packed = pack_images(wanted, args.out, options, workers=args.workers, say=_say)
-    print("\n".join(describe(packed)))
+    packed = pack_images(request, args.out, options, workers=args.workers, log=_say)
+    print("\n".join(summary_lines(packed)))
     for split in packed.splits:
         pattern = f"{args.out}/{split}-*.tar"
         manifest = build_manifest([pattern], split)  # cached beside the shards

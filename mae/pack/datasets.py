@@ -1,6 +1,6 @@
 """torchvision's data sets as a source of `mae pack`: `torchvision:NAME`.
 
-Files that a data set keeps on disk are taken as they are; its other images become PNG.
+Image files that a data set keeps on disk are packed unchanged; its other images become PNG.
 """
 
 import difflib
@@ -18,34 +18,38 @@ from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
 from mae.base.errors import UserError
+from mae.data.scan import NO_LABEL
 from mae.decoding.pixels import EXTENSIONS, BadImage
-from mae.pack.sources import (
-    PREFIX,
-    UNKNOWN,
+from mae.pack.listing import (
+    DATASET_PREFIX,
+    UNKNOWN_SIZE,
     FileReader,
     Listing,
     Source,
     extension_of,
-    stamp,
+    fingerprint,
 )
 
-BASES = {"VisionDataset", "DatasetFolder"}
+BASE_CLASSES = {"VisionDataset", "DatasetFolder"}
 
 
-class Part(NamedTuple):
-    """One split of a data set, by the argument that torchvision's class takes for it."""
+class DatasetSplit(NamedTuple):
+    """One split of a data set."""
 
     name: str
+    """torchvision's name of the data set"""
     root: str
+    """torchvision's data folder"""
     argument: tuple[tuple[str, object], ...]
+    """(keyword, value) that selects the split in the class's constructor; empty: it has only one"""
 
 
-def find_dataset(name: str, root: Path, labels: bool | None = None) -> Listing:
-    """All images of torchvision's data set `name`, downloaded to `root` where it can be.
+def list_dataset(name: str, root: Path, labels: bool | None = None) -> Listing:
+    """List all images of torchvision's data set `name`, downloaded to `root` where torchvision can.
 
-    Its own training, validation and test parts become splits of those names.
-    Raises UserError for a wrong name, what cannot be had, and data sets that are no images with
-    at most one class each.
+    Its training, validation and test sets become splits of those names.
+    Raises UserError for an unknown name, a data set that cannot be loaded, one without a known
+    training split, and with `labels=True` for images without a class number.
     """
     known = [known for known in datasets.__all__ if _is_dataset(known)]
     if name not in known:
@@ -53,58 +57,61 @@ def find_dataset(name: str, root: Path, labels: bool | None = None) -> Listing:
             other for other in known if other.lower() == name.lower()
         ]
         hint = f"did you mean {near[0]}?" if near else "see torchvision.datasets"
-        raise UserError(f"{PREFIX}{name}: no such data set, {hint}")
+        raise UserError(f"{DATASET_PREFIX}{name}: no such data set, {hint}")
     sources: list[Source] = []
     splits: list[tuple[str, int]] = []
     classes: Sequence[str] = ()
-    for split, argument in _parts(getattr(datasets, name)):
-        part = Part(name, str(root), argument)
-        dataset = _open(part)
+    for split, argument in _split_arguments(getattr(datasets, name)):
+        part = DatasetSplit(name, str(root), argument)
+        dataset = _load_split(part)
         if dataset is None:
             continue
         classes = _class_names(dataset)
-        found = _list(part, dataset)
+        found = _list_split(part, dataset)
         if labels is False:
             found = [source._replace(label=None) for source in found]
         elif labels and any(source.label is None for source in found):
-            raise UserError(f"{PREFIX}{name}: its {split} images have no class numbers")
+            raise UserError(f"{DATASET_PREFIX}{name}: its {split} images have no class numbers")
         sources += found
         splits.append((split, len(found)))
-    numbers = [UNKNOWN if source.label is None else source.label for source in sources]
+    numbers = [NO_LABEL if source.label is None else source.label for source in sources]
     reader = DatasetReader(str(root))
-    named = labels is not False and max(numbers, default=UNKNOWN) < len(classes)
+    named = labels is not False and max(numbers, default=NO_LABEL) < len(classes)
     return Listing(
-        name=PREFIX + name,
+        name=DATASET_PREFIX + name,
         sources=sources,
         reader=reader,
-        sizes=np.full(len(sources), UNKNOWN, np.int64),
-        stamp=stamp([name, str(root), *map(str, splits)], np.array(numbers, np.int64)),
+        sizes=np.full(len(sources), UNKNOWN_SIZE, np.int64),
+        fingerprint=fingerprint([name, str(root), *map(str, splits)], np.array(numbers, np.int64)),
         splits=tuple(splits),
         classes=tuple(classes) if named and numbers and max(numbers) >= 0 else (),
     )
 
 
 class DatasetReader(NamedTuple):
-    """Reads (part, number) through torchvision, and paths from disk."""
+    """Reader of (split, number) through torchvision, and of paths from disk."""
 
     root: str
 
-    def read(self, reference: tuple[Part, int] | str) -> bytes:
-        """The file on disk, or the image as PNG."""
+    def read(self, reference: tuple[DatasetSplit, int] | str) -> bytes:
+        """Bytes of the file on disk, or the image encoded as PNG.
+
+        Raises BadImage where the sample is no image.
+        """
         if isinstance(reference, str):
             return FileReader("").read(reference)
         part, number = reference
-        dataset = _open(part)
+        dataset = _load_split(part)
         assert dataset is not None
         image = dataset[number][0]
         if not isinstance(image, Image.Image):
-            raise BadImage(f"torchvision gives a {type(image).__name__}, no image")
+            raise BadImage(f"torchvision returns a {type(image).__name__}, no image")
         file = io.BytesIO()
         image.save(file, "PNG")
         return file.getvalue()
 
-    def name(self, reference: tuple[Part, int] | str) -> str:
-        """The path on disk, or the part and the number in it."""
+    def name(self, reference: tuple[DatasetSplit, int] | str) -> str:
+        """Path on disk, or the split and the number in it."""
         if isinstance(reference, str):
             return reference
         part, number = reference
@@ -114,18 +121,18 @@ class DatasetReader(NamedTuple):
 
 def _is_dataset(name: str) -> bool:
     value = getattr(datasets, name)
-    return inspect.isclass(value) and issubclass(value, VisionDataset) and name not in BASES
+    return inspect.isclass(value) and issubclass(value, VisionDataset) and name not in BASE_CLASSES
 
 
-def _parts(cls: type) -> list[tuple[str, tuple[tuple[str, object], ...]]]:
-    """(split, argument) of the parts that `cls` may have; which of them it has, it tells itself."""
+def _split_arguments(cls: type) -> list[tuple[str, tuple[tuple[str, object], ...]]]:
+    """(split, argument) of the splits that `cls` may have; its constructor rejects the others."""
     parameters = _parameters(cls)
     if "train" in parameters:
         return [("train", (("train", True),)), ("test", (("train", False),))]
     if "split" in parameters:
         first = parameters["split"].default
         if first not in ("train", "trainval", "train-standard"):
-            raise UserError(f"{PREFIX}{cls.__name__}: has no part that is known to be for training")
+            raise UserError(f"{DATASET_PREFIX}{cls.__name__}: has no known training split")
         held_out = ("test",) if first == "trainval" else ("val", "valid", "test")
         names = {"valid": "val"}
         parts = [(names.get(name, name), (("split", name),)) for name in held_out]
@@ -134,7 +141,7 @@ def _parts(cls: type) -> list[tuple[str, tuple[tuple[str, object], ...]]]:
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Of the constructor, and of the base classes' that its keywords go on to."""
+    """Parameters of the constructor, and of base classes' that receive its `**keywords`."""
     found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" in vars(base):
@@ -146,8 +153,11 @@ def _parameters(cls: type) -> dict[str, inspect.Parameter]:
 
 
 @lru_cache(maxsize=4)
-def _open(part: Part) -> Any:
-    """The data set, or None where it has no such part.  Kept: workers inherit or open it once."""
+def _load_split(part: DatasetSplit) -> Any:
+    """Load a split, or None where the data set does not have it.
+
+    Cached: worker processes inherit it, or load it once.
+    """
     cls = getattr(datasets, part.name)
     parameters = _parameters(cls)
     arguments: dict[str, Any] = dict(part.argument)
@@ -160,24 +170,25 @@ def _open(part: Part) -> Any:
     except ValueError as error:
         if "for argument split" in str(error):
             return None
-        raise _cannot_be_had(part, error) from None
+        raise _unavailable(part, error) from None
     except TypeError as error:
         missing = str(error).partition(") ")[2] or str(error)
         raise UserError(
-            f"{PREFIX}{part.name}: cannot be packed by its name alone: {missing}"
+            f"{DATASET_PREFIX}{part.name}: cannot be packed by its name alone: {missing}"
         ) from None
     except (OSError, RuntimeError, ImportError, LookupError) as error:
-        raise _cannot_be_had(part, error) from None
+        raise _unavailable(part, error) from None
 
 
-def _cannot_be_had(part: Part, error: Exception) -> UserError:
-    """Torchvision's reason, of which the last line is the most exact."""
+def _unavailable(part: DatasetSplit, error: Exception) -> UserError:
+    """UserError with the first and the last line of torchvision's reason, the most precise."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
-    return UserError(f"{PREFIX}{part.name}: cannot be had in {part.root}: {reason}")
+    return UserError(f"{DATASET_PREFIX}{part.name}: cannot be loaded from {part.root}: {reason}")
 
 
-def _list(part: Part, dataset: Any) -> list[Source]:
+def _list_split(part: DatasetSplit, dataset: Any) -> list[Source]:
+    """List a split's images, as files where the data set keeps (path, label) pairs."""
     count = len(dataset)
     for attribute in ("samples", "_samples", "imgs"):
         pairs = getattr(dataset, attribute, None)
@@ -196,7 +207,7 @@ def _list(part: Part, dataset: Any) -> list[Source]:
         ),
         None,
     )
-    if labels is None:  # nothing but the images themselves knows them
+    if labels is None:  # only the samples themselves hold them
         labels = [dataset[number][1] for number in range(count)]
     return [Source((part, i), "png", _class_number(label)) for i, label in enumerate(labels)]
 
@@ -216,7 +227,7 @@ def _file(path: str | Path, label: object) -> Source:
 
 
 def _class_number(label: Any) -> int | None:
-    """None for boxes, attributes, captions, and the -1 of unlabelled images."""
+    """Class number, or None for boxes, attributes, captions and the -1 of unlabelled images."""
     try:
         number = operator.index(label)
     except (TypeError, ValueError, RuntimeError):

@@ -1,4 +1,4 @@
-"""Copies among the images of a data set: equal bytes, and equal looks."""
+"""Duplicates among images: exact ones by their bytes, near ones by their difference hashes."""
 
 import hashlib
 from typing import NamedTuple
@@ -7,20 +7,24 @@ import numpy as np
 import numpy.typing as npt
 
 DIGEST_WORDS = 2
+"""64-bit words of a content digest"""
 BANDS = 4
-FARTHEST = 3
+"""bands of 16 bits that a 64-bit hash is split into"""
+MAX_DISTANCE = 3
+"""maximum Hamming distance of near duplicates, in bits of 64; less than BANDS"""
 PAIRS_AT_ONCE = 1 << 22
+"""pairs of hashes compared at a time, which bounds the memory"""
 
 Words = npt.NDArray[np.uint64]
 
 
 def content_digest(data: bytes | bytearray) -> bytes:
-    """128 bits that are equal for equal content only."""
+    """128-bit BLAKE2b digest of an image file."""
     return hashlib.blake2b(data, digest_size=8 * DIGEST_WORDS).digest()
 
 
-def exact_copies(digests: Words) -> list[npt.NDArray[np.int64]]:
-    """Groups of two or more rows of `digests` [n 2] that are equal, each in ascending order."""
+def exact_duplicates(digests: Words) -> list[npt.NDArray[np.int64]]:
+    """Groups of two or more equal rows of `digests` [n 2], as row numbers in ascending order."""
     if len(digests) < 2:
         return []
     order = np.lexsort(digests.T)
@@ -33,23 +37,25 @@ def exact_copies(digests: Words) -> list[npt.NDArray[np.int64]]:
     return sorted(groups, key=lambda group: int(group[0]))
 
 
-class Lookalikes(NamedTuple):
-    """Pairs of images of two sets: for each of the second set, its nearest of the first."""
+class NearDuplicates(NamedTuple):
+    """Images of a second set, each with its nearest image of a first set."""
 
     first: npt.NDArray[np.int64]
+    """numbers in the first set"""
     second: npt.NDArray[np.int64]
+    """numbers in the second set, ascending"""
     distance: npt.NDArray[np.int64]
-    """bits of 64 that differ"""
+    """Hamming distance of the hashes, in bits of 64"""
 
 
-def lookalikes(first: Words, second: Words) -> Lookalikes:
-    """Hashes in `second` [m] that differ from one in `first` [n] by at most three bits.
+def near_duplicates(first: Words, second: Words) -> NearDuplicates:
+    """Hashes in `second` [m] within MAX_DISTANCE bits of a hash in `first` [n].
 
-    Of hashes that differ in three bits, at least one of four bands of 16 bits is equal; only
-    those pairs are compared.  The nearest wins, then the lowest number.
+    Hashes that differ in three bits are equal in at least one of four bands of 16 bits, so only
+    pairs with an equal band are compared.  Ties go to the lowest number in `first`.
     """
     hashes, where = np.unique(first, return_index=True)
-    nearest = np.full(len(second), FARTHEST + 1, np.int64)
+    nearest = np.full(len(second), MAX_DISTANCE + 1, np.int64)
     match = np.full(len(second), len(first), np.int64)
     for band in range(BANDS):
         shift = np.uint64(16 * band)
@@ -59,13 +65,13 @@ def lookalikes(first: Words, second: Words) -> Lookalikes:
         begin = np.searchsorted(ours[order], theirs, "left")
         count = np.searchsorted(ours[order], theirs, "right") - begin
         for low, high in _chunks(count):
-            # All pairs of each hash of the second set with those of the first in its band.
+            # All pairs of a hash of the second set and one of the first with an equal band.
             mine = np.repeat(np.arange(low, high), count[low:high])
             ends = np.cumsum(count[low:high])
             within = np.arange(len(mine)) - np.repeat(ends - count[low:high], count[low:high])
             candidate = order[begin[mine] + within]
             distance = np.bitwise_count(hashes[candidate] ^ second[mine]).astype(np.int64)
-            near = distance <= FARTHEST
+            near = distance <= MAX_DISTANCE
             mine, candidate, distance = mine[near], where[candidate[near]], distance[near]
             best = np.lexsort((candidate, distance, mine))
             mine, at = np.unique(mine[best], return_index=True)
@@ -75,12 +81,12 @@ def lookalikes(first: Words, second: Words) -> Lookalikes:
             )
             nearest[mine[better]] = distance[better]
             match[mine[better]] = candidate[better]
-    found = np.flatnonzero(nearest <= FARTHEST)
-    return Lookalikes(match[found], found, nearest[found])
+    found = np.flatnonzero(nearest <= MAX_DISTANCE)
+    return NearDuplicates(match[found], found, nearest[found])
 
 
 def _chunks(counts: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Ranges of a bounded number of pairs, or of one hash alone where it has more."""
+    """Ranges [low, high) of hashes with at most PAIRS_AT_ONCE pairs, or of one hash with more."""
     total = np.cumsum(counts)
     chunks, low = [], 0
     while low < len(counts):

@@ -1,4 +1,4 @@
-"""Is an image whole, what is it like, and which others look like it."""
+"""Examination of an image before packing: full decoding, properties, difference hash."""
 
 import io
 from typing import NamedTuple
@@ -13,65 +13,79 @@ from mae.decoding.pillow import open_image
 from mae.decoding.pixels import BadImage, ImageInfo
 
 ROWS, COLUMNS = 8, 9
-DRAFT = (64, 64)
+"""size of the reduced image that is hashed"""
+DRAFT_SIZE = (64, 64)
+"""minimum width and height of the reduced decoding of JPEGs"""
 HOLE = 256
-LEAST_RANGE = 8 / 255
-LEAST_STEP = 1 / 255
-FEWEST_BITS = 8
-FEWEST_ROWS = 4
+"""length of a run of zero bytes that marks a damaged JPEG"""
+MIN_RANGE = 8 / 255
+"""minimum contrast of the reduced image for a hash"""
+MIN_STEP = 1 / 255
+"""minimum difference of neighbouring pixels for a bit of the hash"""
+MIN_BITS = 8
+"""minimum number of ones, and of zeros, in a hash"""
+MIN_ROWS = 4
+"""minimum number of different rows of a hash"""
 
 
-class Examined(NamedTuple):
-    """What is known of an image that decodes."""
+class ImageProperties(NamedTuple):
+    """Properties of an image that decodes."""
 
     info: ImageInfo
-    look: int | None
-    """difference hash of 64 bits; None where there is too little to see"""
+    hash: int | None
+    """difference hash of 64 bits; None for images with too little structure"""
 
 
-def examine(data: bytes | bytearray, extension: str) -> Examined:
-    """Decode all of it.  Raises BadImage for what does not, and for JPEGs with a hole of zeros."""
+def examine(data: bytes | bytearray, extension: str) -> ImageProperties:
+    """Decode an image file completely.
+
+    Raises BadImage where it does not decode, and for JPEGs with a run of zeros in their data.
+    """
     info = read_info(data, extension)
     if data[:2] == b"\xff\xd8":
-        # Decoders make gray of a hole, and say nothing.
-        if hole := _hole(data):
+        # Decoders fill a hole with gray and raise no error.
+        if hole := _hole_length(data):
             raise BadImage(f"a hole of {hole:,} zero bytes")
         with open_image(io.BytesIO(data)) as image:
-            image.draft("L", DRAFT)  # all is read, in less time
+            image.draft("L", DRAFT_SIZE)  # reads all of the file, in less time
             gray = torch.from_numpy(np.array(image.convert("L")))[None].float() / 255
     else:
         pixels = decode(data, extension, info.colours, info.bits)
         gray = _luma(pixels.float() / torch.iinfo(pixels.dtype).max)
-    return Examined(info, difference_hash(gray))
+    return ImageProperties(info, difference_hash(gray))
 
 
 def difference_hash(gray: Tensor) -> int | None:
-    """Which pixels of an 8 x 9 reduction of `gray` [1 h w] are darker than their right neighbours.
+    """Difference hash (dHash) of `gray` [1 h w], in [0, 1].
 
-    None for images that are blank or nearly so, or stripes: their hashes say nothing.
+    Its 64 bits mark the pixels of an 8 x 9 reduction that are darker than their right neighbours.
+    None for (nearly) blank images and stripes, whose hashes are the same for unrelated images.
     """
     small = F.adaptive_avg_pool2d(gray[None], (ROWS, COLUMNS))[0, 0]
-    if small.max() - small.min() < LEAST_RANGE:
+    if small.max() - small.min() < MIN_RANGE:
         return None
-    # The least step keeps compression's noise on flat ground from flipping bits.
-    bits = (small[:, 1:] - small[:, :-1] > LEAST_STEP).numpy()
+    # The minimum step keeps compression noise in flat areas from flipping bits.
+    bits = (small[:, 1:] - small[:, :-1] > MIN_STEP).numpy()
     rows = np.packbits(bits, axis=1)
-    known = int(bits.sum())
-    if not FEWEST_BITS <= known <= 64 - FEWEST_BITS or len(np.unique(rows)) < FEWEST_ROWS:
+    ones = int(bits.sum())
+    if not MIN_BITS <= ones <= 64 - MIN_BITS or len(np.unique(rows)) < MIN_ROWS:
         return None
     return int.from_bytes(rows.tobytes(), "big")
 
 
 def _luma(pixels: Tensor) -> Tensor:
-    """[c h w] → [1 h w]: Pillow's luma of colour, the mean of other channels."""
+    """[c h w] → [1 h w]: Pillow's luma for 3 or 4 channels, otherwise the channels' mean."""
     if len(pixels) in (3, 4):
         weights = torch.tensor([0.299, 0.587, 0.114])
         return (pixels[:3] * weights[:, None, None]).sum(0, keepdim=True)
     return pixels.mean(0, keepdim=True)
 
 
-def _hole(data: bytes | bytearray) -> int:
-    """Length of a run of zeros in a JPEG's compressed data, where no encoder writes one; else 0."""
+def _hole_length(data: bytes | bytearray) -> int:
+    """Length of the first run of HOLE or more zeros in a JPEG's compressed data, or 0.
+
+    No encoder writes such a run.
+    """
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]

@@ -1,8 +1,8 @@
-"""Images to WebDataset shards: `mae pack`.
+"""Packing of images into WebDataset shards: `mae pack`.
 
-List what is there, deal it out to shards, write each shard in whichever process is free, report.
-A shard depends on nothing but the listing, the options and its own number, so that any number of
-processes gives the same bytes, and an interrupted command goes on where it stopped.
+List the images, assign them to shards, write the shards in worker processes, report.
+A shard depends only on the listing, the options and its own number, so that any number of
+processes writes the same bytes, and an interrupted command resumes where it stopped.
 """
 
 import hashlib
@@ -19,67 +19,78 @@ from mae.base.errors import SampleError, UserError
 from mae.base.progress import Progress, progress_bar
 from mae.data.workers import in_workers
 from mae.decoding.pixels import BadImage
-from mae.pack.duplicates import DIGEST_WORDS, content_digest, exact_copies
+from mae.pack.duplicates import DIGEST_WORDS, content_digest, exact_duplicates
+from mae.pack.listing import UNKNOWN_SIZE, Listing, PackRequest, printable
 from mae.pack.plan import (
     PackOptions,
     ShardReport,
     ShardTask,
     delete_report,
-    finished,
-    key_of,
+    is_finished,
     load_report,
     plan_shards,
+    sample_key,
 )
-from mae.pack.report import Packed, report, to_json
-from mae.pack.sources import UNKNOWN, Listing, Wanted, find_sources, shown
-from mae.pack.unfinished import PLAN, begin, unfinished_folder, write_whole
+from mae.pack.report import PackReport, summarize, to_json
+from mae.pack.sources import list_sources
+from mae.pack.unfinished import PLAN, start_or_resume, unfinished_folder, write_atomically
 
 if TYPE_CHECKING:
     from mae.pack.shard_writer import ShardWriter
 
-FORMAT = 2
-"""of the shards that equal plans give"""
+PLAN_VERSION = 2
+"""changes whenever the same listing and options give other shards"""
 FILES_AT_ONCE = 256
-# File names are bytes: those that are no UTF-8 are written as they are.
-AS_BYTES = ("utf-8", "surrogateescape")
+"""files that a worker process compares per task"""
+FILE_NAME_ENCODING = ("utf-8", "surrogateescape")
+"""keeps the bytes of file names that are not UTF-8"""
 
 
 def pack(
-    wanted: Wanted,
+    request: PackRequest,
     out: Path,
     options: PackOptions | None = None,
     *,
     workers: int = 0,
     progress: Progress | None = None,
-    say: Callable[[str], None] = lambda text: None,
-) -> Packed:
-    """Write `out`/train-000000.tar … (and val-…, test-…), shuffled; bytes as they are by default.
+    log: Callable[[str], None] = lambda text: None,
+) -> PackReport:
+    """Pack images into shuffled shards `out`/train-000000.tar … (and val-…, test-…).
 
-    Beside them: `classes.txt`, where classes have names, `sources.tsv`, which tells each key's
-    file, and `pack.json`, all that is reported.  The same images and options give the same bytes
-    with any number of `workers` (0: this process).  `out` appears only whole; until then
-    `.OUT.part` holds the shards that are done, and the same call goes on from there.  `progress`
-    hears of images (None: a bar, if stderr is a terminal), `say` of what was resumed or kept.
-    Raises UserError where nothing can be packed or `out` has something in it, WorkerDied where a
-    worker process is killed, RunFailed for a fault of ours, naming the file.
+    Image files are stored unchanged unless `options` resize or re-encode them.  Beside the shards
+    lie `classes.txt`, where classes have names, `sources.tsv`, the file of each key, and
+    `pack.json`, the report.  The same images and options give the same bytes with any number of
+    `workers`.  `out` appears only when complete; until then `.OUT.part` holds the finished shards,
+    and the same call resumes from them.
+
+    Args:
+        request: sources to pack.
+        out: new or empty folder.
+        options: shard size, validation split, encoding; None: the defaults.
+        workers: number of worker processes; 0: this process does the work.
+        progress: called with the numbers of images done and in all; None: a bar on a terminal.
+        log: called with lines about resumed or kept work.
+
+    Raises UserError where nothing can be packed or `out` is not empty, WorkerDied where a worker
+    process is killed, RunFailed for an internal error, naming the file.
     """
     options = options or PackOptions()
-    with unfinished_folder(out, say) as part:
-        listing = find_sources(wanted)
-        plan_shards(listing, options, np.array([], np.int64))  # refused before work is kept
-        goes_on = _begin(part, listing, options, say)
+    with unfinished_folder(out, log) as part:
+        listing = list_sources(request)
+        plan_shards(listing, options, np.array([], np.int64))  # raises before earlier work changes
+        resumed = _start_or_resume(part, listing, options, log)
         dropped = np.zeros((0, 2), np.int64)
         if options.drop_duplicates:
-            dropped = _copies(listing, part / "copies.npy", workers)
+            dropped = _find_duplicates(listing, part / "copies.npy", workers)
         tasks = plan_shards(listing, options, dropped[:, 0])
-        if goes_on and (done := sum(finished(part, task) for task in tasks)):
-            say(f"{out}: going on, {done:,} of {len(tasks):,} shards are done")
-        from mae.pack.shard_writer import ShardWriter  # torch, where the pixels are needed
+        if resumed and (done := sum(is_finished(part, task) for task in tasks)):
+            log(f"{out}: resuming, {done:,} of {len(tasks):,} shards are done")
+        from mae.pack.shard_writer import ShardWriter  # imports torch, needed from here on
 
         _write_shards(ShardWriter(listing, options, part), tasks, workers, progress)
         reports = [load_report(part, task) for task in tasks]
         _require_images(part, listing, tasks, reports)
-        packed = report(str(out), listing, options, dropped, tasks, reports)
+        packed = summarize(str(out), listing, dropped, tasks, reports)
         _write_tables(part, listing, tasks, reports, packed)
         for task in tasks:
             delete_report(part, task)
@@ -87,20 +98,22 @@ def pack(
     return packed
 
 
-def _begin(part: Path, listing: Listing, options: PackOptions, say: Callable[[str], None]) -> bool:
-    """Whether shards of an earlier attempt are those of this one."""
-    plan = json.dumps([FORMAT, listing.stamp, listing.splits, options._asdict()])
+def _start_or_resume(
+    part: Path, listing: Listing, options: PackOptions, log: Callable[[str], None]
+) -> bool:
+    """Record the plan in `part`; True where an earlier attempt had the same one."""
+    plan = json.dumps([PLAN_VERSION, listing.fingerprint, listing.splits, options._asdict()])
     before = (part / PLAN).exists()
-    same = begin(part, hashlib.sha256(plan.encode()).hexdigest())
+    same = start_or_resume(part, hashlib.sha256(plan.encode()).hexdigest())
     if before and not same:
-        say(f"{part}: was begun with other images or options: beginning anew")
+        log(f"{part}: holds shards of other images or options: starting over")
     return same
 
 
 def _write_shards(
     writer: "ShardWriter", tasks: Sequence[ShardTask], workers: int, progress: Progress | None
 ) -> None:
-    missing = [task for task in tasks if not finished(writer.folder, task)]
+    missing = [task for task in tasks if not is_finished(writer.folder, task)]
     total = sum(len(task.images) for task in tasks)
     done = total - sum(len(task.images) for task in missing)
     with progress_bar("images") as bar:
@@ -115,14 +128,14 @@ def _write_shards(
 def _require_images(
     part: Path, listing: Listing, tasks: Sequence[ShardTask], reports: Sequence[ShardReport]
 ) -> None:
-    """Raises UserError for a split without one usable image; nothing is kept then."""
+    """Raise UserError for a split without a usable image; the finished shards are then deleted."""
     for split in sorted({task.split for task in tasks}):
         own = [found for task, found in zip(tasks, reports, strict=True) if task.split == split]
         if not any(len(found.images) for found in own):
             (part / PLAN).unlink()
             bad = [pair for r in own for pair in zip(r.skipped, r.reasons, strict=True)]
             image, reason = min(bad)
-            name = shown(listing.reader.name(listing.sources[image].reference))
+            name = printable(listing.reader.name(listing.sources[image].reference))
             raise UserError(
                 f"{listing.name}: no images: none of {len(bad):,} for {split} is usable, "
                 f"first {name}: {reason}"
@@ -134,35 +147,36 @@ def _write_tables(
     listing: Listing,
     tasks: Sequence[ShardTask],
     reports: Sequence[ShardReport],
-    packed: Packed,
+    packed: PackReport,
 ) -> None:
+    """Write `sources.tsv`, `classes.txt` and `pack.json`."""
     lines = ["key\tfile\n"]
     for task, found in zip(tasks, reports, strict=True):
         for image, position in found.images[["image", "position"]].tolist():
             name = _escaped(listing.reader.name(listing.sources[image].reference))
-            lines.append(f"{key_of(task.split, position)}\t{name}\n")
-    write_whole(part / "sources.tsv", "".join(lines).encode(*AS_BYTES))
+            lines.append(f"{sample_key(task.split, position)}\t{name}\n")
+    write_atomically(part / "sources.tsv", "".join(lines).encode(*FILE_NAME_ENCODING))
     if listing.classes:
         names = "".join(f"{_escaped(name)}\n" for name in listing.classes)
-        write_whole(part / "classes.txt", names.encode(*AS_BYTES))
-    write_whole(part / "pack.json", (json.dumps(to_json(packed), indent=1) + "\n").encode())
+        write_atomically(part / "classes.txt", names.encode(*FILE_NAME_ENCODING))
+    write_atomically(part / "pack.json", (json.dumps(to_json(packed), indent=1) + "\n").encode())
 
 
 def _escaped(name: str) -> str:
-    """One field of one line."""
+    """File name as a field of `sources.tsv`: backslashes, tabs and line ends escaped."""
     name = name.replace("\\", "\\\\")
     return name.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-def _copies(listing: Listing, kept: Path, workers: int) -> npt.NDArray[np.int64]:
-    """[n 2]: files whose content an earlier file has, and the first such file, by number.
+def _find_duplicates(listing: Listing, kept: Path, workers: int) -> npt.NDArray[np.int64]:
+    """(duplicate, original) [n 2]: numbers of files with the content of an earlier file.
 
-    Only files of equal sizes are read.
+    Only files of equal or unknown size are read.  The result is saved as `kept`.
     """
     if kept.exists():
         return np.load(kept)
     sizes, times = np.unique(listing.sizes, return_counts=True)
-    several = sizes[(times > 1) | (sizes == UNKNOWN)]
+    several = sizes[(times > 1) | (sizes == UNKNOWN_SIZE)]
     suspects = np.flatnonzero(np.isin(listing.sizes, several))
     starts = range(0, len(suspects), FILES_AT_ONCE)
     tasks = [suspects[start : start + FILES_AT_ONCE] for start in starts]
@@ -172,20 +186,22 @@ def _copies(listing: Listing, kept: Path, workers: int) -> npt.NDArray[np.int64]
         for done, (number, found) in enumerate(in_workers(reader, tasks, workers), 1):
             digests[number] = found
             bar(min(done * FILES_AT_ONCE, len(suspects)), len(suspects))
-    groups = exact_copies(np.concatenate(digests)) if tasks else []
+    groups = exact_duplicates(np.concatenate(digests)) if tasks else []
     pairs = [(suspects[copy], suspects[group[0]]) for group in groups for copy in group[1:]]
     dropped = np.array(sorted(pairs), np.int64).reshape(-1, 2)
     file = io.BytesIO()
     np.save(file, dropped)
-    write_whole(kept, file.getvalue())
+    write_atomically(kept, file.getvalue())
     return dropped
 
 
 class _DigestReader(NamedTuple):
+    """Task of the worker processes that compare files."""
+
     listing: Listing
 
     def __call__(self, images: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-        """Digests [n 2]; what cannot be read is equal to nothing."""
+        """Content digests [n 2]; an unreadable file gets a digest of its own."""
         rows = []
         for image in images.tolist():
             try:

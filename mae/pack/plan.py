@@ -1,4 +1,4 @@
-"""The plan of `mae pack`: which images go into which shard, and what became of them."""
+"""Plan of `mae pack`: assignment of images to shards, and the report of each written shard."""
 
 import io
 from collections.abc import Iterator
@@ -11,96 +11,105 @@ import numpy.typing as npt
 from mae.base.errors import UserError
 from mae.base.hashing import fold
 from mae.pack.duplicates import DIGEST_WORDS
-from mae.pack.sources import UNKNOWN, Listing
-from mae.pack.unfinished import write_whole
+from mae.pack.listing import UNKNOWN_SIZE, Listing
+from mae.pack.unfinished import write_atomically
 
 TAR_BLOCKS = 3 * 512
-"""two headers and what the image leaves of its last block, at most; a label has a block more"""
+"""bytes of a sample in a tar besides the image: two headers and up to a block of padding"""
 
 
 class PackOptions(NamedTuple):
-    """Plan of images and shards."""
+    """Settings of the shards' size, split, shuffle and encoding."""
 
     shard_size: int = 1000
-    """images per shard, at most"""
+    """maximum number of images per shard"""
     shard_bytes: int | None = None
-    """bytes of source files per shard, at most (one image may be larger)"""
+    """maximum bytes of source files per shard (one image may be larger); None: no limit"""
     val_fraction: float = 0.0
-    """share of the training images that is set aside"""
+    """fraction of the training images that become the split `val`"""
     seed: int = 0
-    """of the shuffle"""
+    """random seed of the shuffle"""
     resize: int | None = None
-    """short side in pixels, at most"""
+    """maximum short side in pixels; larger images are reduced; None: sizes are kept"""
     quality: int | None = None
-    """of JPEG"""
+    """JPEG quality, 1 to 100; None: images are encoded anew only where they are resized"""
     drop_duplicates: bool = False
-    """of files with equal content only the first is packed"""
+    """pack only the first of several files with equal content"""
 
 
 class ShardTask(NamedTuple):
-    """Images of a shard."""
+    """Images to write into one shard."""
 
     split: str
     number: int
+    """number of the shard in its split"""
     first: int
-    """position in its split of the first image"""
+    """position of the first image in its split"""
     images: npt.NDArray[np.int64]
-    """numbers in the listing"""
+    """numbers of the images in the listing"""
 
     @property
     def name(self) -> str:
-        """Name of the shard, without `.tar`."""
+        """File name of the shard, without `.tar`."""
         return f"{self.split}-{self.number:06d}"
 
 
-PACKED = np.dtype(
+IMAGE_ROW = np.dtype(
     [
         ("image", "<i8"),  # number in the listing
-        ("position", "<i8"),  # in the split, counting those left out
+        ("position", "<i8"),  # in the split, skipped images counted too
         ("bytes_in", "<i8"),
         ("bytes_out", "<i8"),
         # The image as stored:
         ("height", "<i8"),
         ("width", "<i8"),
-        ("channels", "<i8"),  # alpha not counted
+        ("channels", "<i8"),  # without alpha
         ("bits", "<i8"),
         ("digest", "<u8", (DIGEST_WORDS,)),  # of the source's bytes
         ("look", "<u8"),  # difference hash of the source
         ("has_look", "?"),
-        ("cost", "<f8"),  # mean absolute difference, of 255; nan where it was not measured
+        ("cost", "<f8"),  # mean absolute difference in [0, 255]; nan where it was not measured
     ]
 )
 
 
 class ShardReport(NamedTuple):
-    """Report on the images of a shard."""
+    """Report on the images of one written shard."""
 
     images: npt.NDArray[np.void]
-    """one row of type PACKED for each image packed"""
+    """one row of type IMAGE_ROW for each packed image"""
     skipped: npt.NDArray[np.int64]
-    """numbers in the listing of those left out"""
+    """numbers of the skipped images in the listing"""
     reasons: npt.NDArray[np.str_]
+    """reason for skipping each of them"""
 
 
 def plan_shards(
     listing: Listing, options: PackOptions, dropped: npt.NDArray[np.int64]
 ) -> list[ShardTask]:
-    """All shards, those set aside first.  Raises UserError for splits that cannot be made."""
-    gone = np.zeros(len(listing.sources), bool)
-    gone[dropped] = True
+    """Shuffle the images of each split and assign them to shards; `train` comes last.
+
+    `dropped` are the numbers of images that are not packed.  Raises UserError where the
+    validation split would be empty, or everything, or exists already.
+    """
+    is_dropped = np.zeros(len(listing.sources), bool)
+    is_dropped[dropped] = True
     splits: dict[str, npt.NDArray[np.int64]] = {}
     start = 0
     for name, count in listing.splits:
-        numbers = start + np.flatnonzero(~gone[start : start + count])
+        numbers = start + np.flatnonzero(~is_dropped[start : start + count])
         splits[name] = numbers[np.argsort(fold(options.seed, numbers), kind="stable")]
         start += count
     if options.val_fraction:
         if "val" in splits:
-            raise UserError(f"--val: {listing.name} has validation images of its own")
+            raise UserError(f"--val: {listing.name} has its own validation images")
         train = splits["train"]
         num_val = round(len(train) * options.val_fraction)
         if not 0 < num_val < len(train):
-            raise UserError(f"--val {options.val_fraction:g}: is {num_val} of {len(train)} images")
+            raise UserError(
+                f"--val {options.val_fraction:g}: selects {num_val} of {len(train)} images; "
+                "both splits need at least one"
+            )
         splits["val"], splits["train"] = train[:num_val], train[num_val:]
     tasks = []
     for name in sorted(splits, key=lambda name: (name == "train", name)):
@@ -111,13 +120,13 @@ def plan_shards(
 
 
 def _bounds(sizes: npt.NDArray[np.int64], options: PackOptions) -> Iterator[tuple[int, int]]:
-    """[first, last) of each shard, full by count or by bytes."""
+    """Range [first, last) of each shard, full by number of images or by bytes."""
     if options.shard_bytes is None:
         starts = range(0, len(sizes), options.shard_size)
         yield from ((start, min(start + options.shard_size, len(sizes))) for start in starts)
         return
-    if (sizes == UNKNOWN).any():
-        raise UserError("--shard-mb: this data set's images are no files: use --shard-size")
+    if (sizes == UNKNOWN_SIZE).any():
+        raise UserError("--shard-mb: needs image files, which this data set has not: --shard-size")
     first, total = 0, 0
     for position, size in enumerate((sizes + TAR_BLOCKS).tolist()):
         full = position - first == options.shard_size or total + size > options.shard_bytes
@@ -129,39 +138,45 @@ def _bounds(sizes: npt.NDArray[np.int64], options: PackOptions) -> Iterator[tupl
         yield first, len(sizes)
 
 
-def key_of(split: str, position: int) -> str:
-    """The key of the image at a position of its split."""
+def sample_key(split: str, position: int) -> str:
+    """WebDataset key of the image at a position of its split."""
     return f"{split}-{position:09d}"
 
 
-def finished(folder: Path, task: ShardTask) -> bool:
-    """True where the shard was written before, by an attempt with the same plan."""
+def is_finished(folder: Path, task: ShardTask) -> bool:
+    """True where an earlier attempt has written the shard."""
     return report_file(folder, task).exists()
 
 
 def load_report(folder: Path, task: ShardTask) -> ShardReport:
-    """The report of a finished shard."""
+    """Load the report of a finished shard."""
     with np.load(report_file(folder, task), allow_pickle=False) as arrays:
         return ShardReport(arrays["images"], arrays["skipped"], arrays["reasons"])
 
 
 def delete_report(folder: Path, task: ShardTask) -> None:
-    """Delete the report of a shard, which is no part of the result."""
+    """Delete the report of a shard, which is not part of the output."""
     report_file(folder, task).unlink()
 
 
 def report_file(folder: Path, task: ShardTask) -> Path:
-    """The file of `save_report`."""
+    """Path of a shard's report."""
     return folder / f"{task.name}.npz"
 
 
 def save_report(path: Path, rows: list[tuple], skipped: list[tuple[int, str]]) -> None:
-    """Write the report of a shard: rows of type PACKED, and images left out with their reasons."""
+    """Write the report of a shard.
+
+    Args:
+        path: as from `report_file`.
+        rows: one of type IMAGE_ROW for each packed image.
+        skipped: (number in the listing, reason) of the other images.
+    """
     file = io.BytesIO()
     np.savez(
         file,
-        images=np.array(rows, PACKED),
+        images=np.array(rows, IMAGE_ROW),
         skipped=np.array([number for number, _ in skipped], np.int64),
         reasons=np.array([reason for _, reason in skipped], np.str_),
     )
-    write_whole(path, file.getvalue())
+    write_atomically(path, file.getvalue())

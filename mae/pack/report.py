@@ -1,4 +1,4 @@
-"""What `mae pack` has found and done, for people and for `pack.json`."""
+"""Report of `mae pack`: shards, properties of the images, duplicates; as text and `pack.json`."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,79 +7,80 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mae.pack.duplicates import exact_copies, lookalikes
-from mae.pack.plan import PackOptions, ShardReport, ShardTask
-from mae.pack.sources import SHOWN, Listing, shown
+from mae.pack.duplicates import exact_duplicates, near_duplicates
+from mae.pack.listing import MAX_LISTED, Listing, printable
+from mae.pack.plan import ShardReport, ShardTask
 
-LANES = 64
-MUCH = 1_000_000_000
+FEW_SHARDS, MANY_BYTES = 64, 1_000_000_000
+"""fewer training shards than this for more bytes than this get a note about data.order=lanes"""
 
 
-class Copies(NamedTuple):
+class ExactDuplicates(NamedTuple):
     """Files with equal content."""
 
     files: int
-    """that are copies of another, the first of each group not counted"""
+    """number of duplicates, the first file of each group not counted"""
     dropped: int
-    """of these, not packed (--drop-duplicates)"""
+    """number of these that are not packed (--drop-duplicates)"""
     other_label: int
-    """groups whose files differ in label"""
+    """number of groups whose files differ in label"""
     across: int
-    """groups with files in several splits"""
+    """number of groups with files in several splits"""
     groups: tuple[tuple[str, ...], ...]
-    """the first ten"""
+    """file names of the first ten groups"""
 
 
-class Alike(NamedTuple):
-    """Images held out that look like a training image, exact copies left out."""
+class HeldOutDuplicates(NamedTuple):
+    """Validation and test images that are near duplicates of a training image, not exact ones."""
 
     images: int
+    """number of them"""
     pairs: tuple[tuple[str, str, int], ...]
-    """the first ten: training image, image held out, bits of 64 that differ"""
+    """the first ten: training image, held-out image, Hamming distance in bits of 64"""
 
 
-class Packed(NamedTuple):
-    """What `pack` wrote."""
+class PackReport(NamedTuple):
+    """Report of `pack`; the content of `pack.json`."""
 
     out: str
     source: str
     splits: dict[str, int]
-    """images per split"""
+    """number of images per split"""
     shards: dict[str, int]
-    """shards per split"""
+    """number of shards per split"""
     bytes_in: int
+    """bytes of the packed images' source files"""
     bytes_out: int
-    """of images"""
+    """bytes of the packed images as stored"""
     classes: tuple[str, ...]
     labels: int
-    """images that have one"""
+    """number of images with a label"""
     channels: dict[int, int]
-    """images by number of channels as stored, alpha not counted"""
+    """images by number of channels as stored, without alpha"""
     bits: dict[int, int]
-    """images by bits a channel, as stored"""
+    """images by bits per channel, as stored"""
     usual: tuple[int, int]
-    """channels and bits of most images"""
+    """most frequent combination of channels and bits"""
     short_side: tuple[int, int, int]
-    """smallest, median, largest in pixels, as stored"""
+    """smallest, median and largest short side in pixels, as stored"""
     skipped: tuple[tuple[str, str], ...]
-    """files that were left out, and why"""
-    copies: Copies
-    alike: Alike
+    """(file, reason) of the files that are not packed"""
+    copies: ExactDuplicates
+    alike: HeldOutDuplicates
     pixel_cost: float | None
-    """mean absolute difference of 255 between source and stored; None: bytes are as they were"""
+    """mean absolute difference between source and stored pixels, in [0, 255]; None: unchanged"""
     notes: tuple[str, ...]
-    """what a person should know before training"""
+    """lines for the user to read before training"""
 
 
-def report(
+def summarize(
     out: str,
     listing: Listing,
-    options: PackOptions,
     dropped: npt.NDArray[np.int64],
     tasks: Sequence[ShardTask],
     reports: Sequence[ShardReport],
-) -> Packed:
-    """All shards' reports in one."""
+) -> PackReport:
+    """Combine the reports of all shards; `dropped` [n 2] holds (duplicate, original) numbers."""
     rows = np.concatenate([found.images for found in reports])
     counts = [len(found.images) for found in reports]
     splits = sorted({task.split for task in tasks}, key=lambda name: (name != "train", name))
@@ -102,52 +103,54 @@ def report(
     )
     few = _count(shards["train"], "training shard", "training shards")
     few_lanes = f"{few}: data.order=lanes needs data.lanes no larger"
-    notes = [few_lanes] if shards["train"] < LANES and rows["bytes_out"].sum() > MUCH else []
-    return Packed(
+    notes = (
+        [few_lanes] if shards["train"] < FEW_SHARDS and rows["bytes_out"].sum() > MANY_BYTES else []
+    )
+    return PackReport(
         out=out,
-        source=shown(listing.name),
+        source=printable(listing.name),
         splits=images,
         shards=shards,
         bytes_in=int(rows["bytes_in"].sum()),
         bytes_out=int(rows["bytes_out"].sum()),
-        classes=tuple(map(shown, listing.classes)),
+        classes=tuple(map(printable, listing.classes)),
         labels=sum(listing.sources[image].label is not None for image in rows["image"].tolist()),
         channels=_histogram(rows["channels"]),
         bits=_histogram(rows["bits"]),
         usual=max(kinds, key=lambda kind: (kinds[kind], kind)),
         short_side=(int(sides.min()), int(np.median(sides)), int(sides.max())),
-        skipped=tuple((shown(name), reason) for name, reason in (*listing.skipped, *unusable)),
-        copies=_copies(listing, rows, split, dropped),
-        alike=_alike(listing, rows, split == splits.index("train")),
+        skipped=tuple((printable(name), reason) for name, reason in (*listing.skipped, *unusable)),
+        copies=_exact_duplicates(listing, rows, split, dropped),
+        alike=_held_out_duplicates(listing, rows, split == splits.index("train")),
         pixel_cost=float(measured.mean()) if len(measured) else None,
         notes=(*listing.notes, *notes),
     )
 
 
-def describe(packed: Packed) -> list[str]:
-    """The lines that a person reads after packing."""
+def summary_lines(packed: PackReport) -> list[str]:
+    """Lines for the user after packing."""
     return [*_about_files(packed), *_about_copies(packed), *_about_images(packed)]
 
 
-def to_json(packed: Packed) -> dict:
-    """For `pack.json`."""
+def to_json(packed: PackReport) -> dict:
+    """Content of `pack.json`."""
     nested = {"copies": packed.copies._asdict(), "alike": packed.alike._asdict()}
     return {**packed._asdict(), **nested}
 
 
-def _about_files(packed: Packed) -> Iterator[str]:
-    for name, reason in packed.skipped[:SHOWN]:
+def _about_files(packed: PackReport) -> Iterator[str]:
+    for name, reason in packed.skipped[:MAX_LISTED]:
         yield f"skipped {name}: {reason}"
-    if len(packed.skipped) > SHOWN:
-        yield f"skipped {len(packed.skipped) - SHOWN:,} more files, see pack.json"
+    if len(packed.skipped) > MAX_LISTED:
+        yield f"skipped {len(packed.skipped) - MAX_LISTED:,} more files, see pack.json"
     yield from packed.notes
 
 
-def _about_copies(packed: Packed) -> Iterator[str]:
+def _about_copies(packed: PackReport) -> Iterator[str]:
     copies, alike = packed.copies, packed.alike
     if copies.files:
-        left_out = "not packed" if copies.dropped else "--drop-duplicates leaves them out"
-        yield f"{_count(copies.files, 'exact copy', 'exact copies')} ({left_out}), first:"
+        action = "not packed" if copies.dropped else "--drop-duplicates skips them"
+        yield f"{_count(copies.files, 'exact copy', 'exact copies')} ({action}), first:"
         yield from (f"  {' = '.join(group[:3])}" for group in copies.groups[:3])
     if copies.other_label:
         groups = _count(copies.other_label, "group", "groups")
@@ -155,12 +158,16 @@ def _about_copies(packed: Packed) -> Iterator[str]:
     if copies.across:
         yield f"{_count(copies.across, 'group', 'groups')} of exact copies in several splits"
     if alike.images:
-        images = _count(alike.images, "image held out looks", "images held out look")
-        yield f"{images} like a training image, first:"
+        images = _count(
+            alike.images,
+            "held-out image is a near duplicate",
+            "held-out images are near duplicates",
+        )
+        yield f"{images} of a training image, first:"
         yield from (f"  {ours} ~ {theirs}" for ours, theirs, _ in alike.pairs[:3])
 
 
-def _about_images(packed: Packed) -> Iterator[str]:
+def _about_images(packed: PackReport) -> Iterator[str]:
     images = ", ".join(
         f"{name} {_count(count, 'image', 'images')} "
         f"in {_count(packed.shards[name], 'shard', 'shards')}"
@@ -175,17 +182,18 @@ def _about_images(packed: Packed) -> Iterator[str]:
     yield f"short side {sides} pixels; {kinds}; {packed.bytes_out / 1e6:,.1f} MB of images"
     if packed.pixel_cost is not None:
         before = f"{packed.bytes_in / 1e6:,.1f} MB before"
-        yield f"encoded anew: {before}; costs {packed.pixel_cost:.2f} of 255 per pixel on average"
-    if settings := suggestion(*packed.usual):
+        change = f"pixels change by {packed.pixel_cost:.2f} of 255 on average"
+        yield f"re-encoded: {before}; {change}"
+    if settings := suggested_settings(*packed.usual):
         yield f"to train on them as they are: {settings}"
     most = max(packed.bits)
     if most > packed.usual[1]:
         deep = _count(packed.bits[most], f"image of {most} bits is", f"images of {most} bits are")
-        yield f"{deep} left out unless data.bits={most}"
+        yield f"{deep} skipped in training unless data.bits={most}"
 
 
-def suggestion(channels: int, bits: int) -> str:
-    """Settings for images of this kind; "" where the defaults, 3 channels of 8 bits, fit."""
+def suggested_settings(channels: int, bits: int) -> str:
+    """Config overrides for such images; "" for 3 channels of 8 bits, the defaults."""
     settings = (f"data.bits={bits}" * (bits > 8), f"data.in_chans={channels}" * (channels != 3))
     return " ".join(filter(None, settings))
 
@@ -208,15 +216,15 @@ def _name(listing: Listing, image: int) -> str:
     return listing.reader.name(listing.sources[image].reference)
 
 
-def _copies(
+def _exact_duplicates(
     listing: Listing,
     rows: npt.NDArray[np.void],
     split: npt.NDArray[np.int64],
     dropped: npt.NDArray[np.int64],
-) -> Copies:
+) -> ExactDuplicates:
     order = np.argsort(rows["image"], kind="stable")
     rows, split = rows[order], split[order]
-    found = exact_copies(rows["digest"])
+    found = exact_duplicates(rows["digest"])
     across = sum(len(np.unique(split[group])) > 1 for group in found)
     groups = [rows["image"][group].tolist() for group in found]
     by_original: dict[int, list[int]] = {}
@@ -224,27 +232,29 @@ def _copies(
         by_original.setdefault(original, [original]).append(copy)
     groups = sorted([*groups, *by_original.values()])
     labels = [{listing.sources[image].label for image in group} for group in groups]
-    return Copies(
+    return ExactDuplicates(
         files=sum(len(group) - 1 for group in groups),
         dropped=len(dropped),
         other_label=sum(len(found) > 1 for found in labels),
         across=across,
         groups=tuple(
-            tuple(shown(_name(listing, image)) for image in group[:SHOWN])
-            for group in groups[:SHOWN]
+            tuple(printable(_name(listing, image)) for image in group[:MAX_LISTED])
+            for group in groups[:MAX_LISTED]
         ),
     )
 
 
-def _alike(listing: Listing, rows: npt.NDArray[np.void], train: npt.NDArray[np.bool_]) -> Alike:
+def _held_out_duplicates(
+    listing: Listing, rows: npt.NDArray[np.void], train: npt.NDArray[np.bool_]
+) -> HeldOutDuplicates:
     order = np.argsort(rows["image"], kind="stable")
     ours, theirs = (order[rows["has_look"][order] & part[order]] for part in (train, ~train))
-    # Copies are reported as such.
+    # Exact duplicates are reported separately.
     known = {digest.tobytes() for digest in rows["digest"][train]} if len(theirs) else set()
     theirs = np.array([i for i in theirs if rows["digest"][i].tobytes() not in known], np.int64)
-    found = lookalikes(rows["look"][ours], rows["look"][theirs])
+    found = near_duplicates(rows["look"][ours], rows["look"][theirs])
     pairs = []
-    for first, second, distance in list(zip(*found, strict=True))[:SHOWN]:
+    for first, second, distance in list(zip(*found, strict=True))[:MAX_LISTED]:
         a, b = (int(rows["image"][i]) for i in (ours[first], theirs[second]))
-        pairs.append((shown(_name(listing, a)), shown(_name(listing, b)), int(distance)))
-    return Alike(len(found.second), tuple(pairs))
+        pairs.append((printable(_name(listing, a)), printable(_name(listing, b)), int(distance)))
+    return HeldOutDuplicates(len(found.second), tuple(pairs))

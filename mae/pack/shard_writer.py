@@ -1,10 +1,10 @@
-"""One shard of `mae pack`: a pure function of the listing, the options and the shard's number.
+"""Writing of one shard of `mae pack`, and re-encoding of its images (`--resize`, `--quality`).
 
-Images are made smaller on request (`--resize`, `--quality`):
-8 bits and 1 or 3 channels become JPEG (where a quality is asked for, or they are JPEG or lossy WebP
-already) or PNG; with alpha always PNG.  All else becomes `.npy`, [h w c] in its own depth, without
-alpha, which nothing would mark there.  Images that are small enough keep their bytes, unless a
-quality is asked for and saves some.
+A shard depends only on the listing, the options and its own number.  Re-encoded images of 8 bits
+and 1 or 3 channels become JPEG (with `--quality`, or where they were JPEG or lossy WebP) or PNG;
+with alpha always PNG.  All others become `.npy`, [h w c] in their own depth, without alpha, which
+an array cannot mark.  Images that are small enough keep their bytes, unless `--quality` is given
+and makes the file smaller.
 """
 
 import io
@@ -27,24 +27,29 @@ from mae.decoding.pillow import MODES, is_lossy
 from mae.decoding.pixels import BadImage
 from mae.pack.duplicates import content_digest
 from mae.pack.examine import examine
-from mae.pack.plan import PackOptions, ShardTask, key_of, report_file, save_report
-from mae.pack.sources import UNKNOWN, Listing
+from mae.pack.listing import UNKNOWN_SIZE, Listing
+from mae.pack.plan import PackOptions, ShardTask, report_file, sample_key, save_report
 
-QUALITY = 90
-VIEW = 224
+DEFAULT_QUALITY = 90
+"""JPEG quality of images that are resized without a quality"""
+VIEW_SIZE = 224
+"""side in pixels of the square in which pixel costs are measured"""
+MEASURED = 64
+"""number of training images whose pixel cost is measured"""
 
 
 class Encoded(NamedTuple):
-    """An image file, in memory."""
+    """Image file in memory."""
 
     data: bytes | bytearray
     extension: str
 
 
 def recode(source: Encoded, resize: int | None = None, quality: int | None = None) -> Encoded:
-    """`source` with a short side of at most `resize` pixels, as JPEG of `quality` where it can be.
+    """Reduce `source` to a short side of at most `resize` pixels and re-encode it.
 
-    Raises BadImage for bytes that do not decode, and for arrays whose axes cannot be told apart.
+    Returns `source` itself where nothing is to be gained; see the module on formats.
+    Raises BadImage for bytes that do not decode, and for arrays whose channel axis is ambiguous.
     """
     if resize is None and quality is None:
         return source
@@ -63,18 +68,18 @@ def recode(source: Encoded, resize: int | None = None, quality: int | None = Non
     lossy = is_lossy(source.data)
     if info.alpha or (quality is None and not lossy):
         return Encoded(_save(image, "PNG"), "png")
-    data = _save(image, "JPEG", quality=quality or QUALITY, subsampling="4:2:0")
+    data = _save(image, "JPEG", quality=quality or DEFAULT_QUALITY, subsampling="4:2:0")
     if not smaller and lossy and len(data) >= len(source.data):
         return source
     return Encoded(data, "jpg")
 
 
 def pixel_cost(source: Encoded, stored: Encoded, resize: int | None = None) -> float:
-    """Mean absolute difference, of 255, between the centred views of both, alpha left out.
+    """Mean absolute difference of both images' pixels, in [0, 255], without alpha.
 
-    The view is a square of 224 pixels, or of `resize` where that is less.
+    Measured in their central squares, resized to VIEW_SIZE, or to `resize` if that is smaller.
     """
-    side = min(VIEW, resize or VIEW)
+    side = min(VIEW_SIZE, resize or VIEW_SIZE)
     views = []
     for encoded in (source, stored):
         info = read_info(encoded.data, encoded.extension)
@@ -86,7 +91,7 @@ def pixel_cost(source: Encoded, stored: Encoded, resize: int | None = None) -> f
 
 
 def _reduced(height: int, width: int, resize: int | None) -> tuple[int, int]:
-    """Height and width with a short side of at most `resize`."""
+    """Height and width reduced to a short side of at most `resize`."""
     short = min(height, width)
     if resize is None or short <= resize:
         return height, width
@@ -95,8 +100,8 @@ def _reduced(height: int, width: int, resize: int | None) -> tuple[int, int]:
 
 
 def _resize(pixels: Tensor, size: tuple[int, int]) -> Image.Image:
-    """Pillow's bicubic of uint8 [c h w], 1 to 4 channels, to height and width `size`."""
-    # Each channel by itself: of an image with alpha Pillow would weigh the colours by it.
+    """Resize uint8 [c h w], 1 to 4 channels, to (height, width) by Pillow's bicubic filter."""
+    # Each channel by itself: with an alpha channel, Pillow would weight the colours by it.
     bands = [Image.fromarray(np.ascontiguousarray(band.numpy())) for band in pixels]
     if bands[0].size != size[::-1]:
         bands = [band.resize(size[::-1], Image.Resampling.BICUBIC) for band in bands]
@@ -104,7 +109,7 @@ def _resize(pixels: Tensor, size: tuple[int, int]) -> Image.Image:
 
 
 def _resize_deep(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bicubic with antialiasing, of any depth and number of channels: [c h w] → [c *size]."""
+    """Resize [c h w] of any depth to [c *size], bicubic with antialiasing."""
     smooth = F.interpolate(pixels[None].float(), size=size, mode="bicubic", antialias=True)[0]
     full = torch.iinfo(pixels.dtype).max
     return smooth.round().clamp(0, full).to(torch.int32).to(pixels.dtype)
@@ -112,7 +117,7 @@ def _resize_deep(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _npy(pixels: Tensor) -> bytes:
     channels, height, width = pixels.shape
-    if channels > height:  # nobody could tell the axes of what is written
+    if channels > height:  # its channel axis would be ambiguous
         shape = [height, width, channels]
         raise BadImage(f"shape {shape} after --resize: more channels than rows; choose a larger")
     file = io.BytesIO()
@@ -126,24 +131,25 @@ def _save(image: Image.Image, format: str, **options: int | str) -> bytes:
     return file.getvalue()
 
 
-MEASURED = 64
-
-
 class ShardWriter(NamedTuple):
-    """Writes shards into `folder`; goes to every worker process."""
+    """Writer of shards into `folder`; sent to every worker process."""
 
     listing: Listing
     options: PackOptions
     folder: Path
 
     def write(self, task: ShardTask) -> None:
-        """Write the shard and then, as a sign that it is whole, its report."""
+        """Write the shard and then its report, which marks it as complete.
+
+        Raises UserError where a source file has changed, RunFailed for an internal error, naming
+        the file.
+        """
         rows: list[tuple] = []
         skipped: list[tuple[int, str]] = []
         shard = self.folder / f"{task.name}.tar"
         temporary = self.folder / f"{task.name}.{os.getpid()}.tmp"
         with temporary.open("wb") as file:
-            # Fixed owner and time: packing twice gives the same bytes.
+            # Fixed owner and time, so that packing twice gives the same bytes.
             fixed = {"encoder": False, "mtime": 0, "user": "mae", "group": "mae"}
             with webdataset.TarWriter(file, **fixed) as tar:
                 for position, number in enumerate(task.images.tolist(), task.first):
@@ -155,12 +161,12 @@ class ShardWriter(NamedTuple):
                         continue
                     except UserError:
                         raise
-                    except Exception as error:  # a fault of ours: which file meets it is half of it
+                    except Exception as error:  # an internal error: name the file that caused it
                         file_name = self.listing.reader.name(self.listing.sources[number].reference)
                         what = f"{type(error).__name__}: {error}"
                         raise RunFailed(f"{self.listing.name}: {file_name}: {what}") from error
                     record: dict[str, str | bytes | bytearray] = {
-                        "__key__": key_of(task.split, position),
+                        "__key__": sample_key(task.split, position),
                         stored.extension: stored.data,
                     }
                     label = self.listing.sources[number].label
@@ -174,24 +180,24 @@ class ShardWriter(NamedTuple):
         save_report(report_file(self.folder, task), rows, skipped)
 
     def _prepare(self, number: int, measured: bool) -> tuple[Encoded, tuple]:
-        """The image as it is stored, and its row of the report from `bytes_in` on."""
+        """Image as stored, and its IMAGE_ROW from `bytes_in` on."""
         listing, options = self.listing, self.options
         source = listing.sources[number]
         data = listing.reader.read(source.reference)
-        if listing.sizes[number] not in (UNKNOWN, len(data)):
+        if listing.sizes[number] not in (UNKNOWN_SIZE, len(data)):
             name = listing.reader.name(source.reference)
-            raise UserError(f"{listing.name}: {name}: changed while it was packed")
-        found = examine(data, source.extension)
+            raise UserError(f"{listing.name}: {name}: changed during packing")
+        properties = examine(data, source.extension)
         original = Encoded(data, source.extension)
         stored = recode(original, options.resize, options.quality)
         cost = np.nan
-        info = found.info
+        info = properties.info
         if stored is not original:
             info = read_info(stored.data, stored.extension)
             cost = pixel_cost(original, stored, options.resize) if measured else np.nan
         elif measured and (options.resize or options.quality):
             cost = 0.0
         digest = tuple(np.frombuffer(content_digest(data), "<u8").tolist())
-        look = (found.look or 0, found.look is not None)
+        difference_hash = (properties.hash or 0, properties.hash is not None)
         kind = (info.height, info.width, info.colours, info.bits)
-        return stored, (len(data), len(stored.data), *kind, digest, *look, cost)
+        return stored, (len(data), len(stored.data), *kind, digest, *difference_hash, cost)

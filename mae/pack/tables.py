@@ -1,4 +1,4 @@
-"""A CSV, TSV or Parquet file that names images, and their classes, as a source of `mae pack`."""
+"""Tables of image paths and labels (CSV, TSV, Parquet) as a source of `mae pack`."""
 
 import csv
 import difflib
@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from mae.base.errors import UserError
+from mae.data.scan import NO_LABEL
 from mae.decoding.pixels import EXTENSIONS
-from mae.pack.sources import (
-    SHOWN,
+from mae.pack.listing import (
+    MAX_LISTED,
     FileReader,
     Listing,
     Source,
-    examine_files,
     extension_of,
-    shown,
-    stamp,
+    fingerprint,
+    printable,
+    stat_files,
 )
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -25,17 +26,18 @@ LABEL_COLUMN = "label"
 LARGEST_LABEL = 2**31 - 1
 
 
-def find_in_table(
+def list_table(
     table: Path,
     path_column: str = "path",
     label_column: str | None = None,
     labels: bool | None = None,
 ) -> Listing:
-    """The images that a table names, in its order; paths are relative to its folder.
+    """List the images of a table, in its order; paths are relative to its folder.
 
-    Labels that are all whole numbers are class numbers; others are names, numbered by order.
-    Raises UserError, one line per fault and ten at most: unknown columns, empty cells, files that
-    are missing or named twice, labels out of range.
+    Labels that are all whole numbers are class numbers; other labels are class names, numbered in
+    sorted order.
+    Raises UserError, one line per fault and at most ten: unknown columns, empty cells, missing
+    files, duplicate paths, labels out of range.
     """
     columns, rows = _read(table)
     path_at = _column(table, columns, path_column, "--path-column")
@@ -48,23 +50,25 @@ def find_in_table(
     numbers, classes = _class_numbers(texts)
     faults = list(_faults(table, paths, texts, numbers))
     if faults:
-        more = [f"{table}: and {len(faults) - SHOWN} more faults"] if len(faults) > SHOWN else []
-        raise UserError("\n".join(faults[:SHOWN] + more))
+        lines = faults[:MAX_LISTED]
+        if len(faults) > MAX_LISTED:
+            lines.append(f"{table}: and {len(faults) - MAX_LISTED} more faults")
+        raise UserError("\n".join(lines))
     if not paths:
         raise UserError(f"{table}: no images: the table has no rows")
 
-    files = examine_files(FileReader(str(table.parent)), paths)
+    files = stat_files(FileReader(str(table.parent)), paths)
     if not files.paths:
         raise UserError(f"{table}: no images: expected .{', .'.join(EXTENSIONS)}")
     label_of = dict(zip(paths, numbers, strict=True)) if numbers else {}
     sources = [Source(path, extension_of(path), label_of.get(path)) for path in files.paths]
-    found = [-1 if source.label is None else source.label for source in sources]
+    labels_found = [NO_LABEL if source.label is None else source.label for source in sources]
     return Listing(
         name=str(table),
         sources=sources,
         reader=FileReader(str(table.parent)),
         sizes=files.sizes,
-        stamp=stamp([files.stamp, *classes], np.array(found, np.int64)),
+        fingerprint=fingerprint([files.fingerprint, *classes], np.array(labels_found, np.int64)),
         splits=(("train", len(sources)),),
         classes=classes,
         skipped=files.skipped,
@@ -85,7 +89,7 @@ def _read(table: Path) -> tuple[list[str], list[list[str]]]:
             rows = [row + [""] * (len(columns) - len(row)) for row in lines if row]
             return columns, rows
     except csv.Error as error:
-        raise UserError(f"{table}: does not read as a table: {error}") from None
+        raise UserError(f"{table}: cannot be parsed as a table: {error}") from None
     except OSError as error:
         raise UserError(f"{table}: cannot be read: {error.strerror or error}") from None
 
@@ -97,13 +101,13 @@ def _read_parquet(table: Path) -> tuple[list[str], list[list[str]]]:
         raise UserError(f"{table}: needs pyarrow: pip install 'mae[parquet]'") from None
     try:
         with parquet.ParquetFile(table) as file:
-            # Flat columns alone: images inside of a table may be larger than memory.
+            # Flat columns only: images embedded in a table may be larger than memory.
             fields = [field for field in file.schema_arrow if not field.type.num_fields]
             names = [field.name for field in fields if "binary" not in str(field.type)]
             content = file.read(columns=names)
     except ArrowException as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{table}: does not read as Parquet: {reason}") from None
+        raise UserError(f"{table}: cannot be parsed as Parquet: {reason}") from None
     columns = [content.column(name).to_pylist() for name in names]
     return names, [[_text(value) for value in row] for row in zip(*columns, strict=True)]
 
@@ -112,29 +116,31 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _column(table: Path, columns: Sequence[str], wanted: str, option: str) -> int:
-    if wanted in columns:
-        return columns.index(wanted)
-    near = difflib.get_close_matches(wanted, columns, 1) or [
-        column for column in columns if column.lower() == wanted.lower()
+def _column(table: Path, columns: Sequence[str], name: str, option: str) -> int:
+    """Number of the column called `name`; UserError, naming `option`, where there is none."""
+    if name in columns:
+        return columns.index(name)
+    near = difflib.get_close_matches(name, columns, 1) or [
+        column for column in columns if column.lower() == name.lower()
     ]
     hint = f"did you mean {near[0]}? " if near else ""
-    names = ", ".join(map(shown, columns[:SHOWN])) + (", …" if len(columns) > SHOWN else "")
-    raise UserError(f"{table}: no column {wanted}: {hint}{option} names one of {names}")
+    names = ", ".join(map(printable, columns[:MAX_LISTED]))
+    names += ", …" if len(columns) > MAX_LISTED else ""
+    raise UserError(f"{table}: no column {name}: {hint}{option} names one of {names}")
 
 
 def _class_numbers(texts: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-    """A number for each label, and the names by number where labels are names."""
+    """Class number of each label, and class names by number where labels are names."""
     try:
-        return [_whole(text) for text in texts if text], ()
+        return [_whole_number(text) for text in texts if text], ()
     except ValueError:
         names = tuple(sorted(set(texts)))
         number = {name: i for i, name in enumerate(names)}
         return [number[text] for text in texts], names
 
 
-def _whole(text: str) -> int:
-    """Whole numbers, also as tables with gaps write them (`3.0`)."""
+def _whole_number(text: str) -> int:
+    """Parse a whole number, also as tables with missing values write it (`3.0`)."""
     try:
         return int(text)
     except ValueError:
@@ -147,19 +153,19 @@ def _whole(text: str) -> int:
 def _faults(
     table: Path, paths: Sequence[str], texts: Sequence[str], numbers: Sequence[int]
 ) -> Iterator[str]:
-    """What is wrong with each row; rows count as in a spreadsheet, the header being row 1."""
+    """Lines on invalid rows, numbered as in a spreadsheet: the header is row 1."""
     first_row: dict[str, int] = {}
-    whole = len(numbers) == len(texts)  # else some label is empty, which is a fault of its own
+    complete = len(numbers) == len(texts)  # otherwise an empty label is reported by itself
     for i, path in enumerate(paths):
         where = f"{table}: row {i + 2}"
         if not path:
             yield f"{where}: no path"
         elif path in first_row:
-            yield f"{where}: {shown(path)}: is in row {first_row[path]} already"
+            yield f"{where}: {printable(path)}: duplicate of row {first_row[path]}"
         elif not Path(table.parent, path).exists():
-            yield f"{where}: {shown(path)}: no such file in {table.parent}"
+            yield f"{where}: {printable(path)}: no such file in {table.parent}"
         first_row.setdefault(path, i + 2)
         if texts and not texts[i]:
             yield f"{where}: no label (--no-labels packs without classes)"
-        elif whole and numbers and not 0 <= numbers[i] <= LARGEST_LABEL:
+        elif complete and numbers and not 0 <= numbers[i] <= LARGEST_LABEL:
             yield f"{where}: label {numbers[i]}: class numbers start at 0"

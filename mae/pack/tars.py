@@ -1,4 +1,4 @@
-"""Existing shards as a source of `mae pack`: images and labels go on, other members stay."""
+"""Existing shards as a source of `mae pack`: images and labels; other members are skipped."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,15 +11,18 @@ from mae.data.manifest import Manifest, build_manifest, require_labels
 from mae.data.scan import NO_LABEL, split_name, walk
 from mae.data.shard_reader import ShardReader
 from mae.decoding.pixels import EXTENSIONS
-from mae.pack.sources import Listing, Source, stamp
+from mae.pack.listing import Listing, Source, fingerprint
 from mae.storage.cache import ShardCache
 from mae.storage.files import is_remote
 
 
-def find_in_tars(
+def list_tars(
     patterns: Sequence[str], labels: bool | None = None, cache: ShardCache | None = None
 ) -> Listing:
-    """The samples of the shards that `patterns` name, as `build_manifest` reads them."""
+    """List the samples of the shards that match `patterns`.
+
+    Raises UserError as `build_manifest`, and with `labels=True` where samples have no label.
+    """
     manifest = build_manifest(patterns, "mae pack", cache=cache)
     if labels:
         require_labels(manifest, "--labels")
@@ -32,22 +35,25 @@ def find_in_tars(
         ],
         reader=TarReader(manifest, cache),
         sizes=manifest.size.astype(np.int64),
-        stamp=stamp([manifest.fingerprint, *manifest.shards], manifest.label),
+        fingerprint=fingerprint([manifest.fingerprint, *manifest.shards], manifest.label),
         splits=(("train", len(manifest)),),
         classes=_class_names(manifest) if labels is not False else (),
-        notes=_left_behind(manifest, labels is not False),
+        notes=_notes_on_skipped_members(manifest, labels is not False),
     )
 
 
 class TarReader:
-    """Reads samples by their number in a manifest."""
+    """Reader of samples by their number in a manifest."""
 
     def __init__(self, manifest: Manifest, cache: ShardCache | None) -> None:
         self.manifest = manifest
         self.reader = ShardReader(manifest, cache)
 
     def read(self, reference: int) -> bytes:
-        """The image, its checksum checked.  SampleError and StorageError as of ShardReader."""
+        """Bytes of the image, verified by its checksum.
+
+        Raises SampleError and StorageError as ShardReader.
+        """
         return self.reader.read(reference)
 
     def name(self, reference: int) -> str:
@@ -55,8 +61,8 @@ class TarReader:
         return self.manifest.name(reference)
 
 
-def _left_behind(manifest: Manifest, labels: bool) -> tuple[str, ...]:
-    """What the members are that no shard of ours will hold; remote shards are not walked again."""
+def _notes_on_skipped_members(manifest: Manifest, labels: bool) -> tuple[str, ...]:
+    """Counts of the members of local shards that are not packed."""
     others: Counter[str] = Counter()
     texts = 0
     for number, shard in enumerate(manifest.shards):
@@ -69,14 +75,14 @@ def _left_behind(manifest: Manifest, labels: bool) -> tuple[str, ...]:
     if others:
         kinds = ", ".join(f".{name}" if name else "no extension" for name in sorted(others)[:5])
         members = f"{others.total():,} members that are no images or labels"
-        notes.append(f"{members} stay behind: {kinds}")
+        notes.append(f"{members} are not packed: {kinds}")
     if labels and texts:
-        notes.append(f"{texts:,} .cls without an image or a class number stay behind")
+        notes.append(f"{texts:,} .cls without an image or a class number are not packed")
     return tuple(notes)
 
 
 def _class_names(manifest: Manifest) -> tuple[str, ...]:
-    """From the `classes.txt` that `mae pack` writes beside its shards, where it fits."""
+    """Class names from the `classes.txt` beside the shards; empty where it has too few lines."""
     folders = {Path(shard).parent for shard in manifest.shards if not is_remote(shard)}
     if len(folders) != 1 or any(map(is_remote, manifest.shards)):
         return ()

@@ -1,4 +1,4 @@
-"""A folder that is worked on until it is whole, over any number of attempts."""
+"""Output folder that is filled over several attempts and appears only when complete."""
 
 import fcntl
 import os
@@ -11,30 +11,33 @@ from pathlib import Path
 from mae.base.errors import RunFailed, UserError
 
 PLAN = "plan"
+"""file with the digest of the plan that the work so far belongs to"""
 LOCK = "lock"
-PATIENCE = 5.0
+LOCK_TIMEOUT = 5.0
+"""seconds to wait for another process to release the lock"""
 
 
 @contextmanager
-def unfinished_folder(out: Path, say: Callable[[str], None]) -> Iterator[Path]:
-    """`.NAME.part` beside `out`, with what earlier attempts left; becomes `out` after the block.
+def unfinished_folder(out: Path, log: Callable[[str], None]) -> Iterator[Path]:
+    """Folder `.NAME.part` beside `out`, with earlier attempts' files; renamed to `out` at the end.
 
-    What fails or is interrupted after `begin` stays, and the next attempt goes on from there.
-    Raises UserError where `out` has something in it already, cannot be written, or is being
-    worked on by another process.
+    After a failure or an interruption its files are kept, from `start_or_resume` on, and the next
+    attempt resumes there; `log` receives a line on it.
+    Raises UserError where `out` is not empty, cannot be written, or is being written by another
+    process.
     """
     if not out.name:
         raise UserError(f"{out}: write the name of a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty; nothing is overwritten")
     part = out.with_name(f".{out.name}.part")
-    kept = f"{part} keeps what is done: the same command goes on from there"
+    kept = f"{part} keeps the finished part: run the same command again to resume"
     try:
         part.mkdir(parents=True, exist_ok=True)
         with (part / LOCK).open("w") as lock:
             _lock(lock.fileno(), out)
-            if not (part / LOCK).exists():  # whoever held it has just renamed the folder
-                raise UserError(f"{out}: another process has just written it")
+            if not (part / LOCK).exists():  # the process that held it has renamed the folder
+                raise UserError(f"{out}: was just written by another process")
             try:
                 yield part
             finally:
@@ -51,23 +54,23 @@ def unfinished_folder(out: Path, say: Callable[[str], None]) -> Iterator[Path]:
         raise UserError(f"{out}: cannot be written: {error}; {kept}") from None
     except (UserError, RunFailed, KeyboardInterrupt):
         if part.exists():
-            say(kept)
+            log(kept)
         raise
 
 
-def begin(part: Path, plan: str) -> bool:
-    """Whether earlier work in `part` was for the same plan; what was for another is deleted."""
+def start_or_resume(part: Path, plan: str) -> bool:
+    """Record `plan` in `part`, deleting files of another plan; True where the plan is the same."""
     file = part / PLAN
     same = file.exists() and file.read_text() == plan
     for path in part.iterdir():
         if path.name != LOCK and (not same or path.name.endswith(".tmp")):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_whole(file, plan.encode())
+    write_atomically(file, plan.encode())
     return same
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that is there with all of its content or not at all."""
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file completely or not at all, and flush it to disk."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(data)
@@ -77,7 +80,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Names in `folder` outlast a power cut."""
+    """Flush the file names of `folder` to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -86,15 +89,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def _lock(file: int, out: Path) -> None:
-    """Workers of a killed attempt hold the lock for a moment yet."""
-    deadline = time.monotonic() + PATIENCE
+    """Lock `file`, waiting up to LOCK_TIMEOUT: workers of a killed attempt hold it for a moment."""
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
             if time.monotonic() > deadline:
-                raise UserError(f"{out}: another process is writing it") from None
+                raise UserError(f"{out}: is being written by another process") from None
             time.sleep(0.1)
-        except OSError:  # some network file systems know no locks: go on without
+        except OSError:  # some network file systems have no locks: continue without
             return

@@ -10,10 +10,10 @@ from torchvision import datasets
 from mae.base.errors import UserError
 from mae.data.manifest import build_manifest
 from mae.data.shard_reader import ShardReader
-from mae.pack.datasets import find_dataset
+from mae.pack.datasets import list_dataset
+from mae.pack.listing import PackRequest
 from mae.pack.pack import pack
 from mae.pack.plan import PackOptions
-from mae.pack.sources import Wanted
 
 
 @pytest.fixture
@@ -41,14 +41,14 @@ def mnist(tmp_path):
 
 def refused(*arguments, **options):
     with pytest.raises(UserError) as error:
-        find_dataset(*arguments, **options)
+        list_dataset(*arguments, **options)
     (line,) = str(error.value).splitlines()
     return line
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_in_memory_become_png(fake_data, tmp_path, workers):
-    packed = pack(Wanted(("torchvision:FakeData",)), tmp_path / "out", workers=workers)
+def test_images_in_memory_are_packed_as_png(fake_data, tmp_path, workers):
+    packed = pack(PackRequest(("torchvision:FakeData",)), tmp_path / "out", workers=workers)
     assert packed.splits == {"train": 12} and packed.classes == ()
     manifest = build_manifest([f"{tmp_path}/out/*.tar"])
     rows = (tmp_path / "out" / "sources.tsv").read_text().splitlines()[1:]
@@ -60,10 +60,10 @@ def test_images_in_memory_become_png(fake_data, tmp_path, workers):
         assert manifest.label[sample] == label
 
 
-def test_training_and_test_parts_stay_apart(mnist, tmp_path):
+def test_training_and_test_sets_become_splits(mnist, tmp_path):
     out = tmp_path / "out"
-    wanted = Wanted(("torchvision:MNIST",), root=tmp_path / "data")
-    packed = pack(wanted, out, PackOptions(val_fraction=0.4))
+    request = PackRequest(("torchvision:MNIST",), root=tmp_path / "data")
+    packed = pack(request, out, PackOptions(val_fraction=0.4))
     assert packed.splits == {"train": 3, "test": 3, "val": 2}
     assert packed.classes[0] == "0 - zero" and packed.channels == {1: 8}
     manifest = build_manifest([f"{out}/train-*.tar", f"{out}/val-*.tar"])
@@ -73,8 +73,8 @@ def test_training_and_test_parts_stay_apart(mnist, tmp_path):
     assert sorted(build_manifest([f"{out}/test-*.tar"]).label) == [0, 1, 2]
 
 
-def test_labels_may_be_left_out(mnist, tmp_path):
-    listing = find_dataset("MNIST", tmp_path / "data", labels=False)
+def test_labels_are_ignored_on_request(mnist, tmp_path):
+    listing = list_dataset("MNIST", tmp_path / "data", labels=False)
     assert listing.classes == () and {source.label for source in listing.sources} == {None}
 
 
@@ -87,8 +87,8 @@ def image_folder(tmp_path, make_image):
     return tmp_path / "data"
 
 
-def test_files_on_disk_are_taken_as_they_are(image_folder):
-    listing = find_dataset("ImageFolder", image_folder)
+def test_files_on_disk_are_packed_unchanged(image_folder):
+    listing = list_dataset("ImageFolder", image_folder)
     assert listing.classes == ("cat", "dog")
     assert [source.extension for source in listing.sources] == ["jpg", "png", "jpg"]
     for source in listing.sources:
@@ -98,8 +98,8 @@ def test_files_on_disk_are_taken_as_they_are(image_folder):
         assert listing.reader.read(source.reference) == path.read_bytes()
 
 
-def test_a_class_with_a_split_argument(image_folder, monkeypatch):
-    """Of torchvision's own kind: the class says itself which splits it has."""
+def test_data_set_with_a_split_argument(image_folder, monkeypatch):
+    """As in torchvision, the constructor rejects splits that the data set does not have."""
 
     class Splits(datasets.ImageFolder):
         def __init__(self, root, split="train", download=False):
@@ -110,10 +110,10 @@ def test_a_class_with_a_split_argument(image_folder, monkeypatch):
 
     monkeypatch.setattr(datasets, "Splits", Splits, raising=False)
     monkeypatch.setattr(datasets, "__all__", (*datasets.__all__, "Splits"))
-    assert find_dataset("Splits", image_folder).splits == (("train", 2), ("val", 1))
-    with pytest.raises(UserError, match="--val: torchvision:Splits has validation images of its"):
-        wanted = Wanted(("torchvision:Splits",), root=image_folder)
-        pack(wanted, image_folder / "out", PackOptions(val_fraction=0.5))
+    assert list_dataset("Splits", image_folder).splits == (("train", 2), ("val", 1))
+    with pytest.raises(UserError, match="--val: torchvision:Splits has its own validation images"):
+        request = PackRequest(("torchvision:Splits",), root=image_folder)
+        pack(request, image_folder / "out", PackOptions(val_fraction=0.5))
 
 
 @pytest.mark.parametrize(
@@ -124,27 +124,29 @@ def test_a_class_with_a_split_argument(image_folder, monkeypatch):
         ("Qqqqq", "no such data set, see torchvision.datasets"),
         ("VisionDataset", "no such data set"),
         ("utils", "no such data set"),
-        ("LFWPairs", "has no part that is known to be for training"),
+        ("LFWPairs", "has no known training split"),
         ("EMNIST", "cannot be packed by its name alone: missing 1 required"),
         ("Flickr8k", "cannot be packed by its name alone: missing 1 required"),
-        ("ImageNet", "cannot be had in "),
+        ("ImageNet", "cannot be loaded from "),
     ],
 )
-def test_what_cannot_be_had(tmp_path, name, message):
+def test_unusable_data_set_is_refused(tmp_path, name, message):
     assert refused(name, tmp_path).startswith(f"torchvision:{name}: {message}")
 
 
-def test_a_failed_download_is_one_line(tmp_path, monkeypatch):
+def test_failed_download_is_one_line(tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise URLError("Name or service not known")
 
     monkeypatch.setattr("urllib.request.urlopen", fail)
     line = refused("CIFAR10", tmp_path)
-    assert line.startswith(f"torchvision:CIFAR10: cannot be had in {tmp_path}: <urlopen error Name")
+    assert line.startswith(
+        f"torchvision:CIFAR10: cannot be loaded from {tmp_path}: <urlopen error Name"
+    )
     line = refused("MNIST", tmp_path)
     assert "Error downloading train-images-idx3-ubyte.gz" in line and "<urlopen error Name" in line
 
 
-def test_labels_that_are_none_cannot_be_asked_for(fake_data, tmp_path, monkeypatch):
+def test_required_labels_must_exist(fake_data, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.FakeData, "targets", [-1] * 12, raising=False)
     assert "its train images have no class numbers" in refused("FakeData", tmp_path, labels=True)

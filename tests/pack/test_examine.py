@@ -25,37 +25,37 @@ def distance(a, b):
     return (a ^ b).bit_count()
 
 
-def test_what_is_known_of_an_image(picture):
+def test_size_channels_and_bits(picture):
     assert examine(encode(picture), "jpg").info[:4] == (160, 200, 3, 8)
     assert examine(encode(picture.convert("L"), "PNG"), "png").info[:4] == (160, 200, 1, 8)
 
 
-def test_looks_outlast_compression_size_and_colour(picture):
-    look = examine(encode(picture, "PNG"), "png").look
-    assert look is not None
+def test_hash_is_robust_to_compression_size_and_colour(picture):
+    expected = examine(encode(picture, "PNG"), "png").hash
+    assert expected is not None
     for other in (picture.resize((80, 70)), picture.convert("L"), picture.resize((400, 300))):
         for format in ("PNG", "JPEG", "WEBP"):
-            found = examine(encode(other, format), {"JPEG": "jpg"}.get(format, format.lower())).look
-            assert found is not None and distance(look, found) <= 3
-    assert distance(look, examine(encode(picture.rotate(180)), "jpg").look or 0) > 10
+            found = examine(encode(other, format), {"JPEG": "jpg"}.get(format, format.lower())).hash
+            assert found is not None and distance(expected, found) <= 3
+    assert distance(expected, examine(encode(picture.rotate(180)), "jpg").hash or 0) > 10
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_looks_are_without_alpha(picture, mode):
+def test_hash_ignores_alpha(picture, mode):
     image = picture.convert(mode)
-    look = examine(encode(image, "PNG"), "png").look
+    expected = examine(encode(image, "PNG"), "png").hash
     image.putalpha(picture.convert("L").rotate(180))
-    assert look is not None and examine(encode(image, "PNG"), "png").look == look
+    assert expected is not None and examine(encode(image, "PNG"), "png").hash == expected
 
 
-def test_looks_of_deep_images(picture):
+def test_hash_ignores_bit_depth(picture):
     pixels = np.asarray(picture.convert("L"))
-    looks = []
+    hashes = []
     for array in (pixels, pixels.astype(np.uint16) * 257):
         file = io.BytesIO()
         np.save(file, array)
-        looks.append(examine(file.getvalue(), "npy").look)
-    assert looks[0] is not None and looks[0] == looks[1]
+        hashes.append(examine(file.getvalue(), "npy").hash)
+    assert hashes[0] is not None and hashes[0] == hashes[1]
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_looks_of_deep_images(picture):
     ],
     ids=["black", "white", "ramp", "steps", "stripes", "faint", "dot"],
 )
-def test_images_without_a_look(gray):
+def test_images_without_structure_have_no_hash(gray):
     assert difference_hash(gray[None]) is None
 
 
-def test_a_hole_is_found_anywhere_in_the_compressed_data(picture):
+def test_hole_is_detected_anywhere_in_the_compressed_data(picture):
     data = encode(picture, quality=95)
     start = data.index(b"\xff\xda")
     assert len(data) - start > 4000

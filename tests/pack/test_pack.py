@@ -19,11 +19,11 @@ from mae.data.scan import NO_LABEL
 from mae.data.shard_reader import ShardReader
 from mae.decoding.decode import decode_native
 from mae.pack import report as pack_report
+from mae.pack.listing import PackRequest
 from mae.pack.pack import pack
 from mae.pack.plan import PackOptions
-from mae.pack.report import describe, suggestion
+from mae.pack.report import suggested_settings, summary_lines
 from mae.pack.shard_writer import ShardWriter
-from mae.pack.sources import Wanted
 
 write_shard = ShardWriter.write
 
@@ -49,14 +49,14 @@ def classes(tmp_path, save):
     return tmp_path / "images"
 
 
-def pack_folder(source, out, labels=None, workers=0, progress=None, say=print, **options):
-    wanted = Wanted((str(source),), labels=labels)
+def pack_folder(source, out, labels=None, workers=0, progress=None, log=print, **options):
+    request = PackRequest((str(source),), labels=labels)
     options = PackOptions(**options)
-    return pack(wanted, out, options, workers=workers, progress=progress, say=say)
+    return pack(request, out, options, workers=workers, progress=progress, log=log)
 
 
 def content(folder):
-    """Of all files but `pack.json`, which names the folder."""
+    """Bytes of all files except `pack.json`, which names the folder."""
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "pack.json"}
 
 
@@ -85,7 +85,7 @@ def shards(out):
     return sorted(path.name for path in out.glob("*.tar"))
 
 
-def test_images_come_out_as_they_went_in(classes, tmp_path):
+def test_images_are_stored_unchanged(classes, tmp_path):
     out = tmp_path / "out"
     packed = pack_folder(classes, out, shard_size=4)
     assert packed.splits == {"train": 10} and packed.shards == {"train": 3}
@@ -125,7 +125,7 @@ def test_packing_twice_gives_the_same_bytes(classes, tmp_path):
     assert content(tmp_path / "one") != content(tmp_path / "four")
 
 
-def test_images_are_shuffled(tmp_path, save):
+def test_images_are_shuffled_by_seed(tmp_path, save):
     for number in range(30):
         save(f"{number:02}.png", number)
     firsts = set()
@@ -137,7 +137,7 @@ def test_images_are_shuffled(tmp_path, save):
     assert len(firsts) > 1
 
 
-def test_validation_images_are_set_aside(classes, tmp_path):
+def test_validation_images_are_split_off(classes, tmp_path):
     out = tmp_path / "out"
     packed = pack_folder(classes, out, shard_size=2, val_fraction=0.3)
     assert packed.splits == {"train": 7, "val": 3}
@@ -151,12 +151,12 @@ def test_validation_images_are_set_aside(classes, tmp_path):
 
 
 @pytest.mark.parametrize("val_fraction", [0.01, 0.99])
-def test_a_split_without_images_is_refused(classes, tmp_path, val_fraction):
+def test_split_without_images_is_refused(classes, tmp_path, val_fraction):
     assert "of 10 images" in refused(classes, tmp_path / "out", val_fraction=val_fraction)
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_shards_are_full_by_bytes_too(classes, tmp_path):
+def test_shards_are_limited_by_bytes(classes, tmp_path):
     out = tmp_path / "out"
     pack_folder(classes, out, shard_bytes=6000)
     sizes = [(out / name).stat().st_size for name in shards(out)]
@@ -166,13 +166,13 @@ def test_shards_are_full_by_bytes_too(classes, tmp_path):
     assert len(shards(tmp_path / "single")) == 10
 
 
-def test_no_labels_when_asked_for(classes, tmp_path):
+def test_labels_are_ignored_on_request(classes, tmp_path):
     pack_folder(classes, tmp_path / "out", labels=False)
     assert (build_manifest([f"{tmp_path}/out/*.tar"]).label == NO_LABEL).all()
     assert not (tmp_path / "out" / "classes.txt").exists()
 
 
-def test_encoded_anew(tmp_path, save):
+def test_images_are_resized(tmp_path, save):
     for number in range(6):
         save(f"{number}.{'png' if number % 2 else 'jpg'}", number, (90, 120))
     out = tmp_path / "out"
@@ -185,7 +185,7 @@ def test_encoded_anew(tmp_path, save):
         assert image.shape == (3, 32, 43)
     assert packed.short_side == (32, 32, 32) and packed.bytes_out < packed.bytes_in
     assert packed.pixel_cost is not None and 0 < packed.pixel_cost < 5
-    assert any("of 255 per pixel" in line for line in describe(packed))
+    assert any("of 255 on average" in line for line in summary_lines(packed))
 
 
 # Bad images
@@ -207,17 +207,17 @@ def jpeg(save):
         ("pickle.npy", lambda data: b"\x80\x04.", "does not decode"),
     ],
 )
-def test_a_bad_image_is_left_out_and_named(tmp_path, jpeg, name, damage, reason):
+def test_damaged_image_is_skipped_and_named(tmp_path, jpeg, name, damage, reason):
     folder = tmp_path / "images"
     (folder / name).write_bytes(damage(jpeg))
     packed = pack_folder(folder, tmp_path / "out")
     ((skipped, why),) = packed.skipped
     assert packed.splits == {"train": 1} and skipped == name and reason in why
-    assert describe(packed)[0] == f"skipped {name}: {why}"
+    assert summary_lines(packed)[0] == f"skipped {name}: {why}"
     assert list(sources(tmp_path / "out").values()) == ["good.jpg"]
 
 
-def test_a_wrong_extension_is_no_fault(tmp_path, jpeg):
+def test_wrong_extension_is_accepted(tmp_path, jpeg):
     (tmp_path / "images" / "good.jpg").rename(tmp_path / "images" / "good.png")
     assert pack_folder(tmp_path / "images", tmp_path / "out").splits == {"train": 1}
     manifest = build_manifest([f"{tmp_path}/out/*.tar"])
@@ -225,14 +225,14 @@ def test_a_wrong_extension_is_no_fault(tmp_path, jpeg):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read anything")
-def test_a_file_without_permission_is_left_out(tmp_path, jpeg):
+def test_file_without_permission_is_skipped(tmp_path, jpeg):
     (tmp_path / "images" / "mine.jpg").write_bytes(jpeg)
     (tmp_path / "images" / "mine.jpg").chmod(0)
     packed = pack_folder(tmp_path / "images", tmp_path / "out")
     assert packed.skipped == (("mine.jpg", "cannot be read: Permission denied"),)
 
 
-def test_decompression_bombs_are_left_out(tmp_path, save, monkeypatch):
+def test_decompression_bombs_are_skipped(tmp_path, save, monkeypatch):
     save("a.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     message = refused(tmp_path / "images", tmp_path / "out")
@@ -240,7 +240,7 @@ def test_decompression_bombs_are_left_out(tmp_path, save, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
-def test_a_shard_without_a_good_image_is_not_written(tmp_path, save):
+def test_shard_without_a_usable_image_is_not_written(tmp_path, save):
     for number in range(4):
         save(f"{number}.jpg", number)
     pack_folder(tmp_path / "images", tmp_path / "whole", shard_size=1)
@@ -258,7 +258,7 @@ def test_sixteen_bits_are_suggested(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
     packed = pack_folder(tmp_path / "images", tmp_path / "out")
     assert (packed.channels, packed.bits) == ({1: 3}, {16: 3})
-    assert describe(packed)[-1].endswith(": data.bits=16 data.in_chans=1")
+    assert summary_lines(packed)[-1].endswith(": data.bits=16 data.in_chans=1")
 
 
 @pytest.mark.parametrize(
@@ -266,17 +266,17 @@ def test_sixteen_bits_are_suggested(tmp_path):
     [((3, 8), ""), ((4, 8), "data.in_chans=4"), ((3, 16), "data.bits=16")],
 )
 def test_settings_are_suggested_where_the_defaults_do_not_fit(usual, settings):
-    assert suggestion(*usual) == settings
+    assert suggested_settings(*usual) == settings
 
 
 @pytest.mark.parametrize(
     ("count", "line"),
     [
-        (1, "1 image of 16 bits is left out unless data.bits=16"),
-        (2, "2 images of 16 bits are left out unless data.bits=16"),
+        (1, "1 image of 16 bits is skipped in training unless data.bits=16"),
+        (2, "2 images of 16 bits are skipped in training unless data.bits=16"),
     ],
 )
-def test_a_few_deep_images_do_not_decide_for_all(tmp_path, save, count, line):
+def test_suggestion_follows_most_images(tmp_path, save, count, line):
     for number in range(3):
         save(f"{number}.jpg", number)
     for number in range(count):
@@ -284,21 +284,21 @@ def test_a_few_deep_images_do_not_decide_for_all(tmp_path, save, count, line):
         Image.fromarray(pixels).save(tmp_path / "images" / f"deep-{number}.png")
     packed = pack_folder(tmp_path / "images", tmp_path / "out")
     assert packed.usual == (3, 8)
-    assert describe(packed)[-1] == line
+    assert summary_lines(packed)[-1] == line
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("LA", 1), ("RGBA", 3)])
-def test_alpha_is_no_channel(tmp_path, save, mode, channels):
+def test_alpha_is_not_counted_as_a_channel(tmp_path, save, mode, channels):
     for number in range(3):
         path = save(f"{number}.png", number)
         Image.open(path).convert(mode).save(path)
     packed = pack_folder(tmp_path / "images", tmp_path / "out", resize=10)
     assert packed.channels == {channels: 3} and packed.usual == (channels, 8)
-    assert suggestion(*packed.usual) == ("data.in_chans=1" if channels == 1 else "")
+    assert suggested_settings(*packed.usual) == ("data.in_chans=1" if channels == 1 else "")
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 224), (8, 8, 20)])
-def test_arrays_whose_axes_cannot_be_told_are_left_out_by_name(tmp_path, save, shape):
+def test_arrays_with_ambiguous_axes_are_skipped_by_name(tmp_path, save, shape):
     save("good.jpg", 1)
     np.save(tmp_path / "images" / "cube.npy", np.zeros(shape, np.uint8))
     packed = pack_folder(tmp_path / "images", tmp_path / "out", resize=6)
@@ -307,7 +307,7 @@ def test_arrays_whose_axes_cannot_be_told_are_left_out_by_name(tmp_path, save, s
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_fault_of_ours_names_the_file(tmp_path, save, monkeypatch, workers):
+def test_internal_error_names_the_file(tmp_path, save, monkeypatch, workers):
     def fail(source, resize, quality):
         raise RuntimeError("out of range")
 
@@ -318,7 +318,7 @@ def test_a_fault_of_ours_names_the_file(tmp_path, save, monkeypatch, workers):
     assert str(error.value) == f"{tmp_path}/images: a.jpg: RuntimeError: out of range"
 
 
-def test_file_names_that_are_no_text(tmp_path, save):
+def test_file_names_outside_of_utf8_and_with_control_characters(tmp_path, save):
     save("tab\t.jpg", 1), save("line\nend.jpg", 2), save("back\\slash.jpg", 3)
     directory = os.fsencode(save("a.jpg").parent)
     try:
@@ -334,26 +334,26 @@ def test_file_names_that_are_no_text(tmp_path, save):
     json.loads((tmp_path / "out" / "pack.json").read_text())
 
 
-def test_an_image_that_vanishes_is_named(classes, tmp_path):
-    def take_away(done, total):
+def test_deleted_image_is_named(classes, tmp_path):
+    def delete_all(done, total):
         for path in classes.rglob("*.*"):
             path.unlink(missing_ok=True)
 
     with pytest.raises(StorageError, match=f"{classes}/.*: cannot be read: No such file"):
-        pack_folder(classes, tmp_path / "out", shard_size=2, progress=take_away)
+        pack_folder(classes, tmp_path / "out", shard_size=2, progress=delete_all)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_image_that_changes_is_named(classes, tmp_path):
+def test_changed_image_is_named(classes, tmp_path):
     def change(done, total):
         for path in classes.rglob("*.*"):
             path.write_bytes(path.read_bytes() + b"more")
 
     message = refused(classes, tmp_path / "out", shard_size=2, progress=change)
-    assert message.endswith(": changed while it was packed")
+    assert message.endswith(": changed during packing")
 
 
-# Copies
+# Duplicates
 
 
 @pytest.fixture
@@ -370,9 +370,9 @@ def copies(tmp_path, save):
 def test_exact_copies_are_reported(copies, tmp_path):
     packed = pack_folder(copies, tmp_path / "out")
     group = ("cat/05.jpg", "cat/x.jpg", "dog/y.jpg")
-    assert packed.copies == pack_report.Copies(2, 0, 1, 0, (group,))
-    lines = "\n".join(describe(packed))
-    assert "2 exact copies (--drop-duplicates leaves them out)" in lines
+    assert packed.copies == pack_report.ExactDuplicates(2, 0, 1, 0, (group,))
+    lines = "\n".join(summary_lines(packed))
+    assert "2 exact copies (--drop-duplicates skips them)" in lines
     assert "1 group of exact copies with different labels" in lines
 
 
@@ -401,7 +401,7 @@ def test_exact_copies_are_dropped(copies, tmp_path, workers):
         assert not (out / "copies.npy").exists()
 
 
-def test_images_that_look_alike_across_splits_are_reported(tmp_path, save, make_image):
+def test_near_duplicates_across_splits_are_reported(tmp_path, save, make_image):
     # Blobs alone would be stripes of one direction: noise of large grain is easier to tell apart.
     for number in range(8):
         grain = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
@@ -428,8 +428,8 @@ def test_images_that_look_alike_across_splits_are_reported(tmp_path, save, make_
     assert found == {False, True}
 
 
-def test_few_shards_of_many_bytes_are_noted(classes, tmp_path, monkeypatch):
-    monkeypatch.setattr(pack_report, "MUCH", 1000)
+def test_few_large_shards_get_a_note(classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack_report, "MANY_BYTES", 1000)
     packed = pack_folder(classes, tmp_path / "out")
     assert packed.notes == ("1 training shard: data.order=lanes needs data.lanes no larger",)
 
@@ -437,13 +437,13 @@ def test_few_shards_of_many_bytes_are_noted(classes, tmp_path, monkeypatch):
 # The folder written
 
 
-def test_an_empty_folder_may_be_the_target(classes, tmp_path):
+def test_empty_output_folder_is_used(classes, tmp_path):
     (tmp_path / "out").mkdir()
     assert pack_folder(classes, tmp_path / "out").splits == {"train": 10}
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_is_there_stays_untouched(classes, tmp_path, kind):
+def test_existing_output_is_refused_and_unchanged(classes, tmp_path, kind):
     out = tmp_path / "out"
     if kind == "folder":
         out.mkdir()
@@ -454,31 +454,31 @@ def test_what_is_there_stays_untouched(classes, tmp_path, kind):
     assert (out / "mine.txt" if kind == "folder" else out).read_text() == "mine"
 
 
-def test_the_target_needs_a_name(classes, tmp_path, monkeypatch):
+def test_output_needs_a_name(classes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "write the name of a new folder" in refused(classes, Path())
 
 
-def test_a_folder_without_images_leaves_nothing(tmp_path):
+def test_refused_request_leaves_no_files(tmp_path):
     (tmp_path / "images").mkdir()
     assert "no images" in refused(tmp_path / "images", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_progress_is_told(classes, tmp_path):
-    told = []
+def test_progress_is_reported(classes, tmp_path):
+    progress = []
     out = tmp_path / "out"
-    pack_folder(classes, out, shard_size=4, progress=lambda *numbers: told.append(numbers))
-    assert told == [(4, 10), (8, 10), (10, 10)]
+    pack_folder(classes, out, shard_size=4, progress=lambda *numbers: progress.append(numbers))
+    assert progress == [(4, 10), (8, 10), (10, 10)]
 
 
 # Interrupted
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_after_a_failure_the_same_call_goes_on(classes, tmp_path, monkeypatch, failure):
+def test_same_call_resumes_after_a_failure(classes, tmp_path, monkeypatch, failure):
     pack_folder(classes, tmp_path / "whole", shard_size=2)
-    written, said = [], []
+    written, messages = [], []
 
     def write(writer, task):
         if len(written) == 2:
@@ -489,24 +489,24 @@ def test_after_a_failure_the_same_call_goes_on(classes, tmp_path, monkeypatch, f
 
     monkeypatch.setattr(ShardWriter, "write", write)
     with pytest.raises((UserError, KeyboardInterrupt)) as raised:
-        pack_folder(classes, tmp_path / "out", shard_size=2, say=said.append)
-    kept = f"{tmp_path}/.out.part keeps what is done: the same command goes on from there"
+        pack_folder(classes, tmp_path / "out", shard_size=2, log=messages.append)
+    kept = f"{tmp_path}/.out.part keeps the finished part: run the same command again to resume"
     if isinstance(failure, OSError):
         assert re.match(f"{tmp_path}/out: cannot be written: .*No space", str(raised.value))
-    assert kept in [*said, str(raised.value)[-len(kept) :]]
+    assert kept in [*messages, str(raised.value)[-len(kept) :]]
     assert not (tmp_path / "out").exists()
 
-    told = []
+    progress = []
     monkeypatch.undo()
     pack_folder(
         classes,
         tmp_path / "out",
         shard_size=2,
-        progress=lambda *numbers: told.append(numbers),
-        say=said.append,
+        progress=lambda *numbers: progress.append(numbers),
+        log=messages.append,
     )
-    assert told == [(6, 10), (8, 10), (10, 10)]
-    assert said[-1] == f"{tmp_path}/out: going on, 2 of 5 shards are done"
+    assert progress == [(6, 10), (8, 10), (10, 10)]
+    assert messages[-1] == f"{tmp_path}/out: resuming, 2 of 5 shards are done"
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out", "whole"]
 
@@ -516,25 +516,25 @@ def stop_after_a_shard(done, total):
 
 
 @pytest.mark.parametrize("change", ["options", "images", "labels"])
-def test_other_images_or_options_begin_anew(classes, tmp_path, save, change):
+def test_other_images_or_options_start_over(classes, tmp_path, save, change):
     with pytest.raises(KeyboardInterrupt):
         pack_folder(classes, tmp_path / "out", shard_size=2, progress=stop_after_a_shard)
     assert (tmp_path / ".out.part" / "train-000000.tar").exists()
-    options, said = {"shard_size": 2}, []
+    options, messages = {"shard_size": 2}, []
     if change == "options":
         options["seed"] = 1
     elif change == "labels":
         options["labels"] = False
     else:
         save("cat/1.jpg", 77)
-    pack_folder(classes, tmp_path / "out", say=said.append, **options)
+    pack_folder(classes, tmp_path / "out", log=messages.append, **options)
     part = tmp_path / ".out.part"
-    assert said == [f"{part}: was begun with other images or options: beginning anew"]
+    assert messages == [f"{part}: holds shards of other images or options: starting over"]
     pack_folder(classes, tmp_path / "fresh", **options)
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
 
-def test_a_left_over_without_a_plan_is_replaced(classes, tmp_path):
+def test_leftover_without_a_plan_is_replaced(classes, tmp_path):
     (tmp_path / ".out.part").mkdir()
     (tmp_path / ".out.part" / "train-000009.tar").touch()
     pack_folder(classes, tmp_path / "out")
@@ -547,18 +547,18 @@ from pathlib import Path
 from mae.pack.pack import pack
 from mae.pack.plan import PackOptions
 from mae.pack.shard_writer import ShardWriter
-from mae.pack.sources import Wanted
+from mae.pack.listing import PackRequest
 
 write = ShardWriter.write
 def slowly(writer, task):
     write(writer, task)
     time.sleep(0.1)
 ShardWriter.write = slowly
-pack(Wanted((sys.argv[1],)), Path(sys.argv[2]), PackOptions(shard_size=2), workers=2)
+pack(PackRequest((sys.argv[1],)), Path(sys.argv[2]), PackOptions(shard_size=2), workers=2)
 """
 
 
-def test_killed_outright_it_goes_on_to_the_same_bytes(tmp_path, save):
+def test_killed_process_resumes_to_the_same_bytes(tmp_path, save):
     for number in range(40):
         save(f"{number}.jpg", number)
     folder, out = tmp_path / "images", tmp_path / "out"
@@ -570,34 +570,34 @@ def test_killed_outright_it_goes_on_to_the_same_bytes(tmp_path, save):
         process.send_signal(signal.SIGKILL)
     done = len(list(tmp_path.glob(".out.part/*.npz")))
     assert 3 <= done < 20 and not out.exists()
-    said = []
-    pack_folder(folder, out, shard_size=2, say=said.append)
-    assert re.fullmatch(rf"{out}: going on, \d+ of 20 shards are done", said[0])
+    messages = []
+    pack_folder(folder, out, shard_size=2, log=messages.append)
+    assert re.fullmatch(rf"{out}: resuming, \d+ of 20 shards are done", messages[0])
     pack_folder(folder, tmp_path / "whole", shard_size=2)
     assert content(out) == content(tmp_path / "whole")
 
 
-def test_a_worker_that_dies_is_named(classes, tmp_path, monkeypatch):
+def test_killed_worker_is_named(classes, tmp_path, monkeypatch):
     def die(writer, task):
         if task.number == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         write_shard(writer, task)
 
     monkeypatch.setattr(ShardWriter, "write", die)
-    said = []
+    messages = []
     match = r"train-000003.tar: its worker process \d+ was killed by SIGKILL"
     with pytest.raises(WorkerDied, match=match):
-        pack_folder(classes, tmp_path / "out", shard_size=2, workers=2, say=said.append)
-    assert said[-1].endswith("keeps what is done: the same command goes on from there")
+        pack_folder(classes, tmp_path / "out", shard_size=2, workers=2, log=messages.append)
+    assert messages[-1].endswith("keeps the finished part: run the same command again to resume")
     monkeypatch.undo()
     assert pack_folder(classes, tmp_path / "out", shard_size=2).splits == {"train": 10}
 
 
-def test_two_at_once_are_refused(classes, tmp_path, monkeypatch):
-    monkeypatch.setattr("mae.pack.unfinished.PATIENCE", 0.2)
+def test_second_process_is_refused(classes, tmp_path, monkeypatch):
+    monkeypatch.setattr("mae.pack.unfinished.LOCK_TIMEOUT", 0.2)
 
     def pack_again(done, total):
         message = refused(classes, tmp_path / "out")
-        assert message == f"{tmp_path}/out: another process is writing it"
+        assert message == f"{tmp_path}/out: is being written by another process"
 
     pack_folder(classes, tmp_path / "out", progress=pack_again)

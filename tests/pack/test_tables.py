@@ -7,9 +7,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from mae.base.errors import UserError
+from mae.pack.listing import PackRequest
 from mae.pack.pack import pack
-from mae.pack.sources import Wanted
-from mae.pack.tables import find_in_table
+from mae.pack.tables import list_table
 
 
 @pytest.fixture
@@ -38,14 +38,14 @@ def labels(listing):
 
 def refused(*arguments, **options):
     with pytest.raises(UserError) as error:
-        find_in_table(*arguments, **options)
+        list_table(*arguments, **options)
     return str(error.value).splitlines()
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet", "T.CSV"])
-def test_names_of_classes_are_numbered(table, name):
+def test_class_names_are_numbered(table, name):
     path = table([["path", "label"], ["b.png", "dog"], ["a.jpg", "cat"]], name)
-    listing = find_in_table(path)
+    listing = list_table(path)
     assert labels(listing) == {"b.png": 1, "a.jpg": 0}
     assert listing.classes == ("cat", "dog")
     assert listing.reader.read("a.jpg") == (path.parent / "a.jpg").read_bytes()
@@ -53,30 +53,30 @@ def test_names_of_classes_are_numbered(table, name):
 
 @pytest.mark.parametrize("numbers", [("7", "0"), ("7.0", "0.0")])
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
-def test_numbers_are_kept(table, name, numbers):
+def test_class_numbers_are_kept(table, name, numbers):
     if name.endswith("parquet"):
         numbers = map(int if numbers[0] == "7" else float, numbers)
     seven, none = numbers
-    listing = find_in_table(table([["path", "label"], ["a.jpg", seven], ["b.png", none]], name))
+    listing = list_table(table([["path", "label"], ["a.jpg", seven], ["b.png", none]], name))
     assert labels(listing) == {"a.jpg": 7, "b.png": 0} and listing.classes == ()
 
 
 def test_labels_are_optional(table):
     path = table([["path"], ["a.jpg"], ["sub/c.jpg"]])
-    assert labels(find_in_table(path)) == {"a.jpg": None, "sub/c.jpg": None}
+    assert labels(list_table(path)) == {"a.jpg": None, "sub/c.jpg": None}
     path = table([["path", "label"], ["a.jpg", ""]])
-    assert labels(find_in_table(path, labels=False)) == {"a.jpg": None}
+    assert labels(list_table(path, labels=False)) == {"a.jpg": None}
 
 
-def test_columns_are_named(table):
+def test_columns_by_other_names(table):
     path = table([["id", "file", "kind"], ["1", "a.jpg", "x"]])
-    assert labels(find_in_table(path, "file", "kind")) == {"a.jpg": 0}
+    assert labels(list_table(path, "file", "kind")) == {"a.jpg": 0}
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name(table):
+def test_byte_order_mark_is_ignored(table):
     path = table([["path"], ["a.jpg"]])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert labels(find_in_table(path)) == {"a.jpg": None}
+    assert labels(list_table(path)) == {"a.jpg": None}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_byte_order_mark_is_no_part_of_a_name(table):
         (["path", "x"], {"labels": True}, "no column label: --label-column names one of path, x"),
     ],
 )
-def test_an_unknown_column(table, header, options, message):
+def test_unknown_column_is_refused(table, header, options, message):
     path = table([header, ["a.jpg", "1"]])
     (line,) = refused(path, **options)
     assert line.startswith(f"{path}: {message}")
@@ -99,25 +99,25 @@ def test_an_unknown_column(table, header, options, message):
     [
         (["", "1"], "row 3: no path"),
         (["gone.jpg", "1"], "row 3: gone.jpg: no such file in "),
-        (["a.jpg", "0"], "row 3: a.jpg: is in row 2 already"),
+        (["a.jpg", "0"], "row 3: a.jpg: duplicate of row 2"),
         (["b.png", ""], "row 3: no label (--no-labels packs without classes)"),
         (["b.png"], "row 3: no label"),
         (["b.png", "-1"], "row 3: label -1: class numbers start at 0"),
         (["b.png", str(2**31)], f"row 3: label {2**31}: class numbers"),
     ],
 )
-def test_a_bad_row_is_named(table, row, message):
+def test_invalid_row_is_named(table, row, message):
     path = table([["path", "label"], ["a.jpg", "0"], row])
     (line,) = refused(path)
     assert line.startswith(f"{path}: {message}")
 
 
-def test_missing_values_of_parquet(table):
+def test_missing_values_in_parquet(table):
     path = table([["path", "label"], ["a.jpg", 0], [None, 1]], "t.parquet")
     assert refused(path) == [f"{path}: row 3: no path"]
 
 
-def test_all_faults_at_once_but_ten_at_most(table):
+def test_all_faults_at_once_but_at_most_ten(table):
     path = table([["path"], *([f"{number}.jpg"] for number in range(25))])
     lines = refused(path)
     assert len(lines) == 11 and lines[-1] == f"{path}: and 15 more faults"
@@ -128,25 +128,25 @@ def test_all_faults_at_once_but_ten_at_most(table):
     [
         ("t.csv", b"", "is empty: a first line of column names is expected"),
         ("t.csv", b"path\n", "no images: the table has no rows"),
-        ("t.csv", b'path\n"a.jpg', "does not read as a table: "),
-        ("t.parquet", b"no parquet", "does not read as Parquet: "),
+        ("t.csv", b'path\n"a.jpg', "cannot be parsed as a table: "),
+        ("t.parquet", b"no parquet", "cannot be parsed as Parquet: "),
     ],
 )
-def test_what_is_no_table(tmp_path, name, content, message):
+def test_damaged_or_empty_table_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     (line,) = refused(tmp_path / name)
     assert line.startswith(f"{tmp_path / name}: {message}")
 
 
-def test_files_that_are_no_images_are_skipped(table, tmp_path):
+def test_files_without_an_image_extension_are_skipped(table, tmp_path):
     (tmp_path / "notes.txt").touch()
-    listing = find_in_table(table([["path"], ["a.jpg"], ["notes.txt"]]))
+    listing = list_table(table([["path"], ["a.jpg"], ["notes.txt"]]))
     assert [path for path, _ in listing.skipped] == ["notes.txt"]
     with pytest.raises(UserError, match=r"no images: expected \.jpg"):
-        find_in_table(table([["path"], ["notes.txt"]]))
+        list_table(table([["path"], ["notes.txt"]]))
 
 
-def test_without_pyarrow(table, monkeypatch):
+def test_parquet_without_pyarrow_is_refused(table, monkeypatch):
     path = table([["path"], ["a.jpg"]], "t.parquet")
     real = builtins.__import__
 
@@ -159,9 +159,9 @@ def test_without_pyarrow(table, monkeypatch):
     assert refused(path) == [f"{path}: needs pyarrow: pip install 'mae[parquet]'"]
 
 
-def test_a_table_is_packed(table, tmp_path):
+def test_table_is_packed(table, tmp_path):
     path = table([["path", "label"], ["a.jpg", "x"], ["sub/c.jpg", "y"]])
-    packed = pack(Wanted((str(path),)), tmp_path / "out", workers=2)
+    packed = pack(PackRequest((str(path),)), tmp_path / "out", workers=2)
     assert packed.splits == {"train": 2} and packed.classes == ("x", "y")
     rows = (tmp_path / "out" / "sources.tsv").read_text().splitlines()[1:]
     assert {row.split("\t")[1] for row in rows} == {"a.jpg", "sub/c.jpg"}

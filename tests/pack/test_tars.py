@@ -3,15 +3,16 @@ import pytest
 from mae.base.errors import UserError
 from mae.data.manifest import build_manifest
 from mae.data.shard_reader import ShardReader
+from mae.pack.listing import PackRequest
 from mae.pack.pack import pack
 from mae.pack.plan import PackOptions
-from mae.pack.sources import Wanted, find_sources
-from mae.pack.tars import find_in_tars
+from mae.pack.sources import list_sources
+from mae.pack.tars import list_tars
 
 
-def test_shards_are_dealt_out_anew(make_shards, tmp_path):
+def test_shards_are_packed_into_new_shards(make_shards, tmp_path):
     pattern = make_shards(tmp_path / "old", 20, shard_size=5)
-    packed = pack(Wanted((pattern,)), tmp_path / "out", PackOptions(shard_size=8), workers=2)
+    packed = pack(PackRequest((pattern,)), tmp_path / "out", PackOptions(shard_size=8), workers=2)
     assert packed.shards == {"train": 3} and packed.labels == 20
     old, new = build_manifest([pattern]), build_manifest([f"{tmp_path}/out/*.tar"])
     rows = (tmp_path / "out" / "sources.tsv").read_text().splitlines()[1:]
@@ -26,48 +27,48 @@ def test_shards_are_dealt_out_anew(make_shards, tmp_path):
     assert len(seen) == 20
 
 
-def test_labels_may_be_left_out_or_demanded(make_shards, tmp_path):
+def test_labels_are_ignored_or_required_on_request(make_shards, tmp_path):
     pattern = make_shards(tmp_path / "with", 3)
-    assert {source.label for source in find_in_tars([pattern], labels=False).sources} == {None}
+    assert {source.label for source in list_tars([pattern], labels=False).sources} == {None}
     pattern = make_shards(tmp_path / "without", 3, labels=False)
-    assert {source.label for source in find_in_tars([pattern]).sources} == {None}
+    assert {source.label for source in list_tars([pattern]).sources} == {None}
     with pytest.raises(UserError, match="--labels: 3 of 3 samples have no label"):
-        find_in_tars([pattern], labels=True)
+        list_tars([pattern], labels=True)
 
 
-def test_other_members_stay_behind_and_are_counted(make_tar, make_shards, tmp_path):
+def test_other_members_are_counted_and_not_packed(make_tar, make_shards, tmp_path):
     pattern = make_shards(tmp_path / "old", 1, labels=False)
     manifest = build_manifest([pattern])
     image = bytes(ShardReader(manifest).read(0))
     members = [("a.jpg", image), ("a.json", b"{}"), ("a.cls", b"3"), ("b.txt", b"")]
     path = make_tar(tmp_path / "mixed.tar", members)
-    listing = find_sources(Wanted((str(path),)))
+    listing = list_sources(PackRequest((str(path),)))
     assert [source.label for source in listing.sources] == [3]
-    assert listing.notes == ("2 members that are no images or labels stay behind: .json, .txt",)
+    assert listing.notes == ("2 members that are no images or labels are not packed: .json, .txt",)
 
 
-def test_labels_that_are_texts_stay_behind_and_are_counted(make_tar, make_shards, tmp_path):
+def test_text_labels_are_counted_and_not_packed(make_tar, make_shards, tmp_path):
     image = bytes(ShardReader(build_manifest([make_shards(tmp_path / "old", 1)])).read(0))
     members = [("a.jpg", image), ("a.cls", b"cat"), ("b.jpg", image), ("b.cls", b"3")]
     path = str(make_tar(tmp_path / "mixed.tar", members))
-    listing = find_in_tars([path])
+    listing = list_tars([path])
     assert [source.label for source in listing.sources] == [None, 3]
-    assert listing.notes == ("1 .cls without an image or a class number stay behind",)
-    assert find_in_tars([path], labels=False).notes == ()
+    assert listing.notes == ("1 .cls without an image or a class number are not packed",)
+    assert list_tars([path], labels=False).notes == ()
     with pytest.raises(UserError, match="--labels: 1 of 2 samples have no label"):
-        find_in_tars([path], labels=True)
+        list_tars([path], labels=True)
 
 
-def test_names_of_classes_go_along(make_shards, tmp_path):
+def test_class_names_are_read_from_classes_txt(make_shards, tmp_path):
     pattern = make_shards(tmp_path / "old", 6)
-    assert find_in_tars([pattern]).classes == ()
+    assert list_tars([pattern]).classes == ()
     (tmp_path / "old" / "classes.txt").write_text("x\ny\nz\n")
-    assert find_in_tars([pattern]).classes == ("x", "y", "z")
+    assert list_tars([pattern]).classes == ("x", "y", "z")
     (tmp_path / "old" / "classes.txt").write_text("x\ny\n")
-    assert find_in_tars([pattern]).classes == ()
+    assert list_tars([pattern]).classes == ()
 
 
-def test_a_changed_shard_leaves_its_sample_out(make_shards, tmp_path):
+def test_sample_with_a_wrong_checksum_is_skipped(make_shards, tmp_path):
     pattern = make_shards(tmp_path / "old", 4, extension="png")
     shard = tmp_path / "old" / "shard-000000.tar"
     data = bytearray(shard.read_bytes())
@@ -78,7 +79,7 @@ def test_a_changed_shard_leaves_its_sample_out(make_shards, tmp_path):
         shard.write_bytes(data)
 
     options = PackOptions(shard_size=1)
-    packed = pack(Wanted((pattern,)), out, options, progress=damage)
+    packed = pack(PackRequest((pattern,)), out, options, progress=damage)
     assert packed.splits == {"train": 3}
     ((name, reason),) = packed.skipped
     assert "key sample-00002" in name and "not the bytes that were indexed" in reason

@@ -22,7 +22,7 @@ def npy(pixels):
     return Encoded(file.getvalue(), "npy")
 
 
-def test_by_default_bytes_stay_as_they_are(make_image):
+def test_bytes_are_kept_by_default(make_image):
     source = encode(make_image(0))
     assert recode(source) is source
     assert recode(Encoded(b"no image", "jpg")).data == b"no image"
@@ -49,7 +49,7 @@ def test_larger_images_are_reduced(make_image, format, quality, extension, chann
     assert pixel_cost(source, stored, 60) < 3
 
 
-def test_png_is_pillows_bicubic(make_image):
+def test_resized_png_equals_pillows_bicubic(make_image):
     pixels = make_image(2, (90, 151))
     stored = recode(encode(pixels), 30)
     expected = Image.fromarray(pixels).resize((50, 30), Image.Resampling.BICUBIC)
@@ -62,7 +62,7 @@ def test_small_images_keep_their_bytes(make_image, side):
     assert recode(source, side) is source
 
 
-def test_quality_decides_the_size(make_image):
+def test_lower_quality_gives_smaller_files(make_image):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     source = encode(noise)
     sizes = [len(recode(source, quality=quality).data) for quality in (30, 60, 95)]
@@ -73,7 +73,7 @@ def test_quality_decides_the_size(make_image):
         assert JpegImagePlugin.get_sampling(image) == 2  # 4:2:0
 
 
-def test_a_jpeg_that_would_not_shrink_keeps_its_bytes(make_image):
+def test_jpeg_that_would_not_shrink_keeps_its_bytes(make_image):
     source = encode(make_image(0, (64, 64)), "JPEG", quality=40)
     assert recode(source, quality=95) is source
     assert len(recode(source, quality=10).data) < len(source.data)
@@ -103,14 +103,14 @@ def test_deep_images_ignore_the_quality():
     assert recode(source, 20, 50) is source
 
 
-def test_full_white_does_not_wrap_around():
+def test_white_of_sixteen_bits_does_not_overflow():
     pixels = np.full((40, 40, 1), 65535, np.uint16)
     pixels[:20] = 0
     array = np.load(io.BytesIO(recode(npy(pixels), 20).data))
     assert array[0].max() == 0 and array[-1].min() == 65535
 
 
-def test_pixel_cost_is_of_255(make_image):
+def test_pixel_cost_is_in_units_of_255(make_image):
     black, gray = (encode(np.full((50, 70, 3), value, np.uint8)) for value in (0, 51))
     assert pixel_cost(black, gray) == pytest.approx(51)
     deep, deeper = (npy(np.full((50, 70), value, np.uint16)) for value in (0, 13107))
@@ -121,7 +121,7 @@ MODES = [(mode, None) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")]
 
 
 @pytest.mark.parametrize(("mode", "quality"), [*MODES, ("LA", 80), ("RGBA", 80)])
-def test_what_is_reduced_decodes_as_the_reduction_of_what_was(make_image, mode, quality):
+def test_reduced_file_decodes_to_the_reduced_image(make_image, mode, quality):
     image = Image.fromarray(make_image(0, (40, 60))).convert(mode)
     if mode in ("LA", "RGBA"):
         ramp = np.linspace(0, 255, 40 * 60).astype(np.uint8).reshape(40, 60)
@@ -144,14 +144,14 @@ def test_what_is_reduced_decodes_as_the_reduction_of_what_was(make_image, mode, 
 
 
 @pytest.mark.parametrize("lossless", [False, True])
-def test_a_webp_with_alpha_stays_one_with_alpha(make_image, lossless):
+def test_webp_keeps_its_alpha(make_image, lossless):
     pixels = np.dstack([make_image(0, (40, 40)), np.full((40, 40), 99, np.uint8)])
     stored = recode(encode(pixels, "WEBP", lossless=lossless), 20)
     assert read_info(stored.data, stored.extension) == (20, 20, 4, 8, True)
     assert decode(stored.data, stored.extension, 3).shape == (3, 20, 20)
 
 
-def test_alpha_of_sixteen_bits_is_left_out():
+def test_alpha_of_sixteen_bits_is_dropped():
     values = np.random.default_rng(0).integers(0, 65536, (40, 60, 4), np.uint16)
     source = Encoded(imagecodecs.png_encode(values), "png")
     stored = recode(source, 20)
@@ -160,23 +160,23 @@ def test_alpha_of_sixteen_bits_is_left_out():
     assert pixel_cost(source, stored, 20) < 20
 
 
-def test_alpha_outlasts_a_quality(make_image):
+def test_image_with_alpha_ignores_the_quality(make_image):
     pixels = np.dstack([make_image(0, (40, 40)), np.full((40, 40), 99, np.uint8)])
     source = encode(pixels)
     assert recode(source, quality=50) is source
 
 
-def test_a_lossless_webp_becomes_a_png(make_image):
+def test_lossless_webp_becomes_png(make_image):
     assert recode(encode(make_image(0, (40, 40)), "WEBP", lossless=True), 20).extension == "png"
 
 
-def test_a_webp_that_would_not_shrink_keeps_its_bytes(make_image):
+def test_webp_that_would_not_shrink_keeps_its_bytes(make_image):
     source = encode(make_image(0, (64, 64)), "WEBP", quality=10)
     assert recode(source, quality=95) is source
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 224), (8, 8, 20), (20, 8, 8), (3, 3, 9)])
-def test_arrays_whose_axes_cannot_be_told_are_not_resized(shape):
+def test_arrays_with_ambiguous_axes_are_not_resized(shape):
     source = npy(np.zeros(shape, np.uint8))
     with pytest.raises(BadImage) as error:
         recode(source, 2)
@@ -184,7 +184,7 @@ def test_arrays_whose_axes_cannot_be_told_are_not_resized(shape):
     assert recode(source, 500) is source
 
 
-def test_arrays_whose_axes_could_not_be_told_afterwards_are_not_resized():
+def test_arrays_with_ambiguous_axes_after_resizing_are_refused():
     """[20, 30, 31] would be read as 20 channels."""
     source = npy(np.zeros((200, 300, 31), np.uint16))
     with pytest.raises(BadImage, match=r"shape \[20, 30, 31\] after --resize"):
@@ -192,7 +192,7 @@ def test_arrays_whose_axes_could_not_be_told_afterwards_are_not_resized():
     assert read_info(recode(source, 40).data, "npy").channels == 31
 
 
-def test_what_does_not_decode_is_refused(make_image):
+def test_damaged_files_are_refused(make_image):
     source = encode(make_image(0, (60, 60)))
     with pytest.raises(BadImage):
         recode(Encoded(source.data[:-60], "png"), 20)

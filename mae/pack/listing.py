@@ -1,0 +1,164 @@
+"""Listing of the images to pack: types shared by all kinds of sources, and reading of files."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mae.base.errors import StorageError
+from mae.decoding.pixels import EXTENSIONS, BadImage
+from mae.storage.cache import ShardCache
+
+DATASET_PREFIX = "torchvision:"
+"""marks the name of a torchvision data set among the sources"""
+UNKNOWN_SIZE = -1
+MAX_LISTED = 10
+"""maximum number of examples (files, faults, columns) that one message or report names"""
+
+
+class PackRequest(NamedTuple):
+    """Sources to pack, and options for reading them."""
+
+    sources: tuple[str, ...]
+    """one folder, table or `torchvision:NAME`, or any number of tars (paths, patterns, URLs)"""
+    labels: bool | None = None
+    """True: every image must have a label; False: labels are ignored; None: used where present"""
+    path_column: str = "path"
+    """column of a table with the images' paths"""
+    label_column: str | None = None
+    """column of a table with the labels; None: `label`, if there is such a column"""
+    root: Path = Path("data")
+    """torchvision's data folder"""
+    cache: ShardCache | None = None
+    """cache for remote tars"""
+
+
+class Source(NamedTuple):
+    """An image to pack."""
+
+    reference: Any
+    """identifies the image to the listing's reader"""
+    extension: str
+    """one of EXTENSIONS"""
+    label: int | None
+    """class number"""
+
+
+class Reader(Protocol):
+    """Access to the bytes of a listing's sources; sent to every worker process."""
+
+    def read(self, reference: Any) -> bytes:
+        """Bytes of the image file.
+
+        Raises BadImage where this image is unusable, StorageError where reading fails.
+        """
+        ...
+
+    def name(self, reference: Any) -> str:
+        """Name of the image in messages and `sources.tsv`."""
+        ...
+
+
+class Listing(NamedTuple):
+    """All images to pack, in an order that depends on their names only."""
+
+    name: str
+    """name of the source in messages"""
+    sources: Sequence[Source]
+    reader: Reader
+    sizes: npt.NDArray[np.int64]
+    """bytes of each source, UNKNOWN_SIZE where it must be read first"""
+    fingerprint: str
+    """digest of names, sizes and times: equal for unchanged sources"""
+    splits: tuple[tuple[str, int], ...]
+    """(name, number of sources), in order; `train` alone where the source has no splits"""
+    classes: tuple[str, ...] = ()
+    """class names by class number; empty where classes have no names"""
+    skipped: tuple[tuple[str, str], ...] = ()
+    """(file, reason) of files that are not listed as images"""
+    notes: tuple[str, ...] = ()
+    """lines for the user about the listing"""
+
+
+class FileReader(NamedTuple):
+    """Reader of files by their path below `folder`."""
+
+    folder: str
+
+    def read(self, reference: str) -> bytes:
+        """Bytes of the file.
+
+        Raises BadImage without permission to read it, StorageError for other failures.
+        """
+        path = Path(self.folder, reference)
+        try:
+            return path.read_bytes()
+        except PermissionError as error:
+            raise BadImage(f"cannot be read: {error.strerror}") from None
+        except OSError as error:
+            raise StorageError(
+                f"{printable(str(path))}: cannot be read: {error.strerror}"
+            ) from None
+
+    def name(self, reference: str) -> str:
+        """Path of the file, as listed."""
+        return reference
+
+
+class ImageFiles(NamedTuple):
+    """Files with an image's extension, and their status in the file system."""
+
+    paths: list[str]
+    sizes: npt.NDArray[np.int64]
+    """bytes"""
+    fingerprint: str
+    """digest of paths, sizes and modification times"""
+    skipped: tuple[tuple[str, str], ...]
+    """(path, reason) of the other paths"""
+
+
+def stat_files(reader: FileReader, paths: Sequence[str]) -> ImageFiles:
+    """Stat `paths`; those without an image's extension or without a file are skipped."""
+    kept: list[str] = []
+    sizes: list[int] = []
+    times: list[int] = []
+    skipped: list[tuple[str, str]] = []
+    for path in paths:
+        if extension_of(path) not in EXTENSIONS:
+            suffix = printable(Path(path).suffix) or "no extension"
+            skipped.append((path, f"{suffix}: not among .{', .'.join(EXTENSIONS)}"))
+            continue
+        try:
+            status = Path(reader.folder, path).stat()
+        except OSError as error:  # a broken link, for one
+            skipped.append((path, f"cannot be read: {error.strerror}"))
+            continue
+        kept.append(path)
+        sizes.append(status.st_size)
+        times.append(status.st_mtime_ns)
+    digest = fingerprint(
+        [reader.folder, *kept], np.array(sizes, np.int64), np.array(times, np.int64)
+    )
+    return ImageFiles(kept, np.array(sizes, np.int64), digest, tuple(skipped))
+
+
+def extension_of(path: str) -> str:
+    """Extension of `path` in lower case, without its dot."""
+    return Path(path).suffix[1:].lower()
+
+
+def fingerprint(texts: Sequence[str], *columns: npt.NDArray) -> str:
+    """Digest of texts and numbers (sha256, hexadecimal)."""
+    digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogateescape"))
+    for column in columns:
+        digest.update(column.tobytes())
+    return digest.hexdigest()
+
+
+def printable(name: str) -> str:
+    """File name on one line of a terminal: line ends, tabs and bytes outside UTF-8 escaped."""
+    text = name.encode("utf-8", "backslashreplace").decode()
+    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
