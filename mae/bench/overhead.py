@@ -18,7 +18,7 @@ import mae.training.step
 from mae.bench.synthetic import build, synthetic_batch
 from mae.bench.timing import machine, spread
 from mae.config.sections import Config, LogConfig
-from mae.data.loader import BatchSharding
+from mae.data.batch import BatchSharding
 from mae.objectives.registry import declaration
 from mae.pictures.drawing import save_png
 from mae.training.checkpoint.run import Run

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import psutil
 
 from mae.config.sections import Config
-from mae.data.loader import BatchSharding
+from mae.data.batch import BatchSharding
 from mae.data.training_data import open_training_data
 
 READINGS = 20

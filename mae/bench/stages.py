@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from mae.bench.stream import our_batches
 from mae.config.sections import DataConfig
-from mae.data import images, loader
+from mae.data import images, views
 from mae.data.manifest import Manifest
 from mae.data.shard_reader import ShardReader
 
@@ -38,7 +38,7 @@ class StagedBatches:
         with (
             _timed(ShardReader, "read") as reading,
             _timed(images, "decode") as decoding,
-            _timed(loader, "apply_view_into") as resizing,
+            _timed(views, "apply_view_into") as resizing,
         ):
             start = time.perf_counter()
             next(self.stream)

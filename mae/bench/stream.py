@@ -1,16 +1,18 @@
-"""The loader of training as endless streams of bytes and of batches."""
+"""Endless streams of bytes and of batches from the training loader."""
 
 from collections.abc import Generator
 
 import numpy as np
+from torch import Tensor
 
 from mae.config.sections import DataConfig
-from mae.data.batches import batches
-from mae.data.loader import Batch, BatchSharding, TrainingViews
+from mae.data.batch import Batch, BatchSharding, Crops, EncodedCrops
 from mae.data.manifest import Manifest
 from mae.data.order import Order
 from mae.data.shard_reader import ShardReader
 from mae.data.training_data import build_order
+from mae.data.views import build_training_views
+from mae.data.worker_loader import load_in_workers
 
 SEED = 0
 AT_ONCE = 1000
@@ -33,8 +35,9 @@ def our_bytes(manifest: Manifest) -> Generator[bytes]:
 
 def our_batches(
     manifest: Manifest, size: tuple[int, int], batch_size: int, workers: int, config: DataConfig
-) -> Generator[Batch]:
-    """Batches as training gets them, forever."""
+) -> Generator[Batch[Tensor | Crops | EncodedCrops]]:
+    """Batches of the training loader, forever; not decoded with decode_on_device."""
     order = our_order(manifest, batch_size, config)
-    views = TrainingViews(manifest, order, config, size, channels=3)
-    yield from batches(views, BatchSharding(batch_size, 1, 0, 1).micro_batches(0, FOREVER), workers)
+    views = build_training_views(manifest, order, config, size, channels=3)
+    positions = BatchSharding(batch_size, 1, 0, 1).micro_batches(0, FOREVER)
+    yield from load_in_workers(views, positions, workers)

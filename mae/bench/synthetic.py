@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.data.loader import Batch
+from mae.data.batch import Batch
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration, implementation
 
@@ -36,8 +36,9 @@ def synthetic_images(config: Config, img_size: tuple[int, int], count: int) -> T
     return torch.randint(0, 2**config.data.bits, shape, dtype=torch.int32).to(torch.uint16)
 
 
-def synthetic_batch(config: Config, img_size: tuple[int, int], count: int) -> Batch:
+def synthetic_batch(config: Config, img_size: tuple[int, int], count: int) -> Batch[Tensor]:
     """Such images as the loader gives them, all of the first class."""
     numbers = torch.arange(count)
     images = synthetic_images(config, img_size, count)
-    return Batch(images, numbers, numbers, torch.zeros_like(numbers), [])
+    labels = torch.zeros_like(numbers)
+    return Batch(images=images, seeds=numbers, samples=numbers, labels=labels, bad=[])

@@ -10,7 +10,7 @@ from mae.base.device import keep_freed_memory
 from mae.bench.cases import OURS, Case
 from mae.bench.synthetic import build, synthetic_batch
 from mae.config.sections import Config
-from mae.data.loader import Batch
+from mae.data.batch import TrainingBatch
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
 from mae.training.meter import Meter
@@ -39,7 +39,9 @@ def build_step(case: Case) -> Step:
     return our_step(objective, config, batch, accelerator)
 
 
-def our_step(objective: Objective, config: Config, batch: Batch, accelerator: Accelerator) -> Step:
+def our_step(
+    objective: Objective, config: Config, batch: TrainingBatch, accelerator: Accelerator
+) -> Step:
     """A step of the training loop, meter included, on a batch that is on the device by then."""
     device = accelerator.device
     keep_freed_memory(device)  # as a run does at its start
@@ -54,7 +56,7 @@ def our_step(objective: Objective, config: Config, batch: Batch, accelerator: Ac
     def step() -> Tensor:
         nonlocal taken
         taken += 1
-        fed = Batch(images, words + taken * len(words), batch.samples, labels, [])
+        fed = batch._replace(images=images, seeds=words + taken * len(words), labels=labels)
         with attention_kernel(config.train):
             loss = train_step(learner, [fed], Place(taken, STEPS, LR), meter)
         if taken % REPORT_EVERY == 0:

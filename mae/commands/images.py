@@ -11,10 +11,10 @@ from torch import Tensor
 from mae.base.errors import SampleError, UserError
 from mae.config.sections import Config
 from mae.data.images import Images
-from mae.data.loader import CentredViews
 from mae.data.scan import NO_LABEL
 from mae.data.training_data import open_images
 from mae.data.transform import center_view, stack
+from mae.data.views import CentredViews
 from mae.decoding.decode import decode
 from mae.decoding.pillow import BadImage
 from mae.decoding.pixels import EXTENSIONS

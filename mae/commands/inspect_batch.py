@@ -6,8 +6,8 @@ import torch
 
 from mae.base.errors import UserError
 from mae.commands.images import write_png
-from mae.data.loader import BY_THE_CPU, TrainingViews
 from mae.data.training_data import open_training_data
+from mae.data.views import PixelViews
 from mae.pictures.drawing import tile
 from mae.training.checkpoint.files import newest_checkpoint
 from mae.training.checkpoint.run import Run
@@ -21,22 +21,19 @@ def inspect_batch(args: argparse.Namespace) -> None:
     refuse_other_samples(run, data.manifest.fingerprint)
     size, steps = config.train.batch_size, args.step
     names = data.names(steps, size)
-    # Whatever the run did: the same crops, within rounding and what decoders differ in.
-    settings = config.data.model_copy(update=BY_THE_CPU)
+    # The crops of the run, though it may have made them on its device: the same within rounding
+    # and the differences of decoders.
     img_size = build_objective(config).img_size
-    views = TrainingViews(
-        data.manifest, data.order, settings, img_size, config.data.in_chans, data.cache
+    views = PixelViews(
+        data.manifest, data.order, config.data, img_size, config.data.in_chans, data.cache
     )
     first = (steps - 1) * size
-    batch = views[range(first, first + min(size, args.count))]
-    if isinstance(batch, UserError):
-        raise batch
+    batch = views.batch(range(first, first + min(size, args.count)))
     replaced = {bad.sample: bad.reason for bad in batch.bad}
     for number, name in enumerate(names):
         print(f"{number:5}  {name}")
     for reason in replaced.values():
         print(f"replaced  {reason}")
-    assert isinstance(batch.images, torch.Tensor)
     white = torch.iinfo(batch.images.dtype).max
     out = args.out or args.run / f"batch-{steps:09d}.png"
     name = "crops, decoded here" if config.data.decode_on_device else "crops as trained on"

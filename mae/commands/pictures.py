@@ -20,9 +20,9 @@ from mae.commands.images import (
     write_sheet,
 )
 from mae.config.sections import Config
-from mae.data.loader import CentredViews
 from mae.data.training_data import open_images
 from mae.data.transform import stack
+from mae.data.views import CentredViews
 from mae.evaluation.encoders import TOKENS, ObjectiveEncoder
 from mae.evaluation.feature_cache import cached_features
 from mae.evaluation.features import Outputs, lacking, outputs_of

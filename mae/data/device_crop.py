@@ -5,31 +5,17 @@ crop's padded to the longest of its group.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from mae.data.batch import Crops
 from mae.data.transform import View
 
 CUBIC = -0.5
 """the `a` of Keys' cubic convolution (1981), as PIL has it"""
 LARGEST_GROUP = 2**24
 """elements of the largest padded float buffer, if no single crop is larger"""
-
-
-class Crops(NamedTuple):
-    """The crop boxes of a micro-batch, cut out but not resized."""
-
-    pixels: Tensor
-    """uint8, or int16 with the bits of uint16: all boxes, [h w c] each, back to back"""
-    heights: Tensor
-    """int64 [b], in main memory"""
-    widths: Tensor
-    """int64 [b], in main memory"""
-    flips: Tensor
-    """bool [b], in main memory"""
-    channels: int
 
 
 def pack_crops(images: Iterable[Tensor], views: list[View]) -> Crops:

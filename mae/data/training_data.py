@@ -10,13 +10,14 @@ import torch
 
 from mae.base.errors import UserError
 from mae.config.sections import Config, DataConfig
-from mae.data.batches import batches
-from mae.data.device_decoding import CropDecoder, decoded_batches
+from mae.data.batch import BatchSharding, TrainingBatch, step_names
+from mae.data.device_decoding import CropDecoder, decoded_on_device
 from mae.data.images import Images
-from mae.data.loader import Batch, BatchSharding, TrainingViews, step_names
 from mae.data.manifest import Manifest, build_manifest, merge
 from mae.data.order import Order
 from mae.data.statistics import channel_statistics
+from mae.data.views import EncodedViews, build_training_views
+from mae.data.worker_loader import load_in_workers
 from mae.objectives.registry import declaration
 from mae.storage.cache import ShardCache, build_cache
 from mae.storage.files import is_remote
@@ -53,7 +54,7 @@ class TrainingSource(Protocol):
         last: int,
         skipped: Container[int] = (),
         device: torch.device = ...,
-    ) -> Generator[Batch]:
+    ) -> Generator[TrainingBatch]:
         """The micro-batches of a process for the steps in [first, last) but those `skipped`."""
         ...
 
@@ -82,20 +83,20 @@ class TrainingData(NamedTuple):
         last: int,
         skipped: Container[int] = (),
         device: torch.device = CPU,
-    ) -> Generator[Batch]:
+    ) -> Generator[TrainingBatch]:
         """The micro-batches of a process for the steps in [first, last) but those `skipped`.
 
         `device` decodes them where data.decode_on_device asks for it.  Raises UserError,
         SampleError, StorageError as the samples are met, WorkerDied.
         """
-        views = TrainingViews(
+        views = build_training_views(
             self.manifest,
             self.order,
             config.data,
             img_size,
-            config.data.in_chans,
-            self.cache,
-            declaration(config.objective).augmentation(config, img_size),
+            channels=config.data.in_chans,
+            cache=self.cache,
+            augment=declaration(config.objective).augmentation(config, img_size),
         )
         at_once = shards_at_once(config.data, self.manifest, 1 / sharding.num_processes)
         in_window = at_once * len(self.manifest) / len(self.manifest.shards)
@@ -106,11 +107,14 @@ class TrainingData(NamedTuple):
             self.cache,
             ahead=min(MOST_AHEAD, int(in_window / sharding.device_batch) + 1),
         )
-        made = batches(views, positions, config.data.workers)
-        if not config.data.decode_on_device:
-            return made
-        decoder = CropDecoder(device, config.data.in_chans)
-        return decoded_batches(made, sharding.micro_batches(first, last, skipped), views, decoder)
+        if not isinstance(views, EncodedViews):
+            return load_in_workers(views, positions, config.data.workers)
+        return decoded_on_device(
+            load_in_workers(views, positions, config.data.workers),
+            sharding.micro_batches(first, last, skipped),
+            views,
+            CropDecoder(device, config.data.in_chans),
+        )
 
 
 def open_training_data(

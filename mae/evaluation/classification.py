@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mae.base.errors import RunFailed, UserError
-from mae.data.batches import batches
 from mae.data.images import BadSample, Images
-from mae.data.loader import CentredViews
 from mae.data.manifest import require_labels
+from mae.data.views import CentredViews
+from mae.data.worker_loader import load_in_workers
 from mae.evaluation.confidence import balanced_accuracy, wilson
 from mae.evaluation.features import Skipped, UsableViews, ranges
 from mae.evaluation.results import TOP
@@ -94,7 +94,7 @@ def judge(
     own: list[_Part] = []
     met, skipped = (Skipped(images, most) for _ in range(2))
     try:
-        for found in batches(views, slices[process_index::num_processes], workers):
+        for found in load_in_workers(views, slices[process_index::num_processes], workers):
             met.add(found.bad)
             own.append(_judge_batch(logits, found, labels, device))
     except (UserError, RunFailed) as error:

@@ -13,10 +13,10 @@ from torch.utils.data import Dataset
 
 from mae.base.errors import SampleError, UserError
 from mae.config.sections import Config
-from mae.data.batches import batches
 from mae.data.images import BadSample, Images
-from mae.data.loader import CentredViews
 from mae.data.transform import stack
+from mae.data.views import CentredViews
+from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, Encode, FrozenEncoder
 from mae.objectives.registry import OBJECTIVES, declaration
 
@@ -103,7 +103,7 @@ def usable_samples(views: CentredViews, max_bad: int, *, workers: int = 0) -> Us
     Raises UserError where more than `max_bad` do not, StorageError for an unreadable shard.
     """
     skipped, samples = Skipped(views.images, max_bad), []
-    for found in batches(UsableViews(views), ranges(len(views), BATCH), workers):
+    for found in load_in_workers(UsableViews(views), ranges(len(views), BATCH), workers):
         skipped.add(found.bad)
         samples += found.samples
     return Usable(np.array(samples, dtype=np.int64), skipped.reasons)
@@ -129,7 +129,7 @@ def encode_images(
     precision cannot hold.
     """
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-    for found in batches(UsableViews(views), ranges(len(views), batch_size), workers):
+    for found in load_in_workers(UsableViews(views), ranges(len(views), batch_size), workers):
         vectors: dict[str, Halves] = {}
         if found.images is not None:
             with torch.no_grad():

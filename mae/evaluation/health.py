@@ -15,9 +15,9 @@ from mae.base.errors import SampleError, StorageError, UserError
 from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.data.images import Images
-from mae.data.loader import CentredViews
 from mae.data.scan import NO_LABEL
 from mae.data.transform import stack
+from mae.data.views import CentredViews
 from mae.evaluation.features import Matrix
 from mae.evaluation.knn import directions, knn_accuracy
 from mae.evaluation.probe import Labels, path, standardise

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
-from mae.data.batches import batches
 from mae.data.images import Images
+from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.features import Matrix, Skipped, ranges
 from mae.evaluation.knn import TEMPERATURE, K
@@ -235,7 +235,7 @@ def encode_dense(
 ) -> Iterator[Dense]:
     """All images in order but the bad ones, which `skipped` hears of."""
     views = MaskedViews(images, masks, encoder.img_size, encoder.crop_pct)
-    for pixels, classes, bad in batches(views, ranges(len(views), BATCH), workers):
+    for pixels, classes, bad in load_in_workers(views, ranges(len(views), BATCH), workers):
         skipped.add(bad)
         if pixels is None:
             continue

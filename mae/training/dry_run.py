@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from mae.base.errors import UserError
 from mae.base.progress import duration
 from mae.config.sections import Config
-from mae.data.loader import Batch
+from mae.data.batch import TrainingBatch
 from mae.objectives.base import Objective
 from mae.training.flops import mfu
 from mae.training.optim import num_moments
@@ -28,7 +28,7 @@ TIMED_STEPS = 2
 class Reading(NamedTuple):
     """What the loader did by itself."""
 
-    batch: Batch
+    batch: TrainingBatch
     """the first one"""
     images_per_second: float
     """of all processes"""
@@ -131,7 +131,7 @@ def try_step(
     objective: Objective,
     plan: Plan,
     accelerator: Accelerator,
-    batch: Batch,
+    batch: TrainingBatch,
 ) -> Tried:
     """Steps of a copy of `objective`, the first of them untimed; UserError out of memory."""
     device, sharding = accelerator.device, plan.sharding
@@ -165,7 +165,7 @@ def try_step(
         accelerator.free_memory()
 
 
-def _seconds(learner: Learner, batch: Batch, plan: Plan, accumulation: int) -> float:
+def _seconds(learner: Learner, batch: TrainingBatch, plan: Plan, accumulation: int) -> float:
     """Duration of a step with so many micro-batches."""
     device = learner.accelerator.device
     began = _now(device)

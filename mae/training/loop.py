@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from mae.base.errors import ProcessFailed, ProcessStopped, RunFailed, Stopped, UserError, WorkerDied
 from mae.base.exit_status import append_event
-from mae.data.loader import Batch
+from mae.data.batch import TrainingBatch
 from mae.training.checkpoint.files import TrainingState, checkpoints, step_of
 from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
@@ -111,8 +111,8 @@ class Trainer:
                 monitor.clock.restart()
 
     def _batches(
-        self, stream: Iterator[Batch], start: int, step: int, done: int
-    ) -> Iterator[Batch]:
+        self, stream: Iterator[TrainingBatch], start: int, step: int, done: int
+    ) -> Iterator[TrainingBatch]:
         """The micro-batches of `step`; ProcessFailed or ProcessStopped where they do not come."""
         for _ in range(self.plan.sharding.accumulation):
             try:

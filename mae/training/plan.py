@@ -12,7 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from mae.base.errors import UserError
 from mae.config.sections import Config, TrainConfig
-from mae.data.loader import BatchSharding
+from mae.data.batch import BatchSharding
 from mae.data.training_data import TrainingSource
 from mae.evaluation.probing import Planned
 from mae.objectives.registry import declaration

@@ -1,4 +1,4 @@
-"""Batches on their way to the device, beside the steps that it is still busy with."""
+"""Prefetching of batches to the device, beside the steps that it still computes."""
 
 from collections import deque
 from typing import NamedTuple
@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from mae.data.device_crop import Crops, resize_crops
-from mae.data.loader import Batch
+from mae.data.batch import TrainingBatch
+from mae.data.device_crop import resize_crops
 
 AHEAD = 2
-"""steps whose batches may be on the device at once, beside the one it is computing"""
+"""maximum number of batches on the device that wait for their step"""
 
 
 class OnDevice(NamedTuple):
-    """What an objective takes of a batch."""
+    """A batch on the device, as an objective takes it."""
 
     images: Shaped[Tensor, "b c h w"]
     seeds: Int[Tensor, " b"]
@@ -35,7 +35,7 @@ class DevicePrefetcher:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.begun: deque[torch.cuda.Event] = deque()
 
-    def __call__(self, batch: Batch, img_size: tuple[int, int]) -> OnDevice:
+    def __call__(self, batch: TrainingBatch, img_size: tuple[int, int]) -> OnDevice:
         """The batch, ready for the device's current stream."""
         if self.stream is None:
             return self._put(batch, img_size)
@@ -52,15 +52,14 @@ class DevicePrefetcher:
         self.begun.append(begun)
         return found
 
-    def _put(self, batch: Batch, img_size: tuple[int, int]) -> OnDevice:
+    def _put(self, batch: TrainingBatch, img_size: tuple[int, int]) -> OnDevice:
         images = batch.images
-        if isinstance(images, Crops):
+        if isinstance(images, Tensor):
+            images = images.to(self.device, non_blocking=True)
+        else:
             if images.pixels.is_cuda:  # decoded there, in another stream
                 images.pixels.record_stream(torch.cuda.current_stream(self.device))
             images = resize_crops(images, img_size, self.device)
-        else:
-            assert isinstance(images, Tensor)  # what is encoded is decoded before it comes here
-            images = images.to(self.device, non_blocking=True)
         seeds, labels = (
             one.to(self.device, non_blocking=True) for one in (batch.seeds, batch.labels)
         )

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mae.base.hashing import Stream, Words, fold
 from mae.config.sections import Config, TrainConfig
-from mae.data.loader import Batch
+from mae.data.batch import TrainingBatch
 from mae.objectives.base import Merge, Objective, Output, StepEnd, total_loss
 from mae.objectives.registry import implementation
 from mae.training.checkpoint.average import Average
@@ -68,7 +68,7 @@ def build_learner(config: Config, objective: Objective, accelerator: Accelerator
 
 
 def train_step(
-    learner: Learner, batches: Iterable[Batch], step: Step, meter: Meter | None = None
+    learner: Learner, batches: Iterable[TrainingBatch], step: Step, meter: Meter | None = None
 ) -> Tensor:
     """Do one optimizer step on `step.accumulation` micro-batches; the last one's loss.
 
@@ -104,7 +104,7 @@ def train_step(
     return loss.detach()
 
 
-def forward(learner: Learner, batch: Batch, progress: Tensor) -> Output:
+def forward(learner: Learner, batch: TrainingBatch, progress: Tensor) -> Output:
     """One micro-batch through the objective as accelerate prepared it."""
     objective = learner.objective
     images, seeds, labels = learner.feed(batch, objective.img_size)

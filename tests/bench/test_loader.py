@@ -129,7 +129,7 @@ def test_the_parts_of_a_batch_are_timed_in_place(manifest, monkeypatch):
         return slowly
 
     monkeypatch.setattr("mae.data.images.decode", slow(decode, 0.004))
-    monkeypatch.setattr("mae.data.loader.apply_view_into", slow(apply_view_into, 0.002))
+    monkeypatch.setattr("mae.data.views.apply_view_into", slow(apply_view_into, 0.002))
     staged = StagedBatches(manifest, SIZE, batch_size=8)
     for _ in range(2):
         stages = staged.next_batch()

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mae.data import device_crop
-from mae.data.device_crop import Crops, pack_crops, resize_crops
+from mae.data.batch import Crops
+from mae.data.device_crop import pack_crops, resize_crops
 from mae.data.transform import View, apply_view
 
 

@@ -7,10 +7,9 @@ from PIL import Image
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.data.device_crop import Crops, resize_crops
+from mae.data.batch import Batch, BatchSharding, Crops, EncodedCrops
+from mae.data.device_crop import resize_crops
 from mae.data.device_decoding import CropDecoder
-from mae.data.encoded import Encoded
-from mae.data.loader import Batch, BatchSharding
 from mae.data.training_data import open_training_data
 from mae.decoding.on_device import JpegDecoder
 
@@ -107,7 +106,7 @@ def test_views_of_an_image_share_its_file(make, monkeypatch):
     decoded = []
     call = CropDecoder.__call__
 
-    def spy(self, batch: Encoded):
+    def spy(self, batch: EncodedCrops):
         decoded.append(batch)
         return call(self, batch)
 

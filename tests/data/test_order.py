@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from mae.data.loader import BatchSharding
+from mae.data.batch import BatchSharding
 from mae.data.order import BLOCK, Order, quotas, sample_at
 
 SIZES = [1, 2, 3, 5, 7, 31, 97, 1009, *(2**k + d for k in (2, 4, 10, 11) for d in (-1, 0, 1))]

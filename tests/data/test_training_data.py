@@ -11,8 +11,8 @@ from PIL import Image
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
+from mae.data.batch import BatchSharding
 from mae.data.index import shard_index
-from mae.data.loader import BatchSharding
 from mae.data.order import BLOCK
 from mae.data.training_data import (
     build_order,

@@ -9,7 +9,7 @@ from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 
 from mae.base.errors import UserError
-from mae.data.loader import BatchSharding
+from mae.data.batch import BatchSharding
 from mae.data.training_data import open_training_data
 from mae.data.transform import build_augment, posterize
 from mae.objectives.registry import config_type, declaration

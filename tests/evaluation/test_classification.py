@@ -7,8 +7,8 @@ from sklearn import metrics
 
 from mae.base.errors import RunFailed, StorageError, UserError
 from mae.data.images import Images
-from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
+from mae.data.views import CentredViews
 from mae.evaluation import classification
 from mae.evaluation.classification import (
     Judged,

@@ -7,8 +7,8 @@ import torch
 from mae.base.errors import StorageError, UserError
 from mae.config.sections import Config
 from mae.data.images import Images
-from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
+from mae.data.views import CentredViews
 from mae.evaluation.encoders import objective_encoder
 from mae.evaluation.features import encode_images
 from tests.objectives.mae.test_model import small_mae

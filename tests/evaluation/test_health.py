@@ -12,8 +12,8 @@ import torch
 
 from mae.base.errors import StorageError, UserError
 from mae.data.images import Images
-from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
+from mae.data.views import CentredViews
 from mae.evaluation.health import (
     Health,
     held_out,

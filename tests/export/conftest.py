@@ -22,9 +22,9 @@ def in_process(monkeypatch):
 def photographs(shared_data, tmp_path_factory):
     """50 real ones, uint8 [50 3 32 48]."""
     from mae.config.sections import Config, DataConfig
-    from mae.data.loader import CentredViews
     from mae.data.training_data import open_images
     from mae.data.transform import stack
+    from mae.data.views import CentredViews
 
     config = Config(data=DataConfig(index_dir=tmp_path_factory.mktemp("index")))
     images = open_images([f"{shared_data}/clothing/val-000000.tar"], "photographs", config)

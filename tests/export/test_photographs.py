@@ -6,9 +6,9 @@ import torch
 from transformers import ViTModel
 
 from mae.config.sections import DataConfig
-from mae.data.loader import CentredViews
 from mae.data.training_data import open_images
 from mae.data.transform import stack
+from mae.data.views import CentredViews
 from mae.export.subject import Subject
 from mae.objectives.base import total_loss
 from mae.objectives.mae.declaration import MaeModel

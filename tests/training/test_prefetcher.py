@@ -3,8 +3,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from mae.data.batch import Batch
 from mae.data.device_crop import pack_crops, resize_crops
-from mae.data.loader import Batch
 from mae.data.transform import View
 from mae.training import prefetcher
 from mae.training.prefetcher import AHEAD, DevicePrefetcher

@@ -212,7 +212,7 @@ def ranks(
     """[heads rows] of each image's own class: `ranks_of_truth`."""
     slices = np.array_split(rows, -(-len(rows) // batch_size))
     found = []
-    for numbers, batch in zip(slices, tokens.batches(slices), strict=True):
+    for numbers, batch in zip(slices, tokens.load(slices), strict=True):
         above = [ranks_of_truth(scores, labels[numbers]) for scores in probe.scores(batch)]
         found.append(torch.stack(above).cpu())
     return torch.cat(found, dim=1).numpy()

@@ -7,7 +7,7 @@ from typing import Any
 
 from mae.base.errors import UserError
 from mae.data.images import Images
-from mae.data.loader import CentredViews
+from mae.data.views import CentredViews
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.feature_cache import FOLDER, features_of, identity, made_before
 from mae.evaluation.features import blank_vectors, usable_samples

@@ -13,12 +13,13 @@ from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import Config
-from mae.data.batches import batches
+from mae.data.batch import Batch, BatchSharding, step_names
 from mae.data.images import Images
-from mae.data.loader import Batch, BatchSharding, CentredViews, step_names
 from mae.data.manifest import Manifest, select
 from mae.data.order import Order
 from mae.data.transform import stack
+from mae.data.views import CentredViews
+from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.features import Usable, blank_vectors
 from mae.evaluation.features_file import FeatureSet
@@ -44,7 +45,7 @@ class Tokens(Protocol):
         """Rows on the CPU: tokens [len(rows) t d], or the images that the encoder encodes."""
         ...
 
-    def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
+    def load(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
         """float32 [len(rows) t d] of each of `slices`: the class token, if any, and all patches."""
         ...
 
@@ -61,8 +62,8 @@ class CachedTokens:
         names = {"cls", TOKENS} & self.features.vectors.keys()
         return joined({name: self._read(name, rows) for name in names})
 
-    def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
-        """Batches of tokens: see `Tokens`."""
+    def load(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
+        """Tokens of each of `slices`: see `Tokens`."""
         for rows in slices:
             yield self.inputs(rows).to(self.device).float()
 
@@ -92,10 +93,10 @@ class EncodedTokens:
         self.samples, self.skipped = usable
         self.inputs = _Views(self.views, self.samples)
 
-    def batches(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
-        """Batches of tokens: see `Tokens`."""
+    def load(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
+        """Tokens of each of `slices`: see `Tokens`."""
         numbers = [self.samples[rows].tolist() for rows in slices]
-        for images in batches(self.views, numbers, self.workers):  # pyrefly: ignore  # any numbers
+        for images in load_in_workers(self.views, numbers, self.workers):
             with torch.no_grad():
                 found = self.encoder.encode(images.to(self.device))
                 # As the cache keeps them, so that the two give the same probe.
@@ -118,7 +119,7 @@ def joined(vectors: dict[str, Tensor]) -> Tensor:
     return torch.cat([*first, vectors[TOKENS]], dim=1)
 
 
-class TokenBatches(Dataset):
+class TokenBatches(Dataset[Batch[Tensor] | UserError]):
     """Positions of the stream → Batch."""
 
     def __init__(
@@ -126,7 +127,7 @@ class TokenBatches(Dataset):
     ) -> None:
         self.inputs, self.rows, self.manifest, self.order = inputs, rows, manifest, order
 
-    def __getitem__(self, index: range) -> Batch | UserError:
+    def __getitem__(self, index: range) -> Batch[Tensor] | UserError:
         """The batch; a UserError comes back as a value, whole, where raising would wrap it."""
         place = self.order(np.arange(index.start, index.stop))
         try:
@@ -134,11 +135,11 @@ class TokenBatches(Dataset):
         except UserError as error:
             return error
         return Batch(
-            inputs,
-            as_tensor(fold(self.order.seed, Stream.OBJECTIVE, place.view, place.sample)),
-            torch.from_numpy(place.sample),
-            torch.from_numpy(self.manifest.label[place.sample].astype(np.int64)),
-            [],
+            images=inputs,
+            seeds=as_tensor(fold(self.order.seed, Stream.OBJECTIVE, place.view, place.sample)),
+            samples=torch.from_numpy(place.sample),
+            labels=torch.from_numpy(self.manifest.label[place.sample].astype(np.int64)),
+            bad=[],
         )
 
 
@@ -169,10 +170,10 @@ class TokenData(NamedTuple):
         last: int,
         skipped: Container[int] = (),
         device: torch.device = CPU,
-    ) -> Generator[Batch]:
+    ) -> Generator[Batch[Tensor]]:
         """The micro-batches of a process for the steps in [first, last) but those `skipped`."""
         positions = sharding.micro_batches(first, last, skipped)
-        return batches(self.dataset, positions, self.workers)
+        return load_in_workers(self.dataset, positions, self.workers)
 
 
 def token_data(tokens: Tokens, rows: Rows, images: Images, seed: int) -> TokenData:

@@ -8,9 +8,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from mae.data.batches import batches
 from mae.data.images import Images
-from mae.data.loader import CentredViews
+from mae.data.views import CentredViews
+from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
 from mae.evaluation.features import (
@@ -181,7 +181,7 @@ def centred_vectors(
     """Each image's centred view, encoded; UserError where more than `max_bad` do not decode."""
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
     skipped, samples, vectors = Skipped(images, max_bad), [], []
-    for found in batches(UsableViews(views), ranges(len(views), batch_size), workers):
+    for found in load_in_workers(UsableViews(views), ranges(len(views), batch_size), workers):
         skipped.add(found.bad)
         if found.images is not None:
             vectors.append(image_vectors(encoder, found.images.to(device)).cpu())

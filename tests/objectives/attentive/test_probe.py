@@ -8,8 +8,8 @@ from sklearn.linear_model import LogisticRegression
 
 from mae.base.errors import UserError
 from mae.data.images import Images
-from mae.data.loader import CentredViews
 from mae.data.manifest import Manifest
+from mae.data.views import CentredViews
 from mae.evaluation.feature_cache import features_of
 from mae.evaluation.features import usable_samples
 from mae.evaluation.labels import ClassNumbers
@@ -56,7 +56,7 @@ class InMemory:
         self.skipped, self.workers = [], 0
         self.inputs = lambda rows: self.tokens[torch.from_numpy(rows)]
 
-    def batches(self, slices):
+    def load(self, slices):
         for rows in slices:
             self.read += rows.tolist()
             yield self.tokens[torch.from_numpy(rows)]
@@ -211,7 +211,7 @@ def test_cached_and_fresh_tokens_agree_in_any_order(tmp_path, make_shards):
     cached = CachedTokens(features_of(encoder, images, tmp_path, tokens=True, say=silent), "cpu")
     fresh = fresh_tokens(encoder, images)
     slices = [np.array([7, 0, 9]), np.array([3])]
-    for kept, new in zip(cached.batches(slices), fresh.batches(slices), strict=True):
+    for kept, new in zip(cached.load(slices), fresh.load(slices), strict=True):
         assert kept.dtype == torch.float32 and kept.shape[1:] == (17, 32)  # 4 x 4, class token
         torch.testing.assert_close(kept, new, rtol=2e-3, atol=2e-3)  # batches of other sizes
     pixels = fresh.inputs(np.array([3]))

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from mae.cli import main
 from mae.config.loading import load_config, recorded_config
 from mae.config.sections import DataConfig, LogConfig
-from mae.data.loader import CentredViews
 from mae.data.training_data import open_training_data
+from mae.data.views import CentredViews
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.features import image_vectors
 from mae.evaluation.results import table

@@ -11,8 +11,8 @@ from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.config.loading import load_config
 from mae.data.images import Images
-from mae.data.loader import CentredViews
 from mae.data.manifest import build_manifest
+from mae.data.views import CentredViews
 from mae.objectives.base import HeldOut
 from mae.objectives.mae.implementation import IMPLEMENTATION
 from mae.objectives.mae.reconstruction import explained_variance

@@ -1,31 +1,28 @@
 import io
 import os
 import pickle
-import signal
-import threading
-import time
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
-from mae.base.errors import SampleError, StorageError, UserError, WorkerDied
+from mae.base.errors import SampleError, StorageError, UserError
 from mae.base.hashing import Stream, fold
 from mae.config.sections import DataConfig
 from mae.data import images as images_module
-from mae.data.batches import batches
-from mae.data.device_crop import Crops, resize_crops
+from mae.data.batch import Batch, BatchSharding, Crops
+from mae.data.device_crop import resize_crops
 from mae.data.images import Images
-from mae.data.loader import Batch, BatchSharding, CentredViews, TrainingViews
 from mae.data.manifest import build_manifest
 from mae.data.order import Order, sample_at
 from mae.data.transform import center_view
+from mae.data.views import CentredViews, CropViews, EncodedViews, PixelViews, build_training_views
+from mae.data.worker_loader import load_in_workers
 from mae.decoding.decode import decode
+from tests.data.test_worker_loader import workers_left
 
 SIZE = (16, 24)
 SEED = 5
@@ -64,9 +61,14 @@ def npy(pixels):
 
 
 def training_views(manifest, channels=3, seed=SEED, order=None, **config):
+    return PixelViews(*settings(manifest, channels, seed, order, **config))
+
+
+def settings(manifest, channels=3, seed=SEED, order=None, **config):
+    """Arguments of the views."""
     counts = manifest.dataset_counts()
     order = order or Order(seed, counts, batch_size=12, repeats=config.get("repeats", 1))
-    return TrainingViews(manifest, order, DataConfig(**config), SIZE, channels)
+    return manifest, order, DataConfig(**config), SIZE, channels
 
 
 def pixels(batch):
@@ -76,7 +78,7 @@ def pixels(batch):
 
 def stream(views, slices, first=0, last=4, workers=0):
     """The batches of one process."""
-    return list(batches(views, slices.micro_batches(first, last), workers))
+    return list(load_in_workers(views, slices.micro_batches(first, last), workers))
 
 
 def by_all_processes(views, processes, accumulation, workers=0):
@@ -226,7 +228,7 @@ def test_the_crop_of_a_replacement_is_that_of_its_position(damaged, monkeypatch)
             keys.append([np.array(value).tolist() for value in values])
         return fold_of_loader(seed, stream, *values)
 
-    monkeypatch.setattr("mae.data.loader.fold", told)
+    monkeypatch.setattr("mae.data.views.fold", told)
     training_views(damaged)[range(20)]
     view, sample = sample_at(SEED, SAMPLES, np.arange(20))
     assert keys == [[view.tolist(), sample.tolist()]]
@@ -237,7 +239,7 @@ def test_where_all_are_bad_one_is_named(tmp_path, make_tar, workers):
     path = make_tar(tmp_path / "a.tar", [(f"{n}.jpg", b"no image") for n in range(4)])
     views = training_views(build_manifest([str(path)]))
     with pytest.raises(SampleError, match=r"a.tar: key \d: does not decode.*replacements are bad"):
-        list(batches(views, [range(2)], workers))
+        list(load_in_workers(views, [range(2)], workers))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -253,7 +255,7 @@ def test_a_shard_that_cannot_be_read_is_an_error_after_what_came_before(manifest
             if 8 <= views.order(np.array([position])).sample[0] < 16
         )
         with pytest.raises(StorageError) as error:
-            for batch in batches(views, [range(n, n + 1) for n in range(SAMPLES)], workers):
+            for batch in load_in_workers(views, [range(n, n + 1) for n in range(SAMPLES)], workers):
                 seen += batch.samples.tolist()
     finally:
         hidden.rename(shard)
@@ -316,8 +318,22 @@ def test_epochs_of_one_bad_sample_behind_the_other_are_kept_apart(tmp_path, make
 # Other pixels
 
 
-def test_crops_may_be_left_to_the_device(manifest, expected):
-    views = training_views(manifest, crop_on_device=True)
+@pytest.mark.parametrize(
+    ("config", "kind"),
+    [
+        ({}, PixelViews),
+        ({"crop_on_device": True}, CropViews),
+        ({"decode_on_device": True}, EncodedViews),
+        ({"crop_on_device": True, "decode_on_device": True}, EncodedViews),
+    ],
+    ids=str,
+)
+def test_settings_decide_where_crops_are_made(manifest, config, kind):
+    assert type(build_training_views(*settings(manifest, **config))) is kind
+
+
+def test_crops_resized_on_the_device_are_those_of_the_cpu(manifest, expected):
+    views = CropViews(*settings(manifest))
     parts = stream(views, BatchSharding(12, 1, 0, 1), workers=2)
     crops = [part.images for part in parts]
     assert all(isinstance(one, Crops) for one in crops)
@@ -336,25 +352,24 @@ def test_images_of_16_bits_keep_them(tmp_path, make_tar):
         [(f"{n}.png", png(np.full((30, 40), n, np.uint16))) for n in numbers],
     )
     manifest = build_manifest([str(shard)])
-    for crop_on_device in (False, True):
-        views = training_views(manifest, channels=1, bits=16, crop_on_device=crop_on_device)
-        (batch,) = batches(views, [range(3)], workers=1)
-        images = resize_crops(batch.images, SIZE, "cpu") if crop_on_device else batch.images
+    arguments = settings(manifest, channels=1, bits=16)
+    (on_cpu,) = load_in_workers(PixelViews(*arguments), [range(3)], workers=1)
+    (boxes,) = load_in_workers(CropViews(*arguments), [range(3)], workers=1)
+    for images in (on_cpu.images, resize_crops(boxes.images, SIZE, "cpu")):
         assert images.dtype == torch.uint16 and images.shape == (3, 1, *SIZE)
-        for image, sample in zip(images, batch.samples.tolist(), strict=True):
+        for image, sample in zip(images, on_cpu.samples.tolist(), strict=True):
             assert (image.int() == int(manifest.key(sample))).all()
+    assert torch.equal(boxes.samples, on_cpu.samples)
 
 
 def test_images_of_seven_channels(tmp_path, make_tar):
     values = np.arange(7, dtype=np.uint8) * 30 + 5
     pixels = np.broadcast_to(values, (30, 40, 7))
     shard = make_tar(tmp_path / "a.tar", [(f"{n}.npy", npy(pixels)) for n in range(4)])
-    for crop_on_device in (False, True):
-        views = training_views(
-            build_manifest([str(shard)]), channels=7, crop_on_device=crop_on_device
-        )
-        (batch,) = batches(views, [range(4)], workers=1)
-        images = resize_crops(batch.images, SIZE, "cpu") if crop_on_device else batch.images
+    arguments = settings(build_manifest([str(shard)]), channels=7)
+    (on_cpu,) = load_in_workers(PixelViews(*arguments), [range(4)], workers=1)
+    (boxes,) = load_in_workers(CropViews(*arguments), [range(4)], workers=1)
+    for images in (on_cpu.images, resize_crops(boxes.images, SIZE, "cpu")):
         assert images.dtype == torch.uint8 and images.shape == (4, 7, *SIZE)
         assert (images.permute(0, 2, 3, 1) == torch.from_numpy(values)).all()
 
@@ -363,7 +378,8 @@ def test_images_of_seven_channels(tmp_path, make_tar):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_unlabelled_shards_of_either_kind(tmp_path, make_shards, channels, extension):
     shards = make_shards(tmp_path, 4, labels=False, channels=channels, extension=extension)
-    (batch,) = batches(training_views(build_manifest([shards]), channels), [range(4)], workers=0)
+    views = training_views(build_manifest([shards]), channels)
+    (batch,) = load_in_workers(views, [range(4)], workers=0)
     assert batch.images.shape == (4, channels, *SIZE)
 
 
@@ -381,89 +397,9 @@ def test_one_tar_feeds_all_workers(tmp_path, make_shards, monkeypatch):
     manifest = build_manifest([make_shards(tmp_path, 8, shard_size=8)])
     assert len(manifest.shards) == 1
     slices = BatchSharding(2, 1, 0, 1).micro_batches(0, 4)
-    assert len(list(batches(training_views(manifest), slices, workers=2))) == 4
+    assert len(list(load_in_workers(training_views(manifest), slices, workers=2))) == 4
     pids = {int(path.name) for path in (tmp_path / "workers").iterdir()}
     assert len(pids) == 2 and os.getpid() not in pids
-
-
-class Handlers(Dataset):
-    """Whether the process that reads leaves interrupts to others."""
-
-    def __getitem__(self, index):
-        return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-
-
-def test_workers_leave_interrupts_to_the_training_process():
-    assert list(batches(Handlers(), [range(1)] * 2, workers=2)) == [True, True]
-
-
-class Pids(Dataset):
-    """Which process reads; slowly after a while, so that some work is always under way."""
-
-    def __getitem__(self, index):
-        time.sleep(0.05)
-        return torch.tensor(os.getpid())
-
-
-def test_a_killed_worker_ends_the_stream_soon_and_by_name():
-    items = batches(Pids(), [range(1)] * 10_000, workers=2)
-    victim = int(next(items))
-    os.kill(victim, signal.SIGKILL)
-    start = time.monotonic()
-    with pytest.raises(WorkerDied) as error:
-        for _ in items:
-            pass
-    assert time.monotonic() - start < 10
-    assert f"data worker {victim} (signal 9) died" in str(error.value)
-    assert "\n" not in str(error.value)
-    assert not workers_left()
-
-
-class Reset:
-    """What a sample is to its reader when the worker dies while handing it over."""
-
-    def __reduce__(self):
-        return refuse, ()
-
-
-def refuse():
-    raise ConnectionResetError("by a worker that dies")
-
-
-class DyingSlowly(Dataset):
-    """Its worker closes its files, as the dying do, well before it is dead."""
-
-    def __getitem__(self, index):
-        threading.Thread(target=self.die).start()
-        return Reset()
-
-    def die(self):
-        time.sleep(0.1)
-        os.closerange(3, 1024)
-        time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_worker_that_is_still_dying_is_named():
-    with pytest.raises(WorkerDied, match=r"data worker \d+ \(signal 9\) died"):
-        list(batches(DyingSlowly(), [range(1)], workers=1))
-
-
-def test_a_stream_given_up_leaves_no_workers(manifest):
-    items = batches(training_views(manifest), [range(4)] * 50, workers=2)
-    next(items)
-    assert len(workers_left()) == 2
-    items.close()
-    assert not workers_left()
-
-
-def workers_left():
-    """Children that run or wait to be buried; multiprocessing's own helper is none."""
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "resource_tracker" not in " ".join(child.cmdline())
-    ]
 
 
 def test_a_data_set_may_be_sent_to_another_process(manifest, expected):
@@ -480,7 +416,7 @@ def test_centred_views_come_in_order_of_the_manifest(manifest, workers):
     views = CentredViews(Images(manifest, 3), SIZE, 0.875)
     assert len(views) == SAMPLES
     slices = [range(start, min(start + 8, SAMPLES)) for start in range(0, SAMPLES, 8)]
-    images = torch.cat(list(batches(views, slices, workers)))
+    images = torch.cat(list(load_in_workers(views, slices, workers)))
     assert images.shape == (SAMPLES, 3, *SIZE) and images.dtype == torch.uint8
     for sample in range(SAMPLES):
         assert torch.equal(images[sample], center_view(views.images[sample], SIZE, 0.875))
@@ -489,13 +425,13 @@ def test_centred_views_come_in_order_of_the_manifest(manifest, workers):
 def test_centred_views_name_a_bad_image(damaged):
     views = CentredViews(Images(damaged, 3), SIZE, 1.0)
     with pytest.raises(UserError, match=r"key sample-00006: not the bytes"):
-        list(batches(views, [range(10)], workers=1))
+        list(load_in_workers(views, [range(10)], workers=1))
 
 
 def test_real_shards(shared_data, tmp_path):
     manifest = build_manifest([f"{shared_data}/clothing/val-*.tar"], index_dir=tmp_path)
     order = Order(0, manifest.dataset_counts())
-    views = TrainingViews(manifest, order, DataConfig(), (224, 224), 3)
-    (batch,) = batches(views, [range(8)], workers=0)
+    views = PixelViews(manifest, order, DataConfig(), (224, 224), 3)
+    (batch,) = load_in_workers(views, [range(8)], workers=0)
     assert batch.images.shape == (8, 3, 224, 224)
     assert batch.images.float().flatten(1).std(dim=1).min() > 5
