@@ -1,15 +1,20 @@
-"""Shared fixtures: small, real, deterministic shards."""
+"""Shared fixtures: small, real, deterministic shards; a reference run; retries without pauses."""
 
+import fcntl
 import io
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+
+from tests.runs import launch, write_config
+from tests.servers import web_server
 
 # Golden numbers and equal bits are the CPU's; what the tests start inherits this.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -49,12 +54,93 @@ def make_shards():
     return _make_shards
 
 
+class ReferenceRun(NamedTuple):
+    """A finished run of the tiny config that nothing disturbed; not to be changed by tests."""
+
+    folder: Path
+    """RUN, with the config `tiny.yaml` beside it"""
+    printed: str
+    """standard output"""
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory, make_shards):
+    """Glob pattern of 52 images in 3 shards: batches of 8 straddle epochs."""
+
+    def make(folder: Path) -> None:
+        make_shards(folder, 52, shard_size=20, size=(20, 24), extension="png")
+
+    return f"{_made_once(tmp_path_factory, 'reference-shards', make)}/shard-*.tar"
+
+
+@pytest.fixture(scope="session")
+def reference_run(tmp_path_factory, shards):
+    """A finished run of one process, by the command line; panels every 10 steps."""
+    return _reference_run(tmp_path_factory, "reference-run", shards, "log.panel_every=10")
+
+
+@pytest.fixture(scope="session")
+def reference_run_by_two(tmp_path_factory, shards):
+    """A finished run of two processes, each with a decoding process of its own."""
+    settings = ("train.num_processes=2", "data.workers=1")
+    name = "reference-run-by-two"
+    return _reference_run(tmp_path_factory, name, shards, *settings, processes=2)
+
+
+@pytest.fixture
+def fast_retries(monkeypatch):
+    """Retries of downloads without noticeable pauses, and no proxy between here and loopback."""
+    monkeypatch.setattr("mae.storage.retry.FIRST_DELAY", 0.001)
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def server(fast_retries):
+    """A web server on loopback that counts, delays and fails as it is asked to."""
+    with web_server() as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real images beside the project, where there is one."""
     folder = Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no folder of real images beside the project")
+    return folder
+
+
+def _reference_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    shards: str,
+    *settings: str,
+    processes: int = 1,
+) -> ReferenceRun:
+    def make(folder: Path) -> None:
+        done = launch(write_config(folder, shards), *settings, processes=processes)
+        assert done.returncode == 0, done.stderr
+        (folder / "printed").write_text(done.stdout)
+
+    folder = _made_once(tmp_path_factory, name, make)
+    return ReferenceRun(folder / "run", (folder / "printed").read_text())
+
+
+def _made_once(
+    tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]
+) -> Path:
+    """A folder filled by `make`, once for all processes of a test session."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / name
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / f"{name}.done").exists():
+            folder.mkdir()
+            make(folder)
+            (base / f"{name}.done").touch()
     return folder
 
 

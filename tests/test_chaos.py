@@ -88,12 +88,6 @@ class Drill(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory, make_shards):
-    folder = tmp_path_factory.mktemp("shards")
-    return make_shards(folder, 52, shard_size=20, size=(20, 24), extension="png")
-
-
-@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, shards):
     """`undisturbed(settings)`: the weights at the end of a run of one process."""
 

@@ -47,27 +47,15 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory, make_shards):
-    folder = tmp_path_factory.mktemp("shards")
-    return make_shards(folder, 52, shard_size=20, size=(20, 24), extension="png")
+def undisturbed(reference_run):
+    """Weights at the end of a run of one process that nothing disturbed."""
+    return final_weights(reference_run.folder)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, shards):
-    """The weights at the end of a run of one process that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    torch.set_num_threads(1)
-    assert main([str(write_config(folder, shards))]) == 0
-    return final_weights(folder / "run")
-
-
-@pytest.fixture(scope="module")
-def undisturbed_by_two(tmp_path_factory, shards):
-    """The same by two processes."""
-    folder = tmp_path_factory.mktemp("undisturbed-by-two")
-    done = launch(write_config(folder, shards), processes=2)
-    assert done.returncode == 0, done.stderr
-    return final_weights(folder / "run")
+def undisturbed_by_two(reference_run_by_two):
+    """Weights at the end of a run of two processes that nothing disturbed."""
+    return final_weights(reference_run_by_two.folder)
 
 
 def assert_same(run, expected):

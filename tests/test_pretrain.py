@@ -30,32 +30,17 @@ GOLDEN_LOSSES = [1.545787, 1.380243, 1.182855, 1.152326, 0.997743, 1.141659]
 """every fifth loss of the tiny run; changes only where the method, order or masks change"""
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory, make_shards):
-    folder = tmp_path_factory.mktemp("shards")
-    return make_shards(folder, IMAGES, shard_size=20, size=(20, 24), extension="png")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, shards):
-    """A finished run of one process, by the command line."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done = launch(write_config(folder, shards), "log.panel_every=10")
-    assert done.returncode == 0, done.stderr
-    return folder / "run", done.stdout
-
-
 def losses(run):
     return [row["loss"] for row in metrics_of(run)]
 
 
-def test_golden_loss_curve(undisturbed):
-    run, _ = undisturbed
+def test_golden_loss_curve(reference_run):
+    run, _ = reference_run
     assert losses(run)[:: STEPS // 5] == pytest.approx(GOLDEN_LOSSES, rel=1e-3)
 
 
-def test_a_run_leaves_what_it_should(undisturbed):
-    run, printed = undisturbed
+def test_a_run_leaves_what_it_should(reference_run):
+    run, printed = reference_run
     rows = metrics_of(run)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert rows[-1]["samples"] == 8 * STEPS
@@ -74,13 +59,13 @@ def test_a_run_leaves_what_it_should(undisturbed):
     assert "step 26/26" in printed
 
 
-def test_accumulation_gives_the_same_curve(undisturbed, shards, tmp_path):
+def test_accumulation_gives_the_same_curve(reference_run, shards, tmp_path):
     assert main([str(write_config(tmp_path, shards)), "train.max_device_batch=3"]) == 0
-    assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+    assert losses(tmp_path / "run") == pytest.approx(losses(reference_run[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("after_step", [2, pytest.param(7, marks=pytest.mark.fault), 17])
-def test_killed_and_rerun_ends_in_the_same_bits(undisturbed, shards, tmp_path, after_step):
+def test_killed_and_rerun_ends_in_the_same_bits(reference_run, shards, tmp_path, after_step):
     """Kill −9 in mid-epoch: before the first checkpoint, after the first, after the fourth."""
     config = write_config(tmp_path, shards)
     launch_and_kill(config, after_step=after_step)
@@ -89,35 +74,24 @@ def test_killed_and_rerun_ends_in_the_same_bits(undisturbed, shards, tmp_path, a
     done = launch(config)
     assert done.returncode == 0, done.stderr
     assert ("resumed at step" in done.stdout) == (after_step > 4)
-    expected = final_weights(undisturbed[0])
+    expected = final_weights(reference_run[0])
     found = final_weights(tmp_path / "run")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert losses(tmp_path / "run") == losses(undisturbed[0])
+    assert losses(tmp_path / "run") == losses(reference_run[0])
     assert not list((tmp_path / "run").rglob("*.tmp"))
 
 
-@pytest.fixture(scope="module")
-def undisturbed_by_two(tmp_path_factory, shards):
-    """A finished run of two processes, each with a decoding process of its own."""
-    folder = tmp_path_factory.mktemp("undisturbed-by-two")
-    done = launch(
-        write_config(folder, shards), "train.num_processes=2", "data.workers=1", processes=2
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "run", done.stdout
-
-
-def test_two_processes_give_the_curve_of_one(undisturbed, undisturbed_by_two):
+def test_two_processes_give_the_curve_of_one(reference_run, reference_run_by_two):
     """And two there are: the plan says so, and train.num_processes insists."""
-    run, printed = undisturbed_by_two
+    run, printed = reference_run_by_two
     assert "8 = 2 processes x 1 accumulated x 4 images" in printed
-    assert losses(run) == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+    assert losses(run) == pytest.approx(losses(reference_run[0]), rel=1e-5)
 
 
 @pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.fault), 2])
 def test_two_processes_killed_and_continued(
-    undisturbed, undisturbed_by_two, shards, tmp_path, processes
+    reference_run, reference_run_by_two, shards, tmp_path, processes
 ):
     """By two: to the same bits.  By one: to the same curve, to rounding."""
     config = write_config(tmp_path, shards)
@@ -125,9 +99,9 @@ def test_two_processes_killed_and_continued(
     done = launch(config, "data.workers=1", processes=processes)
     assert done.returncode == 0, done.stderr
     assert re.search(r"resumed at step \d+\n", done.stdout), done.stdout
-    assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=1e-5)
+    assert losses(tmp_path / "run") == pytest.approx(losses(reference_run[0]), rel=1e-5)
     if processes == 2:
-        expected = final_weights(undisturbed_by_two[0])
+        expected = final_weights(reference_run_by_two[0])
         found = final_weights(tmp_path / "run")
         assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -139,12 +113,12 @@ def test_the_launchers_silent_single_process_is_noticed(shards, tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_is_left_as_it_is(undisturbed, tmp_path, capsys):
+def test_a_finished_run_is_left_as_it_is(reference_run, tmp_path, capsys):
     run = tmp_path / "run"
-    shutil.copytree(undisturbed[0], run)
+    shutil.copytree(reference_run[0], run)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
     config = run.parent / "tiny.yaml"
-    shutil.copy(undisturbed[0].parent / "tiny.yaml", config)
+    shutil.copy(reference_run[0].parent / "tiny.yaml", config)
     assert main([str(config), f"output={run}", "log.panel_every=10"]) == 0
     assert "resumed at step 26" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
@@ -192,8 +166,8 @@ def test_a_foreign_folder_is_refused_and_kept(shards, tmp_path, capsys):
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.txt"]
 
 
-def test_another_runs_folder_is_refused_with_the_keys_that_differ(undisturbed, capsys):
-    run, _ = undisturbed
+def test_another_runs_folder_is_refused_with_the_keys_that_differ(reference_run, capsys):
+    run, _ = reference_run
     before = (run / "config.yaml").read_text()
     assert main([str(run.parent / "tiny.yaml"), "optim.lr=1", "train.seed=1"]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -212,7 +186,7 @@ def test_an_unwritable_place_is_refused(shards, tmp_path, capsys, monkeypatch):
     assert "is a file" in refused(config, f"output={tmp_path}/file", capsys=capsys)
 
 
-def test_other_data_under_the_same_names_is_refused(undisturbed, make_shards, tmp_path, capsys):
+def test_other_data_under_the_same_names_is_refused(reference_run, make_shards, tmp_path, capsys):
     shards = make_shards(tmp_path / "shards", IMAGES, shard_size=20, size=(20, 24))
     config = write_config(tmp_path, shards)
     assert main([str(config), "train.epochs=2"]) == 0
@@ -223,7 +197,7 @@ def test_other_data_under_the_same_names_is_refused(undisturbed, make_shards, tm
     assert "data.train: not the samples that" in message
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, shards, tmp_path, capsys):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(reference_run, shards, tmp_path, capsys):
     config = write_config(tmp_path, shards)
     launch_and_kill(config, after_step=13)
     # A third, where the kill came between a write and the tidying up.
@@ -235,7 +209,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(undisturbed, shards, 
     assert done.returncode == 0, done.stderr
     assert "model.safetensors is damaged" in done.stdout
     assert f"resumed at step {int(older.name[5:])}\n" in done.stdout
-    expected, found = final_weights(undisturbed[0]), final_weights(tmp_path / "run")
+    expected, found = final_weights(reference_run[0]), final_weights(tmp_path / "run")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
@@ -341,7 +315,7 @@ def test_a_moved_data_set_is_the_same_data_set(shards, tmp_path, capsys):
     assert "resumed at step 13" in capsys.readouterr().out
 
 
-def test_bf16_and_a_compiled_step_train_to_nearly_the_same(undisturbed, shards, tmp_path):
+def test_bf16_and_a_compiled_step_train_to_nearly_the_same(reference_run, shards, tmp_path):
     """In a process of its own: shape checks cannot be compiled."""
     config = write_config(tmp_path, shards)
     program = f"""
@@ -354,7 +328,7 @@ sys.exit(mae.pretrain.main([{str(config)!r}, "train.precision=bf16", "train.comp
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "on cpu, bf16" in done.stdout
-    assert losses(tmp_path / "run") == pytest.approx(losses(undisturbed[0]), rel=0.02)
+    assert losses(tmp_path / "run") == pytest.approx(losses(reference_run[0]), rel=0.02)
 
 
 def test_a_start_that_was_killed_before_its_settings_were_written_is_no_foreign_folder(

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mae.pretrain import main
-from mae.storage import retry
 from mae.training.tracking.tracker import Tracker
 from tests.runs import (
     final_weights,
@@ -26,18 +25,14 @@ SETTINGS = ("data.order=window", "data.window=2", "train.epochs=2", "optim.warmu
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch, tmp_path):
+def here(monkeypatch, tmp_path, fast_retries):
     """Short pauses, no proxy, caches that only this test has, and one thread.
 
     As launched processes have it: with more of them sums add up in another order.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
     yield
     torch.set_num_threads(before)
 

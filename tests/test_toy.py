@@ -43,12 +43,6 @@ def toy(monkeypatch):
     monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
 
 
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory, make_shards):
-    folder = tmp_path_factory.mktemp("shards")
-    return make_shards(folder, 52, shard_size=20, size=(20, 24), extension="png")
-
-
 def write_config(folder: Path, shards: str) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / "toy.yaml"

@@ -10,9 +10,8 @@ from mae.base.errors import StorageError, UserError
 from mae.data import index as module
 from mae.data.index import shard_index
 from mae.data.scan import scan
-from mae.storage import retry
 from mae.storage.cache import ShardCache
-from tests.servers import body, status, unannounced, web_server
+from tests.servers import body, status, unannounced
 
 
 @pytest.fixture
@@ -241,17 +240,6 @@ def test_a_shard_that_is_gone_is_named(tmp_path):
 
 
 # Remote shards
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """On loopback, without a proxy on the way, with pauses too short to notice."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    with web_server() as server:
-        yield server
 
 
 @pytest.fixture

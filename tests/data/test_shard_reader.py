@@ -11,10 +11,9 @@ from mae.base.errors import SampleError, StorageError
 from mae.data import shard_reader
 from mae.data.manifest import build_manifest
 from mae.data.shard_reader import ShardReader
-from mae.storage import retry
 from mae.storage.cache import ShardCache
 from tests.data.test_scan import DAMAGES
-from tests.servers import body, status, web_server
+from tests.servers import body, status
 
 CONTENTS = [bytes([number]) * (100 + 300 * number) for number in range(9)]
 
@@ -205,17 +204,6 @@ def test_a_copy_for_another_process_opens_its_own_files(manifest):
 
 
 # Remote shards
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """On loopback, without a proxy on the way, with pauses too short to notice."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    with web_server() as server:
-        yield server
 
 
 @pytest.fixture

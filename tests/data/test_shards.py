@@ -6,8 +6,7 @@ import pytest
 
 from mae.base.errors import StorageError, UserError
 from mae.data.shards import expand_shards
-from mae.storage import retry
-from tests.servers import body, s3_server, status, web_server
+from tests.servers import body, s3_server, status
 
 
 @pytest.fixture
@@ -145,16 +144,6 @@ def wids(*urls, **more):
     return json.dumps(
         {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards, **more}
     )
-
-
-@pytest.fixture
-def server(monkeypatch):
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    with web_server() as server:
-        yield server
 
 
 def test_a_wids_index_stands_for_its_shards(folder):

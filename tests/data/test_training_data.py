@@ -22,7 +22,6 @@ from mae.data.training_data import (
     shards_at_once,
     training_manifest,
 )
-from mae.storage import retry
 from mae.storage.cache import ShardCache, build_cache
 from tests.servers import body, web_server
 
@@ -159,12 +158,8 @@ def test_the_cache_is_as_the_settings_say(configure, tmp_path):
 
 
 @pytest.fixture
-def urls(monkeypatch, shards):
+def urls(shards, fast_retries):
     """The same twelve shards on a server that counts."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
     with web_server() as server:
         for path in sorted(Path(shards).parent.glob("*.tar")):
             server.serve(f"/{path.name}", body(path.read_bytes(), etag="1"))

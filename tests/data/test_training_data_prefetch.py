@@ -11,27 +11,14 @@ from mae.data.manifest import build_manifest
 from mae.data.order import Order
 from mae.data.shard_reader import ShardReader
 from mae.data.training_data import fetching_ahead
-from mae.storage import retry
 from mae.storage.cache import ShardCache
-from tests.servers import body, status, web_server
+from tests.servers import body, status
 from tests.waiting import wait_for
 
 SHARDS, EACH = 8, 4
 
 
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """Pauses too short to notice, no proxy on the way to loopback."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def server():
-    with web_server() as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from contextlib import suppress
 import pytest
 
 from mae.base.errors import StorageError, UserError
-from mae.storage import cache, retry
+from mae.storage import cache
 from mae.storage.cache import ShardCache
-from tests.servers import body, slow, stall, status, unannounced, web_server
+from tests.servers import body, slow, stall, status, unannounced
 
 DATA = os.urandom(100_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -24,19 +24,9 @@ PLENTY = 10**9
 
 
 @pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """Pauses too short to notice, no proxy on the way to loopback."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
+def short_waits(monkeypatch, fast_retries):
+    """Waits for room and retries too short to notice."""
     monkeypatch.setattr(cache, "WAIT_FOR_ROOM", 0.01)
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def server():
-    with web_server() as server:
-        yield server
 
 
 @pytest.fixture

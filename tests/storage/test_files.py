@@ -25,25 +25,12 @@ from tests.servers import (
     stall,
     status,
     unannounced,
-    web_server,
 )
 
 DATA = os.urandom(200_000)
 
 
-@pytest.fixture(autouse=True)
-def hasty(monkeypatch):
-    """Pauses too short to notice, no proxy on the way to loopback."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
-@pytest.fixture
-def server():
-    with web_server() as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 
 @pytest.fixture(scope="module")

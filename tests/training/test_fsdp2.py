@@ -115,10 +115,9 @@ def together(*legs):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, make_shards):
+def folder(tmp_path_factory, shards):
     """Runs: killed when sharded; gone on sharded, by DDP and by one process; bf16."""
     folder = tmp_path_factory.mktemp("fsdp2")
-    shards = make_shards(folder / "shards", 52, shard_size=20, size=(20, 24), extension="png")
     configs = {}
     for name in ("killed", "sharded", "ddp", "one", "undisturbed", "bf16_sharded", "bf16_ddp"):
         (folder / name).mkdir()

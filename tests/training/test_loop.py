@@ -8,31 +8,26 @@ import time
 
 import psutil
 import pytest
-import torch
 
 from mae.cli import main as mae
 from mae.pretrain import main
-from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
+from tests.runs import (
+    command,
+    environment,
+    final_weights,
+    launch,
+    metrics_of,
+    same_weights,
+    write_config,
+)
 
 STEPS = 26
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory, make_shards):
-    folder = tmp_path_factory.mktemp("shards")
-    return make_shards(folder, 52, shard_size=20, size=(20, 24), extension="png")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, shards):
-    """The weights at the end of a run that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    assert launch(write_config(folder, shards)).returncode == 0
-    return final_weights(folder / "run")
-
-
-def same_weights(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+def undisturbed(reference_run):
+    """Weights at the end of a run that nothing disturbed."""
+    return final_weights(reference_run.folder)
 
 
 def events(folder):
