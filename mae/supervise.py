@@ -163,9 +163,8 @@ class Supervisor:
             with suppress(subprocess.TimeoutExpired):
                 child.wait(0.1)
         died = time.monotonic()
-        while (
-            self.family.training_processes()
-        ):  # a stop sent to every process kills launchers at once
+        # A stop that was sent to every process kills launchers at once.
+        while self.family.training_processes():
             patience = SAVING_TAKES if self.stop_asked else SIGNAL_COMES_WITHIN
             if time.monotonic() - died > patience:
                 break

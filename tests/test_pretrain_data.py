@@ -232,7 +232,7 @@ def test_a_mixture_trains_and_resumes(tmp_path, make_shards, capsys):
     assert main([str(config), mixture]) == 0
     assert same_weights(whole, final_weights(tmp_path / "run"))
     assert main([str(config), mixture, f"data.train={one}"]) == 2
-    assert "data.mixture: is instead of data.train" in capsys.readouterr().err
+    assert "data.mixture: replaces data.train: give one of the two" in capsys.readouterr().err
 
 
 def four_bits(number, rng):

@@ -329,7 +329,9 @@ def test_its_defaults_go_before_the_cores_and_after_what_is_written():
     assert load_config(None, [], base).optim.weight_decay == 0.01
     assert load_config(None, ["optim.weight_decay=0.2"], base).optim.weight_decay == 0.2
     assert load_config(None).optim.weight_decay == 0.05
-    assert "  optim.weight_decay = 0.01\n      instead" in describe_settings("mae pretrain")
+    assert "  optim.weight_decay = 0.01\n      default of this objective" in describe_settings(
+        "mae pretrain"
+    )
 
 
 def test_total_loss_is_the_sum_of_all(shards):

@@ -1,6 +1,6 @@
-"""Settings from defaults, then one YAML file of differences, then `section.key=value`.
+"""Loading of settings: defaults, a YAML file of differences, `section.key=value` overrides.
 
-All mistakes are reported at once, each in a line that says where it stands.
+All errors are reported at once, one line each, with the file or command line they come from.
 """
 
 import copy
@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from mae.base.errors import UserError
-from mae.config.migration import is_recorded, moved_keys, of_an_earlier_version, with_new_names
+from mae.config.migration import is_recorded_config, migrate_settings, rename_old_keys, renamed_keys
 from mae.config.sections import Config, sections
 from mae.config.types import Section, flatten, keys_of
 from mae.config.validation import conflicting_settings
@@ -27,8 +27,8 @@ from mae.objectives.registry import (
     declarations,
 )
 
-FEW = 5
-"""values that a message lists"""
+MAX_LISTED = 5
+"""maximum number of allowed values that a message lists"""
 
 
 def load_config(
@@ -37,42 +37,43 @@ def load_config(
     base: Mapping[str, Any] | None = None,
     command: str | None = None,
 ) -> Config:
-    """Defaults, `base` (nested), the YAML at `path`, then `section.key=value` overrides.
+    """Load settings from `base` (nested), the YAML at `path` and `section.key=value` overrides.
 
-    `command` trains the run: an objective that another one trains is refused.  Raises UserError
-    with one line per mistake.
+    Later sources take precedence; what none of them sets is the objective's or the core's default.
+    With `command` (such as `mae pretrain`), objectives that another command trains are refused.
+    Raises UserError with one line per error.
     """
     values: dict[str, Any] = copy.deepcopy(dict(base or {}))
     source = dict.fromkeys(flatten(values), "defaults")
     if path is not None:
         path = Path(path)
         written = read_yaml(path)
-        if is_recorded(written):
-            written = of_an_earlier_version(written, str(path))
-        written = with_new_names(written, str(path))
+        if is_recorded_config(written):
+            written = migrate_settings(written, str(path))
+        written = rename_old_keys(written, str(path))
         source |= dict.fromkeys(flatten(written), str(path))
         _merge(values, written)
         values.setdefault("output", f"runs/{path.stem}")
-    mistakes, spelled = [], dict[str, str]()
+    errors, spelling = [], dict[str, str]()
     for override in overrides:
         typed, equals, text = override.partition("=")
-        key = moved_keys().get(typed, typed)
-        if spelled.setdefault(key, typed) != typed:
-            mistakes.append(f"command line: {spelled[key]} and {typed} are one setting: give {key}")
+        key = renamed_keys().get(typed, typed)
+        if spelling.setdefault(key, typed) != typed:
+            errors.append(f"command line: {spelling[key]} and {typed} are one setting: give {key}")
         if not equals or not key:
-            mistakes.append(f"command line: {override}: write section.key=value")
+            errors.append(f"command line: {override}: write section.key=value")
             continue
         error = _assign(values, key, _parse_value(text))
-        mistakes += [f"command line: {key}: {error}"] if error else []
+        errors += [f"command line: {key}: {error}"] if error else []
         source[key] = "command line"
     if command is not None:
-        refuse_other_objectives(command, values.get("objective", DEFAULT))
-    return parse_config(values, source, mistakes)
+        check_objective(command, values.get("objective", DEFAULT))
+    return parse_config(values, source, errors)
 
 
-def refuse_other_objectives(command: str, name: object) -> None:
-    """UserError unless `command` trains the objective `name`."""
-    own = [one.name for one in declarations(command)]
+def check_objective(command: str, name: object) -> None:
+    """Raise UserError unless `command` trains the objective `name`."""
+    own = [declared.name for declared in declarations(command)]
     if name in own:
         return
     if name in OBJECTIVES:
@@ -83,7 +84,10 @@ def refuse_other_objectives(command: str, name: object) -> None:
 
 
 def recorded_config(folder: Path) -> Config:
-    """The settings of the run in `folder`; UserError where there are none."""
+    """Settings recorded in a run folder (config.yaml).
+
+    Raises UserError where the file is absent, unreadable or invalid.
+    """
     path = folder / "config.yaml"
     try:
         values = yaml.safe_load(path.read_text())
@@ -93,33 +97,39 @@ def recorded_config(folder: Path) -> Config:
         raise UserError(f"{path}: not readable: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a config")
-    return read_settings(values, str(path))
+    return parse_recorded_config(values, str(path))
 
 
-def read_settings(values: dict[str, Any], where: str) -> Config:
-    """All settings of a run, as this or an earlier version wrote them; `where` is for messages."""
-    values = of_an_earlier_version(values, where)
+def parse_recorded_config(values: dict[str, Any], where: str) -> Config:
+    """Config from a run's recorded settings, written by this or an earlier version.
+
+    `where` is their source, for errors.  Raises UserError with one line per error.
+    """
+    values = migrate_settings(values, where)
     return parse_config(values, dict.fromkeys(flatten(values), where))
 
 
 def parse_config(
-    values: Mapping[str, Any], source: Mapping[str, str], mistakes: Sequence[str] = ()
+    values: Mapping[str, Any], source: Mapping[str, str], errors: Sequence[str] = ()
 ) -> Config:
-    """Check `values` (nested); `source` says where each dotted key was written."""
-    lines = list(mistakes)
+    """Validate nested `values`; `source` maps dotted keys to where they were written.
+
+    Raises UserError with one line per error, after `errors` from before.
+    """
+    lines = list(errors)
     config = None
     kind: type[Config] = Config
     try:
         kind = config_type(str(values.get("objective", DEFAULT)))
     except UserError as error:
         lines.append(f"{_source_of('objective', source)}: {error}")
-        # What is left can be checked: the sections that every objective has.
+        # The sections that every objective has can still be validated.
         common = sections(Config).keys() - {"model"} | {"output"}
         values = {key: value for key, value in values.items() if key in common}
     try:
         config = kind.model_validate(_with_defaults(kind, values))
     except ValidationError as error:
-        # The first complaint about a key is enough: a union has one for each of its types.
+        # Only the first error of a key: a union has one for each of its types.
         explained = dict(_explain(one, kind) for one in reversed(error.errors()))
         lines += [
             f"{_source_of(location, source)}: {location}: {explained[location]}"
@@ -136,12 +146,12 @@ def parse_config(
 
 
 def dump_config(config: Config) -> str:
-    """The resolved settings as YAML that `load_config` reads back to the same."""
+    """Resolved settings as YAML, from which `load_config` restores the same config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is written twice, of which PyYAML silently keeps the last."""
+    """YAML loader that refuses duplicate keys (PyYAML silently keeps the last)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [key.value for key, _ in node.value]
@@ -154,7 +164,10 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """What is written, nested; UserError where that is not readable."""
+    """Nested settings of a YAML file.
+
+    Raises UserError where the file is absent, unreadable or holds no sections.
+    """
     try:
         values = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError:
@@ -167,13 +180,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a config: write sections such as `model:`")
-    # A section whose lines are all commented out is None to YAML.
+    # YAML reads a section whose lines are all commented out as None.
     plain = ("output", "objective")
     return {k: {} if v is None and k not in plain else v for k, v in values.items()}
 
 
 def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
-    """Sections key by key; everything else is replaced."""
+    """Merge `newer` into `values`: sections key by key, everything else is replaced."""
     for key, value in newer.items():
         own = values.get(key)
         if isinstance(own, dict) and isinstance(value, Mapping):
@@ -183,7 +196,7 @@ def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    # A brace pattern is YAML's flow mapping to the parser, but a string to the user.
+    """Parse a value of the command line as YAML; brace patterns (`{a,b}`) stay strings."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -193,7 +206,7 @@ def _parse_value(text: str) -> Any:
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:
-    """Set dotted `key`; the complaint, if its section is no section."""
+    """Set dotted `key` in nested `values`; returns an error where a parent is no section."""
     *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
@@ -204,7 +217,7 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:
 
 
 def _with_defaults(kind: type[Config], values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` above what the objective has instead of the core's defaults."""
+    """Merge `values` over the objective's own defaults."""
     name = values.get("objective", DEFAULT)
     defaults = {} if kind is Config else declaration(str(name)).defaults
     merged: dict[str, Any] = {section: dict(own) for section, own in defaults.items()}
@@ -220,7 +233,7 @@ def _source_of(location: str, source: Mapping[str, str]) -> str:
 
 
 def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
-    """A pydantic error as (dotted key, message in plain words)."""
+    """Convert a pydantic error to (dotted key, message)."""
     keys = [str(part) for part in error["loc"]]
     section = sections(config).get(keys[0])
     if error["type"] == "extra_forbidden":
@@ -234,7 +247,7 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
     if error["type"] == "literal_error" and isinstance(error["input"], str):
         known = re.findall(r"'(\w+)'", error["ctx"]["expected"])
         close = difflib.get_close_matches(error["input"].lower(), known, n=1)
-        if close and len(known) > FEW:
+        if close and len(known) > MAX_LISTED:
             return key, f"{error['input']!r} is unknown, did you mean {close[0]}?"
     if error["type"] == "model_type":
         return key, f"{error['input']!r} should be settings, each on a line below it"
@@ -244,25 +257,28 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
 
 
 def describe_settings(command: str) -> str:
-    """All settings of the objectives that `command` trains: default and meaning, for --help."""
+    """Help text: default and meaning of every setting of the objectives that `command` trains."""
     lines = []
     known = declarations(command)
     for key in ("output", "objective"):
         field = Config.model_fields[key]
         lines.append(f"{key} = {field.default!r}\n      {field.description}")
-    lines += [f"      {one.name}: {one.summary}" for one in known]
+    lines += [f"      {declared.name}: {declared.summary}" for declared in known]
     for name, section in sections(Config).items():
         if name != "model":
             lines += _describe_section(name, section)
-    for one in known:
-        lines += _describe_objective(one)
+    for declared in known:
+        lines += _describe_objective(declared)
     return "\n".join(lines)
 
 
-def _describe_objective(one: Declaration) -> list[str]:
-    lines = [f"of objective: {one.name}", *_describe_section("model", one.model)]
-    lines += [f"  {key} = {value}\n      instead" for key, value in flatten(one.defaults).items()]
-    return lines + (_describe_section(*one.section) if one.section else [])
+def _describe_objective(declared: Declaration) -> list[str]:
+    lines = [f"of objective: {declared.name}", *_describe_section("model", declared.model)]
+    lines += [
+        f"  {key} = {value}\n      default of this objective"
+        for key, value in flatten(declared.defaults).items()
+    ]
+    return lines + (_describe_section(*declared.section) if declared.section else [])
 
 
 def _describe_section(name: str, section: type[Section]) -> list[str]:

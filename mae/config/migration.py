@@ -1,4 +1,4 @@
-"""Settings as earlier versions wrote them, read as those of today."""
+"""Migration of settings written by earlier versions."""
 
 from typing import Any
 
@@ -7,32 +7,32 @@ from mae.config.sections import sections
 from mae.config.types import keys_of
 from mae.objectives.registry import DEFAULT, OBJECTIVES, config_type, declaration
 
-MOVED = {"model.img_size": "data.img_size", "model.in_chans": "data.in_chans"}
-"""keys of earlier versions, which are read as these; objectives declare further ones"""
+RENAMED_KEYS = {"model.img_size": "data.img_size", "model.in_chans": "data.in_chans"}
+"""old key → new key; objectives declare further ones"""
 
 
-def moved_keys() -> dict[str, str]:
-    """Keys of earlier versions, and those of today."""
-    return MOVED | {
+def renamed_keys() -> dict[str, str]:
+    """Old key → new key, of the core and all objectives."""
+    return RENAMED_KEYS | {
         old: new for name in OBJECTIVES for old, new in declaration(name).renamed_keys.items()
     }
 
 
-def with_new_names(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Nested `values` with the keys of earlier versions renamed.
+def rename_old_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Rename the keys of earlier versions in nested `values`; `where` is their source, for errors.
 
-    UserError where a setting is given under both of its names.
+    Raises UserError where a setting is given under both of its names.
     """
-    for old, new in moved_keys().items():
+    for old, new in renamed_keys().items():
         (section, key), (new_section, new_key) = old.split("."), new.split(".")
         before = values.get(section)
         if not isinstance(before, dict) or key not in before:
             continue
         after = values.get(new_section, {})
         if not isinstance(after, dict):
-            continue  # a mistake, which is reported when values are checked
+            continue  # no section: reported when the values are validated
         if new_key in after:
-            raise UserError(f"{where}: {old}: is {new} now, which is given too: remove one")
+            raise UserError(f"{where}: {old}: is now {new}, which is given too: remove one")
         values = {
             **values,
             section: {name: value for name, value in before.items() if name != key},
@@ -41,20 +41,21 @@ def with_new_names(values: dict[str, Any], where: str) -> dict[str, Any]:
     return values
 
 
-def is_recorded(values: dict[str, Any]) -> bool:
-    """True for the config.yaml of a run, which has every section; nobody writes them all."""
+def is_recorded_config(values: dict[str, Any]) -> bool:
+    """True for a run's recorded config.yaml, which has every section; hand-written files do not."""
     return {"data", "model", "init", "optim", "train", "guard", "log"} <= values.keys()
 
 
-def of_an_earlier_version(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Settings in today's layout, as a run of an earlier version recorded them.
+def migrate_settings(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Convert the recorded settings of an earlier version's run to today's layout.
 
-    Runs once recorded the sections of all objectives, whatever theirs was.
+    Earlier versions recorded the sections and model keys of all objectives; only those of the
+    run's own objective are kept.
     """
     model = values.get("model")
     if not isinstance(model, dict) or "img_size" not in model:
         return values
-    values = with_new_names(values, where)
+    values = rename_old_keys(values, where)
     known = config_type(str(values.get("objective", DEFAULT)))
     own = keys_of(sections(known)["model"])
     values["model"] = {key: value for key, value in values["model"].items() if key in own}

@@ -1,4 +1,4 @@
-"""What the settings of `mae.config.sections` are made of: sections, and types with their ranges."""
+"""Types of settings: number ranges, shards, sizes, and the base class of sections."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -8,35 +8,41 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+"""number in [0, 1)"""
 Share = Annotated[float, Field(gt=0, le=1)]
+"""number in (0, 1]"""
 Rate = Annotated[float, Field(ge=0)]
+"""number from 0, such as a learning rate, an interval or a threshold"""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-def _one_or_more(value: object) -> object:
+def _to_tuple(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-def _square(value: object) -> object:
+def _to_size(value: object) -> object:
     return (value, value) if isinstance(value, int) else value
 
 
-def _not_none(value: object) -> object:
+def _none_to_empty(value: object) -> object:
     return "" if value is None else value
 
 
-Text = Annotated[str, BeforeValidator(_not_none)]
-"""`key=` without a value is the empty string"""
+Text = Annotated[str, BeforeValidator(_none_to_empty)]
+"""string; `key=` without a value is the empty string"""
 
-Shards = Annotated[tuple[str, ...], BeforeValidator(_one_or_more)]
-Size = Annotated[tuple[Positive, Positive], BeforeValidator(_square)]
+Shards = Annotated[tuple[str, ...], BeforeValidator(_to_tuple)]
+"""one shard pattern or a list of them"""
+Size = Annotated[tuple[Positive, Positive], BeforeValidator(_to_size)]
+"""height and width; one number for both"""
 Interval = tuple[float, float]
+"""lowest and highest value"""
 
 
 class Section(BaseModel):
-    """Frozen, typed, no unknown keys.
+    """Base class of sections: frozen, typed, without unknown keys.
 
-    A key that is a word of Python, such as `from`, is the alias of its field.
+    A key that is a Python keyword, such as `from`, is the alias of its field.
     """
 
     model_config = ConfigDict(
@@ -49,12 +55,12 @@ class Section(BaseModel):
 
 
 def keys_of(section: type[Section]) -> list[str]:
-    """As they are written in YAML."""
+    """Keys of a section as written in YAML."""
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to dotted keys."""
+    """Flatten nested mappings to dotted keys; empty mappings stay values."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""Validation: settings that contradict each other, and changes allowed on resume."""
+"""Validation across settings: conflicts, and changes allowed when a run resumes."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from mae.objectives.registry import declaration
 
 
 def conflicting_settings(config: Config) -> Iterator[tuple[str, str]]:
-    """(key, message) of each."""
+    """Yield (key, message) for every setting that conflicts with another."""
     data, optim, train = config.data, config.optim, config.train
     if optim.warmup_epochs >= train.epochs:
         message = f"{optim.warmup_epochs:g}, but train.epochs is only {train.epochs:g}"
@@ -26,20 +26,21 @@ def conflicting_settings(config: Config) -> Iterator[tuple[str, str]]:
                 "(data.own_statistics=true measures them)",
             )
     if data.train and data.mixture:
-        yield "data.mixture", "is instead of data.train: give one of the two"
+        yield "data.mixture", "replaces data.train: give one of the two"
     weights = [part.weight for part in data.mixture]
     if weights and min(weights) < sum(weights) / 1000:
         yield "data.mixture", "a weight below a thousandth of the sum is never drawn exactly"
     if data.decode_on_device and (data.bits != 8 or data.in_chans not in (1, 3)):
-        what = f"{data.in_chans} channels of {data.bits} bits"
-        yield "data.decode_on_device", f"is for JPEGs, not for {what}"
+        message = f"is for JPEGs, not for {data.in_chans} channels of {data.bits} bits"
+        yield "data.decode_on_device", message
     if data.order == "lanes" and train.batch_size % data.lanes:
-        yield "data.lanes", f"{data.lanes} do not divide train.batch_size = {train.batch_size}"
+        yield "data.lanes", f"{data.lanes} does not divide train.batch_size = {train.batch_size}"
     if train.batch_size % data.repeats:
-        yield "data.repeats", f"{data.repeats} do not divide train.batch_size = {train.batch_size}"
+        message = f"{data.repeats} does not divide train.batch_size = {train.batch_size}"
+        yield "data.repeats", message
     declared = declaration(config.objective)
     if declared.needs_img_size and data.img_size is None:
-        yield "data.img_size", f"objective {declared.name} has no size of its own: set it"
+        yield "data.img_size", f"objective {declared.name} has no default size: set it"
     yield from declared.validate(config)
     if optim.lr is None and optim.blr == 0:
         yield "optim.blr", "a learning rate of 0 learns nothing"
@@ -47,7 +48,7 @@ def conflicting_settings(config: Config) -> Iterator[tuple[str, str]]:
 
 FREE_ON_RESUME = (
     "output",
-    "data.train",  # the same samples elsewhere: the checkpoint's fingerprint decides
+    "data.train",  # the shards may have moved; the checkpoint's fingerprint checks their contents
     "data.val",
     "data.workers",
     "data.index_dir",
@@ -62,7 +63,7 @@ FREE_ON_RESUME = (
     "train.num_processes",
     "train.checkpoint_every",
     "train.keep_last",
-    "train.epochs",  # more of them: the learning rate then follows the longer schedule
+    "train.epochs",  # the learning rate then follows the new schedule
     "train.checkpoint_minutes",
     "train.keep_every",
     "train.timeout_minutes",
@@ -71,17 +72,20 @@ FREE_ON_RESUME = (
     "guard.rollback",
     "guard.max_rollbacks",
 )
-"""Settings that do not decide what is learned: they may change between the starts of a run."""
+"""settings that may change between the starts of a run, besides those of `log`"""
 
 
-def differing_keys(old: Config, new: Config) -> tuple[list[str], list[str]]:
-    """`key: old → new` for what changed: what a resumed run must not change, and what it may."""
-    before, after = (flatten(c.model_dump(mode="json")) for c in (old, new))
+def changed_settings(old: Config, new: Config) -> tuple[list[str], list[str]]:
+    """Changed settings as `key: old → new`: (fixed for a resumed run, free to change).
+
+    Settings that a run measures itself, such as data.mean, are not compared.
+    """
+    before, after = (flatten(config.model_dump(mode="json")) for config in (old, new))
     measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
     measured |= declaration(new.objective).completed_keys(new)
-    decisive, free = [], []
+    fixed, free = [], []
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key) and key not in measured:
             is_free = key in FREE_ON_RESUME or key.startswith("log.")
-            (free if is_free else decisive).append(f"{key}: {before.get(key)} → {after.get(key)}")
-    return decisive, free
+            (free if is_free else fixed).append(f"{key}: {before.get(key)} → {after.get(key)}")
+    return fixed, free

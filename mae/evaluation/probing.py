@@ -13,7 +13,7 @@ from torch import nn
 from mae.base.errors import UserError
 from mae.base.exit_status import DONE, STATUS_FILE, read_exit_status
 from mae.config.sections import Config
-from mae.config.validation import differing_keys
+from mae.config.validation import changed_settings
 from mae.data.images import Images
 from mae.data.manifest import Manifest
 from mae.data.training_data import TrainingSource
@@ -166,7 +166,7 @@ def claim_folder(
     if not run.config_file.exists():
         return  # new, or none of ours: `Run.check` says so
     old = run.config()
-    decisive, free = differing_keys(old, config)
+    decisive, free = changed_settings(old, config)
     lines = [*(line for line in free if line.startswith(ENDS_DIFFERENTLY)), *decisive]
     found = newest_checkpoint(run.checkpoints)
     if found and found.state.data != manifest.fingerprint:

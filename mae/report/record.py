@@ -11,7 +11,7 @@ import yaml
 
 from mae.base.errors import UserError
 from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, ExitStatus, read_exit_status
-from mae.config.migration import of_an_earlier_version
+from mae.config.migration import migrate_settings
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.evaluation.diagnosis import Recorded, Row, number
@@ -200,7 +200,7 @@ def _read_settings(path: Path, notes: list[str]) -> dict[str, Any]:
         if isinstance(values, dict):
             values = _named(values)
             with suppress(UserError):  # else as they are
-                values = of_an_earlier_version(values, str(path))
+                values = migrate_settings(values, str(path))
             return flatten(values)
         notes.append(f"{path.name}: holds no settings")
     except FileNotFoundError:

@@ -71,9 +71,8 @@ def test_flipping_an_input_bit_flips_half_of_the_output_bits():
     for bit in range(64):
         changed = mix(words) ^ mix(words ^ np.uint64(1 << bit))
         flipped = np.bitwise_count(changed).mean()
-        assert abs(flipped - 32) < 5 * 4 / np.sqrt(1000), (
-            bit
-        )  # standard deviation of 64 fair coins: 4
+        # 64 fair coins have standard deviation 4.
+        assert abs(flipped - 32) < 5 * 4 / np.sqrt(1000), bit
 
 
 @pytest.mark.parametrize("key", [0, 1, 2**64 - 1])
@@ -81,8 +80,7 @@ def test_uniforms_are_uniform(key):
     draws = uniforms(np.array([key], np.uint64), 50_000)[0]
     assert draws.min() >= 0 and draws.max() < 1
     counts = np.histogram(draws, bins=100, range=(0, 1))[0]
-    chi_square = (
-        (counts - 500) ** 2 / 500
-    ).sum()  # 99 degrees of freedom: mean 99, standard deviation 14
+    # 99 degrees of freedom: mean 99, standard deviation 14.
+    chi_square = ((counts - 500) ** 2 / 500).sum()
     assert 99 - 5 * 14 < chi_square < 99 + 5 * 14
     assert abs(np.corrcoef(draws[:-1], draws[1:])[0, 1]) < 5 / np.sqrt(50_000)

@@ -1,4 +1,4 @@
-"""Run folders of version 0.1.0, whose settings and averaged weights lay otherwise: they go on."""
+"""Run folders of version 0.1.0 (other settings' keys, other place of averaged weights) resume."""
 
 import contextlib
 import io
@@ -33,15 +33,15 @@ FINETUNE = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, make_shards):
-    """`earlier/` as it was left, the shards beside it."""
+    """Folder with a copy of `earlier/` and the shards that its runs trained on."""
     folder = tmp_path_factory.mktemp("earlier")
     make_shards(folder / "shards", 52, shard_size=20, size=(20, 24), extension="png")
     shutil.copytree(EARLIER, folder / "earlier")
     return folder
 
 
-def go_on(folder: Path, main: Callable[[list[str]], int], *words: str) -> str:
-    """What is printed by a start in `folder`, which the recorded paths are relative to."""
+def resume(folder: Path, main: Callable[[list[str]], int], *words: str) -> str:
+    """Run a command in `folder`, which recorded paths are relative to; returns what it printed."""
     printed = io.StringIO()
     with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
         assert main([*words]) == 0
@@ -50,14 +50,14 @@ def go_on(folder: Path, main: Callable[[list[str]], int], *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def pretraining(folder):
-    """The run that was stopped after step 7, at its end."""
-    printed = go_on(folder, pretrain, str(written_by_hand(folder)))
+    """Pretraining that was stopped after step 7, resumed to its end."""
+    printed = resume(folder, pretrain, str(written_by_hand(folder)))
     assert f"resumed at step {STOPPED}" in printed
     return folder / "earlier" / "pretraining"
 
 
 def written_by_hand(folder: Path) -> Path:
-    """The YAML that the earlier run was started with, in the keys of its time."""
+    """YAML file that the earlier run was started with, in its version's keys."""
     path = folder / "by_hand.yaml"
     path.write_text("""\
 output: earlier/pretraining
@@ -79,15 +79,15 @@ log: {every: 1, panel_every: 0, wandb: false}
 
 @pytest.fixture(scope="module")
 def classifier(folder, pretraining):
-    """The fine-tuning of it, stopped after step 7, at its end."""
+    """Fine-tuning of it that was stopped after step 7, resumed to its end."""
     words = ["earlier/pretraining", "output=earlier/classifier"]
-    assert f"resumed at step {STOPPED}" in go_on(folder, finetune, *words, *FINETUNE)
+    assert f"resumed at step {STOPPED}" in resume(folder, finetune, *words, *FINETUNE)
     return folder / "earlier" / "classifier"
 
 
 @pytest.mark.parametrize("kind", ["pretraining", "classifier"])
-def test_it_goes_on_to_the_numbers_that_it_had_come_to(kind, request):
-    """All of them, of the same step: only the last bits may differ between machines."""
+def test_resumed_metrics_equal_the_earlier_versions(kind, request):
+    """All metrics of all steps, up to the rounding differences between machines."""
     run = request.getfixturevalue(kind)
     lines = (EARLIER / kind / "to-the-end.jsonl").read_text().splitlines()
     expected = [json.loads(line) for line in lines]
@@ -98,8 +98,8 @@ def test_it_goes_on_to_the_numbers_that_it_had_come_to(kind, request):
             assert row[key] == pytest.approx(value, rel=1e-4, abs=1e-5), (row["step"], key)
 
 
-def test_the_average_goes_on_from_the_earlier_one(classifier):
-    """Not from the weights."""
+def test_average_resumes_from_the_stored_average(classifier):
+    """It must not start again from the weights."""
     path = EARLIER / "classifier" / "checkpoints" / f"step-{STOPPED:09d}"
     earlier, final = load_file(path / "model.safetensors"), final_weights(classifier)
     objective = build_objective(recorded_config(EARLIER / "classifier"))
@@ -114,8 +114,8 @@ def test_the_average_goes_on_from_the_earlier_one(classifier):
 
 
 @pytest.mark.parametrize("kind", ["pretraining", "classifier"])
-def test_a_checkpoint_of_then_is_loaded_whole(folder, kind, tmp_path):
-    """Evaluated with the averaged weights, where there are some."""
+def test_earlier_checkpoint_is_loaded_completely(folder, kind, tmp_path):
+    """Averaged weights, where there are any, are the ones loaded for evaluation."""
     from mae.training.checkpoint.trained import load_pretrained
 
     shutil.copytree(EARLIER / kind, tmp_path / kind)
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_then_is_loaded_whole(folder, kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pretraining", "classifier"])
-def test_commands_read_it(folder, kind, tmp_path, capsys):
+def test_commands_read_earlier_runs(folder, kind, tmp_path, capsys):
     run = tmp_path / kind
     shutil.copytree(EARLIER / kind, run)
     assert mae(["report", str(run)]) == 0
@@ -140,7 +140,7 @@ def test_commands_read_it(folder, kind, tmp_path, capsys):
     assert (tmp_path / "export" / "model.safetensors").exists()
 
 
-def test_recorded_settings_are_those_of_today(folder):
+def test_recorded_settings_are_migrated(folder):
     config = recorded_config(EARLIER / "classifier")
     assert (config.data.img_size, config.data.in_chans, config.train.ema) == ((16, 16), 3, 0.9)
     assert isinstance(config, Config)
@@ -149,15 +149,15 @@ def test_recorded_settings_are_those_of_today(folder):
     assert load_config(path) == config
 
 
-def test_its_settings_are_read_as_those_of_a_new_run(folder):
-    """`mae pretrain RUN/config.yaml output=…`, with nothing that other objectives have."""
+def test_recorded_config_file_starts_a_new_run(folder):
+    """`mae pretrain RUN/config.yaml output=…`; keys of other objectives are dropped."""
     for kind, objective in (("pretraining", "mae"), ("classifier", "classifier")):
         config = load_config(EARLIER / kind / "config.yaml", ["output=elsewhere"])
         assert config.objective == objective and config.output == "elsewhere"
         assert config.model == recorded_config(EARLIER / kind).model
 
 
-def test_a_damaged_value_is_refused_by_name(tmp_path):
+def test_invalid_recorded_value_is_reported_with_its_key(tmp_path):
     text = (EARLIER / "pretraining" / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("mask_ratio: 0.75", "mask_ratio: 7"))
     with pytest.raises(UserError, match=r"config\.yaml: model\.mask_ratio: 7 should be less than"):

@@ -7,10 +7,10 @@ from typing import Any
 from mae.base.errors import UserError
 from mae.base.files import run_folder
 from mae.config.loading import (
+    check_objective,
     load_config,
     read_yaml,
     recorded_config,
-    refuse_other_objectives,
 )
 from mae.config.sections import Config
 from mae.config.types import flatten
@@ -79,7 +79,7 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
         name = model.get("encoder", "") if isinstance(model, dict) else ""
     name = _chosen("model.encoder", overrides) or str(name)
     asked = _chosen("objective", overrides) or asked
-    refuse_other_objectives("mae finetune", asked or NAME)
+    check_objective("mae finetune", asked or NAME)
     recipe = recipe_for(name)
     for section, own in recipe.items():
         base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own

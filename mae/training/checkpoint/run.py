@@ -17,7 +17,7 @@ from mae.base.exit_status import append_row
 from mae.base.files import run_folder
 from mae.config.loading import dump_config, recorded_config
 from mae.config.sections import Config
-from mae.config.validation import differing_keys
+from mae.config.validation import changed_settings
 from mae.objectives.registry import declaration
 from mae.training.checkpoint.files import checkpoints, step_of
 
@@ -54,7 +54,7 @@ class Run:
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"output: {self.folder} is not writable")
         if self.config_file.exists():
-            decisive, free = differing_keys(self.config(), config)
+            decisive, free = changed_settings(self.config(), config)
             if decisive:
                 raise UserError(
                     f"output: {self.folder} holds a run with other settings; nothing was changed. "

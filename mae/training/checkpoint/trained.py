@@ -13,7 +13,7 @@ import torch
 
 from mae import __version__
 from mae.base.errors import UserError
-from mae.config.loading import read_settings
+from mae.config.loading import parse_recorded_config
 from mae.config.sections import Config
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration, implementation
@@ -110,7 +110,7 @@ def read_description(folder: Path) -> Plain:
         settings = dict(content["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged: {error}") from None
-    return Plain(read_settings(settings, str(path)), state)
+    return Plain(parse_recorded_config(settings, str(path)), state)
 
 
 def load_plain(folder: str | Path) -> tuple[Config, Objective, TrainingState]:
