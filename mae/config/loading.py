@@ -273,7 +273,7 @@ def describe_settings(command: str) -> str:
 
 
 def _describe_objective(declared: Declaration) -> list[str]:
-    lines = [f"of objective: {declared.name}", *_describe_section("model", declared.model)]
+    lines = [f"settings of objective: {declared.name}", *_describe_section("model", declared.model)]
     lines += [
         f"  {key} = {value}\n      default of this objective"
         for key, value in flatten(declared.defaults).items()

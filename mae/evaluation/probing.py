@@ -166,8 +166,8 @@ def claim_folder(
     if not run.config_file.exists():
         return  # new, or none of ours: `Run.check` says so
     old = run.config()
-    decisive, free = changed_settings(old, config)
-    lines = [*(line for line in free if line.startswith(ENDS_DIFFERENTLY)), *decisive]
+    fixed, free = changed_settings(old, config)
+    lines = [*(line for line in free if line.startswith(ENDS_DIFFERENTLY)), *fixed]
     found = newest_checkpoint(run.checkpoints)
     if found and found.state.data != manifest.fingerprint:
         short = (one[:16] for one in (found.state.data, manifest.fingerprint))

@@ -54,11 +54,11 @@ class Run:
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"output: {self.folder} is not writable")
         if self.config_file.exists():
-            decisive, free = changed_settings(self.config(), config)
-            if decisive:
+            fixed, free = changed_settings(self.config(), config)
+            if fixed:
                 raise UserError(
                     f"output: {self.folder} holds a run with other settings; nothing was changed. "
-                    "Choose another output=, or go back to:\n  " + "\n  ".join(decisive)
+                    "Choose another output=, or go back to:\n  " + "\n  ".join(fixed)
                 )
             return [f"changed: {line}" for line in free]
         elif set(self.folder.iterdir()) - {self.config_part, self.lock_file}:
