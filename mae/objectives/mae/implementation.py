@@ -94,10 +94,10 @@ class MaeImplementation(Implementation):
         r2s = {"r2": r2, "r2_interpolation": r2_interpolation, "r2_patch_mean": r2_patch_mean}
         return {**health._asdict(), **r2s}
 
-    def reconstruct(self, objective: Objective, asked: Asked) -> Reconstructed:
+    def reconstruct(self, objective: Objective, request: Asked) -> Reconstructed:
         """Sheet of hidden and predicted patches, and R² beside trivial predictors."""
         assert isinstance(objective, MaskedAutoencoder)
-        return reconstruct(objective, asked)
+        return reconstruct(objective, request)
 
     def load_initial(self, objective: Objective, config: Config) -> Initial:
         """Load the encoder, and the decoder where the source has one of this architecture."""
