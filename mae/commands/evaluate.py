@@ -19,15 +19,15 @@ from mae.data.class_names import class_names
 from mae.data.images import Images
 from mae.data.training_data import open_images, training_manifest
 from mae.evaluation.classification import (
-    Judged,
+    Predictions,
     class_report,
     class_table,
     confusion,
-    judge,
+    evaluate_classifier,
     require_classes,
 )
 from mae.evaluation.confidence import paired_difference
-from mae.evaluation.features import lacking
+from mae.evaluation.features import missing_features
 from mae.evaluation.sources import seen_in_train
 from mae.networks.vit import timm_encoder
 from mae.objectives.registry import implementation
@@ -44,7 +44,7 @@ class Evaluated(NamedTuple):
     config: Config
     state: TrainingState
     images: Images
-    judged: Judged
+    predictions: Predictions
     names: list[str]
     """of the classes"""
 
@@ -71,15 +71,15 @@ def evaluate_run(
     images.  Raises UserError where a folder holds no classifier, the labels are not its classes or
     more than data.max_bad images cannot be decoded.
     """
-    config, state, images, judged, names = judge_run(folder, shards, key, device, workers)
-    for reason in judged.skipped:
+    config, state, images, predictions, names = judge_run(folder, shards, key, device, workers)
+    for reason in predictions.skipped:
         say(f"left out: {reason}")
     seen, run = trained_on(config, images), run_of(folder).folder
-    report = class_report(judged, names)
+    report = class_report(predictions, names)
     lines = [f"{run}, step {state.step:,}", class_table(report)]
     if beside is not None:
-        other = judge_run(beside, shards, key, device, workers).judged
-        ours, others = (one.guesses == one.labels for one in (judged, other))
+        other = judge_run(beside, shards, key, device, workers).predictions
+        ours, others = (one.predicted == one.labels for one in (predictions, other))
         above = paired_difference(ours, others, config.train.seed)
         report["above"] = {
             "run": str(beside),
@@ -113,7 +113,7 @@ def evaluate_run(
     picture = out.with_name(f"{out.stem}-confusion.png")
     title = f"{run.name}, step {state.step:,}: {report['accuracy']:.1%} of "
     title += f"{report['images']:,} images right"
-    write_png(draw_confusion(confusion(judged, len(names)), names, title), picture)
+    write_png(draw_confusion(confusion(predictions, len(names)), names, title), picture)
     return "\n".join([*lines, str(out), str(picture)])
 
 
@@ -125,7 +125,7 @@ def judge_run(
     names = list(implementation(config.objective).class_names(config, run_of(folder).folder))
     classify: Any = getattr(objective.to(device), "logits", None)
     if classify is None or not names:
-        refusal = lacking(folder, config.objective, "class scores", "evaluate")
+        refusal = missing_features(folder, config.objective, "class scores", "evaluate")
         if timm_encoder(objective) is None:
             raise refusal
         raise UserError(f"{refusal} (`mae finetune` makes a classifier of a pretraining run)")
@@ -135,7 +135,7 @@ def judge_run(
     numbers = [str(number) for number in range(len(names))]
     if theirs != names and numbers not in (theirs, names):
         raise UserError(f"{key}: its classes.txt names other classes than those of {folder}")
-    judged = judge(
+    predictions = evaluate_classifier(
         classify,
         images,
         labels,
@@ -145,7 +145,7 @@ def judge_run(
         workers=workers,
         max_bad=config.data.max_bad,
     )
-    return Evaluated(config, state, images, judged, names)
+    return Evaluated(config, state, images, predictions, names)
 
 
 def trained_on(config: Config, test: Images) -> int | None:

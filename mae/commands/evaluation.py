@@ -12,12 +12,12 @@ from mae.commands.trained_probes import probe_mae
 from mae.data.training_data import open_images
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
-from mae.evaluation.features import BATCH, lacking, outputs_of
+from mae.evaluation.features import BATCH, encoder_outputs, missing_features
 from mae.evaluation.features_file import read_features
 from mae.evaluation.knn import knn_report
 from mae.evaluation.probe_report import fewshot_report, probe_report
 from mae.evaluation.results import table
-from mae.evaluation.sources import Compared, open_sources, results_folder
+from mae.evaluation.sources import Comparison, open_sources, results_folder
 from mae.objectives.registry import declaration
 
 SPLITS = 5
@@ -37,13 +37,13 @@ def features(args: argparse.Namespace) -> None:
     device = choose_device(args.device)
     opened = open_encoder(args.run)
     encoder, module = opened.encoder, opened.module.to(device).eval()
-    has = outputs_of(module, encoder.encode, encoder.img_size, opened.config, device)
+    has = encoder_outputs(module, encoder.encode, encoder.img_size, opened.config, device)
     if args.tokens and not has.patch_size:
-        raise lacking(args.run, opened.objective, "patch tokens", "features --tokens")
+        raise missing_features(args.run, opened.objective, "patch tokens", "features --tokens")
     if not (args.tokens or has.vectors):
-        raise lacking(args.run, opened.objective, "pooled features", "features")
+        raise missing_features(args.run, opened.objective, "pooled features", "features")
     images, cache = open_images(args.shards, "shards", opened.config), results_folder(args.run)
-    asked: dict[str, Any] = {"tokens": args.tokens, "step": opened.step, "say": say}
+    asked: dict[str, Any] = {"tokens": args.tokens, "step": opened.step, "log": say}
     if not copy_features(encoder, images, cache / FOLDER, args.out, **asked):
         write_features(
             encoder,
@@ -98,7 +98,7 @@ def fewshot(args: argparse.Namespace) -> None:
     _finish(args, compared, report)
 
 
-def _open(args: argparse.Namespace) -> Compared:
+def _open(args: argparse.Namespace) -> Comparison:
     return open_sources(
         args.run,
         args.train,
@@ -110,11 +110,11 @@ def _open(args: argparse.Namespace) -> Compared:
         device=choose_device(args.device),
         batch_size=args.batch_size or BATCH,
         workers=args.workers,
-        say=say,
+        log=say,
     )
 
 
-def _finish(args: argparse.Namespace, compared: Compared, report: dict[str, Any]) -> None:
+def _finish(args: argparse.Namespace, compared: Comparison, report: dict[str, Any]) -> None:
     if compared.objective:
         own = declaration(compared.objective).evaluation_notes
         report["measures"] = own.get(args.command, report["measures"])

@@ -25,15 +25,15 @@ from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.evaluation.encoders import TOKENS, ObjectiveEncoder
 from mae.evaluation.feature_cache import cached_features
-from mae.evaluation.features import Outputs, lacking, outputs_of
+from mae.evaluation.features import EncoderOutputs, encoder_outputs, missing_features
 from mae.networks.vit import timm_encoder
 from mae.objectives import registry
 from mae.objectives.base import Objective
 from mae.pictures import reconstruction
 from mae.pictures.attention import attention_sheet, last_attention
-from mae.pictures.components import components_sheet, principal_components, without_places
+from mae.pictures.components import components_sheet, principal_components, without_position_mean
 from mae.pictures.neighbours import nearest, neighbours_sheet
-from mae.pictures.reconstruction import BATCH, Asked
+from mae.pictures.reconstruction import BATCH, ReconstructionRequest
 from mae.training.checkpoint.run import run_of
 from mae.training.checkpoint.trained import load_pretrained, refuse_probe
 
@@ -56,7 +56,7 @@ class Opened(NamedTuple):
 
     def lacks(self, args: argparse.Namespace, what: str) -> UserError:
         """The refusal of a command that needs `what`."""
-        return lacking(args.run, self.config.objective, what, args.command)
+        return missing_features(args.run, self.config.objective, what, args.command)
 
 
 def reconstruct(args: argparse.Namespace) -> None:
@@ -67,7 +67,7 @@ def reconstruct(args: argparse.Namespace) -> None:
         raise opened.lacks(args, "reconstructions")
     images, names = _load(args, opened, max(args.count, args.measured))
     seeds = as_tensor(fold(args.seed, Stream.PANEL, torch.arange(len(images)).numpy()))
-    asked = Asked(
+    asked = ReconstructionRequest(
         images,
         names,
         seeds.to(images.device),
@@ -93,8 +93,8 @@ def attention(args: argparse.Namespace) -> None:
         raise opened.lacks(args, "attention blocks of a Vision Transformer of timm")
     grid = _grid(args, opened)
     images, names = _load(args, opened)
-    looked = last_attention(encoder, opened.objective.encode, images)
-    write_sheet(attention_sheet(images, names, looked, grid, opened.title), out)
+    attention = last_attention(encoder, opened.objective.encode, images)
+    write_sheet(attention_sheet(images, names, attention, grid, opened.title), out)
     print(out)
 
 
@@ -106,7 +106,7 @@ def pca(args: argparse.Namespace) -> None:
     with torch.no_grad():
         tokens = torch.cat([encode(part)[TOKENS].cpu() for part in images.split(BATCH)])
     if args.contents:
-        tokens = without_places(tokens)
+        tokens = without_position_mean(tokens)
     found = principal_components(tokens, grid, args.foreground)
     sheet = components_sheet(images, names, found, grid, opened.title, has_places=not args.contents)
     write_sheet(sheet, out)
@@ -130,7 +130,7 @@ def neighbours(args: argparse.Namespace) -> None:
         images,
         device=queries.device,
         workers=args.workers,
-        say=lambda text: print(text, file=sys.stderr),
+        log=lambda text: print(text, file=sys.stderr),
     )
     with torch.no_grad():
         asked = objective.encode(queries).pooled[feature].float().cpu().numpy()
@@ -165,10 +165,10 @@ def _load(args: argparse.Namespace, opened: Opened, limit: int | None = None) ->
     return Loaded(images.to(choose_device(args.device)), names)
 
 
-def _outputs(args: argparse.Namespace, opened: Opened) -> Outputs:
+def _outputs(args: argparse.Namespace, opened: Opened) -> EncoderOutputs:
     objective, device = opened.objective, choose_device(args.device)
     encode = ObjectiveEncoder(objective)
-    return outputs_of(objective, encode, objective.img_size, opened.config, device)
+    return encoder_outputs(objective, encode, objective.img_size, opened.config, device)
 
 
 def _grid(args: argparse.Namespace, opened: Opened) -> tuple[int, int]:

@@ -19,8 +19,8 @@ from mae.commands.reports import finish
 from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.training_data import TrainingSource, open_images
-from mae.evaluation.encoders import FrozenEncoder, Opened, open_encoder
-from mae.evaluation.features import lacking, outputs_of
+from mae.evaluation.encoders import FrozenEncoder, LoadedEncoder, open_encoder
+from mae.evaluation.features import encoder_outputs, missing_features
 from mae.evaluation.probing import ProbeRequest, claim_folder, on_first
 from mae.evaluation.results import table
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
@@ -42,7 +42,7 @@ NEED_PATCHES = ("attentive", "segment")
 class Given(NamedTuple):
     """The encoders and images that the command line names."""
 
-    opened: Opened
+    opened: LoadedEncoder
     encoders: dict[str, FrozenEncoder]
     """by name: that of the folder first, then with --baselines the untrained"""
     modules: dict[str, nn.Module]
@@ -85,7 +85,7 @@ def segment(args: argparse.Namespace) -> None:
         max_bad=given.opened.config.data.max_bad,
         device=device,
         workers=args.workers,
-        say=reports.say,
+        log=reports.say,
     )
     out = args.out or given.folder / "segment.json"
     finish(args, out, report, segmentation_table(report), step=given.opened.step, seen=given.seen)
@@ -132,7 +132,7 @@ def _probe(command: str, args: argparse.Namespace, title: str, name: str) -> int
                 fit=fit,
                 plan=planned,
                 share=_share,
-                say=say,
+                log=say,
             )
         )
         leave_processes()
@@ -169,9 +169,9 @@ def _asks_for_cpu(device: str) -> bool:
 def _open(args: argparse.Namespace, say: Callable[[str], None]) -> Given:
     opened = open_encoder(args.run)
     module, encoder = opened.module.eval(), opened.encoder
-    has = outputs_of(module, encoder.encode, encoder.img_size, opened.config)
+    has = encoder_outputs(module, encoder.encode, encoder.img_size, opened.config)
     if args.command in NEED_PATCHES and has.patch_size is None:
-        raise lacking(args.run, opened.objective, "patch tokens", args.command)
+        raise missing_features(args.run, opened.objective, "patch tokens", args.command)
     encoders, modules = {encoder.name: encoder}, {encoder.name: module}
     if args.baselines:
         fresh_module, fresh = opened.untrained()

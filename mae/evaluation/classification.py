@@ -29,11 +29,11 @@ MOST_ERRORS = 50
 Labels = npt.NDArray[np.int64]
 
 
-class Judged(NamedTuple):
+class Predictions(NamedTuple):
     """What a classifier made of the images that could be decoded, in the order of the manifest."""
 
     labels: Labels
-    guesses: Labels
+    predicted: Labels
     in_top: npt.NDArray[np.bool_]
     """the label is among the TOP most probable classes"""
     losses: npt.NDArray[np.float32]
@@ -46,7 +46,7 @@ class _Part(NamedTuple):
     """What one batch yields; small enough to be sent to the other processes."""
 
     samples: list[int]
-    guesses: list[int]
+    predicted: list[int]
     in_top: list[bool]
     losses: list[float]
     bad: list[BadSample]
@@ -66,7 +66,7 @@ def require_classes(images: Images, key: str, num_classes: int) -> Labels:
     return labels
 
 
-def judge(
+def evaluate_classifier(
     logits: Callable[[Tensor], Tensor],
     images: Images,
     labels: Labels,
@@ -79,7 +79,7 @@ def judge(
     process_index: int = 0,
     num_processes: int = 1,
     gather: Callable[[list[Any]], list[Any]] = lambda own: own,
-) -> Judged:
+) -> Predictions:
     """Classify the centred views of all `images`; `logits`: integers [b c h w] → [b classes].
 
     Called by all processes, each of which does its share; `gather` joins a list of each process
@@ -105,9 +105,9 @@ def judge(
             raise part.problem
     skipped.add(sorted(bad for part in parts for bad in part.bad))
     samples = np.array([s for part in parts for s in part.samples], dtype=np.int64)
-    return Judged(
+    return Predictions(
         labels[samples],
-        np.array([g for part in parts for g in part.guesses], dtype=np.int64),
+        np.array([g for part in parts for g in part.predicted], dtype=np.int64),
         np.array([t for part in parts for t in part.in_top], dtype=bool),
         np.array([loss for part in parts for loss in part.losses], dtype=np.float32),
         skipped.reasons,
@@ -134,30 +134,30 @@ def _judge_batch(
     )
 
 
-def summary(judged: Judged) -> dict[str, Any]:
+def summary(predictions: Predictions) -> dict[str, Any]:
     """The numbers that are worth a line."""
-    right = judged.guesses == judged.labels
+    right = predictions.predicted == predictions.labels
     accuracy = float(right.mean())
     return {
         "images": len(right),
-        "bad": len(judged.skipped),
+        "bad": len(predictions.skipped),
         "accuracy": accuracy,
         "interval": list(wilson(accuracy, len(right))),
-        "balanced_accuracy": balanced_accuracy(right, judged.labels),
-        "top5": float(judged.in_top.mean()),
-        "loss": float(judged.losses.mean(dtype=np.float64)),
+        "balanced_accuracy": balanced_accuracy(right, predictions.labels),
+        "top5": float(predictions.in_top.mean()),
+        "loss": float(predictions.losses.mean(dtype=np.float64)),
     }
 
 
-def confusion(judged: Judged, num_classes: int) -> npt.NDArray[np.int64]:
+def confusion(predictions: Predictions, num_classes: int) -> npt.NDArray[np.int64]:
     """[classes classes]: how many images of each class (row) were taken for each (column)."""
-    pairs = judged.labels * num_classes + judged.guesses
+    pairs = predictions.labels * num_classes + predictions.predicted
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def class_report(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
+def class_report(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
     """The summary, each class that occurs, and which classes are taken for which."""
-    matrix = confusion(judged, len(names))
+    matrix = confusion(predictions, len(names))
     of_class, guessed, right = matrix.sum(1), matrix.sum(0), matrix.diagonal()
     classes = [
         {
@@ -181,7 +181,7 @@ def class_report(judged: Judged, names: Sequence[str]) -> dict[str, Any]:
         if wrong[i, j]
     ]
     whole = {"confusion": matrix.tolist()} if len(names) <= MOST_CLASSES else {}
-    known = {**summary(judged), "left_out": judged.skipped, "num_classes": len(names)}
+    known = {**summary(predictions), "left_out": predictions.skipped, "num_classes": len(names)}
     return {**known, "classes": classes, "errors": errors, **whole}
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 Row = Mapping[str, Any]
 
 
-class Recorded(NamedTuple):
+class RunRecord(NamedTuple):
     """Numbers that a run has recorded; rows in the order of their steps."""
 
     metrics: Sequence[Row] = ()
@@ -78,7 +78,7 @@ class Finding(NamedTuple):
     """against which threshold, why it matters, what to do"""
 
 
-def judge(run: Recorded, own: Iterable[Finding] = ()) -> list[Finding]:
+def diagnose_run(run: RunRecord, own: Iterable[Finding] = ()) -> list[Finding]:
     """All findings, the bad first; `own` are those of the run's objective."""
     found = [
         *about_loss(run.metrics, run.warmup_epochs),
@@ -88,7 +88,7 @@ def judge(run: Recorded, own: Iterable[Finding] = ()) -> list[Finding]:
         *about_steps(run.metrics),
         *about_speed(run.metrics),
     ]
-    return sorted(found, key=lambda verdict: LEVELS.index(verdict.level))
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
 def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Finding]:

@@ -48,7 +48,7 @@ class FrozenEncoder(NamedTuple):
     """PRETRAINED, FINE_TUNED, UNTRAINED or RAW: what reports call it"""
 
 
-class Opened(NamedTuple):
+class LoadedEncoder(NamedTuple):
     """What a folder on the command line holds."""
 
     config: Config
@@ -102,7 +102,7 @@ class TimmEncoder(nn.Module):
         return vectors
 
 
-def open_encoder(folder: Path) -> Opened:
+def open_encoder(folder: Path) -> LoadedEncoder:
     """The encoder of a run, or of an export for timm.
 
     Raises UserError where `folder` is neither, or has no checkpoint yet.
@@ -117,7 +117,14 @@ def open_encoder(folder: Path) -> Opened:
         return fresh, objective_encoder(config, fresh)._replace(name=UNTRAINED)
 
     encoder = objective_encoder(config, objective)
-    return Opened(config, objective, encoder, state.step, untrained, config.objective)
+    return LoadedEncoder(
+        config=config,
+        module=objective,
+        encoder=encoder,
+        step=state.step,
+        untrained=untrained,
+        objective=config.objective,
+    )
 
 
 def open_again(folder: Path, is_untrained: bool, sha256: str) -> FrozenEncoder:
@@ -173,7 +180,7 @@ def weights_sha256(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _open_timm(folder: Path) -> Opened:
+def _open_timm(folder: Path) -> LoadedEncoder:
     """An encoder that timm loads with "local-dir:FOLDER"."""
     if not (folder / "model.safetensors").exists():
         raise UserError(f"{folder}: no model.safetensors; nothing else is loaded")
@@ -198,7 +205,9 @@ def _open_timm(folder: Path) -> Opened:
             fresh = timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0)
         return fresh, _timm_encoder(fresh, config, img_size, UNTRAINED)
 
-    return Opened(config, model, _timm_encoder(model, config, img_size, name), None, untrained)
+    return LoadedEncoder(
+        config, model, _timm_encoder(model, config, img_size, name), None, untrained
+    )
 
 
 def _timm_encoder(

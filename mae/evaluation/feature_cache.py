@@ -28,8 +28,8 @@ from mae.evaluation.features import BATCH, Skipped, encode_images
 from mae.evaluation.features_file import (
     FeatureSet,
     FeatureWriter,
-    contents,
     read_features,
+    read_header,
 )
 from mae.objectives.base import Objective
 
@@ -48,14 +48,14 @@ def cached_features(
     tokens: bool = False,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> FeatureSet:
     """The features of `images`, from the run's cache, or encoded now and put there.
 
     At most data.max_bad bad images are left out, and named.  Raises UserError where there are more,
     or the cache cannot be written.
     """
-    return features_of(
+    return load_or_encode(
         objective_encoder(config, objective.to(device).eval()),
         images,
         run_folder / FOLDER,
@@ -63,11 +63,11 @@ def cached_features(
         device=device,
         workers=workers,
         max_bad=config.data.max_bad,
-        say=say,
+        log=log,
     )
 
 
-def features_of(
+def load_or_encode(
     encoder: FrozenEncoder,
     images: Images,
     folder: Path,
@@ -78,18 +78,18 @@ def features_of(
     workers: int = 0,
     max_bad: int = 0,
     step: int | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> FeatureSet:
     """As `cached_features`, for any encoder and any folder; `step` goes on record."""
     wanted = identity(encoder, images)
-    if (path := made_before(folder, wanted, tokens)) is not None:
-        say(f"features of {len(images.manifest):,} images: {path}, made before")
+    if (path := find_cached(folder, wanted, tokens)) is not None:
+        log(f"features of {len(images.manifest):,} images: {path}, made before")
         with suppress(OSError):  # for whoever clears the folder up; it may be someone else's
             os.utime(path)
         return read_features(path)
     name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
     out = folder / f"{name}{f'-{TOKENS}' * tokens}{SUFFIX}"
-    say(f"features of {len(images.manifest):,} images: encoding into {out}")
+    log(f"features of {len(images.manifest):,} images: encoding into {out}")
     write_features(
         encoder,
         images,
@@ -100,17 +100,17 @@ def features_of(
         workers=workers,
         max_bad=max_bad,
         step=step,
-        say=say,
+        log=log,
     )
     return read_features(out)
 
 
-def made_before(folder: Path, wanted: Mapping[str, str], tokens: bool) -> Path | None:
+def find_cached(folder: Path, wanted: Mapping[str, str], tokens: bool) -> Path | None:
     """The smallest file in `folder` that holds these features, with all tokens where asked for."""
     found = []
     for path in folder.glob(f"*{SUFFIX}"):
         with suppress(UserError, OSError):  # damaged, or gone by now: it will be made anew
-            metadata, columns = contents(path)
+            metadata, columns = read_header(path)
             if wanted.items() <= metadata.items() and (TOKENS in columns or not tokens):
                 found.append((path.stat().st_size, path))
     return min(found)[1] if found else None
@@ -124,13 +124,13 @@ def copy_features(
     *,
     tokens: bool,
     step: int | None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> bool:
     """Copy to `out` what `write_features` would write there, if `folder` has just that."""
-    path = made_before(folder, _metadata(encoder, images, step), tokens)
-    if path is None or (TOKENS in contents(path)[1]) != tokens:
+    path = find_cached(folder, _metadata(encoder, images, step), tokens)
+    if path is None or (TOKENS in read_header(path)[1]) != tokens:
         return False
-    say(f"features of {len(images.manifest):,} images: a copy of {path}, made before")
+    log(f"features of {len(images.manifest):,} images: a copy of {path}, made before")
     with new_file(out) as part:
         shutil.copyfile(path, part)
     return True
@@ -163,7 +163,7 @@ def write_features(
     workers: int = 0,
     max_bad: int = 0,
     step: int | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Encode `images` into the file `out`, in memory for some batches only.
 
@@ -175,7 +175,7 @@ def write_features(
     skipped = Skipped(images, max_bad)
     samples: list[int] = []
     writer: FeatureWriter | None = None
-    progress = _Progress(len(manifest), say)
+    progress = _Progress(len(manifest), log)
     with new_file(out) as part, part.open("w+b") as file:
         for batch in encode_images(
             encoder, images, tokens=tokens, device=device, batch_size=batch_size, workers=workers
@@ -194,7 +194,7 @@ def write_features(
         writer.end({"name": _names(manifest, samples), "dropped": dropped})
         file.flush()
         os.fsync(file.fileno())
-    skipped.tell(say)
+    skipped.report(log)
 
 
 def _metadata(encoder: FrozenEncoder, images: Images, step: int | None) -> dict[str, str]:
@@ -220,8 +220,8 @@ def _names(manifest: Manifest, samples: list[int]) -> bytes:
 class _Progress:
     """A line now and then: how many, how fast, how long still."""
 
-    def __init__(self, total: int, say: Callable[[str], None]) -> None:
-        self.total, self.say = total, say
+    def __init__(self, total: int, log: Callable[[str], None]) -> None:
+        self.total, self.log = total, log
         self.began = self.told = time.monotonic()
 
     def __call__(self, done: int) -> None:
@@ -231,4 +231,4 @@ class _Progress:
         self.told = now
         speed = done / max(now - self.began, 1e-9)
         rest = f"  ETA {duration((self.total - done) / speed)}" if done < self.total else ""
-        self.say(f"  {done:,}/{self.total:,}  {speed:,.0f} images/s{rest}")
+        self.log(f"  {done:,}/{self.total:,}  {speed:,.0f} images/s{rest}")

@@ -40,10 +40,10 @@ class Skipped:
         if len(self.reasons) == self.total:
             raise UserError(f"{self.reasons[0]} (none of {self.total} images is readable)")
 
-    def tell(self, say: Callable[[str], None]) -> None:
+    def report(self, log: Callable[[str], None]) -> None:
         """A line for each."""
         for reason in self.reasons:
-            say(f"left out: {reason}")
+            log(f"left out: {reason}")
 
 
 Matrix = npt.NDArray[np.float32]
@@ -51,7 +51,7 @@ Halves = npt.NDArray[np.float16]
 BATCH = 256
 
 
-class Encoded(NamedTuple):
+class EncodedBatch(NamedTuple):
     """One batch of encoded images."""
 
     vectors: dict[str, Halves]
@@ -88,7 +88,7 @@ class UsableViews(Dataset):
         return _Views(stack(list(usable.values())) if usable else None, list(usable), bad)
 
 
-class Usable(NamedTuple):
+class UsableSamples(NamedTuple):
     """Which images can be looked at."""
 
     samples: npt.NDArray[np.int64]
@@ -97,7 +97,7 @@ class Usable(NamedTuple):
     """what is wrong with the others"""
 
 
-def usable_samples(views: CentredViews, max_bad: int, *, workers: int = 0) -> Usable:
+def usable_samples(views: CentredViews, max_bad: int, *, workers: int = 0) -> UsableSamples:
     """Decode all images once, to know before hours of work which of them do not.
 
     Raises UserError where more than `max_bad` do not, StorageError for an unreadable shard.
@@ -106,7 +106,7 @@ def usable_samples(views: CentredViews, max_bad: int, *, workers: int = 0) -> Us
     for found in load_in_workers(UsableViews(views), ranges(len(views), BATCH), workers):
         skipped.add(found.bad)
         samples += found.samples
-    return Usable(np.array(samples, dtype=np.int64), skipped.reasons)
+    return UsableSamples(np.array(samples, dtype=np.int64), skipped.reasons)
 
 
 def ranges(count: int, size: int) -> list[range]:
@@ -122,7 +122,7 @@ def encode_images(
     device: torch.device | str = "cpu",
     batch_size: int = BATCH,
     workers: int = 0,
-) -> Iterator[Encoded]:
+) -> Iterator[EncodedBatch]:
     """Encode all of `images` in the order of the manifest, batch by batch.
 
     Raises StorageError for a shard that cannot be read, UserError for features that half
@@ -136,7 +136,7 @@ def encode_images(
                 outputs = encoder.encode(found.images.to(device))
             names = [name for name in sorted(outputs) if tokens or name != TOKENS]
             vectors = {name: _halves(outputs[name], name) for name in names}
-        yield Encoded(vectors, found.samples, found.bad)
+        yield EncodedBatch(vectors, found.samples, found.bad)
 
 
 def _halves(vectors: Tensor, name: str) -> Halves:
@@ -149,7 +149,7 @@ def _halves(vectors: Tensor, name: str) -> Halves:
     return halves.numpy()
 
 
-class Outputs(NamedTuple):
+class EncoderOutputs(NamedTuple):
     """Features that an encoder has."""
 
     vectors: list[str]
@@ -158,13 +158,13 @@ class Outputs(NamedTuple):
     """height and width in pixels that a patch token stands for; None: no grid of patch tokens"""
 
 
-def outputs_of(
+def encoder_outputs(
     module: nn.Module,
     encode: Encode,
     img_size: tuple[int, int],
     config: Config,
     device: torch.device | str = "cpu",
-) -> Outputs:
+) -> EncoderOutputs:
     """What `encode` gives, seen from one black image; `module` is what it runs, on `device`."""
     dtype = torch.uint8 if config.data.bits == 8 else torch.uint16
     image = torch.zeros(1, config.data.in_chans, *img_size, dtype=dtype)
@@ -172,7 +172,7 @@ def outputs_of(
         found = encode(image.to(device))
     tokens = found.pop(TOKENS, None)
     size = None if tokens is None else _patch_size(module, img_size, tokens.shape[1])
-    return Outputs(list(found), size)
+    return EncoderOutputs(list(found), size)
 
 
 def _patch_size(
@@ -187,7 +187,7 @@ def _patch_size(
     return (height, width) if grid[0] * grid[1] == tokens else None
 
 
-def lacking(folder: Path, objective: str | None, what: str, command: str) -> UserError:
+def missing_features(folder: Path, objective: str | None, what: str, command: str) -> UserError:
     """The refusal of a command that needs `what` (plural) of an encoder; `objective`: of a run."""
     subject = f"objective {objective}" if objective else "this encoder"
     having = [name for name in OBJECTIVES if what in declaration(name).offers]
@@ -204,7 +204,7 @@ def blank_vectors(
     return encoder.encode(blank.to(device))
 
 
-def preferred(vectors: Mapping[str, Tensor]) -> str:
+def preferred_feature(vectors: Mapping[str, Tensor]) -> str:
     """Name of the vector that a linear probe reads: the class token, else the first pooled one."""
     return "cls" if "cls" in vectors else next(name for name in vectors if name != TOKENS)
 
@@ -219,4 +219,4 @@ def image_vectors(encoder: FrozenEncoder, images: Tensor) -> Tensor:
     use_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     with torch.autocast(device, torch.bfloat16, enabled=use_bf16):
         vectors = encoder.encode(images)
-    return vectors[preferred(vectors)].float()
+    return vectors[preferred_feature(vectors)].float()

@@ -121,7 +121,7 @@ class FeatureWriter:
         return json.dumps(entries).encode()
 
 
-def contents(path: Path) -> tuple[dict[str, str], set[str]]:
+def read_header(path: Path) -> tuple[dict[str, str], set[str]]:
     """Metadata and names of the columns; UserError for no file of features, or not a whole one."""
     try:
         with safe_open(path, framework="numpy") as whole:  # which checks that it is
@@ -135,7 +135,7 @@ def contents(path: Path) -> tuple[dict[str, str], set[str]]:
 
 def read_features(path: Path) -> FeatureSet:
     """Open a file of features; UserError where it is none, or not whole."""
-    metadata, _ = contents(path)
+    metadata, _ = read_header(path)
     header, data = _layout(path)
     columns: dict[str, Any] = {}
     for name, entry in header.items():

@@ -95,7 +95,7 @@ class Health(NamedTuple):
     """accuracy of always guessing the most frequent class, 0 to 1"""
 
 
-class Part(NamedTuple):
+class BatchMeasurement(NamedTuple):
     """What one batch of images yields; small enough to be sent to the other processes."""
 
     numbers: list[int]
@@ -112,7 +112,7 @@ class Part(NamedTuple):
 Sums = Callable[[Tensor, Tensor], npt.NDArray[np.float64]]
 """(images, seeds) → numbers that add up over batches"""
 
-NOTHING = Part([], np.empty((0, 0), np.float32), np.empty(0), 0, None)
+NOTHING = BatchMeasurement([], np.empty((0, 0), np.float32), np.empty(0), 0, None)
 
 
 def measure_health(
@@ -143,7 +143,7 @@ def measure_health(
         own = _measure_parts(objective, images, batches, crop_pct, seed, device, sums)
     finally:
         objective.train(was_training)
-    parts: list[Part] = gather(own)
+    parts: list[BatchMeasurement] = gather(own)
     for part in parts:
         if part.problem is not None:
             raise part.problem
@@ -191,7 +191,7 @@ def _measure_parts(
     seed: int,
     device: torch.device | str,
     sums: Sums | None,
-) -> list[Part]:
+) -> list[BatchMeasurement]:
     views = CentredViews(images, objective.img_size, crop_pct)
     parts = []
     for batch in batches:
@@ -214,11 +214,11 @@ def _measure_parts(
             return [NOTHING._replace(problem=UserError("the objective has no pooled features"))]
         features = next(iter(pooled.values())).float().cpu().numpy()
         own = sums(pixels, noise) if sums else NOTHING.sums
-        parts.append(Part(numbers, features, own, bad, None))
+        parts.append(BatchMeasurement(numbers, features, own, bad, None))
     return parts
 
 
-def summarise(parts: list[Part], bad: int, images: Images, seed: int) -> Health:
+def summarise(parts: list[BatchMeasurement], bad: int, images: Images, seed: int) -> Health:
     """The numbers of all parts together."""
     numbers = np.concatenate([part.numbers for part in parts])
     features = np.concatenate([part.features for part in parts])

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from mae.evaluation.encoders import TOKENS
 from mae.evaluation.features import Matrix
-from mae.evaluation.results import Result, Subject, record, rows_of
+from mae.evaluation.results import Result, Subject, record, result_rows
 
 K = 20
 TEMPERATURE = 0.07
@@ -119,7 +119,7 @@ def knn_report(
     ]
     return record(
         subjects[0],
-        rows_of(results, subjects[0].test.labels, seed),
+        result_rows(results, subjects[0].test.labels, seed),
         measures=MEASURES,
         protocol=PROTOCOL,
         selection="none: k and T are fixed, and the test set is used once",

@@ -12,7 +12,7 @@ from mae.data.manifest import Manifest, all_labelled
 from mae.evaluation.features_file import FeatureSet
 
 
-class Labelled(NamedTuple):
+class DatasetLabels(NamedTuple):
     """The classes of a data set."""
 
     labels: npt.NDArray[np.int64]
@@ -33,26 +33,28 @@ class ClassNumbers(NamedTuple):
     """[m]"""
 
 
-def of_manifest(manifest: Manifest) -> Labelled:
+def manifest_labels(manifest: Manifest) -> DatasetLabels:
     """The labels of shards."""
-    return Labelled(manifest.label.astype(np.int64), manifest.name, manifest.shards)
+    return DatasetLabels(manifest.label.astype(np.int64), manifest.name, manifest.shards)
 
 
-def of_samples(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Labelled:
+def sample_labels(manifest: Manifest, samples: npt.NDArray[np.int64]) -> DatasetLabels:
     """The labels of some samples of shards, by their numbers."""
-    return Labelled(
+    return DatasetLabels(
         manifest.label[samples].astype(np.int64),
         lambda row: manifest.name(int(samples[row])),
         manifest.shards,
     )
 
 
-def of_features(features: FeatureSet) -> Labelled:
+def feature_labels(features: FeatureSet) -> DatasetLabels:
     """The labels of a file of features."""
-    return Labelled(features.labels, lambda row: features.names()[row])
+    return DatasetLabels(features.labels, lambda row: features.names()[row])
 
 
-def check_labels(train: Labelled, test: Labelled, classes: int | None = None) -> ClassNumbers:
+def check_labels(
+    train: DatasetLabels, test: DatasetLabels, classes: int | None = None
+) -> ClassNumbers:
     """UserError unless a classifier can be fitted to `train` and tested on `test`.
 
     Labels everywhere, two classes or more in train, no test class that training lacks, the same

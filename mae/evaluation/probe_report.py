@@ -7,7 +7,7 @@ import numpy as np
 
 from mae.evaluation.encoders import TOKENS
 from mae.evaluation.probe import FEW, FIXED, FOLDS, repeated_probe
-from mae.evaluation.results import Result, Subject, record, rows_of
+from mae.evaluation.results import Result, Subject, record, result_rows
 
 MEASURES = (
     "how well classes can be told apart by planes in the frozen features, which is a lower bound "
@@ -32,7 +32,7 @@ def probe_report(
     Raises UserError where a class has fewer samples than a budget wants.
     """
     given = [{"per_class": budget} for budget in budgets]
-    rows = rows_of(probe_results(subjects, given, splits, seed), subjects[0].test.labels, seed)
+    rows = result_rows(probe_results(subjects, given, splits, seed), subjects[0].test.labels, seed)
     return record(
         subjects[0],
         rows,
@@ -97,7 +97,7 @@ def fewshot_report(
     results: list[Result] = probe_results(subjects, budgets, splits, seed)
     return record(
         subjects[0],
-        rows_of(results, subjects[0].test.labels, seed),
+        result_rows(results, subjects[0].test.labels, seed),
         measures=FEWSHOT_MEASURES,
         protocol=FEWSHOT_PROTOCOL,
         selection=FEWSHOT_SELECTION,

@@ -17,7 +17,7 @@ from mae.config.validation import changed_settings
 from mae.data.images import Images
 from mae.data.manifest import Manifest
 from mae.data.training_data import TrainingSource
-from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, Opened
+from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, LoadedEncoder
 from mae.objectives.base import Objective
 from mae.objectives.sections import classes_of
 from mae.training.checkpoint.files import newest_checkpoint
@@ -44,7 +44,7 @@ class Fit(Protocol):
         ...
 
 
-class Planned(NamedTuple):
+class PlannedSchedule(NamedTuple):
     """Schedule of a run, before it begins."""
 
     steps: int
@@ -61,7 +61,7 @@ class ProbeRequest(NamedTuple):
 
     options: argparse.Namespace
     """the command line"""
-    opened: Opened
+    opened: LoadedEncoder
     encoders: dict[str, FrozenEncoder]
     """by name: that of the folder first, then with --baselines the untrained"""
     modules: dict[str, nn.Module]
@@ -76,11 +76,11 @@ class ProbeRequest(NamedTuple):
     is_main: bool
     """this process tests, and tells"""
     fit: Fit
-    plan: Callable[[Config, int], Planned]
+    plan: Callable[[Config, int], PlannedSchedule]
     """schedule of a run by these settings on so many samples, on one process"""
     share: Callable[[Any], Any]
     """what the first process has, on all of them"""
-    say: Callable[[str], None]
+    log: Callable[[str], None]
 
     def on_first(self, work: Callable[[], T]) -> T | None:
         """Result of `work` on the first process, None on the others, which wait for it.
@@ -155,7 +155,7 @@ def claim_folder(
     config: Config,
     manifest: Manifest,
     followed_by: Path | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> None:
     """Make way in `config.output` for this probe, or leave there what it continues.
 
@@ -183,7 +183,7 @@ def claim_folder(
                 f"{one.folder}: an unfinished probe with another {key} ({before}, not {now}): go "
                 "back to that, or delete the folder to begin anew"
             )
-    say(f"{run.folder}: held a finished probe with another {lines[0]}: begun anew")
+    log(f"{run.folder}: held a finished probe with another {lines[0]}: begun anew")
     doomed = run.folder.rename(run.folder.with_name(f"{run.folder.name}.{secrets.token_hex(4)}"))
     shutil.rmtree(doomed, ignore_errors=True)
 

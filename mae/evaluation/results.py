@@ -17,7 +17,7 @@ from mae.evaluation.confidence import balanced_accuracy, paired_difference, shar
 from mae.evaluation.encoders import FINE_TUNED, PRETRAINED, RAW
 from mae.evaluation.features_file import FeatureSet
 
-LEARNT = (PRETRAINED, FINE_TUNED)
+TRAINED_ENCODERS = (PRETRAINED, FINE_TUNED)
 """encoders that are judged; others are what they are compared with"""
 
 TOP = 5
@@ -43,7 +43,7 @@ class Subject(NamedTuple):
     test: FeatureSet
 
 
-class Part(NamedTuple):
+class EvaluatedImages(NamedTuple):
     """What was looked at of a data set."""
 
     images: int
@@ -66,12 +66,12 @@ class Result(NamedTuple):
     """further columns of its row: what was chosen for it, on the training set"""
 
 
-def saying(say: Callable[[str], None], name: str) -> Callable[[str], None]:
-    """`say`, of the encoder `name`."""
-    return lambda text: say(f"{name}: {text}")
+def prefixed_log(log: Callable[[str], None], name: str) -> Callable[[str], None]:
+    """`log`, of the encoder `name`."""
+    return lambda text: log(f"{name}: {text}")
 
 
-def ranks_of_truth(scores: Tensor, truth: npt.NDArray[np.int64]) -> Tensor:
+def label_ranks(scores: Tensor, truth: npt.NDArray[np.int64]) -> Tensor:
     """[b] how many classes score higher in `scores` [b classes] than each image's own.
 
     0 is a right answer; a score that is no number is not right.
@@ -80,7 +80,7 @@ def ranks_of_truth(scores: Tensor, truth: npt.NDArray[np.int64]) -> Tensor:
     return (~(scores <= scores.gather(1, own))).sum(1)
 
 
-def ranked(
+def ranking_result(
     encoder: str, feature: str, ranks: npt.NDArray[np.int64], classes: int, more: dict[str, Any]
 ) -> Result:
     """Of [m] test images: how many classes scored higher than the right one."""
@@ -91,7 +91,7 @@ def ranked(
     return Result(encoder, feature, (ranks == 0)[None], {}, {**among, **more})
 
 
-def rows_of(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: int) -> list[dict]:
+def result_rows(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: int) -> list[dict]:
     """One row per result: accuracies, intervals, and how far training is above the others.
 
     `labels` are those of the test images.
@@ -115,11 +115,11 @@ def rows_of(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: int)
             "accuracies": accuracies.tolist(),
             **result.more,
         }
-        if result.encoder in LEARNT:
+        if result.encoder in TRAINED_ENCODERS:
             row["above"] = {}
             for (encoder, feature, budget), other in right_of.items():
                 same = feature == result.feature or encoder == RAW
-                if encoder not in LEARNT and same and budget == str(result.budget):
+                if encoder not in TRAINED_ENCODERS and same and budget == str(result.budget):
                     mean, interval = paired_difference(result.right, other, seed)
                     row["above"][encoder] = {"difference": mean, "interval": list(interval)}
         rows.append(row)
@@ -129,7 +129,7 @@ def rows_of(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: int)
 def record(subject: Subject, rows: list[dict], **facts: Any) -> dict[str, Any]:
     """The report of an evaluation of features that were encoded once."""
     train, test = (
-        Part(len(part.labels), part.metadata.get("data"), part.dropped())
+        EvaluatedImages(len(part.labels), part.metadata.get("data"), part.dropped())
         for part in (subject.train, subject.test)
     )
     return {
@@ -141,7 +141,9 @@ def record(subject: Subject, rows: list[dict], **facts: Any) -> dict[str, Any]:
     }
 
 
-def provenance(encoder: Mapping[str, str], train: Part, test: Part) -> dict[str, Any]:
+def provenance(
+    encoder: Mapping[str, str], train: EvaluatedImages, test: EvaluatedImages
+) -> dict[str, Any]:
     """What was measured on, when and with which versions; of `encoder` SAME is told."""
     return {
         "train_images": train.images,
@@ -158,10 +160,10 @@ def provenance(encoder: Mapping[str, str], train: Part, test: Part) -> dict[str,
     }
 
 
-def part_of(images: Images, skipped: Sequence[str]) -> Part:
+def evaluated_images(images: Images, skipped: Sequence[str]) -> EvaluatedImages:
     """Of shards, all but those `skipped`."""
     manifest = images.manifest
-    return Part(len(manifest) - len(skipped), manifest.fingerprint, list(skipped))
+    return EvaluatedImages(len(manifest) - len(skipped), manifest.fingerprint, list(skipped))
 
 
 def budget_name(row: Mapping[str, Any]) -> str:

@@ -173,7 +173,7 @@ class Patches(NamedTuple):
     """[m] which image each is of"""
 
 
-class Judgement(NamedTuple):
+class EncoderEvaluation(NamedTuple):
     """What the classifiers made of the tokens of one encoder."""
 
     counts: dict[tuple[str, str], Counts]
@@ -185,7 +185,7 @@ class Judgement(NamedTuple):
     """what was wrong with further images of train and of test"""
 
 
-def judge_encoder(
+def evaluate_encoder(
     encoder: FrozenEncoder,
     patch_size: tuple[int, int],
     train: MaskedImages,
@@ -197,8 +197,8 @@ def judge_encoder(
     max_bad: int = 0,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    say: Callable[[str], None] = print,
-) -> Judgement:
+    log: Callable[[str], None] = print,
+) -> EncoderEvaluation:
     """Fit the classifiers to patches of `train`, and count what they say of `test`.
 
     Raises UserError where more than `max_bad` images or masks of either part do not decode.
@@ -209,19 +209,21 @@ def judge_encoder(
         return encode_dense(encoder, part.images, part.masks, patch_size, device, workers, bad)
 
     images = len(train.images.manifest)
-    say(f"tokens of {images:,} training images")
+    log(f"tokens of {images:,} training images")
     each = max(1, -(-patches // images))
     fitted = collect(dense(train, skipped[0]), each, seed)
-    say(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
+    log(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
     linear = choose_linear(fitted.tokens, fitted.classes, fitted.images, classes, seed, device)
     neighbours = Neighbours(fitted.tokens, fitted.classes, classes, device)
     scorers: dict[str, Scorer] = {"linear": linear.scores, "k-NN": neighbours.scores}
-    say(f"testing on {len(test.images.manifest):,} images")
+    log(f"testing on {len(test.images.manifest):,} images")
     found = dense(test, skipped[1])
     counts = measure(found, scorers, encoder.img_size, patch_size, classes)
     for bad in skipped:
-        bad.tell(say)
-    return Judgement(counts, linear, fitted.classes, (skipped[0].reasons, skipped[1].reasons))
+        bad.report(log)
+    return EncoderEvaluation(
+        counts, linear, fitted.classes, (skipped[0].reasons, skipped[1].reasons)
+    )
 
 
 def encode_dense(

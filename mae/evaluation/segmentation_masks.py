@@ -181,7 +181,7 @@ class Quality(NamedTuple):
     """share of the pixels that were told rightly"""
 
 
-class Judged(NamedTuple):
+class SegmentationScores(NamedTuple):
     """A quality, and the central 95 % of it over resampled images."""
 
     mean_iou: float
@@ -213,11 +213,11 @@ def quality(counts: npt.NDArray) -> Quality:
     )
 
 
-def judge(counts: Counts, seed: int) -> Judged:
+def score_counts(counts: Counts, seed: int) -> SegmentationScores:
     """Quality over all images; the interval by bootstrap (Efron 1979): images drawn anew."""
     low, high = np.percentile(sampled(counts, seed), [2.5, 97.5], axis=0).tolist()
     found = quality(counts.sum(axis=0))
-    return Judged(found.mean_iou, (low[0], high[0]), found.accuracy, (low[1], high[1]))
+    return SegmentationScores(found.mean_iou, (low[0], high[0]), found.accuracy, (low[1], high[1]))
 
 
 def compare(counts: Counts, other: Counts, seed: int) -> dict[str, Any]:

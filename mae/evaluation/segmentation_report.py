@@ -12,16 +12,22 @@ from mae.data.images import Images
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
 from mae.evaluation.results import (
-    LEARNT,
+    TRAINED_ENCODERS,
     aligned,
     difference,
-    part_of,
+    evaluated_images,
     percents,
+    prefixed_log,
     provenance,
-    saying,
 )
-from mae.evaluation.segmentation import ITERATIONS, PATCHES, Judgement, MaskedImages, judge_encoder
-from mae.evaluation.segmentation_masks import Counts, Masks, Quality, compare, judge, quality
+from mae.evaluation.segmentation import (
+    ITERATIONS,
+    PATCHES,
+    EncoderEvaluation,
+    MaskedImages,
+    evaluate_encoder,
+)
+from mae.evaluation.segmentation_masks import Counts, Masks, Quality, compare, quality, score_counts
 
 MEASURES = "what single frozen patch tokens know of what lies where"
 PROTOCOL = (
@@ -49,7 +55,7 @@ def segmentation_report(
     max_bad: int = 0,
     device: torch.device | str = "cpu",
     workers: int = 0,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Mean IoU and pixel accuracy of a linear classifier and of k-NN, at patches and at pixels.
 
@@ -63,9 +69,9 @@ def segmentation_report(
         raise UserError(f"--test: class {unknown[0]} of the masks does not occur in --train")
     if len(known) < 2:
         raise UserError(f"--train: masks of {len(known)} class; there is nothing to tell")
-    judged: dict[str, Judgement] = {}
+    evaluations: dict[str, EncoderEvaluation] = {}
     for name, encoder in encoders.items():
-        judged[name] = judge_encoder(
+        evaluations[name] = evaluate_encoder(
             encoder,
             patch_size,
             *both,
@@ -75,10 +81,12 @@ def segmentation_report(
             max_bad=max_bad,
             device=device,
             workers=workers,
-            say=saying(say, name),
+            log=prefixed_log(log, name),
         )
-    ours = next(iter(judged.values()))
-    learnt, met = (part_of(p.images, bad) for p, bad in zip(both, ours.skipped, strict=True))
+    ours = next(iter(evaluations.values()))
+    learnt, met = (
+        evaluated_images(p.images, bad) for p, bad in zip(both, ours.skipped, strict=True)
+    )
     return {
         "measures": MEASURES,
         "protocol": PROTOCOL,
@@ -87,28 +95,30 @@ def segmentation_report(
         "patches": len(ours.fitted),
         "patch_size": list(patch_size),
         "seed": seed,
-        "notes": [note for name, found in judged.items() for note in remarks(name, found)],
+        "notes": [note for name, found in evaluations.items() for note in remarks(name, found)],
         "classes": known.tolist(),
         **provenance(identity(next(iter(encoders.values())), train), learnt, met),
-        "results": segmentation_rows(judged, seed),
+        "results": segmentation_rows(evaluations, seed),
         "always_commonest": commonest(ours.fitted, ours.counts["linear", "pixels"]),
         "iou_by_class": by_class(ours.counts["linear", "pixels"], known),
     }
 
 
-def segmentation_rows(judged: Mapping[str, Judgement], seed: int) -> list[dict[str, Any]]:
+def segmentation_rows(
+    evaluations: Mapping[str, EncoderEvaluation], seed: int
+) -> list[dict[str, Any]]:
     """One for each encoder, classifier and what was judged."""
     rows = []
-    for name, (counts, linear, _, _) in judged.items():
+    for name, (counts, linear, _, _) in evaluations.items():
         for (classifier, of), found in counts.items():
             row: dict[str, Any] = {"encoder": name, "classifier": classifier, "of": of}
-            row |= judge(found, seed)._asdict()
+            row |= score_counts(found, seed)._asdict()
             if classifier == "linear":
                 row |= {"strength": linear.strength, "at_edge": linear.at_edge}
                 row |= {"iterations": linear.iterations}
                 row |= {"converged": linear.iterations < ITERATIONS}
-            if name in LEARNT:
-                others = {key: part.counts for key, part in judged.items() if key != name}
+            if name in TRAINED_ENCODERS:
+                others = {key: part.counts for key, part in evaluations.items() if key != name}
                 row["above"] = {
                     key: compare(found, other[classifier, of], seed)
                     for key, other in others.items()
@@ -117,7 +127,7 @@ def segmentation_rows(judged: Mapping[str, Judgement], seed: int) -> list[dict[s
     return rows
 
 
-def remarks(name: str, found: Judgement) -> list[str]:
+def remarks(name: str, found: EncoderEvaluation) -> list[str]:
     """What a reader of the numbers has to know."""
     notes = []
     if found.linear.at_edge:

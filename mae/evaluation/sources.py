@@ -17,15 +17,15 @@ from mae.evaluation.encoders import (
     open_encoder,
     pixel_encoder,
 )
-from mae.evaluation.feature_cache import FOLDER, SUFFIX, features_of
-from mae.evaluation.features import BATCH, lacking, outputs_of
+from mae.evaluation.feature_cache import FOLDER, SUFFIX, load_or_encode
+from mae.evaluation.features import BATCH, encoder_outputs, missing_features
 from mae.evaluation.features_file import FeatureSet, read_features
-from mae.evaluation.labels import check_labels, of_features, of_manifest
-from mae.evaluation.results import LEARNT, SAME, Subject, saying
+from mae.evaluation.labels import check_labels, feature_labels, manifest_labels
+from mae.evaluation.results import SAME, TRAINED_ENCODERS, Subject, prefixed_log
 from mae.training.checkpoint.run import run_of
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """The features, those to be judged first, and what is known of them."""
 
     subjects: list[Subject]
@@ -50,8 +50,8 @@ def open_sources(
     device: str = "cpu",
     batch_size: int = BATCH,
     workers: int = 0,
-    say: Callable[[str], None] = print,
-) -> Compared:
+    log: Callable[[str], None] = print,
+) -> Comparison:
     """Features of the shards `train` and `test` by the encoder of `run`, or two feature files.
 
     With `baselines` those of the untrained encoder and the pixels too.  `out` is where the report
@@ -60,25 +60,25 @@ def open_sources(
     """
     files = [source.endswith(SUFFIX) for source in (*train, *test)]
     if run is None:
-        return _open_files(train, test, baselines, classes, say)
+        return _open_files(train, test, baselines, classes, log)
     if any(files):
         raise UserError("feature files (.safetensors) go without a run folder")
 
     opened, folder = open_encoder(run), results_folder(run, out) / FOLDER
-    if not outputs_of(
+    if not encoder_outputs(
         opened.module, opened.encoder.encode, opened.encoder.img_size, opened.config
     ).vectors:
-        raise lacking(run, opened.objective, "pooled features", command)
+        raise missing_features(run, opened.objective, "pooled features", command)
     learnt = open_images(train, "--train", opened.config)
     tested = open_images(test, "--test", opened.config)
-    check_labels(of_manifest(learnt.manifest), of_manifest(tested.manifest), classes)
-    seen = seen_in_train(learnt.manifest, tested.manifest, say)
+    check_labels(manifest_labels(learnt.manifest), manifest_labels(tested.manifest), classes)
+    seen = seen_in_train(learnt.manifest, tested.manifest, log)
 
     def encoded(encoder: FrozenEncoder, module: nn.Module | None) -> Subject:
         if module is not None:
             module.to(device).eval()
         first, second = (
-            features_of(
+            load_or_encode(
                 encoder,
                 images,
                 folder,
@@ -86,8 +86,8 @@ def open_sources(
                 batch_size=batch_size,
                 workers=workers,
                 max_bad=opened.config.data.max_bad,
-                step=opened.step if encoder.name in LEARNT else None,
-                say=saying(say, encoder.name),
+                step=opened.step if encoder.name in TRAINED_ENCODERS else None,
+                log=prefixed_log(log, encoder.name),
             )
             for images in (learnt, tested)
         )
@@ -99,8 +99,8 @@ def open_sources(
         subjects.append(encoded(encoder, module))
         pixels = pixel_encoder(opened.config, encoder.img_size, encoder.crop_pct)
         subjects.append(encoded(pixels, None))
-    check_labels(of_features(subjects[0].train), of_features(subjects[0].test), classes)
-    return Compared(subjects, opened.step, seen, opened.objective)
+    check_labels(feature_labels(subjects[0].train), feature_labels(subjects[0].test), classes)
+    return Comparison(subjects, opened.step, seen, opened.objective)
 
 
 def _open_files(
@@ -108,8 +108,8 @@ def _open_files(
     test: Sequence[str],
     baselines: bool,
     classes: int | None,
-    say: Callable[[str], None],
-) -> Compared:
+    log: Callable[[str], None],
+) -> Comparison:
     if len(train) != 1 or len(test) != 1:
         raise UserError("without a run folder, --train and --test are one feature file each")
     if baselines:
@@ -120,33 +120,33 @@ def _open_files(
         ours, theirs = (part.metadata.get(key) for part in (learnt, tested))
         if ours != theirs:
             raise UserError(f"--train, --test: features of another {key}: {ours} and {theirs}")
-    check_labels(of_features(learnt), of_features(tested), classes)
+    check_labels(feature_labels(learnt), feature_labels(tested), classes)
     step = learnt.metadata.get("step")
-    return Compared([subject], int(step) if step else None, _shared_rows(learnt, tested, say))
+    return Comparison([subject], int(step) if step else None, _shared_rows(learnt, tested, log))
 
 
-def _shared_rows(train: FeatureSet, test: FeatureSet, say: Callable[[str], None]) -> int | None:
+def _shared_rows(train: FeatureSet, test: FeatureSet, log: Callable[[str], None]) -> int | None:
     """As `seen_in_train`, of features of the same data; None of different data."""
     ours, theirs = (part.metadata.get("data") for part in (train, test))
     if ours is None or ours != theirs:
         return None
-    return _warned(int(np.isin(test.samples, train.samples).sum()), "--train", say)
+    return _warned(int(np.isin(test.samples, train.samples).sum()), "--train", log)
 
 
 def seen_in_train(
-    train: Manifest, test: Manifest, say: Callable[[str], None], key: str = "--train"
+    train: Manifest, test: Manifest, log: Callable[[str], None], key: str = "--train"
 ) -> int:
     """Test images whose bytes (by length and CRC-32) are an image of train, too; warns of them.
 
     `key` is what messages call `train`.
     """
     ours, theirs = ((m.size.astype(np.uint64) << np.uint64(32)) | m.crc for m in (test, train))
-    return _warned(int(np.isin(ours, theirs).sum()), key, say)
+    return _warned(int(np.isin(ours, theirs).sum()), key, log)
 
 
-def _warned(seen: int, key: str, say: Callable[[str], None]) -> int:
+def _warned(seen: int, key: str, log: Callable[[str], None]) -> int:
     if seen:
-        say(f"warning: {seen:,} of the test images are in {key} too, byte for byte")
+        log(f"warning: {seen:,} of the test images are in {key} too, byte for byte")
     return seen
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mae.base.files import read_json
 from mae.config.sections import Config
 from mae.evaluation.diagnosis import interval, number
-from mae.evaluation.results import LEARNT, PRETRAINED, budget_name
+from mae.evaluation.results import PRETRAINED, TRAINED_ENCODERS, budget_name
 from mae.export.subject import Subject, Written
 from mae.networks.vit import timm_encoder
 from mae.objectives import registry
@@ -50,7 +50,7 @@ def _accuracies(name: str, report: dict[str, Any]) -> list[tuple[str, str]]:
     rows, images = report.get("results"), report.get("test_images", report.get("images"))
     found = []
     for row in rows if isinstance(rows, list) else [report | {"encoder": PRETRAINED}]:
-        if not isinstance(row, dict) or row.get("encoder", PRETRAINED) not in LEARNT:
+        if not isinstance(row, dict) or row.get("encoder", PRETRAINED) not in TRAINED_ENCODERS:
             continue
         if (iou := number(row, "mean_iou")) is not None:  # of a segmentation
             what = f"{row.get('classifier')} of frozen tokens, at {row.get('of')}"

@@ -41,7 +41,7 @@ def write_plain(folder: Path, subject: Subject, images: Tensor) -> Written:
     )
     tensors = {name: tensor.clone() for name, tensor in weights(subject.model).items()}
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
-    write_description(folder, without_places(subject.config), subject.state)
+    write_description(folder, without_position_mean(subject.config), subject.state)
     bits, (height, width) = subject.config.data.bits, subject.model.img_size
     package = registry.OBJECTIVES[subject.config.objective]
     return Written(
@@ -103,7 +103,7 @@ def root_of(package: str) -> Path:
     return Path(file).absolute().parents[package.count(".") + 1]
 
 
-def without_places(config: Config) -> Config:
+def without_position_mean(config: Config) -> Config:
     """The settings without the folders of this machine, of which only the last names stay."""
     data, usual = config.data, DataConfig()
     mixture = [part.model_copy(update={"shards": _names(part.shards)}) for part in data.mixture]

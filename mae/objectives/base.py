@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mae.data.images import Images
     from mae.evaluation.probing import ProbeRequest
     from mae.export.subject import Pool, Writer
-    from mae.pictures.reconstruction import Asked, Reconstructed
+    from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
     from mae.pretrained_weights.record import Initial
 
 CAPABILITIES = ("encode", "reconstruct", "decode", "sample", "logits")
@@ -235,7 +235,9 @@ class Implementation(ABC):
         """
         return None
 
-    def reconstruct(self, objective: Objective, request: Asked) -> Reconstructed | None:
+    def reconstruct(
+        self, objective: Objective, request: ReconstructionRequest
+    ) -> ReconstructionReport | None:
         """Draw the sheet of `mae reconstruct` and compute its figures.
 
         None: the core does both from `Objective.reconstruct`.  Raises UserError for options that

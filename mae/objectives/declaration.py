@@ -25,7 +25,7 @@ from mae.config.types import Section
 if TYPE_CHECKING:
     from mae.config.sections import Config
     from mae.data.manifest import Manifest
-    from mae.evaluation.diagnosis import Finding, Recorded
+    from mae.evaluation.diagnosis import Finding, RunRecord
 
 Kind = Literal["mean", "sum"]
 """reduction of a statistic over the micro-batches between two rows of metrics.jsonl"""
@@ -69,7 +69,7 @@ class Level(NamedTuple):
 
     label: str
     """name in the legend"""
-    value: Callable[[Recorded], float | None]
+    value: Callable[[RunRecord], float | None]
     """height of the line, from a run's records; None: no line"""
 
 
@@ -270,6 +270,6 @@ class Declaration:
                 values.append(f"{metric.label} {value:{metric.format}}")
         return [(f"training loss, step {metrics['step']:,}", ", ".join(values))]
 
-    def diagnose(self, run: Recorded) -> Iterable[Finding]:
+    def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on a run, besides the core's on loss, features, steps and speed."""
         return ()

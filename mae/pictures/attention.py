@@ -19,19 +19,19 @@ DIMMEST = 0.25
 """of a picture lit by attention: what gets none is left with so much of its light"""
 
 
-class Looked(NamedTuple):
+class AttentionMaps(NamedTuple):
     """Attention of the last block."""
 
     heads: Float[Tensor, "b heads n"]
     """share of each patch; what is missing to 1 goes to the prefix tokens"""
-    asked_by: str
-    """whose attention it is"""
+    query: str
+    """token whose attention this is, in words"""
 
 
 @torch.no_grad()
 def last_attention(
     vit: VisionTransformer, encode: Callable[[Tensor], object], images: Tensor
-) -> Looked:
+) -> AttentionMaps:
     """The class token's attention, or the mean over all patches that ask.
 
     That where there is no class token, or where a classifier pools the patches: nothing reads its
@@ -43,8 +43,8 @@ def last_attention(
     weights = attention_weights(vit, encode, images)
     patches = slice(vit.num_prefix_tokens, None)
     if vit.has_class_token and vit.global_pool != "avg":
-        return Looked(weights[:, :, 0, patches], "the class token")
-    return Looked(weights[:, :, patches, patches].mean(dim=2), "the mean patch")
+        return AttentionMaps(weights[:, :, 0, patches], "the class token")
+    return AttentionMaps(weights[:, :, patches, patches].mean(dim=2), "the mean patch")
 
 
 @torch.no_grad()
@@ -72,11 +72,15 @@ def attention_weights(
 
 
 def attention_sheet(
-    images: Tensor, names: Sequence[str], looked: Looked, grid: tuple[int, int], title: str
+    images: Tensor,
+    names: Sequence[str],
+    attention: AttentionMaps,
+    grid: tuple[int, int],
+    title: str,
 ) -> Sheet:
     """A row for each image: itself, lit by the mean attention, the mean, and each head."""
     shown = displayable(images).cpu()
-    heads = looked.heads.cpu()
+    heads = attention.heads.cpu()
     n, (h, w) = heads.shape[-1], shown.shape[-2:]
     times = heads * n  # 1 = an even share
     mean = times.mean(dim=1)
@@ -99,7 +103,7 @@ def attention_sheet(
         )
     numbered = [f"head {number + 1}" for number in range(heads.shape[1])]
     notes = [
-        f"Attention of {looked.asked_by} in the last block: softmax(q·k/√d). Below each map: the "
+        f"Attention of {attention.query} in the last block: softmax(q·k/√d). Below each map: the "
         "share that goes to patches; the rest goes to the class token and registers.",
         "lit: the image, bright where the mean over the heads looks most.",
     ]

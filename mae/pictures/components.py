@@ -49,7 +49,7 @@ def principal_components(
     return Components(values.float().view(b, n, -1), is_shown.view(b, n), explained)
 
 
-def without_places(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+def without_position_mean(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
     """Tokens less their mean over the images at the same place.
 
     A young encoder's tokens say above all where they are.  Raises UserError for a single image.
@@ -103,7 +103,7 @@ def components_sheet(
 ) -> Sheet:
     """A row for each image: itself, three components as red, green, blue, and each alone.
 
-    `has_places`: the tokens are as the encoder gives them, not those `without_places`.
+    `has_places`: the tokens are as the encoder gives them, not those `without_position_mean`.
     """
     shown = displayable(images).cpu()
     size = (shown.shape[-2], shown.shape[-1])

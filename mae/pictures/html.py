@@ -51,11 +51,11 @@ progress::-moz-progress-bar { background: var(--a); }
 .tiles span { display: block; font-size: 12px; color: var(--soft); }
 .tiles b { font-size: 19px; font-weight: 600; }
 
-.verdicts { list-style: none; margin: 10px 0 0; padding: 0; border-top: 1px solid var(--rule); }
-.verdicts li { display: grid; grid-template-columns: 76px minmax(0, 5fr) minmax(0, 7fr);
+.findings { list-style: none; margin: 10px 0 0; padding: 0; border-top: 1px solid var(--rule); }
+.findings li { display: grid; grid-template-columns: 76px minmax(0, 5fr) minmax(0, 7fr);
   gap: 4px 16px; padding: 10px 0; border-bottom: 1px solid var(--rule); }
-.verdicts b { font-weight: 600; }
-.verdicts p { margin: 0; color: var(--soft); font-size: 13.5px; }
+.findings b { font-weight: 600; }
+.findings p { margin: 0; color: var(--soft); font-size: 13.5px; }
 .level { font-size: 13px; font-weight: 600; white-space: nowrap; }
 .level::before { content: ""; display: inline-block; width: 9px; height: 9px; border-radius: 50%;
   background: currentColor; margin-right: 7px; }
@@ -140,8 +140,8 @@ footer { margin-top: 48px; font-size: 12.5px; color: var(--soft); }
 @media (max-width: 640px) {
   main { padding: 24px 16px 48px; }
   h1 { font-size: 23px; }
-  .verdicts li { grid-template-columns: 76px minmax(0, 1fr); }
-  .verdicts p { grid-column: 2; }
+  .findings li { grid-template-columns: 76px minmax(0, 1fr); }
+  .findings p { grid-column: 2; }
   .chart { padding: 12px 12px 30px; }
 }
 @media print {
@@ -152,7 +152,7 @@ footer { margin-top: 48px; font-size: 12.5px; color: var(--soft); }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { max-width: none; padding: 0; }
   h2 { break-after: avoid; }
-  .verdicts li, tr { break-inside: avoid; }
+  .findings li, tr { break-inside: avoid; }
 }
 """
 

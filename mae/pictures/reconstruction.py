@@ -21,7 +21,7 @@ USUAL_MOST = 0.98
 """share of the pixels whose error lies within the scale"""
 
 
-class Asked(NamedTuple):
+class ReconstructionRequest(NamedTuple):
     """Images and options of `mae reconstruct`."""
 
     images: Tensor
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     """of the sheet; empty: the usual ones"""
 
 
-class Reconstructed(NamedTuple):
+class ReconstructionReport(NamedTuple):
     """Result of `mae reconstruct`."""
 
     sheet: Sheet
@@ -63,21 +63,25 @@ class Quality(NamedTuple):
     """of each image's own mean colour"""
 
 
-def reconstruct(objective: Objective, asked: Asked, name: str) -> Reconstructed:
+def reconstruct(
+    objective: Objective, request: ReconstructionRequest, name: str
+) -> ReconstructionReport:
     """Sheet and PSNR of the objective `name`, which has a method `reconstruct`.
 
     Raises UserError for options that only other objectives have.
     """
-    if asked.mask is not None or asked.mask_ratios:
-        key = "--mask-ratio" if asked.mask is None else "--mask"
+    if request.mask is not None or request.mask_ratios:
+        key = "--mask-ratio" if request.mask is None else "--mask"
         raise UserError(f"{key}: objective {name} has no masks to choose: leave it out")
-    images, seeds = asked.images[: asked.count], asked.seeds[: asked.count]
+    images, seeds = request.images[: request.count], request.seeds[: request.count]
     made = reconstructions(objective, images, seeds)
-    sheet = reconstruction_sheet(images, asked.names[: asked.count], made, asked)
-    found = measure(objective, asked.images[: asked.measured], asked.seeds[: asked.measured])
+    sheet = reconstruction_sheet(images, request.names[: request.count], made, request)
+    found = measure(
+        objective, request.images[: request.measured], request.seeds[: request.measured]
+    )
     where = "hidden pixels" if made.mask is not None else "all pixels"
     figures = {**found._asdict(), "over": where}
-    return Reconstructed(sheet, figures, _table(found, where))
+    return ReconstructionReport(sheet, figures, _table(found, where))
 
 
 @torch.no_grad()
@@ -123,7 +127,7 @@ def unit(images: Tensor) -> Tensor:
 
 
 def reconstruction_sheet(
-    images: Tensor, names: Sequence[str], made: Reconstruction, asked: Asked
+    images: Tensor, names: Sequence[str], made: Reconstruction, request: ReconstructionRequest
 ) -> Sheet:
     """A row for each image: itself, what is left of it where parts are hidden, and what came of it.
 
@@ -147,9 +151,9 @@ def reconstruction_sheet(
         for one, value in zip(displayable(images.cpu(), made.pasted), quality, strict=True)
     ]
     cells["error"] = [Cell(heat_map(one, top, size), f"mean {one.mean():.3f}") for one in errors]
-    if unknown := [column for column in asked.columns if column not in cells]:
+    if unknown := [column for column in request.columns if column not in cells]:
         raise UserError(f"--columns: no {unknown[0]} here; there are {', '.join(cells)}")
-    heads = list(asked.columns or cells)
+    heads = list(request.columns or cells)
     notes = ["PSNR: of the reconstruction, for values from 0 to 1; higher is better."]
     if made.mask is not None:
         notes.append("Of hidden pixels alone: the visible ones are pasted in.")
@@ -157,7 +161,7 @@ def reconstruction_sheet(
         notes.append("error: mean absolute difference of each pixel's channels.")
     scale = Scale("absolute error of a pixel, of 1", "0", f"{top:.2g} and more")
     rows = [[cells[head][row] for head in heads] for row in range(len(names))]
-    return Sheet(asked.title, heads, rows, notes, scale if "error" in heads else None)
+    return Sheet(request.title, heads, rows, notes, scale if "error" in heads else None)
 
 
 def _stride(values: Tensor, most: int = 2**22) -> int:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mae.evaluation.diagnosis import Recorded, Row, interval, number, series
+from mae.evaluation.diagnosis import Row, RunRecord, interval, number, series
 from mae.objectives.declaration import LOSS, Chart, Curve, Declaration, Level
 from mae.pictures.html import Markup, tag, text
 from mae.report.charts import Line, Marks, chart
@@ -33,7 +33,7 @@ def marks(record: Record) -> Marks:
     )
 
 
-def draw(declared: Chart, run: Recorded, seen: Marks) -> Markup:
+def draw(declared: Chart, run: RunRecord, seen: Marks) -> Markup:
     """The chart of a run, or nothing where it has none of its curves."""
     values = [one for one in declared.curves if not one.is_reference]
     references = [one for one in declared.curves if one.is_reference]
@@ -63,7 +63,7 @@ def draw(declared: Chart, run: Recorded, seen: Marks) -> Markup:
     )
 
 
-def grid(charts: Sequence[Chart], run: Recorded, seen: Marks) -> Markup:
+def grid(charts: Sequence[Chart], run: RunRecord, seen: Marks) -> Markup:
     """Charts side by side, or a word where there are none."""
     found = [drawn for drawn in (draw(one, run, seen) for one in charts) if drawn]
     if not found:
@@ -85,7 +85,7 @@ def gaps(rows: Sequence[Row], curve: Curve) -> list[float]:
     return [step for step in steps if step is not None]
 
 
-def _curve(run: Recorded, curve: Curve, look: str) -> Line:
+def _curve(run: RunRecord, curve: Curve, look: str) -> Line:
     rows = run.health if curve.source == "health" else run.metrics
     drawn = line(rows, curve.key, name=curve.label, look=look)
     if not curve.interval:
@@ -123,7 +123,7 @@ SPEED = (
 )
 
 
-def _first_rankme(run: Recorded) -> float | None:
+def _first_rankme(run: RunRecord) -> float | None:
     found = series(run.health, "rankme")
     return found[0] if found else None
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mae.evaluation.diagnosis import judge, number
+from mae.evaluation.diagnosis import diagnose_run, number
 from mae.objectives.declaration import Chart, Declaration
 from mae.pictures.html import Markup, document, tag, text, write_document
 from mae.report import figures, lists, results
@@ -131,17 +131,17 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
 
 def _verdicts(record: Record) -> Markup:
     run = record.recorded
-    verdicts = judge(run, record.declared.diagnose(run) if record.declared else ())
+    verdicts = diagnose_run(run, record.declared.diagnose(run) if record.declared else ())
     found = [
         tag(
             "li",
-            tag("span", text(verdict.level), class_=f"level {verdict.level}"),
-            tag("b", text(verdict.text)),
-            tag("p", text(verdict.reason)),
+            tag("span", text(finding.level), class_=f"level {finding.level}"),
+            tag("b", text(finding.text)),
+            tag("p", text(finding.reason)),
         )
-        for verdict in verdicts
+        for finding in verdicts
     ]
-    return tag("ul", *found, class_="verdicts") if found else lists.none("Nothing to judge yet.")
+    return tag("ul", *found, class_="findings") if found else lists.none("Nothing to judge yet.")
 
 
 def _legend(record: Record) -> Markup:

@@ -14,7 +14,7 @@ from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, ExitStatus, read_ex
 from mae.config.migration import migrate_settings
 from mae.config.sections import Config
 from mae.config.types import flatten
-from mae.evaluation.diagnosis import Recorded, Row, number
+from mae.evaluation.diagnosis import Row, RunRecord, number
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import DEFAULT, config_type, declaration
 
@@ -53,9 +53,9 @@ class Record(NamedTuple):
     """what could not be read"""
 
     @property
-    def recorded(self) -> Recorded:
+    def recorded(self) -> RunRecord:
         """Numbers of the run."""
-        return Recorded(self.metrics, self.health, self.settings, self.evaluations)
+        return RunRecord(self.metrics, self.health, self.settings, self.evaluations)
 
 
 class State(NamedTuple):

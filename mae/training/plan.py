@@ -14,7 +14,7 @@ from mae.base.errors import UserError
 from mae.config.sections import Config, TrainConfig
 from mae.data.batch import BatchSharding
 from mae.data.training_data import TrainingSource
-from mae.evaluation.probing import Planned
+from mae.evaluation.probing import PlannedSchedule
 from mae.objectives.registry import declaration
 from mae.training.fsdp2 import refuse_first_version
 from mae.training.optim import lr_at, scaled_lr
@@ -138,11 +138,11 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
     )
 
 
-def planned(config: Config, num_samples: int) -> Planned:
+def planned(config: Config, num_samples: int) -> PlannedSchedule:
     """Schedule of a run on one process, as a probe's report records it."""
     plan = make_plan(config, num_samples, 1, 0)
     sharding = plan.sharding
-    return Planned(plan.steps, plan.lr, sharding.batch_size, sharding.device_batch)
+    return PlannedSchedule(plan.steps, plan.lr, sharding.batch_size, sharding.device_batch)
 
 
 def accumulation(config: Config, num_processes: int) -> int:

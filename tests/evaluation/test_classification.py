@@ -11,11 +11,11 @@ from mae.data.manifest import build_manifest
 from mae.data.views import CentredViews
 from mae.evaluation import classification
 from mae.evaluation.classification import (
-    Judged,
+    Predictions,
     class_report,
     class_table,
     confusion,
-    judge,
+    evaluate_classifier,
     require_classes,
     summary,
 )
@@ -47,11 +47,13 @@ def logits(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels.float() / 255 - 0.5).flatten(1) @ weight
 
 
-def of(images: Images, **settings) -> Judged:
-    return judge(logits, images, require_classes(images, "test", 3), SIZE, 1.0, **settings)
+def of(images: Images, **settings) -> Predictions:
+    return evaluate_classifier(
+        logits, images, require_classes(images, "test", 3), SIZE, 1.0, **settings
+    )
 
 
-def same(one: Judged, other: Judged) -> bool:
+def same(one: Predictions, other: Predictions) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -63,11 +65,11 @@ def scores_of(images: Images) -> np.ndarray:
 
 
 def test_numbers_are_those_of_scikit_learn(images, small_batches):
-    judged, scores = of(images), scores_of(images)
+    predictions, scores = of(images), scores_of(images)
     labels = images.manifest.label
-    np.testing.assert_array_equal(judged.labels, labels)
-    np.testing.assert_array_equal(judged.guesses, scores.argmax(1))
-    known, every = summary(judged), list(range(CLASSES))
+    np.testing.assert_array_equal(predictions.labels, labels)
+    np.testing.assert_array_equal(predictions.predicted, scores.argmax(1))
+    known, every = summary(predictions), list(range(CLASSES))
     assert known["images"] == 22 and known["bad"] == 0
     assert known["accuracy"] == pytest.approx(metrics.accuracy_score(labels, scores.argmax(1)))
     assert known["interval"] == list(wilson(known["accuracy"], 22))
@@ -80,7 +82,7 @@ def test_numbers_are_those_of_scikit_learn(images, small_batches):
     recalls = metrics.recall_score(labels, scores.argmax(1), average=None, labels=[0, 1, 2])
     assert known["balanced_accuracy"] == pytest.approx(np.mean(recalls))
     matrix = metrics.confusion_matrix(labels, scores.argmax(1), labels=every)
-    np.testing.assert_array_equal(confusion(judged, CLASSES), matrix)
+    np.testing.assert_array_equal(confusion(predictions, CLASSES), matrix)
 
 
 @pytest.mark.parametrize("processes", [2, 3, 8])
@@ -114,14 +116,14 @@ def test_bad_images_are_left_out_and_counted(images, small_batches, make_shards,
     whole = of(images)
     pattern = make_shards(tmp_path / "spoilt", 22)
     spoil(tmp_path / "spoilt", *(f"sample-{number:05d}" for number in (4, 5, 6, 7, 13)))
-    judged = of(opened(pattern))
+    predictions = of(opened(pattern))
     kept = [number for number in range(22) if number not in (4, 5, 6, 7, 13)]
-    np.testing.assert_array_equal(judged.guesses, whole.guesses[kept])
-    np.testing.assert_array_equal(judged.labels, whole.labels[kept])
-    assert [line.partition("key ")[2][:12] for line in judged.skipped] == [
+    np.testing.assert_array_equal(predictions.predicted, whole.predicted[kept])
+    np.testing.assert_array_equal(predictions.labels, whole.labels[kept])
+    assert [line.partition("key ")[2][:12] for line in predictions.skipped] == [
         f"sample-{number:05d}" for number in (4, 5, 6, 7, 13)
     ]
-    report = class_report(judged, list("abcdefg"))
+    report = class_report(predictions, list("abcdefg"))
     assert (report["images"], report["bad"]) == (17, 5) and len(report["left_out"]) == 5
     assert "17 images, 5 bad" in class_table(report)
 
@@ -177,11 +179,11 @@ def test_what_one_process_meets_all_of_them_raise(
     for rank in (0, 1):
         sizes = {"process_index": rank, "num_processes": 2, "gather": catch(parts)}
         with pytest.raises(Sent):
-            judge(model, images, labels, SIZE, 1.0, **sizes)
+            evaluate_classifier(model, images, labels, SIZE, 1.0, **sizes)
     for rank in (0, 1):
         sizes = {"process_index": rank, "num_processes": 2, "gather": lambda own: list(parts)}
         with pytest.raises(error):
-            judge(logits, images, labels, SIZE, 1.0, **sizes)
+            evaluate_classifier(logits, images, labels, SIZE, 1.0, **sizes)
 
 
 def test_labels_must_be_classes_of_the_model(images, make_shards, tmp_path):
@@ -196,16 +198,16 @@ def test_labels_must_be_classes_of_the_model(images, make_shards, tmp_path):
         require_classes(plain, "data.val", 3)
 
 
-def judged_of(labels, guesses) -> Judged:
+def predictions_of(labels, predicted) -> Predictions:
     count = len(labels)
-    return Judged(
-        np.array(labels), np.array(guesses), np.ones(count, bool), np.ones(count, np.float32), []
+    return Predictions(
+        np.array(labels), np.array(predicted), np.ones(count, bool), np.ones(count, np.float32), []
     )
 
 
 def test_the_report_adds_up():
-    labels, guesses = [0, 0, 0, 1, 1, 3], [0, 1, 1, 1, 0, 4]
-    report = class_report(judged_of(labels, guesses), ["cat", "dog", "eel", "fox", "gnu"])
+    labels, predicted = [0, 0, 0, 1, 1, 3], [0, 1, 1, 1, 0, 4]
+    report = class_report(predictions_of(labels, predicted), ["cat", "dog", "eel", "fox", "gnu"])
     by_name = {one["name"]: one for one in report["classes"]}
     assert by_name.keys() == {"cat", "dog", "fox", "gnu"}  # an eel neither occurs nor is guessed
     assert sum(one["images"] for one in report["classes"]) == report["images"] == 6
@@ -225,14 +227,14 @@ def test_the_report_adds_up():
 
 def test_of_many_classes_only_the_commonest_errors_are_on_record():
     labels = np.arange(300)
-    report = class_report(judged_of(labels, (labels + 1) % 300), [f"c{i}" for i in range(300)])
+    report = class_report(predictions_of(labels, (labels + 1) % 300), [f"c{i}" for i in range(300)])
     assert "confusion" not in report
     assert len(report["errors"]) == 50 and len(report["classes"]) == 300
 
 
 def test_the_table_is_for_people():
     names = ["cat", "dog", "eel", "fox", "gnu", "hen"]
-    report = class_report(judged_of([0, 0, 0, 1, 1, 3], [0, 1, 1, 1, 0, 3]), names)
+    report = class_report(predictions_of([0, 0, 0, 1, 1, 3], [0, 1, 1, 1, 0, 3]), names)
     assert class_table(report, rows=2).splitlines() == [
         "accuracy          50.0%  (18.8–81.2, 95 % interval) on 6 images",
         "mean of classes   61.1%",
@@ -245,6 +247,6 @@ def test_the_table_is_for_people():
         "       2  cat taken for dog",
         "       1  dog taken for cat",
     ]
-    few = class_table(class_report(judged_of([0, 1], [0, 1]), ["cat", "dog"]))
+    few = class_table(class_report(predictions_of([0, 1], [0, 1]), ["cat", "dog"]))
     assert "top" not in few, "of two classes each guess is among the top 5"
     assert "weakest" not in few and "errors" not in few

@@ -1,4 +1,4 @@
-from mae.evaluation.diagnosis import Finding, Recorded, judge
+from mae.evaluation.diagnosis import Finding, RunRecord, diagnose_run
 
 HEALTH = {
     "epoch": 90.0,
@@ -13,7 +13,7 @@ HEALTH = {
 
 
 def test_features_of_any_objective_are_judged():
-    found = {verdict.text: verdict.level for verdict in judge(Recorded(health=[HEALTH]))}
+    found = {finding.text: finding.level for finding in diagnose_run(RunRecord(health=[HEALTH]))}
     assert found == {
         "Features are spread out: RankMe 3 of 4": "good",
         "k-NN accuracy 60% (chance 10%)": "good",
@@ -22,12 +22,12 @@ def test_features_of_any_objective_are_judged():
 
 def test_an_objectives_own_findings_are_among_them():
     own = Finding("bad", "The code book is dead", "No entry is used.")
-    found = judge(Recorded([{"step": 1, "epoch": 1.0, "loss": 1.0}], [HEALTH]), [own])
+    found = diagnose_run(RunRecord([{"step": 1, "epoch": 1.0, "loss": 1.0}], [HEALTH]), [own])
     assert found[0] == own and len(found) == 4
 
 
 def test_warmup_comes_from_the_settings():
     early = {**HEALTH, "rankme": 0.01}
-    assert judge(Recorded(health=[early]))[0].level == "bad"
-    during = Recorded(health=[early], settings={"optim.warmup_epochs": 100})
-    assert "RankMe" not in "".join(verdict.text for verdict in judge(during))
+    assert diagnose_run(RunRecord(health=[early]))[0].level == "bad"
+    during = RunRecord(health=[early], settings={"optim.warmup_epochs": 100})
+    assert "RankMe" not in "".join(finding.text for finding in diagnose_run(during))

@@ -9,7 +9,7 @@ from torch import nn
 from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.evaluation.encoders import objective_encoder, open_encoder, pixel_features, weights_sha256
-from mae.evaluation.features import outputs_of
+from mae.evaluation.features import encoder_outputs
 from mae.objectives import registry
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.model import MaskedAutoencoder
@@ -168,16 +168,16 @@ def test_a_classifiers_average_is_what_its_features_are_of(tmp_path):
 def test_what_an_encoder_gives_is_seen_from_one_image(monkeypatch):
     model = build_objective(CONFIG).eval()
     encode = objective_encoder(CONFIG, model).encode
-    assert outputs_of(model, encode, (16, 16), CONFIG) == (["mean", "cls"], (4, 4))
+    assert encoder_outputs(model, encode, (16, 16), CONFIG) == (["mean", "cls"], (4, 4))
 
     def of_tokens(count):
         def encode(images):
             tokens = torch.zeros(len(images), count, 8)
             return {"pooled": images.float().mean((1, 2, 3)), "tokens": tokens}
 
-        return outputs_of(nn.Identity(), encode, (16, 24), CONFIG)
+        return encoder_outputs(nn.Identity(), encode, (16, 24), CONFIG)
 
     assert of_tokens(6) == (["pooled"], (8, 8))
     assert of_tokens(384) == (["pooled"], (1, 1))
     assert of_tokens(7).patch_size is None
-    assert outputs_of(nn.Identity(), lambda images: {}, (16, 24), CONFIG) == ([], None)
+    assert encoder_outputs(nn.Identity(), lambda images: {}, (16, 24), CONFIG) == ([], None)

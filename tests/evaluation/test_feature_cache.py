@@ -10,8 +10,8 @@ from mae.evaluation.encoders import objective_encoder
 from mae.evaluation.feature_cache import (
     cached_features,
     copy_features,
-    features_of,
     identity,
+    load_or_encode,
     write_features,
 )
 from mae.evaluation.features_file import read_features
@@ -36,12 +36,12 @@ def images(make_shards, tmp_path):
 
 def test_what_was_encoded_once_is_read_again(objective, images, tmp_path, monkeypatch):
     said = []
-    first = cached_features(tmp_path, Config(), objective, images, say=said.append)
+    first = cached_features(tmp_path, Config(), objective, images, log=said.append)
     assert first.labels.tolist() == [i % 3 for i in range(12)]
     assert first.names()[9] == images.manifest.name(9)
     assert "encoding into" in said[0] and "images/s" in said[-1]
     monkeypatch.setattr(objective, "encode", None)  # not called any more
-    again = cached_features(tmp_path, Config(), objective, images, say=said.append)
+    again = cached_features(tmp_path, Config(), objective, images, log=said.append)
     assert again.path == first.path and "made before" in said[-1]
     assert np.array_equal(again.vectors["mean"], first.vectors["mean"])
     assert len(list((tmp_path / "features").iterdir())) == 1
@@ -85,14 +85,14 @@ def test_bad_images_are_left_out_named_and_counted(objective, make_shards, tmp_p
     spoil(tmp_path / "shards", "sample-00003", "sample-00008")
     images = Images(build_manifest([pattern], "test"), 3)
     encoder, said = objective_encoder(Config(), objective), []
-    found = features_of(encoder, images, tmp_path / "out", max_bad=2, say=said.append)
+    found = load_or_encode(encoder, images, tmp_path / "out", max_bad=2, log=said.append)
     assert found.samples.tolist() == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11]
     assert found.labels.tolist() == [i % 3 for i in found.samples]
     assert [name[-5:] for name in found.names()] == [f"{i:05d}" for i in found.samples]
     assert [line.partition(":")[0] for line in said[-2:]] == ["left out"] * 2
     assert len(found.dropped()) == 2 and "sample-00008" in found.dropped()[1]
     with pytest.raises(UserError, match=r"2 bad images so far, more than data.max_bad = 1"):
-        features_of(encoder, images, tmp_path / "few", max_bad=1)
+        load_or_encode(encoder, images, tmp_path / "few", max_bad=1)
     assert list((tmp_path / "few").iterdir()) == []
 
 
@@ -101,7 +101,7 @@ def test_nothing_readable_is_an_error(objective, make_shards, tmp_path):
     spoil(tmp_path / "shards", "sample-00000", "sample-00001")
     images = Images(build_manifest([pattern], "test"), 3)
     with pytest.raises(UserError, match="none of 2 images is readable"):
-        features_of(objective_encoder(Config(), objective), images, tmp_path / "out", max_bad=9)
+        load_or_encode(objective_encoder(Config(), objective), images, tmp_path / "out", max_bad=9)
 
 
 def test_unlabelled_images_have_label_minus_one(objective, make_shards, tmp_path):
@@ -115,22 +115,22 @@ def test_unlabelled_images_have_label_minus_one(objective, make_shards, tmp_path
 
 def test_a_file_of_any_name_in_the_folder_is_read(objective, images, tmp_path):
     encoder, folder = objective_encoder(Config(), objective), tmp_path / "features"
-    write_features(encoder, images, folder / "mine.safetensors", tokens=True, say=silent)
+    write_features(encoder, images, folder / "mine.safetensors", tokens=True, log=silent)
     (folder / "damaged.safetensors").write_bytes(b"nothing")
     for tokens in (True, False):
-        found = features_of(encoder, images, folder, tokens=tokens, say=silent)
+        found = load_or_encode(encoder, images, folder, tokens=tokens, log=silent)
         assert found.path.name == "mine.safetensors"
     other = Images(images.manifest, 3, bits=16)
-    assert features_of(encoder, other, folder, say=silent).path.name != "mine.safetensors"
+    assert load_or_encode(encoder, other, folder, log=silent).path.name != "mine.safetensors"
 
 
 def test_a_copy_is_what_would_be_written(objective, images, tmp_path):
     encoder, folder = objective_encoder(Config(), objective), tmp_path / "features"
-    out, asked = tmp_path / "out.safetensors", {"step": 5, "say": silent}
+    out, asked = tmp_path / "out.safetensors", {"step": 5, "log": silent}
     assert not copy_features(encoder, images, folder, out, tokens=False, **asked)
-    features_of(encoder, images, folder, tokens=True, **asked)
+    load_or_encode(encoder, images, folder, tokens=True, **asked)
     assert not copy_features(encoder, images, folder, out, tokens=False, **asked)
-    assert not copy_features(encoder, images, folder, out, tokens=True, step=6, say=silent)
+    assert not copy_features(encoder, images, folder, out, tokens=True, step=6, log=silent)
     assert not out.exists()
     assert copy_features(encoder, images, folder, out, tokens=True, **asked)
     fresh = tmp_path / "fresh.safetensors"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mae.base.errors import UserError
-from mae.evaluation.labels import Labelled, check_labels
+from mae.evaluation.labels import DatasetLabels, check_labels
 
 
 def test_classes_of_other_names_are_refused(tmp_path):
@@ -22,8 +22,8 @@ def test_classes_of_other_names_are_refused(tmp_path):
         check_labels(beside("a"), beside("b"))
 
 
-def labelled(*labels) -> Labelled:
-    return Labelled(np.array(labels), lambda row: f"a.tar: key {row}")
+def labelled(*labels) -> DatasetLabels:
+    return DatasetLabels(np.array(labels), lambda row: f"a.tar: key {row}")
 
 
 def test_labels_that_fit_are_numbered_without_gaps():

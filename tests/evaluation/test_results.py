@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mae.evaluation.confidence import wilson
-from mae.evaluation.results import Result, ranked, rows_of, table
+from mae.evaluation.results import Result, ranking_result, result_rows, table
 
 LABELS = np.array([0] * 6 + [1] * 2)
 
@@ -14,7 +14,7 @@ def result(encoder, wrong, feature="mean", splits=1, **budget):
 
 
 def test_rows_hold_accuracy_interval_and_the_classes_alike():
-    (row,) = rows_of([result("pretrained", [6])], LABELS, seed=0)
+    (row,) = result_rows([result("pretrained", [6])], LABELS, seed=0)
     assert row["accuracy"] == 7 / 8
     assert row["interval"] == list(wilson(7 / 8, 8))
     assert row["balanced_accuracy"] == 0.75
@@ -24,13 +24,13 @@ def test_rows_hold_accuracy_interval_and_the_classes_alike():
 def test_splits_have_mean_and_deviation():
     several = result("pretrained", [], splits=2)
     several.right[1, :4] = False
-    (row,) = rows_of([several], LABELS, seed=0)
+    (row,) = result_rows([several], LABELS, seed=0)
     assert row["accuracy"] == 0.75
     assert row["deviation"] == pytest.approx(np.std([1, 0.5], ddof=1))
 
 
 def test_the_pretrained_is_compared_with_its_own_feature_and_budget():
-    rows = rows_of(
+    rows = result_rows(
         [
             result("pretrained", [0], per_class=None),
             result("pretrained", [0, 1], per_class=5),
@@ -61,7 +61,7 @@ def test_intervals_hold_the_draw_of_the_labels_too():
         "untrained", "mean", np.tile(np.arange(1000) < 390, (5, 1)), {"per_class": 5}, {}
     )
     labels = np.arange(1000) % 2
-    row, _ = rows_of([several, other], labels, seed=0)
+    row, _ = result_rows([several, other], labels, seed=0)
     images_alone = wilson(row["accuracy"], 1000)
     assert row["interval"][0] < images_alone.low - 0.03
     assert row["interval"][1] > images_alone.high + 0.03
@@ -69,31 +69,33 @@ def test_intervals_hold_the_draw_of_the_labels_too():
     above = row["above"]["untrained"]
     assert above["difference"] == pytest.approx(0.01)
     assert above["interval"][0] < -0.05 and above["interval"][1] > 0.07
-    (everything,) = rows_of([several._replace(budget={})], labels, seed=0)
+    (everything,) = result_rows([several._replace(budget={})], labels, seed=0)
     assert everything["deviation_of"] == "slices that choose C"
 
 
 def test_ranks_give_the_top_five_where_there_are_more_classes():
     ranks = np.array([0, 0, 4, 5, 7, 1, 0, 9])
-    found = ranked("pretrained", "cls", ranks, 10, {"lr": 1.0})
-    (row,) = rows_of([found], LABELS, seed=0)
+    found = ranking_result("pretrained", "cls", ranks, 10, {"lr": 1.0})
+    (row,) = result_rows([found], LABELS, seed=0)
     assert row["accuracy"] == 3 / 8 and row["top5_accuracy"] == 5 / 8 and row["lr"] == 1
     assert row["top5_interval"] == list(wilson(5 / 8, 8))
     assert "top-5" in table("attentive", {"results": [row]})
-    assert "top5_accuracy" not in ranked("pretrained", "cls", ranks, 5, {}).more
+    assert "top5_accuracy" not in ranking_result("pretrained", "cls", ranks, 5, {}).more
 
 
 def test_notes_stand_below_the_table():
     chosen = {"strengths": [1e-4, 100.0], "at_edge": [True, False], "converged": [True, False]}
     found = result("pretrained", [0], splits=2)._replace(more=chosen)
-    lines = table("probe", {"results": rows_of([found], LABELS, 0), "notes": ["why"]}).splitlines()
+    lines = table(
+        "probe", {"results": result_rows([found], LABELS, 0), "notes": ["why"]}
+    ).splitlines()
     assert lines[2:] == [
         "note: why",
         "note: C at the edge of the candidates, one beyond may do better: pretrained mean, all "
         "(0.0001)",
         "note: L-BFGS was stopped before it converged: pretrained mean, all",
     ]
-    lines = table("probe", {"results": rows_of([found] * 6, LABELS, 0)}).splitlines()
+    lines = table("probe", {"results": result_rows([found] * 6, LABELS, 0)}).splitlines()
     assert lines[-1].endswith("mean, all; 2 more") and lines[-1].count("mean, all") == 4
 
 
@@ -104,7 +106,7 @@ def test_the_table_names_every_row_and_aligns():
         result("untrained", [0, 1], per_class=5),
         result("raw", [1], feature="pixels", percent=1),
     ]
-    text = table("probe", {"results": rows_of(results, LABELS, seed=0)})
+    text = table("probe", {"results": result_rows(results, LABELS, seed=0)})
     lines = text.splitlines()
     assert len(lines) == 5 and len({len(line) for line in lines}) == 1
     assert lines[0].split()[:3] == ["probe", "labels", "top-1"]

@@ -26,9 +26,9 @@ from mae.evaluation.segmentation_masks import (
     Pairs,
     compare,
     count,
-    judge,
     patch_classes,
     quality,
+    score_counts,
 )
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.networks.pixels import patchify
@@ -213,10 +213,18 @@ def test_intervals_hold_the_number_and_shrink_with_more_images():
         rows = [[[r, 100, 100], [r, 100, 100]] for r in right.tolist()]
         return np.array(rows)
 
-    few, many = judge(counts(10), 0), judge(counts(1000), 0)
-    for judged in (few, many):
-        assert judged.accuracy_interval[0] <= judged.accuracy <= judged.accuracy_interval[1]
-        assert judged.mean_iou_interval[0] <= judged.mean_iou <= judged.mean_iou_interval[1]
+    few, many = score_counts(counts(10), 0), score_counts(counts(1000), 0)
+    for evaluations in (few, many):
+        assert (
+            evaluations.accuracy_interval[0]
+            <= evaluations.accuracy
+            <= evaluations.accuracy_interval[1]
+        )
+        assert (
+            evaluations.mean_iou_interval[0]
+            <= evaluations.mean_iou
+            <= evaluations.mean_iou_interval[1]
+        )
     width = [high - low for low, high in (few.accuracy_interval, many.accuracy_interval)]
     assert 4 < width[0] / width[1] < 25  # about 10
 
@@ -265,7 +273,7 @@ def test_patches_are_drawn_from_all_images_alike(scenes):
 def test_shapes_are_found_in_colours_and_chance_is_beaten(scenes):
     train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
     encoders = {"pretrained": colour_encoder(), "untrained": blind_encoder()}
-    report = segmentation_report(encoders, (4, 4), train, test, say=silent)
+    report = segmentation_report(encoders, (4, 4), train, test, log=silent)
     floor = report["always_commonest"]
     assert floor["mean_iou"] < 0.33 and 0.6 < floor["accuracy"] < 0.95
     ours, others = report["results"][:4], report["results"][4:]
@@ -294,7 +302,7 @@ def test_shapes_are_found_in_colours_and_chance_is_beaten(scenes):
 def test_tokens_that_say_nothing_are_at_the_floor(scenes):
     """Noise for tokens: nothing about masks may leak in."""
     train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
-    report = segmentation_report({"pretrained": blind_encoder()}, (4, 4), train, test, say=silent)
+    report = segmentation_report({"pretrained": blind_encoder()}, (4, 4), train, test, log=silent)
     for row in report["results"]:
         assert row["mean_iou"] < report["always_commonest"]["mean_iou"] + 0.03
 
@@ -329,7 +337,7 @@ def test_a_gap_in_the_class_numbers_changes_nothing(tmp_path, make_scenes):
         )
         given = images_of(train), images_of(test, "--test")
         encoder = {"pretrained": colour_encoder()}
-        reports.append(segmentation_report(encoder, (4, 4), *given, say=silent))
+        reports.append(segmentation_report(encoder, (4, 4), *given, log=silent))
     plain, gap = reports
     assert plain["classes"] == [0, 1] and gap["classes"] == [0, 2]
     assert plain["results"] == gap["results"] and plain["results"][1]["mean_iou"] > 0.7
@@ -366,12 +374,12 @@ def test_what_cannot_be_told_is_refused(tmp_path, make_tar, scenes):
     train, few = images_of(scenes[0]), one_class("few.tar", 0, 1)
     encoder = {"pretrained": colour_encoder()}
     with pytest.raises(UserError, match="--test: class 9 of the masks does not occur in --train"):
-        segmentation_report(encoder, (4, 4), train, one_class("9.tar", 9), say=silent)
+        segmentation_report(encoder, (4, 4), train, one_class("9.tar", 9), log=silent)
     with pytest.raises(UserError, match="masks of 1 class; there is nothing to tell"):
         same = one_class("1.tar", 4, 4)
-        segmentation_report(encoder, (4, 4), same, same, say=silent)
+        segmentation_report(encoder, (4, 4), same, same, log=silent)
     with pytest.raises(UserError, match="--train: 2 images with classes; a tenth must choose"):
-        segmentation_report(encoder, (4, 4), few, few, say=silent)
+        segmentation_report(encoder, (4, 4), few, few, log=silent)
     lone = np.arange(10).repeat(2), (np.arange(20) == 3).astype(np.int64)
     for seed in range(20):
         try:
@@ -396,8 +404,8 @@ def test_differences_are_of_the_same_images():
     assert found["interval"] == pytest.approx([0.02, 0.02])
     low, high = found["mean_iou_interval"]
     assert low <= found["mean_iou_difference"] <= high and high - low < 0.005
-    judged = judge(counts, 0)
-    assert judged.accuracy_interval[1] - judged.accuracy_interval[0] > 0.04
+    evaluations = score_counts(counts, 0)
+    assert evaluations.accuracy_interval[1] - evaluations.accuracy_interval[0] > 0.04
 
 
 def test_bad_images_and_masks_are_left_out_and_counted(tmp_path, make_scenes):
@@ -406,11 +414,11 @@ def test_bad_images_and_masks_are_left_out_and_counted(tmp_path, make_scenes):
     test = make_scenes(tmp_path / "test", range(100, 110))
     encoder = {"pretrained": colour_encoder()}
     given = encoder, (4, 4), images_of(pattern), images_of(test, "--test")
-    report = segmentation_report(*given, max_bad=1, say=silent)
+    report = segmentation_report(*given, max_bad=1, log=silent)
     assert report["train_images"] == 39 and report["test_images"] == 10
     assert "key 0005" in report["train"]["left_out"][0]
     with pytest.raises(UserError, match=r"key 0005: .*more than data.max_bad = 0"):
-        segmentation_report(*given, max_bad=0, say=silent)
+        segmentation_report(*given, max_bad=0, log=silent)
 
 
 def test_the_command(tmp_path, scenes, make_shards, capsys):

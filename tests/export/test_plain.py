@@ -13,7 +13,7 @@ from mae.base.errors import RunFailed, UserError
 from mae.cli import main
 from mae.config.sections import Config, InitConfig, TrainConfig
 from mae.export.folder import from_hub
-from mae.export.plain import without_places, write_plain
+from mae.export.plain import without_position_mean, write_plain
 from mae.objectives import registry
 from mae.training.checkpoint.trained import load_plain, load_pretrained, read_description
 from tests.export.subjects import exported, images_of, subject_of
@@ -53,7 +53,7 @@ def test_it_is_the_format_of_an_objective_without_an_encoder_of_timm_s(
 
     _, trained, _ = load_pretrained(run)
     read, rebuilt, state = load_plain(out)
-    assert read == without_places(config) and state.step == 6
+    assert read == without_position_mean(config) and state.step == 6
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     found, expected = (one.encode(images).pooled["latents"] for one in (rebuilt, trained))
     assert torch.equal(found, expected)
@@ -169,7 +169,7 @@ def test_no_place_of_this_machine_is_in_the_settings():
     shards = "/data/a-{000..003}.tar"
     config = tiny_config(output="/home/me/runs/second", init=init)
     data = config.data.model_copy(update={"train": (shards,), "index_dir": Path("/data/index")})
-    found = without_places(config.model_copy(update={"data": data}))
+    found = without_position_mean(config.model_copy(update={"data": data}))
     assert (found.output, found.init.from_) == ("second", "first")
     assert found.data.train == ("a-{000..003}.tar",) and found.data.index_dir is None
 

@@ -41,5 +41,5 @@ def probing(
         fit=fit,
         plan=planned,
         share=lambda own: own,
-        say=say,
+        log=say,
     )

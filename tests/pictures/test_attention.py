@@ -51,15 +51,15 @@ def test_weights_are_those_of_the_last_block(encoder):
     torch.testing.assert_close(found.sum(-1), torch.ones(found.shape[:-1]))
     assert found.std() > 0.01
 
-    looked = last_attention(model.encoder, model.encode, images)
+    attention = last_attention(model.encoder, model.encode, images)
     prefix = model.encoder.num_prefix_tokens
-    assert looked.heads.shape == (4, 2, 16)
+    assert attention.heads.shape == (4, 2, 16)
     if model.encoder.has_class_token:
-        assert looked.asked_by == "the class token"
-        torch.testing.assert_close(looked.heads, found[:, :, 0, prefix:])
+        assert attention.query == "the class token"
+        torch.testing.assert_close(attention.heads, found[:, :, 0, prefix:])
     else:
-        assert looked.asked_by == "the mean patch"
-        torch.testing.assert_close(looked.heads, found.mean(2))
+        assert attention.query == "the mean patch"
+        torch.testing.assert_close(attention.heads, found.mean(2))
 
 
 def test_the_model_is_left_as_it_was():
@@ -78,15 +78,15 @@ def test_other_attention_is_refused():
         last_attention(model.encoder, model.encode, some_images())
 
 
-def test_the_sheet_tells_shares_and_lights_what_is_looked_at():
+def test_sheet_shows_shares_and_brightens_attended_patches():
     model = small_mae(img_size=(8, 16)).eval()
     images = torch.full((2, 3, 8, 16), 200, dtype=torch.uint8)
-    looked = last_attention(model.encoder, model.encode, images)
-    heads = torch.zeros_like(looked.heads)
+    attention = last_attention(model.encoder, model.encode, images)
+    heads = torch.zeros_like(attention.heads)
     heads[0, 0, 3] = 0.8
     heads[0, 1, 3] = 0.4
     heads[1] = 1 / 16
-    sheet = attention_sheet(images, ["a", "b"], looked._replace(heads=heads), grid_of(model), "")
+    sheet = attention_sheet(images, ["a", "b"], attention._replace(heads=heads), grid_of(model), "")
     assert sheet.heads == ["original", "lit", "mean", "head 1", "head 2"]
     assert [cell.caption for cell in sheet.rows[0]] == ["a", "", "60%", "80%", "40%"]
     lit = np.asarray(sheet.rows[0][1].picture)[..., 0]

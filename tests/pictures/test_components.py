@@ -3,7 +3,12 @@ import pytest
 import torch
 
 from mae.base.errors import UserError
-from mae.pictures.components import border, components_sheet, principal_components, without_places
+from mae.pictures.components import (
+    border,
+    components_sheet,
+    principal_components,
+    without_position_mean,
+)
 
 GRID = (6, 5)
 
@@ -93,8 +98,8 @@ def test_what_only_tells_the_place_can_be_removed():
     places, contents = torch.randn(1, 20, 8) * 10, torch.zeros(6, 20, 8)
     for image in range(6):
         contents[image, image + 7, 3] = 1.0
-    found = principal_components(without_places(places + contents), (4, 5))
+    found = principal_components(without_position_mean(places + contents), (4, 5))
     first = found.values[..., 0]
     assert (first.argmax(dim=1) == torch.arange(6) + 7).all()
     with pytest.raises(UserError, match="--contents: needs at least two images"):
-        without_places(places)
+        without_position_mean(places)

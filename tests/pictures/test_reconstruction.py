@@ -7,7 +7,7 @@ from mae.config.loading import load_config
 from mae.objectives import registry
 from mae.objectives.base import Reconstruction
 from mae.pictures import reconstruction
-from mae.pictures.reconstruction import Asked, measure, psnr, reconstruct
+from mae.pictures.reconstruction import ReconstructionRequest, measure, psnr, reconstruct
 from mae.training.checkpoint.trained import build_objective
 
 COUNT = 70
@@ -21,12 +21,12 @@ def objective(monkeypatch):
     return build_objective(config).eval()
 
 
-def asked(count=4, measured=COUNT, **options) -> Asked:
+def asked(count=4, measured=COUNT, **options) -> ReconstructionRequest:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 3, 16, 16), generator=generator, dtype=torch.uint8)
     names = [f"image {number}" for number in range(COUNT)]
     seeds = torch.arange(COUNT)
-    plain = Asked(images, names, seeds, count, measured, "title", None, (), ())
+    plain = ReconstructionRequest(images, names, seeds, count, measured, "title", None, (), ())
     return plain._replace(**options)
 
 

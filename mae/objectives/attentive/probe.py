@@ -16,7 +16,7 @@ from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.probe import is_edge
 from mae.evaluation.probing import ProbeRequest
-from mae.evaluation.results import LEARNT, ranks_of_truth, saying
+from mae.evaluation.results import TRAINED_ENCODERS, label_ranks, prefixed_log
 from mae.objectives.attentive.declaration import Choice
 from mae.objectives.attentive.model import AttentiveProbe
 from mae.objectives.attentive.tokens import Rows, Tokens, token_data
@@ -137,7 +137,7 @@ def attentive_probe(
 
     Raises UserError for fewer than LEAST_IMAGES training images.
     """
-    n, train, say = len(numbers.train), subject.train, saying(request.say, subject.encoder)
+    n, train, say = len(numbers.train), subject.train, prefixed_log(request.log, subject.encoder)
     if n < LEAST_IMAGES:
         raise UserError(f"--train: {n} images; an attentive probe needs {LEAST_IMAGES}")
     order = np.argsort(fold(recipe.seed, Stream.STATISTICS, np.arange(n)), kind="stable")
@@ -175,7 +175,7 @@ def _fit(
 ) -> AttentiveProbe:
     """The heads trained on `rows`, in the run folder of the first of `names`; others follow."""
     encoder, train = request.encoders[subject.encoder], request.train
-    suffix = "" if subject.encoder in LEARNT else f"-{subject.encoder}"
+    suffix = "" if subject.encoder in TRAINED_ENCODERS else f"-{subject.encoder}"
     folder, *later = (request.folder / f"{name}{suffix}" for name in names)
     labels = np.unique(train.manifest.label[subject.train.samples]).tolist()
     config = run_settings(request, encoder, recipe, choices, labels, len(rows), str(folder))
@@ -209,11 +209,11 @@ def ranks(
     rows: Rows,
     batch_size: int,
 ) -> npt.NDArray[np.int64]:
-    """[heads rows] of each image's own class: `ranks_of_truth`."""
+    """[heads rows] of each image's own class: `label_ranks`."""
     slices = np.array_split(rows, -(-len(rows) // batch_size))
     found = []
     for numbers, batch in zip(slices, tokens.load(slices), strict=True):
-        above = [ranks_of_truth(scores, labels[numbers]) for scores in probe.scores(batch)]
+        above = [label_ranks(scores, labels[numbers]) for scores in probe.scores(batch)]
         found.append(torch.stack(above).cpu())
     return torch.cat(found, dim=1).numpy()
 

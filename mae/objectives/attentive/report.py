@@ -9,19 +9,19 @@ from mae.base.errors import UserError
 from mae.data.images import Images
 from mae.data.views import CentredViews
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.evaluation.feature_cache import FOLDER, features_of, identity, made_before
+from mae.evaluation.feature_cache import FOLDER, find_cached, identity, load_or_encode
 from mae.evaluation.features import blank_vectors, usable_samples
 from mae.evaluation.features_file import read_features
-from mae.evaluation.labels import check_labels, of_manifest, of_samples
+from mae.evaluation.labels import check_labels, manifest_labels, sample_labels
 from mae.evaluation.probing import ProbeRequest
 from mae.evaluation.results import (
     INTERVAL,
-    LEARNT,
-    part_of,
+    TRAINED_ENCODERS,
+    evaluated_images,
+    prefixed_log,
     provenance,
-    ranked,
-    rows_of,
-    saying,
+    ranking_result,
+    result_rows,
 )
 from mae.objectives.attentive.declaration import Choice
 from mae.objectives.attentive.probe import (
@@ -65,7 +65,7 @@ def attentive(request: ProbeRequest) -> Mapping[str, Any]:
     without patch tokens.
     """
     options, train, test = request.options, request.train, request.test
-    check_labels(of_manifest(train.manifest), of_manifest(test.manifest))
+    check_labels(manifest_labels(train.manifest), manifest_labels(test.manifest))
     for encoder in request.encoders.values():
         if TOKENS not in blank_vectors(encoder, train.channels):
             is_run = request.opened.step is not None
@@ -93,8 +93,8 @@ def attentive_report(
     """A probe of each of `subjects`, the one to be judged first."""
     train, test, first = request.train, request.test, subjects[0]
     numbers = check_labels(
-        of_samples(train.manifest, first.train.samples),
-        of_samples(test.manifest, first.test.samples),
+        sample_labels(train.manifest, first.train.samples),
+        sample_labels(test.manifest, first.test.samples),
     )
     results, notes, steps = [], [], recipe.steps(len(numbers.train))
     if steps < LEAST_STEPS:
@@ -107,7 +107,7 @@ def attentive_report(
             told = f"lr {probed.chosen.lr:g} at the edge of the candidates"
             notes.append(f"{name}: {told}, one beyond may do better")
         if request.is_main:
-            results.append(ranked(name, "tokens", probed.ranks, numbers.count, more))
+            results.append(ranking_result(name, "tokens", probed.ranks, numbers.count, more))
     known = identity(request.encoders[first.encoder], train)
     return {
         "measures": MEASURES,
@@ -117,8 +117,12 @@ def attentive_report(
         "notes": notes,
         "interval_rule": INTERVAL,
         "classes": numbers.count,
-        **provenance(known, part_of(train, first.train.skipped), part_of(test, first.test.skipped)),
-        "results": rows_of(results, numbers.test, recipe.seed),
+        **provenance(
+            known,
+            evaluated_images(train, first.train.skipped),
+            evaluated_images(test, first.test.skipped),
+        ),
+        "results": result_rows(results, numbers.test, recipe.seed),
     }
 
 
@@ -143,7 +147,7 @@ def tokens_of(request: ProbeRequest, name: str, images: Images, is_cached: bool)
 
     def encode() -> Path | None:
         module = request.modules[name].to(request.device)
-        features_of(
+        load_or_encode(
             encoder,
             images,
             request.folder / FOLDER,
@@ -151,8 +155,8 @@ def tokens_of(request: ProbeRequest, name: str, images: Images, is_cached: bool)
             device=request.device,
             workers=workers,
             max_bad=max_bad,
-            step=request.opened.step if name in LEARNT else None,
-            say=saying(request.say, name),
+            step=request.opened.step if name in TRAINED_ENCODERS else None,
+            log=prefixed_log(request.log, name),
         )
         module.to("cpu")
         return _made(request, encoder, images)
@@ -175,10 +179,10 @@ def tokens_fit(request: ProbeRequest) -> bool:
     free = ON_DISK * shutil.disk_usage(existing).free
     if needed <= min(request.options.token_gb * 1e9, free):
         return True
-    request.say(f"{needed / 1e9:,.3g} GB of tokens: not kept, but encoded anew in every epoch")
+    request.log(f"{needed / 1e9:,.3g} GB of tokens: not kept, but encoded anew in every epoch")
     return False
 
 
 def _made(request: ProbeRequest, encoder: FrozenEncoder, images: Images) -> Path | None:
     """A file of all tokens, made before."""
-    return made_before(request.folder / FOLDER, identity(encoder, images), tokens=True)
+    return find_cached(request.folder / FOLDER, identity(encoder, images), tokens=True)

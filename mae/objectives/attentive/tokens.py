@@ -21,7 +21,7 @@ from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.evaluation.features import Usable, blank_vectors
+from mae.evaluation.features import UsableSamples, blank_vectors
 from mae.evaluation.features_file import FeatureSet
 from mae.storage.cache import ShardCache
 
@@ -85,7 +85,7 @@ class EncodedTokens:
         images: Images,
         device: torch.device | str,
         workers: int,
-        usable: Usable,
+        usable: UsableSamples,
     ) -> None:
         """`usable`: the images that can be decoded."""
         self.encoder, self.device, self.workers = encoder, device, workers

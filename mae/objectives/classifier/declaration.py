@@ -10,7 +10,7 @@ from mae import __version__
 from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.config.types import Fraction, NonNegative, Rate, Section, Share, Text
-from mae.evaluation.diagnosis import Recorded, number
+from mae.evaluation.diagnosis import RunRecord, number
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Level, Metric
 from mae.objectives.sections import VitModel, refuse_arguments
 
@@ -62,7 +62,7 @@ def model_of(config: Config) -> ClassifierModel:
     return config.model
 
 
-def chance(run: Recorded) -> float | None:
+def chance(run: RunRecord) -> float | None:
     """Accuracy of guessing, by the number of classes in a run's settings."""
     classes = number(run.settings, "finetune.num_classes")
     return 1 / classes if classes else None
@@ -232,7 +232,7 @@ class ClassifierDeclaration(Declaration):
         """The objective in a few words, for the model cards of what starts from its weights."""
         return f"classification into {finetune_of(config).num_classes} classes"
 
-    def diagnose(self, run: Recorded) -> Iterable[Finding]:
+    def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on accuracy, overfitting and single classes."""
         from mae.objectives.classifier.diagnosis import diagnose
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from mae.evaluation.diagnosis import Finding, Recorded, Row, interval, number, series
+from mae.evaluation.diagnosis import Finding, Row, RunRecord, interval, number, series
 
 ABOVE_CHANCE = 0.02
 MOVED = 0.01
@@ -15,7 +15,7 @@ GAP = 0.1
 NAMED = 3
 
 
-def diagnose(run: Recorded) -> Iterator[Finding]:
+def diagnose(run: RunRecord) -> Iterator[Finding]:
     """Findings on accuracy, overfitting and single classes."""
     classes = number(run.settings, "finetune.num_classes")
     yield from _about_accuracy(run.metrics, run.health, run.warmup_epochs, classes)

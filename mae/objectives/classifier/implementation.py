@@ -10,7 +10,7 @@ from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.data.class_names import class_names, refuse_other_names
 from mae.data.images import Images
-from mae.evaluation.classification import judge, require_classes, summary
+from mae.evaluation.classification import evaluate_classifier, require_classes, summary
 from mae.export.subject import Pool
 from mae.networks.parameter_groups import layer_groups
 from mae.objectives.base import HeldOut, Implementation, Objective
@@ -47,7 +47,7 @@ class ClassifierImplementation(Implementation):
         was_training = objective.training
         objective.eval()
         try:
-            judged = judge(
+            predictions = evaluate_classifier(
                 objective.logits,
                 images,
                 images.manifest.label.astype(np.int64),
@@ -61,7 +61,7 @@ class ClassifierImplementation(Implementation):
             )
         finally:
             objective.train(was_training)
-        found = summary(judged)
+        found = summary(predictions)
         low, high = found["interval"]
         held_out.log(
             f"held-out accuracy {found['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f}) of "

@@ -5,7 +5,7 @@ from typing import Any
 
 from mae.config.sections import Config
 from mae.evaluation.encoders import open_again
-from mae.evaluation.features import blank_vectors, preferred
+from mae.evaluation.features import blank_vectors, preferred_feature
 from mae.evaluation.probing import ProbeRequest
 from mae.objectives.frozen import ProbeImplementation
 from mae.objectives.linear_probe.declaration import model_of
@@ -23,7 +23,7 @@ class LinearProbeImplementation(ProbeImplementation):
         found = blank_vectors(encoder, config.data.in_chans)
         return LinearProbe(
             encoder,
-            found[preferred(found)].shape[1],
+            found[preferred_feature(found)].shape[1],
             model.classes,
             group=model.group,
             seed=config.train.seed,

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from mae.evaluation.encoders import FrozenEncoder
-from mae.evaluation.features import preferred
+from mae.evaluation.features import preferred_feature
 from mae.objectives.base import Output, StepEnd, full_precision
 from mae.objectives.frozen import Probe
 
@@ -118,7 +118,7 @@ class LinearProbe(Probe):
     def vectors(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Vectors that the head reads: the class token where there is one."""
         found = self.frozen(images)
-        return found[preferred(found)].float()
+        return found[preferred_feature(found)].float()
 
     def after_step(self, step: StepEnd) -> None:
         """Running statistics of BatchNorm."""

@@ -19,20 +19,20 @@ from mae.evaluation.features import (
     UsableViews,
     blank_vectors,
     image_vectors,
-    preferred,
+    preferred_feature,
     ranges,
 )
-from mae.evaluation.labels import ClassNumbers, check_labels, of_manifest, of_samples
-from mae.evaluation.probing import Planned, ProbeRequest, replaced_images
+from mae.evaluation.labels import ClassNumbers, check_labels, manifest_labels, sample_labels
+from mae.evaluation.probing import PlannedSchedule, ProbeRequest, replaced_images
 from mae.evaluation.results import (
     INTERVAL,
-    LEARNT,
-    part_of,
+    TRAINED_ENCODERS,
+    evaluated_images,
+    label_ranks,
+    prefixed_log,
     provenance,
-    ranked,
-    ranks_of_truth,
-    rows_of,
-    saying,
+    ranking_result,
+    result_rows,
 )
 from mae.objectives.linear_probe.model import LinearProbe
 from mae.objectives.linear_probe.recipe import MOMENTUM, SCALE, ProbeRecipe, remarks, run_settings
@@ -59,11 +59,13 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
     """
     recipe, flip = recipe_of(request), request.opened.config.data.flip
     train, test = request.train, request.test
-    known = check_labels(of_manifest(train.manifest), of_manifest(test.manifest))
-    check_labels(of_manifest(train.manifest), of_manifest(test.manifest), request.options.classes)
+    known = check_labels(manifest_labels(train.manifest), manifest_labels(test.manifest))
+    check_labels(
+        manifest_labels(train.manifest), manifest_labels(test.manifest), request.options.classes
+    )
     labels = np.unique(train.manifest.label).tolist()
     folders = {
-        name: request.folder / f"{NAME}{'' if name in LEARNT else f'-{name}'}"
+        name: request.folder / f"{NAME}{'' if name in TRAINED_ENCODERS else f'-{name}'}"
         for name in request.encoders
     }
     configs = {
@@ -74,7 +76,7 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
     plan = request.plan(config, len(train.manifest))
     notes = list(remarks(recipe, len(train.manifest), plan.steps, flip))
     for note in notes:
-        request.say(f"note: {note}")
+        request.log(f"note: {note}")
     results, met, numbers = [], [], known
     for name, encoder in request.encoders.items():
         # Before all epochs: what is wrong with the test images must not end them.
@@ -85,13 +87,13 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
         assert isinstance(probe, LinearProbe)
         skipped = replaced_images(folders[name], train.manifest)
         for reason in skipped:
-            saying(request.say, name)(f"replaced by others: {reason}")
+            prefixed_log(request.log, name)(f"replaced by others: {reason}")
         numbers = tested_numbers(train, test, tested)
         head = probe.head.eval()
         ranks = head_ranks(head, tested.vectors, numbers.test, request.device)
-        feature = preferred(blank_vectors(encoder, config.data.in_chans))
-        results.append(ranked(name, feature, ranks, numbers.count, {}))
-        met.append((part_of(train, skipped), part_of(test, tested.skipped)))
+        feature = preferred_feature(blank_vectors(encoder, config.data.in_chans))
+        results.append(ranking_result(name, feature, ranks, numbers.count, {}))
+        met.append((evaluated_images(train, skipped), evaluated_images(test, tested.skipped)))
     if not met:
         return {}
     return {
@@ -103,7 +105,7 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
         "interval_rule": INTERVAL,
         "classes": numbers.count,
         **provenance(identity(next(iter(request.encoders.values())), train), *met[0]),
-        "results": rows_of(results, numbers.test, recipe.seed),
+        "results": result_rows(results, numbers.test, recipe.seed),
     }
 
 
@@ -121,7 +123,7 @@ def recipe_of(request: ProbeRequest) -> ProbeRecipe:
 
 
 def recorded(
-    recipe: ProbeRecipe, plan: Planned, warmup_epochs: float, flip: bool
+    recipe: ProbeRecipe, plan: PlannedSchedule, warmup_epochs: float, flip: bool
 ) -> dict[str, Any]:
     """The recipe as the report has it."""
     return {
@@ -166,7 +168,9 @@ def encode_test(request: ProbeRequest, name: str, encoder: FrozenEncoder) -> Cen
 
 def tested_numbers(train: Images, test: Images, tested: CentredVectors) -> ClassNumbers:
     """The classes of the test images that could be decoded."""
-    return check_labels(of_manifest(train.manifest), of_samples(test.manifest, tested.samples))
+    return check_labels(
+        manifest_labels(train.manifest), sample_labels(test.manifest, tested.samples)
+    )
 
 
 def centred_vectors(
@@ -196,10 +200,10 @@ def head_ranks(
     targets: npt.NDArray[np.int64],
     device: torch.device | str = "cpu",
 ) -> npt.NDArray[np.int64]:
-    """[n] of all images, BATCH at a time: `ranks_of_truth`."""
+    """[n] of all images, BATCH at a time: `label_ranks`."""
     parts = enumerate(vectors.split(BATCH))
     ranks = [
-        ranks_of_truth(head(part.to(device)), targets[i * BATCH : (i + 1) * BATCH]).cpu()
+        label_ranks(head(part.to(device)), targets[i * BATCH : (i + 1) * BATCH]).cpu()
         for i, part in parts
     ]
     return torch.cat(ranks).numpy()

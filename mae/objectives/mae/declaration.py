@@ -13,7 +13,7 @@ from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
 from mae.objectives.sections import VitModel, refuse_arguments
 
 if TYPE_CHECKING:
-    from mae.evaluation.diagnosis import Finding, Recorded
+    from mae.evaluation.diagnosis import Finding, RunRecord
 
 
 EVALUATION_NOTES = {
@@ -167,7 +167,7 @@ class MaeDeclaration(Declaration):
             results.append((f"R² on hidden patches of {images}", ", ".join(shown)))
         return results
 
-    def diagnose(self, run: Recorded) -> Iterable[Finding]:
+    def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on reconstruction."""
         from mae.objectives.mae.diagnosis import diagnose
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from statistics import median
 
-from mae.evaluation.diagnosis import Finding, Recorded, number, series
+from mae.evaluation.diagnosis import Finding, RunRecord, number, series
 
 
-def diagnose(run: Recorded) -> Iterator[Finding]:
+def diagnose(run: RunRecord) -> Iterator[Finding]:
     """Findings on R²: against the mean, interpolation, and training images."""
     metrics, health, warmup_epochs = run.metrics, run.health, run.warmup_epochs
     last = health[-1] if health else {}

@@ -18,7 +18,7 @@ from mae.objectives.mae.huggingface import write_huggingface
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 from mae.objectives.mae.pictures import reconstruct
 from mae.objectives.mae.reconstruction import hidden_sums, shares_explained
-from mae.pictures.reconstruction import Asked, Reconstructed
+from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
 from mae.pretrained_weights.description import Grid, grid_of
 from mae.pretrained_weights.files import Weights
 from mae.pretrained_weights.fit import POSITIONS, Loaded, check_tensors, square_grid
@@ -94,7 +94,9 @@ class MaeImplementation(Implementation):
         r2s = {"r2": r2, "r2_interpolation": r2_interpolation, "r2_patch_mean": r2_patch_mean}
         return {**health._asdict(), **r2s}
 
-    def reconstruct(self, objective: Objective, request: Asked) -> Reconstructed:
+    def reconstruct(
+        self, objective: Objective, request: ReconstructionRequest
+    ) -> ReconstructionReport:
         """Sheet of hidden and predicted patches, and R² beside trivial predictors."""
         assert isinstance(objective, MaskedAutoencoder)
         return reconstruct(objective, request)

@@ -13,7 +13,7 @@ from mae.objectives.mae.masking import PatchSplit, binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder
 from mae.objectives.mae.reconstruction import Explained, explained_variance
 from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
-from mae.pictures.reconstruction import BATCH, Asked, Reconstructed
+from mae.pictures.reconstruction import BATCH, ReconstructionReport, ReconstructionRequest
 from mae.pictures.sheet import Cell, Scale, Sheet
 
 COLUMNS = ("original", "masked", "reconstruction", "raw", "error")
@@ -58,18 +58,18 @@ class Predicted(NamedTuple):
     """[b] over each image's hidden values"""
 
 
-def reconstruct(model: MaskedAutoencoder, asked: Asked) -> Reconstructed:
+def reconstruct(model: MaskedAutoencoder, request: ReconstructionRequest) -> ReconstructionReport:
     """Sheet, and R² of each mask beside trivial predictors.
 
     Raises UserError as `choose_masks` does.
     """
-    masks = choose_masks(asked.mask or "random", asked.mask_ratios, model)
-    columns = asked.columns or (COLUMNS if len(masks) == 1 else OF_SEVERAL)
-    images, seeds, count = asked.images, asked.seeds, asked.count
+    masks = choose_masks(request.mask or "random", request.mask_ratios, model)
+    columns = request.columns or (COLUMNS if len(masks) == 1 else OF_SEVERAL)
+    images, seeds, count = request.images, request.seeds, request.count
     sheet = reconstruction_sheet(
-        model, images[:count], asked.names[:count], seeds[:count], masks, columns, asked.title
+        model, images[:count], request.names[:count], seeds[:count], masks, columns, request.title
     )
-    measured = images[: asked.measured].split(BATCH), seeds[: asked.measured].split(BATCH)
+    measured = images[: request.measured].split(BATCH), seeds[: request.measured].split(BATCH)
     pairs = list(zip(*measured, strict=True))
     found = [explained_variance(model, pairs, mask.draw) for mask in masks]
     rows = [
@@ -81,7 +81,7 @@ def reconstruct(model: MaskedAutoencoder, asked: Asked) -> Reconstructed:
         for mask, explained in zip(masks, found, strict=True)
         for line in _table(mask, explained, model)
     ]
-    return Reconstructed(sheet, {**found[0]._asdict(), "masks": rows}, lines)
+    return ReconstructionReport(sheet, {**found[0]._asdict(), "masks": rows}, lines)
 
 
 def _table(mask: ChosenMask, explained: Explained, model: MaskedAutoencoder) -> list[str]:

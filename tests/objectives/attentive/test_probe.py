@@ -10,7 +10,7 @@ from mae.base.errors import UserError
 from mae.data.images import Images
 from mae.data.manifest import Manifest
 from mae.data.views import CentredViews
-from mae.evaluation.feature_cache import features_of
+from mae.evaluation.feature_cache import load_or_encode
 from mae.evaluation.features import usable_samples
 from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.results import table
@@ -208,7 +208,7 @@ def test_steps_are_those_that_are_taken(run):
 
 def test_cached_and_fresh_tokens_agree_in_any_order(tmp_path, make_shards):
     images, encoder = images_of(make_shards(tmp_path / "shards", 10)), tiny_encoder()
-    cached = CachedTokens(features_of(encoder, images, tmp_path, tokens=True, say=silent), "cpu")
+    cached = CachedTokens(load_or_encode(encoder, images, tmp_path, tokens=True, log=silent), "cpu")
     fresh = fresh_tokens(encoder, images)
     slices = [np.array([7, 0, 9]), np.array([3])]
     for kept, new in zip(cached.load(slices), fresh.load(slices), strict=True):
@@ -238,7 +238,7 @@ def test_bad_images_have_no_row_whether_kept_or_encoded_anew(tmp_path, make_shar
     spoil(tmp_path / "shards", "sample-00003", "sample-00008")
     images, encoder = images_of(pattern), tiny_encoder()
     kept = CachedTokens(
-        features_of(encoder, images, tmp_path, tokens=True, max_bad=2, say=silent), "cpu"
+        load_or_encode(encoder, images, tmp_path, tokens=True, max_bad=2, log=silent), "cpu"
     )
     reports = []
     for name, tokens in (("kept", kept), ("fresh", fresh_tokens(encoder, images, 2))):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mae.evaluation.diagnosis import Recorded, judge
+from mae.evaluation.diagnosis import RunRecord, diagnose_run
 from mae.objectives.classifier.diagnosis import diagnose
 
 EVALUATION = {
@@ -34,13 +34,13 @@ def health(*accuracies, losses=(), below=0.02, epoch=20.0):
 def judged(metrics=(), measured=(), classes=10.0, evaluation=None):
     settings = {"optim.warmup_epochs": 5.0, "finetune.num_classes": classes}
     evaluations = {"evaluation": evaluation} if evaluation else {}
-    run = Recorded(metrics, measured, settings, evaluations)
-    return judge(run, diagnose(run))
+    run = RunRecord(metrics, measured, settings, evaluations)
+    return diagnose_run(run, diagnose(run))
 
 
 def verdicts(metrics=(), measured=(), classes=10.0, evaluation=None):
     found = judged(metrics, measured, classes, evaluation)
-    return {verdict.text: verdict.level for verdict in found}
+    return {finding.text: finding.level for finding in found}
 
 
 RISING = "Held-out accuracy 70.0% (67.0–73.0), still rising"

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mae.evaluation.diagnosis import Recorded, judge
+from mae.evaluation.diagnosis import RunRecord, diagnose_run
 from mae.objectives.mae.diagnosis import diagnose
 
 HEALTHY = {
@@ -43,15 +43,15 @@ def rows(count=100, fall=0.002, **last):
 
 
 def judged(metrics=(), health=(), **settings):
-    run = Recorded(metrics, health, settings)
-    return judge(run, diagnose(run))
+    run = RunRecord(metrics, health, settings)
+    return diagnose_run(run, diagnose(run))
 
 
 WARMUP = {"optim.warmup_epochs": 10.0}
 
 
 def verdicts(metrics=(), health=()):
-    return {verdict.text: verdict.level for verdict in judged(metrics, health, **WARMUP)}
+    return {finding.text: finding.level for finding in judged(metrics, health, **WARMUP)}
 
 
 def test_a_healthy_run_is_called_good_and_nothing_else():
@@ -146,7 +146,7 @@ def test_a_fresh_encoder_is_not_called_collapsed():
 
 def test_the_worst_comes_first_and_each_has_its_reason():
     found = judged(rows(loss=math.nan, bad=1), [HEALTHY], **WARMUP)
-    assert [verdict.level for verdict in found] == ["bad", "watch", "good", "good", "good", "good"]
-    assert all(len(verdict.reason) > 20 for verdict in found)
-    knn = next(verdict for verdict in found if "k-NN" in verdict.text)
+    assert [finding.level for finding in found] == ["bad", "watch", "good", "good", "good", "good"]
+    assert all(len(finding.reason) > 20 for finding in found)
+    knn = next(finding for finding in found if "k-NN" in finding.text)
     assert "smoke signal" in knn.reason
