@@ -1,1 +1,4 @@
-"""Comparisons with other implementations, and scaling on paper: `python -m benchmarks.NAME`."""
+"""Comparisons with other implementations, checks of our own claims, scaling on paper.
+
+Run as `python -m benchmarks.NAME` in a clone of the repository.
+"""

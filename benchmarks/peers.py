@@ -1,4 +1,7 @@
-"""Our step beside others', on the same model, batch and optimizer: `python -m benchmarks.peers`."""
+"""Our training step compared with other implementations': `python -m benchmarks.peers`.
+
+All implementations train the same model on the same batch with the same optimizer.
+"""
 
 import argparse
 import sys
@@ -9,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cost import cost_of
-from benchmarks.others import (
+from benchmarks.implementations import (
     IMPLEMENTATIONS,
     TEXTBOOK,
     TRANSFORMERS,
@@ -18,25 +21,40 @@ from benchmarks.others import (
 )
 from mae.base.device import choose_device
 from mae.base.exit_status import exit_code
-from mae.bench.cases import OURS, Case, model_name
-from mae.bench.rounds import USUAL, Effort, measure
-from mae.bench.step import Progress, about, environment, silent
-from mae.bench.tables import RATES, about_lines, markdown, rates_of, spread_of
-from mae.bench.timing import ratios, spread
-from mae.commands.bench import effort_of, show_progress, write_result
+from mae.commands.bench.cases import OURS, Case, model_name
+from mae.commands.bench.command import DECODER_DEPTH, ENCODER, step_options
+from mae.commands.bench.rounds import (
+    USUAL,
+    Effort,
+    Progress,
+    about,
+    effort_of,
+    environment,
+    measure,
+    show_progress,
+    silent,
+)
+from mae.commands.bench.tables import (
+    RATES,
+    about_lines,
+    markdown,
+    rates_of,
+    spread_of,
+    write_result,
+)
+from mae.commands.bench.timing import ratios, spread
 from mae.objectives.base import total_loss
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
-from mae.options.bench import step_options
 from mae.options.parsing import positive
 
-CHILD = "benchmarks.child"
+BUILDER = "benchmarks.implementations"
 
 
 def bench_peers(
     models: Sequence[str],
     batch_sizes: Sequence[int],
     modes: Sequence[str],
-    decoder_depth: int = 8,
+    decoder_depth: int = DECODER_DEPTH,
     *,
     img_size: int | None = None,
     precision: str = "auto",
@@ -44,10 +62,10 @@ def bench_peers(
     effort: Effort = USUAL,
     progress: Progress = silent,
 ) -> dict:
-    """All implementations in all modes, those of a model and batch size in turn.
+    """Measure all implementations in all modes; those of one model and batch size in turn.
 
-    The result is ready for JSON; `peers_table` shows it.  Raises UserError without
-    transformers or for models that timm does not know, RunFailed where a process fails.
+    The result can be written as JSON.  Raises UserError without transformers and for models
+    unknown to timm, RunFailed where a process fails.
     """
     groups = []
     for model, batch_size in product(models, batch_sizes):
@@ -63,20 +81,21 @@ def bench_peers(
             )
             for mode, implementation in product(modes, reversed(IMPLEMENTATIONS))
         ]
-        what = f"{model}, batch {batch_size}"
+        name = f"{model}, batch {batch_size}"
 
-        def show(done: int, total: int, what: str = what) -> None:
-            progress(what, done, total)
+        def show(done: int, total: int, name: str = name) -> None:
+            progress(name, done, total)
 
-        rows = measure(cases, effort, environment(device), show, CHILD)
+        rows = measure(cases, effort, environment(device), show, BUILDER)
         groups.append({"rows": rows, "times": leads(rows), "cost": costs(cases[0])})
     return {**about(device, effort), "groups": groups}
 
 
 def leads(rows: Sequence[dict]) -> list[dict]:
-    """Speed of ours over that of each other in the same mode, round by round.
+    """Ratio of our speed to each other implementation's in the same mode, round by round.
 
-    `cpu`: by the processors' own time, which other work on the machine hardly touches.
+    `cpu`: the same in CPU time, which other load on the machine hardly affects.  `memory`: our peak
+    memory divided by theirs.
     """
     measured = {(row["implementation"], row["mode"]): row for row in rows if "error" not in row}
     found = []
@@ -99,7 +118,7 @@ def leads(rows: Sequence[dict]) -> list[dict]:
 def costs(case: Case) -> dict[str, dict[str, float]]:
     """Cost of each implementation per image, counted in fp32 on the CPU.
 
-    Of a second image in the batch: what it costs beyond the first, the weights' own share left out.
+    The difference between batches of two images and of one, which excludes the weights' own cost.
     """
     config = case.config()
     with torch.random.fork_rng(devices=[]):
@@ -116,20 +135,20 @@ def costs(case: Case) -> dict[str, dict[str, float]]:
 
 
 class OurLoss(nn.Module):
-    """Masks drawn and loss computed, as the loop does."""
+    """Loss of our model with masks drawn as in training."""
 
     def __init__(self, model: MaskedAutoencoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """uint8 images to the loss."""
+        """Loss of uint8 images [b c h w]."""
         noise = self.model.draw(images, torch.arange(len(images)))
         return total_loss(self.model(images, noise, torch.zeros(())))
 
 
 def per_image(loss: nn.Module, images: Tensor) -> dict[str, float]:
-    """The cost of the second of two images; operations are those of a step."""
+    """Cost of the second of two images; `operations` are those of a step with both."""
     one, two = (cost_of(lambda n=n: loss(images[:n]), loss) for n in (1, 2))
     return {
         "gflop": (two.flops - one.flops) / 1e9,
@@ -140,7 +159,7 @@ def per_image(loss: nn.Module, images: Tensor) -> dict[str, float]:
 
 
 def peers_table(result: dict) -> str:
-    """Rates, our lead and the cost of a step on any machine, by model and batch size."""
+    """Markdown tables of rates, our lead and the counted cost, by model and batch size."""
     lines, on_cpu = about_lines(result), result["device"] == "cpu"
     for group in result["groups"]:
         rows, first = group["rows"], group["rows"][0]
@@ -175,22 +194,22 @@ def peers_table(result: dict) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers",
-        description=__doc__,
+        description=(__doc__ or "").partition(":")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--models", nargs="+", default=[ENCODER], help="timm names of the encoders")
     parser.add_argument(
-        "--models", nargs="+", default=["vit_base_patch16_224"], help="encoders by their timm names"
+        "--decoder-depth", type=positive, default=DECODER_DEPTH, help="number of decoder blocks"
     )
-    parser.add_argument("--decoder-depth", type=positive, default=8, help="blocks of the decoder")
     step_options(parser, [8], ["eager", "compile"])
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 failed, 2 wrong use."""
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use."""
     args = build_parser().parse_args(argv)
 
     def work() -> None:

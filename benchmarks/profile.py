@@ -1,23 +1,23 @@
-"""Profile of others' training steps: `python -m benchmarks.profile`."""
+"""Profile of another implementation's training step: `python -m benchmarks.profile`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from benchmarks.others import IMPLEMENTATIONS, TRANSFORMERS, build_step
+from benchmarks.implementations import IMPLEMENTATIONS, TRANSFORMERS, build_step
 from mae.base.device import choose_device
 from mae.base.exit_status import exit_code
-from mae.bench.profile import bench_profile
-from mae.bench.tables import profile_table
-from mae.commands.bench import case_of, write_result
-from mae.options.bench import encoder_options
+from mae.commands.bench.cases import case_of
+from mae.commands.bench.command import encoder_options
+from mae.commands.bench.profile import bench_profile, profile_table
+from mae.commands.bench.tables import write_result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 failed, 2 wrong use."""
+    """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong use."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.profile",
-        description=__doc__,
+        description=(__doc__ or "").partition(":")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--implementation", choices=IMPLEMENTATIONS, default=TRANSFORMERS)

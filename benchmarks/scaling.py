@@ -22,8 +22,8 @@ from benchmarks.communication import (
     least_batch,
     share,
 )
-from mae.bench.cases import Case
-from mae.bench.tables import markdown
+from mae.commands.bench.cases import Case
+from mae.commands.bench.tables import markdown
 from mae.objectives.mae.model import build_mae
 
 MODELS = {

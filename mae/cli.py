@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mae import __version__
 from mae.base.exit_status import FAILED, exit_code
-from mae.options.bench import add_bench_commands
+from mae.commands.bench.command import add_parser as add_bench_parser
 from mae.options.data import add_data_commands
 from mae.options.evaluation import add_evaluation_commands
 from mae.options.export import add_export_commands
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands.add_parser("pretrain", help="pretrain, or continue a run (one process)")
     commands.add_parser("finetune", help="fine-tune a pretrained encoder to classes")
     add_data_commands(commands)
-    add_bench_commands(commands)
+    add_bench_parser(commands)
     add_run_commands(commands)
     add_picture_commands(commands)
     add_export_commands(commands)

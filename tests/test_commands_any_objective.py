@@ -71,8 +71,6 @@ DOES = [
     Row("export {run} {out}/export", ["export/README.md"]),
     Row("bench loader {many} --img-size 16 --quick --out {out}/l.json", ["l.json"]),
     Row("bench decode {many} --quick --out {out}/d.json", ["d.json"]),
-    Row("bench soak {train} --img-size 16 --samples 64 --workers 0 --out {out}/s.json", ["s.json"]),
-    Row("bench overhead {config} --rounds 2 --out {out}/o.json", ["o.json"]),
     Row(
         f"bench joint {{train}} --config {{config}} {QUICK} --workers 0 --out {{out}}/j.json",
         ["j.json"],

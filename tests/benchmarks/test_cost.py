@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from benchmarks.cost import Cost, cost_of
-from benchmarks.others import TEXTBOOK, TRANSFORMERS
+from benchmarks.implementations import TEXTBOOK, TRANSFORMERS
 from benchmarks.peers import costs
-from mae.bench.cases import OURS, Case
+from mae.commands.bench.cases import OURS, Case
 from mae.objectives.mae.decoder import Block, Decoder
 
 SMALL = Case(encoder="vit_tiny_patch16_224", img_size=64, decoder_depth=2)

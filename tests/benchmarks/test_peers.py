@@ -1,24 +1,24 @@
-"""`python -m benchmarks.peers`: the cases that it puts together, and how it shows them."""
+"""`python -m benchmarks.peers`: its cases, leads and table."""
 
 import json
 
 import pytest
 
 from benchmarks import peers, profile
-from benchmarks.others import TEXTBOOK
+from benchmarks.implementations import TEXTBOOK
 from benchmarks.peers import bench_peers, leads, peers_table
-from tests.bench.test_step import row
+from tests.commands.bench.test_step import row
 
 COST = {"gflop": 1.0, "saved_mb": 2.0, "traffic_mb": 3.0, "operations": 4}
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """The groups of cases that were asked for."""
+    """Groups of measured cases."""
     groups = []
 
-    def measure(cases, effort, environment, progress, module):
-        assert module == "benchmarks.child"
+    def measure(cases, effort, environment, progress, builder):
+        assert builder == "benchmarks.implementations"
         groups.append(cases)
         progress(1, 1)
         return [row(case) for case in cases]
@@ -76,7 +76,7 @@ def test_an_unknown_encoder_is_refused_in_a_line(capsys):
     assert line.startswith("benchmarks: model.encoder: timm has no model 'vit_none'")
 
 
-def test_a_step_of_others_is_explained(tmp_path):
+def test_a_step_of_another_implementation_is_profiled(tmp_path):
     out = tmp_path / "profile.json"
     sizes = ["--img-size", "32", "--batch-size", "2", "--decoder-depth", "1", "--device", "cpu"]
     model = ["--implementation", TEXTBOOK, "--model", "vit_tiny_patch16_224"]

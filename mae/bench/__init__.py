@@ -1,1 +1,0 @@
-"""How fast the product is, measured where it runs."""

@@ -1,0 +1,1 @@
+"""`mae bench`: speed and memory of training on this machine."""

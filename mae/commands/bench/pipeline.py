@@ -1,0 +1,149 @@
+"""Our data pipeline as an endless stream, with the time of its parts, on a copy of some images."""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import webdataset
+from torch import Tensor
+
+from mae.base.errors import SampleError, UserError
+from mae.config.sections import DataConfig
+from mae.data import images, views
+from mae.data.batch import Batch, BatchSharding, Crops, EncodedCrops
+from mae.data.manifest import Manifest, build_manifest
+from mae.data.order import Order
+from mae.data.scan import NO_LABEL
+from mae.data.shard_reader import ShardReader
+from mae.data.training_data import build_order
+from mae.data.views import build_training_views
+from mae.data.worker_loader import load_in_workers
+from mae.decoding.pixels import EXTENSIONS
+from mae.storage.cache import ShardCache
+
+SEED = 0
+POSITIONS = 1000
+"""positions of the order that are computed together"""
+FOREVER = 2**40
+READ_BY_ALL = ("jpg", "jpeg", "png")
+"""extensions that all compared pipelines read"""
+
+
+def copy_samples(
+    manifest: Manifest, count: int, folder: Path, shards: int, cache: ShardCache | None = None
+) -> Manifest:
+    """Copy `count` evenly spaced JPEG and PNG images with their labels to `shards` new shards.
+
+    So every pipeline reads the same images, from memory after the first time, and webdataset has
+    a shard for each worker.  Images that do not decode are replaced by others.  Raises UserError
+    where fewer than `count` decode.
+    """
+    readable = [EXTENSIONS.index(extension) for extension in READ_BY_ALL]
+    usable = np.flatnonzero(np.isin(manifest.kind, readable))
+    even = usable[np.linspace(0, len(usable), count, endpoint=False).astype(int)]
+    substitutes = np.setdiff1d(usable, even)
+    opened, copied = images.Images(manifest, channels=3, cache=cache), []
+    for sample in [*np.unique(even).tolist(), *substitutes.tolist()]:
+        try:
+            opened[sample]
+        except SampleError:
+            continue
+        copied.append(sample)
+        if len(copied) == count:
+            break
+    if len(copied) < count:
+        raise UserError(f"bench: {len(copied)} JPEG and PNG images, not {count}: ask for fewer")
+    folder.mkdir(parents=True)
+    for shard in range(shards):
+        path = folder / f"bench-{shard:06d}.tar"
+        with webdataset.TarWriter(str(path), encoder=False) as tar:
+            for sample in copied[shard::shards]:
+                extension = EXTENSIONS[manifest.kind[sample]]
+                record = {
+                    "__key__": f"{sample:09d}",
+                    extension: bytes(opened.reader.read(sample)),
+                }
+                if manifest.label[sample] != NO_LABEL:
+                    record["cls"] = str(manifest.label[sample]).encode()
+                tar.write(record)
+    return build_manifest([f"{folder}/*.tar"], "bench")
+
+
+def our_order(manifest: Manifest, batch_size: int, config: DataConfig) -> Order:
+    """Order of the samples in `our_batches`."""
+    return build_order(config, manifest, SEED, batch_size)
+
+
+def our_bytes(manifest: Manifest) -> Generator[bytes]:
+    """Files of the samples in training order, with verified checksums, without end."""
+    reader, order = ShardReader(manifest), our_order(manifest, POSITIONS, DataConfig())
+    for start in range(0, FOREVER, POSITIONS):
+        places = order(np.arange(start, start + POSITIONS))
+        yield from map(reader.read, places.sample.tolist())
+
+
+def our_batches(
+    manifest: Manifest, size: tuple[int, int], batch_size: int, workers: int, config: DataConfig
+) -> Generator[Batch[Tensor | Crops | EncodedCrops]]:
+    """Batches of the training loader, without end; `size`: (height, width) of the views.
+
+    With `decode_on_device` they are not decoded.
+    """
+    order = our_order(manifest, batch_size, config)
+    training_views = build_training_views(manifest, order, config, size, channels=3)
+    positions = BatchSharding(batch_size, 1, 0, 1).micro_batches(0, FOREVER)
+    yield from load_in_workers(training_views, positions, workers)
+
+
+class Stages(NamedTuple):
+    """Seconds of a batch, whole and in parts."""
+
+    whole: float
+    reading: float
+    decoding: float
+    resizing: float
+
+    @property
+    def rest(self) -> float:
+        """All but decoding and resizing: order, reading, checksum, views, batch."""
+        return self.whole - self.decoding - self.resizing
+
+
+class StagedBatches:
+    """`our_batches` in this process, with a clock around reading, decoding and resizing."""
+
+    def __init__(self, manifest: Manifest, size: tuple[int, int], batch_size: int) -> None:
+        self.stream = our_batches(manifest, size, batch_size, 0, DataConfig())
+
+    def next_batch(self) -> Stages:
+        """Make the next batch; returns its times."""
+        with (
+            _timed(ShardReader, "read") as reading,
+            _timed(images, "decode") as decoding,
+            _timed(views, "apply_view_into") as resizing,
+        ):
+            start = time.perf_counter()
+            next(self.stream)
+            whole = time.perf_counter() - start
+        return Stages(whole, reading[0], decoding[0], resizing[0])
+
+
+@contextmanager
+def _timed(owner: Any, name: str) -> Iterator[list[float]]:
+    """Time all calls of `owner.name`; the list's only element is their seconds."""
+    spent = [0.0]
+    function: Callable = getattr(owner, name)
+
+    def timed(*arguments: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*arguments)
+        finally:
+            spent[0] += time.perf_counter() - start
+
+    with patch.object(owner, name, timed):
+        yield spent
