@@ -209,7 +209,7 @@ def test_reconstruct_from_shards_and_from_files(run, shards, tmp_path, capsys):
         (["pack", "{tmp}", "{tmp}/out"], "no images: none of 1 for train is usable, first"),
         (["index", "{tmp}/nowhere.tar"], "no such shard"),
         (["index", "pipe:cat a.tar"], "data.allow_pipe=true allows it"),
-        (["index", "nowhere://a.tar"], "no kind of address that is known"),
+        (["index", "nowhere://a.tar"], "unknown kind of address"),
         (["reconstruct", "{run}", "{tmp}/nowhere.png"], "cannot be read: No such file"),
         (["reconstruct", "{run}", "{tmp}/text.png"], "text.png: does not decode"),
     ],

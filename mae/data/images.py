@@ -10,7 +10,7 @@ from mae.base.hashing import Stream, fold
 from mae.data.manifest import Manifest
 from mae.data.shard_reader import ShardReader
 from mae.decoding.decode import decode
-from mae.decoding.on_device import JpegFile, left_to_device
+from mae.decoding.on_device import JpegFile, jpeg_for_device
 from mae.decoding.pillow import BadImage
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
@@ -52,7 +52,7 @@ class Images:
     def stored(self, sample: int) -> Tensor | JpegFile:
         """The same, but a JPEG as it is where a device may decode it."""
         data = self.reader.read(sample)
-        return left_to_device(data, self.channels) or self.decoded(sample, data)
+        return jpeg_for_device(data, self.channels) or self.decoded(sample, data)
 
     def decoded(self, sample: int, data: bytes | bytearray) -> Tensor:
         """The image that `data`, read of `sample`, is; SampleError for a bad one."""

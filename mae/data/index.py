@@ -25,7 +25,7 @@ from safetensors.numpy import save
 from mae.base.errors import StorageError, UserError
 from mae.data.scan import ShardIndex, scan, walk
 from mae.storage.cache import ShardCache
-from mae.storage.files import download, identity, is_remote, redacted, stat
+from mae.storage.files import canonical_address, download, is_remote, redacted, stat
 
 FORMAT = "2"
 INDEX_FOLDER = ".mae-index"
@@ -89,7 +89,7 @@ def index_folder(location: str, index_dir: Path | None = None) -> Path:
     """Where the index of the shard at `location` is kept."""
     if is_remote(location):
         index_dir = index_dir or Path("~/.cache/mae/index").expanduser()
-        folder = identity(location).rpartition("/")[0]
+        folder = canonical_address(location).rpartition("/")[0]
     elif index_dir is None:
         return Path(location).parent / INDEX_FOLDER
     else:
@@ -101,8 +101,9 @@ def index_folder(location: str, index_dir: Path | None = None) -> Path:
 def _index_file(location: str, index_dir: Path | None) -> Path:
     name = Path(location).name
     if is_remote(location):
-        # Beyond its name: an address may tell shards apart by its query (`get?id=7`).
-        name = f"{redacted(location).rpartition('/')[2][:100]}-{_short_hash(identity(location))}"
+        # The hash tells apart shards whose addresses differ in the query only (`get?id=7`).
+        address_hash = _short_hash(canonical_address(location))
+        name = f"{redacted(location).rpartition('/')[2][:100]}-{address_hash}"
     return index_folder(location, index_dir) / f"{name}.safetensors"
 
 

@@ -12,13 +12,13 @@ from braceexpand import braceexpand
 
 from mae.base.errors import UserError
 from mae.storage.files import (
+    canonical_address,
+    check_pipe_allowed,
     download,
     glob_remote,
     has_magic,
-    identity,
     is_remote,
     redacted,
-    refuse_pipe,
 )
 
 
@@ -73,7 +73,7 @@ def _expand_braces(pattern: str) -> list[str]:
 
 def _match(name: str, allow_pipe: bool) -> list[str]:
     """What one name stands for; a missing path stands for nothing."""
-    refuse_pipe(name, allow_pipe)
+    check_pipe_allowed(name, allow_pipe)
     if name.startswith("pipe:"):
         return [name]
     if name.partition("?")[0].lower().endswith(".json"):
@@ -87,7 +87,7 @@ def _match(name: str, allow_pipe: bool) -> list[str]:
 
 
 def _resolved(location: str) -> str:
-    return identity(location) if is_remote(location) else str(Path(location).resolve())
+    return canonical_address(location) if is_remote(location) else str(Path(location).resolve())
 
 
 def _read_wids(index: str, allow_pipe: bool) -> list[str]:
@@ -112,7 +112,7 @@ def _read_wids(index: str, allow_pipe: bool) -> list[str]:
         if not isinstance(url, str) or not url:
             raise UserError(f'{shown}: shardlist[{number}] has no "url"')
         location = _join(str(base), url)
-        refuse_pipe(location, allow_pipe)
+        check_pipe_allowed(location, allow_pipe)
         local = not is_remote(location) or location.startswith(("pipe:", "file:"))
         if is_remote(index) and local:
             raise UserError(f"{shown}: shardlist[{number}] is of this machine: {redacted(url)}")

@@ -1,1 +1,1 @@
-"""Bytes of an image file to pixels."""
+"""Decoding of image files to pixels."""

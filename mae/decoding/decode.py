@@ -1,23 +1,23 @@
-"""Encoded images to pixels, as torchvision's image folders have them where those can read them.
+"""Decoding of image files; pixels equal those of torchvision's image folders where both apply.
 
-| stored                            | comes out as                                             |
+| stored                            | decoded                                                  |
 |-----------------------------------|----------------------------------------------------------|
-| the channels wanted               | themselves                                               |
-| 1 channel, 3 wanted               | it, three times                                          |
-| 3 channels, 1 wanted              | Pillow's luma; of a JPEG, the luma stored                |
-| alpha, not wanted                 | dropped, not blended (TIFF: where declared as alpha)     |
+| the requested channels            | unchanged                                                |
+| 1 channel, 3 requested            | repeated three times                                     |
+| 3 channels, 1 requested           | Pillow's luma; of a JPEG, the stored luma                |
+| alpha, not requested              | dropped, not blended (TIFF: where declared as alpha)     |
 | palette, CMYK, YCCK, YCbCr        | 3 channels, as Pillow converts them; transparency lost   |
 | other numbers of channels         | BadImage                                                 |
-| 1, 2, 4 bits of gray              | 8 bits, over the full range                              |
-| 8 bits, 16 wanted                 | each value times 257                                     |
-| 9 to 15 bits (TIFF)               | 16 bits, the values as they are                          |
-| more than 8 bits, 8 wanted        | BadImage                                                 |
+| 1, 2, 4 bits of gray              | 8 bits, scaled to the full range                         |
+| 8 bits, 16 requested              | multiplied by 257                                        |
+| 9 to 15 bits (TIFF)               | 16 bits, values unchanged                                |
+| more than 8 bits, 8 requested     | BadImage                                                 |
 | EXIF orientation                  | ignored                                                  |
 | orientation tag of a TIFF         | applied, as Pillow does                                  |
-| several pages, animation          | BadImage (what a TIFF declares a reduced copy is no page)|
-| more than PIL's MAX_IMAGE_PIXELS  | BadImage, by the header                                  |
+| several pages, animation          | BadImage (reduced copies in a TIFF are not pages)        |
+| more than PIL's MAX_IMAGE_PIXELS  | BadImage, by the header alone                            |
 
-The content tells the format, not the extension.
+The format is detected from the content; the extension decides only where the content does not.
 """
 
 import math
@@ -31,33 +31,34 @@ from torch import Tensor
 
 from mae.decoding.arrays import MAGIC, array_info, read_array
 from mae.decoding.pillow import picture_info, read_picture
-from mae.decoding.pixels import ImageInfo, Pixels, fit
+from mae.decoding.pixels import ImageInfo, Pixels, convert_pixels
 from mae.decoding.tiff import TIFF_STARTS, read_tiff, tiff_info
 
 JPEG_COLORSPACES = {1: "GRAY", 3: "RGB"}
-# What the file calls its colours; inks are left to Pillow, whose conversion is the reference.
+# Colour spaces as stored; CMYK and YCCK are left to Pillow, whose conversion is the reference.
 JPEG_CHANNELS = {"Gray": 1, "YCbCr": 3, "RGB": 3}
 
 FORMATS = {"tif": "tiff", "tiff": "tiff", "npy": "npy"}
+"""extension → format, for content without a known start"""
 
 
 def decode(data: bytes | bytearray, extension: str, channels: int, bits: int = 8) -> Tensor:
-    """Pixels as uint8 (`bits` 8) or uint16 (16) [c h w], channels last in memory.
+    """Decode an image to uint8 (`bits` 8) or uint16 (16) pixels [c h w], channels last in memory.
 
     Raises BadImage for bytes that do not decode and for images that the table above refuses.
     """
-    # Most images: before all else.
+    # JPEGs first: they are the most frequent images.
     if channels in JPEG_COLORSPACES and (pixels := _decode_jpeg(data, channels)) is not None:
         if bits == 8:
             return torch.from_numpy(pixels).permute(2, 0, 1)
         stored = Pixels(pixels, False)
     else:
         stored = _read(data, extension, channels, bits)
-    return torch.from_numpy(fit(stored, channels, bits)).permute(2, 0, 1)
+    return torch.from_numpy(convert_pixels(stored, channels, bits)).permute(2, 0, 1)
 
 
 def decode_native(data: bytes | bytearray, extension: str) -> Tensor:
-    """Pixels in the image's own channels, alpha included, and depth: uint8 or uint16 [c h w].
+    """Decode an image in its own channels, alpha included, and depth: uint8 or uint16 [c h w].
 
     Raises BadImage for bytes that do not decode.
     """
@@ -66,7 +67,7 @@ def decode_native(data: bytes | bytearray, extension: str) -> Tensor:
 
 
 def read_info(data: bytes | bytearray, extension: str) -> ImageInfo:
-    """What the header tells: nothing is decoded.  Raises BadImage for what is no image."""
+    """Read the header of an image without decoding it.  Raises BadImage for unusable images."""
     format = _format(data, extension)
     if format == "tiff":
         return tiff_info(data)
@@ -87,7 +88,7 @@ def _read(data: bytes | bytearray, extension: str, channels: int, bits: int) -> 
 
 
 def _format(data: bytes | bytearray, extension: str) -> str:
-    """`tiff`, `npy` or, for all else, `picture`."""
+    """Format of the file: `tiff`, `npy`, or `picture` for everything that Pillow reads."""
     start = bytes(data[:6])
     if start.startswith(TIFF_STARTS):
         return "tiff"
@@ -99,7 +100,7 @@ def _format(data: bytes | bytearray, extension: str) -> str:
 
 
 def _decode_jpeg(data: bytes | bytearray, channels: int) -> np.ndarray | None:
-    """Uint8 [h w c], or None for what is no JPEG or doubtful (warnings of libjpeg): ask Pillow."""
+    """Decode a JPEG to uint8 [h w c]; None for other files and where libjpeg warns (use Pillow)."""
     if data[:2] != b"\xff\xd8" or jpeg_header(data) is None:
         return None
     try:
@@ -109,16 +110,19 @@ def _decode_jpeg(data: bytes | bytearray, channels: int) -> np.ndarray | None:
 
 
 class JpegHeader(NamedTuple):
-    """What the start of a JPEG tells."""
+    """Header of a JPEG."""
 
     height: int
     width: int
     space: str
-    """a key of JPEG_CHANNELS"""
+    """colour space, a key of JPEG_CHANNELS"""
 
 
 def jpeg_header(data: bytes | bytearray) -> JpegHeader | None:
-    """Of a JPEG for simplejpeg, of no more than PIL's MAX_IMAGE_PIXELS; None of all else."""
+    """Read the header of a JPEG; None for files that simplejpeg is not to decode.
+
+    These are other formats, other colour spaces, and more pixels than PIL's MAX_IMAGE_PIXELS.
+    """
     if data[:2] != b"\xff\xd8":
         return None
     try:

@@ -1,4 +1,4 @@
-"""JPEG, PNG and WebP through Pillow, with its failures sorted: what is no usable image, and why."""
+"""Decoding of JPEG, PNG and WebP with Pillow; its errors become BadImage."""
 
 import io
 import warnings
@@ -13,33 +13,34 @@ from PIL.ImageFile import ImageFile
 
 from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_bits, check_size, undecodable
 
-# Pillow has readers for much else, some of which start other programs.
+# Pillow reads many other formats, for some of which it starts other programs.
 FORMATS = ("JPEG", "PNG", "WEBP")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 WITH_ALPHA = (2, 4)
 CHANNELS = {"1": 1, "I": 1} | {mode: channels for channels, mode in MODES.items()}
-NO_PNG = "16-bit colour PNG needs imagecodecs: pip install 'mae[formats]'"
+PNG_INSTALL_HINT = "16-bit colour PNG needs imagecodecs: pip install 'mae[formats]'"
 
 
 @contextmanager
 def open_image(file: BinaryIO | Path) -> Iterator[ImageFile]:
-    """Pillow's image, its header read.  Raises BadImage for what is none, too large or animated.
+    """Yield Pillow's image with its header read.
 
-    Errors of decoding, inside the `with`, come out as BadImage too.
+    Raises BadImage for other files, for images that are too large or animated, and for errors of
+    decoding inside the `with` block.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata
+            warnings.simplefilter("ignore")  # about malformed metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=FORMATS) as image:
-                # The pictures that some cameras append to a JPEG are no animation.
+                # JPEGs are exempt: the pictures that some cameras append are no animation.
                 frames = getattr(image, "n_frames", 1)
                 if image.format in ("PNG", "WEBP") and frames > 1:
                     raise BadImage(f"is animated: {frames} frames")
                 yield image
     except BadImage:
         raise
-    except Image.UnidentifiedImageError:  # its text is the address of a buffer
+    except Image.UnidentifiedImageError:  # its message is the address of a buffer
         raise BadImage("does not decode: no JPEG, PNG or WebP inside") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"refused: {error}") from None
@@ -48,19 +49,19 @@ def open_image(file: BinaryIO | Path) -> Iterator[ImageFile]:
 
 
 def picture_info(data: bytes | bytearray) -> ImageInfo:
-    """What the header tells.  Raises BadImage as `open_image` does."""
-    with _opened(data) as image:
-        stored, bits = _stored(image)
+    """Read the header of an image.  Raises BadImage as `open_image` does."""
+    with _open_checked(data) as image:
+        stored, bits = _stored_format(image)
         return ImageInfo(image.height, image.width, stored, bits, stored in WITH_ALPHA)
 
 
 def read_picture(data: bytes | bytearray, channels: int, bits: int) -> Pixels:
-    """The pixels as stored; those of 8 bits as Pillow converts them where `channels` is 1 or 3.
+    """Decode an image as stored; 8-bit images are converted by Pillow for `channels` 1 or 3.
 
-    Raises BadImage as `open_image` does, and for more bits a channel than `bits`.
+    Raises BadImage as `open_image` does, and for more than `bits` bits per channel.
     """
-    with _opened(data) as image:
-        stored, depth = _stored(image)
+    with _open_checked(data) as image:
+        stored, depth = _stored_format(image)
         check_bits(depth, bits)
         if depth == 8:
             stored = channels if channels in (1, 3) else stored
@@ -68,15 +69,15 @@ def read_picture(data: bytes | bytearray, channels: int, bits: int) -> Pixels:
         elif stored == 1:
             values = np.array(image, np.uint16)
         else:
-            image.verify()  # the checksums, which the other decoder passes over
+            image.verify()  # checksums, which imagecodecs does not check
             values = _deep_png(data, stored)
         return Pixels(values.reshape(image.height, image.width, stored), stored in WITH_ALPHA)
 
 
 @contextmanager
-def _opened(data: bytes | bytearray) -> Iterator[ImageFile]:
+def _open_checked(data: bytes | bytearray) -> Iterator[ImageFile]:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        # libwebp has made room for two pictures before Pillow asks for their size.
+        # Before Pillow opens it: libwebp allocates two whole pictures at once.
         check_size(*_webp_size(data))
     with open_image(io.BytesIO(data)) as image:
         check_size(image.height, image.width)
@@ -84,7 +85,7 @@ def _opened(data: bytes | bytearray) -> Iterator[ImageFile]:
 
 
 def is_lossy(data: bytes | bytearray) -> bool:
-    """Whether these are the bytes of a JPEG, or of a WebP whose colours are coded with loss."""
+    """True for a JPEG and for a WebP with lossy colours."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return data[:2] == b"\xff\xd8"
     place = 12
@@ -96,9 +97,9 @@ def is_lossy(data: bytes | bytearray) -> bool:
     return False
 
 
-def _stored(image: ImageFile) -> tuple[int, int]:
-    """Channels and bits as stored; palettes and inks are stored colours."""
-    # Pillow opens 16-bit colour in an 8-bit mode; only the raw mode ("RGB;16B") tells.
+def _stored_format(image: ImageFile) -> tuple[int, int]:
+    """Stored channels and bits per channel; palettes and CMYK count as 3 channels."""
+    # Pillow opens 16-bit colour in an 8-bit mode; only the raw mode ("RGB;16B") has the depth.
     raw = str(image.tile[0].args) if image.format == "PNG" and image.tile else ""
     layout, _, depth = raw.partition(";")
     if depth.startswith("16"):
@@ -110,16 +111,16 @@ def _deep_png(data: bytes | bytearray, channels: int) -> np.ndarray:
     try:
         import imagecodecs
     except ImportError:
-        raise BadImage(NO_PNG) from None
+        raise BadImage(PNG_INSTALL_HINT) from None
     try:
-        # A transparent colour beside the picture comes out as alpha: no channel of it.
+        # A transparent colour (tRNS) is decoded as an alpha channel: dropped.
         return imagecodecs.png_decode(bytes(data))[..., :channels]
     except RuntimeError as error:
         raise undecodable(error) from None
 
 
 def _webp_size(data: bytes | bytearray) -> tuple[int, int]:
-    """Height and width of the canvas, by the first chunk (RFC 9649)."""
+    """Height and width of the canvas, from the first chunk (RFC 9649, section 2)."""
     if len(data) < 30:
         raise BadImage("does not decode: a WebP without its header")
     if data[12:16] == b"VP8X":

@@ -1,4 +1,4 @@
-"""Pixels as a file holds them, and how they become the channels and bits asked for."""
+"""Pixels as stored in a file, and their conversion to the requested channels and bits."""
 
 import math
 from typing import NamedTuple
@@ -6,51 +6,54 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-# Pillow's weights of red, green and blue (ITU-R 601-2), in 65536ths.
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
+"""file extensions of images"""
+
+# Pillow's weights of red, green and blue (ITU-R 601-2), times 65536.
 LUMA = np.array([19595, 38470, 7471], np.uint32)
 
 
 class BadImage(ValueError):
-    """An image that cannot be used; the message says why, the caller knows which."""
+    """Unusable image; the message holds the reason, not the image's name."""
 
 
 def undecodable(error: Exception) -> BadImage:
-    """What a library says of an image, in a short line."""
+    """BadImage with a library's error message, cut to one line of 120 characters."""
     reason = str(error).partition("\n")[0][:120] or type(error).__name__
     return BadImage(f"does not decode: {reason}")
 
 
 class ImageInfo(NamedTuple):
-    """What an image's header tells."""
+    """Size, channels and depth of an image, from its header."""
 
     height: int
     width: int
     channels: int
-    """with alpha, where there is one"""
+    """alpha included"""
     bits: int
-    """of a channel as decoded: 8 or 16"""
+    """per channel as decoded: 8 or 16"""
     alpha: bool = False
-    """whether the last channel is opacity"""
+    """True if the last channel is opacity"""
 
     @property
     def colours(self) -> int:
-        """Channels without alpha: what a model is to see."""
+        """Number of channels without alpha."""
         return self.channels - self.alpha
 
 
 class Pixels(NamedTuple):
-    """An image in its own channels and depth."""
+    """Image in its stored channels and depth."""
 
     values: np.ndarray
     """uint8 or uint16 [h w c]"""
     alpha: bool
-    """whether the last channel is opacity"""
+    """True if the last channel is opacity"""
 
 
 def check_size(height: int, width: int, channels: int = 1) -> None:
-    """Raise BadImage for an image without pixels, or with more than Pillow's limit of them.
+    """Raise BadImage for an image without pixels or with more than PIL's MAX_IMAGE_PIXELS.
 
-    Many-channelled images may hold as many values as the largest image of four channels.
+    Images of more than four channels may hold as many values as the largest one of four.
     """
     if min(height, width, channels) < 1:
         raise BadImage(f"has no pixels: {height} × {width} × {channels}")
@@ -61,13 +64,13 @@ def check_size(height: int, width: int, channels: int = 1) -> None:
 
 
 def check_bits(stored: int, bits: int) -> None:
-    """Raise BadImage where an image is deeper than `bits`: it would be cut silently."""
+    """Raise BadImage for more than `bits` bits per channel, instead of cutting them silently."""
     if stored > bits:
         raise BadImage(f"{stored} bits a channel, but data.bits is {bits}")
 
 
-def fit(pixels: Pixels, channels: int, bits: int) -> np.ndarray:
-    """Uint8 (`bits` 8) or uint16 (16) values [h w channels]: the rules of `decode`.
+def convert_pixels(pixels: Pixels, channels: int, bits: int) -> np.ndarray:
+    """Convert to uint8 (`bits` 8) or uint16 (16) [h w channels] as listed in `mae.decoding.decode`.
 
     Raises BadImage where the image is deeper than `bits` or its channels do not convert.
     """
@@ -90,8 +93,5 @@ def fit(pixels: Pixels, channels: int, bits: int) -> np.ndarray:
 
 
 def _luma(values: np.ndarray) -> np.ndarray:
-    # The largest sum, 65535 · 65536 + 32768, just fits 32 bits.
+    # The largest sum, 65535 * 65536 + 32768, fits 32 bits.
     return ((values @ LUMA + 2**15) >> 16).astype(values.dtype)[..., None]
-
-
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")

@@ -1,7 +1,8 @@
-"""TIFF images of one page, through tifffile.
+"""Decoding of one-page TIFF images with tifffile, after checks of header, segments and LZW codes.
 
-tifffile reads what microscopes and satellites write, and trusts it: strips that are missing come
-out black, and what the header claims is allocated.  So what it is to decode is checked first.
+tifffile trusts its input: it decodes missing strips as black and allocates whatever size the
+header claims.  Wrong LZW codes can crash the process.  So files are checked before they are
+decoded.
 """
 
 import io
@@ -20,12 +21,11 @@ from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_size, undecod
 if TYPE_CHECKING:
     from tifffile import TiffPage
 
-
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-NO_TIFF = "TIFF needs tifffile and imagecodecs: pip install 'mae[formats]'"
+TIFF_INSTALL_HINT = "TIFF needs tifffile and imagecodecs: pip install 'mae[formats]'"
 
-# Reduced copies included; a longer chain of pages may be a ring.
-MOST_PAGES = 32
+# Reduced copies included.  A limit is needed because the chain of pages may be a ring.
+MAX_PAGES = 32
 
 NO_COMPRESSION, LZW, JPEG = 1, 5, 7
 COMPRESSIONS = {
@@ -40,51 +40,66 @@ COMPRESSIONS = {
 }
 NUMBERS = {1: "uint", 2: "int", 3: "float", 4: "undefined", 5: "complex int", 6: "complex"}
 
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, INKS, YCBCR = 0, 1, 2, 3, 5, 6
-COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, INKS: 4, YCBCR: 3}
-PREMULTIPLIED, STRAIGHT = 1, 2  # what the extra channel may be, to be alpha
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
+COLOURS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
+"""photometric interpretation → number of channels without alpha"""
+PREMULTIPLIED, STRAIGHT = 1, 2
+"""values of the tag ExtraSamples that declare an alpha channel"""
+
+CLEAR, END, FIRST = 256, 257, 258
+"""LZW codes: clear the table, end of data, first code of a string in the table"""
+
+# The table of strings grows by one entry with each code from its second on, and codes widen one
+# entry before the table needs it (TIFF 6.0, section 13).  So the position and width of every code
+# since the last CLEAR are known without decoding.
+_entries = np.append(FIRST, np.arange(FIRST, 4096))
+WIDTHS = 9 + (_entries >= 511).astype(int) + (_entries >= 1023) + (_entries >= 2047)
+PLACES = np.cumsum(WIDTHS) - WIDTHS
+# Largest valid code at each position: the first must be a byte, each further one may be the string
+# that it is about to add.
+MAX_CODES = np.append(CLEAR - 1, np.arange(FIRST, 4096))
 
 
 def tiff_info(data: bytes | bytearray) -> ImageInfo:
-    """What the header tells, nothing decoded.  Raises BadImage for what `read_tiff` refuses."""
+    """Read the header of a TIFF.  Raises BadImage for files that `read_tiff` refuses."""
     with _open_page(data) as page:
         height, width = page.imagelength, page.imagewidth
         if _orientation(page) > 4:
             height, width = width, height
-        channels = 3 if page.photometric in (PALETTE, INKS) else page.samplesperpixel
+        channels = 3 if page.photometric in (PALETTE, CMYK) else page.samplesperpixel
         bits = 8 if page.bitspersample <= 8 else 16
         return ImageInfo(height, width, channels, bits, _has_alpha(page))
 
 
 def read_tiff(data: bytes | bytearray) -> Pixels:
-    """The pixels, colours, alpha and orientation as Pillow has them where it can.
+    """Decode a TIFF; colours, alpha and orientation equal Pillow's where Pillow reads the file.
 
-    Raises BadImage for what does not decode, and what is not one page of unsigned integers of
-    at most 16 bits in a compression that is known here.
+    Raises BadImage for files that do not decode, and for anything but one page of unsigned
+    integers of at most 16 bits in one of COMPRESSIONS.
     """
     with _open_page(data) as page:
         values = page.asarray(squeeze=False, maxworkers=1)
-        # [planes 1 h w samples], of which planes or samples are 1
+        # [planes 1 h w samples], where planes or samples is 1
         values = np.moveaxis(values[:, 0], 0, 2).reshape(*values.shape[2:4], -1)
-        values = _colours(page, values)
+        values = _to_full_range(page, values)
         alpha = _has_alpha(page)
         if alpha and page.extrasamples[0] == PREMULTIPLIED:
-            values = _straight(values)
-        return Pixels(_turned(values, _orientation(page)), alpha)
+            values = _divide_by_alpha(values)
+        return Pixels(_apply_orientation(values, _orientation(page)), alpha)
 
 
 @contextmanager
 def _open_page(data: bytes | bytearray) -> Iterator["TiffPage"]:
-    """The one page, checked."""
+    """Yield the file's only page after all checks."""
     try:
-        import imagecodecs  # noqa: F401  # tifffile uses it where it is there
+        import imagecodecs  # noqa: F401  # used by tifffile if installed
         import tifffile
     except ImportError:
-        raise BadImage(NO_TIFF) from None
-    # It complains about each doubtful tag; what matters is checked here.
+        raise BadImage(TIFF_INSTALL_HINT) from None
+    # tifffile logs every malformed tag; those that matter are checked here.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     try:
-        # No reading by the habits of one maker's microscopes.
+        # Without the special treatment of some microscopes' files.
         file = tifffile.TiffFile(io.BytesIO(data), is_lsm=False, is_ndpi=False, is_scanimage=False)
         with file:
             page = _only_page(file.pages)
@@ -93,25 +108,25 @@ def _open_page(data: bytes | bytearray) -> Iterator["TiffPage"]:
             yield page
     except (BadImage, MemoryError):
         raise
-    except Exception as error:  # damaged files fail in all ways: KeyError, struct.error, ...
+    except Exception as error:  # damaged files raise errors of many types (KeyError, struct.error)
         raise undecodable(error) from None
 
 
 def _only_page(pages) -> "TiffPage":
-    """The page that is no reduced copy and no mask of another.  Copies in SubIFDs never count."""
-    whole = []
-    for number in range(MOST_PAGES + 1):
+    """Only page that is no reduced copy or mask of another; copies in SubIFDs do not count."""
+    full_pages = []
+    for number in range(MAX_PAGES + 1):
         try:
             page = pages[number]
         except IndexError:
             break
         if not page.subfiletype & 0b101:
-            whole.append(page)
+            full_pages.append(page)
     else:
-        raise BadImage(f"holds more than {MOST_PAGES} pages, one expected")
-    if len(whole) != 1:
-        raise BadImage(f"holds {len(whole) or 'no'} pages, one expected")
-    return whole[0]
+        raise BadImage(f"holds more than {MAX_PAGES} pages, one expected")
+    if len(full_pages) != 1:
+        raise BadImage(f"holds {len(full_pages) or 'no'} pages, one expected")
+    return full_pages[0]
 
 
 def _check_header(page: "TiffPage") -> None:
@@ -128,18 +143,18 @@ def _check_header(page: "TiffPage") -> None:
         raise BadImage(f"{kind}{depth} values: uint8 or uint16 expected")
     if page.compression not in COMPRESSIONS:
         known = ", ".join(dict.fromkeys(COMPRESSIONS.values()))
-        raise BadImage(f"compression {_named(page.compression)}: one of {known} expected")
+        raise BadImage(f"compression {_name_of(page.compression)}: one of {known} expected")
     if page.photometric not in COLOURS:
-        raise BadImage(f"colours are {_named(page.photometric)}: gray, RGB, CMYK expected")
+        raise BadImage(f"colours are {_name_of(page.photometric)}: gray, RGB, CMYK expected")
     if page.predictor not in (1, 2) or (page.predictor == 2 and depth not in (8, 16)):
-        raise BadImage(f"predictor {_named(page.predictor)} of {depth} bits is not supported")
+        raise BadImage(f"predictor {_name_of(page.predictor)} of {depth} bits is not supported")
     if page.compression == LZW and page.fillorder != 1:
         raise BadImage("LZW of reversed bits is not supported")
     if page.photometric == YCBCR and page.compression != JPEG:
         raise BadImage("colours are YCbCr without JPEG: not supported")
-    if page.compression == JPEG and (depth != 8 or page.photometric == INKS):
+    if page.compression == JPEG and (depth != 8 or page.photometric == CMYK):
         raise BadImage("JPEG inside a TIFF: 8 bits of gray or RGB expected")
-    if page.photometric in (PALETTE, INKS):
+    if page.photometric in (PALETTE, CMYK):
         if samples != COLOURS[page.photometric] or depth > 8:
             raise BadImage(f"{samples} channels of {depth} bits in palette or CMYK: not supported")
     elif samples < COLOURS[page.photometric]:
@@ -147,7 +162,7 @@ def _check_header(page: "TiffPage") -> None:
 
 
 def _check_segments(page: "TiffPage", data: bytes | bytearray) -> None:
-    """All strips or tiles are there, inside the file, and hold what they have to."""
+    """Raise BadImage unless all strips or tiles are present, inside the file, and complete."""
     planes = page.samplesperpixel if page.planarconfig == 2 else 1
     if page.is_tiled:
         across = math.ceil(page.imagewidth / page.tilewidth)
@@ -171,18 +186,18 @@ def _check_segments(page: "TiffPage", data: bytes | bytearray) -> None:
 
 
 def _check_jpeg(page: "TiffPage", segment: bytes) -> None:
-    """Because libjpeg allocates what the segment claims, and fills what is missing with gray."""
-    most = page.tilelength if page.is_tiled else page.rowsperstrip
+    """Check a JPEG segment: libjpeg allocates the claimed size and fills missing data with gray."""
+    limit = page.tilelength if page.is_tiled else page.rowsperstrip
     with open_image(io.BytesIO(segment)) as image:
-        if image.height > most or image.width > (page.tilewidth or page.imagewidth):
+        if image.height > limit or image.width > (page.tilewidth or page.imagewidth):
             raise BadImage("does not decode: a JPEG larger than its tile")
-    # No byte of coded pixels looks like these two marks: end of image, start of scan.
+    # Markers end-of-image and start-of-scan, which do not occur in coded pixels.
     if segment.rfind(b"\xff\xd9") < segment.rfind(b"\xff\xda"):
         raise BadImage("does not decode: truncated")
 
 
-def _colours(page: "TiffPage", values: np.ndarray) -> np.ndarray:
-    """Uint8 or uint16 over the full range, 0 black: 8-bit values of palettes and inks are RGB."""
+def _to_full_range(page: "TiffPage", values: np.ndarray) -> np.ndarray:
+    """Convert to the full range of uint8 or uint16, 0 black; palettes and CMYK to 8-bit RGB."""
     depth = page.bitspersample
     if page.photometric == PALETTE:
         table = np.asarray(page.tags.valueof(320)).reshape(3, 2**depth)
@@ -190,7 +205,7 @@ def _colours(page: "TiffPage", values: np.ndarray) -> np.ndarray:
     if depth < 8:
         values = values.astype(np.uint8) * np.uint8(255 // (2**depth - 1))
     values = values.astype(np.uint8 if depth <= 8 else np.uint16)
-    if page.photometric == INKS:
+    if page.photometric == CMYK:
         return np.array(
             Image.frombytes("CMYK", values.shape[1::-1], values.tobytes()).convert("RGB")
         )
@@ -209,48 +224,37 @@ def _has_alpha(page: "TiffPage") -> bool:
     )
 
 
-def _straight(values: np.ndarray) -> np.ndarray:
-    """Colours divided by their alpha, as Pillow does: 0 where there is none of it."""
-    most = np.iinfo(values.dtype).max
+def _divide_by_alpha(values: np.ndarray) -> np.ndarray:
+    """Convert premultiplied to straight alpha, as Pillow does; colours are 0 where alpha is 0."""
+    maximum = np.iinfo(values.dtype).max
     alpha = values[..., -1:].astype(np.uint32)
-    colours = values[..., :-1].astype(np.uint32) * most // np.maximum(alpha, 1)
-    colours = np.where(alpha == 0, 0, np.minimum(colours, most)).astype(values.dtype)
+    colours = values[..., :-1].astype(np.uint32) * maximum // np.maximum(alpha, 1)
+    colours = np.where(alpha == 0, 0, np.minimum(colours, maximum)).astype(values.dtype)
     return np.concatenate([colours, values[..., -1:]], axis=2)
 
 
 def _orientation(page: "TiffPage") -> int:
-    """1 (as it lies) to 8, where the first row and column of the picture are."""
+    """Orientation tag (1 to 8): the corner of the first row and column; 1 where it is invalid."""
     orientation = page.tags.valueof(274, 1)
     return orientation if orientation in range(1, 9) else 1
 
 
-def _turned(values: np.ndarray, orientation: int) -> np.ndarray:
+def _apply_orientation(values: np.ndarray, orientation: int) -> np.ndarray:
     if orientation > 4:
         values = values.transpose(1, 0, 2)
-    # Then which way rows and columns go, by TIFF's numbering of corners.
+    # Directions of rows and columns by TIFF's numbering of corners (TIFF 6.0, section 8).
     upside_down = orientation in (3, 4, 7, 8)
     mirrored = orientation in (2, 3, 6, 7)
     return values[:: -1 if upside_down else 1, :: -1 if mirrored else 1]
 
 
-def _named(number: int) -> str:
+def _name_of(number: int) -> str:
     return getattr(number, "name", str(int(number)))
 
 
-CLEAR, END, FIRST = 256, 257, 258
-
-# A table of strings grows by one with each code from its second on; codes widen one entry before
-# the table needs it (TIFF 6.0, section 13).  So each code's place and width are known ahead.
-_entries = np.append(FIRST, np.arange(FIRST, 4096))
-WIDTHS = 9 + (_entries >= 511).astype(int) + (_entries >= 1023) + (_entries >= 2047)
-PLACES = np.cumsum(WIDTHS) - WIDTHS
-# The string that a code is about to add may be its own, but for the first.
-MOST = np.append(CLEAR - 1, np.arange(FIRST, 4096))
-
-
 def check_lzw(data: bytes | bytearray) -> None:
-    """Raise BadImage for codes of strings that are not in the table yet."""
-    # Three bytes from any place on hold a whole code.
+    """Raise BadImage for LZW data with codes that are not in the table of strings yet."""
+    # Three bytes from any position on hold a whole code.
     padded = np.frombuffer(bytes(data) + bytes(3), np.uint8).astype(np.uint32)
     words = padded[:-2] << 16 | padded[1:-1] << 8 | padded[2:]
     bits = 8 * len(data)
@@ -263,9 +267,9 @@ def check_lzw(data: bytes | bytearray) -> None:
         widths = WIDTHS[: len(places)]
         codes = words[places >> 3] >> (24 - (places & 7) - widths) & ((1 << widths) - 1)
         marks = np.flatnonzero((codes == CLEAR) | (codes == END))
-        # Without a mark the data end here, or the table overflows.
+        # Without a mark the data ends here, or the table overflows.
         used = marks[0] if len(marks) else len(codes)
-        if (codes[:used] > MOST[:used]).any() or used == len(MOST):
+        if (codes[:used] > MAX_CODES[:used]).any() or used == len(MAX_CODES):
             raise BadImage("does not decode: wrong LZW code")
         if not len(marks) or codes[used] == END:
             return

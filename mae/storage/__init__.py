@@ -1,1 +1,1 @@
-"""Remote shards: transport, retries, and a cache on this node."""
+"""Remote shards: transport, retries, and the shard cache of a node."""

@@ -1,11 +1,12 @@
-"""Whole copies of remote shards in a folder of this node, shared by all of its processes.
+"""Shard cache: whole copies of remote shards in a folder of this node, shared by its processes.
 
-A copy is named by its sha256 and size, so what is found by name is the right one, whatever
-address it came from; `REF.ref` is a link from an address and version to it.  Copies appear by
-rename, whole; a lock per shard lets one process fetch it while the others wait.
-
-Files: copies `SHA256-SIZE.tar`; running downloads `SLOT-SIZE.part` (the size they have reserved);
-`SLOT.lock`, held by the process that downloads there.
+Files of the folder:
+- `SHA256-SIZE.tar`: a copy, named by its content, so one copy serves all its addresses; it appears
+  by rename, whole.
+- `REF.ref`: symbolic link from a hash of address, size and version to a copy.
+- `SLOT-SIZE.part`: a running download and the number of bytes it has reserved.
+- `SLOT.lock`: lock of a download; one process downloads a shard while the others wait.
+- `room.lock`: lock of reserving room and evicting copies.
 """
 
 import errno
@@ -22,21 +23,21 @@ from typing import BinaryIO, Literal, overload
 
 from mae.base.errors import StorageError, UserError
 from mae.config.sections import DataConfig
-from mae.storage.files import download, identity, redacted
+from mae.storage.files import canonical_address, download, redacted
 
 SLOTS = 4096
-"""lock files: shards that share one wait for each other, which costs only time"""
-WAIT_FOR_ROOM = 0.2
-"""seconds between looks whether the downloads of others have ended"""
+"""number of lock files; shards that share one are downloaded one after the other"""
+ROOM_POLL_INTERVAL = 0.2
+"""seconds between checks for room while the downloads of other processes run"""
 
 
 @dataclass(frozen=True)
 class ShardCache:
-    """Verified copies of shards in `folder`, the least recently used given up beyond `limit`.
+    """Cache of verified shard copies in `folder` with least-recently-used eviction.
 
-    `limit` is in bytes and holds for copies and running downloads together.  A copy given up
-    while a reader has it open counts no more, but keeps its disk space until it is closed: a data
-    worker does so when it opens another shard.
+    `limit` is in bytes and holds for copies and running downloads together.  A copy that is
+    evicted while a reader has it open no longer counts, but occupies disk space until the reader
+    closes it; data workers do so when they open their next shard.
     """
 
     folder: Path
@@ -72,26 +73,27 @@ class ShardCache:
         version: str = "",
         wait: bool = True,
     ) -> Path | None:
-        """The path of a whole copy: the one with that `sha256`, else of that `version`.
+        """Path of a whole copy of the shard, downloaded unless it is cached.
 
-        Without either nothing tells whether a copy is still right: it is fetched anew.
-        None where another thread or process is bringing it and this is not to `wait` for it.
-        Raises StorageError where it cannot be had or kept, UserError for a shard over `limit`.
+        A cached copy is identified by its `sha256`, else by `version`; without either the shard
+        is always downloaded.  Without `wait`, returns None where another thread or process is
+        downloading it.  Raises StorageError where the shard cannot be downloaded or stored,
+        UserError where it is larger than `limit`.
         """
-        # Unversioned, only what came while this call waited for its lock may be shared.
+        # Without an identity, only a copy that was stored during this call may be used.
         since = 0.0 if sha256 or version else time.time()
         ref = self._ref(location, size, version)
-        if found := self._find(ref, size, sha256, since):
-            return found
+        if copy := self._find(ref, size, sha256, since):
+            return copy
         if size is not None and size > self.limit:
             raise self._too_large(location, size)
         slot = f"{int(sha256 or ref.stem, 16) % SLOTS:03x}"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with locked(lock_file(self.folder, slot), wait):
-                if found := self._find(ref, size, sha256, since):
-                    return found
-                return self._bring(location, size, sha256, ref, slot)
+                if copy := self._find(ref, size, sha256, since):
+                    return copy
+                return self._download_and_store(location, size, sha256, ref, slot)
         except OSError as error:
             if isinstance(error, BlockingIOError) and not wait:
                 return None
@@ -102,24 +104,24 @@ class ShardCache:
     def open(
         self, location: str, size: int | None = None, sha256: str | None = None, version: str = ""
     ) -> BinaryIO:
-        """The copy that `fetch` finds, open for reading: whoever gives it up now does no harm."""
+        """Open the copy that `fetch` returns; an open file stays readable after eviction."""
         while True:
-            with suppress(FileNotFoundError):  # given up in this very instant
+            with suppress(FileNotFoundError):  # evicted between fetch and open
                 return self.fetch(location, size, sha256, version).open("rb")
 
     def discard(
         self, location: str, size: int | None = None, sha256: str | None = None, version: str = ""
     ) -> None:
-        """Drop a copy that turned out to be damaged: the next `fetch` downloads it."""
+        """Delete a damaged copy, so that the next `fetch` downloads the shard again."""
         if copy := self._find(self._ref(location, size, version), size, sha256, 0.0):
             copy.unlink(missing_ok=True)
 
     def _ref(self, location: str, size: int | None, version: str) -> Path:
-        text = f"{identity(location)}\0{size}\0{version}"
+        text = f"{canonical_address(location)}\0{size}\0{version}"
         return self.folder / f"{hashlib.sha256(text.encode()).hexdigest()}.ref"
 
     def _find(self, ref: Path, size: int | None, sha256: str | None, since: float) -> Path | None:
-        """The copy, now the most recently used; None where there is none that is whole."""
+        """Cached whole copy, marked as most recently used; None where there is none."""
         try:
             if sha256 is None:
                 if ref.lstat().st_mtime < since:
@@ -130,23 +132,23 @@ class ShardCache:
             else:
                 copy = self.folder / f"{sha256}-{size}.tar"
             if copy.stat().st_size != int(copy.stem.rpartition("-")[2]):
-                copy.unlink()  # cut by a full disk or by hand
+                copy.unlink()  # truncated by a full disk or by hand
                 return None
             os.utime(copy)
             return copy
         except (OSError, StopIteration):
             return None
 
-    def _bring(
+    def _download_and_store(
         self, location: str, size: int | None, sha256: str | None, ref: Path, slot: str
     ) -> Path:
-        """Download, verify, and put in place.  The caller holds the lock of `slot`."""
-        for left in self.folder.glob(f"{slot}-*.part"):  # of a process that was killed
-            left.unlink()
-        # The name reserves room: others add it up before they start a download.
+        """Download a shard, verify it and store the copy; the caller holds the lock of `slot`."""
+        for leftover in self.folder.glob(f"{slot}-*.part"):  # of a killed process
+            leftover.unlink()
+        # The size in the name reserves room: other processes count it before they download.
         part = self.folder / f"{slot}-{size or 0}.part"
         while not self._reserve(part, size or 0):
-            time.sleep(WAIT_FOR_ROOM)
+            time.sleep(ROOM_POLL_INTERVAL)
         try:
             digest = self._download(location, part, size)
             if sha256 is not None and digest != sha256:
@@ -174,7 +176,7 @@ class ShardCache:
             part.unlink(missing_ok=True)
 
     def _download(self, location: str, part: Path, size: int | None) -> str:
-        """The sha256 of what was downloaded to `part`."""
+        """Download to `part`, evicting copies where the disk is full; returns the sha256."""
         while True:
             try:
                 with part.open("w+b", buffering=0) as file:
@@ -187,7 +189,7 @@ class ShardCache:
                     raise
                 needed = size or 2 * part.stat().st_size
                 os.truncate(part, 0)
-                # A file over the largest size that is allowed is no matter of room.
+                # EFBIG is a limit on the size of a file: evicting others does not help.
                 if error.errno == errno.EFBIG or not self._make_room(needed):
                     free = shutil.disk_usage(self.folder).free
                     raise StorageError(
@@ -197,7 +199,7 @@ class ShardCache:
                     ) from None
 
     def _reserve(self, part: Path, size: int) -> bool:
-        """Create `part` once it fits beside the downloads of others; give up copies for it."""
+        """Create `part`, evicting copies for it; False where running downloads leave no room."""
         with locked(lock_file(self.folder, "room")):
             remove_leftovers(self.folder)
             others = size_of_parts(self.folder)
@@ -208,25 +210,25 @@ class ShardCache:
             return True
 
     def _make_room(self, size: int) -> bool:
-        """Give up copies of `size` bytes in all; False where there was nothing to give up."""
+        """Evict copies of `size` bytes in all; False where there was nothing to evict."""
         with locked(lock_file(self.folder, "room")):
-            kept = sum(length for _, _, length in copies(self.folder))
-            return self._evict(kept - size) > 0
+            total = sum(length for _, _, length in copies(self.folder))
+            return self._evict(total - size) > 0
 
-    def _evict(self, most: int) -> int:
-        """Unlink the least recently used copies until at most `most` bytes are left; how many."""
-        kept = copies(self.folder)
-        total = sum(length for _, _, length in kept)
+    def _evict(self, limit: int) -> int:
+        """Delete the least recently used copies down to `limit` bytes; returns their number."""
+        oldest_first = copies(self.folder)
+        total = sum(length for _, _, length in oldest_first)
         evicted = 0
-        for _, copy, length in kept:
-            if total <= most:
+        for _, copy, length in oldest_first:
+            if total <= limit:
                 break
-            copy.unlink(missing_ok=True)  # harmless to who has it open: it is gone once closed
+            copy.unlink(missing_ok=True)  # readers that have it open keep their data
             total -= length
             evicted += 1
         if evicted:
             for ref in self.folder.glob("*.ref"):
-                if not ref.exists():  # what it points to is gone
+                if not ref.exists():  # a dangling link
                     ref.unlink(missing_ok=True)
         return evicted
 
@@ -242,24 +244,24 @@ def _gigabytes(size: int) -> str:
 
 
 def build_cache(config: DataConfig) -> ShardCache:
-    """The folder of remote shards, shared by all processes of this machine."""
+    """Build the shard cache from `data.cache_dir`, `data.cache_gb` and `data.allow_pipe`."""
     return ShardCache(
         Path(config.cache_dir).expanduser(), int(config.cache_gb * 1e9), config.allow_pipe
     )
 
 
 def copies(folder: Path) -> list[tuple[int, Path, int]]:
-    """(time of last use, path, bytes), the least recently used first."""
-    found = []
+    """List all copies as (time of last use in ns, path, bytes), least recently used first."""
+    rows = []
     for copy in folder.glob("*.tar"):
         with suppress(FileNotFoundError):
             status = copy.stat()
-            found.append((status.st_mtime_ns, copy, status.st_size))
-    return sorted(found)
+            rows.append((status.st_mtime_ns, copy, status.st_size))
+    return sorted(rows)
 
 
 def size_of_parts(folder: Path) -> int:
-    """Bytes that running downloads have reserved or, their size unknown, written."""
+    """Bytes reserved by running downloads, or written where their size is unknown."""
     total = 0
     for part in folder.glob("*.part"):
         with suppress(FileNotFoundError):
@@ -268,7 +270,7 @@ def size_of_parts(folder: Path) -> int:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Unlink the parts that no process works on any more: their lock is free."""
+    """Delete the parts of killed processes: those whose lock is free."""
     for part in folder.glob("*.part"):
         slot = part.stem.partition("-")[0]
         with suppress(BlockingIOError), locked(lock_file(folder, slot), wait=False):
@@ -276,15 +278,15 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def lock_file(folder: Path, slot: str) -> Path:
-    """The lock of a slot, or of any other name."""
+    """Path of the lock with that name: a slot, or `room`."""
     return folder / f"{slot}.lock"
 
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold `path` alone among all processes and threads; a killed holder lets go by itself.
+    """Hold an exclusive lock on `path` among all processes and threads; released at exit or kill.
 
-    Raises BlockingIOError where another holds it and this is not to `wait`.
+    Without `wait`, raises BlockingIOError where the lock is held.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -292,7 +294,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         try:
             yield
         finally:
-            # By name, not by closing: a process forked meanwhile has it open, too.
+            # Explicitly, not by closing: a process forked meanwhile has the file open, too.
             fcntl.flock(file, fcntl.LOCK_UN)
     finally:
         os.close(file)

@@ -1,10 +1,9 @@
-"""Tries that end: each watched in a thread of its own, repeated after growing pauses.
+"""Retries with exponential backoff and a stall timeout, and a pool of daemon threads.
 
-A library that waits forever on a dead connection cannot be interrupted, only left alone: so
-whoever asks waits here, and gives up a try in which nothing moves.
-
-Waiting threads are not joined at exit, as those of `concurrent.futures` are: one slow download
-would hold a process that was interrupted, or has failed, for minutes.
+Each attempt runs in a thread of its own: a library that waits forever on a dead connection cannot
+be interrupted, only abandoned.  All threads here are daemons, not joined at exit as those of
+`concurrent.futures` are: one slow download would delay the end of a failed or interrupted process
+by minutes.
 """
 
 import random
@@ -19,64 +18,73 @@ from typing import Any, BinaryIO, Self, TypeVar
 
 from mae.base.errors import UserError
 
-ATTEMPTS = 8
+MAX_ATTEMPTS = 8
 FIRST_DELAY = 1.0
-"""seconds before the second try; doubles with each"""
-LONGEST_DELAY = 60.0
-LONGEST_ASKED_FOR = 120.0
-"""seconds that a server may make us wait"""
-STALL = 60.0
-"""seconds without a byte after which a try has failed"""
-WORTH_A_RETRY = (408, 425, 429)
-"""the HTTP answers 4xx that time may mend; no other is asked for again"""
+"""seconds before the second attempt, doubled for each further one"""
+MAX_DELAY = 60.0
+"""seconds"""
+MAX_RETRY_AFTER = 120.0
+"""maximum number of seconds to wait on a server's request (`Retry-After`)"""
+STALL_TIMEOUT = 60.0
+"""seconds without a byte after which an attempt fails"""
+RETRYABLE_STATUSES = (408, 425, 429)
+"""HTTP client errors (4xx) that are retried: timeout, too early, too many requests"""
 
 T = TypeVar("T")
 
 
-class GaveUp(Exception):
-    """No try succeeded: the reason of the last one, and how many there were."""
+class RetriesExhausted(Exception):
+    """Failure of all attempts; the message holds the last error and the number of attempts."""
 
 
 class Attempt:
-    """One try, and what it has written so far to `target` (`size` bytes, where that is known)."""
+    """One attempt of a transfer into `target`, of `size` bytes where that is known."""
 
     def __init__(self, target: BinaryIO | None = None, size: int | None = None) -> None:
         self.target = target
         self.size = size
-        self.announced: int | None = None
-        """bytes that the server says will come"""
+        self.reported_size: int | None = None
+        """size in bytes as reported by the server"""
         self.written = 0
-        self.unwritable: OSError | None = None
-        """why `target` took no more: not the sender's fault, and no reason to try again"""
+        """bytes written to `target` so far"""
+        self.target_error: OSError | None = None
+        """error of writing to `target`, which is not retried"""
         self.cancel: Callable[[], None] = lambda: None
-        """ends what the try has started"""
+        """ends what the attempt has started, such as a shell command"""
         self._lock = threading.Lock()
-        self._given_up = False
+        self._abandoned = False
         self._ended = threading.Event()
-        self._moved = time.monotonic()
+        self._last_progress = time.monotonic()
 
     def write(self, data: bytes) -> int:
-        """Append to the target.  Raises what ends a try: a body too long, or no longer wanted."""
-        if self.size is not None and self.announced not in (None, self.size):
-            raise ConnectionError(f"has {self.announced} bytes, expected {self.size}")
+        """Append to the target; returns the number of bytes.
+
+        Raises ConnectionError where the body has another size than `size` or the attempt was
+        abandoned, OSError where the target cannot be written.
+        """
+        if self.size is not None and self.reported_size not in (None, self.size):
+            raise ConnectionError(f"has {self.reported_size} bytes, expected {self.size}")
         if self.size is not None and self.written + len(data) > self.size:
             raise ConnectionError(f"has more bytes than the {self.size} expected")
         with self._lock:
-            if self._given_up or self.target is None:
-                raise ConnectionAbortedError("given up")
+            if self._abandoned or self.target is None:
+                raise ConnectionAbortedError("abandoned")
             rest = memoryview(data)
             while rest:
                 try:
                     rest = rest[self.target.write(rest) :]
                 except OSError as error:
-                    self.unwritable = error
+                    self.target_error = error
                     raise
             self.written += len(data)
-            self._moved = time.monotonic()
+            self._last_progress = time.monotonic()
         return len(data)
 
     def run(self, work: Callable[["Attempt"], T]) -> T:
-        """What `work(self)` returns or raises; TimeoutError where nothing moves for STALL s."""
+        """Return or raise what `work(self)` does in a daemon thread.
+
+        Raises TimeoutError where no byte comes for STALL_TIMEOUT seconds.
+        """
         results: list[T] = []
         errors: list[BaseException] = []
 
@@ -87,29 +95,33 @@ class Attempt:
                 errors.append(error)
             self._ended.set()
 
-        # A daemon: one that is stuck for good must not keep the process from ending.
+        # A daemon: a thread that is stuck must not keep the process alive.
         threading.Thread(target=work_here, name="mae-download", daemon=True).start()
         try:
-            while not self._ended.wait(max(0.0, self._moved + STALL - time.monotonic())):
-                if time.monotonic() - self._moved >= STALL:
-                    raise TimeoutError(f"nothing came for {STALL:g} s")
+            while not self._ended.wait(max(0.0, self._seconds_to_stall())):
+                if self._seconds_to_stall() <= 0:
+                    raise TimeoutError(f"nothing came for {STALL_TIMEOUT:g} s")
         finally:
-            with self._lock:  # from here on a late write cannot reach the target
-                self._given_up = True
+            with self._lock:  # from here on a late write is refused
+                self._abandoned = True
             self.cancel()
         if errors:
             raise errors[0] if isinstance(errors[0], Exception) else ConnectionError("cancelled")
         return results[0]
 
+    def _seconds_to_stall(self) -> float:
+        return self._last_progress + STALL_TIMEOUT - time.monotonic()
 
-def persist(
+
+def call_with_retries(
     work: Callable[[Attempt], T], target: BinaryIO | None = None, size: int | None = None
 ) -> T:
-    """`work` in up to ATTEMPTS tries, `target` emptied before each.
+    """Call `work` in up to MAX_ATTEMPTS attempts, emptying `target` before each.
 
-    Raises GaveUp; UserError as `work` met it; OSError where `target` cannot be written.
+    Raises RetriesExhausted with the last error, a UserError of `work` at once, and OSError where
+    `target` cannot be written.
     """
-    for number in range(1, ATTEMPTS + 1):
+    for number in range(1, MAX_ATTEMPTS + 1):
         if target is not None:
             target.seek(0)
             target.truncate()
@@ -119,53 +131,67 @@ def persist(
         except UserError:
             raise
         except Exception as error:
-            if attempt.unwritable is not None:
-                raise attempt.unwritable from None
-            cause = _cause(error)
-            reason, final = _judge(cause)
-            asked_for = _asked_for(cause)
-            if final or number == ATTEMPTS:
+            if attempt.target_error is not None:
+                raise attempt.target_error from None
+            cause = _root_cause(error)
+            if not _is_retryable(cause) or number == MAX_ATTEMPTS:
                 times = "once" if number == 1 else f"{number} times"
-                raise GaveUp(f"{reason} (tried {times})") from None
-        time.sleep(max(_delay(number), asked_for))
+                raise RetriesExhausted(f"{_reason(cause)} (tried {times})") from None
+            retry_after = _retry_after(cause)
+        time.sleep(max(_retry_delay(number), retry_after))
     raise AssertionError("unreachable")
 
 
-def _delay(number: int) -> float:
-    """Seconds after the try of that number; not the same for all who failed at one time."""
-    return min(LONGEST_DELAY, FIRST_DELAY * 2 ** (number - 1) * (1 + random.random() / 2))
+def _retry_delay(number: int) -> float:
+    """Seconds to wait after attempt `number`, with jitter: many clients may fail at one time."""
+    return min(MAX_DELAY, FIRST_DELAY * 2 ** (number - 1) * (1 + random.random() / 2))
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What went wrong: fsspec says "not found" of whatever it was."""
+def _root_cause(error: BaseException) -> BaseException:
+    """Error behind a FileNotFoundError of fsspec, which it raises for errors of any kind."""
     if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         return error.__cause__
     return error
 
 
-def _judge(error: BaseException) -> tuple[str, bool]:
-    """(what to tell, whether trying again is useless)."""
-    if hasattr(error, "status") and error.__cause__ is not None:
-        return "the answer is no HTTP", False  # aiohttp gives it 400, as if the server had said so
+def _is_malformed_answer(error: BaseException) -> bool:
+    """True for an answer that is no HTTP, to which aiohttp itself gives the status 400."""
+    return hasattr(error, "status") and error.__cause__ is not None
+
+
+def _lacks_credentials(error: BaseException) -> bool:
+    # By its text: botocore, whose error it is, may not be installed.
+    return "Unable to locate credentials" in str(error)
+
+
+def _is_retryable(error: BaseException) -> bool:
+    """True unless another attempt would certainly fail as well."""
+    if _is_malformed_answer(error):
+        return True
+    if status := _status(error):
+        return status >= 500 or status in RETRYABLE_STATUSES
+    return not (isinstance(error, FileNotFoundError | PermissionError) or _lacks_credentials(error))
+
+
+def _reason(error: BaseException) -> str:
+    """One line for the user."""
+    if _is_malformed_answer(error):
+        return "the answer is no HTTP"
     if status := _status(error):
         phrase = HTTPStatus(status).phrase if status in set(HTTPStatus) else ""
-        return f"HTTP {status} {phrase}".strip(), _is_final(status)
+        return f"HTTP {status} {phrase}".strip()
     if isinstance(error, FileNotFoundError):
-        return "no such file", True
+        return "no such file"
     if isinstance(error, PermissionError):
-        return "access denied", True
-    if "Unable to locate credentials" in str(error):  # botocore's, which may not be installed
-        return "no credentials: set them, or FSSPEC_S3_ANON=true for a public bucket", True
+        return "access denied"
+    if _lacks_credentials(error):
+        return "no credentials: set them, or FSSPEC_S3_ANON=true for a public bucket"
     lines = str(error).strip().splitlines()
-    return (lines[-1][:200] if lines else type(error).__name__), False
-
-
-def _is_final(status: int) -> bool:
-    return 400 <= status < 500 and status not in WORTH_A_RETRY
+    return lines[-1][:200] if lines else type(error).__name__
 
 
 def _status(error: Any) -> int | None:
-    """The HTTP status in an error of aiohttp, httpx, botocore or gcsfs."""
+    """HTTP status (400 to 599) of an error of aiohttp, httpx, botocore or gcsfs, else None."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
@@ -176,8 +202,8 @@ def _status(error: Any) -> int | None:
     return status if isinstance(status, int) and 400 <= status < 600 else None
 
 
-def _asked_for(error: Any) -> float:
-    """Seconds that a server which is overloaded asks us to wait (`Retry-After`); 0.0 else."""
+def _retry_after(error: Any) -> float:
+    """Seconds to wait as requested by an overloaded server (header Retry-After), else 0.0."""
     if _status(error) not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         return 0.0
     response = getattr(error, "response", None)
@@ -191,7 +217,7 @@ def _asked_for(error: Any) -> float:
         seconds = float(value) if value.isdigit() else _seconds_until(value)
     except ValueError:
         return 0.0
-    return min(LONGEST_ASKED_FOR, max(0.0, seconds))
+    return min(MAX_RETRY_AFTER, max(0.0, seconds))
 
 
 def _seconds_until(date: str) -> float:
@@ -199,7 +225,7 @@ def _seconds_until(date: str) -> float:
 
 
 class BackgroundThreads:
-    """`count` daemon threads that do what is submitted, the oldest first."""
+    """Pool of `count` daemon threads that run submitted calls in order of submission."""
 
     def __init__(self, count: int, name: str) -> None:
         self._count = count
@@ -209,7 +235,7 @@ class BackgroundThreads:
             threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
     def submit(self, call: Callable[..., T], *arguments: Any) -> "Future[T]":
-        """What `call(*arguments)` will return or raise."""
+        """Queue `call(*arguments)`; the future holds its result or error."""
         future: Future[T] = Future()
 
         def work() -> None:
@@ -224,7 +250,7 @@ class BackgroundThreads:
         return future
 
     def close(self) -> None:
-        """Begin nothing more, and wait for nothing: what runs ends by itself, or with us."""
+        """Drop all queued calls and return at once; running calls end on their own or at exit."""
         self._closed = True
         for _ in range(self._count):
             self._waiting.put(None)

@@ -1,4 +1,4 @@
-"""How bytes come: fsspec's file systems, and the output of a command."""
+"""Transport of bytes: fsspec's file systems, and the output of shell commands."""
 
 import atexit
 import os
@@ -17,30 +17,32 @@ from mae.storage import retry
 from mae.storage.retry import Attempt
 
 CHUNK = 4 << 20
+"""bytes per read"""
 EXTRAS = {
     "s3": ("s3fs", "s3"),
     "s3a": ("s3fs", "s3"),
     "gs": ("gcsfs", "gcs"),
     "gcs": ("gcsfs", "gcs"),
 }
+"""scheme → (package, extra of mae that installs it)"""
 
 
 def receive_file(location: str, attempt: Attempt) -> None:
-    """The whole file, written to the attempt.  Raises whatever the library raises."""
+    """Write a whole remote file to `attempt`.  Raises whatever the library raises."""
     files, path, scheme = backend(location)
     if scheme in ("http", "https"):
-        # One request; what reads a web file in pieces would ask for its length first.
-        files.get_file(path, _FileLike(attempt), callback=_Announcement(attempt))
+        # One request; opening the file to read it in chunks would request its length first.
+        files.get_file(path, _WritableFile(attempt), callback=_SizeCallback(attempt))
         return
-    # S3 files name their version in each request: an object replaced midway is an error.
+    # s3fs sends the object's version with each request: an object replaced midway is an error.
     with files.open(path, "rb", block_size=CHUNK, cache_type="none") as file:
-        attempt.announced = getattr(file, "size", None)
+        attempt.reported_size = getattr(file, "size", None)
         while chunk := file.read(CHUNK):
             attempt.write(chunk)
 
 
-class _FileLike:
-    """An attempt, as fsspec wants a file to look."""
+class _WritableFile:
+    """File interface of an attempt, for fsspec."""
 
     def __init__(self, attempt: Attempt) -> None:
         self.write = attempt.write
@@ -53,21 +55,21 @@ class _FileLike:
         pass
 
 
-class _Announcement(Callback):
-    """Hears the length that the server announces."""
+class _SizeCallback(Callback):
+    """Callback that records the size reported by the server."""
 
     def __init__(self, attempt: Attempt) -> None:
         super().__init__()
         self.attempt = attempt
 
     def set_size(self, size: int | None) -> None:
-        self.attempt.announced = size
+        self.attempt.reported_size = size
 
 
 def run_pipe(command: str, attempt: Attempt) -> None:
-    """What a shell command prints, written to the attempt.
+    """Write the standard output of a shell command to `attempt`.
 
-    Raises ConnectionError with its last words where it fails.
+    Raises ConnectionError with the last line of its standard error where the command fails.
     """
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
@@ -80,11 +82,11 @@ def run_pipe(command: str, attempt: Attempt) -> None:
         )
 
         def kill() -> None:
-            with suppress(ProcessLookupError):  # the shell and all that it has started
+            with suppress(ProcessLookupError):  # the shell and its child processes
                 os.killpg(process.pid, signal.SIGKILL)
 
         attempt.cancel = kill
-        atexit.register(kill)  # where nobody waits for this thread any more
+        atexit.register(kill)  # this thread is not joined at exit
         try:
             assert process.stdout is not None
             with process.stdout:
@@ -96,24 +98,24 @@ def run_pipe(command: str, attempt: Attempt) -> None:
         finally:
             code = process.wait()
             atexit.unregister(kill)
-            attempt.cancel = lambda: None  # the number may be another process's by now
+            attempt.cancel = lambda: None  # the process id may be reused by now
         if code:
             errors.seek(0)
-            said = errors.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
-            raise ConnectionError(f"exit code {code}" + (f": {said[-1]}" if said else ""))
+            lines = errors.read()[-2000:].decode("utf-8", "replace").strip().splitlines()
+            raise ConnectionError(f"exit code {code}" + (f": {lines[-1]}" if lines else ""))
 
 
 def backend(location: str) -> tuple[Any, str, str]:
-    """(fsspec's file system, the file's name in it, the scheme).
+    """Resolve an address to (fsspec file system, path in it, scheme).
 
-    Asked for in every call: fsspec keeps one per process, and a process that was forked must
-    not use its parent's.  Raises UserError for a scheme unknown or a package not installed.
+    Called anew for every transfer: fsspec caches file systems per process, and a forked process
+    must not use its parent's.  Raises UserError for an unknown scheme or a missing package.
     """
     scheme, _, rest = location.partition("://")
     scheme = scheme.lower()
     web: dict[str, Any] = {}
     if scheme in ("http", "https"):
-        # What is quoted already is sent as it is: a signature may be over the very letters.
+        # A quoted address is sent unchanged: its signature may cover the quoted spelling.
         web = {"get_client": _web_client, "encoded": "%" in rest}
     try:
         files = fsspec.filesystem(scheme, use_listings_cache=False, **web)
@@ -123,19 +125,20 @@ def backend(location: str) -> tuple[Any, str, str]:
         package, extra = EXTRAS[scheme]
         raise UserError(f"{scheme}://…: needs {package}: pip install 'mae[{extra}]'") from None
     except ValueError:
-        raise UserError(f"{scheme}://…: no kind of address that is known") from None
+        raise UserError(f"{scheme}://…: unknown kind of address") from None
     return files, files._strip_protocol(f"{scheme}://{rest}"), scheme
 
 
 async def _web_client(**options: Any) -> aiohttp.ClientSession:
-    """A session with the environment's proxies, no limit on the whole time, bodies as they are.
+    """Session with the environment's proxies, without compression or total timeout.
 
-    Its own default ends every transfer after five minutes.  No connection is kept: after a fork
-    two processes would hold it.
+    aiohttp's default timeout ends every transfer after five minutes.  Connections are closed
+    after each request: two processes would share them after a fork.
     """
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=retry.STALL_TIMEOUT)
     defaults: dict[str, Any] = {
         "trust_env": True,
-        "timeout": aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=retry.STALL),
+        "timeout": timeout,
         "headers": {"Accept-Encoding": "identity"},
         "connector": aiohttp.TCPConnector(force_close=True),
     }

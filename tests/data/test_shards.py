@@ -70,7 +70,7 @@ def test_home_is_expanded(folder, monkeypatch):
         (["https://h/a.tar?sig=1", "https://h/a.tar?sig=2"], "shard named twice: https://h/a.tar"),
         (["https://u:p@h/a.tar", "https://h/a.tar"], "shard named twice: https://h/a.tar"),
         (["https://host/a-*.tar"], "https://host/a-*.tar: web servers do not list files"),
-        (["gopher://host/*.tar"], "gopher://…: no kind of address that is known"),
+        (["gopher://host/*.tar"], "gopher://…: unknown kind of address"),
         (["pipe:cat train-000.tar"], "pipe:cat train-000.tar: would run a command"),
         (["nope.json"], "no such shard: nope.json"),
     ],

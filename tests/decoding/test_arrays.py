@@ -16,7 +16,7 @@ def npy(values):
 
 
 def claiming(descr, shape, payload=b"", version=1):
-    """A file with any header at all."""
+    """`.npy` file with an arbitrary header."""
     file = io.BytesIO()
     header = {"descr": descr, "fortran_order": False, "shape": shape}
     write = {1: np.lib.format.write_array_header_1_0, 2: np.lib.format.write_array_header_2_0}
@@ -33,14 +33,14 @@ def refused(data, channels=3, bits=16):
 
 @pytest.fixture
 def values():
-    """`values(shape, dtype)` draws an array."""
+    """Function `values(shape, dtype)` that draws a random array."""
     rng = np.random.default_rng(0)
     return lambda shape, dtype: rng.integers(0, np.iinfo(dtype).max, shape, dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7, 31])
-def test_both_layouts_come_out_channels_first(values, dtype, channels):
+def test_both_layouts_decode_to_channels_first(values, dtype, channels):
     last = values((20, 30, channels), dtype)
     bits = 8 * last.dtype.itemsize
     for stored in (last, last.transpose(2, 0, 1), np.asfortranarray(last)):
@@ -50,7 +50,7 @@ def test_both_layouts_come_out_channels_first(values, dtype, channels):
         assert pixels.permute(1, 2, 0).is_contiguous()
 
 
-def test_without_channels(values):
+def test_array_without_channel_axis(values):
     gray = values((20, 30), np.uint8)
     data = npy(gray)
     assert read_info(data, "npy")[:4] == (20, 30, 1, 8)
@@ -80,18 +80,18 @@ def test_both_versions_of_the_header(version):
         ((4, 20, 5), (20, 5, 4)),
     ],
 )
-def test_the_shorter_axis_is_the_channels_where_no_number_is_wanted(values, shape, native):
+def test_shorter_axis_holds_the_channels_without_a_requested_number(values, shape, native):
     stored = values(shape, np.uint8)
     assert read_info(npy(stored), "npy")[:4] == (*native, 8)
     expected = stored if shape == native else stored.transpose(1, 2, 0)
     assert np.array_equal(decode_native(npy(stored), "npy").permute(1, 2, 0).numpy(), expected)
 
 
-def test_a_wanted_number_of_channels_decides_the_axis(values):
+def test_requested_number_of_channels_determines_the_axis(values):
     stored = values((5, 20, 4), np.uint8)
     assert decode(npy(stored), "npy", 5).shape == (5, 20, 4)
     assert decode(npy(stored), "npy", 4).shape == (4, 5, 20)
-    both = values((4, 20, 4), np.uint8)  # the last of two that fit
+    both = values((4, 20, 4), np.uint8)  # both axes fit: the last
     assert np.array_equal(decode(npy(both), "npy", 4).permute(1, 2, 0).numpy(), both)
 
 
@@ -99,12 +99,12 @@ def test_a_wanted_number_of_channels_decides_the_axis(values):
     "shape",
     [(20, 30), (224, 224, 3), (3, 224, 224), (8, 8, 3), (31, 200, 300), (40, 60, 5), (90, 80, 600)],
 )
-def test_shapes_whose_axes_are_clear(shape):
+def test_unambiguous_shapes_pass(shape):
     check_axes(shape)
 
 
 @pytest.mark.parametrize("shape", [(64, 64, 224), (224, 64, 64), (8, 8, 20), (31, 20, 30)])
-def test_shapes_whose_axes_are_not(shape):
+def test_ambiguous_shapes_are_refused(shape):
     with pytest.raises(
         BadImage, match=r"may both be the channels.*pack it without --resize"
     ) as bad:
@@ -116,11 +116,11 @@ def test_other_channel_counts_are_refused(values):
     data = npy(values((20, 30, 7), np.uint8))
     assert refused(data) == "has 7 channels, but data.in_chans is 3"
     assert refused(npy(values((20, 30), np.uint8)), 4) == "has 1 channel, but data.in_chans is 4"
-    # Nothing says that the fourth is alpha.
+    # The fourth channel is not declared as alpha.
     assert refused(npy(values((20, 30, 4), np.uint8))).startswith("has 4 channels")
 
 
-def test_bits(values):
+def test_depth_is_checked_and_widened(values):
     stored = values((20, 30, 3), np.uint16)
     assert refused(npy(stored), bits=8) == "16 bits a channel, but data.bits is 8"
     narrow = stored.astype(np.uint8)
@@ -129,7 +129,7 @@ def test_bits(values):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16", "int8", "bool", "uint32", "complex64"])
-def test_other_values_are_refused_by_name(dtype):
+def test_unsupported_dtypes_are_named(dtype):
     expected = f"{dtype} values: uint8 or uint16 expected"
     assert refused(npy(np.zeros((4, 4, 3), dtype))) == expected
     assert refused(npy(np.zeros((4, 4, 3), np.dtype(dtype).newbyteorder(">")))) == expected
@@ -165,7 +165,7 @@ def test_nothing_is_unpickled(tmp_path):
                 read(extension)
     assert not harm.exists()
     np.load(io.BytesIO(file.getvalue()), allow_pickle=True)[0, 0].close()
-    assert harm.exists()  # the file would have done it
+    assert harm.exists()  # unpickling the file does create it
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 4, 4, 3)])
@@ -175,18 +175,18 @@ def test_other_shapes_are_refused(shape):
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0), (4, 0, 3), (4, 4, 0), (-4, -4, 3)])
-def test_no_pixels_are_refused(shape):
+def test_images_without_pixels_are_refused(shape):
     assert refused(claiming("|u1", shape)).startswith("has no pixels")
 
 
-def test_more_and_fewer_bytes_than_announced_are_refused():
+def test_wrong_number_of_bytes_is_refused():
     data = npy(np.zeros((4, 5), np.uint16))
     for held in (0, 39, 41):
         message = f"does not decode: {held} bytes of values where 40 are announced"
         assert refused((data + b"\0")[: len(data) - 40 + held], 1) == message
 
 
-def test_what_claims_to_be_huge_is_refused():
+def test_huge_shapes_are_refused():
     for shape in [(2**31, 2**31), (10**9, 10**9, 3), (100, 100, 10**12), (10**12, 100, 100)]:
         assert refused(claiming("<u2", shape)).startswith("refused: "), shape
 

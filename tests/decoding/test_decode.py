@@ -32,7 +32,7 @@ def encoded(image, format, **options):
 
 
 def pillow(data, channels):
-    """The referee: [h w c] as Pillow decodes and converts."""
+    """Reference: [h w c] as Pillow decodes and converts."""
     with Image.open(io.BytesIO(data)) as image:
         pixels = np.array(image.convert({1: "L", 3: "RGB"}[channels]))
     return pixels.reshape(*pixels.shape[:2], channels)
@@ -53,7 +53,7 @@ def refused(data, extension="jpg", channels=3, bits=8):
 
 
 def png(width, height, bits, color_type, raw):
-    """A PNG by hand, for what Pillow does not write."""
+    """PNG file for kinds that Pillow does not write."""
 
     def chunk(name, data):
         return (
@@ -91,7 +91,7 @@ def test_jpeg_agrees_with_pillow(picture, mode, options, channels, mean, most):
     assert far.mean() <= mean and far.max() <= most
 
 
-def test_jpeg_agrees_with_the_image_it_was_made_from(picture):
+def test_jpeg_is_close_to_its_source_image(picture):
     pixels = decode(encoded(picture, "JPEG", quality=95), "jpeg", 3).permute(1, 2, 0).numpy()
     assert np.abs(pixels.astype(int) - np.array(picture)).mean() < 2
 
@@ -105,7 +105,7 @@ def test_png_equals_pillow(picture, mode, channels):
     assert difference(encoded(image, "PNG"), "png", channels).max() == 0
 
 
-def test_png_keeps_every_pixel(picture):
+def test_png_is_lossless(picture):
     pixels = decode(encoded(picture, "PNG"), "png", 3)
     assert np.array_equal(pixels.permute(1, 2, 0).numpy(), np.array(picture))
 
@@ -129,24 +129,24 @@ def test_one_bit_is_black_and_white():
 
 @pytest.mark.parametrize("extension", ["jpg", "jpeg", "png"])
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_content_counts_not_the_extension(picture, extension, format):
+def test_format_is_detected_from_the_content(picture, extension, format):
     assert difference(encoded(picture, format), extension, 3).max() == 0
 
 
 def test_exif_orientation_is_ignored(picture):
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # rotated by 90 degrees
     assert decode(encoded(picture, "JPEG", exif=exif), "jpg", 3).shape == (3, 60, 80)
 
 
-def test_bytes_may_be_a_buffer(picture):
+def test_bytearray_decodes_like_bytes(picture):
     for format in ("JPEG", "PNG"):
         data = encoded(picture, format)
         assert torch.equal(decode(bytearray(data), "jpg", 3), decode(data, "jpg", 3))
 
 
-def test_inks_in_luma_and_chroma_equal_pillow():
-    """Adobe's YCCK, stored inverted."""
+def test_ycck_equals_pillow():
+    """Adobe's YCCK (inverted CMYK as luma and chroma)."""
     inks = np.random.default_rng(0).integers(0, 256, (60, 80, 4), dtype=np.uint8)
     data = imagecodecs.jpeg_encode(inks, colorspace="cmyk", outcolorspace="ycck")
     with Image.open(io.BytesIO(data)) as image:
@@ -156,7 +156,7 @@ def test_inks_in_luma_and_chroma_equal_pillow():
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_few_bits_of_gray_cover_the_whole_range(bits):
+def test_low_bit_depth_gray_is_scaled_to_the_full_range(bits):
     levels = 2**bits
     packed = np.packbits(
         np.unpackbits(np.arange(levels, dtype=np.uint8)[:, None], axis=1)[:, -bits:]
@@ -178,13 +178,13 @@ def deep(channels, size=(5, 7)):
 
 @pytest.mark.parametrize("stored", DEEP.values(), ids=DEEP)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_are_refused_not_cut_to_eight(stored, channels):
+def test_sixteen_bits_are_refused_where_eight_are_requested(stored, channels):
     message = refused(deep(stored)[1], "png", channels)
     assert message == "16 bits a channel, but data.bits is 8"
 
 
 @pytest.mark.parametrize("stored", DEEP.values(), ids=DEEP)
-def test_sixteen_bits_of_png_are_exact(stored):
+def test_sixteen_bit_png_is_exact(stored):
     values, data = deep(stored)
     for pixels in (decode(data, "png", stored, 16), decode_native(data, "png")):
         assert pixels.dtype == torch.uint16
@@ -198,7 +198,7 @@ def test_sixteen_bits_of_png_are_exact(stored):
     assert np.abs(gray - luma).max() <= 1
 
 
-def test_a_transparent_colour_of_sixteen_bits_is_ignored():
+def test_transparent_colour_of_a_sixteen_bit_png_is_ignored():
     values, data = deep(3)
     body = b"tRNS" + values[0, 0].astype(">u2").tobytes()
     chunk = struct.pack(">I", 6) + body + struct.pack(">I", zlib.crc32(body))
@@ -206,23 +206,23 @@ def test_a_transparent_colour_of_sixteen_bits_is_ignored():
     assert np.array_equal(decode(data, "png", 3, 16).permute(1, 2, 0).numpy(), values)
 
 
-def test_truncated_sixteen_bits_are_refused():
+def test_truncated_sixteen_bit_png_is_refused():
     for stored in DEEP.values():
         _, data = deep(stored, (50, 70))
         for end in (40, 60, len(data) // 2, len(data) - 100):
             assert refused(data[:end], "png", stored, 16).startswith("does not decode: ")
 
 
-def test_damaged_sixteen_bits_are_refused(capfd):
+def test_damaged_sixteen_bit_png_is_refused(capfd):
     _, data = deep(3, (50, 70))
     for place in range(60, len(data) - 16, 997):
         damaged = bytearray(data)
         damaged[place] ^= 1
         assert refused(damaged, "png", 3, 16).startswith("does not decode: broken PNG file")
-    assert capfd.readouterr() == ("", "")  # of libpng's warnings
+    assert capfd.readouterr() == ("", "")  # no warnings of libpng
 
 
-def test_sixteen_bit_colour_without_imagecodecs_says_what_to_install(monkeypatch):
+def test_missing_imagecodecs_is_reported_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     assert decode(deep(1)[1], "png", 1, 16).dtype == torch.uint16  # needs Pillow alone
     message = refused(deep(3)[1], "png", 3, 16)
@@ -254,14 +254,14 @@ def test_animations_are_refused(picture, format):
         read_info(data, format.lower())
 
 
-def test_a_second_picture_in_a_jpeg_is_no_animation(picture):
+def test_second_picture_in_a_jpeg_is_ignored(picture):
     other = picture.transpose(Image.Transpose.ROTATE_180)
     data = encoded(picture, "MPO", save_all=True, append_images=[other], quality=90)
     assert torch.equal(decode(data, "jpg", 3), decode(encoded(picture, "JPEG", quality=90), "", 3))
 
 
 @pytest.mark.parametrize("format", ["GIF", "BMP", "PPM", "EPS"])
-def test_other_formats_of_pillow_are_not_opened(picture, format):
+def test_pillows_other_formats_are_refused(picture, format):
     assert refused(encoded(picture, format)) == "does not decode: no JPEG, PNG or WebP inside"
 
 
@@ -280,14 +280,19 @@ def test_native_channels(picture, mode, channels):
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3), ("CMYK", 3)])
-def test_a_jpegs_header_tells_size_and_channels(picture, mode, channels):
+def test_jpeg_header_has_size_and_channels(picture, mode, channels):
     data = encoded(picture.convert(mode), "JPEG", quality=95)
     assert read_info(data, "jpg")[:4] == (60, 80, channels, 8)
-    assert read_info(data[: len(data) // 2], "jpg")[:4] == (60, 80, channels, 8)  # no more is read
+    assert read_info(data[: len(data) // 2], "jpg")[:4] == (
+        60,
+        80,
+        channels,
+        8,
+    )  # the header suffices
     assert decode_native(data, "jpg").shape == (channels, 60, 80)
 
 
-def test_lossy_files_are_told_from_others(picture):
+def test_is_lossy(picture):
     alpha = picture.convert("RGBA")
     alpha.putalpha(99)
     for image in (picture, alpha):
@@ -299,7 +304,7 @@ def test_lossy_files_are_told_from_others(picture):
         assert not is_lossy(data)
 
 
-def test_pixels_lie_channels_last_and_are_ours_to_write(picture):
+def test_pixels_are_channels_last_and_writable(picture):
     for extension, data in valid_files(picture).items():
         pixels = decode(data, extension, 3, 16)
         assert pixels.permute(1, 2, 0).is_contiguous()
@@ -307,13 +312,13 @@ def test_pixels_lie_channels_last_and_are_ours_to_write(picture):
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_truncated_jpeg_is_refused(picture, progressive):
+def test_truncated_jpeg_is_refused(picture, progressive):
     data = encoded(picture, "JPEG", progressive=progressive)
     for end in [*range(0, len(data), 37), len(data) - 2, len(data) - 1]:
         assert refused(data[:end]).startswith("does not decode: "), end
 
 
-def test_a_truncated_png_is_refused(picture):
+def test_truncated_png_is_refused(picture):
     data = encoded(picture, "PNG")
     last_pixels = len(data) - 12 - 4 - 4  # the end chunk and two checksums follow
     for end in [*range(0, last_pixels, 37), last_pixels - 8]:
@@ -330,7 +335,7 @@ def test_garbage_is_refused(data, extension):
     assert refused(data, extension).startswith("does not decode: ")
 
 
-def test_damage_is_refused_or_decoded_but_never_crashes(picture):
+def test_random_damage_never_crashes(picture):
     rng = np.random.default_rng(0)
     for format in ("JPEG", "PNG"):
         whole = encoded(picture, format)
@@ -354,7 +359,7 @@ def test_decompression_bombs_are_refused(picture, monkeypatch, format, share):
     assert refused(data).startswith("refused: Image size (4800 pixels) exceeds limit")
 
 
-def test_a_png_that_claims_to_be_huge_is_refused():
+def test_huge_png_is_refused_by_its_header():
     assert refused(png(50_000, 50_000, 8, 0, b"")[:60], "png").startswith("refused: Image size")
 
 
@@ -380,7 +385,7 @@ def test_open_image_reads_the_header_alone(picture, tmp_path):
         image.load()
 
 
-def test_real_photographs_agree_with_pillow(shared_data):
+def test_photographs_agree_with_pillow(shared_data):
     with tarfile.open(shared_data / "clothing" / "test-000000.tar") as tar:
         photographs = [member for member in tar if member.name.endswith((".jpg", ".jpeg"))]
         for member in photographs[:5]:
@@ -395,7 +400,7 @@ from mae.decoding.decode import decode, read_info
 from mae.decoding.pixels import BadImage
 folder = Path(sys.argv[1])
 for whole in folder.glob("whole.*"):
-    decode(whole.read_bytes(), whole.suffix[1:], 1)  # so that all is imported
+    decode(whole.read_bytes(), whole.suffix[1:], 1)  # imports everything
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 32 * 2**20,) * 2)
 for claim in sorted(folder.glob("claim-*")):
@@ -432,8 +437,8 @@ def webp_claiming(side):
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body + bytes(50)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux how much is allocated")
-def test_bombs_are_refused_before_anything_is_allocated(picture, tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the allocated memory from /proc")
+def test_huge_images_are_refused_without_allocating_memory(picture, tmp_path):
     claims = [
         ("png", png(50_000, 50_000, 8, 0, b"")),
         ("png", png(9_500, 9_500, 8, 0, b"")),  # just above the limit
@@ -454,7 +459,7 @@ def test_bombs_are_refused_before_anything_is_allocated(picture, tmp_path):
 
 
 def valid_files(picture):
-    """By extension, one file of each format."""
+    """One file of each format, by extension."""
     values = np.array(picture)
     tiff, strips, npy = io.BytesIO(), io.BytesIO(), io.BytesIO()
     tifffile.imwrite(tiff, values, compression="lzw", predictor=True, tile=(32, 32))
@@ -480,7 +485,9 @@ def files(picture):
 @given(data=st.data())
 def test_damaged_files_decode_or_are_refused(files, extension, data):
     damaged = bytearray(files[extension])
-    places = st.integers(0, len(damaged) - 1) | st.integers(-400, 400)  # most lies at the ends
+    places = st.integers(0, len(damaged) - 1) | st.integers(
+        -400, 400
+    )  # headers and trailers more often
     for place in data.draw(st.lists(places, max_size=4)):
         damaged[place % len(damaged)] = data.draw(st.integers(0, 255))
     damaged = damaged[: data.draw(st.just(len(damaged)) | st.integers(0, len(damaged)))]

@@ -1,4 +1,4 @@
-"""nvImageCodec on the CPU, which is all that can be had everywhere."""
+"""Decoding with nvImageCodec, on the CPU, which needs no GPU."""
 
 import io
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 
 from mae.base.errors import UserError
 from mae.decoding.decode import decode
-from mae.decoding.on_device import JpegDecoder, JpegFile, left_to_device
+from mae.decoding.on_device import JpegDecoder, JpegFile, jpeg_for_device
 
 CPU = torch.device("cpu")
 
@@ -29,14 +29,14 @@ def jpeg(image, **options):
 
 
 def rotated():
-    """EXIF data that ask for a quarter of a turn."""
+    """EXIF data with a rotation by 90 degrees."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return exif
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pixels_are_those_of_our_decoder(picture, channels):
+def test_pixels_equal_those_of_decode(picture, channels):
     files = [
         jpeg(picture),
         jpeg(picture, subsampling=0),
@@ -49,24 +49,24 @@ def test_pixels_are_those_of_our_decoder(picture, channels):
     for image, data in zip(found, files, strict=True):
         pixels = decode(data, "jpg", channels)
         height, width = pixels.shape[1:]
-        assert left_to_device(data, channels) == JpegFile(data, (channels, height, width))
+        assert jpeg_for_device(data, channels) == JpegFile(data, (channels, height, width))
         assert image is not None and torch.equal(image.permute(2, 0, 1), pixels)
 
 
-def test_what_cannot_be_decoded_is_missing_and_disturbs_no_other(picture, capfd):
+def test_undecodable_files_are_none_and_others_decode(picture, capfd):
     good = jpeg(picture)
     found = JpegDecoder(CPU, 3)([good, good[: len(good) // 2], b"nonsense", b"", good])
     assert [image is None for image in found] == [False, True, True, True, False]
     assert capfd.readouterr().err == ""
 
 
-def test_a_device_gets_what_it_surely_knows(picture, monkeypatch):
+def test_jpeg_for_device_takes_plain_complete_jpegs_only(picture, monkeypatch):
     good = jpeg(picture)
-    assert left_to_device(good, 3) == JpegFile(good, (3, 61, 83))
+    assert jpeg_for_device(good, 3) == JpegFile(good, (3, 61, 83))
     png = io.BytesIO()
     picture.save(png, "PNG")
     rgb = simplejpeg.encode_jpeg(np.ascontiguousarray(picture), colorspace="RGB")
-    assert left_to_device(rgb, 3) is not None  # coded as YCbCr
+    assert jpeg_for_device(rgb, 3) is not None  # coded as YCbCr
     for other in (
         png.getvalue(),
         jpeg(picture.convert("CMYK")),
@@ -75,19 +75,19 @@ def test_a_device_gets_what_it_surely_knows(picture, monkeypatch):
         good + b"what a camera adds",
         b"",
     ):
-        assert left_to_device(other, 3) is None
+        assert jpeg_for_device(other, 3) is None
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 61 * 83 - 1)
-    assert left_to_device(good, 3) is None
+    assert jpeg_for_device(good, 3) is None
 
 
-def test_without_the_library_one_line(monkeypatch):
+def test_missing_library_is_reported_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", None)
     with pytest.raises(UserError, match=r"needs nvImageCodec: pip install 'mae\[decode-on-device"):
         JpegDecoder(CPU, 3)
 
 
 class Codec:
-    """A library that fails as it is told to."""
+    """Fake library whose decoder calls `fail` first and decodes nothing."""
 
     def __init__(self, fail):
         self.fail = fail
@@ -120,8 +120,8 @@ def broken():
         (lambda: None, "nvImageCodec decodes no JPEG on cpu: Failed to load nvjpeg library!"),
     ],
 )
-def test_a_library_that_does_not_work_is_found_at_the_start(monkeypatch, capfd, fail, message):
-    """As where nvJPEG is missing: it says so on stderr when it is imported, and goes on."""
+def test_broken_library_is_detected_at_construction(monkeypatch, capfd, fail, message):
+    """Without nvJPEG, importing the library succeeds and only prints the cause to stderr."""
 
     def load(name):
         os.write(2, b"Failed to load\nnvjpeg library!\n")
@@ -133,7 +133,7 @@ def test_a_library_that_does_not_work_is_found_at_the_start(monkeypatch, capfd, 
     assert capfd.readouterr().err == ""
 
 
-def test_a_library_that_cannot_be_loaded_says_why(monkeypatch):
+def test_import_error_is_reported(monkeypatch):
     def load(name):
         raise ImportError("libcudart.so.13: cannot open shared object file")
 
@@ -142,7 +142,7 @@ def test_a_library_that_cannot_be_loaded_says_why(monkeypatch):
         JpegDecoder(CPU, 3)
 
 
-def test_a_device_that_fails_later_is_an_error_of_ours(picture):
+def test_device_error_during_decoding_is_a_user_error(picture):
     decoder = JpegDecoder(CPU, 3)
 
     class Full:

@@ -26,7 +26,7 @@ def pillow_tiff(image, **options):
 
 
 def patched(data, code, value, field=2, count=1):
-    """The file with another value in a tag of its first page."""
+    """File with one tag of its first page overwritten."""
     data = bytearray(data)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         place = file.pages.first.tags[code].offset
@@ -38,7 +38,7 @@ def patched(data, code, value, field=2, count=1):
 
 
 def native(data, extension="tif"):
-    """[h w c], after checking that header and pixels agree."""
+    """Decode to [h w c] and check that header and pixels agree."""
     pixels = decode_native(data, extension)
     height, width, channels, bits, _ = read_info(data, extension)
     assert pixels.shape == (channels, height, width)
@@ -90,7 +90,7 @@ def test_pixels_are_exact(compression, layout, dtype, channels):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("compression", ["lzw", "zlib"])
-def test_differences_along_rows(dtype, compression):
+def test_horizontal_predictor(dtype, compression):
     values = drawn(3, dtype)
     for layout in LAYOUTS:
         data = tiff(values, compression=compression, predictor=True, **layout)
@@ -117,7 +117,7 @@ def test_tiff_equals_pillow(picture, mode, compression, channels):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["strip", "strips", "tiles"])
-def test_jpeg_inside_equals_pillow(picture, mode, layout):
+def test_jpeg_compression_equals_pillow(picture, mode, layout):
     values = np.array(picture.convert(mode))
     for options in ({}, {"subsampling": (2, 2)}, {"photometric": "rgb"}):
         if mode == "L" and options:
@@ -143,7 +143,7 @@ def test_orientation_is_applied_as_pillow_does(picture, orientation):
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("white_is_zero", [False, True])
-def test_few_bits_cover_the_whole_range(bits, white_is_zero):
+def test_low_bit_depth_is_scaled_to_the_full_range(bits, white_is_zero):
     levels = np.arange(2**bits, dtype=np.uint8).repeat(4).reshape(1, -1)
     photometric = "miniswhite" if white_is_zero else "minisblack"
     stored = levels.astype(bool) if bits == 1 else levels
@@ -161,7 +161,7 @@ def test_white_is_zero_is_inverted(dtype):
         assert np.array_equal(native(data)[..., 0], np.iinfo(dtype).max - values)
 
 
-def test_twelve_bits_are_taken_as_they_are():
+def test_twelve_bit_values_are_unchanged():
     values = drawn(1, np.uint16)[..., 0] >> 4
     for options in ({}, {"bitspersample": 12}):  # in 16-bit words, and packed
         data = tiff(values, photometric="minisblack", **options)
@@ -198,7 +198,7 @@ def test_alpha_is_dropped_where_declared(dtype, channels):
     assert refused(other) == f"has {channels} channels, but data.in_chans is 3"
 
 
-def test_premultiplied_alpha_is_divided_out_as_pillow_does():
+def test_premultiplied_alpha_is_converted_as_pillow_does():
     values = drawn(4)
     values[:10, :, 3], values[10:20, :, 3] = 0, 255
     data = tiff(values, photometric="rgb", extrasamples=["assocalpha"])
@@ -207,10 +207,10 @@ def test_premultiplied_alpha_is_divided_out_as_pillow_does():
     deep = values.astype(np.uint16) * 257
     data = tiff(deep, photometric="rgb", extrasamples=["assocalpha"])
     ratio = native(data)[10:20, :, :3].astype(int)
-    assert np.array_equal(ratio, deep[10:20, :, :3])  # opaque: untouched
+    assert np.array_equal(ratio, deep[10:20, :, :3])  # opaque: unchanged
 
 
-def test_channels_that_do_not_convert_are_refused():
+def test_other_channel_counts_are_refused():
     data = tiff(drawn(7), photometric="minisblack", planarconfig="contig")
     assert refused(data) == "has 7 channels, but data.in_chans is 3"
     assert refused(tiff(drawn(3)), 7) == "has 3 channels, but data.in_chans is 7"
@@ -219,7 +219,7 @@ def test_channels_that_do_not_convert_are_refused():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int16", "int8", "uint32", "complex64"])
-def test_other_values_are_refused_by_name(dtype):
+def test_unsupported_dtypes_are_named(dtype):
     data = tiff(np.zeros((5, 5), dtype))
     message = f"{dtype} values: uint8 or uint16 expected"
     assert refused(data, 1) == message
@@ -227,7 +227,7 @@ def test_other_values_are_refused_by_name(dtype):
         read_info(data, "tif")
 
 
-def test_pages_are_counted():
+def test_several_pages_are_refused():
     values = drawn(3)
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as writer:
@@ -239,7 +239,7 @@ def test_pages_are_counted():
 
 
 @pytest.mark.parametrize("copies_in", ["subifds", "pages", "pages-first"])
-def test_reduced_copies_are_no_pages(copies_in):
+def test_reduced_copies_do_not_count_as_pages(copies_in):
     values = drawn(3)
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as writer:
@@ -252,7 +252,7 @@ def test_reduced_copies_are_no_pages(copies_in):
     assert np.array_equal(native(file.getvalue()), values)
 
 
-def test_a_ring_of_pages_is_refused():
+def test_ring_of_pages_is_refused():
     data = bytearray(tiff(drawn(3)))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         place = file.pages.first.offset
@@ -271,7 +271,7 @@ def test_truncated_files_are_refused(compression, layout):
 
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib", "jpeg"])
 @pytest.mark.parametrize("share", [0, 0.5, 0.99])
-def test_strips_shorter_than_they_have_to_be_are_refused(compression, share):
+def test_too_short_strips_are_refused(compression, share):
     data = tiff(drawn(3), compression=compression)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         (size,) = file.pages.first.databytecounts
@@ -296,22 +296,22 @@ def test_strips_shorter_than_they_have_to_be_are_refused(compression, share):
     ids="wide high flat thin samples far nowhere long none rows".split(),
 )
 @pytest.mark.parametrize("compression", [None, "zlib"])
-def test_lies_are_refused(code, value, compression):
+def test_inconsistent_tags_are_refused(code, value, compression):
     data = tiff(drawn(1, np.uint16)[..., 0], compression=compression)
-    lie = patched(data, code, value, field=2 if code == 277 else 4)
-    assert refused(lie, 1).startswith(("does not decode: ", "refused: ", "has no pixels"))
+    altered = patched(data, code, value, field=2 if code == 277 else 4)
+    assert refused(altered, 1).startswith(("does not decode: ", "refused: ", "has no pixels"))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["strip", "strips", "tiles"])
-def test_wrong_lzw_codes_are_refused_and_kill_no_process(layout):
+def test_wrong_lzw_codes_are_refused_without_crashing(layout):
     data = bytearray(tiff(drawn(3), compression="lzw", **layout))
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         start = file.pages.first.dataoffsets[-1]
-    data[start + 1] |= 0x7F  # the code after the first: of a string far away
+    data[start + 1] |= 0x7F  # second code: not in the table yet
     assert refused(data) == "does not decode: wrong LZW code"
 
 
-def test_tiles_that_claim_to_be_huge_are_refused():
+def test_huge_tiles_are_refused():
     data = tiff(drawn(1)[..., 0], compression="zlib", tile=(16, 16))
     for code in (322, 323):
         assert refused(patched(data, code, 2**31 - 16, field=4), 1)
@@ -319,7 +319,7 @@ def test_tiles_that_claim_to_be_huge_are_refused():
     assert refused(data, 1).startswith("refused: ")
 
 
-def test_a_jpeg_larger_than_its_strip_is_refused():
+def test_jpeg_larger_than_its_strip_is_refused():
     data = bytearray(tiff(drawn(1, size=(48, 64))[..., 0], compression="jpeg"))
     place = data.index(b"\xff\xc0") + 5  # height, width
     data[place : place + 4] = struct.pack(">HH", 60_000, 60_000)
@@ -337,7 +337,7 @@ def test_a_jpeg_larger_than_its_strip_is_refused():
     ],
     ids=["jpeg2000", "webp", "lab"],
 )
-def test_what_is_not_supported_is_named(options, message):
+def test_unsupported_kinds_are_named(options, message):
     assert refused(tiff(drawn(3), **options)).startswith(message)
 
 
@@ -363,7 +363,7 @@ def test_garbage_is_refused(data):
     assert message.startswith("does not decode: ") or message == "holds no pages, one expected"
 
 
-def test_without_tifffile_the_message_says_what_to_install(monkeypatch):
+def test_missing_packages_are_reported_with_their_install_command(monkeypatch):
     data = tiff(drawn(3))
     for missing in ("tifffile", "imagecodecs"):
         with monkeypatch.context() as patch:
@@ -372,7 +372,7 @@ def test_without_tifffile_the_message_says_what_to_install(monkeypatch):
             assert refused(data) == message
 
 
-def test_content_counts_not_the_extension(picture):
+def test_format_is_detected_from_the_content(picture):
     data = pillow_tiff(picture)
     for extension in ("jpg", "tif", "png"):
         assert np.array_equal(native(data, extension), np.array(picture))
@@ -381,7 +381,7 @@ def test_content_counts_not_the_extension(picture):
     assert np.array_equal(native(file.getvalue(), "tif"), np.array(picture))
 
 
-def test_damage_is_told_without_noise(caplog, capfd):
+def test_damaged_files_cause_no_log_output(caplog, capfd):
     data = bytearray(tiff(drawn(3), compression="zlib"))
     for place in range(8, len(data), 97):
         damaged = bytearray(data)

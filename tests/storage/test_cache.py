@@ -26,7 +26,7 @@ PLENTY = 10**9
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch, fast_retries):
     """Waits for room and retries too short to notice."""
-    monkeypatch.setattr(cache, "WAIT_FOR_ROOM", 0.01)
+    monkeypatch.setattr(cache, "ROOM_POLL_INTERVAL", 0.01)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def refused(shard_cache, *args, error=StorageError, **options):
         {"version": "one", "size": len(DATA)},
     ],
 )
-def test_one_download_serves_for_good(server, folder, options):
+def test_cached_shard_is_downloaded_once(server, folder, options):
     url = server.serve("/a.tar", body(DATA))
     path = ShardCache(folder, PLENTY).fetch(url, **options)
     assert path.read_bytes() == DATA
@@ -73,7 +73,7 @@ def test_one_download_serves_for_good(server, folder, options):
     assert server.gets("/a.tar") == 1
 
 
-def test_what_was_fetched_by_version_is_found_by_sha256(server, folder):
+def test_copy_stored_by_version_is_found_by_sha256(server, folder):
     url = server.serve("/a.tar", body(DATA))
     shard_cache = ShardCache(folder, PLENTY)
     path = shard_cache.fetch(url, len(DATA), version="one")
@@ -82,7 +82,7 @@ def test_what_was_fetched_by_version_is_found_by_sha256(server, folder):
     assert server.gets("/a.tar") == 1
 
 
-def test_a_signed_address_is_the_same_tomorrow(server, folder):
+def test_new_signature_uses_the_same_copy(server, folder):
     url = server.serve("/a.tar", body(DATA))
     shard_cache = ShardCache(folder, PLENTY)
     shard_cache.fetch(f"{url}?X-Amz-Date=1&X-Amz-Signature=a", version="one")
@@ -90,7 +90,7 @@ def test_a_signed_address_is_the_same_tomorrow(server, folder):
     assert server.gets("/a.tar") == 1
 
 
-def test_another_version_is_another_copy(server, folder):
+def test_new_version_is_downloaded(server, folder):
     url = server.serve("/a.tar", body(DATA), body(DATA[::-1]))
     shard_cache = ShardCache(folder, PLENTY)
     assert shard_cache.fetch(url, version="one").read_bytes() == DATA
@@ -107,7 +107,7 @@ def test_equal_base_names_are_not_confused(server, folder):
     assert shard_cache.fetch(second, version="one").read_bytes() == DATA[::-1]
 
 
-def test_what_nothing_identifies_is_fetched_anew(server, folder):
+def test_shard_without_identity_is_always_downloaded(server, folder):
     url = server.serve("/a.tar", unannounced(DATA), unannounced(DATA[::-1]))
     shard_cache = ShardCache(folder, PLENTY)
     assert shard_cache.fetch(url).read_bytes() == DATA
@@ -127,7 +127,7 @@ def test_pipes(folder):
 @pytest.mark.parametrize(
     "options", [{"sha256": SHA256}, {"sha256": SHA256, "size": len(DATA)}, {"version": "one"}]
 )
-def test_a_copy_that_was_cut_is_fetched_again(server, folder, options):
+def test_truncated_copy_is_downloaded_again(server, folder, options):
     url = server.serve("/a.tar", body(DATA))
     shard_cache = ShardCache(folder, PLENTY)
     os.truncate(shard_cache.fetch(url, **options), 5000)
@@ -136,7 +136,7 @@ def test_a_copy_that_was_cut_is_fetched_again(server, folder, options):
 
 
 @pytest.mark.parametrize("options", [{"sha256": SHA256, "size": len(DATA)}, {"version": "one"}])
-def test_a_discarded_copy_is_fetched_again(server, folder, options):
+def test_discarded_copy_is_downloaded_again(server, folder, options):
     url = server.serve("/a.tar", body(DATA))
     shard_cache = ShardCache(folder, PLENTY)
     shard_cache.discard(url, **options)
@@ -147,7 +147,7 @@ def test_a_discarded_copy_is_fetched_again(server, folder, options):
     assert server.gets("/a.tar") == 2
 
 
-def test_damage_on_the_way_is_mended_once(server, folder):
+def test_wrong_checksum_is_retried_once(server, folder):
     bad = bytes(len(DATA))
     url = server.serve("/a.tar", body(bad), body(DATA))
     path = ShardCache(folder, PLENTY).fetch(url, len(DATA), SHA256)
@@ -155,7 +155,7 @@ def test_damage_on_the_way_is_mended_once(server, folder):
     assert server.gets("/a.tar") == 2
 
 
-def test_other_bytes_are_never_served(server, folder):
+def test_wrong_checksum_is_an_error(server, folder):
     bad = bytes(len(DATA))
     url = server.serve("/a.tar", body(bad)) + "?sig=SECRET"
     line = refused(ShardCache(folder, PLENTY), url, len(DATA), SHA256)
@@ -169,20 +169,20 @@ def test_other_bytes_are_never_served(server, folder):
     assert not copies(folder)
 
 
-def test_a_web_page_is_no_shard(server, folder):
+def test_error_page_is_not_cached(server, folder):
     url = server.serve("/a.tar", body(b"<html>Please log in</html>"))
     assert "has 26 bytes, expected 100000" in refused(
         ShardCache(folder, PLENTY), url, len(DATA), SHA256
     )
 
 
-def test_a_failed_download_leaves_nothing(server, folder):
+def test_failed_download_leaves_no_files(server, folder):
     url = server.serve("/a.tar", status(503))
     assert "HTTP 503" in refused(ShardCache(folder, PLENTY), url, version="one")
     assert [path.suffix for path in folder.iterdir()] == [".lock"] * len(list(folder.iterdir()))
 
 
-# Many at once.
+# Concurrency
 
 
 def _fetch_in_child(shard_cache, url, sha256, results):
@@ -226,7 +226,7 @@ def test_many_processes_and_threads_share_a_download(server, folder):
     assert server.gets("/a.tar") == 1
 
 
-def test_who_does_not_wait_is_told_that_another_is_bringing_it(server, folder):
+def test_fetch_without_wait_returns_none_during_a_download(server, folder):
     url = server.serve("/a.tar", slow(DATA, 10, 0.05))
     shard_cache = ShardCache(folder, PLENTY)
     thread = threading.Thread(target=shard_cache.fetch, args=(url, None, SHA256))
@@ -241,12 +241,12 @@ def test_who_does_not_wait_is_told_that_another_is_bringing_it(server, folder):
     assert server.gets("/a.tar") == 1
 
 
-def test_who_does_not_wait_still_fetches_what_nobody_brings(server, folder):
+def test_fetch_without_wait_downloads_where_nobody_else_does(server, folder):
     copy = ShardCache(folder, PLENTY).fetch(server.serve("/a.tar", body(DATA)), wait=False)
     assert copy is not None and copy.read_bytes() == DATA
 
 
-def test_what_nothing_identifies_is_shared_while_it_comes(server, folder):
+def test_concurrent_fetches_without_identity_share_a_download(server, folder):
     url = server.serve("/a.tar", slow(DATA, 10, 0.05))
     shard_cache = ShardCache(folder, PLENTY)
     threads = [threading.Thread(target=shard_cache.fetch, args=(url,)) for _ in range(6)]
@@ -257,7 +257,7 @@ def test_what_nothing_identifies_is_shared_while_it_comes(server, folder):
     assert server.gets("/a.tar") == 1
 
 
-def test_a_waiter_takes_over_from_a_killed_process(server, folder):
+def test_waiting_process_takes_over_from_a_killed_one(server, folder):
     url = server.serve("/a.tar", stall(DATA), body(DATA))
     shard_cache = ShardCache(folder, PLENTY)
     context = multiprocessing.get_context("fork")
@@ -283,7 +283,7 @@ def test_a_waiter_takes_over_from_a_killed_process(server, folder):
     assert not list(folder.glob("*.part"))
 
 
-def test_leftovers_of_killed_processes_are_cleaned_away(server, folder):
+def test_parts_of_killed_processes_are_deleted(server, folder):
     ((first, options),) = shards(server, 1)
     folder.mkdir(parents=True)
     (folder / "abc-900.part").write_bytes(bytes(900))
@@ -294,15 +294,15 @@ def test_leftovers_of_killed_processes_are_cleaned_away(server, folder):
         assert [part.name for part in folder.glob("*.part")] == ["abd-900.part"]
 
 
-def test_a_cache_travels_to_workers(folder):
+def test_cache_can_be_pickled(folder):
     shard_cache = ShardCache(folder, 5, True)
     assert pickle.loads(pickle.dumps(shard_cache)) == shard_cache
 
 
-# The limit.
+# Size limit
 
 
-def test_the_least_recently_used_go_first(server, folder):
+def test_least_recently_used_copies_are_evicted_first(server, folder):
     shard_cache = ShardCache(folder, 3000)
     wanted = shards(server, 5)
     paths = []
@@ -317,14 +317,14 @@ def test_the_least_recently_used_go_first(server, folder):
     assert sum(path.stat().st_size for path in copies(folder)) == 3000
 
 
-def test_links_to_what_was_given_up_go_too(server, folder):
+def test_links_to_evicted_copies_are_deleted(server, folder):
     shard_cache = ShardCache(folder, 2000)
     for url, options in shards(server, 6):
         shard_cache.fetch(url, options["size"], version="one")
     assert len(list(folder.glob("*.ref"))) <= 3
 
 
-def test_a_reader_keeps_what_is_given_up(server, folder):
+def test_open_copy_stays_readable_after_eviction(server, folder):
     first, second = shards(server, 2)
     shard_cache = ShardCache(folder, 1000)
     with shard_cache.fetch(first[0], **first[1]).open("rb") as file:
@@ -333,18 +333,18 @@ def test_a_reader_keeps_what_is_given_up(server, folder):
         assert file.read() == bytes(1000)
 
 
-def test_what_is_given_up_before_it_is_open_is_fetched_again(server, folder):
+def test_copy_evicted_before_it_is_opened_is_downloaded_again(server, folder):
     ((url, options),) = shards(server, 1)
     shard_cache = ShardCache(folder, 1000)
     stop = threading.Event()
 
-    def give_up_all():
+    def evict_all():
         while not stop.is_set():
             for copy in copies(folder):
                 copy.unlink(missing_ok=True)
             time.sleep(0.001)
 
-    thread = threading.Thread(target=give_up_all)
+    thread = threading.Thread(target=evict_all)
     thread.start()
     try:
         for _ in range(20):
@@ -355,8 +355,8 @@ def test_what_is_given_up_before_it_is_open_is_fetched_again(server, folder):
         thread.join()
 
 
-def test_running_downloads_count(server, folder):
-    """Eight threads, room for two shards: never more on disk, and all get theirs."""
+def test_running_downloads_count_towards_the_limit(server, folder):
+    """Eight threads, room for two shards: never more on disk, and every thread gets its shard."""
     shard_cache = ShardCache(folder, 2000)
     wanted = shards(server, 8)
     for number, (_, options) in enumerate(wanted):
@@ -375,7 +375,7 @@ def test_running_downloads_count(server, folder):
     deadline = time.monotonic() + 30
     while any(thread.is_alive() for thread in threads):
         assert time.monotonic() < deadline
-        sizes = {}  # by inode: one that is renamed during the look is seen twice
+        sizes = {}  # by inode: a file renamed during the listing is listed twice
         for path in folder.iterdir() if folder.exists() else ():
             if path.suffix in (".part", ".tar"):
                 with suppress(FileNotFoundError):
@@ -389,7 +389,7 @@ def test_running_downloads_count(server, folder):
 
 
 @pytest.mark.parametrize("size", [len(DATA), None])
-def test_a_shard_over_the_limit_is_named(server, folder, size):
+def test_shard_over_the_limit_is_refused(server, folder, size):
     url = server.serve("/a.tar", body(DATA))
     line = refused(ShardCache(folder, 50_000), url, size, version="1", error=UserError)
     assert line == f"{url}: 0.0001 GB do not fit into 5e-05 GB: raise data.cache_gb"
@@ -397,17 +397,17 @@ def test_a_shard_over_the_limit_is_named(server, folder, size):
     assert not copies(folder)
 
 
-def test_shards_of_unknown_size_are_counted_afterwards(server, folder):
+def test_shard_of_unknown_size_is_counted_after_its_download(server, folder):
     shard_cache = ShardCache(folder, 2000)
     for number, (url, _) in enumerate(shards(server, 4)):
         shard_cache.fetch(url, version=str(number))
     assert sum(path.stat().st_size for path in copies(folder)) == 2000
 
 
-# The disk.
+# Disk errors
 
 
-def test_a_folder_that_cannot_be_made_is_named(server, tmp_path):
+def test_uncreatable_folder_is_reported(server, tmp_path):
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "cache"
     url = server.serve("/a.tar", body(DATA))
@@ -415,7 +415,7 @@ def test_a_folder_that_cannot_be_made_is_named(server, tmp_path):
     assert line == f"data.cache_dir: {folder}: cannot be used: Not a directory"
 
 
-def test_a_folder_without_permission_is_named(server, folder):
+def test_folder_without_permission_is_reported(server, folder):
     if not os.geteuid():
         pytest.skip("root may write everywhere")
     folder.mkdir(parents=True)
@@ -430,7 +430,7 @@ def _fetch_with_small_files(shard_cache, url, results):
     _fetch_in_child(shard_cache, url, SHA256, results)
 
 
-def test_a_limit_on_files_is_named(server, folder):
+def test_file_size_limit_is_reported(server, folder):
     other = server.serve("/b.tar", body(b"other"))
     url = server.serve("/a.tar", body(DATA))
     shard_cache = ShardCache(folder, PLENTY)
@@ -451,7 +451,7 @@ def test_a_limit_on_files_is_named(server, folder):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 256 KiB."""
+    """File system of 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
@@ -463,7 +463,7 @@ def small_disk(tmp_path):
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_full_disk_makes_room_first(server, small_disk):
+def test_full_disk_evicts_copies(server, small_disk):
     shard_cache = ShardCache(small_disk / "cache", PLENTY)
     for url, options in shards(server, 3, size=100_000):
         path = shard_cache.fetch(url, **options)
@@ -471,7 +471,7 @@ def test_a_full_disk_makes_room_first(server, small_disk):
     assert len(copies(small_disk / "cache")) == 2
 
 
-def test_a_disk_full_of_others_is_named(server, small_disk):
+def test_disk_full_of_other_files_is_reported(server, small_disk):
     shard_cache = ShardCache(small_disk / "cache", PLENTY)
     (small_disk / "filler").write_bytes(bytes(200_000))
     url = server.serve("/a.tar", body(DATA))
@@ -483,7 +483,7 @@ def test_a_disk_full_of_others_is_named(server, small_disk):
     assert shard_cache.fetch(url, len(DATA), SHA256).read_bytes() == DATA
 
 
-def test_a_full_disk_gives_up_copies_before_it_fails(server, folder, monkeypatch):
+def test_full_disk_evicts_copies_before_it_fails(server, folder, monkeypatch):
     shard_cache = ShardCache(folder, PLENTY)
     wanted = shards(server, 3)
     kept = [shard_cache.fetch(url, **options) for url, options in wanted[:2]]

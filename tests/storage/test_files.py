@@ -15,7 +15,7 @@ import pytest
 
 from mae.base.errors import StorageError, UserError
 from mae.storage import files, retry, transport
-from mae.storage.files import download, glob_remote, identity, is_remote, redacted, stat
+from mae.storage.files import canonical_address, download, glob_remote, is_remote, redacted, stat
 from tests.servers import (
     body,
     chunked,
@@ -57,7 +57,7 @@ def refused(location, size=None, allow_pipe=False, error=StorageError):
     return line
 
 
-# Addresses.
+# Addresses
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def refused(location, size=None, allow_pipe=False, error=StorageError):
         ("./pipe:x", False),
     ],
 )
-def test_addresses_are_told_from_paths(location, expected):
+def test_is_remote(location, expected):
     assert is_remote(location) is expected
 
 
@@ -94,37 +94,39 @@ def test_addresses_are_told_from_paths(location, expected):
         ("/data/what?=a@b.tar", "/data/what?=a@b.tar"),
     ],
 )
-def test_secrets_are_cut_out(text, expected):
+def test_secrets_are_redacted(text, expected):
     assert redacted(text) == expected
 
 
-def test_a_signed_address_is_the_same_tomorrow():
+def test_canonical_address_is_without_signature():
     today = "https://u:p@h/a.tar?id=7&X-Amz-Date=1&X-Amz-Signature=abc"
-    assert identity(today) == identity("https://h/a.tar?id=7&X-Amz-Date=2&X-Amz-Signature=x")
-    assert identity(today) != identity(today.replace("id=7", "id=8"))
-    assert identity("https://h/a.tar?sig=1&se=2") == identity("https://h/a.tar")
-    assert identity("s3://b/a?versionId=1") != identity("s3://b/a?versionId=2")
-    assert identity("pipe:cat ?sig=1") == "pipe:cat ?sig=1"
+    assert canonical_address(today) == canonical_address(
+        "https://h/a.tar?id=7&X-Amz-Date=2&X-Amz-Signature=x"
+    )
+    assert canonical_address(today) != canonical_address(today.replace("id=7", "id=8"))
+    assert canonical_address("https://h/a.tar?sig=1&se=2") == canonical_address("https://h/a.tar")
+    assert canonical_address("s3://b/a?versionId=1") != canonical_address("s3://b/a?versionId=2")
+    assert canonical_address("pipe:cat ?sig=1") == "pipe:cat ?sig=1"
 
 
-# The web.
+# HTTP
 
 
 @pytest.mark.parametrize(
     "behaviour", [body(DATA), chunked(DATA), unannounced(DATA), slow(DATA, 5, 0.01)]
 )
-def test_the_whole_body_comes(server, behaviour):
+def test_http_body_is_downloaded_whole(server, behaviour):
     location = server.serve("/a.tar", behaviour)
     assert fetched(location) == DATA
     assert fetched(location, len(DATA)) == DATA
     assert server.gets("/a.tar") == 2
 
 
-def test_an_empty_body_comes(server):
+def test_empty_body_is_downloaded(server):
     assert fetched(server.serve("/a.tar", body(b"")), 0) == b""
 
 
-def test_a_redirect_is_followed(server):
+def test_redirect_is_followed(server):
     server.serve("/there.tar", body(DATA))
     assert fetched(server.serve("/a.tar", redirect("/there.tar"))) == DATA
 
@@ -138,27 +140,27 @@ def test_queries_are_sent(server):
     ("code", "words"),
     [(400, "Bad Request"), (401, "Unauthorized"), (403, "Forbidden"), (410, "Gone")],
 )
-def test_what_the_server_refuses_is_asked_for_once(server, code, words):
+def test_client_errors_are_not_retried(server, code, words):
     location = server.serve("/a.tar", status(code))
     assert refused(location) == f"{location}: HTTP {code} {words} (tried once)"
     assert server.gets("/a.tar") == 1
 
 
-def test_what_is_not_there_is_asked_for_once(server):
+def test_missing_file_is_not_retried(server):
     location = f"{server.url}/nope.tar"
     assert refused(location) == f"{location}: no such file (tried once)"
     assert server.gets("/nope.tar") == 1
 
 
 @pytest.mark.parametrize("code", [408, 429, 500, 502, 503])
-def test_what_may_pass_is_tried_to_the_end(server, code):
+def test_transient_errors_use_all_attempts(server, code):
     location = server.serve("/a.tar", status(code))
     assert f"{location}: HTTP {code} " in (line := refused(location))
     assert line.endswith("(tried 8 times)")
     assert server.gets("/a.tar") == 8
 
 
-def test_pauses_grow(server, monkeypatch):
+def test_retry_delays_grow(server, monkeypatch):
     pauses = []
     monkeypatch.setattr(retry, "FIRST_DELAY", 1.0)
     monkeypatch.setattr(retry.time, "sleep", pauses.append)
@@ -166,13 +168,13 @@ def test_pauses_grow(server, monkeypatch):
     assert len(pauses) == 7
     for number, pause in enumerate(pauses):
         assert min(60, 2**number) <= pause <= min(60, 1.5 * 2**number)
-    assert sum(pauses) > 120  # a server that starts anew is waited for
+    assert sum(pauses) > 120  # long enough for a server to restart
 
 
-def test_pauses_are_not_the_same_for_all(monkeypatch):
-    """So that all who failed at one time do not come back at one time."""
+def test_retry_delays_have_jitter(monkeypatch):
+    """Clients that failed at one time must not all retry at one time."""
     monkeypatch.setattr(retry, "FIRST_DELAY", 1.0)
-    assert len({retry._delay(3) for _ in range(10)}) > 1
+    assert len({retry._retry_delay(3) for _ in range(10)}) > 1
 
 
 IN_AN_HOUR = formatdate(time.time() + 3600, usegmt=True)
@@ -191,7 +193,7 @@ IN_AN_HOUR = formatdate(time.time() + 3600, usegmt=True)
         (500, "7", 0),
     ],
 )
-def test_a_server_is_left_alone_for_as_long_as_it_asks(server, monkeypatch, code, asked, waited):
+def test_retry_after_header_is_respected(server, monkeypatch, code, asked, waited):
     pauses = []
     monkeypatch.setattr(retry.time, "sleep", pauses.append)
     location = server.serve("/a.tar", status(code, retry_after=asked), body(DATA))
@@ -212,8 +214,8 @@ def test_a_server_is_left_alone_for_as_long_as_it_asks(server, monkeypatch, code
     ],
     ids=["503", "cut", "cut in chunks", "stalled"],
 )
-def test_a_failure_that_passes_leaves_no_trace(server, behaviour, monkeypatch):
-    monkeypatch.setattr(retry, "STALL", 0.4)
+def test_download_after_a_transient_failure_is_complete(server, behaviour, monkeypatch):
+    monkeypatch.setattr(retry, "STALL_TIMEOUT", 0.4)
     location = server.serve("/a.tar", behaviour, behaviour, body(DATA))
     assert fetched(location) == DATA
     assert server.gets("/a.tar") == 3
@@ -233,43 +235,43 @@ def test_a_failure_that_passes_leaves_no_trace(server, behaviour, monkeypatch):
     ],
     ids=["cut", "chunks", "no length", "short", "long", "wrong length", "more", "web page"],
 )
-def test_another_length_is_a_failure(server, behaviour):
+def test_unexpected_length_is_an_error(server, behaviour):
     location = server.serve("/a.tar", behaviour)
     line = refused(location, len(DATA))
     assert line.startswith(f"{location}: ")
     assert line.endswith("(tried 8 times)")
 
 
-def test_lengths_are_told(server):
+def test_length_errors_name_both_lengths(server):
     location = server.serve("/a.tar", body(DATA[:5000]))
     assert "has 5000 bytes, expected 200000" in refused(location, len(DATA))
     location = server.serve("/b.tar", unannounced(DATA[:5000]))
     assert "ends at byte 5000 of 200000" in refused(location, len(DATA))
 
 
-def test_a_stall_ends(server, monkeypatch):
-    monkeypatch.setattr(retry, "STALL", 0.2)
-    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+def test_stalled_transfer_fails(server, monkeypatch):
+    monkeypatch.setattr(retry, "STALL_TIMEOUT", 0.2)
+    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
     location = server.serve("/a.tar", stall(DATA))
     start = time.monotonic()
     assert refused(location).endswith("(tried 2 times)")
     assert time.monotonic() - start < 5
 
 
-def test_slow_but_steady_is_no_stall(server, monkeypatch):
-    monkeypatch.setattr(retry, "STALL", 0.6)
+def test_slow_steady_transfer_does_not_stall(server, monkeypatch):
+    monkeypatch.setattr(retry, "STALL_TIMEOUT", 0.6)
     assert fetched(server.serve("/a.tar", slow(DATA, 12, 0.1))) == DATA
     assert server.gets("/a.tar") == 1
 
 
-def test_a_connection_refused_is_tried_again(server):
+def test_refused_connection_is_retried(server):
     line = refused("http://127.0.0.1:1/a.tar")
     assert "127.0.0.1:1" in line
     assert line.endswith("(tried 8 times)")
 
 
 @pytest.mark.parametrize("code", [403, 404, 500])
-def test_signatures_are_in_no_message(server, code):
+def test_messages_contain_no_signatures(server, code):
     location = server.serve("/a.tar", status(code)) + "?X-Amz-Signature=SECRET"
     line = refused(location.replace("://", "://me:SECRET@"))
     assert line.startswith(f"{server.url}/a.tar: ")
@@ -279,7 +281,7 @@ def test_signatures_are_in_no_message(server, code):
     assert "SECRET" not in str(error.value)
 
 
-def test_sizes_and_versions(server):
+def test_stat_size_and_version(server):
     location = server.serve("/a.tar", body(DATA, etag="one"))
     assert stat(location) == (len(DATA), '"one"')
     server.serve("/a.tar", body(DATA, etag="two"))
@@ -288,7 +290,7 @@ def test_sizes_and_versions(server):
     assert stat("pipe:cat a.tar") == (None, "")
 
 
-def test_no_stat_of_what_is_not_there(server):
+def test_stat_of_a_missing_file(server):
     with pytest.raises(StorageError, match=r"nope.tar: HTTP 404 Not Found \(tried once\)"):
         stat(f"{server.url}/nope.tar")
     location = server.serve("/a.tar", status(503))
@@ -296,17 +298,17 @@ def test_no_stat_of_what_is_not_there(server):
         stat(location)
 
 
-def test_web_servers_have_no_globs(server):
+def test_glob_over_http_is_refused(server):
     with pytest.raises(UserError, match=r"/a-\*.tar: web servers do not list files: write {"):
         glob_remote(f"{server.url}/a-*.tar?sig=SECRET")
 
 
-# What every backend shares.
+# All backends
 
 
-def test_a_library_that_never_returns_is_left_alone(monkeypatch):
-    monkeypatch.setattr(retry, "STALL", 0.1)
-    monkeypatch.setattr(retry, "ATTEMPTS", 2)
+def test_stuck_library_call_is_abandoned(monkeypatch):
+    monkeypatch.setattr(retry, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
     release = threading.Event()
     late: list[BaseException] = []
 
@@ -332,7 +334,7 @@ def test_a_library_that_never_returns_is_left_alone(monkeypatch):
     assert target.getvalue() == b"half"
 
 
-def test_a_full_target_is_no_reason_to_try_again(server):
+def test_unwritable_target_is_not_retried(server):
     location = server.serve("/a.tar", body(DATA))
 
     class Full(io.BytesIO):
@@ -348,7 +350,7 @@ def _download_in_child(location, results):
     results.put(fetched(location) == DATA)
 
 
-def test_a_forked_process_downloads(server):
+def test_forked_process_downloads(server):
     location = server.serve("/a.tar", body(DATA))
     assert fetched(location) == DATA
     context = multiprocessing.get_context("fork")
@@ -382,7 +384,7 @@ def test_many_threads_download(server):
     assert results == [True] * 8
 
 
-def test_an_event_loop_may_run_already(server):
+def test_download_inside_a_running_event_loop(server):
     location = server.serve("/a.tar", body(DATA))
 
     async def main():
@@ -391,7 +393,7 @@ def test_an_event_loop_may_run_already(server):
     assert asyncio.run(main()) == DATA
 
 
-def test_missing_packages_are_named(monkeypatch):
+def test_missing_package_is_named_with_its_install_command(monkeypatch):
     def absent(scheme, **options):
         raise ImportError("no such package")
 
@@ -403,30 +405,30 @@ def test_missing_packages_are_named(monkeypatch):
     assert refused("sftp://b/a.tar", error=UserError) == "sftp://…: no such package"
 
 
-def test_unknown_schemes_are_named():
-    assert refused("xyz://b/a.tar", error=UserError) == "xyz://…: no kind of address that is known"
+def test_unknown_scheme_is_named():
+    assert refused("xyz://b/a.tar", error=UserError) == "xyz://…: unknown kind of address"
 
 
-def test_errors_travel_between_processes():
+def test_storage_error_can_be_pickled():
     error = pickle.loads(pickle.dumps(StorageError("https://h/a: no such file")))
     assert str(error) == "https://h/a: no such file"
 
 
-# Pipes.
+# Pipes
 
 
-def test_a_pipe_is_what_the_command_prints():
+def test_pipe_output_is_downloaded():
     assert fetched("pipe:printf 'a{1..2}*' | tr a b", allow_pipe=True) == b"b{1..2}*"
 
 
-def test_a_pipe_must_be_allowed(tmp_path):
+def test_pipe_needs_permission(tmp_path):
     line = refused(f"pipe:touch {tmp_path}/made", error=UserError)
     assert line.startswith(f"pipe:touch {tmp_path}/made: would run a command")
     assert line.endswith("data.allow_pipe=true allows it")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pipe_that_fails_says_why(tmp_path):
+def test_failed_pipe_reports_stderr(tmp_path):
     count = tmp_path / "count"
     command = f"pipe:echo x >> {count}; echo body; echo first >&2; echo last words >&2; exit 3"
     line = refused(command, allow_pipe=True)
@@ -434,7 +436,7 @@ def test_a_pipe_that_fails_says_why(tmp_path):
     assert count.read_text() == "x\n" * 8
 
 
-def test_a_pipe_of_another_length_fails():
+def test_pipe_of_unexpected_length_fails():
     assert "ends at byte 3 of 4" in refused("pipe:printf abc", 4, allow_pipe=True)
 
 
@@ -445,9 +447,9 @@ def has_ended(pid):
         return True
 
 
-def test_a_pipe_that_stalls_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(retry, "STALL", 0.2)
-    monkeypatch.setattr(retry, "ATTEMPTS", 1)
+def test_stalled_pipe_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "STALL_TIMEOUT", 0.2)
+    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 1)
     pids = tmp_path / "pids"
     command = f"pipe:echo half; sleep 1000 & echo $! $$ > {pids}; wait"
     assert "nothing came for 0.2 s" in refused(command, allow_pipe=True)
@@ -460,22 +462,22 @@ def test_a_pipe_that_stalls_is_killed(tmp_path, monkeypatch):
             pytest.fail(f"{pid} still runs")
 
 
-# S3.
+# S3
 
 
-def test_s3_objects_come_whole(s3, monkeypatch):
+def test_s3_object_is_downloaded_whole(s3, monkeypatch):
     monkeypatch.setattr(transport, "CHUNK", 60_000)  # several requests
     s3.put_object(Bucket="bucket", Key="a.tar", Body=DATA)
     assert fetched("s3://bucket/a.tar") == DATA
     assert fetched("S3://bucket/a.tar", len(DATA)) == DATA
 
 
-def test_an_empty_s3_object_comes(s3):
+def test_empty_s3_object_is_downloaded(s3):
     s3.put_object(Bucket="bucket", Key="empty.tar", Body=b"")
     assert fetched("s3://bucket/empty.tar") == b""
 
 
-def test_s3_changes_are_noticed(s3):
+def test_s3_object_changed_midway_is_an_error(s3):
     s3.put_object(Bucket="bucket", Key="b.tar", Body=DATA)
     assert glob_remote("s3://bucket/b*") == ["s3://bucket/b.tar"]
     before = stat("s3://bucket/b.tar")
@@ -489,7 +491,7 @@ def test_s3_changes_are_noticed(s3):
 
 
 @pytest.mark.parametrize("location", ["s3://bucket/nope.tar", "s3://no-bucket/a.tar"])
-def test_s3_objects_that_are_not_there(s3, location):
+def test_missing_s3_object(s3, location):
     line = refused(location)
     assert line.startswith(f"{location}: ")
     assert line.endswith("(tried once)")
@@ -497,7 +499,7 @@ def test_s3_objects_that_are_not_there(s3, location):
         stat(location)
 
 
-def test_s3_without_credentials_is_told_at_once(s3, tmp_path, monkeypatch):
+def test_s3_without_credentials_is_not_retried(s3, tmp_path, monkeypatch):
     s3.put_object(Bucket="bucket", Key="a.tar", Body=DATA)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -516,7 +518,7 @@ def test_s3_without_credentials_is_told_at_once(s3, tmp_path, monkeypatch):
         file_systems.clear_instance_cache()
 
 
-def test_s3_patterns(s3):
+def test_s3_glob(s3):
     for key in ("train/2.tar", "train/1.tar", "train/1.json", "other/1.tar"):
         s3.put_object(Bucket="bucket", Key=key, Body=b"x")
     found = ["s3://bucket/train/1.tar", "s3://bucket/train/2.tar"]
@@ -527,7 +529,7 @@ def test_s3_patterns(s3):
     assert glob_remote("s3://bucket/train/*.tar") == [*found, "s3://bucket/train/3.tar"]
 
 
-def test_a_folder_is_no_file(s3):
+def test_stat_of_a_folder_is_refused(s3):
     s3.put_object(Bucket="bucket", Key="folder/1.tar", Body=b"x")
     with pytest.raises(UserError, match=r"s3://bucket/folder: is a folder: write .*/\*.tar"):
         stat("s3://bucket/folder")

@@ -38,7 +38,7 @@ while len(list(Path(folder, "cache").glob("*.part"))) < 2:
 """
 
 
-def test_results_and_errors_come_back():
+def test_future_holds_result_or_error():
     with BackgroundThreads(2, "test") as background:
         results = [background.submit(divmod, 7, divisor) for divisor in (1, 2, 0)]
         assert [result.result(10) for result in results[:2]] == [(7, 0), (3, 1)]
@@ -46,7 +46,7 @@ def test_results_and_errors_come_back():
             results[2].result(10)
 
 
-def test_so_many_at_a_time_and_the_oldest_first():
+def test_pool_runs_count_calls_at_a_time_in_order():
     begun, release = [], threading.Event()
 
     def work(number):
@@ -63,7 +63,7 @@ def test_so_many_at_a_time_and_the_oldest_first():
     assert sorted(begun[2:]) == [2, 3]
 
 
-def test_what_waits_when_it_is_closed_is_never_begun_and_the_threads_end():
+def test_closed_pool_drops_queued_calls_and_its_threads_end():
     begun, release = [], threading.Event()
 
     def work(number):
@@ -84,7 +84,7 @@ def test_what_waits_when_it_is_closed_is_never_begun_and_the_threads_end():
     assert sorted(begun) == [0, 1]
 
 
-# Whole processes that end while downloads run.
+# Processes that end while downloads run.
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def serve_slowly(server, tmp_path, make_shards):
 def start(script, *arguments):
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
-        # Whoever runs these tests in the background of a shell has it ignored, and so would Python.
+        # A shell ignores SIGINT in background jobs, and Python would inherit that.
         preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
 
@@ -122,7 +122,7 @@ def start(script, *arguments):
 @pytest.mark.parametrize(
     "script", [INDEXING, f"{FETCHING}\ntime.sleep(60)"], ids=["indexing", "fetching ahead"]
 )
-def test_an_interrupted_process_does_not_wait_for_downloads(server, tmp_path, make_shards, script):
+def test_interrupted_process_does_not_wait_for_downloads(server, tmp_path, make_shards, script):
     urls = serve_slowly(server, tmp_path, make_shards)
     with start(script, tmp_path, *urls) as process:
         try:
@@ -136,7 +136,7 @@ def test_an_interrupted_process_does_not_wait_for_downloads(server, tmp_path, ma
 @pytest.mark.parametrize(
     "script", [INDEXING, f"{FETCHING}\nraise SystemExit(1)"], ids=["indexing", "fetching ahead"]
 )
-def test_a_failed_process_does_not_wait_for_downloads(server, tmp_path, make_shards, script):
+def test_failed_process_does_not_wait_for_downloads(server, tmp_path, make_shards, script):
     urls = serve_slowly(server, tmp_path, make_shards)
     if script is INDEXING:
 
@@ -159,7 +159,7 @@ def has_ended(pid):
         return True
 
 
-def test_the_command_of_a_pipe_ends_with_the_process(tmp_path):
+def test_pipe_command_is_killed_with_its_process(tmp_path):
     pid = tmp_path / "pid"
     with start(INDEXING, tmp_path, f"pipe:echo $$ > {pid}; exec sleep 60") as process:
         try:
