@@ -25,11 +25,11 @@ from mae.commands.bench.command import out_option
 from mae.commands.bench.tables import write_result
 from mae.commands.bench.timing import machine, spread
 from mae.commands.bench.training_step import build_objective, synthetic_batch
+from mae.commands.options import positive
 from mae.config.loading import load_config
 from mae.config.sections import Config, LogConfig
 from mae.data.batch import BatchSharding
 from mae.objectives.registry import declaration
-from mae.options.parsing import positive
 from mae.pictures.drawing import save_png
 from mae.training.checkpoint.run import Run
 from mae.training.evaluator import draw_panel, draws_panels

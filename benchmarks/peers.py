@@ -43,9 +43,9 @@ from mae.commands.bench.tables import (
     write_result,
 )
 from mae.commands.bench.timing import ratios, spread
+from mae.commands.options import positive
 from mae.objectives.base import total_loss
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
-from mae.options.parsing import positive
 
 BUILDER = "benchmarks.implementations"
 

@@ -11,10 +11,10 @@ import psutil
 from mae.base.exit_status import exit_code
 from mae.base.files import write_json
 from mae.commands.bench.command import shards_options
+from mae.commands.options import positive
 from mae.config.sections import Config
 from mae.data.batch import BatchSharding
 from mae.data.training_data import open_training_data
-from mae.options.parsing import positive
 
 READINGS = 20
 

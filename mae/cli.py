@@ -1,6 +1,6 @@
-"""The command line: `mae COMMAND …`.
+"""Command line of `mae`: the list of commands, and their dispatch.
 
-Only parsing here: what the commands do, and torch with it, is imported once one is called for.
+Only parsing is imported here; the work of a command, and torch with it, once it runs.
 """
 
 import argparse
@@ -11,31 +11,71 @@ from collections.abc import Sequence
 
 from mae import __version__
 from mae.base.exit_status import FAILED, exit_code
-from mae.commands.bench.command import add_parser as add_bench_parser
-from mae.options.data import add_data_commands
-from mae.options.evaluation import add_evaluation_commands
-from mae.options.export import add_export_commands
-from mae.options.pictures import add_picture_commands
-from mae.options.runs import add_run_commands
-from mae.options.trained_probes import add_trained_probe_commands
+from mae.commands import (
+    attention,
+    attentive,
+    evaluate,
+    export,
+    features,
+    fewshot,
+    index,
+    inspect_batch,
+    knn,
+    neighbours,
+    pack,
+    pca,
+    probe,
+    reconstruct,
+    report,
+    segment,
+    supervise,
+    verify,
+)
+from mae.commands.bench import command as bench
+
+ENTRY_POINTS = {
+    "pretrain": "pretrain, or resume a run (one process)",
+    "finetune": "fine-tune a pretrained encoder to classes",
+}
+"""commands with a parser and a module `mae.NAME` of their own, which accelerate launches, too"""
+COMMANDS = (
+    supervise,
+    pack,
+    index,
+    verify,
+    inspect_batch,
+    report,
+    reconstruct,
+    attention,
+    pca,
+    neighbours,
+    features,
+    knn,
+    probe,
+    fewshot,
+    attentive,
+    segment,
+    evaluate,
+    export,
+    bench,
+)
+"""modules of all other commands, in the order of `mae --help`"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in ("pretrain", "finetune"):  # their settings are no options of ours
-        if "--supervise" in argv:
-            from mae import supervise
-
-            rest = [word for word in argv[1:] if word != "--supervise"]
-            return supervise.main([sys.executable, "-m", f"mae.{argv[0]}", *rest])
-        return importlib.import_module(f"mae.{argv[0]}").main(argv[1:])
+    if argv and argv[0] in ENTRY_POINTS:
+        name, *words = argv
+        if "--supervise" not in words:
+            return importlib.import_module(f"mae.{name}").main(words)
+        words = [word for word in words if word != "--supervise"]
+        argv = ["supervise", sys.executable, "-m", f"mae.{name}", *words]
     args = build_parser().parse_args(argv)
-    module = importlib.import_module(f"mae.commands.{args.module}")
 
     def work() -> int | None:
-        code = getattr(module, args.command)(args)
-        sys.stdout.flush()  # here, where a reader that is gone can still be told of
+        code = args.work(args)
+        sys.stdout.flush()  # a closed pipe raises here, inside the `try` below
         return code
 
     try:
@@ -46,22 +86,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """Parser of all commands and their options."""
     parser = argparse.ArgumentParser(
         prog="mae",
-        description="Pretraining on your own unlabelled images: masked autoencoders first.",
+        description="Self-supervised pretraining on your own images: masked autoencoders and "
+        "other objectives.",
+        epilog="`mae COMMAND --help` has the options of a command. A run on several GPUs: "
+        "accelerate launch -m mae.pretrain CONFIG.",
     )
     parser.add_argument("--version", action="version", version=f"mae {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    commands.add_parser("pretrain", help="pretrain, or continue a run (one process)")
-    commands.add_parser("finetune", help="fine-tune a pretrained encoder to classes")
-    add_data_commands(commands)
-    add_bench_parser(commands)
-    add_run_commands(commands)
-    add_picture_commands(commands)
-    add_export_commands(commands)
-    add_evaluation_commands(commands)
-    add_trained_probe_commands(commands)
+    for name, text in ENTRY_POINTS.items():
+        commands.add_parser(name, help=text)
+    for module in COMMANDS:
+        module.add_parser(commands)
     return parser
 
 

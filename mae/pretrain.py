@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def load() -> Config:
         if args.supervise:
-            raise UserError("--supervise: mae pretrain --supervise …, or python -m mae.supervise …")
+            raise UserError("--supervise: use mae pretrain --supervise …, or mae supervise …")
         return load_config(args.config, args.settings, command=COMMAND)
 
     return start(load, args.dry_run)

@@ -83,6 +83,9 @@ DOES = [
 ]
 
 REFUSES = [
+    Row(
+        "supervise sleep 3", refusal="neither `-m mae.pretrain CONFIG` nor `-m mae.finetune SOURCE`"
+    ),
     Row("finetune {run} output={out}/run", refusal="objective toy, which trains no encoder"),
     Row("reconstruct {run} {test} --mask grid --out {out}/r.png", refusal="--mask: objective toy"),
     Row(

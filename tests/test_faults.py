@@ -500,7 +500,7 @@ def test_an_exception_in_one_process_ends_all(rank, shards, undisturbed_by_two, 
 @pytest.mark.fault
 def test_one_process_of_two_killed_under_the_supervisor(shards, undisturbed_by_two, tmp_path):
     config, chance, kills = write_config(tmp_path, shards), random.Random(5), 5
-    supervise = [sys.executable, "-m", "mae.supervise", "--delay", "0", "--relaunches", "9"]
+    supervise = [sys.executable, "-m", "mae", "supervise", "--delay", "0", "--relaunches", "9"]
     slow = ("log.panel_every=1", "data.workers=1")  # panels take the time in which to kill
     run = Launched([*supervise, *command(config, *slow, processes=2)], tmp_path)
     killed: set[int] = set()

@@ -19,7 +19,7 @@ NAMES = """
     objectives.sections training.checkpoint pretrained_weights
     evaluation export pictures objectives
     training report pack
-    options commands supervise pretrain finetune cli __main__
+    commands pretrain finetune cli __main__
 """
 FLOORS: dict[str, int] = {name: floor for floor, name in enumerate(NAMES.split())}
 

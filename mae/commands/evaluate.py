@@ -1,56 +1,63 @@
-"""`mae evaluate`: classifiers on labelled shards."""
+"""`mae evaluate`: accuracy of a fine-tuned classifier on labelled shards."""
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+from mae.base.device import usable_cores
+from mae.commands.options import add_command, device_option, natural
 
-from mae import __version__
-from mae.base.device import choose_device
-from mae.base.errors import UserError
-from mae.base.files import write_json
-from mae.commands.images import write_png
-from mae.commands.reports import say
-from mae.config.sections import Config
-from mae.data.class_names import class_names
-from mae.data.images import Images
-from mae.data.training_data import open_images, training_manifest
-from mae.evaluation.classification import (
-    Predictions,
-    class_report,
-    class_table,
-    confusion,
-    evaluate_classifier,
-    require_classes,
-)
-from mae.evaluation.confidence import paired_difference
-from mae.evaluation.features import missing_features
-from mae.evaluation.sources import seen_in_train
-from mae.networks.vit import timm_encoder
-from mae.objectives.registry import implementation
-from mae.pictures.confusion import draw_confusion
-from mae.storage.files import is_remote
-from mae.training.checkpoint.files import TrainingState
-from mae.training.checkpoint.run import run_of
-from mae.training.checkpoint.trained import load_pretrained
+if TYPE_CHECKING:
+    from mae.config.sections import Config
+    from mae.data.images import Images
+    from mae.evaluation.classification import Predictions
+    from mae.training.checkpoint.files import TrainingState
 
 
-class Evaluated(NamedTuple):
-    """A run's classifier, and what it made of the images."""
+class EvaluatedRun(NamedTuple):
+    """Classifier of a run, the images, and its predictions."""
 
     config: Config
     state: TrainingState
     images: Images
     predictions: Predictions
     names: list[str]
-    """of the classes"""
+    """names of the classes"""
 
 
-def evaluate(args: argparse.Namespace) -> None:
-    """`mae evaluate`."""
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = add_command(
+        commands,
+        "evaluate",
+        "accuracy of a fine-tuned classifier, overall and by class",
+        run,
+    )
+    parser.add_argument("run", type=Path, help="run folder of `mae finetune`, or its checkpoint")
+    parser.add_argument("--test", nargs="+", required=True, help="labelled shards")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="JSON file; the confusion matrix goes beside it as a PNG "
+        "(default: RUN/evaluation.json)",
+    )
+    parser.add_argument(
+        "--beside", type=Path, metavar="RUN", help="another run to compare with on the same images"
+    )
+    parser.add_argument(
+        "--workers", type=natural, default=usable_cores(), help="decoding processes"
+    )
+    device_option(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluate the run on --test; print accuracies and the files written."""
+    from mae.base.device import choose_device
+    from mae.training.checkpoint.run import run_of
+
     out = args.out or run_of(args.run).folder / "evaluation.json"
     device = choose_device(args.device)
     print(evaluate_run(args.run, args.test, "--test", out, device, args.workers, args.beside))
@@ -65,20 +72,33 @@ def evaluate_run(
     workers: int,
     beside: Path | None = None,
 ) -> str:
-    """Write `out` and the confusion matrix beside it; what there is to tell.
+    """Write `out` and the confusion matrix beside it; the lines to print.
 
-    `key` is what messages call `shards`; `beside` is another run, to be compared with on the same
-    images.  Raises UserError where a folder holds no classifier, the labels are not its classes or
-    more than data.max_bad images cannot be decoded.
+    Messages call `shards` by `key`.  `beside`: another run, to compare with on the same images.
+    Raises UserError where a folder holds no classifier, the labels are not its classes or more
+    than data.max_bad images cannot be decoded.
     """
-    config, state, images, predictions, names = judge_run(folder, shards, key, device, workers)
+    from datetime import UTC, datetime
+
+    import numpy as np
+
+    from mae import __version__
+    from mae.base.files import write_json
+    from mae.commands.frozen import log
+    from mae.commands.images import write_png
+    from mae.evaluation.classification import class_report, class_table, confusion
+    from mae.evaluation.confidence import paired_difference
+    from mae.pictures.confusion import draw_confusion
+    from mae.training.checkpoint.run import run_of
+
+    config, state, images, predictions, names = predict_run(folder, shards, key, device, workers)
     for reason in predictions.skipped:
-        say(f"left out: {reason}")
+        log(f"left out: {reason}")
     seen, run = trained_on(config, images), run_of(folder).folder
     report = class_report(predictions, names)
     lines = [f"{run}, step {state.step:,}", class_table(report)]
     if beside is not None:
-        other = judge_run(beside, shards, key, device, workers).predictions
+        other = predict_run(beside, shards, key, device, workers).predictions
         ours, others = (one.predicted == one.labels for one in (predictions, other))
         above = paired_difference(ours, others, config.train.seed)
         report["above"] = {
@@ -117,10 +137,20 @@ def evaluate_run(
     return "\n".join([*lines, str(out), str(picture)])
 
 
-def judge_run(
+def predict_run(
     folder: Path, shards: Sequence[str], key: str, device: str, workers: int
-) -> Evaluated:
-    """A checkpoint, or the newest of a run, on all `shards`; raises as `evaluate_run` does."""
+) -> EvaluatedRun:
+    """Evaluate a checkpoint, or a run's newest, on all `shards`; raises as `evaluate_run` does."""
+    from mae.base.errors import UserError
+    from mae.data.class_names import class_names
+    from mae.data.training_data import open_images
+    from mae.evaluation.classification import evaluate_classifier, require_classes
+    from mae.evaluation.features import missing_features
+    from mae.networks.vit import timm_encoder
+    from mae.objectives.registry import implementation
+    from mae.training.checkpoint.run import run_of
+    from mae.training.checkpoint.trained import load_pretrained
+
     config, objective, state = load_pretrained(folder)
     names = list(implementation(config.objective).class_names(config, run_of(folder).folder))
     classify: Any = getattr(objective.to(device), "logits", None)
@@ -145,21 +175,27 @@ def judge_run(
         workers=workers,
         max_bad=config.data.max_bad,
     )
-    return Evaluated(config, state, images, predictions, names)
+    return EvaluatedRun(config, state, images, predictions, names)
 
 
 def trained_on(config: Config, test: Images) -> int | None:
-    """Images of `test` that the run was trained on; warns of them, and where it cannot tell (None).
+    """Number of images of `test` that the run was trained on, with a warning if there are any.
 
-    Remote training shards are not fetched for it.
+    None, with a warning, where it is not known: remote training shards are not fetched for it.
     """
+    from mae.base.errors import UserError
+    from mae.commands.frozen import log
+    from mae.data.training_data import training_manifest
+    from mae.evaluation.sources import seen_in_train
+    from mae.storage.files import is_remote
+
     data = config.data
     patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
     try:
         if not any(map(is_remote, patterns)):
-            return seen_in_train(training_manifest(data), test.manifest, say, "data.train")
+            return seen_in_train(training_manifest(data), test.manifest, log, "data.train")
         problem = "its shards are remote"
     except UserError as error:
         problem = str(error)
-    say(f"warning: whether these images were trained on is not known: {problem}")
+    log(f"warning: whether these images were trained on is not known: {problem}")
     return None

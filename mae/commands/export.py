@@ -1,36 +1,103 @@
-"""`mae export`."""
+"""`mae export`: the model of a run for timm, transformers, ONNX and others."""
+
+from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from mae.commands.options import add_command, positive
+from mae.objectives.registry import OBJECTIVES, declaration
 
-from mae.base.errors import UserError
-from mae.commands.images import load_images
-from mae.config.sections import Config
-from mae.data.shards import expand_shards
-from mae.export.card import read_facts
-from mae.export.folder import check_push, export_folder, formats_of, push, writer_of
-from mae.export.subject import Subject, choose_pool, resize
-from mae.objectives.registry import declaration, implementation
-from mae.storage.files import is_remote
-from mae.training.checkpoint.run import run_of
-from mae.training.checkpoint.trained import load_pretrained, refuse_probe
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mae.config.sections import Config
 
 COUNT = 8
-"""images that an export is checked on, at most"""
-
+"""maximum number of images that an export is checked on"""
 NOISE = "noise"
-"""what --images takes instead of files"""
+"""value of --images for random images"""
+SHARED = {
+    "timm": 'for timm.create_model("local-dir:OUT")',
+    "onnx": "a graph for onnxruntime and others",
+    "torch": "a program of torch.export",
+    "plain": "all weights and the settings, for mae itself",
+}
+"""formats of objectives with an encoder of timm's; the last one of any objective"""
 
 
-def export(args: argparse.Namespace) -> None:
-    """`mae export`."""
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = add_command(
+        commands,
+        "export",
+        "write the model of a run for timm, ONNX and others, checked",
+        run,
+        epilog="The export is loaded again by the library it is for, in a fresh process, and its "
+        "outputs are compared with the model's.",
+    )
+    parser.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
+    parser.add_argument("out", type=Path, help="new folder")
+    parser.add_argument("--format", metavar="FORMAT", help=describe_formats())
+    parser.add_argument(
+        "--pool",
+        choices=["token", "avg"],
+        help="vector for an image: the class token, or the mean of the patch tokens (formats timm, "
+        "onnx, torch; default: the class token where there is one)",
+    )
+    parser.add_argument(
+        "--img-size",
+        type=size,
+        metavar="H[,W]",
+        help="image size of the export, positions interpolated as timm does (default: the run's)",
+    )
+    parser.add_argument(
+        "--decoder",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="include the decoder, where the format has a place for it",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        help=f"images or shards to check the export on, or the word {NOISE} (default: the run's)",
+    )
+    parser.add_argument(
+        "--push",
+        metavar="NAME/REPO",
+        help="upload the export to this repository of the Hugging Face hub, private if new",
+    )
+
+
+def describe_formats() -> str:
+    """Help text on all formats, those of every objective included."""
+    formats = [f"{name}: {text}" for name, text in SHARED.items()]
+    for objective in map(declaration, OBJECTIVES):
+        formats += [f"{name}: {text}" for name, text in objective.exports.items()]
+    return f"{'; '.join(formats)} (default: timm for encoders of timm's, plain for others)"
+
+
+def size(text: str) -> tuple[int, int]:
+    """Height and width in pixels: 256 or 256,192."""
+    height, comma, width = text.partition(",")
+    return positive(height), positive(width if comma else height)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the export, check it, print how to load it; upload it with --push."""
+    from mae.export.card import read_facts
+    from mae.export.folder import check_push, export_folder, formats_of, push, writer_of
+    from mae.export.subject import Subject, choose_pool, resize
+    from mae.objectives.registry import implementation
+    from mae.training.checkpoint.run import run_of
+    from mae.training.checkpoint.trained import load_pretrained, refuse_probe
+
     if args.push:
         check_push(args.push)
     refuse_probe(args.run)
     config, model, state = load_pretrained(args.run)
-    run, own = run_of(args.run), implementation(config.objective)
+    trained, own = run_of(args.run), implementation(config.objective)
     write = writer_of(args.format, formats_of(model, own), config.objective)
     pool = choose_pool(model, own, args.pool)
     trained_size = model.img_size
@@ -39,16 +106,16 @@ def export(args: argparse.Namespace) -> None:
     images, checked_on = check_images(args.images, config, model.img_size)
     given = {"--pool": args.pool is not None, "--no-decoder": not args.decoder}
     subject = Subject(
-        config,
-        model,
-        state,
-        pool,
-        args.decoder,
-        trained_size,
-        own.class_names(config, run.folder),
-        frozenset(option for option, is_given in given.items() if is_given),
+        config=config,
+        model=model,
+        state=state,
+        pool=pool,
+        decoder=args.decoder,
+        trained_size=trained_size,
+        class_names=own.class_names(config, trained.folder),
+        options=frozenset(option for option, is_given in given.items() if is_given),
     )
-    facts = read_facts(run, state, declaration(config.objective))
+    facts = read_facts(trained, state, declaration(config.objective))
     done = export_folder(write, subject, images, facts, checked_on, args.out, args.push)
     for line in done.remarks:
         print(line)
@@ -65,11 +132,16 @@ def export(args: argparse.Namespace) -> None:
 def check_images(
     chosen: list[str] | None, config: Config, img_size: tuple[int, int]
 ) -> tuple[Tensor, str]:
-    """Raw images [b c h w] to check an export on, and what they are.
+    """Raw images [b c h w] to check an export on, and a description of them.
 
-    Without a choice the first of the run's held-out or training images, of remote shards where
-    none are on this machine.  Raises UserError where these, or the chosen ones, cannot be read.
+    Default: the first of the run's held-out or training images, from remote shards only where none
+    are on this machine.  Raises UserError where these, or the chosen ones, cannot be read.
     """
+    from mae.base.errors import UserError
+    from mae.commands.images import load_images
+    from mae.data.shards import expand_shards
+    from mae.storage.files import is_remote
+
     if chosen == [NOISE]:
         return noise(config, img_size), f"{NOISE} (--images {NOISE})"
     if chosen:
@@ -83,7 +155,7 @@ def check_images(
         if not patterns:
             continue
         try:
-            # One shard: more would be downloads, or hours of indexing, for a few images.
+            # One shard: more would mean downloads, or hours of indexing, for a few images.
             first = expand_shards(patterns, key, data.allow_pipe)[:1]
             images = load_images(first, config, img_size, COUNT).images
         except UserError as error:  # moved or deleted since, or out of reach
@@ -97,7 +169,9 @@ def check_images(
 
 
 def noise(config: Config, img_size: tuple[int, int]) -> Tensor:
-    """Images as the run takes them, every number of them drawn; the same each time."""
+    """Random images [b c h w] of the run's channels and bits; the same in each call."""
+    import torch
+
     bits = config.data.bits
     generator = torch.Generator().manual_seed(0)
     shape = (COUNT, config.data.in_chans, *img_size)

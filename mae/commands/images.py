@@ -1,5 +1,6 @@
-"""Images of files and shards for the commands that draw, and the files they write."""
+"""Pictures of a run: its objective, images of files or shards, the sheet that is written."""
 
+import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
+from mae.base.device import choose_device
 from mae.base.errors import SampleError, UserError
 from mae.config.sections import Config
 from mae.data.images import Images
@@ -18,28 +20,81 @@ from mae.data.views import CentredViews
 from mae.decoding.decode import decode
 from mae.decoding.pillow import BadImage
 from mae.decoding.pixels import EXTENSIONS
+from mae.evaluation.encoders import ObjectiveEncoder
+from mae.evaluation.features import EncoderOutputs, encoder_outputs, missing_features
+from mae.objectives.base import Objective
 from mae.pictures.drawing import save_png
 from mae.pictures.html import write_document
 from mae.pictures.sheet import Sheet, draw_sheet, render_sheet
+from mae.training.checkpoint.run import run_of
+from mae.training.checkpoint.trained import load_pretrained, refuse_probe
 
 PICTURES = (".png", ".html")
 
 
+class PictureSource(NamedTuple):
+    """Objective of RUN on its device, in evaluation mode, for a command that draws."""
+
+    args: argparse.Namespace
+    """as parsed, with `picture_options`"""
+    config: Config
+    objective: Objective
+    step: int
+    title: str
+    """of the sheet"""
+
+    def lacking(self, what: str) -> UserError:
+        """Error for an objective without `what`, which the command needs."""
+        return missing_features(self.args.run, self.config.objective, what, self.args.command)
+
+    def load(self, limit: int | None = None) -> "Loaded":
+        """The first `limit` images of the command line (default: --count), on the device."""
+        args = self.args
+        size = self.objective.img_size
+        images, names = load_images(args.images, self.config, size, limit or args.count)
+        return Loaded(images.to(choose_device(args.device)), names)
+
+    def outputs(self) -> EncoderOutputs:
+        """Vectors and tokens that the objective's encoder has."""
+        objective, device = self.objective, choose_device(self.args.device)
+        encode = ObjectiveEncoder(objective)
+        return encoder_outputs(objective, encode, objective.img_size, self.config, device)
+
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of patch tokens; raises UserError where there are none."""
+        size = self.outputs().patch_size
+        if size is None:
+            raise self.lacking("patch tokens")
+        height, width = self.objective.img_size
+        return height // size[0], width // size[1]
+
+
 class Loaded(NamedTuple):
-    """Centred views, and what to call them."""
+    """Centred views of images, and their names."""
 
     images: Tensor
     """uint8 or uint16 [b c h w]"""
     names: list[str]
 
 
+def open_picture_source(args: argparse.Namespace, what: str) -> PictureSource:
+    """The objective of `args.run`; `what` the sheet shows, for its title.
+
+    Raises UserError for a run of a probe, and where there is no checkpoint.
+    """
+    refuse_probe(args.run)
+    config, objective, state = load_pretrained(args.run)
+    title = f"{args.run}, step {state.step:,}: {what}"
+    return PictureSource(args, config, objective.to(choose_device(args.device)), state.step, title)
+
+
 def load_images(
     sources: Sequence[str], config: Config, size: tuple[int, int], limit: int
 ) -> Loaded:
-    """The first `limit` images of image files, or else of shards, as centred views of `size`.
+    """The first `limit` images of image files, or of shards, as centred views of `size` pixels.
 
-    Bad ones are named on stderr and skipped.  Raises UserError where a file cannot be read or no
-    image is usable.
+    Images that do not decode are named on stderr and skipped.  Raises UserError where a file
+    cannot be read or no image is usable.
     """
     if all(Path(source).suffix[1:].lower() in EXTENSIONS for source in sources):
         found = _of_files(sources, config, size)
@@ -97,15 +152,19 @@ def sample_name(images: Images, number: int) -> str:
     return short if label == NO_LABEL else f"{short}\nclass {label}"
 
 
-def check_picture(out: Path) -> Path:
-    """`out`, if its ending tells how to write it; UserError else."""
+def picture_path(args: argparse.Namespace, name: str) -> Path:
+    """--out, or `name`.png in the run's folder, also where RUN is one of its checkpoints.
+
+    Raises UserError where --out has another ending than .png or .html.
+    """
+    out = args.out or run_of(args.run).folder / f"{name}.png"
     if out.suffix.lower() not in PICTURES:
         raise UserError(f"--out: {out} must end in {' or '.join(PICTURES)}")
     return out
 
 
 def write_sheet(sheet: Sheet, out: Path) -> None:
-    """Write a PNG or, where `out` is named so, an HTML page; UserError where that cannot be."""
+    """Write a PNG or an HTML page, by the ending of `out`; raises UserError if it cannot."""
     if out.suffix.lower() == ".html":
         write_document(render_sheet(sheet), out)
     else:
@@ -113,7 +172,7 @@ def write_sheet(sheet: Sheet, out: Path) -> None:
 
 
 def write_png(image: Image.Image, out: Path) -> None:
-    """UserError where `out` cannot be written."""
+    """Write a PNG; raises UserError if it cannot be written."""
     try:
         save_png(image, out)
     except OSError as error:

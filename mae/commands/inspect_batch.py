@@ -1,49 +1,74 @@
-"""`mae inspect-batch`."""
+"""`mae inspect-batch`: names and pictures of the images of one training step."""
+
+from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+from mae.commands.options import add_command, positive
 
-from mae.base.errors import UserError
-from mae.commands.images import write_png
-from mae.data.training_data import open_training_data
-from mae.data.views import PixelViews
-from mae.pictures.drawing import tile
-from mae.training.checkpoint.files import newest_checkpoint
-from mae.training.checkpoint.run import Run
-from mae.training.checkpoint.trained import build_objective
+if TYPE_CHECKING:
+    from mae.training.checkpoint.run import Run
 
 
-def inspect_batch(args: argparse.Namespace) -> None:
-    """`mae inspect-batch`."""
-    run = Run(args.run)
-    config, data = open_training_data(run.config())
-    refuse_other_samples(run, data.manifest.fingerprint)
-    size, steps = config.train.batch_size, args.step
-    names = data.names(steps, size)
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = add_command(
+        commands, "inspect-batch", "names and pictures of the images of one training step", run
+    )
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("step", type=positive, help="step, as numbered in the log and events.jsonl")
+    parser.add_argument(
+        "--count", type=positive, default=64, help="maximum number of images in the picture"
+    )
+    parser.add_argument("--out", type=Path, help="PNG (default: RUN/batch-STEP.png)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the names of the step's images; write a picture of the crops.
+
+    Raises UserError where the run was trained on other data than data.train has now.
+    """
+    import torch
+
+    from mae.commands.images import write_png
+    from mae.data.training_data import open_training_data
+    from mae.data.views import PixelViews
+    from mae.pictures.drawing import tile
+    from mae.training.checkpoint.run import Run
+    from mae.training.checkpoint.trained import build_objective
+
+    trained = Run(args.run)
+    config, data = open_training_data(trained.config())
+    refuse_other_samples(trained, data.manifest.fingerprint)
+    size, step = config.train.batch_size, args.step
+    names = data.names(step, size)
     # The crops of the run, though it may have made them on its device: the same within rounding
     # and the differences of decoders.
     img_size = build_objective(config).img_size
     views = PixelViews(
         data.manifest, data.order, config.data, img_size, config.data.in_chans, data.cache
     )
-    first = (steps - 1) * size
+    first = (step - 1) * size
     batch = views.batch(range(first, first + min(size, args.count)))
-    replaced = {bad.sample: bad.reason for bad in batch.bad}
     for number, name in enumerate(names):
         print(f"{number:5}  {name}")
-    for reason in replaced.values():
+    for reason in {bad.sample: bad.reason for bad in batch.bad}.values():
         print(f"replaced  {reason}")
     white = torch.iinfo(batch.images.dtype).max
-    out = args.out or args.run / f"batch-{steps:09d}.png"
+    out = args.out or args.run / f"batch-{step:09d}.png"
     name = "crops, decoded here" if config.data.decode_on_device else "crops as trained on"
     crops = {name: batch.images.float() / white}
-    write_png(tile(crops, f"{args.run}, step {steps}, the first {len(batch.images)}"), out)
+    write_png(tile(crops, f"{args.run}, step {step}, the first {len(batch.images)}"), out)
     print(out)
 
 
 def refuse_other_samples(run: Run, fingerprint: str) -> None:
-    """UserError where the run was trained on other samples than data.train has now."""
+    """Raise UserError where the run was trained on other samples than data.train has now."""
+    from mae.base.errors import UserError
+    from mae.training.checkpoint.files import newest_checkpoint
+
     found = newest_checkpoint(run.checkpoints)
     if found and found.state.data != fingerprint:
         raise UserError(

@@ -177,7 +177,7 @@ def test_a_wrong_name_and_no_budget_are_refused(run, data, given, tmp_path, caps
     assert main(["features", str(run), data[0], "--out", str(tmp_path / "a.npz")]) == 2
     assert "must end in .safetensors" in capsys.readouterr().err
     assert main(["fewshot", str(run), *given, "--shots", "--percent"]) == 2
-    assert "give one of them at least" in capsys.readouterr().err
+    assert "give at least one of them" in capsys.readouterr().err
     assert main(["fewshot", str(run), *given, "--shots", "21", "--percent"]) == 2
     assert "class 0 has 20 samples, not 21" in capsys.readouterr().err
 
@@ -185,9 +185,9 @@ def test_a_wrong_name_and_no_budget_are_refused(run, data, given, tmp_path, caps
 def test_what_is_measured_stands_in_the_help(capsys):
     for command, words in {
         "features": "one safetensors file",
-        "knn": "smoke signal for MAE",
-        "probe": "told apart by planes",
-        "fewshot": "where labels are dear",
+        "knn": "For MAE it is a smoke signal only",
+        "probe": "hyperplanes in the frozen, standardised features",
+        "fewshot": "where labels are scarce",
     }.items():
         with pytest.raises(SystemExit):
             main([command, "--help"])

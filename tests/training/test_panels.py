@@ -9,10 +9,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mae.cli import main
-from mae.commands import pictures
+from mae.commands.reconstruct import COLUMNS
 from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.mae import pictures as mae_pictures
-from mae.options.pictures import COLUMNS
 from mae.pictures.attention import last_attention
 from mae.training.checkpoint.run import Run
 from tests.runs import write_config
@@ -76,7 +75,7 @@ def test_a_classifier_is_looked_into_too(command, classifier, shards, tmp_path, 
         looked.append(vit)
         return last_attention(vit, *rest)
 
-    monkeypatch.setattr(pictures, "last_attention", spy)
+    monkeypatch.setattr("mae.pictures.attention.last_attention", spy)
     out = tmp_path / "sheet.html"
     among = ["--among", shards, "-k", "3"] if command == "neighbours" else []
     arguments = [command, str(classifier), shards, "--count", "2", "--out", str(out), *among]

@@ -1,11 +1,12 @@
 """Parser of `mae bench`; the work of each subcommand is in the module of its name."""
 
 import argparse
+import importlib
 from pathlib import Path
 from typing import Any
 
 from mae.base.device import usable_cores
-from mae.options.parsing import amount, command, device_option, natural, positive
+from mae.commands.options import add_command, amount, device_option, natural, positive
 
 ENCODER, DECODER_DEPTH = "vit_base_patch16_224", 8
 """measured where neither --model(s), --decoder-depth(s) nor --config are given"""
@@ -14,7 +15,7 @@ MODES = ("eager", "compile", "reduce-overhead", "max-autotune")
 
 def add_parser(commands: Any) -> None:
     """Add `mae bench` and its subcommands."""
-    bench = command(commands, "bench", "bench", "measure speed and memory of training")
+    bench = add_command(commands, "bench", "measure speed and memory of training", None)
     kinds = bench.add_subparsers(title="measurements", required=True, metavar="MEASUREMENT")
 
     step = _subcommand(kinds, "step", "speed and memory of the training step on synthetic images")
@@ -150,9 +151,11 @@ def out_option(parser: argparse.ArgumentParser) -> None:
 
 def _subcommand(kinds: Any, name: str, text: str) -> argparse.ArgumentParser:
     """Add `mae bench NAME`, whose work is `run` in the module of that name."""
-    parser = command(kinds, f"bench.{name}", name, text)
-    parser.set_defaults(command="run")
-    return parser
+
+    def run(args: argparse.Namespace) -> int | None:
+        return importlib.import_module(f"mae.commands.bench.{name}").run(args)
+
+    return add_command(kinds, name, text, run)
 
 
 def _case_options(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from mae.base.errors import UserError
 from mae.base.process_group import MARK
-from mae.supervise import Supervisor, main, newest_step, run_folder
+from mae.cli import main
+from mae.commands.supervise import Supervisor, newest_step, run_folder
 from tests.runs import command, environment, events_of, metrics_of, write_config
 
 PRETRAIN = '''
@@ -77,7 +78,7 @@ def fake(tmp_path, monkeypatch):
     (package / "pretrain.py").write_text(PRETRAIN)
     (tmp_path / "tiny.yaml").write_text(f"output: {tmp_path}/run\n")
     monkeypatch.setenv("FAKE", str(tmp_path))
-    monkeypatch.setattr("mae.supervise.WORD_COMES_WITHIN", 0.1)
+    monkeypatch.setattr("mae.commands.supervise.STATUS_TIMEOUT", 0.1)
     monkeypatch.chdir(tmp_path)  # `-m` looks into the working directory first
 
     def prepare(*lives: dict, launcher: tuple[str, ...] = ()) -> list[str]:
@@ -156,7 +157,8 @@ def test_without_progress_it_gives_up_with_the_runs_own_code(fake, tmp_path, cap
     assert told_of(tmp_path / "run")[-1] == ("give up", 8, "loss is nan")
     last = capfd.readouterr().err.splitlines()[-1]
     assert last == (
-        "mae: supervise: loss is nan; stands at step 8, 3 relaunches changed nothing: end"
+        "mae: supervise: loss is nan; stands at step 8, giving up after 3 relaunches without a "
+        "newer checkpoint"
     )
 
 
@@ -217,7 +219,7 @@ def test_a_launcher_killed_outright_leaves_nobody(fake, tmp_path):
 def start(line: list[str], *options: str) -> subprocess.Popen[str]:
     """The supervisor as a process, in a group of its own as a shell would start it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mae.supervise", *options, *line],
+        [sys.executable, "-m", "mae", "supervise", *options, *line],
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
@@ -345,7 +347,7 @@ def test_a_third_ctrl_c_kills_a_run_that_saves_without_its_launcher(fake, tmp_pa
 
 
 def test_saving_without_a_launcher_is_not_waited_for_without_end(fake, tmp_path, monkeypatch):
-    monkeypatch.setattr("mae.supervise.SAVING_TAKES", 0.5)
+    monkeypatch.setattr("mae.commands.supervise.SAVING_TIMEOUT", 0.5)
     line = fake({"wait": True, "saving": 600}, launcher=FORWARDS_NOTHING)
 
     def stop_all() -> None:
@@ -393,7 +395,7 @@ def test_a_signal_between_two_launches_ends_the_waiting(fake, tmp_path):
 
 
 def test_wrong_settings_are_told_once_and_nothing_is_launched(fake, tmp_path, capsys):
-    assert main([*fake({"code": 0}), "model.mask_raito=0.5"]) == 2
+    assert main(["supervise", *fake({"code": 0}), "model.mask_raito=0.5"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "model.mask_raito: unknown key, did you mean mask_ratio" in line
     assert not (tmp_path / "log").exists()
@@ -401,7 +403,7 @@ def test_wrong_settings_are_told_once_and_nothing_is_launched(fake, tmp_path, ca
 
 def test_a_command_that_does_not_exist_is_told(fake, capsys):
     line = fake({"code": 0})
-    assert main(["/no/such/launcher", *line]) == 2
+    assert main(["supervise", "/no/such/launcher", *line]) == 2
     assert capsys.readouterr().err == (
         "mae: supervise: /no/such/launcher: No such file or directory\n"
     )
@@ -435,7 +437,7 @@ def test_the_run_folder_of_a_finetuning_is_the_one_that_mae_finetune_takes(fake,
 
 
 def test_whoever_watches_does_not_import_torch():
-    code = "import sys, mae.supervise; assert 'torch' not in sys.modules"
+    code = "import sys, mae.cli, mae.commands.supervise; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
 

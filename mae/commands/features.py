@@ -1,0 +1,74 @@
+"""`mae features`: frozen features of shards in one file."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mae.commands.options import SHARDS, add_command, encoding_options
+
+EPILOG = (
+    "Writes one safetensors file: float16 vectors per image (`mean` of the patch tokens, `cls` "
+    "where the encoder has a class token, `tokens` with --tokens), labels (-1: none) and names. "
+    "Images that do not decode are named and skipped; more than data.max_bad of them are an error. "
+    "Features cached in RUN/features are copied. A file written there serves knn, probe and "
+    "fewshot, with --tokens attentive too."
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = add_command(
+        commands, "features", "write frozen features of shards to a file", run, EPILOG
+    )
+    parser.add_argument("run", type=Path, help="run folder, or an export for timm")
+    parser.add_argument("shards", nargs="+", help=f"labelled or not; {SHARDS}")
+    parser.add_argument("--out", type=Path, required=True, help="new file, .safetensors")
+    parser.add_argument("--tokens", action="store_true", help="write all patch tokens, too")
+    encoding_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Encode the shards, or copy cached features; print shapes and counts.
+
+    Raises UserError where --out exists or the encoder has no such features.
+    """
+    from mae.base.device import choose_device
+    from mae.base.errors import UserError
+    from mae.commands.frozen import log
+    from mae.data.training_data import open_images
+    from mae.evaluation.encoders import open_encoder
+    from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
+    from mae.evaluation.features import BATCH, encoder_outputs, missing_features
+    from mae.evaluation.features_file import read_features
+    from mae.evaluation.sources import results_folder
+
+    if args.out.suffix != SUFFIX:
+        raise UserError(f"--out: {args.out} must end in {SUFFIX}")
+    if args.out.exists():
+        raise UserError(f"--out: {args.out} exists; nothing is overwritten")
+    device = choose_device(args.device)
+    opened = open_encoder(args.run)
+    encoder, module = opened.encoder, opened.module.to(device).eval()
+    outputs = encoder_outputs(module, encoder.encode, encoder.img_size, opened.config, device)
+    if args.tokens and not outputs.patch_size:
+        raise missing_features(args.run, opened.objective, "patch tokens", "features --tokens")
+    if not (args.tokens or outputs.vectors):
+        raise missing_features(args.run, opened.objective, "pooled features", "features")
+    images, folder = open_images(args.shards, "shards", opened.config), results_folder(args.run)
+    chosen: dict[str, Any] = {"tokens": args.tokens, "step": opened.step, "log": log}
+    if not copy_features(encoder, images, folder / FOLDER, args.out, **chosen):
+        write_features(
+            encoder,
+            images,
+            args.out,
+            device=device,
+            batch_size=args.batch_size or BATCH,
+            workers=args.workers,
+            max_bad=opened.config.data.max_bad,
+            **chosen,
+        )
+    features = read_features(args.out)
+    for name, vectors in features.vectors.items():
+        print(f"{name:8}{list(vectors.shape)} float16")
+    labelled = (features.labels >= 0).sum()
+    print(f"{args.out}: {len(features.labels):,} images, {labelled:,} labelled")

@@ -1,0 +1,124 @@
+"""Evaluations of frozen encoders: the encoder of RUN, labelled shards, the JSON file and table."""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from mae.base.device import choose_device
+from mae.base.files import write_json
+from mae.data.images import Images
+from mae.data.training_data import open_images
+from mae.evaluation.encoders import FrozenEncoder, LoadedEncoder, open_encoder
+from mae.evaluation.features import BATCH, encoder_outputs, missing_features
+from mae.evaluation.results import table
+from mae.evaluation.sources import Comparison, open_sources, results_folder, seen_in_train
+from mae.objectives.registry import declaration
+
+
+class EncoderComparison(NamedTuple):
+    """Encoders and labelled images that `head_options` name."""
+
+    opened: LoadedEncoder
+    encoders: dict[str, FrozenEncoder]
+    """by name: the folder's first, then with --baselines the untrained one"""
+    modules: dict[str, nn.Module]
+    """modules of the encoders, on the CPU"""
+    train: Images
+    test: Images
+    seen: int
+    """test images that are, byte for byte, in train"""
+    folder: Path
+    """for the results"""
+    patch_size: tuple[int, int] | None
+    """height and width of a patch token in pixels; None: the encoder has no patch tokens"""
+
+
+def open_comparison(
+    args: argparse.Namespace, log: Callable[[str], None], needs_tokens: bool = True
+) -> EncoderComparison:
+    """Open RUN (and the untrained encoder), --train and --test.
+
+    Raises UserError where the encoder has no patch tokens but `needs_tokens`.
+    """
+    opened = open_encoder(args.run)
+    module, encoder = opened.module.eval(), opened.encoder
+    outputs = encoder_outputs(module, encoder.encode, encoder.img_size, opened.config)
+    if needs_tokens and outputs.patch_size is None:
+        raise missing_features(args.run, opened.objective, "patch tokens", args.command)
+    encoders, modules = {encoder.name: encoder}, {encoder.name: module}
+    if args.baselines:
+        fresh_module, fresh = opened.untrained()
+        encoders[fresh.name], modules[fresh.name] = fresh, fresh_module.eval()
+    train = open_images(args.train, "--train", opened.config)
+    test = open_images(args.test, "--test", opened.config)
+    return EncoderComparison(
+        opened=opened,
+        encoders=encoders,
+        modules=modules,
+        train=train,
+        test=test,
+        seen=seen_in_train(train.manifest, test.manifest, log),
+        folder=results_folder(args.run, args.out),
+        patch_size=outputs.patch_size,
+    )
+
+
+def open_features(args: argparse.Namespace) -> Comparison:
+    """Features that `feature_options` name: of shards through the cache, or of feature files."""
+    return open_sources(
+        args.run,
+        args.train,
+        args.test,
+        command=args.command,
+        baselines=args.baselines,
+        classes=args.classes,
+        out=args.out,
+        device=choose_device(args.device),
+        batch_size=args.batch_size or BATCH,
+        workers=args.workers,
+        log=log,
+    )
+
+
+def finish_features(args: argparse.Namespace, compared: Comparison, report: dict[str, Any]) -> None:
+    """Write the report of an evaluation of features; print its table."""
+    if compared.objective:
+        own = declaration(compared.objective).evaluation_notes
+        report["measures"] = own.get(args.command, report["measures"])
+    folder = results_folder(args.run) if args.run else Path(args.test[0]).parent
+    out = args.out or folder / f"{args.command}.json"
+    shown = table(args.command, report)
+    finish(args, out, report, shown, step=compared.step, seen=compared.seen)
+
+
+def finish(
+    args: argparse.Namespace,
+    out: Path,
+    report: Mapping[str, Any],
+    shown: str,
+    *,
+    step: int | None,
+    seen: int | None,
+) -> None:
+    """Write `report` to `out`, headed by the command and its options; print the table `shown`.
+
+    `seen`: test images that are, byte for byte, in train; None where that is not known.
+    """
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(args).items()
+        if name not in ("command", "work") and value is not None
+    }
+    head = {"command": args.command, "run": str(args.run), "step": step, "settings": settings}
+    write_json(out, {**head, "test_images_in_train": seen, **report})
+    print(shown)
+    print(f"{report['test_images']:,} test images; details in {out}")
+
+
+def log(text: str) -> None:
+    """Print progress or a warning to stderr, apart from the results."""
+    print(text, file=sys.stderr)

@@ -1,0 +1,66 @@
+"""`mae neighbours`: nearest neighbours of images in feature space."""
+
+import argparse
+import sys
+from typing import Any
+
+from mae.commands.options import add_command, natural, picture_options, positive
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = add_command(
+        commands, "neighbours", "picture of the nearest neighbours of images by features", run
+    )
+    picture_options(parser, "neighbours")
+    parser.add_argument("--among", nargs="+", required=True, help="shards to search")
+    parser.add_argument("-k", type=positive, default=6, help="neighbours of each image")
+    parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Encode the images to search (cached in RUN/features); write the picture."""
+    import torch
+
+    from mae.commands.images import open_picture_source, picture_path, sample_name, write_sheet
+    from mae.data.training_data import open_images
+    from mae.data.transform import stack
+    from mae.data.views import CentredViews
+    from mae.evaluation.feature_cache import cached_features
+    from mae.pictures.neighbours import nearest, neighbours_sheet
+    from mae.training.checkpoint.run import run_of
+
+    out, source = picture_path(args, "neighbours"), open_picture_source(args, "nearest neighbours")
+    config, objective = source.config, source.objective
+    vectors = source.outputs().vectors
+    if not vectors:
+        raise source.lacking("pooled features")
+    feature = vectors[0]
+    queries, names = source.load()
+    images = open_images(args.among, "--among", config)
+    known = cached_features(
+        run_of(args.run).folder,
+        config,
+        objective,
+        images,
+        device=queries.device,
+        workers=args.workers,
+        log=lambda text: print(text, file=sys.stderr),
+    )
+    with torch.no_grad():
+        encoded = objective.encode(queries).pooled[feature].float().cpu().numpy()
+    found = nearest(encoded, known.vectors[feature][:].astype("float32"), args.k)
+    views = CentredViews(images, objective.img_size, config.data.crop_pct)
+    numbers = known.samples[found.rows].tolist()
+    sheet = neighbours_sheet(
+        queries,
+        names,
+        found,
+        [stack([views.view(number) for number in near]) for near in numbers],
+        [[sample_name(images, number) for number in near] for near in numbers],
+        len(known.samples),
+        source.title,
+        feature,
+    )
+    write_sheet(sheet, out)
+    print(out)

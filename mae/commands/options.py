@@ -1,0 +1,186 @@
+"""Options and option types shared by several commands; free of torch."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SHARDS = "tar files: paths, URLs, brace patterns, globs"
+RESULTS = (
+    "JSON file (default: RUN/COMMAND.json; for an export, in the folder EXPORT-evaluations beside "
+    "it)"
+)
+CACHED = (
+    "Features are encoded once and cached in RUN/features (safe to delete), which knn, probe, "
+    "fewshot and attentive share; for an export, in EXPORT-evaluations/features beside it, or "
+    "beside --out. Without RUN, --train and --test are files written by `mae features`."
+)
+"""epilog of the commands with `feature_options`"""
+PROBE_RUN = (
+    "It is trained as a run in RUN/{name}: the same command resumes it, and accelerate launch "
+    "-m mae … trains it on several processes."
+)
+"""epilog of probes that are trained as a run"""
+SPLITS = 5
+"""default of --splits"""
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that prints a default only where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return super()._get_help_string(action) if action.default else action.help
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int | None] | None,
+    epilog: str | None = None,
+) -> argparse.ArgumentParser:
+    """Add the command `name`, with one line of help, to subparsers.
+
+    Parsed arguments have `command` (the name, underscores for hyphens) and `work` (`run`; None: the
+    command has subcommands with their own).
+    """
+    description = f"{text[0].upper()}{text[1:]}."
+    parser = commands.add_parser(
+        name, help=text, description=description, epilog=epilog, formatter_class=_Help
+    )
+    parser.set_defaults(command=name.replace("-", "_"), work=run)
+    return parser
+
+
+def cache_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the cache for remote shards."""
+    parser.add_argument(
+        "--cache-dir", type=Path, help="cache folder for remote shards (as data.cache_dir)"
+    )
+    parser.add_argument(
+        "--cache-gb", type=amount, help="maximum size of the cache in GB (as data.cache_gb)"
+    )
+    parser.add_argument(
+        "--allow-pipe", action="store_true", help="allow shards pipe:COMMAND, which run COMMAND"
+    )
+
+
+def device_option(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument("--device", default="auto", help="cuda, cpu …; auto: a GPU if there is one")
+
+
+def seed_option(parser: argparse.ArgumentParser, use: str = "random seed") -> None:
+    """Add --seed."""
+    parser.add_argument("--seed", type=natural, default=0, help=use)
+
+
+def encoding_options(parser: argparse.ArgumentParser) -> None:
+    """Add the device, data workers and batch size of encoding images."""
+    device_option(parser)
+    parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
+    parser.add_argument(
+        "--batch-size", type=positive, help="images encoded at a time (default: 256)"
+    )
+
+
+def feature_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of evaluations of cached features: RUN, data, baselines, encoding."""
+    parser.add_argument("run", type=Path, nargs="?", help="run folder, or an export for timm")
+    parser.add_argument("--train", nargs="+", required=True, help="labelled shards to train on")
+    parser.add_argument("--test", nargs="+", required=True, help="labelled shards to test on")
+    parser.add_argument(
+        "--classes", type=positive, help="number of classes: check that labels are below it"
+    )
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="evaluate the untrained encoder and raw pixels too, with the difference to them",
+    )
+    seed_option(parser)
+    parser.add_argument("--out", type=Path, help=RESULTS)
+    encoding_options(parser)
+
+
+def head_options(parser: argparse.ArgumentParser, shards: str) -> None:
+    """Add the options of evaluations that train a head on patch tokens; `shards`: their kind."""
+    parser.add_argument("run", type=Path, help="run folder, or an export for timm")
+    parser.add_argument("--train", nargs="+", required=True, help=f"{shards} to train on")
+    parser.add_argument("--test", nargs="+", required=True, help=f"{shards} to test on")
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="evaluate the untrained encoder too, with the difference to it",
+    )
+    seed_option(parser)
+    parser.add_argument("--out", type=Path, help=RESULTS)
+    device_option(parser)
+    parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
+
+
+def splits_option(parser: argparse.ArgumentParser) -> None:
+    """Add --splits."""
+    parser.add_argument(
+        "--splits",
+        type=positive,
+        help=f"repetitions, each evaluated on the test set once (default: {SPLITS})",
+    )
+
+
+def picture_options(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the options of commands that write a picture, RUN/`name`.png unless --out is given."""
+    parser.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
+    parser.add_argument("images", nargs="+", help="image files or shards")
+    parser.add_argument(
+        "--out", type=Path, help=f"file ending in .png or .html (default: RUN/{name}.png)"
+    )
+    parser.add_argument("--count", type=positive, default=8, help="maximum number of images shown")
+    device_option(parser)
+
+
+def positive(text: str) -> int:
+    """Integer of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def natural(text: str) -> int:
+    """Integer of 0 or more, below 2**63."""
+    value = int(text)
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 2**63)")
+    return value
+
+
+def amount(text: str) -> float:
+    """Positive, finite number."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def percent(text: str) -> int:
+    """Integer from 1 to 100."""
+    value = int(text)
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not in 1..100")
+    return value
+
+
+def percentage(text: str) -> float:
+    """Number above 0, up to 100."""
+    value = float(text)
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not in (0, 100]")
+    return value
+
+
+def share(text: str) -> float:
+    """Number in [0, 1)."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value

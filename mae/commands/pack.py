@@ -1,0 +1,102 @@
+"""`mae pack`: images of folders, tables, datasets or tars to shards."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from mae.base.device import usable_cores
+from mae.commands.options import (
+    add_command,
+    amount,
+    cache_options,
+    natural,
+    percent,
+    positive,
+    seed_option,
+    share,
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = add_command(commands, "pack", "pack images into shards", run)
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        help="folder (searched recursively); .csv, .tsv or .parquet table of paths; "
+        "torchvision:NAME; tar files",
+    )
+    parser.add_argument("out", type=Path, help="new folder for the shards")
+    parser.add_argument("--shard-size", type=positive, default=1000, help="images per shard")
+    parser.add_argument("--shard-mb", type=amount, help="maximum size of a shard in megabytes")
+    parser.add_argument(
+        "--val", type=share, default=0.0, help="fraction held out, written as val-*.tar"
+    )
+    seed_option(parser, "random seed of the shuffle")
+    parser.add_argument("--workers", type=natural, default=usable_cores(), help="processes")
+    parser.add_argument(
+        "--labels",
+        action=argparse.BooleanOptionalAction,
+        help="top-level folders are classes (default: if every image is in one)",
+    )
+    parser.add_argument("--path-column", default="path", help="column of paths in a table")
+    parser.add_argument(
+        "--label-column", help="column of labels in a table (default: `label`, if there is one)"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path("data"), help="torchvision's folder, also for downloads"
+    )
+    parser.add_argument(
+        "--resize",
+        type=positive,
+        help="shrink the short side to this number of pixels (.npy arrays: channels are the first "
+        "or the last axis, whichever is clearly shorter)",
+    )
+    parser.add_argument("--quality", type=percent, help="re-encode as JPEG of this quality")
+    parser.add_argument("--drop-duplicates", action="store_true", help="skip exact copies")
+    cache_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the shards; print a report, and the statistics of the training pixels."""
+    from mae.base.errors import UserError
+    from mae.commands.shards import open_cache, print_statistics
+    from mae.data.manifest import build_manifest
+    from mae.pack.listing import PackRequest
+    from mae.pack.pack import pack
+    from mae.pack.plan import PackOptions
+    from mae.pack.report import summary_lines
+
+    request = PackRequest(
+        sources=tuple(args.sources),
+        labels=args.labels,
+        path_column=args.path_column,
+        label_column=args.label_column,
+        root=args.root,
+        cache=open_cache(args),
+    )
+    options = PackOptions(
+        shard_size=args.shard_size,
+        shard_bytes=round(args.shard_mb * 1e6) if args.shard_mb else None,
+        val_fraction=args.val,
+        seed=args.seed,
+        resize=args.resize,
+        quality=args.quality,
+        drop_duplicates=args.drop_duplicates,
+    )
+    packed = pack(request, args.out, options, workers=args.workers, log=_log)
+    print("\n".join(summary_lines(packed)))
+    for split in packed.splits:
+        pattern = f"{args.out}/{split}-*.tar"
+        manifest = build_manifest([pattern], split)  # cached beside the shards
+        if split == "train":
+            try:
+                print_statistics(manifest, *packed.usual)
+            except UserError as error:  # the shards are complete, whatever their pixels
+                print(f"{'pixels':12} mean and std were not measured: {error}")
+        print(f"  {pattern}")
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr)
