@@ -36,7 +36,7 @@ def test_one_after_the_other_they_encode_once(run, given, capsys):
     assert main(["knn", str(run), *given, "--baselines"]) == 0
     printed = capsys.readouterr()
     assert printed.err.count("encoding into") == 6  # three encoders, two data sets
-    assert "k-NN is a smoke signal for MAE, not a verdict" in printed.out
+    assert "k-NN is a smoke signal for MAE, not a result" in printed.out
     report = json.loads((run / "knn.json").read_text())
     assert report["step"] == 15 and report["k"] == 20 and report["settings"]["baselines"]
     assert "smoke signal" in report["measures"] and report["test_images_in_train"] == 0

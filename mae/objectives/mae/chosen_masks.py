@@ -1,4 +1,4 @@
-"""Masks that a person chooses: how many patches are hidden, and in which pattern."""
+"""Masks of `mae reconstruct`: random, block-wise, grid-wise, or drawn by hand."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,83 +19,87 @@ from mae.objectives.mae.model import MaskedAutoencoder
 PATTERNS = ("random", "block", "grid")
 
 BLOCKS = 3
-"""rectangles of a block-wise mask"""
+"""number of rectangles of a block-wise mask"""
 
 STRETCH = 2.0
-"""their sides differ up to so many times from the image's proportions"""
+"""maximum aspect ratio of such a rectangle, relative to the image's"""
 
 
 class ChosenMask(NamedTuple):
-    """A way to hide patches."""
+    """Mask pattern with its share of hidden patches."""
 
     pattern: str
     """one of PATTERNS, or the file of a drawn mask"""
     hidden: float
-    """share of the patches, 0 to 1"""
+    """share of hidden patches, in (0, 1)"""
     draw: Callable[[Tensor, Tensor], PatchSplit]
-    """(images [b c h w], seeds [b]) → which patches of each"""
+    """(images [b c h w], seeds [b]) → visible and hidden patches of each image"""
 
 
 def choose_masks(
     pattern: str, ratios: Sequence[float], model: MaskedAutoencoder
 ) -> list[ChosenMask]:
-    """One mask for each of `ratios`; for the model's own ratio where there are none.
+    """Masks of a pattern, one for each of `ratios` (none: the model's own mask ratio).
 
-    Raises UserError for an unknown pattern, one whose ratio cannot be chosen, a mask that leaves
-    no patch visible or none hidden, and a file that is no picture.
+    Raises UserError for an unknown pattern, ratios for a pattern with a fixed one, a mask that
+    leaves no patch visible or none hidden, and a file that is no picture.
     """
     grid = grid_of(model)
     if pattern in ("random", "block"):
-        hide = _random if pattern == "random" else block_masking
+        masking = _random if pattern == "random" else block_masking
         return [
-            _counted(pattern, lambda images, seeds, ratio=ratio: hide(seeds, grid, ratio), grid)
+            _checked(pattern, lambda images, seeds, ratio=ratio: masking(seeds, grid, ratio), grid)
             for ratio in ratios or [model.mask_ratio]
         ]
     if pattern != "grid" and Path(pattern).suffix.lower() != ".png":
         raise UserError(f"--mask: {pattern} is none of {', '.join(PATTERNS)}, and no .png")
     if ratios:
-        raise UserError(f"--mask-ratio: what {pattern} hides is fixed; leave it out")
-    is_hidden = every_second(grid) if pattern == "grid" else drawn_mask(Path(pattern), grid)
-    return [_counted(pattern, _same_for_all(is_hidden), grid)]
+        raise UserError(f"--mask-ratio: the share that {pattern} hides is fixed; omit the option")
+    is_hidden = grid_mask(grid) if pattern == "grid" else drawn_mask(Path(pattern), grid)
+    return [_checked(pattern, _same_for_all(is_hidden), grid)]
 
 
 def grid_of(model: MaskedAutoencoder) -> tuple[int, int]:
-    """Rows and columns of patches."""
+    """Rows and columns of the patches of an image."""
     (h, w), (p, q) = model.img_size, model.patch_size
     return h // p, w // q
 
 
 def block_masking(seeds: Tensor, grid: tuple[int, int], ratio: float) -> PatchSplit:
-    """Large blocks (paper, figure 6): rectangles of random centre and shape that grow together.
+    """Block-wise mask (paper, figure 6): BLOCKS rectangles of random centre and shape.
 
-    Exactly as many as random masking hides.  A pure function of each seed.
+    They grow together until as many patches are hidden as by random masking.  A pure function of
+    each seed.
     """
-    draws = uniforms(seeds.cpu().numpy().view(np.uint64), 3 * BLOCKS)
-    chance = torch.from_numpy(draws).view(-1, BLOCKS, 3, 1, 1)
+    numbers = uniforms(seeds.cpu().numpy().view(np.uint64), 3 * BLOCKS)
+    draws = torch.from_numpy(numbers).view(-1, BLOCKS, 3, 1, 1)
     rows, columns = grid
     down = (torch.arange(rows, dtype=torch.float64) + 0.5).view(-1, 1) / rows
     across = (torch.arange(columns, dtype=torch.float64) + 0.5).view(1, -1) / columns
-    slant = torch.exp((2 * chance[:, :, 2] - 1) * math.log(STRETCH) / 2)
-    # How far a rectangle has to grow to reach a patch; the patches reached first are hidden.
+    slant = torch.exp((2 * draws[:, :, 2] - 1) * math.log(STRETCH) / 2)
+    # Size at which a rectangle reaches a patch; the patches reached first are hidden.
     reach = torch.maximum(
-        (down - chance[:, :, 0]).abs() * slant, (across - chance[:, :, 1]).abs() / slant
+        (down - draws[:, :, 0]).abs() * slant, (across - draws[:, :, 1]).abs() / slant
     )
     order = reach.amin(dim=1).flatten(1).argsort(dim=1, stable=True).to(seeds.device)
     hidden = rows * columns - num_visible(rows * columns, ratio)
     return PatchSplit(order[:, hidden:], order[:, :hidden])
 
 
-def every_second(grid: tuple[int, int]) -> Tensor:
-    """One of every two by two patches stays visible (paper, figure 6, "grid"); bool [n]."""
+def grid_mask(grid: tuple[int, int]) -> Tensor:
+    """Grid-wise mask (paper, figure 6): one of every 2 x 2 patches is visible.
+
+    Bool [n], True = hidden.
+    """
     visible = torch.zeros(grid, dtype=torch.bool)
     visible[::2, ::2] = True
     return ~visible.flatten()
 
 
 def drawn_mask(path: Path, grid: tuple[int, int]) -> Tensor:
-    """Hidden where a picture, stretched over the image, is mostly white; bool [n].
+    """Mask from a picture, stretched over the image: white patches are hidden.
 
-    Raises UserError where it cannot be read.
+    Bool [n], True = hidden.  Raises UserError where the picture cannot be read.
     """
     try:
         with open_image(path) as image:
@@ -119,9 +123,10 @@ def _same_for_all(is_hidden: Tensor) -> Callable[[Tensor, Tensor], PatchSplit]:
     return draw
 
 
-def _counted(
+def _checked(
     pattern: str, draw: Callable[[Tensor, Tensor], PatchSplit], grid: tuple[int, int]
 ) -> ChosenMask:
+    """Mask with its share of hidden patches.  Raises UserError where it hides none or all."""
     total = grid[0] * grid[1]
     hidden = draw(torch.zeros(1), torch.zeros(1, dtype=torch.int64)).ids_masked.shape[1]
     if not 0 < hidden < total:

@@ -1,4 +1,4 @@
-"""Settings, figures and words of masked autoencoding."""
+"""Declaration of masked autoencoding: settings, metrics and texts."""
 
 from __future__ import annotations
 
@@ -17,47 +17,49 @@ if TYPE_CHECKING:
 
 
 EVALUATION_NOTES = {
-    "knn": "k-NN is a smoke signal for MAE, not a verdict: it reads features as they lie, and "
+    "knn": "k-NN is a smoke signal for MAE, not a result: it uses the features as they are, and "
     "these are meant to be fine-tuned. Compare runs and the untrained encoder, not methods.",
-    "probe": "how well classes can be told apart by planes in the frozen features. MAE's "
-    "features are meant to be fine-tuned: this is a lower bound of what they are worth",
+    "probe": "linear separability of the classes in the frozen features. MAE's "
+    "features are meant to be fine-tuned: this is a lower bound of their quality",
 }
 
 
 class MaeModel(VitModel):
-    """Encoder by its timm name, decoder by three numbers."""
+    """Encoder of timm and decoder of a Masked Autoencoder."""
 
     mask_ratio: Fraction = 0.75
-    """share of the patches that is hidden"""
+    """share of the patches that is hidden from the encoder"""
     norm_pix_loss: bool = True
     """predict pixels normalised within each patch"""
     decoder_embed_dim: Positive = 512
-    """decoder width"""
+    """width of the decoder; a multiple of 4 and of decoder_num_heads"""
     decoder_depth: Positive = 8
-    """decoder blocks"""
+    """number of decoder blocks"""
     decoder_num_heads: Positive = 16
-    """decoder attention heads"""
+    """number of attention heads in each decoder block"""
     decoder_attention: Literal["joint", "cross"] = "joint"
-    """joint: all tokens attend to all (MAE); cross: hidden patches to visible ones (CrossMAE)"""
+    """attention of the decoder: joint, all tokens to all (MAE), or cross, hidden patches to visible
+    ones (CrossMAE)"""
     prediction_ratio: Fraction = 0.0
-    """cross: share of all patches that is predicted in a step (0: every hidden one)"""
+    """share of all patches that is predicted in a step, with decoder_attention=cross (0: all hidden
+    ones)"""
 
 
 def model_of(config: Config) -> MaeModel:
-    """The section `model:` of a run with this objective."""
+    """Section `model:` of a run with this objective."""
     assert isinstance(config.model, MaeModel)
     return config.model
 
 
 MASKED = "masked autoencoding"
-"""begins the history of weights that it trained"""
+"""first words of the history of weights that it trained"""
 
 PREDICTORS = (
     ("model", "r2"),
     ("interpolation", "r2_interpolation"),
-    ("told patch means", "r2_patch_mean"),
+    ("true patch means", "r2_patch_mean"),
 )
-"""names on the model card, and columns of health.jsonl"""
+"""(name on the model card, column of health.jsonl)"""
 
 CARD = """\
 An image encoder trained without labels (He et al. 2021, arXiv:2111.06377) by mae {version}.
@@ -100,13 +102,13 @@ class MaeDeclaration(Declaration):
     def figures(
         self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
     ) -> dict[str, float]:
-        """R² = 1 - loss / variance of the target, from its first and second moment."""
+        """Compute R² = 1 - loss / variance of the target, from its first and second moments."""
         mean, square = statistics["target_mean"], statistics["target_square"]
         assert isinstance(mean, float) and isinstance(square, float)
         return {"r2": 1 - losses["reconstruction"] / max(square - mean**2, 1e-12)}
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
-        """(key, message) of settings that do not go together."""
+        """Yield (key, message) for settings of encoder and decoder that conflict."""
         model = model_of(config)
         if model.decoder_embed_dim % 4 or model.decoder_embed_dim % model.decoder_num_heads:
             yield (
@@ -123,29 +125,29 @@ class MaeDeclaration(Declaration):
         yield from refuse_arguments(model)
 
     def describe(self, config: Config, size: str) -> str:
-        """The model of `size`, in a few words."""
+        """Description of the model in a few words: encoder and size."""
         return f"{model_of(config).encoder}, {size} with the decoder"
 
     def next_steps(self, run: Path) -> list[str]:
-        """Commands that follow a finished run."""
+        """Commands to suggest after a finished run: export, fine-tuning, report."""
         export, report = super().next_steps(run)
         return [export, f"mae finetune {run} …  (where there are labels)", report]
 
     def history(self, config: Config) -> str:
-        """The objective in a few words, for the model cards of what starts from its weights."""
+        """Training in a few words, for the cards of models that start from its weights."""
         model = model_of(config)
         target = "pixels normalised per patch" if model.norm_pix_loss else "pixels"
         return f"{MASKED} (mask ratio {model.mask_ratio}, {target})"
 
     def has_trained(self, init: Mapping[str, Any]) -> bool:
-        """True where it trained the weights that a run started from, here or for the paper."""
+        """True for weights of a run with this objective, and for those of the paper's release."""
         from mae.pretrained_weights.licence import PAPERS_RELEASE
 
         is_of_paper = PAPERS_RELEASE.search(str(init.get("from"))) is not None
         return MASKED in str(init.get("history")) or is_of_paper
 
     def card(self, config: Config, is_from_scratch: bool) -> Card:
-        """The model card's words on this model and its training."""
+        """Objective's part of the model card: mask ratio and target."""
         model = model_of(config)
         target = "pixels normalised per patch" if model.norm_pix_loss else "pixels"
         return Card(
@@ -158,17 +160,17 @@ class MaeDeclaration(Declaration):
     def results(
         self, metrics: Mapping[str, Any], health: Mapping[str, Any]
     ) -> list[tuple[str, str]]:
-        """(figure, value) for the model card: loss, and R² beside that of trivial predictors."""
+        """Results for the model card: loss, and R² beside that of trivial predictors."""
         results = super().results(metrics, health)
         if "r2" in health:
-            found = [(name, health.get(key)) for name, key in PREDICTORS]
-            shown = [f"{name} {r2:.3f}" for name, r2 in found if isinstance(r2, int | float)]
+            values = [(name, health.get(key)) for name, key in PREDICTORS]
+            shown = [f"{name} {r2:.3f}" for name, r2 in values if isinstance(r2, int | float)]
             images = f"{health['images']:,} held-out images, step {health['step']:,}"
             results.append((f"R² on hidden patches of {images}", ", ".join(shown)))
         return results
 
-    def diagnose(self, run: RunRecord) -> Iterable[Finding]:
-        """Findings on reconstruction."""
+    def diagnose(self, run: Recorded) -> Iterable[Finding]:
+        """Findings on R²: see `mae.objectives.mae.diagnosis`."""
         from mae.objectives.mae.diagnosis import diagnose
 
         return diagnose(run)

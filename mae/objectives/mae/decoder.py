@@ -1,14 +1,14 @@
 """Decoders of a Masked Autoencoder: the paper's, and CrossMAE's.
 
-`Decoder`: runs in shuffled order and predicts hidden patches only.  A transformer without attention
-masks is permutation-equivariant, so nothing is un-shuffled: tokens stay [prefix, visible, hidden]
-and carry the positions of their patches.  Equal to the paper's formulation to rounding (section 3,
-"MAE decoder"), with less memory traffic.
+`Decoder` (He et al. 2021, section 3, "MAE decoder") works in shuffled order and predicts hidden
+patches only.  A transformer without attention masks is permutation-equivariant, so nothing is
+un-shuffled: tokens stay [prefix, visible, hidden], with the positions of their patches.  It equals
+the paper's formulation up to rounding, with less memory traffic.
 
-`CrossDecoder`: cross-attention only (CrossMAE: Fu et al. 2024, arXiv:2401.14391, section 3).
-Hidden patches attend to the visible ones and never to each other, so any subset of them can be
-predicted alone, for less work.  Each block reads its own mixture of the encoder's blocks
-("inter-block attention").  Another model than the paper's MAE, found as good by its authors.
+`CrossDecoder` has cross-attention only (CrossMAE: Fu et al. 2024, arXiv:2401.14391, section 3).
+Hidden patches attend to the visible ones, never to each other, so any subset of them can be
+predicted alone, at less cost.  Each block reads its own mixture of the encoder's blocks
+("inter-block attention").  This is another model than the paper's MAE, reported to be as good.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from mae.objectives.mae.masking import PatchSplit
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention whose last `num_queries` tokens (or all) ask."""
+    """Multi-head self-attention, with queries from the last `num_queries` tokens only."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "b n d"], num_queries: int) -> Float[Tensor, "b m d"]:
-        """[b n d] → [b num_queries d]."""
+        """Attention output of the last `num_queries` tokens: [b n d] → [b num_queries d]."""
         b, n, d = x.shape
         heads = (self.num_heads, d // self.num_heads)
         if num_queries == n:
@@ -49,7 +49,7 @@ class Attention(nn.Module):
 
 
 def mlp(dim: int, ratio: int = 4) -> nn.Sequential:
-    """Two linear layers, with timm's names."""
+    """MLP of a transformer block, with timm's names."""
     layers = nn.Sequential()
     layers.add_module("fc1", nn.Linear(dim, ratio * dim))
     layers.add_module("act", nn.GELU())
@@ -58,7 +58,7 @@ def mlp(dim: int, ratio: int = 4) -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, keys named as in timm's."""
+    """Pre-norm transformer block, with timm's names."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -70,16 +70,17 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "b n d"], num_queries: int | None = None
     ) -> Float[Tensor, "b m d"]:
-        """All tokens, or the last `num_queries` of them, updated from all."""
+        """Update the last `num_queries` tokens (None: all) from all tokens."""
         m = x.shape[1] if num_queries is None else num_queries
         x = x[:, x.shape[1] - m :] + self.attn(self.norm1(x), m)
         return x + self.mlp(self.norm2(x))
 
 
 class Decoder(nn.Module):
-    """`decoder_embed`, `mask_token`, `decoder_pos_embed`, `decoder_blocks`, … of the paper.
+    """Decoder of the paper: self-attention among mask tokens and encoded patches.
 
-    Inside `MaskedAutoencoder.decoder` the keys read `decoder.embed`, `decoder.blocks` and so on.
+    The original release's `decoder_embed`, `mask_token`, `decoder_pos_embed`, `decoder_blocks`, …
+    are `decoder.embed`, `decoder.mask_token`, … in the state dict of `MaskedAutoencoder`.
     """
 
     def __init__(
@@ -108,9 +109,9 @@ class Decoder(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "b tokens d"]], split: PatchSplit
     ) -> Float[Tensor, "b masked values"]:
-        """Predicted pixels of the hidden patches, in the order of `split.ids_masked`.
+        """Predict the pixels of the hidden patches, in the order of `split.ids_masked`.
 
-        `features`: the tokens after each of the encoder's blocks, of which the last are read.
+        `features`: tokens after each block of the encoder, of which the last are used.
         """
         b, masked = split.ids_masked.shape
         positions = self.pos_embed.expand(b, -1, -1)
@@ -122,13 +123,13 @@ class Decoder(nn.Module):
         *earlier, last = self.blocks
         for block in earlier:
             x = checkpoint(block, x) if self.grad_checkpointing else block(x)
-        # Only hidden patches reach the head, so only they need the last block's answer.
+        # Only hidden patches reach the head, so only they need the output of the last block.
         x = last(x, num_queries=masked)
         return self.pred(self.norm(x))
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of `x` to tokens of the encoder, `memory`."""
+    """Multi-head cross-attention of `x` to the encoder's tokens, `memory`."""
 
     def __init__(self, dim: int, memory_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b m d"], memory: Float[Tensor, "b k e"]
     ) -> Float[Tensor, "b m d"]:
-        """What each token of `x` finds in `memory`."""
+        """Attention output for each token of `x`."""
         b, m, d = x.shape
         heads = (self.num_heads, d // self.num_heads)
         q = self.q(x).view(b, m, *heads).transpose(1, 2)
@@ -163,13 +164,13 @@ class CrossBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b m d"], memory: Float[Tensor, "b k e"]
     ) -> Float[Tensor, "b m d"]:
-        """The tokens of `x`, updated from those of `memory`."""
+        """Update the tokens of `x` from those of `memory`."""
         x = x + self.attn(self.norm1(x), self.norm_memory(memory))
         return x + self.mlp(self.norm2(x))
 
 
 class CrossDecoder(nn.Module):
-    """Takes what `Decoder` takes, and gives what it gives."""
+    """Decoder of CrossMAE, with the arguments and the output of `Decoder`."""
 
     def __init__(
         self,
@@ -186,7 +187,7 @@ class CrossDecoder(nn.Module):
         self.num_prefix_tokens = num_prefix_tokens
         self.grad_checkpointing = False
         self.mixture = nn.Parameter(torch.empty(depth, encoder_depth))
-        """how much of each of the encoder's blocks every block reads"""
+        """weights of the encoder's blocks (columns) in the memory of each block (rows)"""
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         positions = sincos_positions(dim, grid_size)
         self.pos_embed = nn.Parameter(positions, requires_grad=False)
@@ -200,9 +201,9 @@ class CrossDecoder(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "b tokens d"]], split: PatchSplit
     ) -> Float[Tensor, "b masked values"]:
-        """Predicted pixels of the patches in `split.ids_masked`, each for itself.
+        """Predict the pixels of the patches of `split.ids_masked`, independently of each other.
 
-        `features`: the tokens after each of the encoder's blocks.
+        `features`: tokens after each block of the encoder.
         """
         positions = self.pos_embed.expand(len(split.ids_masked), -1, -1)
         x = self.mask_token + gather_tokens(positions, split.ids_masked)

@@ -1,4 +1,4 @@
-"""Findings on a run of masked autoencoding, in plain words: each with its threshold."""
+"""Findings on a run of masked autoencoding, each with its threshold."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -6,8 +6,8 @@ from statistics import median
 from mae.evaluation.diagnosis import Finding, RunRecord, number, series
 
 
-def diagnose(run: RunRecord) -> Iterator[Finding]:
-    """Findings on R²: against the mean, interpolation, and training images."""
+def diagnose(run: Recorded) -> Iterator[Finding]:
+    """Findings on held-out R², compared with trivial predictors and with the training images."""
     metrics, health, warmup_epochs = run.metrics, run.health, run.warmup_epochs
     last = health[-1] if health else {}
     r2, smooth, means = (number(last, key) for key in ("r2", "r2_interpolation", "r2_patch_mean"))
@@ -21,7 +21,7 @@ def diagnose(run: RunRecord) -> Iterator[Finding]:
                 "std of the data wrong?",
             )
         return
-    told = "Every hidden patch's true mean is told to it, so a model may trail it for long."
+    is_hard = "It uses the true mean of every hidden patch: a model may stay below it for long."
     if means is not None and r2 < means:
         is_floor = abs(means) < 0.01  # normalised targets: no structure at all
         yield Finding(
@@ -30,7 +30,7 @@ def diagnose(run: RunRecord) -> Iterator[Finding]:
             + (": the model has not learned structure yet" if is_floor else ""),
             "With normalised targets the patch mean explains nothing; above 0 structure begins."
             if is_floor
-            else told,
+            else is_hard,
         )
     elif smooth is not None and r2 < smooth:
         yield Finding(

@@ -1,8 +1,8 @@
 """Exports of a Masked Autoencoder: for timm with its decoder, and in the original release's names.
 
-The original names (for mmsegmentation, detectron2 and code built on these) are as in the paper's
-figure 1 and section 3: `cls_token`, `blocks.N.*`, `mask_token`, `decoder_blocks.N.*` and so on, in
-one flat dictionary.  The format with names of transformers is in `huggingface`.
+The original names (for mmsegmentation, detectron2 and code built on these) are `cls_token`,
+`blocks.N.*`, `mask_token`, `decoder_blocks.N.*` and so on, in one flat dictionary.  The export for
+transformers is in `huggingface`.
 """
 
 import json
@@ -25,27 +25,28 @@ from mae.objectives.mae.model import MaskedAutoencoder
 
 DECODER_FILE = "decoder.safetensors"
 DECODER = f"""
-`{DECODER_FILE}` is the pretraining decoder, for pictures or for going on; timm never reads it."""
+`{DECODER_FILE}` is the pretraining decoder, for reconstructions or further pretraining; timm does
+not read it."""
 
 
 def write_timm(folder: Path, subject: Subject, images: Tensor) -> Written:
-    """The encoder as any objective's and, with the decoder, decoder.safetensors."""
+    """Write the core's timm export and, with the decoder, decoder.safetensors."""
     written = timm.write_timm(folder, subject, images)
     if not subject.decoder:
         return written
-    # In a file of its own: timm takes a state dict with a mask token for DINOv2's.
+    # In a file of its own: timm mistakes a state dict with a mask token for DINOv2's.
     save_file(weights(mae_of(subject).decoder), folder / DECODER_FILE, {"format": "pt"})
     return written._replace(files=written.files + DECODER)
 
 
 def mae_of(subject: Subject) -> MaskedAutoencoder:
-    """The model, with its decoder."""
+    """Masked Autoencoder of an export."""
     assert isinstance(subject.model, MaskedAutoencoder)
     return subject.model
 
 
 def named_decoder(subject: Subject, format: str) -> tuple[Decoder | None, list[str]]:
-    """The decoder where it goes along and `format` has names for it; remarks for the user."""
+    """Decoder to export (None: excluded, or without names in `format`), and remarks to print."""
     decoder = mae_of(subject).decoder
     if not subject.decoder:
         return None, []
@@ -58,7 +59,11 @@ def named_decoder(subject: Subject, format: str) -> tuple[Decoder | None, list[s
 def expect_prediction(
     model: MaskedAutoencoder, images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(given, expected): noise whose order hides patches, and the predictions for these."""
+    """Input and output of the check of an exported decoder, as `Written.given` and `.expected`.
+
+    `noise` [b n] ranks the patches, visible ones first, for loaders that draw masks from noise;
+    `ids_masked` are the hidden patches, `prediction` their predictions.
+    """
     split = model.draw(images, torch.arange(len(images)))
     shuffle = torch.cat([split.ids_keep, split.ids_masked], dim=1)
     ranks = torch.arange(shuffle.shape[1]).float().expand(shuffle.shape)
@@ -69,7 +74,7 @@ def expect_prediction(
 
 @torch.no_grad()
 def resize_decoder(model: MaskedAutoencoder, old_grid: tuple[int, int]) -> None:
-    """Interpolate the decoder's positions for the encoder's patches, of which there were others."""
+    """Interpolate the decoder's positions from `old_grid` to the encoder's present grid."""
     rows, columns = model.encoder.patch_embed.grid_size
     positions = resample_abs_pos_embed(
         model.decoder.pos_embed, [rows, columns], list(old_grid), num_prefix_tokens=0
@@ -79,12 +84,15 @@ def resize_decoder(model: MaskedAutoencoder, old_grid: tuple[int, int]) -> None:
 
 
 def refuse_beyond_plain(vit: VisionTransformer, format: str) -> None:
-    """UserError naming what `format` has no place for: it would be dropped without a word."""
+    """Refuse an encoder that is no plain ViT: `format` would silently drop parts of it.
+
+    Raises UserError naming these parts.
+    """
     blocks = list(vit.blocks.children())
     names = vit.state_dict()
     mlps = [block.mlp for block in blocks if isinstance(block, Block)]
     norms = [m for m in vit.modules() if isinstance(m, nn.LayerNorm)]
-    lacking = {
+    unsupported = {
         "no class token": not vit.has_class_token,
         "registers": vit.num_reg_tokens > 0,
         "a class token without a position": vit.has_class_token and vit.no_embed_class,
@@ -106,8 +114,9 @@ def refuse_beyond_plain(vit: VisionTransformer, format: str) -> None:
         "patches projected without bias": vit.patch_embed.proj.bias is None,
         "a classifier": vit.num_classes > 0,
     }
-    if found := [reason for reason, is_so in lacking.items() if is_so]:
-        raise UserError(f"--format {format} has no place for {', '.join(found)}; --format timm has")
+    if reasons := [reason for reason, applies in unsupported.items() if applies]:
+        listed = ", ".join(reasons)
+        raise UserError(f"--format {format} has no place for {listed}; --format timm has")
 
 
 WEIGHTS = "mae.safetensors"
@@ -118,7 +127,7 @@ FILES = f"""\
 tensors, in the names of the original release: {{what}}."""
 
 MASK_TOKEN = """
-(timm takes a file with a mask token for DINOv2's: export with `--no-decoder` for it.)"""
+(timm mistakes a file with a mask token for DINOv2's: export with `--no-decoder` for timm.)"""
 
 CODE = """\
 import torch
@@ -129,7 +138,7 @@ print(model.load_state_dict(weights, strict=False))  # the model of your tool; r
 
 
 def write_original(folder: Path, subject: Subject, images: Tensor) -> Written:
-    """mae.safetensors and mae.pth, with the decoder or (for fine-tuning tools) without."""
+    """Write mae.safetensors and mae.pth, with the decoder or (for fine-tuning tools) without."""
     vit, model = subject.encoder, mae_of(subject)
     refuse_options(subject, "mae", {"--pool": "its users pool themselves"})
     refuse_beyond_plain(vit, "mae")
@@ -158,7 +167,7 @@ def write_original(folder: Path, subject: Subject, images: Tensor) -> Written:
 
 
 def notes_of(subject: Subject) -> dict[str, str]:
-    """Settings for the loaders, which know tensors only."""
+    """Settings for `mae.objectives.mae.loaders`, which read nothing but the exported files."""
     return {
         "pool": str(subject.pool),
         "prefix": str(subject.encoder.num_prefix_tokens),
@@ -168,14 +177,14 @@ def notes_of(subject: Subject) -> dict[str, str]:
 
 
 def original_names(vit: VisionTransformer, decoder: Decoder | None) -> dict[str, Tensor]:
-    """One flat state dict; the encoder's names are timm's."""
+    """State dict in the original release's names; those of the encoder are timm's."""
     tensors = weights(vit)
     if decoder is None:
         return tensors
     for name, tensor in weights(decoder).items():
         if name == "mask_token":
             tensors[name] = tensor
-        elif name == "pos_embed":  # there with a row for the class token, which is zero
+        elif name == "pos_embed":  # the original has a row of zeros for the class token
             tensors["decoder_pos_embed"] = torch.cat([torch.zeros_like(tensor[:, :1]), tensor], 1)
         else:
             tensors[f"decoder_{name}"] = tensor

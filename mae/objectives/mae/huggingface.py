@@ -1,7 +1,7 @@
-"""Folders for transformers' `from_pretrained`: ViTMAEForPreTraining, and in encoder/ ViTModel.
+"""Export for transformers' `from_pretrained`: ViTMAEForPreTraining, and in encoder/ ViTModel.
 
-Two, because a ViTMAEModel hides patches even in evaluation mode, and a ViTModel read from the
-folder of the other is told that half of the tensors are unknown.
+Two folders, because a ViTMAEModel hides patches even in evaluation mode, and reading a ViTModel
+from the folder of a ViTMAEForPreTraining warns that half of the tensors are unknown.
 """
 
 import json
@@ -29,8 +29,9 @@ from mae.objectives.mae.loaders import load_huggingface
 from mae.objectives.mae.model import MaskedAutoencoder
 
 ENCODER = "encoder"
+"""folder of the ViTModel"""
 
-# The names on the hub: every version of transformers reads them.
+# Names of the weights on the hub, which every version of transformers reads.
 ENCODER_NAMES = {
     "cls_token": "embeddings.cls_token",
     "pos_embed": "embeddings.position_embeddings",
@@ -58,7 +59,7 @@ FULL = f"""\
 `config.json` and `model.safetensors` are a ViTMAEForPreTraining, decoder included; `{ENCODER}/` is
 the encoder alone, a ViTModel, for features and fine-tuning (ViTMAEModel hides patches even in
 evaluation mode)."""
-ALONE = "`config.json` and `model.safetensors` are the encoder, a ViTModel."
+ENCODER_ONLY = "`config.json` and `model.safetensors` are the encoder, a ViTModel."
 CODE = """\
 from transformers import AutoImageProcessor, {classes}
 
@@ -67,17 +68,21 @@ encoder = ViTModel.from_pretrained({encoder}, add_pooling_layer=False)
 tokens = encoder(**processor(images=image, return_tensors="pt")).last_hidden_state
 """
 PRETRAINING = """\
-model = ViTMAEForPreTraining.from_pretrained("FOLDER")  # go on pretraining, or draw
+model = ViTMAEForPreTraining.from_pretrained("FOLDER")  # further pretraining, reconstructions
 """
 
 
 def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written:
-    """Both folders; without the decoder the one of ViTModel only, in `folder` itself."""
+    """Write both folders; without the decoder only ViTModel, in `folder` itself.
+
+    Raises UserError where transformers is not installed, for images of more than 8 bits, with the
+    decoder for images that are not square, and as `refuse_beyond_plain`.
+    """
     vit, config, model = subject.encoder, subject.config, mae_of(subject)
     refuse_options(subject, "hf", {"--pool": "its users pool themselves"})
     refuse_beyond_plain(vit, "hf")
     try:
-        import transformers  # noqa: F401  (what cannot be checked is not written)
+        import transformers  # noqa: F401  (the check of the export needs it)
     except ImportError:
         raise UserError("--format hf: needs transformers: pip install 'mae[hf]'") from None
     if config.data.bits != 8:
@@ -85,8 +90,8 @@ def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written
             "--format hf: transformers' image processors read 8 bits a channel, these images have "
             f"{config.data.bits}; --format timm leaves reading them to you"
         )
-    named, remarks = named_decoder(subject, "hf")
-    if named and len(set(vit.patch_embed.grid_size)) > 1:
+    exported_decoder, remarks = named_decoder(subject, "hf")
+    if exported_decoder and len(set(vit.patch_embed.grid_size)) > 1:
         raise UserError("--format hf: ViTMAEForPreTraining takes square images: --no-decoder")
     processor = json.dumps(processor_config(config, model), indent=2) + "\n"
     encoder = hub_names(weights(vit), ENCODER_NAMES)
@@ -94,9 +99,9 @@ def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written
     normalised = subject.normalize(images)
     given = {"images": normalised, "pixels": images}
     expected = expect_features(subject, normalised) | {"pixel_values": normalised}
-    if named:
-        decoder = hub_names(weights(named), DECODER_NAMES)
-        positions = decoder["decoder_pos_embed"]  # there with a row for the class token: zero
+    if exported_decoder:
+        decoder = hub_names(weights(exported_decoder), DECODER_NAMES)
+        positions = decoder["decoder_pos_embed"]  # the hub has a row of zeros for the class token
         decoder["decoder_pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
         tensors = {f"vit.{k}": v for k, v in encoder.items()}
         tensors |= {f"decoder.{k}": v for k, v in decoder.items()}
@@ -104,20 +109,20 @@ def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written
         noise, prediction = expect_prediction(model, normalised)
         given, expected = given | noise, expected | prediction
         (folder / ENCODER).mkdir()
-    own = folder / ENCODER if named else folder
-    alone = arguments | {"architectures": ["ViTModel"], "model_type": "vit"}
-    _write(own, encoder, alone, processor)
+    encoder_folder = folder / ENCODER if exported_decoder else folder
+    vit_config = arguments | {"architectures": ["ViTModel"], "model_type": "vit"}
+    _write(encoder_folder, encoder, vit_config, processor)
     return Written(
         given=given,
         expected=expected,
         tolerance=1e-5,
         reader="transformers",
-        files=FULL if named else ALONE,
+        files=FULL if exported_decoder else ENCODER_ONLY,
         code=CODE.format(
-            classes="ViTMAEForPreTraining, ViTModel" if named else "ViTModel",
-            encoder=f'"FOLDER/{ENCODER}"' if named else '"FOLDER"',
+            classes="ViTMAEForPreTraining, ViTModel" if exported_decoder else "ViTModel",
+            encoder=f'"FOLDER/{ENCODER}"' if exported_decoder else '"FOLDER"',
         )
-        + (PRETRAINING if named else ""),
+        + (PRETRAINING if exported_decoder else ""),
         loader=load_huggingface,
         library="transformers",
         notes=notes_of(subject),
@@ -126,7 +131,10 @@ def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written
 
 
 def hub_names(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    """Tensors of an encoder or decoder in the hub's names, queries, keys and values apart."""
+    """Rename the tensors of an encoder or decoder for the hub, with qkv split in three.
+
+    `names`: own names outside the blocks → the hub's.
+    """
     renamed = {}
     for name, tensor in tensors.items():
         if not name.startswith("blocks."):
@@ -137,15 +145,15 @@ def hub_names(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Te
         stem, _, kind = rest.rpartition(".")
         block = f"{names['blocks']}.{number}"
         if stem == "attn.qkv":
-            for part, own in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                renamed[f"{block}.attention.attention.{part}.{kind}"] = own.clone()
+            for part, chunk in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                renamed[f"{block}.attention.attention.{part}.{kind}"] = chunk.clone()
         else:
             renamed[f"{block}.{BLOCK_NAMES[stem]}.{kind}"] = tensor
     return renamed
 
 
 def encoder_config(model: MaskedAutoencoder) -> dict[str, Any]:
-    """What ViTConfig and ViTMAEConfig have in common."""
+    """Common entries of ViTConfig and ViTMAEConfig."""
     vit = model.encoder
     block = vit.blocks[0]
     assert isinstance(block, Block) and isinstance(block.mlp, Mlp)
@@ -170,7 +178,7 @@ def encoder_config(model: MaskedAutoencoder) -> dict[str, Any]:
 def pretraining_config(
     config: Config, model: MaskedAutoencoder, arguments: dict[str, Any]
 ) -> dict[str, Any]:
-    """config.json of a ViTMAEForPreTraining."""
+    """Contents of config.json for a ViTMAEForPreTraining."""
     section = model_of(config)
     return arguments | {
         "architectures": ["ViTMAEForPreTraining"],
@@ -185,21 +193,21 @@ def pretraining_config(
 
 
 def processor_config(config: Config, model: MaskedAutoencoder) -> dict[str, Any]:
-    """preprocessor_config.json: resize the short side, cut out the centre, normalise.
+    """Contents of preprocessor_config.json: resize the short side, crop the centre, normalise.
 
-    Images that are not square are resized to their size as they are.
+    Where the model's images are not square, images are resized to their size without a crop.
     """
     height, width = model.img_size
-    exact = {"height": height, "width": width}
-    cropped = height == width
+    size = {"height": height, "width": width}
+    is_square = height == width
     return {
-        "image_processor_type": "BitImageProcessor" if cropped else "ViTImageProcessor",
+        "image_processor_type": "BitImageProcessor" if is_square else "ViTImageProcessor",
         "do_convert_rgb": config.data.in_chans == 3,
         "do_resize": True,
-        "size": {"shortest_edge": round(height / config.data.crop_pct)} if cropped else exact,
+        "size": {"shortest_edge": round(height / config.data.crop_pct)} if is_square else size,
         "resample": 3,  # bicubic
-        "do_center_crop": cropped,
-        "crop_size": exact,
+        "do_center_crop": is_square,
+        "crop_size": size,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -208,7 +216,9 @@ def processor_config(config: Config, model: MaskedAutoencoder) -> dict[str, Any]
     }
 
 
-def _write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], more: str) -> None:
+def _write(
+    folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], processor: str
+) -> None:
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "preprocessor_config.json").write_text(more)
+    (folder / "preprocessor_config.json").write_text(processor)

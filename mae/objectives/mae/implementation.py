@@ -1,4 +1,4 @@
-"""First weights of a Masked Autoencoder: the encoder's, and the decoder's where they fit."""
+"""Implementation of masked autoencoding: initial weights, evaluation, reconstructions, exports."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -27,15 +27,18 @@ from mae.pretrained_weights.start import start_encoder
 
 
 def start_mae(model: MaskedAutoencoder, init: InitConfig, data: DataConfig) -> Initial:
-    """Load what `init` names into encoder and decoder; UserError as `start_encoder`."""
+    """Load the weights that `init` names into encoder and, where they fit, decoder.
+
+    Raises UserError as `start_encoder`.
+    """
     fill = partial(load_decoder, model.decoder, grid=grid_of(model.encoder))
     return start_encoder(model, model.encoder, init, data, fill)
 
 
 def load_decoder(decoder: Decoder | CrossDecoder, weights: Weights, grid: Grid) -> Loaded:
-    """Fill all of `decoder` (for this grid of patches), or nothing where the source's is another.
+    """Load all weights of `decoder`, or none where the source's has another architecture or size.
 
-    Raises UserError where one that fits is damaged.
+    `grid`: rows and columns of patches.  Raises UserError where fitting weights are damaged.
     """
     own = decoder.state_dict()
     source = dict(weights.decoder)
@@ -62,19 +65,22 @@ def load_decoder(decoder: Decoder | CrossDecoder, weights: Weights, grid: Grid) 
 
 
 def decoder_positions(tensor: Tensor, prefix: int, grid: Grid, old_grid: Grid | None) -> Tensor:
-    """The decoder's [1 patches d] for this grid; others add rows of zeros for prefix tokens."""
+    """Decoder positions [1 patches d], interpolated to `grid`.
+
+    Rows of zeros for `prefix` tokens, as in other implementations, are removed first.
+    """
     if tensor.ndim != 3:
         return tensor
     for before in (0, prefix):
         patches = tensor.shape[1] - before
-        guess = old_grid or (grid if patches == prod(grid) else square_grid(patches))
-        if guess and patches == prod(guess) and not tensor[:, :before].any():
-            return resample_abs_pos_embed(tensor[:, before:], list(grid), list(guess), 0)
+        source_grid = old_grid or (grid if patches == prod(grid) else square_grid(patches))
+        if source_grid and patches == prod(source_grid) and not tensor[:, :before].any():
+            return resample_abs_pos_embed(tensor[:, before:], list(grid), list(source_grid), 0)
     return tensor
 
 
 class MaeImplementation(Implementation):
-    """Masked autoencoding."""
+    """Implementation of masked autoencoding."""
 
     exports: ClassVar[Mapping[str, Writer]] = {
         "timm": write_timm,
@@ -83,21 +89,19 @@ class MaeImplementation(Implementation):
     }
 
     def build(self, config: Config) -> MaskedAutoencoder:
-        """The model that the settings describe, freshly initialised from torch's generator."""
+        """Build the model from the settings, initialised from torch's default generator."""
         return build_mae(config)
 
     def measure(self, objective: Objective, held_out: HeldOut) -> Mapping[str, Any]:
-        """Health of the features, and R² on hidden patches beside trivial predictors."""
+        """Evaluate feature health, and R² on hidden patches beside trivial predictors."""
         assert isinstance(objective, MaskedAutoencoder)
         health, sums = measure_held_out(objective, held_out, partial(hidden_sums, objective))
         r2, r2_patch_mean, r2_interpolation = shares_explained(*sums.tolist())
         r2s = {"r2": r2, "r2_interpolation": r2_interpolation, "r2_patch_mean": r2_patch_mean}
         return {**health._asdict(), **r2s}
 
-    def reconstruct(
-        self, objective: Objective, request: ReconstructionRequest
-    ) -> ReconstructionReport:
-        """Sheet of hidden and predicted patches, and R² beside trivial predictors."""
+    def reconstruct(self, objective: Objective, request: Asked) -> Reconstructed:
+        """Draw the sheet of masked and predicted images; R² beside trivial predictors."""
         assert isinstance(objective, MaskedAutoencoder)
         return reconstruct(objective, request)
 
@@ -107,7 +111,7 @@ class MaeImplementation(Implementation):
         return start_mae(objective, config.init, config.data)
 
     def after_resize(self, objective: Objective, old_grid: tuple[int, int]) -> None:
-        """Fit the decoder's positions."""
+        """Interpolate the decoder's positions."""
         assert isinstance(objective, MaskedAutoencoder)
         resize_decoder(objective, old_grid)
 

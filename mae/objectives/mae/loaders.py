@@ -1,4 +1,7 @@
-"""Loaders of exported Masked Autoencoders, for a fresh process without any model of ours."""
+"""Loaders of exported Masked Autoencoders, for checks in a fresh process without our models.
+
+Each is an `export.subject.Loader`: (folder, given tensors, notes) → computed tensors.
+"""
 
 import json
 from pathlib import Path
@@ -11,7 +14,10 @@ Tensors = dict[str, Tensor]
 
 
 def load_original(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensors:
-    """Encoder and decoder from timm's blocks, put together as the paper describes them."""
+    """Compute features and predictions from mae.pth with timm's blocks, as the paper describes.
+
+    Raises ValueError where mae.pth and mae.safetensors differ.
+    """
     import timm
     from timm.models.vision_transformer import Block, VisionTransformer
 
@@ -19,10 +25,14 @@ def load_original(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensor
     same = load_file(folder / "mae.safetensors")
     if weights.keys() != same.keys() or any(not torch.equal(weights[k], same[k]) for k in same):
         raise ValueError("mae.pth and mae.safetensors are not the same")
-    built = json.loads(notes["architecture"])
-    vit = timm.create_model(built["architecture"], num_classes=0, **built["model_args"]).eval()
-    own = {k: v for k, v in weights.items() if not k.startswith("decoder_") and k != "mask_token"}
-    vit.load_state_dict(own, strict=True)
+    timm_model = json.loads(notes["architecture"])
+    vit = timm.create_model(
+        timm_model["architecture"], num_classes=0, **timm_model["model_args"]
+    ).eval()
+    encoder = {
+        k: v for k, v in weights.items() if not k.startswith("decoder_") and k != "mask_token"
+    }
+    vit.load_state_dict(encoder, strict=True)
     assert isinstance(vit, VisionTransformer)
     images = given["images"]
     tokens = vit.forward_features(images)
@@ -59,23 +69,23 @@ def load_original(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensor
 
 
 def load_huggingface(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensors:
-    """Features, predictions and pixels through transformers."""
+    """Compute features, predictions and normalised pixels with transformers."""
     from transformers import AutoImageProcessor, ViTMAEForPreTraining, ViTModel
 
     def load(kind: type, folder: Path, **arguments: bool) -> torch.nn.Module:
-        model, told = kind.from_pretrained(folder, output_loading_info=True, **arguments)
-        wrong = {key: keys for key, keys in told.items() if keys}
+        model, info = kind.from_pretrained(folder, output_loading_info=True, **arguments)
+        wrong = {key: keys for key, keys in info.items() if keys}
         assert not wrong, f"{kind.__name__}: {wrong}"
         return model.eval()
 
-    alone = folder / "encoder" if "noise" in given else folder
+    encoder_folder = folder / "encoder" if "noise" in given else folder
     images = given["images"]
-    tokens = load(ViTModel, alone, add_pooling_layer=False)(images).last_hidden_state
-    read = AutoImageProcessor.from_pretrained(folder)
+    tokens = load(ViTModel, encoder_folder, add_pooling_layer=False)(images).last_hidden_state
+    processor = AutoImageProcessor.from_pretrained(folder)
     pixels = [image.numpy() for image in given["pixels"]]
-    values = read(
+    values = processor(
         pixels,
-        do_resize=False,  # they have the size
+        do_resize=False,  # they have the model's size
         do_center_crop=False,
         do_convert_rgb=False,
         input_data_format="channels_first",
@@ -90,11 +100,11 @@ def load_huggingface(folder: Path, given: Tensors, notes: dict[str, str]) -> Ten
 
 
 def _hidden(patches: Tensor, given: Tensors) -> Tensor:
-    """The predictions that the loss is of."""
+    """Predictions of the hidden patches."""
     return patches.gather(1, given["ids_masked"][:, :, None].expand(-1, -1, patches.shape[-1]))
 
 
 def _pooled(tokens: Tensor, notes: dict[str, str]) -> Tensor:
-    """Pooled vectors for libraries that give tokens only, as the model card describes them."""
+    """Pooled vectors from tokens, as the model card describes."""
     prefix = int(notes["prefix"])
     return tokens[:, 0] if notes["pool"] == "token" else tokens[:, prefix:].mean(dim=1)

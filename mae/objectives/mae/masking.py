@@ -1,4 +1,4 @@
-"""Which patches are hidden: random, per sample, a pure function of the sample's seed."""
+"""Random masking: a split of each image's patches, a pure function of the sample's seed."""
 
 from typing import NamedTuple
 
@@ -10,16 +10,16 @@ from mae.base.tensor_hashing import counters
 
 
 class PatchSplit(NamedTuple):
-    """The two parts of a random permutation of the patches of each image."""
+    """Split of the patches of each image into visible and hidden ones, by index."""
 
     ids_keep: Int[Tensor, "b visible"]
-    """Patches that the encoder sees, in shuffled order."""
+    """visible patches, the input of the encoder, in shuffled order"""
     ids_masked: Int[Tensor, "b masked"]
-    """Patches that are removed and predicted, in shuffled order."""
+    """hidden patches, which the decoder predicts, in shuffled order"""
 
 
 def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """int(n * (1 - mask_ratio)), the official rounding; the other patches are hidden."""
+    """Number of visible patches: int(n * (1 - mask_ratio)), as the original release rounds."""
     return int(num_patches * (1 - mask_ratio))
 
 
@@ -35,7 +35,7 @@ def random_masking(seeds: Int[Tensor, " b"], num_patches: int, mask_ratio: float
 
 
 def binary_mask(split: PatchSplit) -> Float[Tensor, "b n"]:
-    """The split as the paper's mask: 1 = removed, 0 = visible."""
+    """Mask of the paper: 1 = removed, 0 = visible."""
     b, visible = split.ids_keep.shape
     mask = torch.ones(b, visible + split.ids_masked.shape[1], device=split.ids_keep.device)
     return mask.scatter(1, split.ids_keep, 0.0)

@@ -1,6 +1,7 @@
 """Masked Autoencoder (He et al. 2021, "Masked Autoencoders Are Scalable Vision Learners")."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -28,11 +29,11 @@ from mae.objectives.mae.masking import PatchSplit, num_visible, random_masking
 
 
 class MaskedAutoencoder(Objective):
-    """Encoder on visible patches, light decoder, mean squared error on hidden patches.
+    """Encoder of visible patches, light decoder, mean squared error on hidden patches.
 
-    Images come as uint8 (or with `bits` = 16 as uint16), [b c h w]: they are scaled to [0, 1] and
-    normalised by `mean` and `std` (per channel) here, on the device.  Floating-point images count
-    as normalised already.
+    Images are uint8 (with `bits` = 16 uint16), [b c h w]; the model scales them to [0, 1] and
+    normalises them by `mean` and `std` (per channel) on the device.  Floating-point images are
+    taken as normalised.
     """
 
     pixel_scale: Tensor
@@ -53,10 +54,10 @@ class MaskedAutoencoder(Objective):
         std: Sequence[float] = (0.229, 0.224, 0.225),
         bits: int = 8,
     ) -> None:
-        """Initialise `encoder` as in the paper and put a decoder behind it.
+        """Initialise `encoder` as in the paper and add a decoder.
 
         Raises UserError where `mask_ratio` leaves no patch visible or none hidden,
-        `prediction_ratio` asks for none or for more than are hidden, or `mean` and `std` are not
+        `prediction_ratio` selects no patch or more than are hidden, or `mean` and `std` are not
         one number per channel.
         """
         super().__init__()
@@ -80,22 +81,21 @@ class MaskedAutoencoder(Objective):
         self.encoder = encoder
         initialize_encoder(encoder)
         p, q = self.patch_size
-        sizes = (
-            decoder_embed_dim,
-            decoder_depth,
-            decoder_num_heads,
-            encoder.patch_embed.grid_size,
-            encoder.num_prefix_tokens,
-            p * q * channels,
-        )
-        self.decoder: Decoder | CrossDecoder
+        build_decoder = Decoder
         if decoder_attention == "cross":
-            self.decoder = CrossDecoder(encoder.embed_dim, len(encoder.blocks), *sizes)
-        else:
-            self.decoder = Decoder(encoder.embed_dim, *sizes)
+            build_decoder = partial(CrossDecoder, encoder_depth=len(encoder.blocks))
+        self.decoder: Decoder | CrossDecoder = build_decoder(
+            encoder_dim=encoder.embed_dim,
+            dim=decoder_embed_dim,
+            depth=decoder_depth,
+            num_heads=decoder_num_heads,
+            grid_size=encoder.patch_embed.grid_size,
+            num_prefix_tokens=encoder.num_prefix_tokens,
+            patch_values=p * q * channels,
+        )
         hidden = self.num_patches - visible
         self.num_predicted: int | None = None
-        """of the hidden patches, in a step; None: all, however many there are"""
+        """number of hidden patches that are predicted in a training step (None: all)"""
         if prediction_ratio:
             self.num_predicted = int(self.num_patches * prediction_ratio)
             if not 0 < self.num_predicted <= hidden:
@@ -110,35 +110,41 @@ class MaskedAutoencoder(Objective):
         seeds: Int[Tensor, " b"],
         labels: Int[Tensor, " b"] | None = None,
     ) -> PatchSplit:
-        """Which patches to hide: a pure function of `seeds`."""
+        """Random masks: a pure function of `seeds`."""
         return random_masking(seeds, self.num_patches, self.mask_ratio)
 
     def forward(
         self, images: Shaped[Tensor, "b c h w"], noise: PatchSplit, progress: Float[Tensor, ""]
     ) -> Output:
-        """Encode what is visible, predict what is hidden, compare."""
+        """Encoder on the visible patches, decoder for the hidden ones, loss (paper, figure 1)."""
         patches = self.patchify(images)
-        asked = PatchSplit(noise.ids_keep, noise.ids_masked[:, : self.num_predicted])
-        features = self.forward_encoder(patches, asked.ids_keep)
-        prediction = self.decoder(features, asked)
-        return self.forward_loss(patches, prediction, asked.ids_masked)
+        split = PatchSplit(noise.ids_keep, noise.ids_masked[:, : self.num_predicted])
+        latent = self.forward_encoder(patches, split.ids_keep)
+        prediction = self.forward_decoder(latent, split)
+        return self.forward_loss(patches, prediction, split.ids_masked)
 
     def predict(
         self, patches: Shaped[Tensor, "b n values"], split: PatchSplit
     ) -> Float[Tensor, "b masked values"]:
-        """What the model makes of all hidden patches."""
-        return self.decoder(self.forward_encoder(patches, split.ids_keep), split)
+        """Predict all patches of `split.ids_masked`, in the units of the target."""
+        return self.forward_decoder(self.forward_encoder(patches, split.ids_keep), split)
 
     def patchify(self, images: Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b n values"]:
-        """Patches of images, in the images' own numbers."""
+        """Split images into patches; integers stay integers."""
         return patchify(computable(images), self.patch_size)
 
     def forward_encoder(
         self, patches: Shaped[Tensor, "b n values"], ids_keep: Int[Tensor, "b k"]
     ) -> list[Float[Tensor, "b tokens d"]]:
-        """Encode the patches named by `ids_keep`; the others are never touched."""
+        """Encode the patches of `ids_keep` alone; the tokens after each block, the last normed."""
         visible = self.normalize(gather_tokens(patches, ids_keep))
         return forward_visible(self.encoder, visible, ids_keep)
+
+    def forward_decoder(
+        self, latent: Sequence[Float[Tensor, "b tokens d"]], split: PatchSplit
+    ) -> Float[Tensor, "b m values"]:
+        """Predict the pixels of the patches of `split.ids_masked`."""
+        return self.decoder(latent, split)
 
     def forward_loss(
         self,
@@ -157,7 +163,7 @@ class MaskedAutoencoder(Objective):
     def target(
         self, patches: Shaped[Tensor, "b n values"], ids_masked: Int[Tensor, "b m"]
     ) -> Float[Tensor, "b m values"]:
-        """What the decoder is to predict: hidden pixels, with `norm_pix_loss` per-patch normal."""
+        """Target of the decoder: hidden pixels, with `norm_pix_loss` normalised per patch."""
         target = self.normalize(gather_tokens(patches, ids_masked))
         if self.norm_pix_loss:
             mean, std = patch_statistics(target)
@@ -165,7 +171,7 @@ class MaskedAutoencoder(Objective):
         return target
 
     def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
-        """The `forward_features` of timm on whole images: nothing is ever masked here."""
+        """Compute timm's `forward_features` of whole images, without masking."""
         tokens = self.encoder.forward_features(self.normalize_images(images))
         patch_tokens = tokens[:, self.encoder.num_prefix_tokens :]
         pooled = {"mean": patch_tokens.mean(dim=1)}
@@ -174,15 +180,15 @@ class MaskedAutoencoder(Objective):
         return Features(pooled, patch_tokens)
 
     def encoder_module(self) -> VisionTransformer:
-        """The encoder."""
+        """Encoder."""
         return self.encoder
 
     @torch.no_grad()
     def reconstruct(self, images: Shaped[Tensor, "b c h w"], split: PatchSplit) -> Reconstruction:
-        """Fill in the hidden patches.
+        """Predict the hidden patches and paste the visible ones in.
 
-        A model trained on normalised targets predicts each patch's structure, not its mean and
-        contrast: both are taken from the true patch, as in the paper's own figures.
+        A model trained with `norm_pix_loss` predicts each patch without its mean and contrast:
+        both are taken from the true patch, as in the paper's figures.
         """
         patches = self.patchify(images)
         prediction = self.predict(patches, split).float()
@@ -198,14 +204,14 @@ class MaskedAutoencoder(Objective):
         return Reconstruction((unit / self.white).clamp(0, 1), self._to_images(hidden))
 
     def normalize(self, patches: Shaped[Tensor, "b n values"]) -> Float[Tensor, "b n values"]:
-        """uint8 patches (channels last) to normalised floats; floats pass unchanged."""
+        """Normalise integer patches (channels last within a patch); floats pass unchanged."""
         if patches.is_floating_point():
             return patches
         pixels = patches.unflatten(-1, (-1, self.pixel_scale.numel()))
         return (pixels * self.pixel_scale + self.pixel_shift).flatten(-2)
 
     def normalize_images(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """The same for images."""
+        """Normalise integer images; floats pass unchanged."""
         return normalize_images(images, Affine(self.pixel_scale, self.pixel_shift))
 
     def _to_images(self, patches: Float[Tensor, "b n values"]) -> Float[Tensor, "b c h w"]:
@@ -213,7 +219,7 @@ class MaskedAutoencoder(Objective):
 
 
 def build_mae(config: Config) -> MaskedAutoencoder:
-    """The model that the settings describe, freshly initialised from torch's generator."""
+    """Build the model from the settings, initialised from torch's default generator."""
     model, data = model_of(config), config.data
     encoder = build_encoder(
         model.encoder,

@@ -1,4 +1,4 @@
-"""`mae reconstruct` of a masked autoencoder: original, hidden, predicted, error, and R²."""
+"""Sheet of `mae reconstruct` for a masked autoencoder: original, mask, prediction, error, R²."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,85 +17,90 @@ from mae.pictures.reconstruction import BATCH, ReconstructionReport, Reconstruct
 from mae.pictures.sheet import Cell, Scale, Sheet
 
 COLUMNS = ("original", "masked", "reconstruction", "raw", "error")
-OF_SEVERAL = ("original", "masked", "reconstruction")
-"""columns where several mask ratios stand side by side"""
+COLUMNS_OF_SEVERAL = ("original", "masked", "reconstruction")
+"""default columns where several mask ratios are drawn side by side"""
 
 SPREAD = 2.0
-"""the raw output of a model of normalised pixels: black is -SPREAD deviations, white +SPREAD"""
+"""raw output with `norm_pix_loss`: black is -SPREAD standard deviations, white +SPREAD"""
 
-USUAL_MOST = 0.98
-"""share of the patches whose error lies within the scale"""
+SCALE_QUANTILE = 0.98
+"""share of the patches whose error lies within the colour scale"""
 
-EXPLAINED = {
+LEGEND = {
     "reconstruction": "reconstruction: hidden patches as predicted, visible ones pasted in.",
-    "pixels": "raw: the prediction alone; visible patches, of which the decoder is never asked, "
-    "are left blank.",
-    "normalised": "raw: the prediction alone, in the units it is made in: each patch minus its own "
-    "mean, over its own deviation, so that grey is the patch's mean and black and white are 2 "
-    "deviations off. It looks unlike the image because brightness and contrast are no part of it: "
-    "the reconstruction takes them from the true patch. Visible patches, of which the decoder is "
-    "never asked, are left blank.",
+    "pixels": "raw: the prediction alone; visible patches, which the decoder does not predict, "
+    "are blank.",
+    "normalised": "raw: the prediction alone, normalised per patch: grey is the patch's mean, "
+    "black and white are 2 standard deviations from it. It differs from the image because it has "
+    "no brightness and contrast: the reconstruction takes them from the true patch. Visible "
+    "patches, which the decoder does not predict, are blank.",
     "error": "error: mean squared error of each hidden patch, in the units of the loss; visible "
-    "patches are left blank.",
+    "patches are blank.",
     "r2": "R²: share of the variance of the image's hidden pixels, in the units of the loss, that "
     "is explained; 1 is perfect.",
 }
 
 
-class Predicted(NamedTuple):
-    """Pictures [b c h w] in [0, 1], and numbers; all on the CPU."""
+class Prediction(NamedTuple):
+    """Predicted images [b c h w] in [0, 1] and their errors, on the CPU."""
 
     original: Tensor
     masked: Tensor
     reconstruction: Tensor
     raw: Tensor
-    """the prediction without visible patches (0 there)"""
+    """prediction alone; 0 at visible patches"""
     hidden: Tensor
     """bool [b n]"""
     error: Tensor
     """[b n] mean squared error of each hidden patch, in the units of the loss; NaN: visible"""
     r2: Tensor
-    """[b] over each image's hidden values"""
+    """[b] R² over each image's hidden values"""
 
 
-def reconstruct(model: MaskedAutoencoder, request: ReconstructionRequest) -> ReconstructionReport:
-    """Sheet, and R² of each mask beside trivial predictors.
+def reconstruct(model: MaskedAutoencoder, request: Asked) -> Reconstructed:
+    """Draw the sheet; R² of each mask beside trivial predictors.
 
-    Raises UserError as `choose_masks` does.
+    Raises UserError as `choose_masks`.
     """
     masks = choose_masks(request.mask or "random", request.mask_ratios, model)
-    columns = request.columns or (COLUMNS if len(masks) == 1 else OF_SEVERAL)
+    columns = request.columns or (COLUMNS if len(masks) == 1 else COLUMNS_OF_SEVERAL)
     images, seeds, count = request.images, request.seeds, request.count
     sheet = reconstruction_sheet(
-        model, images[:count], request.names[:count], seeds[:count], masks, columns, request.title
+        model,
+        images=images[:count],
+        names=request.names[:count],
+        seeds=seeds[:count],
+        masks=masks,
+        columns=columns,
+        title=request.title,
     )
     measured = images[: request.measured].split(BATCH), seeds[: request.measured].split(BATCH)
-    pairs = list(zip(*measured, strict=True))
-    found = [explained_variance(model, pairs, mask.draw) for mask in masks]
+    batches = list(zip(*measured, strict=True))
+    results = [explained_variance(model, batches, mask.draw) for mask in masks]
     rows = [
         {"mask": mask.pattern, "hidden": mask.hidden, **explained._asdict()}
-        for mask, explained in zip(masks, found, strict=True)
+        for mask, explained in zip(masks, results, strict=True)
     ]
     lines = [
         line
-        for mask, explained in zip(masks, found, strict=True)
+        for mask, explained in zip(masks, results, strict=True)
         for line in _table(mask, explained, model)
     ]
-    return ReconstructionReport(sheet, {**found[0]._asdict(), "masks": rows}, lines)
+    return Reconstructed(sheet, {**results[0]._asdict(), "masks": rows}, lines)
 
 
 def _table(mask: ChosenMask, explained: Explained, model: MaskedAutoencoder) -> list[str]:
-    given = "0 by definition" if model.norm_pix_loss else "told, no model could be"
+    remark = "0 by definition" if model.norm_pix_loss else "uses the true mean"
     return [
         f"R² on hidden patches of {explained.images} images, {mask.hidden:.0%} hidden",
         f"  {'model':34}{explained.model:7.3f}",
         f"  {'interpolation of visible patches':34}{explained.interpolation:7.3f}",
-        f"  {'mean of each hidden patch':34}{explained.patch_mean:7.3f}  ({given})",
+        f"  {'mean of each hidden patch':34}{explained.patch_mean:7.3f}  ({remark})",
     ]
 
 
 @torch.no_grad()
-def reconstruct_images(model: MaskedAutoencoder, images: Tensor, split: PatchSplit) -> Predicted:
+def reconstruct_images(model: MaskedAutoencoder, images: Tensor, split: PatchSplit) -> Prediction:
     """Predict the hidden patches of integer images [b c h w] on the model's device."""
     patches = model.patchify(images)
     prediction = model.predict(patches, split).float()
@@ -114,7 +119,7 @@ def reconstruct_images(model: MaskedAutoencoder, images: Tensor, split: PatchSpl
         ids = split.ids_masked[:, :, None].expand_as(prediction)
         units = torch.zeros_like(patches, dtype=torch.float32).scatter(1, ids, prediction)
         raw = unpatchify(units / (2 * SPREAD) + 0.5, model.img_size, model.patch_size) * mask
-    return Predicted(
+    return Prediction(
         original=original.cpu(),
         masked=(original * (1 - mask) + HIDDEN * mask).cpu(),
         reconstruction=shown.cpu(),
@@ -134,39 +139,41 @@ def reconstruction_sheet(
     columns: Sequence[str],
     title: str,
 ) -> Sheet:
-    """A row for each image; of several masks the columns follow each other, the original once."""
-    made = [reconstruct_images(model, images, mask.draw(images, seeds)) for mask in masks]
-    errors = torch.cat([one.error[one.hidden] for one in made])
-    top = max(torch.quantile(errors, USUAL_MOST).item(), 1e-6)
+    """Sheet with a row for each image and the columns of each mask; the original comes once."""
+    predictions = [reconstruct_images(model, images, mask.draw(images, seeds)) for mask in masks]
+    errors = torch.cat([one.error[one.hidden] for one in predictions])
+    top = max(torch.quantile(errors, SCALE_QUANTILE).item(), 1e-6)
     grid = grid_of(model)
     heads: list[str] = []
     rows: list[list[Cell]] = [[] for _ in names]
     if "original" in columns:
         heads.append("original")
-        for row, name, picture in zip(rows, names, made[0].original, strict=True):
+        for row, name, picture in zip(rows, names, predictions[0].original, strict=True):
             row.append(Cell(to_pil(picture), name))
-    for mask, one in zip(masks, made, strict=True):
+    for mask, prediction in zip(masks, predictions, strict=True):
         for column in columns:
             if column == "original":
                 continue
             heads.append(f"{column}, {mask.hidden:.0%}" if len(masks) > 1 else column)
             for number, row in enumerate(rows):
-                row.append(_cell(column, one, number, top, grid))
+                row.append(_cell(column, prediction, number, top, grid))
     return Sheet(title, heads, rows, _notes(model, masks, columns), _scale(model, columns, top))
 
 
-def _cell(column: str, made: Predicted, number: int, top: float, grid: tuple[int, int]) -> Cell:
-    h, w = made.original.shape[-2:]
+def _cell(
+    column: str, prediction: Prediction, number: int, top: float, grid: tuple[int, int]
+) -> Cell:
+    h, w = prediction.original.shape[-2:]
     if column == "masked":
-        return Cell(to_pil(made.masked[number]))
+        return Cell(to_pil(prediction.masked[number]))
     if column == "reconstruction":
-        return Cell(to_pil(made.reconstruction[number]), f"R² {made.r2[number]:.2f}")
+        return Cell(to_pil(prediction.reconstruction[number]), f"R² {prediction.r2[number]:.2f}")
     if column == "raw":
-        picture = to_pil(made.raw[number])
-        blank = (made.hidden[number].view(grid).byte() * 255).numpy()
-        picture.putalpha(Image.fromarray(blank).resize((w, h), Image.Resampling.NEAREST))
+        picture = to_pil(prediction.raw[number])
+        alpha = (prediction.hidden[number].view(grid).byte() * 255).numpy()
+        picture.putalpha(Image.fromarray(alpha).resize((w, h), Image.Resampling.NEAREST))
         return Cell(picture)
-    error = made.error[number]
+    error = prediction.error[number]
     return Cell(heat_map(error.view(grid), top, (h, w)), f"mean {error.nanmean():.2f}")
 
 
@@ -178,11 +185,11 @@ def _notes(
     trained = f"The model was trained with {model.mask_ratio:.0%} hidden."
     notes = [f"{hidden} {trained}"]
     if "reconstruction" in columns:
-        notes += [EXPLAINED["reconstruction"], EXPLAINED["r2"]]
+        notes += [LEGEND["reconstruction"], LEGEND["r2"]]
     if "raw" in columns:
-        notes.append(EXPLAINED["normalised" if model.norm_pix_loss else "pixels"])
+        notes.append(LEGEND["normalised" if model.norm_pix_loss else "pixels"])
     if "error" in columns:
-        notes.append(EXPLAINED["error"])
+        notes.append(LEGEND["error"])
     return notes
 
 
@@ -191,5 +198,5 @@ def _scale(model: MaskedAutoencoder, columns: Sequence[str], top: float) -> Scal
         return None
     meaning = "error of a patch"
     if model.norm_pix_loss:
-        meaning += "; 1 is what predicting its mean would cost"
+        meaning += "; 1 is the error of predicting its mean"
     return Scale(meaning, "0", f"{top:.2g} and more")

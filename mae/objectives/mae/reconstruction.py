@@ -1,4 +1,4 @@
-"""Is the reconstruction any good?  R² on hidden patches, beside two predictors without a model."""
+"""Quality of reconstruction: R² on hidden patches, beside two predictors without a model."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -14,21 +14,23 @@ from mae.objectives.mae.masking import PatchSplit
 from mae.objectives.mae.model import MaskedAutoencoder
 
 SWEEPS = 24
+"""smoothing iterations of `fill_in` at each scale"""
 
 
 class Explained(NamedTuple):
-    """R² = 1 - squared error / squared deviation from the mean, over all hidden pixels.
+    """R² of predictors = 1 - squared error / squared deviation from the mean, over hidden pixels.
 
-    In the space of the model's target.  With `norm_pix_loss` that is each hidden patch minus its
-    mean, over its deviation, and every predictor is told both.
+    In the units of the model's target.  With `norm_pix_loss` these are normalised by the true mean
+    and deviation of each hidden patch, for every predictor.
     """
 
     model: float
     patch_mean: float
-    """predicts each hidden patch's own true mean; 0 by construction with `norm_pix_loss`"""
+    """R² of predicting each hidden patch's true mean; 0 by construction with `norm_pix_loss`"""
     interpolation: float
-    """fills in smoothly from the visible patches (`interpolate_hidden`)"""
+    """R² of smooth interpolation from the visible patches (`interpolate_hidden`)"""
     images: int
+    """number of images"""
 
 
 @torch.no_grad()
@@ -37,12 +39,12 @@ def explained_variance(
     batches: Iterable[tuple[Tensor, Tensor]],
     draw: Callable[[Tensor, Tensor], PatchSplit] | None = None,
 ) -> Explained:
-    """R² over batches of (images [b c h w], mask seeds [b]) on the model's device.
+    """R² over batches of (images [b c h w], seeds [b]) on the model's device.
 
-    `draw` makes masks of the two; the model's own `draw` where there is none.
+    `draw`: masks from images and seeds (default: the model's `draw`).
     """
     errors = torch.zeros(3, dtype=torch.float64)
-    values, total, squares, images_seen = 0, 0.0, 0.0, 0
+    values, total, squares, num_images = 0, 0.0, 0.0, 0
     for images, seeds in batches:
         split = (draw or model.draw)(images, seeds)
         patches = model.patchify(images)
@@ -55,35 +57,41 @@ def explained_variance(
         smooth = gather_tokens(filled, split.ids_masked)
         if model.norm_pix_loss:
             mean, smooth = torch.zeros_like(mean), (smooth - patch_statistics(smooth)[0]) / std
-        for i, guess in enumerate((prediction, mean, smooth)):
-            errors[i] += (guess - target).double().square().sum().cpu()
+        for i, predicted in enumerate((prediction, mean, smooth)):
+            errors[i] += (predicted - target).double().square().sum().cpu()
         values += target.numel()
         total += target.double().sum().item()
         squares += target.double().square().sum().item()
-        images_seen += len(images)
+        num_images += len(images)
     r2 = 1 - errors / max(squares - total**2 / values, 1e-12)
-    return Explained(r2[0].item(), r2[1].item(), r2[2].item(), images_seen)
+    model_r2, patch_mean_r2, interpolation_r2 = r2.tolist()
+    return Explained(
+        model=model_r2,
+        patch_mean=patch_mean_r2,
+        interpolation=interpolation_r2,
+        images=num_images,
+    )
 
 
 def interpolate_hidden(model: MaskedAutoencoder, pixels: Tensor, ids_keep: Tensor) -> Tensor:
-    """Images [b c h w] whose hidden pixels follow smoothly from the visible ones.
+    """Interpolate the hidden pixels smoothly from the visible ones; images [b c h w].
 
-    `pixels` are normalised patches [b n values], of which only `ids_keep` are looked at.
+    `pixels` are normalised patches [b n values], of which only those of `ids_keep` are used.
     """
-    known = torch.zeros(*pixels.shape[:2], 1, device=pixels.device).scatter(
+    visible = torch.zeros(*pixels.shape[:2], 1, device=pixels.device).scatter(
         1, ids_keep[:, :, None], 1.0
     )
     size = model.img_size, model.patch_size
-    weight = unpatchify(known.expand(-1, -1, model.patch_size[0] * model.patch_size[1]), *size)
-    return fill_in(unpatchify(pixels * known, *size), weight)
+    weight = unpatchify(visible.expand(-1, -1, model.patch_size[0] * model.patch_size[1]), *size)
+    return fill_in(unpatchify(pixels * visible, *size), weight)
 
 
 def fill_in(values: Tensor, weight: Tensor) -> Tensor:
-    """The smooth picture through scattered data: near-harmonic, that is, flat between the data.
+    """Interpolate scattered data smoothly (near-harmonic); [b c h w].
 
-    `values` [b c h w] count where `weight` [b 1 h w] is 1 and are 0 elsewhere.  Coarse to fine,
+    `values` [b c h w] are known where `weight` [b 1 h w] is 1, and 0 elsewhere.  Coarse to fine,
     as in pull-push (Gortler et al. 1996, "The Lumigraph", section 3.4.2): averages over squares
-    twice as large fill what is open, then each open pixel moves to the mean of its neighbours.
+    twice as large fill the unknown pixels, then each of these moves to the mean of its neighbours.
     """
     h, w = weight.shape[-2:]
     if h == w == 1:
@@ -103,9 +111,10 @@ def fill_in(values: Tensor, weight: Tensor) -> Tensor:
 
 
 def hidden_sums(model: MaskedAutoencoder, images: Tensor, seeds: Tensor) -> npt.NDArray[np.float64]:
-    """Hidden values, their sum and sum of squares; squared errors, in `Explained`'s order.
+    """Sums from which `shares_explained` computes R²; those of several batches can be added.
 
-    Sums of several batches add up to those of all; shares of variance do not.
+    Number of hidden values, their sum, their sum of squares, then the squared error of each
+    predictor, in the order of `Explained`.
     """
     explained = explained_variance(model, [(images, seeds)])
     target = model.target(model.patchify(images), model.draw(images, seeds).ids_masked).double()

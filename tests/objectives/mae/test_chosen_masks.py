@@ -8,7 +8,7 @@ from mae.objectives.mae.chosen_masks import (
     block_masking,
     choose_masks,
     drawn_mask,
-    every_second,
+    grid_mask,
     grid_of,
 )
 from mae.objectives.mae.masking import binary_mask
@@ -64,7 +64,7 @@ def test_the_grid_keeps_one_patch_of_four():
         for column in range(0, 6, 2):
             expected[row, column] = 0
     assert torch.equal(hidden, expected.expand(6, -1, -1))
-    assert every_second((3, 3)).sum() == 5
+    assert grid_mask((3, 3)).sum() == 5
 
 
 def test_a_drawn_mask_hides_what_is_mostly_white(tmp_path):
@@ -83,7 +83,7 @@ def test_a_drawn_mask_hides_what_is_mostly_white(tmp_path):
     ("pattern", "ratios", "message"),
     [
         ("stripes", [], "--mask: stripes is none of random, block, grid, and no .png"),
-        ("grid", [0.5], "--mask-ratio: what grid hides is fixed; leave it out"),
+        ("grid", [0.5], "--mask-ratio: the share that grid hides is fixed; omit the option"),
         ("random", [0.99], "hides 24 of 24 patches"),
         ("block", [0.5, 0.0], "hides 0 of 24 patches"),
         ("{tmp}/black.png", [], "hides 0 of 24 patches"),

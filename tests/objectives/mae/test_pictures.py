@@ -8,7 +8,7 @@ from mae.objectives.mae.chosen_masks import choose_masks
 from mae.objectives.mae.masking import binary_mask
 from mae.objectives.mae.pictures import (
     COLUMNS,
-    OF_SEVERAL,
+    COLUMNS_OF_SEVERAL,
     SPREAD,
     reconstruct_images,
     reconstruction_sheet,
@@ -87,7 +87,7 @@ def test_several_ratios_stand_in_a_row():
     model = small_mae().eval()
     masks = choose_masks("block", [0.5, 0.75], model)
     images, seeds = some_images(), torch.arange(4)
-    sheet = reconstruction_sheet(model, images, list("abcd"), seeds, masks, OF_SEVERAL, "")
+    sheet = reconstruction_sheet(model, images, list("abcd"), seeds, masks, COLUMNS_OF_SEVERAL, "")
     assert sheet.heads == [
         "original",
         "masked, 50%",
