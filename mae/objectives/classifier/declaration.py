@@ -1,4 +1,4 @@
-"""Settings, figures and words of classification."""
+"""Declaration of classification: settings, metrics and texts."""
 
 from __future__ import annotations
 
@@ -18,61 +18,61 @@ if TYPE_CHECKING:
     from mae.data.manifest import Manifest
     from mae.evaluation.diagnosis import Finding
 
-STRAY = 10
-"""so many times more classes than different labels are taken for a mistake"""
+MAX_LABEL_RATIO = 10
+"""number of classes per different label above which the labels are refused as a mistake"""
 
 
 class ClassifierModel(VitModel):
-    """Encoder by its timm name; the head follows from the classes."""
+    """Encoder of timm, with a linear head for the classes."""
 
 
 class FinetuneConfig(Section):
-    """Head, regularisation and augmentation (`mae finetune` knows the recipe for each size)."""
+    """Head, regularisation and augmentation of fine-tuning."""
 
     num_classes: NonNegative = 0
-    """classes (0: as many as the training labels go up to)"""
+    """number of classes (0: the largest training label + 1)"""
     global_pool: Literal["avg", "token"] = "avg"
-    """what the classifier reads: the normalised mean of the patch tokens, or the class token"""
+    """input of the head: the normalised mean of the patch tokens, or the class token"""
     layer_decay: Share = 0.65
-    """the learning rate of each layer, as a share of the next one's"""
+    """learning rate of each layer as a share of the next layer's"""
     drop_path: Fraction = 0.1
-    """probability of skipping the last block for a sample; falls linearly to 0 at the first"""
+    """probability of skipping the last block for a sample (linear from 0 at the first block)"""
     label_smoothing: Fraction = 0.1
-    """share of the target that is spread over all classes"""
+    """share of the target that is spread evenly over all classes"""
     mixup: Rate = 0.8
     """alpha of mixup (0: none)"""
     cutmix: Rate = 1.0
-    """alpha of cutmix (0: none); each batch is mixed in one of the two ways"""
+    """alpha of cutmix (0: none); with mixup, one of the two is chosen for each batch"""
     rand_augment: Text = "rand-m9-mstd0.5-inc1"
-    """timm's name for a policy of RandAugment ("": none); for 8-bit colour images"""
+    """RandAugment policy by its timm name ("": none); for 8-bit colour images"""
     random_erasing: Fraction = 0.25
-    """probability that a box of an image is filled with noise"""
+    """probability of filling a box of the image with noise"""
 
 
 def finetune_of(config: Config) -> FinetuneConfig:
-    """The section `finetune:` of a run with this objective."""
+    """Section `finetune:` of a run with this objective."""
     section = getattr(config, "finetune", None)
     assert isinstance(section, FinetuneConfig)
     return section
 
 
 def model_of(config: Config) -> ClassifierModel:
-    """The section `model:` of a run with this objective."""
+    """Section `model:` of a run with this objective."""
     assert isinstance(config.model, ClassifierModel)
     return config.model
 
 
-def chance(run: RunRecord) -> float | None:
-    """Accuracy of guessing, by the number of classes in a run's settings."""
+def chance(run: Recorded) -> float | None:
+    """Accuracy of guessing: 1 / number of classes in the run's settings."""
     classes = number(run.settings, "finetune.num_classes")
     return 1 / classes if classes else None
 
 
 class ClassifierDeclaration(Declaration):
-    """Classification with labels."""
+    """Declaration of classification."""
 
     name = "classifier"
-    summary = "classes from labels, by all of fine-tuning's regularisers (He et al. 2021, table 9)"
+    summary = "classification with the regularisation of fine-tuning (He et al. 2021, table 9)"
     command = "mae finetune"
     model = ClassifierModel
     section = ("finetune", FinetuneConfig)
@@ -97,8 +97,8 @@ class ClassifierDeclaration(Declaration):
         ),
     )
     about_learning = (
-        "Training figures are of augmented and mixed images with softened labels, as far as the "
-        "recipe asks for these. Held-out images are clean, so that theirs may well be better; the "
+        "Training metrics are measured on augmented and mixed images with smoothed labels, where "
+        "the recipe uses these. Held-out images are clean, so their metrics are often better; the "
         "band is their 95 % interval."
     )
     panels_title = ""
@@ -110,13 +110,13 @@ class ClassifierDeclaration(Declaration):
     def figures(
         self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
     ) -> dict[str, float]:
-        """Accuracy on the training images as they were mixed: mostly below that on clean ones."""
+        """Accuracy and confidence on mixed training images: mostly below those on clean ones."""
         right, confidence = statistics["right"], statistics["confidence"]
         assert isinstance(right, float) and isinstance(confidence, float)
         return {"accuracy": right, "confidence": confidence}
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
-        """(key, message) of settings that do not go together."""
+        """Yield (key, message) for settings of classification that are wrong or conflict."""
         data, finetune, model = config.data, finetune_of(config), model_of(config)
         yield from refuse_arguments(model)
         if data.mixture or data.repeats > 1:
@@ -126,28 +126,33 @@ class ClassifierDeclaration(Declaration):
         if finetune.num_classes == 1:
             yield "finetune.num_classes", "1 class leaves nothing to learn"
         if finetune.rand_augment and (data.bits != 8 or data.in_chans != 3):
-            what = f"{data.in_chans} channels of {data.bits} bits"
-            yield "finetune.rand_augment", f"is for colour images, not for {what}: set it to ''"
+            images = f"{data.in_chans} channels of {data.bits} bits"
+            yield "finetune.rand_augment", f"is for colour images, not for {images}: set it to ''"
         for key in ("crop_on_device", "decode_on_device"):
             if finetune.rand_augment and getattr(data, key):
-                yield f"data.{key}", "leaves no crops to finetune.rand_augment: set one to nothing"
+                yield (
+                    f"data.{key}",
+                    "leaves no crops to finetune.rand_augment: set one of the two to nothing",
+                )
 
     def settings_from(self, source: Path, overrides: Sequence[str]) -> Config:
-        """Settings of `mae finetune SOURCE`; raises UserError as `finetune_settings` does."""
+        """Settings of `mae finetune SOURCE`.  Raises UserError as `finetune_settings`."""
         from mae.objectives.classifier.recipe import finetune_settings
 
         return finetune_settings(source, overrides)
 
     def describe_recipe(self) -> str:
-        """The recipe of `settings`, for --help."""
+        """Recipe of `settings_from`, for --help."""
         from mae.objectives.classifier.recipe import describe_recipe
 
         return describe_recipe()
 
     def complete(self, config: Config, manifest: Manifest) -> Config:
-        """Settings with the number of classes, where finetune.num_classes leaves it open.
+        """Fill in finetune.num_classes where it is 0.
 
-        Raises UserError where the training data has samples without a label, or beyond.
+        Raises UserError where a training sample has no label or one that is not below
+        num_classes, where classes.txt names more classes, or where the labels are so sparse that
+        they are likely a mistake (MAX_LABEL_RATIO).
         """
         import numpy as np
 
@@ -157,30 +162,30 @@ class ClassifierDeclaration(Declaration):
         self.augmentation(config, (1, 1))  # refuses an unknown policy now, not in the run
         finetune = finetune_of(config)
         labels = require_labels(manifest, "data.train")
-        wanted, found = finetune.num_classes, int(labels.max()) + 1
-        if not wanted and found > STRAY * len(np.unique(labels)):
+        num_classes, largest = finetune.num_classes, int(labels.max())
+        if not num_classes and largest >= MAX_LABEL_RATIO * len(np.unique(labels)):
             raise UserError(
-                f"finetune.num_classes: labels go up to {found - 1} (first "
+                f"finetune.num_classes: labels go up to {largest} (first "
                 f"{manifest.name(int(labels.argmax()))}), but only {len(np.unique(labels))} "
-                "different ones occur: set it if that is meant"
+                "different ones occur: set it if that is intended"
             )
-        if wanted and wanted < found:
-            first = manifest.name(int((labels >= wanted).argmax()))
+        if num_classes and num_classes <= largest:
+            first = manifest.name(int((labels >= num_classes).argmax()))
             raise UserError(
-                f"finetune.num_classes: {wanted}, but labels go up to {found - 1}, first {first}"
+                f"finetune.num_classes: {num_classes}, but labels go up to {largest}, first {first}"
             )
         named = named_classes(manifest.shards)
-        if wanted and wanted < named:
-            raise UserError(f"finetune.num_classes: {wanted}, but classes.txt names {named}")
-        counted = {"num_classes": wanted or max(2, found, named)}
-        return config.model_copy(update={"finetune": finetune.model_copy(update=counted)})
+        if num_classes and num_classes < named:
+            raise UserError(f"finetune.num_classes: {num_classes}, but classes.txt names {named}")
+        update = {"num_classes": num_classes or max(2, largest + 1, named)}
+        return config.model_copy(update={"finetune": finetune.model_copy(update=update)})
 
     def completed_keys(self, config: Config) -> set[str]:
-        """Settings that `complete` fills in."""
+        """Keys that `complete` fills in: finetune.num_classes where it is 0."""
         return set() if finetune_of(config).num_classes else {"finetune.num_classes"}
 
     def batch_multiple(self, config: Config) -> tuple[int, str]:
-        """Pairs, where images are mixed."""
+        """Even micro-batches, where images are mixed in pairs."""
         finetune = finetune_of(config)
         if finetune.mixup or finetune.cutmix:
             return (
@@ -190,7 +195,7 @@ class ClassifierDeclaration(Declaration):
         return 1, ""
 
     def augmentation(self, config: Config, img_size: tuple[int, int]) -> Callable[..., Any] | None:
-        """RandAugment, where the settings name a policy."""
+        """RandAugment by finetune.rand_augment; None: no policy."""
         policy = finetune_of(config).rand_augment
         if not policy:
             return None
@@ -199,41 +204,41 @@ class ClassifierDeclaration(Declaration):
         return build_augment(policy, config.data.mean, img_size, "finetune.rand_augment")
 
     def write_run_files(self, config: Config, run: Path) -> None:
-        """Write the names of the classes into the folder of a new run."""
+        """Write the class names into the folder of a new run."""
         from mae.data.class_names import keep_class_names
 
         keep_class_names(config.data.train, finetune_of(config).num_classes, run)
 
     def describe(self, config: Config, size: str) -> str:
-        """The model of `size`, in a few words."""
+        """Description of the model in a few words: encoder, size and number of classes."""
         classes = finetune_of(config).num_classes
         return f"{model_of(config).encoder}, {size} with the head for {classes} classes"
 
     def card(self, config: Config, is_from_scratch: bool) -> Card:
-        """The model card's words on this model and its training."""
-        use = finetune_of(config)
+        """Objective's part of the model card: number of classes and regularisation."""
+        section = finetune_of(config)
         trained = "trained from scratch on" if is_from_scratch else "fine-tuned to"
         return Card(
-            f"{trained} {use.num_classes} classes by mae {__version__}",
-            f"cross-entropy; label smoothing {use.label_smoothing}, mixup {use.mixup}, cutmix "
-            f"{use.cutmix}, random erasing {use.random_erasing}, RandAugment "
-            f"{use.rand_augment or 'none'}, drop path {use.drop_path}, layer decay "
-            f"{use.layer_decay}",
+            f"{trained} {section.num_classes} classes by mae {__version__}",
+            f"cross-entropy; label smoothing {section.label_smoothing}, mixup {section.mixup}, "
+            f"cutmix {section.cutmix}, random erasing {section.random_erasing}, RandAugment "
+            f"{section.rand_augment or 'none'}, drop path {section.drop_path}, layer decay "
+            f"{section.layer_decay}",
             task="image-classification",
         )
 
     def results(
         self, metrics: Mapping[str, Any], health: Mapping[str, Any]
     ) -> list[tuple[str, str]]:
-        """(figure, value) for the model card: the loss; accuracy on mixed images means little."""
+        """Results for the model card: the loss, without the accuracy on mixed images."""
         return super().results({k: v for k, v in metrics.items() if k != "accuracy"}, health)
 
     def history(self, config: Config) -> str:
-        """The objective in a few words, for the model cards of what starts from its weights."""
+        """Training in a few words, for the cards of models that start from its weights."""
         return f"classification into {finetune_of(config).num_classes} classes"
 
-    def diagnose(self, run: RunRecord) -> Iterable[Finding]:
-        """Findings on accuracy, overfitting and single classes."""
+    def diagnose(self, run: Recorded) -> Iterable[Finding]:
+        """Findings on accuracy, overfitting and single classes: see `.diagnosis`."""
         from mae.objectives.classifier.diagnosis import diagnose
 
         return diagnose(run)

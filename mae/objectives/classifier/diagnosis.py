@@ -1,4 +1,4 @@
-"""Findings on a run of classification, in plain words: each with its threshold."""
+"""Findings on a run of classification, each with its threshold."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -6,13 +6,16 @@ from statistics import fmean
 from mae.evaluation.diagnosis import Finding, Row, RunRecord, interval, number, series
 
 ABOVE_CHANCE = 0.02
-MOVED = 0.01
-"""changes of the held-out accuracy below this count as none"""
+"""minimum margin of balanced accuracy above chance"""
+
+CHANGE = 0.01
+"""minimum change of held-out accuracy that is reported"""
 
 GAP = 0.1
-"""between training and held-out accuracy, and between all images and the mean of the classes"""
+"""maximum gap between training and held-out accuracy, and between accuracy and balanced accuracy"""
 
-NAMED = 3
+MAX_NAMES = 3
+"""maximum number of classes that a finding names"""
 
 
 def diagnose(run: RunRecord) -> Iterator[Finding]:
@@ -33,11 +36,11 @@ def _about_accuracy(
             yield Finding(
                 "watch",
                 "Never measured on held-out images",
-                "Accuracy in training says little. Give data.val labelled shards, or use "
-                "mae evaluate.",
+                "Training accuracy is no measure of generalisation. Set data.val to labelled "
+                "shards, or use mae evaluate.",
             )
         return
-    shown = f"Held-out accuracy {accuracy:.1%}{_around(last)}"
+    shown = f"Held-out accuracy {accuracy:.1%}{_interval_text(last)}"
     is_early = (number(last, "epoch") or 0.0) <= warmup_epochs
     if classes and balanced is not None and balanced < 1 / classes + ABOVE_CHANCE:
         yield Finding(
@@ -53,20 +56,20 @@ def _about_accuracy(
             ),
         )
         return
-    found = series(health, "accuracy")
-    before = found[: -max(1, len(found) // 3)]
-    best = max(found)
-    compared = f"Against the first two thirds of the measurements; below {MOVED:.0%} is no change."
-    if len(found) < 3:
-        yield Finding("good", shown, "Too few measurements to tell where it goes.")
-    elif best - accuracy > max(MOVED, _half(last)):
+    accuracies = series(health, "accuracy")
+    before = accuracies[: -max(1, len(accuracies) // 3)]
+    best = max(accuracies)
+    compared = f"Against the first two thirds of the measurements; below {CHANGE:.0%} is no change."
+    if len(accuracies) < 3:
+        yield Finding("good", shown, "Too few measurements for a trend.")
+    elif best - accuracy > max(CHANGE, _half_interval(last)):
         yield Finding(
             "watch",
             f"{shown}, down from {best:.1%}",
             "By more than its interval: shorter training, a lower learning rate, or stronger "
-            "augmentation. The last checkpoint is what is evaluated, not the best one.",
+            "augmentation. `mae evaluate` uses the last checkpoint, not the best one.",
         )
-    elif accuracy - max(before) > MOVED:
+    elif accuracy - max(before) > CHANGE:
         yield Finding(
             "good",
             f"{shown}, still rising",
@@ -84,16 +87,15 @@ def _about_overfitting(metrics: Sequence[Row], health: Sequence[Row]) -> Iterato
             yield Finding(
                 "watch",
                 f"{100 * gap:.0f} points more accurate in training than on held-out images",
-                f"Above {100 * GAP:.0f} it learns by heart, the more so as mixed images are the "
-                "harder ones: more images, stronger augmentation, or held-out images of another "
-                "kind?",
+                f"Above {100 * GAP:.0f} it overfits, all the more as mixed training images are "
+                "harder: more images, stronger augmentation, or held-out images of another kind?",
             )
     losses = series(health, "loss")
     if len(losses) > 2 and losses[-1] > 1.1 * min(losses):
         yield Finding(
             "watch",
             f"Held-out cross-entropy rises: {losses[-1]:.3f}, {min(losses):.3f} at best",
-            "Above 10 % it grows surer than it is right: do not trust its probabilities.",
+            "Above 10 % it becomes overconfident: do not trust its probabilities.",
         )
 
 
@@ -101,29 +103,29 @@ def _about_classes(health: Sequence[Row], evaluation: Row) -> Iterator[Finding]:
     last = evaluation or (health[-1] if health else {})
     accuracy, balanced = number(last, "accuracy"), number(last, "balanced_accuracy")
     rows = evaluation.get("classes")
-    known = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    missed = [str(row.get("name", "?")) for row in known if number(row, "accuracy") == 0]
+    classes = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    missed = [str(row.get("name", "?")) for row in classes if number(row, "accuracy") == 0]
     if missed:
-        names = ", ".join(missed[:NAMED]) + (" …" if len(missed) > NAMED else "")
+        names = ", ".join(missed[:MAX_NAMES]) + (" …" if len(missed) > MAX_NAMES else "")
         yield Finding(
             "watch",
-            f"{len(missed)} of {len(known)} classes never recognised: {names}",
-            "Too few training images of them, or labels that do not tell them apart?",
+            f"{len(missed)} of {len(classes)} classes never recognised: {names}",
+            "Too few training images of them, or labels that mix them up?",
         )
     if accuracy is not None and balanced is not None and accuracy - balanced > GAP:
         yield Finding(
             "watch",
             f"Rare classes do worse: {balanced:.1%} as the mean of the classes",
-            f"More than {100 * GAP:.0f} points below the accuracy over all images. Look at the "
-            "classes one by one before trusting the whole.",
+            f"More than {100 * GAP:.0f} points below the accuracy over all images. Check the "
+            "accuracy of each class before trusting that of all images.",
         )
 
 
-def _around(row: Row) -> str:
-    found = interval(row)
-    return f" ({100 * found[0]:.1f}–{100 * found[1]:.1f})" if found else ""
+def _interval_text(row: Row) -> str:
+    bounds = interval(row)
+    return f" ({100 * bounds[0]:.1f}–{100 * bounds[1]:.1f})" if bounds else ""
 
 
-def _half(row: Row) -> float:
-    found = interval(row)
-    return (found[1] - found[0]) / 2 if found else 0.0
+def _half_interval(row: Row) -> float:
+    bounds = interval(row)
+    return (bounds[1] - bounds[0]) / 2 if bounds else 0.0

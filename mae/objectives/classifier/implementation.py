@@ -1,4 +1,4 @@
-"""Classification: model, first weights, layer-wise learning rates, accuracy on held-out images."""
+"""Implementation of classification: initial weights, layer-wise learning rates, evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +21,14 @@ from mae.pretrained_weights.start import start_encoder
 
 
 class ClassifierImplementation(Implementation):
-    """Classification with labels."""
+    """Implementation of classification."""
 
     def build(self, config: Config) -> Classifier:
-        """The classifier that the settings describe, freshly initialised."""
+        """Build the classifier from the settings, initialised from torch's default generator."""
         return build_classifier(config)
 
     def parameter_groups(self, objective: Objective, config: Config) -> list[dict[str, Any]]:
-        """Groups by depth, where finetune.layer_decay is below 1."""
+        """Parameter groups by depth, where finetune.layer_decay is below 1."""
         layer_decay = finetune_of(config).layer_decay
         if layer_decay == 1:
             return super().parameter_groups(objective, config)
@@ -36,12 +36,16 @@ class ClassifierImplementation(Implementation):
         return layer_groups(objective.encoder, config.optim.weight_decay, layer_decay)
 
     def check_held_out(self, config: Config, images: Images) -> None:
-        """UserError where a label is missing, or is another class than in training."""
+        """Check the labels of the held-out images.
+
+        Raises UserError where a label is missing or no class of the training, and where classes.txt
+        names other classes.
+        """
         require_classes(images, "data.val", finetune_of(config).num_classes)
         refuse_other_names(config.data.train, images.manifest.shards, "data.val")
 
     def measure(self, objective: Objective, held_out: HeldOut) -> Mapping[str, Any]:
-        """Accuracy and cross-entropy."""
+        """Evaluate accuracy and cross-entropy; prints the accuracy with its interval."""
         assert isinstance(objective, Classifier)
         images, config = held_out.images, held_out.config
         was_training = objective.training
@@ -61,29 +65,29 @@ class ClassifierImplementation(Implementation):
             )
         finally:
             objective.train(was_training)
-        found = summary(predictions)
-        low, high = found["interval"]
+        row = summary(judged)
+        low, high = row["interval"]
         held_out.log(
-            f"held-out accuracy {found['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f}) of "
-            f"{found['images']:,} images"
+            f"held-out accuracy {row['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f}) of "
+            f"{row['images']:,} images"
         )
-        return found
+        return row
 
     def load_initial(self, objective: Objective, config: Config) -> Initial:
-        """Load the encoder; the head stays as it was initialised."""
+        """Load the encoder's weights; the head keeps its initial ones."""
         assert isinstance(objective, Classifier)
         return start_encoder(objective, objective.encoder, config.init, config.data)
 
     def choose_pool(self, objective: Objective, chosen: Pool | None) -> Pool:
-        """The vector that the head reads; UserError for another choice."""
+        """Pooling that the head was trained on.  Raises UserError for another choice."""
         assert isinstance(objective, Classifier)
-        own = objective.settings.global_pool
-        if chosen not in (None, own):
-            raise UserError(f"--pool {chosen}: this classifier was trained on {own}")
-        return own
+        pool = objective.settings.global_pool
+        if chosen not in (None, pool):
+            raise UserError(f"--pool {chosen}: this classifier was trained on {pool}")
+        return pool
 
     def class_names(self, config: Config, run: Path) -> list[str]:
-        """Names of the classes: those that the run keeps, those beside the shards, or numbers."""
+        """Class names from the run folder, else from the shards' folder, else numbers."""
         return class_names(config.data.train, finetune_of(config).num_classes, run)
 
 

@@ -1,4 +1,4 @@
-"""Classification with all of fine-tuning's regularisers (He et al. 2021, appendix A.1, table 9)."""
+"""Classifier with the regularisation of fine-tuning (He et al. 2021, appendix A.1, table 9)."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,20 +19,20 @@ from mae.objectives.base import Features, Objective, Output
 from mae.objectives.classifier.declaration import FinetuneConfig, finetune_of, model_of
 
 HEAD_STD = 2e-5
-"""of the classifier's first weights: fine-tuning starts from the features, not from noise"""
+"""standard deviation of the head's initial weights, as in the original release"""
 
 
-class Mixed(NamedTuple):
-    """What one forward pass sees."""
+class MixedBatch(NamedTuple):
+    """Augmented images and their soft targets, the input of one forward pass."""
 
     images: Float[Tensor, "b c h w"]
-    """normalised, erased in places, mixed"""
+    """normalised, with random erasing and mixup or cutmix"""
     targets: Float[Tensor, "b classes"]
-    """probabilities"""
+    """probabilities of the classes"""
 
 
 class Classifier(Objective):
-    """A timm ViT with a head, learning classes from mixed images and softened labels."""
+    """Vision Transformer of timm with a head, trained on mixed images and soft targets."""
 
     pixel_scale: Tensor
     pixel_shift: Tensor
@@ -46,7 +46,7 @@ class Classifier(Objective):
         std: Sequence[float],
         bits: int = 8,
     ) -> None:
-        """`encoder` has a head of `settings.num_classes` classes, at least 1.
+        """Initialise the head of `encoder`, which has `settings.num_classes` outputs (at least 1).
 
         Raises UserError where `mean` and `std` are not one number per channel.
         """
@@ -69,47 +69,49 @@ class Classifier(Objective):
         images: Shaped[Tensor, "b c h w"],
         seeds: Int[Tensor, " b"],
         labels: Int[Tensor, " b"] | None = None,
-    ) -> Mixed:
-        """Random erasing, then mixup or cutmix of the batch with itself reversed.
+    ) -> MixedBatch:
+        """Apply random erasing, then mixup or cutmix of the batch with itself reversed.
 
-        timm's, which draw from the generators of Python, NumPy and torch, not from `seeds`.
+        Both are timm's: they draw from the generators of Python, NumPy and torch instead of
+        `seeds`.
         """
         assert labels is not None
-        use = self.settings
+        settings = self.settings
         pixels = self.normalize_images(images).clone()
-        if use.random_erasing:
-            erase = RandomErasing(use.random_erasing, mode="pixel", device=str(pixels.device))
+        if settings.random_erasing:
+            erase = RandomErasing(settings.random_erasing, mode="pixel", device=str(pixels.device))
             pixels = erase(pixels)
-        if use.mixup or use.cutmix:
+        if settings.mixup or settings.cutmix:
             mix = Mixup(
-                use.mixup,
-                use.cutmix,
-                label_smoothing=use.label_smoothing,
-                num_classes=use.num_classes,
+                settings.mixup,
+                settings.cutmix,
+                label_smoothing=settings.label_smoothing,
+                num_classes=settings.num_classes,
             )
-            return Mixed(*mix(pixels, labels))
-        return Mixed(pixels, mixup_target(labels, use.num_classes, 1.0, use.label_smoothing))
+            return MixedBatch(*mix(pixels, labels))
+        targets = mixup_target(labels, settings.num_classes, 1.0, settings.label_smoothing)
+        return MixedBatch(pixels, targets)
 
     def forward(
-        self, images: Shaped[Tensor, "b c h w"], noise: Mixed, progress: Float[Tensor, ""]
+        self, images: Shaped[Tensor, "b c h w"], noise: MixedBatch, progress: Float[Tensor, ""]
     ) -> Output:
-        """Cross-entropy with the mixed targets; `images` themselves are not looked at again."""
+        """Compute the cross-entropy of the mixed batch in `noise`; `images` are not used again."""
         logits = self.encoder(noise.images).float()
         loss = F.cross_entropy(logits, noise.targets)
         with torch.no_grad():
-            chosen = logits.argmax(1)
-            right = (chosen == noise.targets.argmax(1)).float().mean()
+            predicted = logits.argmax(1)
+            right = (predicted == noise.targets.argmax(1)).float().mean()
             confidence = logits.softmax(1).amax(1).mean()
         return Output({"cross_entropy": loss}, {"right": right, "confidence": confidence}, {})
 
     def logits(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
-        """Class scores of whole images as they are."""
+        """Compute the class scores of whole images, without augmentation."""
         return self.encoder(self.normalize_images(images))
 
     def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
-        """Tokens before the head.
+        """Compute the tokens before the head.
 
-        With `global_pool` avg without the norm, which then follows the mean.
+        With `global_pool` = avg they are not normalised: the norm follows the mean.
         """
         vit = self.encoder
         tokens = vit.forward_features(self.normalize_images(images))
@@ -120,16 +122,16 @@ class Classifier(Objective):
         return Features(pooled, patch_tokens)
 
     def encoder_module(self) -> VisionTransformer:
-        """The encoder."""
+        """Encoder with the head."""
         return self.encoder
 
     def normalize_images(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Integer images as the encoder takes them; floats pass unchanged."""
+        """Normalise integer images; floats pass unchanged."""
         return normalize_images(images, Affine(self.pixel_scale, self.pixel_shift))
 
 
 def build_classifier(config: Config) -> Classifier:
-    """The classifier that the settings describe, freshly initialised from torch's generator."""
+    """Build the classifier from the settings, initialised from torch's default generator."""
     model, data, finetune = model_of(config), config.data, finetune_of(config)
     vit = create_vit(
         model.encoder,

@@ -1,4 +1,4 @@
-"""Settings for fine-tuning: the published recipe for each size, and a pretraining run's own."""
+"""Recipes of fine-tuning by encoder size, and the settings that it takes from a pretraining run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,11 +23,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "large": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "drop_path": 0.2},
     "huge": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "drop_path": 0.3},
 }
-"""He et al. 2021, table 9, with the values of the released code where the two differ: those
-reproduce.  Encoders that are neither large nor huge take the smallest model's."""
+"""size → recipe of He et al. 2021, table 9; where the released code differs, its values, which
+reproduce the results.  Encoders that are neither large nor huge use that of "base"."""
 
 SCALE = (0.08, 1.0)
-"""of the random crops: timm's and the released code's, wider than in pretraining"""
+"""area of the random crops, as in timm and the released code: a wider range than in pretraining"""
 
 TAKEN_OVER = {
     "data": (
@@ -39,18 +39,18 @@ TAKEN_OVER = {
     "train": ("precision", "compile", "seed"),
     "log": ("wandb", "tensorboard", "project"),
 }
-"""what fine-tuning has in common with the pretraining it follows"""
+"""settings that are copied from the pretraining run, by section"""
 
 NONE = "none"
-"""init.from=none: from scratch, and then without layer decay"""
+"""value of init.from for training from scratch"""
 
 
 def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
-    """The settings of `mae finetune SOURCE [section.key=value …]`.
+    """Settings of `mae finetune SOURCE [section.key=value …]`.
 
-    `source` is a pretraining run, one of its checkpoints or a YAML file.  From scratch all layers
-    learn alike, unless finetune.layer_decay says otherwise.  Raises UserError as `load_config`
-    does, and where `source` is none of these.
+    `source` is a pretraining run, one of its checkpoints or a YAML file.  From scratch
+    (init.from=none) the default of finetune.layer_decay is 1.  Raises UserError as `load_config`,
+    where `source` is none of these, and where it is no run that trains an encoder of timm's.
     """
     if source.is_dir():
         config = recorded_config(run_folder(source))
@@ -66,26 +66,26 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
             section: {key: values[section][key] for key in keys}
             for section, keys in TAKEN_OVER.items()
         }
-        # The rate of dropping is finetune.drop_path's to say.
+        # finetune.drop_path sets this rate.
         base["model"]["encoder_kwargs"].pop("drop_path_rate", None)
         base["output"] = f"{run_folder(source)}-finetuned"
         base["init"] = {"from": str(source)}
-        name, path, asked = config.model.encoder, None, None
+        encoder, path, objective = config.model.encoder, None, None
     else:
         base, path = {}, source
         written = read_yaml(source)
-        asked = written.get("objective")
+        objective = written.get("objective")
         model = written.get("model")
-        name = model.get("encoder", "") if isinstance(model, dict) else ""
-    name = _chosen("model.encoder", overrides) or str(name)
-    asked = _chosen("objective", overrides) or asked
-    check_objective("mae finetune", asked or NAME)
-    recipe = recipe_for(name)
+        encoder = model.get("encoder", "") if isinstance(model, dict) else ""
+    encoder = _overridden("model.encoder", overrides) or str(encoder)
+    objective = _overridden("objective", overrides) or objective
+    refuse_other_objectives("mae finetune", objective or NAME)
+    recipe = recipe_for(encoder)
     for section, own in recipe.items():
         base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own
     config = load_config(path, overrides, base)
     if config.init.from_ in ("", NONE):
-        # There is nothing yet in the lower layers that slow learning could preserve.
+        # Layer decay preserves pretrained lower layers; here there are none.
         base["finetune"]["layer_decay"] = 1.0
         config = load_config(path, overrides, base)
         scratch = config.init.model_copy(update={"from_": ""})
@@ -95,14 +95,14 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
     return config
 
 
-def _chosen(key: str, overrides: Sequence[str]) -> str:
-    """The last value of a setting on the command line; "" where it is not there."""
+def _overridden(key: str, overrides: Sequence[str]) -> str:
+    """Last value of a setting on the command line ("": none)."""
     values = [text.partition("=")[2] for text in overrides if text.startswith(f"{key}=")]
     return values[-1] if values else ""
 
 
 def recipe_for(encoder: str) -> dict[str, Any]:
-    """Settings by section for an encoder of timm's, by its name."""
+    """Recipe by section, for an encoder by its timm name."""
     size = next((size for size in ("large", "huge") if f"_{size}_" in encoder), "base")
     of_size = RECIPES[size]
     return {
@@ -122,7 +122,7 @@ def recipe_for(encoder: str) -> dict[str, Any]:
 
 
 def describe_recipe() -> str:
-    """The recipe for --help, where it goes before the defaults."""
+    """Text of the recipe for --help, printed before the defaults."""
     values = flatten(recipe_for("vit_base_patch16_224"))
     lines = "\n".join(f"  {key} = {value}" for key, value in values.items())
     return (
