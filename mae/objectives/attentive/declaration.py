@@ -1,4 +1,4 @@
-"""Settings, figures and words of the attentive probe."""
+"""Declaration of the attentive probe: settings, metrics and texts."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from mae.objectives.declaration import Chart, Curve, Metric
 from mae.objectives.sections import FrozenModel, ProbeDeclaration
 
 
-class Choice(Section):
+class HeadSettings(Section):
     """Training settings of one head."""
 
     lr: Rate = 1e-3
-    """peak of its learning rate"""
+    """peak learning rate"""
     weight_decay: Rate = 0.1
-    """decoupled, of its matrices"""
+    """decoupled weight decay of the matrices"""
 
 
 class AttentiveModel(FrozenModel):
-    """A frozen encoder, and heads on its tokens that are trained side by side."""
+    """Frozen encoder and heads on its tokens, trained side by side."""
 
-    heads: tuple[Choice, ...] = (Choice(),)
-    """settings of each head; all begin at the same weights and see the same batches"""
+    heads: tuple[HeadSettings, ...] = (HeadSettings(),)
+    """training settings of each head; all have the same initial weights and the same batches"""
 
 
 def model_of(config: Config) -> AttentiveModel:
-    """The section `model:` of a run with this objective."""
+    """Section `model:` of a run with this objective."""
     assert isinstance(config.model, AttentiveModel)
     return config.model
 
 
 class AttentiveDeclaration(ProbeDeclaration):
-    """Attentive probe."""
+    """Declaration of the attentive probe."""
 
     name = "attentive"
     summary = "attention pooling of frozen tokens with a learned query, then a linear classifier"
@@ -51,7 +51,7 @@ class AttentiveDeclaration(ProbeDeclaration):
     def figures(
         self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
     ) -> dict[str, float]:
-        """The lowest loss and the highest accuracy of all heads."""
+        """Lowest loss and highest accuracy of the heads."""
         totals = statistics["of_heads"]
         assert isinstance(totals, list)
         *sums, count = totals
@@ -63,14 +63,14 @@ class AttentiveDeclaration(ProbeDeclaration):
         }
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
-        """(key, message) of settings that do not go together."""
+        """Yield (key, message) where there is no head or no learning rate."""
         if not model_of(config).heads:
             yield "model.heads", "none leaves nothing to train"
         if not config.optim.lr:
             yield "optim.lr", "is what the heads' learning rates are shares of: set it above 0"
 
     def describe(self, config: Config, size: str) -> str:
-        """The model of `size`, in a few words."""
+        """Description of the heads in a few words."""
         count = len(model_of(config).heads)
         return f"{count} attentive head{'s' * (count > 1)}, {size} {self.describe_frozen(config)}"
 

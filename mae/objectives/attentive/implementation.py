@@ -1,4 +1,4 @@
-"""Attentive probe: its heads on the encoder that the settings name."""
+"""Implementation of the attentive probe."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,38 +15,41 @@ from mae.objectives.frozen import ProbeImplementation
 
 
 class AttentiveImplementation(ProbeImplementation):
-    """Attentive probe."""
+    """Implementation of the attentive probe."""
 
     def build(self, config: Config) -> AttentiveProbe:
-        """The heads that the settings describe; UserError where the encoder is gone or another."""
+        """Build the heads from the settings and load their frozen encoder.
+
+        Raises UserError where the encoder cannot be read or has other weights than recorded.
+        """
         model = model_of(config)
         encoder = open_again(model.encoder, model.untrained, model.sha256)
         return AttentiveProbe(
             encoder,
-            blank_vectors(encoder, config.data.in_chans)[TOKENS].shape[2],
-            model.classes,
+            width=blank_vectors(encoder, config.data.in_chans)[TOKENS].shape[2],
+            classes=model.classes,
             num_heads=len(model.heads),
             seed=config.train.seed,
             labels=model.labels,
         )
 
     def parameter_groups(self, objective: Objective, config: Config) -> list[dict[str, Any]]:
-        """Two groups for each head, of its own learning rate: decayed matrices, and vectors."""
+        """Two groups per head with its learning rate: matrices with weight decay, and vectors."""
         assert isinstance(objective, AttentiveProbe) and config.optim.lr
         groups = []
-        for head, choice in zip(objective.heads, model_of(config).heads, strict=True):
+        for head, settings in zip(objective.heads, model_of(config).heads, strict=True):
             for is_matrix in (True, False):
                 groups.append(
                     {
                         "params": [p for p in head.parameters() if (p.ndim > 1) == is_matrix],
-                        "weight_decay": choice.weight_decay if is_matrix else 0.0,
-                        "lr_scale": choice.lr / config.optim.lr,
+                        "weight_decay": settings.weight_decay if is_matrix else 0.0,
+                        "lr_scale": settings.lr / config.optim.lr,
                     }
                 )
         return groups
 
     def probe(self, request: ProbeRequest) -> Mapping[str, Any]:
-        """The report of `mae attentive`."""
+        """Run `mae attentive`; returns its report."""
         return attentive(request)
 
 

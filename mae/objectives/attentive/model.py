@@ -1,8 +1,8 @@
-"""Attention pooling with a learned query, before a linear classifier.
+"""Attentive probe: attention pooling with a learned query, then a linear classifier.
 
-As attentive probes have it since CAE (Chen et al. 2024, "Context Autoencoder for Self-Supervised
-Representation Learning") and V-JEPA (Bardes et al. 2024, "Revisiting Feature Prediction for
-Learning Visual Representations from Video").
+As in CAE (Chen et al. 2024, "Context Autoencoder for Self-Supervised Representation Learning") and
+V-JEPA (Bardes et al. 2024, "Revisiting Feature Prediction for Learning Visual Representations from
+Video").
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from mae.objectives.base import Output, full_precision
 from mae.objectives.frozen import Probe
 
 HEAD_WIDTH = 64
-"""dimensions of an attention head, as in a ViT"""
+"""width of an attention head, as in a ViT"""
 
 
 class AttentiveHead(nn.Module):
-    """Tokens [b t d] → class scores [b classes].
+    """Attention pooling and classifier: tokens [b t d] → class scores [b classes].
 
     Multi-head attention (Vaswani et al. 2017, section 3.2.2) of one learned query q to all tokens
     x_1 … x_t, then LayerNorm and a linear layer.  In each attention head h
@@ -32,11 +32,11 @@ class AttentiveHead(nn.Module):
     Because all of this but the softmax is linear and the a_i sum to 1, it is computed as
     q_h · K_h x = (K_hᵀ q_h) · x and y_h = V_h (Σ_i a_i x_i) + v_h: no projection of every token,
     the same numbers (Psomas et al. 2025, "Attention, Please! Revisiting Attentive Probing").  A
-    bias of the keys would add the same to all scores of a softmax, and is left out.
+    bias of the keys would add the same number to all scores of a softmax, so there is none.
     """
 
     def __init__(self, width: int, classes: int, generator: torch.Generator) -> None:
-        """Of as many attention heads as HEAD_WIDTH goes into `width`, at least one."""
+        """Initialise by `generator`, with about `width` / HEAD_WIDTH attention heads."""
         super().__init__()
         self.num_heads = max(1, width // HEAD_WIDTH)
         while width % self.num_heads:
@@ -57,20 +57,20 @@ class AttentiveHead(nn.Module):
         return self.classify(self.norm(self.pool(tokens)))
 
     def pool(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b d"]:
-        """The y_h of all heads, side by side."""
-        asked, shape = self.query.unflatten(0, (self.num_heads, -1)), (self.num_heads, -1)
-        wanted = torch.einsum("hk,hkd->hd", asked, self.key.weight.unflatten(0, shape))
-        scores = tokens @ wanted.T / asked.shape[1] ** 0.5
-        gathered = scores.softmax(dim=1).transpose(1, 2) @ tokens
-        pooled = torch.einsum("bhd,hkd->bhk", gathered, self.value.weight.unflatten(0, shape))
+        """Concatenate the y_h of all attention heads."""
+        query, shape = self.query.unflatten(0, (self.num_heads, -1)), (self.num_heads, -1)
+        projected = torch.einsum("hk,hkd->hd", query, self.key.weight.unflatten(0, shape))
+        scores = tokens @ projected.T / query.shape[1] ** 0.5
+        averages = scores.softmax(dim=1).transpose(1, 2) @ tokens
+        pooled = torch.einsum("bhd,hkd->bhk", averages, self.value.weight.unflatten(0, shape))
         return pooled.flatten(1) + self.value.bias
 
 
 class AttentiveProbe(Probe):
-    """Heads that learn apart from each other: the loss is the sum of theirs.
+    """Independent heads on a frozen encoder; the loss is the sum of theirs.
 
-    What is random is the start of the heads alone, which is the same for all of them.  Among
-    several, one whose loss is not finite does not learn, and keeps no other from it.
+    All heads have the same random initial weights.  Where there are several, one whose loss is not
+    finite gets no gradient, and the others train on.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class AttentiveProbe(Probe):
         seed: int,
         labels: Sequence[int] = (),
     ) -> None:
-        """`width`: of the tokens; `labels`: of each class, where these are not 0, 1 and so on."""
+        """Build heads for tokens of `width`; `labels` of the classes as in `Probe`."""
         super().__init__(encoder, classes, labels)
         self.heads = nn.ModuleList(
             AttentiveHead(width, classes, torch.Generator().manual_seed(seed))
@@ -99,11 +99,11 @@ class AttentiveProbe(Probe):
         noise: Int[Tensor, " b"],
         progress: Float[Tensor, ""],
     ) -> Output:
-        """Cross-entropy of images, or of their tokens [b t d]."""
+        """Compute the cross-entropy for images, or for their tokens [b t d]."""
         tokens = self.tokens(images)
         with full_precision(images.device):
             scores = self.scores(tokens)
-            losses = torch.stack([F.cross_entropy(own, noise) for own in scores])
+            losses = torch.stack([F.cross_entropy(of_head, noise) for of_head in scores])
         right = (scores.detach().argmax(dim=2) == noise).to(losses.dtype).mean(dim=1)
         of_heads = torch.cat([losses.detach(), right, torch.ones_like(losses[:1])])
         if len(self.heads) > 1:
@@ -111,23 +111,23 @@ class AttentiveProbe(Probe):
         return Output({"cross_entropy": losses.sum()}, {"of_heads": of_heads.detach()}, {})
 
     def scores(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "heads b classes"]:
-        """Class scores of every head."""
+        """Compute the class scores of every head."""
         return torch.stack([head(tokens) for head in self.heads])
 
     def tokens(self, images: Shaped[Tensor, "b ..."]) -> Float[Tensor, "b t d"]:
-        """Tokens of images in the precision that the cache keeps, or those that are given."""
+        """Encode images, rounded to the cache's half precision; tokens [b t d] pass unchanged."""
         if images.ndim == 3:
             return images.float()
         with full_precision(images.device):
             return joined(self.frozen(images)).half().float()
 
     def logits(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
-        """Class scores of the first head."""
+        """Compute the class scores of the first head."""
         tokens = self.tokens(images)
         with full_precision(images.device):
             return self.heads[0](tokens)
 
 
 def _finite(gradient: Tensor) -> Tensor:
-    """The gradient without what is no number."""
+    """Gradient with NaN and infinity replaced by 0."""
     return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,4 +1,4 @@
-"""The training of attentive heads, and the settings of a run by it."""
+"""Training of attentive probes: recipe, selection of the settings, final head, test."""
 
 import math
 from collections.abc import Sequence
@@ -16,39 +16,47 @@ from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.probe import is_edge
 from mae.evaluation.probing import ProbeRequest
-from mae.evaluation.results import TRAINED_ENCODERS, label_ranks, prefixed_log
-from mae.objectives.attentive.declaration import Choice
+from mae.evaluation.results import LEARNT, ranks_of_truth, saying
+from mae.objectives.attentive.declaration import HeadSettings
 from mae.objectives.attentive.model import AttentiveProbe
 from mae.objectives.attentive.tokens import Rows, Tokens, token_data
 
 EPOCHS = 20
-"""as on ImageNet (Bardes et al. 2024); of a small data set more, for LEAST_STEPS"""
+"""default epochs, as on ImageNet (Bardes et al. 2024); more for small data sets, by LEAST_STEPS"""
 
 LEAST_STEPS = 2500
-"""as the shortest training of VTAB (Zhai et al. 2019, "A Large-scale Study of Representation
-Learning with the Visual Task Adaptation Benchmark"), whose data sets have 1,000 labels"""
+"""default minimum of optimizer steps: the shortest training of VTAB (Zhai et al. 2019, "A
+Large-scale Study of Representation Learning with the Visual Task Adaptation Benchmark"), whose data
+sets have 1,000 labels"""
+
+LEAST_IMAGES = 20
+"""minimum number of training images, of which a tenth selects the settings"""
+
+NAME = "attentive"
+"""name of the run folder, and of the report's file"""
 
 BETAS = (0.9, 0.999)
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-CHOICES = tuple(Choice(lr=lr, weight_decay=decay) for decay in (0.1, 0.01) for lr in RATES)
+CANDIDATES = tuple(HeadSettings(lr=lr, weight_decay=decay) for decay in (0.1, 0.01) for lr in RATES)
 
 
 class AttentiveRecipe(NamedTuple):
-    """Training of a head: AdamW, linear warm-up over a tenth of the epochs, cosine to 0."""
+    """Recipe of a head: AdamW, linear warm-up over a tenth of the epochs, cosine decay to 0."""
 
     epochs: int = EPOCHS
     batch_size: int = 256
-    """images of a step, or all of them where there are fewer"""
+    """images per step, over all processes; all images where there are fewer"""
     seed: int = 0
+    """random seed of the split, the initial weights and the order"""
 
     def steps(self, images: int) -> int:
-        """Steps of heads that are trained on so many images."""
+        """Number of optimizer steps on `images` training images."""
         return math.ceil(self.epochs * images / min(self.batch_size, images))
 
 
 def epochs_for(images: int, batch_size: int) -> int:
-    """EPOCHS, or as many more as LEAST_STEPS take."""
+    """Default number of epochs: EPOCHS, or more for LEAST_STEPS."""
     return max(EPOCHS, (LEAST_STEPS - 1) * min(batch_size, images) // images + 1)
 
 
@@ -56,12 +64,16 @@ def run_settings(
     request: ProbeRequest,
     encoder: FrozenEncoder,
     recipe: AttentiveRecipe,
-    choices: Sequence[Choice],
+    candidates: Sequence[HeadSettings],
     labels: Sequence[int],
     images: int,
     output: str,
 ) -> Config:
-    """The settings of the run that trains a head by each of `choices`, on so many images."""
+    """Settings of the run that trains a head by each of `candidates`.
+
+    `labels`: the different labels of --train; `images`: number of training images; `output`: run
+    folder.
+    """
     model = request.model_settings(encoder, labels)
     return load_config(
         None,
@@ -69,23 +81,23 @@ def run_settings(
             "output": output,
             "objective": "attentive",
             "data": request.data_settings(encoder),
-            "model": {**model, "heads": [choice.model_dump() for choice in choices]},
-            **training_sections(recipe, choices, images),
+            "model": {**model, "heads": [candidate.model_dump() for candidate in candidates]},
+            **training_sections(recipe, candidates, images),
             "log": request.log_settings(),
         },
     )
 
 
 def training_sections(
-    recipe: AttentiveRecipe, choices: Sequence[Choice], images: int
+    recipe: AttentiveRecipe, candidates: Sequence[HeadSettings], images: int
 ) -> dict[str, dict[str, Any]]:
-    """Sections `optim:` and `train:`."""
+    """Sections `optim:` and `train:` for `images` training images."""
     batch_size = min(recipe.batch_size, images)
     return {
         "optim": {
-            "lr": max(choice.lr for choice in choices),
+            "lr": max(candidate.lr for candidate in candidates),
             "warmup_epochs": recipe.epochs / 10,
-            "weight_decay": 0.0,  # of each head its own
+            "weight_decay": 0.0,  # set in each head's parameter groups
             "betas": BETAS,
         },
         "train": {
@@ -98,66 +110,63 @@ def training_sections(
     }
 
 
-NAME = "attentive"
-"""of the run folder, and of the report's file"""
-
-LEAST_IMAGES = 20
-"""with fewer a tenth cannot choose"""
-
-
-class TokenSubject(NamedTuple):
-    """An encoder's tokens of both data sets."""
+class EncodedData(NamedTuple):
+    """Tokens of the training and test images by one encoder."""
 
     encoder: str
-    """pretrained or fine-tuned, or untrained"""
+    """name of the encoder: pretrained, fine-tuned or untrained"""
     train: Tokens
     test: Tokens
 
 
-class Probed(NamedTuple):
+class ProbeResult(NamedTuple):
     """Result of the probe of one encoder; the ranks on the first process alone."""
 
     ranks: npt.NDArray[np.int64]
-    """[m] of the test images: how many classes score higher than the right one"""
-    chosen: Choice
+    """[m] number of classes that score higher than the true one, for each test image"""
+    selected: HeadSettings
     accuracies: list[float]
-    """of each choice, on the tenth"""
+    """accuracy of each candidate on the held-out tenth of the training images"""
     lr_at_edge: bool
-    """the smallest or largest learning rate is better than all in between"""
+    """the smallest or largest learning rate of the candidates is the best"""
 
 
 def attentive_probe(
     request: ProbeRequest,
-    subject: TokenSubject,
+    data: EncodedData,
     numbers: ClassNumbers,
     recipe: AttentiveRecipe,
-    choices: Sequence[Choice] = CHOICES,
-) -> Probed:
-    """Choose, refit, test once.  `numbers` has one class for each row of the tokens.
+    candidates: Sequence[HeadSettings] = CANDIDATES,
+) -> ProbeResult:
+    """Select the settings on a tenth of the training images, refit on all, test once.
 
-    Raises UserError for fewer than LEAST_IMAGES training images.
+    `numbers`: class number for each row of the tokens.  Raises UserError for fewer than
+    LEAST_IMAGES training images, and for steps that do not divide among the processes.
     """
-    n, train, say = len(numbers.train), subject.train, prefixed_log(request.log, subject.encoder)
+    n, train, say = len(numbers.train), data.train, saying(request.say, data.encoder)
     if n < LEAST_IMAGES:
         raise UserError(f"--train: {n} images; an attentive probe needs {LEAST_IMAGES}")
     order = np.argsort(fold(recipe.seed, Stream.STATISTICS, np.arange(n)), kind="stable")
     held_out, fitted = np.sort(order[: n // 10]), np.sort(order[n // 10 :])
     for rows in (n - n // 10, n):
         refuse_uneven(min(recipe.batch_size, rows), request.num_processes, recipe.batch_size)
-    say(f"choosing among {len(choices)} settings on {len(held_out):,} of {n:,} training images")
-    probe = _fit(request, subject, recipe, choices, fitted, f"{NAME}-choosing", NAME)
-    found = _ranks(request, subject.encoder, probe, train, numbers.train, held_out, recipe)
+    say(f"selecting among {len(candidates)} settings on {len(held_out):,} of {n:,} training images")
+    probe = _fit(request, data, recipe, candidates, fitted, f"{NAME}-choosing", NAME)
+    found = _ranks(request, data.encoder, probe, train, numbers.train, held_out, recipe)
     accuracies = request.share([float((row == 0).mean()) for row in found])
-    best = choices[int(np.argmax(accuracies))]
-    say(f"chosen: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
-    probe = _fit(request, subject, recipe, [best], np.arange(n), NAME)
+    best = candidates[int(np.argmax(accuracies))]
+    say(f"selected: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
+    probe = _fit(request, data, recipe, [best], np.arange(n), NAME)
     everything = np.arange(len(numbers.test))
-    tested = _ranks(request, subject.encoder, probe, subject.test, numbers.test, everything, recipe)
-    return Probed(tested.flatten(), best, accuracies, rate_at_edge(choices, accuracies))
+    tested = _ranks(request, data.encoder, probe, data.test, numbers.test, everything, recipe)
+    return ProbeResult(tested.flatten(), best, accuracies, rate_at_edge(candidates, accuracies))
 
 
 def refuse_uneven(images: int, num_processes: int, batch_size: int) -> None:
-    """UserError where a step of so many images does not divide among the processes."""
+    """Refuse a step of `images` images that does not divide among the processes.
+
+    Raises UserError, which names --batch-size.
+    """
     if images % num_processes:
         raise UserError(
             f"--batch-size: {batch_size}, of which a step takes {images} images, does not divide "
@@ -167,20 +176,20 @@ def refuse_uneven(images: int, num_processes: int, batch_size: int) -> None:
 
 def _fit(
     request: ProbeRequest,
-    subject: TokenSubject,
+    data: EncodedData,
     recipe: AttentiveRecipe,
-    choices: Sequence[Choice],
+    candidates: Sequence[HeadSettings],
     rows: Rows,
     *names: str,
 ) -> AttentiveProbe:
-    """The heads trained on `rows`, in the run folder of the first of `names`; others follow."""
-    encoder, train = request.encoders[subject.encoder], request.train
-    suffix = "" if subject.encoder in TRAINED_ENCODERS else f"-{subject.encoder}"
+    """Train heads on `rows` in the run folder names[0]; names[1], if any, is the next run's."""
+    encoder, train = request.encoders[data.encoder], request.train
+    suffix = "" if data.encoder in LEARNT else f"-{data.encoder}"
     folder, *later = (request.folder / f"{name}{suffix}" for name in names)
-    labels = np.unique(train.manifest.label[subject.train.samples]).tolist()
-    config = run_settings(request, encoder, recipe, choices, labels, len(rows), str(folder))
-    data = token_data(subject.train, rows, train, recipe.seed)
-    probe = request.fit(config, data, later[0] if later else None)
+    labels = np.unique(train.manifest.label[data.train.samples]).tolist()
+    config = run_settings(request, encoder, recipe, candidates, labels, len(rows), str(folder))
+    source = token_data(data.train, rows, train, recipe.seed)
+    probe = request.fit(config, source, later[0] if later else None)
     assert isinstance(probe, AttentiveProbe)
     return probe
 
@@ -194,11 +203,11 @@ def _ranks(
     rows: Rows,
     recipe: AttentiveRecipe,
 ) -> npt.NDArray[np.int64]:
-    """`ranks` on the first process, with the encoder on the device meanwhile; none on others."""
-    found = request.on_first_with(
+    """Compute `ranks` on the first process, with its encoder on the device; none on others."""
+    result = request.on_first_with(
         name, lambda: ranks(probe.eval(), tokens, labels, rows, recipe.batch_size)
     )
-    return np.zeros((0, 0), np.int64) if found is None else found
+    return np.zeros((0, 0), np.int64) if result is None else result
 
 
 @torch.no_grad()
@@ -209,7 +218,7 @@ def ranks(
     rows: Rows,
     batch_size: int,
 ) -> npt.NDArray[np.int64]:
-    """[heads rows] of each image's own class: `label_ranks`."""
+    """Rank of the true class among the scores of each head, [heads rows]; see `ranks_of_truth`."""
     slices = np.array_split(rows, -(-len(rows) // batch_size))
     found = []
     for numbers, batch in zip(slices, tokens.load(slices), strict=True):
@@ -218,9 +227,9 @@ def ranks(
     return torch.cat(found, dim=1).numpy()
 
 
-def rate_at_edge(choices: Sequence[Choice], accuracies: Sequence[float]) -> bool:
-    """True where the first or last of three or more learning rates is the best."""
-    rates = sorted({choice.lr for choice in choices})
-    pairs = list(zip(choices, accuracies, strict=True))
-    best = [max(value for choice, value in pairs if choice.lr == lr) for lr in rates]
+def rate_at_edge(candidates: Sequence[HeadSettings], accuracies: Sequence[float]) -> bool:
+    """True if the first or last of three or more learning rates is the best."""
+    rates = sorted({candidate.lr for candidate in candidates})
+    pairs = list(zip(candidates, accuracies, strict=True))
+    best = [max(value for candidate, value in pairs if candidate.lr == lr) for lr in rates]
     return len(rates) > 2 and is_edge(np.array(best))

@@ -1,4 +1,4 @@
-"""The report of `mae attentive`: a setting chosen, a head trained by it, tested once."""
+"""Report of `mae attentive`: settings selected, a head trained by them, tested once."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,14 +23,14 @@ from mae.evaluation.results import (
     ranking_result,
     result_rows,
 )
-from mae.objectives.attentive.declaration import Choice
+from mae.objectives.attentive.declaration import HeadSettings
 from mae.objectives.attentive.probe import (
     BETAS,
-    CHOICES,
+    CANDIDATES,
     LEAST_STEPS,
     AttentiveRecipe,
-    Probed,
-    TokenSubject,
+    EncodedData,
+    ProbeResult,
     attentive_probe,
     epochs_for,
 )
@@ -41,12 +41,12 @@ from mae.objectives.attentive.tokens import (
     token_bytes,
 )
 
-ON_DISK = 0.9
-"""share of the free space that cached tokens may take"""
+MAX_DISK_SHARE = 0.9
+"""maximum share of the free disk space for cached tokens"""
 
 MEASURES = (
-    "how well classes can be told apart by what all frozen tokens hold together; as published for "
-    "ImageNet, MAE's number lies between those of a linear probe and of fine-tuning"
+    "separability of the classes by attention over all frozen tokens; as published for ImageNet, "
+    "MAE's number lies between those of a linear probe and of fine-tuning"
 )
 PROTOCOL = (
     "attention pooling with a learned query over all frozen tokens, LayerNorm, linear classifier; "
@@ -54,12 +54,12 @@ PROTOCOL = (
 )
 SELECTION = (
     "learning rate and weight decay by accuracy on a tenth of the training images; a new head on "
-    "all of them meets the test set once"
+    "all of them is evaluated on the test set once"
 )
 
 
 def attentive(request: ProbeRequest) -> Mapping[str, Any]:
-    """Probe each encoder; the report is that of the first process.
+    """Probe each encoder; returns the report, with results on the first process alone.
 
     Raises UserError for labels that do not fit (`check_labels`), too few images, and encoders
     without patch tokens.
@@ -69,16 +69,16 @@ def attentive(request: ProbeRequest) -> Mapping[str, Any]:
     for encoder in request.encoders.values():
         if TOKENS not in blank_vectors(encoder, train.channels):
             is_run = request.opened.step is not None
-            whose = f"objective {request.opened.config.objective}" if is_run else "this encoder"
-            raise UserError(f"{options.run}: {whose} has no patch tokens; mae attentive needs them")
+            name = f"objective {request.opened.config.objective}" if is_run else "this encoder"
+            raise UserError(f"{options.run}: {name} has no patch tokens; mae attentive needs them")
     is_cached = request.share(request.on_first(lambda: tokens_fit(request)))
-    subjects = [
-        TokenSubject(name, *(tokens_of(request, name, one, is_cached) for one in (train, test)))
+    encoded = [
+        EncodedData(name, *(tokens_of(request, name, one, is_cached) for one in (train, test)))
         for name in request.encoders
     ]
     epochs = options.epochs or epochs_for(len(train.manifest), options.batch_size)
     recipe = AttentiveRecipe(epochs, options.batch_size, options.seed)
-    report = attentive_report(request, subjects, recipe)
+    report = attentive_report(request, encoded, recipe)
     report["recipe"]["tokens"] = "cached" if is_cached else "encoded each epoch"
     report["recipe"]["least_steps"] = None if options.epochs else LEAST_STEPS
     return report
@@ -86,12 +86,12 @@ def attentive(request: ProbeRequest) -> Mapping[str, Any]:
 
 def attentive_report(
     request: ProbeRequest,
-    subjects: Sequence[TokenSubject],
+    encoded: Sequence[EncodedData],
     recipe: AttentiveRecipe,
-    choices: Sequence[Choice] = CHOICES,
+    candidates: Sequence[HeadSettings] = CANDIDATES,
 ) -> dict[str, Any]:
-    """A probe of each of `subjects`, the one to be judged first."""
-    train, test, first = request.train, request.test, subjects[0]
+    """Probe each encoder of `encoded` (first the one of RUN, then baselines); the report."""
+    train, test, first = request.train, request.test, encoded[0]
     numbers = check_labels(
         sample_labels(train.manifest, first.train.samples),
         sample_labels(test.manifest, first.test.samples),
@@ -99,15 +99,15 @@ def attentive_report(
     results, notes, steps = [], [], recipe.steps(len(numbers.train))
     if steps < LEAST_STEPS:
         notes.append(f"{steps:,} steps: more --epochs, for {LEAST_STEPS:,}, may do better")
-    for subject in subjects:
-        probed, name = attentive_probe(request, subject, numbers, recipe, choices), subject.encoder
-        more = {**probed.chosen.model_dump(), "lr_at_edge": probed.lr_at_edge}
-        more |= {"sweep": sweep(probed, choices)}
-        if probed.lr_at_edge:
-            told = f"lr {probed.chosen.lr:g} at the edge of the candidates"
-            notes.append(f"{name}: {told}, one beyond may do better")
+    for data in encoded:
+        name, result = data.encoder, attentive_probe(request, data, numbers, recipe, candidates)
+        more = {**result.selected.model_dump(), "lr_at_edge": result.lr_at_edge}
+        more |= {"sweep": sweep(result, candidates)}
+        if result.lr_at_edge:
+            edge = f"lr {result.selected.lr:g} at the edge of the candidates"
+            notes.append(f"{name}: {edge}, one beyond may do better")
         if request.is_main:
-            results.append(ranking_result(name, "tokens", probed.ranks, numbers.count, more))
+            results.append(ranked(name, "tokens", result.ranks, numbers.count, more))
     known = identity(request.encoders[first.encoder], train)
     return {
         "measures": MEASURES,
@@ -126,21 +126,22 @@ def attentive_report(
     }
 
 
-def sweep(probed: Probed, choices: Sequence[Choice]) -> list[dict[str, float]]:
-    """Accuracy of each choice on the tenth."""
-    pairs = zip(choices, probed.accuracies, strict=True)
-    return [{**choice.model_dump(), "accuracy": accuracy} for choice, accuracy in pairs]
+def sweep(result: ProbeResult, candidates: Sequence[HeadSettings]) -> list[dict[str, float]]:
+    """Settings of each candidate with its accuracy on the held-out tenth."""
+    pairs = zip(candidates, result.accuracies, strict=True)
+    return [{**candidate.model_dump(), "accuracy": accuracy} for candidate, accuracy in pairs]
 
 
 def tokens_of(request: ProbeRequest, name: str, images: Images, is_cached: bool) -> Tokens:
-    """Tokens of a data set by the encoder `name`; the first process encodes or decodes them all.
+    """Tokens of a data set by the encoder `name`, cached or encoded in every epoch.
 
+    The first process fills the cache, or decodes all images once to find the readable ones.
     Raises UserError where more than data.max_bad images are unreadable.
     """
     encoder, workers = request.encoders[name], request.options.workers
     max_bad = request.opened.config.data.max_bad
-    made = request.share(request.on_first(lambda: _made(request, encoder, images)))
-    if not is_cached and not made:
+    is_made = request.share(request.on_first(lambda: _cache_file(request, encoder, images)))
+    if not is_cached and not is_made:
         views = CentredViews(images, encoder.img_size, encoder.crop_pct)
         usable = request.on_first(lambda: usable_samples(views, max_bad, workers=workers))
         return EncodedTokens(encoder, images, request.device, workers, request.share(usable))
@@ -159,7 +160,7 @@ def tokens_of(request: ProbeRequest, name: str, images: Images, is_cached: bool)
             log=prefixed_log(request.log, name),
         )
         module.to("cpu")
-        return _made(request, encoder, images)
+        return _cache_file(request, encoder, images)
 
     path = request.share(request.on_first(encode))
     assert path is not None
@@ -167,22 +168,22 @@ def tokens_of(request: ProbeRequest, name: str, images: Images, is_cached: bool)
 
 
 def tokens_fit(request: ProbeRequest) -> bool:
-    """There is room for the tokens that are not kept yet; a line is printed where there is none."""
+    """True if the tokens that are not cached yet fit on the disk; prints a line where not."""
     needed = sum(
         token_bytes(encoder, images, "cpu")
         for encoder in request.encoders.values()
         for images in (request.train, request.test)
-        if _made(request, encoder, images) is None
+        if _cache_file(request, encoder, images) is None
     )
     folder = request.folder
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    free = ON_DISK * shutil.disk_usage(existing).free
+    free = MAX_DISK_SHARE * shutil.disk_usage(existing).free
     if needed <= min(request.options.token_gb * 1e9, free):
         return True
-    request.log(f"{needed / 1e9:,.3g} GB of tokens: not kept, but encoded anew in every epoch")
+    request.say(f"{needed / 1e9:,.3g} GB of tokens: not cached, but encoded in every epoch")
     return False
 
 
-def _made(request: ProbeRequest, encoder: FrozenEncoder, images: Images) -> Path | None:
-    """A file of all tokens, made before."""
-    return find_cached(request.folder / FOLDER, identity(encoder, images), tokens=True)
+def _cache_file(request: ProbeRequest, encoder: FrozenEncoder, images: Images) -> Path | None:
+    """Cache file with all tokens of the images, where there is one."""
+    return made_before(request.folder / FOLDER, identity(encoder, images), tokens=True)

@@ -1,4 +1,4 @@
-"""All tokens of a data set: from the cache, or encoded each time; to train on, and to test."""
+"""Tokens of a data set, cached or encoded in every epoch, and the stream of training batches."""
 
 from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -31,34 +31,34 @@ CPU = torch.device("cpu")
 
 
 class Tokens(Protocol):
-    """Tokens of the images that can be decoded."""
+    """Tokens of a data set, a row for each image that can be decoded."""
 
     samples: Rows
-    """[n] each row's number in the manifest; images that do not decode have no row"""
+    """[n] number of each row's image in the manifest"""
     skipped: list[str]
-    """what is wrong with those"""
+    """error of each image that cannot be decoded"""
     workers: int
-    """processes that call `inputs`"""
+    """number of worker processes for `inputs`"""
 
     @property
     def inputs(self) -> Callable[[Rows], Tensor]:
-        """Rows on the CPU: tokens [len(rows) t d], or the images that the encoder encodes."""
+        """Function of rows → tokens [len(rows) t d] or images, on the CPU: input of the probe."""
         ...
 
     def load(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
-        """float32 [len(rows) t d] of each of `slices`: the class token, if any, and all patches."""
+        """Yield tokens, float32 [len(rows) t d], of each of `slices`: class token, all patches."""
         ...
 
 
 class CachedTokens:
-    """From a file of features."""
+    """Tokens from a file of features."""
 
     def __init__(self, features: FeatureSet, device: torch.device | str) -> None:
         self.features, self.device, self.workers = features, device, 0
         self.samples, self.skipped = features.samples, features.dropped()
-        self.inputs = self._halves
+        self.inputs = self._tokens
 
-    def _halves(self, rows: Rows) -> Tensor:
+    def _tokens(self, rows: Rows) -> Tensor:
         names = {"cls", TOKENS} & self.features.vectors.keys()
         return joined({name: self._read(name, rows) for name in names})
 
@@ -68,16 +68,16 @@ class CachedTokens:
             yield self.inputs(rows).to(self.device).float()
 
     def _read(self, name: str, rows: Rows) -> Tensor:
-        """Rows of the file, which is read in its own order."""
+        """Read rows of the file in ascending order, and return them in the order of `rows`."""
         order = np.argsort(rows)
         values = torch.from_numpy(self.features.vectors[name][rows[order]])
-        back = torch.empty(len(rows), dtype=torch.int64)
-        back[torch.from_numpy(order)] = torch.arange(len(rows))
-        return values[back]
+        inverse = torch.empty(len(rows), dtype=torch.int64)
+        inverse[torch.from_numpy(order)] = torch.arange(len(rows))
+        return values[inverse]
 
 
 class EncodedTokens:
-    """From the images, each time."""
+    """Tokens that are encoded from the images each time."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class EncodedTokens:
         workers: int,
         usable: UsableSamples,
     ) -> None:
-        """`usable`: the images that can be decoded."""
+        """Encode `images` on `device`; `usable` names those that can be decoded."""
         self.encoder, self.device, self.workers = encoder, device, workers
         self.views = CentredViews(images, encoder.img_size, encoder.crop_pct)
         self.samples, self.skipped = usable
@@ -99,12 +99,12 @@ class EncodedTokens:
         for images in load_in_workers(self.views, numbers, self.workers):
             with torch.no_grad():
                 found = self.encoder.encode(images.to(self.device))
-                # As the cache keeps them, so that the two give the same probe.
+                # Half precision as in the cache, so that both give the same probe.
                 yield joined(found).half().float()
 
 
 class _Views:
-    """Centred views of rows; without the encoder, for the processes that decode."""
+    """Centred views of rows: a picklable function for worker processes, without the encoder."""
 
     def __init__(self, views: CentredViews, samples: Rows) -> None:
         self.views, self.samples = views, samples
@@ -114,7 +114,7 @@ class _Views:
 
 
 def joined(vectors: dict[str, Tensor]) -> Tensor:
-    """[b t d]: the class token, if there is one, then the patch tokens."""
+    """Concatenate the class token, if there is one, and the patch tokens; [b t d]."""
     first = [vectors["cls"][:, None]] if "cls" in vectors else []
     return torch.cat([*first, vectors[TOKENS]], dim=1)
 
@@ -144,21 +144,21 @@ class TokenBatches(Dataset[Batch[Tensor] | UserError]):
 
 
 class TokenData(NamedTuple):
-    """Rows of tokens in an order of training: each once an epoch, as `TrainingData` has images."""
+    """Training source of tokens: each row once per epoch, in the order of `order`."""
 
     manifest: Manifest
-    """of the images of these rows alone"""
+    """manifest of the images of these rows"""
     order: Order
     dataset: TokenBatches
     workers: int
     cache: ShardCache | None
 
     def names(self, step: int, batch_size: int) -> list[str]:
-        """`shard: key KEY` of all samples of the step that ends with `step` steps done."""
+        """Names, `shard: key KEY`, of the samples of optimizer step `step` (counted from 1)."""
         return step_names(self.manifest, self.order, step, batch_size)
 
     def images(self, config: Config) -> Images:
-        """The images by number."""
+        """Images of the rows, by number."""
         return Images(self.manifest, config.data.in_chans, config.data.bits, self.cache)
 
     def batches(
@@ -171,13 +171,13 @@ class TokenData(NamedTuple):
         skipped: Container[int] = (),
         device: torch.device = CPU,
     ) -> Generator[Batch[Tensor]]:
-        """The micro-batches of a process for the steps in [first, last) but those `skipped`."""
+        """Yield the micro-batches of a process for the steps in [first, last) not in `skipped`."""
         positions = sharding.micro_batches(first, last, skipped)
         return load_in_workers(self.dataset, positions, self.workers)
 
 
 def token_data(tokens: Tokens, rows: Rows, images: Images, seed: int) -> TokenData:
-    """The rows `rows` of the tokens of `images`, to train on."""
+    """Training source of some rows of the tokens of `images`."""
     manifest = select(images.manifest, tokens.samples[rows])
     order = Order(seed, [np.array([len(rows)])])
     dataset = TokenBatches(tokens.inputs, rows, manifest, order)
@@ -185,6 +185,6 @@ def token_data(tokens: Tokens, rows: Rows, images: Images, seed: int) -> TokenDa
 
 
 def token_bytes(encoder: FrozenEncoder, images: Images, device: torch.device | str) -> int:
-    """Size on disk of the cache of all tokens."""
-    found = blank_vectors(encoder, images.channels, device)
-    return len(images.manifest) * sum(2 * value.numel() for value in found.values())
+    """Size of the cache of all tokens, in bytes."""
+    vectors = blank_vectors(encoder, images.channels, device)
+    return len(images.manifest) * sum(2 * value.numel() for value in vectors.values())

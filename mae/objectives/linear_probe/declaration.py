@@ -1,4 +1,4 @@
-"""Settings, figures and words of the paper's linear probe."""
+"""Declaration of the paper's linear probe: settings, metrics and texts."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from mae.objectives.declaration import Chart, Curve, Metric
 from mae.objectives.sections import FrozenModel, ProbeDeclaration
 
 GROUP = 512
-"""images that the authors' BatchNorm normalises together: those of one GPU"""
+"""number of images that BatchNorm normalises together in the released code: those of one GPU"""
 
 
 class LinearProbeModel(FrozenModel):
-    """A frozen encoder, BatchNorm without weights, a linear classifier."""
+    """Frozen encoder, BatchNorm without weights, linear classifier."""
 
     group: Positive = GROUP
-    """images that BatchNorm normalises together, on any number of processes"""
+    """number of images that BatchNorm normalises together, on any number of processes"""
 
 
 def model_of(config: Config) -> LinearProbeModel:
-    """The section `model:` of a run with this objective."""
+    """Section `model:` of a run with this objective."""
     assert isinstance(config.model, LinearProbeModel)
     return config.model
 
 
 class LinearProbeDeclaration(ProbeDeclaration):
-    """Linear probe as the MAE paper's numbers are made."""
+    """Declaration of the paper's linear probe."""
 
     name = "linear_probe"
     summary = "linear classifier behind a BatchNorm on a frozen encoder (He et al. 2021, table 10)"
@@ -47,12 +47,12 @@ class LinearProbeDeclaration(ProbeDeclaration):
         return {"accuracy": right}
 
     def batch_multiple(self, config: Config) -> tuple[int, str]:
-        """Whole groups."""
+        """Whole groups of BatchNorm."""
         group = model_of(config).group
         return group, f"BatchNorm needs whole groups of {group} (--step-batch, --device-batch)"
 
     def describe(self, config: Config, size: str) -> str:
-        """The model of `size`, in a few words."""
+        """Description of the probe in a few words."""
         return f"linear classifier, {size} {self.describe_frozen(config)}"
 
 

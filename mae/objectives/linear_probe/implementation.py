@@ -1,4 +1,4 @@
-"""The paper's linear probe: its head on the encoder that the settings name."""
+"""Implementation of the paper's linear probe."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,24 +14,27 @@ from mae.objectives.linear_probe.report import linear_probe
 
 
 class LinearProbeImplementation(ProbeImplementation):
-    """Linear probe as the MAE paper's numbers are made."""
+    """Implementation of the paper's linear probe."""
 
     def build(self, config: Config) -> LinearProbe:
-        """The probe that the settings describe; UserError where its encoder is gone or another."""
+        """Build the probe from the settings and load its frozen encoder.
+
+        Raises UserError where the encoder cannot be read or has other weights than recorded.
+        """
         model = model_of(config)
         encoder = open_again(model.encoder, model.untrained, model.sha256)
-        found = blank_vectors(encoder, config.data.in_chans)
+        vectors = blank_vectors(encoder, config.data.in_chans)
         return LinearProbe(
             encoder,
-            found[preferred_feature(found)].shape[1],
-            model.classes,
+            width=vectors[preferred(vectors)].shape[1],
+            classes=model.classes,
             group=model.group,
             seed=config.train.seed,
             labels=model.labels,
         )
 
     def probe(self, request: ProbeRequest) -> Mapping[str, Any]:
-        """The report of `mae probe --protocol mae`."""
+        """Run `mae probe --protocol mae`; returns its report."""
         return linear_probe(request)
 
 

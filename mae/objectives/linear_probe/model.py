@@ -1,4 +1,4 @@
-"""The head of the paper's linear probe, and its training on a frozen encoder."""
+"""Linear probe of the paper: BatchNorm and a linear classifier on a frozen encoder."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,9 @@ MOMENTUM = 0.1
 class GroupedNorm(nn.Module):
     """BatchNorm without weights, over fixed groups of images in the order of the samples.
 
-    In training each group is normalised by its own mean and variance, so that the result does not
-    depend on how a batch is split into processes and micro-batches; in evaluation by the running
-    statistics, which are nn.BatchNorm1d's when it is given one group after the other.
+    In training each group is normalised by its own mean and variance: the result does not depend
+    on the split of a batch into processes and micro-batches.  In evaluation vectors are normalised
+    by the running statistics, which equal those of nn.BatchNorm1d on one group after the other.
     """
 
     running_mean: Tensor
@@ -40,7 +40,7 @@ class GroupedNorm(nn.Module):
     def normalize_groups(
         self, vectors: Float[Tensor, "b d"], size: int
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "groups 2 d"]]:
-        """Vectors normalised by group; the statistics of each group: mean, unbiased variance."""
+        """Normalise each group; returns vectors, and the mean and unbiased variance per group."""
         groups = vectors.unflatten(0, (-1, size))
         var, mean = torch.var_mean(groups, dim=1, correction=0, keepdim=True)
         normal = (groups - mean) * (var + EPS).rsqrt()
@@ -49,7 +49,7 @@ class GroupedNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, statistics: Float[Tensor, "groups 2 d"], skipped: Tensor) -> None:
-        """Take in the statistics of groups, one after the other; nothing where `skipped`."""
+        """Update the running statistics by those of the groups, in order; not where `skipped`."""
         mean, var = self.running_mean, self.running_var
         for group in statistics:
             mean, var = mean.lerp(group[0], MOMENTUM), var.lerp(group[1], MOMENTUM)
@@ -58,18 +58,18 @@ class GroupedNorm(nn.Module):
 
 
 class ProbeHead(nn.Module):
-    """BatchNorm without weights, then a linear layer: N(0, 0.01) weights, no bias at first."""
+    """BatchNorm without weights, then a linear layer, initialised to N(0, 0.01) and zero bias."""
 
     def __init__(self, width: int, classes: int, seed: int) -> None:
         super().__init__()
         self.norm = GroupedNorm(width)
         self.linear = nn.Linear(width, classes)
-        chance = torch.Generator().manual_seed(seed)
-        nn.init.normal_(self.linear.weight, std=0.01, generator=chance)
+        generator = torch.Generator().manual_seed(seed)
+        nn.init.normal_(self.linear.weight, std=0.01, generator=generator)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, vectors: Float[Tensor, "b d"]) -> Float[Tensor, "b classes"]:
-        """Class scores, as they are tested."""
+        """Compute class scores by the running statistics."""
         return self.linear(self.norm(vectors))
 
 
@@ -88,7 +88,7 @@ class LinearProbe(Probe):
         seed: int,
         labels: Sequence[int] = (),
     ) -> None:
-        """`width`: of the vectors; `labels`: of each class, where these are not 0, 1 and so on."""
+        """Build a head for vectors of `width`; `labels` of the classes as in `Probe`."""
         super().__init__(encoder, classes, labels)
         self.group = group
         self.head = ProbeHead(width, classes, seed)
@@ -99,7 +99,7 @@ class LinearProbe(Probe):
         noise: Int[Tensor, " b"],
         progress: Float[Tensor, ""],
     ) -> Output:
-        """Cross-entropy of images that come in whole groups; fewer are a group of their own."""
+        """Compute the cross-entropy of whole groups of images; a partial batch is one group."""
         vectors = self.vectors(images)
         size = self.group if len(vectors) % self.group == 0 else len(vectors)
         with full_precision(images.device):
@@ -110,16 +110,16 @@ class LinearProbe(Probe):
         return Output({"cross_entropy": loss}, {"right": right}, {"groups": groups})
 
     def logits(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b classes"]:
-        """Class scores of whole images, by the running statistics."""
+        """Compute the class scores of whole images by the running statistics."""
         vectors = self.vectors(images)
         with full_precision(images.device):
             return self.head(vectors)
 
     def vectors(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
-        """Vectors that the head reads: the class token where there is one."""
-        found = self.frozen(images)
-        return found[preferred_feature(found)].float()
+        """Compute the input of the head: the class token where there is one."""
+        vectors = self.frozen(images)
+        return vectors[preferred(vectors)].float()
 
     def after_step(self, step: StepEnd) -> None:
-        """Running statistics of BatchNorm."""
+        """Update the running statistics of BatchNorm."""
         self.head.norm.update(step.carry["groups"], step.skipped)

@@ -1,4 +1,4 @@
-"""The published recipe of the linear probe, and the settings of a run by it."""
+"""Recipe of the paper's linear probe, and the settings of a run by it."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,49 +12,52 @@ from mae.objectives.linear_probe.declaration import GROUP
 
 BATCH_SIZE = 16384
 
+"""images per step of the paper"""
+
 LEAST_STEPS = 10
-"""of an epoch; the batch of a data set too small for so many is smaller"""
+"""minimum steps per epoch; small data sets have smaller batches"""
 
 SCALE = (0.08, 1.0)
-"""RandomResizedCrop's usual range: the probe's crops are wider-ranging than pretraining's"""
+"""area of the random crops: RandomResizedCrop's default, a wider range than in pretraining"""
 
 MOMENTUM = 0.9
 WARMUP = 10.0
-"""epochs, of 90"""
+"""epochs of warm-up, of 90"""
 
-OFFICIAL_IMAGES = 90 * 1_281_167
-"""views of ImageNet-1k that the published numbers for ViT-B are trained on"""
+OFFICIAL_VIEWS = 90 * 1_281_167
+"""number of training views behind the published numbers for ViT-B, of ImageNet-1k"""
 
 
 class ProbeRecipe(NamedTuple):
-    """Training of the head; the defaults are the paper's for ViT-B (50 epochs for ViT-L, H)."""
+    """Recipe of the head's training; defaults: the paper's for ViT-B (50 epochs for ViT-L, H)."""
 
     epochs: float = 90.0
     batch_size: int | None = None
-    """images of a step (None: 16384, or fewer for a small data set)"""
+    """images per step, over all processes (None: 16384, or fewer for a small data set)"""
     blr: float = 0.1
-    """base learning rate per 256 images of a step"""
+    """base learning rate, per 256 images of a step"""
     warmup_epochs: float | None = None
-    """None: 10, or a ninth of fewer epochs than 90"""
+    """epochs of linear warm-up (None: 10, or a ninth of `epochs` where these are fewer than 90)"""
     device_batch: int = GROUP
-    """images at a time, and of each BatchNorm's statistics, at most"""
+    """maximum images per micro-batch, which is also the group of BatchNorm"""
     seed: int = 0
 
 
 class Sizes(NamedTuple):
-    """Numbers that follow from the recipe and the number of training images."""
+    """Sizes that follow from the recipe and the number of training images."""
 
     batch_size: int
+    """images per step, over all processes"""
     group: int
-    """images that BatchNorm normalises together"""
+    """number of images that BatchNorm normalises together"""
     warmup_epochs: float
 
 
 def sizes(recipe: ProbeRecipe, samples: int) -> Sizes:
-    """The batch, the equal parts that it is taken in, and the warm-up.
+    """Batch size, its equal groups, and warm-up, for `samples` training images.
 
-    UserError for a batch larger than the data, or that has no such parts, and for a warm-up that
-    leaves no time to learn.
+    Raises UserError for a batch larger than the data or one that does not divide into groups, and
+    for a warm-up as long as the training.
     """
     warmup = recipe.warmup_epochs
     if warmup is None:
@@ -62,20 +65,20 @@ def sizes(recipe: ProbeRecipe, samples: int) -> Sizes:
     if warmup >= recipe.epochs:
         raise UserError(f"--warmup-epochs: {warmup:g}, but --epochs is only {recipe.epochs:g}")
     batch_size = batch_for(samples, recipe.batch_size)
-    least = -(-batch_size // recipe.device_batch)
-    parts = next(n for n in range(least, batch_size + 1) if batch_size % n == 0)
-    if parts == batch_size:  # BatchNorm needs two images
+    fewest = -(-batch_size // recipe.device_batch)
+    groups = next(n for n in range(fewest, batch_size + 1) if batch_size % n == 0)
+    if groups == batch_size:  # BatchNorm needs two images
         raise UserError(
             f"--step-batch: {batch_size} does not divide into parts of 2 to {recipe.device_batch} "
             "images (--device-batch)"
         )
-    return Sizes(batch_size, batch_size // parts, warmup)
+    return Sizes(batch_size, batch_size // groups, warmup)
 
 
 def batch_for(samples: int, batch_size: int | None) -> int:
-    """Images of a step: as asked, or 16384, or the power of two that leaves LEAST_STEPS an epoch.
+    """Images per step: `batch_size`, or the largest power of two for LEAST_STEPS steps per epoch.
 
-    UserError where more are asked for than there are.
+    At most BATCH_SIZE by default.  Raises UserError where `batch_size` is not in 2..samples.
     """
     if batch_size is None:
         fitting = max(2, samples // LEAST_STEPS)
@@ -92,7 +95,7 @@ def run_settings(
     labels: Sequence[int],
     output: str,
 ) -> Config:
-    """The settings of the run that trains the head, for the different labels of --train."""
+    """Settings of the run that trains the head, for the different labels of --train."""
     samples = len(request.train.manifest)
     batch_size, group, warmup_epochs = sizes(recipe, samples)
     return load_config(
@@ -111,7 +114,7 @@ def run_settings(
 def training_sections(
     recipe: ProbeRecipe, batch_size: int, group: int, warmup_epochs: float, samples: int
 ) -> dict[str, dict[str, Any]]:
-    """Sections `optim:` and `train:`; a checkpoint follows every epoch."""
+    """Sections `optim:` and `train:`, with a checkpoint after every epoch."""
     return {
         "optim": {
             "name": "lars",
@@ -131,7 +134,7 @@ def training_sections(
 
 
 def remarks(recipe: ProbeRecipe, samples: int, steps: int, flip: bool) -> Iterator[str]:
-    """Differences from the published probe, for people to judge the number by."""
+    """Yield differences from the published probe that affect the result."""
     batch_size, _, warmup_epochs = sizes(recipe, samples)
     if not flip:
         yield "crops are not mirrored, as data.flip is false; the published probe mirrors half"
@@ -146,9 +149,9 @@ def remarks(recipe: ProbeRecipe, samples: int, steps: int, flip: bool) -> Iterat
             f"{samples:,} to train on"
         )
     views = steps * batch_size
-    if views < OFFICIAL_IMAGES / 10:
+    if views < OFFICIAL_VIEWS / 10:
         yield (
-            f"the head sees {views:,.0f} views, the published one {OFFICIAL_IMAGES:,}: LARS moves "
-            "by shares of its weights' length and may not get there; more --epochs or a higher "
-            "--blr bring it closer, and the fast protocol does not depend on that"
+            f"the head trains on {views:,.0f} views, the published one on {OFFICIAL_VIEWS:,}: a "
+            "step of LARS is a share of the weights' norm, so it may not converge; use more "
+            "--epochs or a higher --blr, or --protocol fast, which does not depend on that"
         )

@@ -1,4 +1,4 @@
-"""The report of the paper's linear probe: heads trained, each tested once."""
+"""Report of `mae probe --protocol mae`: a head trained on each encoder, tested once."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -38,11 +38,10 @@ from mae.objectives.linear_probe.model import LinearProbe
 from mae.objectives.linear_probe.recipe import MOMENTUM, SCALE, ProbeRecipe, remarks, run_settings
 
 NAME = "probe-mae"
-"""of the run folder, and of the report's file"""
+"""name of the run folder, and of the report's file"""
 
 MEASURES = (
-    "how well classes can be told apart by planes in the frozen class token, as the MAE paper's "
-    "numbers are made"
+    "linear separability of the classes in the frozen class token, by the protocol of the MAE paper"
 )
 PROTOCOL = (
     "linear classifier behind a BatchNorm on frozen features, LARS, random crops (He et al. 2021, "
@@ -51,18 +50,16 @@ PROTOCOL = (
 
 
 def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
-    """Train a head on each encoder; each meets the test set once.
+    """Train a head on each encoder and test it once; the report, empty on other processes.
 
-    All processes train, the first tests; its report is the one to be written.  Raises UserError
-    for labels that do not fit (`check_labels`), and where more than data.max_bad test images are
-    unreadable, before any training; as a run does where training images are.
+    All processes train, the first tests.  Raises UserError before training for labels that do not
+    fit (`check_labels`) and for more than data.max_bad unreadable test images; during training as
+    a run does.
     """
     recipe, flip = recipe_of(request), request.opened.config.data.flip
     train, test = request.train, request.test
-    known = check_labels(manifest_labels(train.manifest), manifest_labels(test.manifest))
-    check_labels(
-        manifest_labels(train.manifest), manifest_labels(test.manifest), request.options.classes
-    )
+    numbers = check_labels(of_manifest(train.manifest), of_manifest(test.manifest))
+    check_labels(of_manifest(train.manifest), of_manifest(test.manifest), request.options.classes)
     labels = np.unique(train.manifest.label).tolist()
     folders = {
         name: request.folder / f"{NAME}{'' if name in TRAINED_ENCODERS else f'-{name}'}"
@@ -76,10 +73,10 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
     plan = request.plan(config, len(train.manifest))
     notes = list(remarks(recipe, len(train.manifest), plan.steps, flip))
     for note in notes:
-        request.log(f"note: {note}")
-    results, met, numbers = [], [], known
+        request.say(f"note: {note}")
+    results, parts = [], []
     for name, encoder in request.encoders.items():
-        # Before all epochs: what is wrong with the test images must not end them.
+        # Before training, so that unreadable test images end the command early.
         tested = encode_test(request, name, encoder)
         probe = request.fit(configs[name])
         if tested is None:
@@ -91,26 +88,26 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
         numbers = tested_numbers(train, test, tested)
         head = probe.head.eval()
         ranks = head_ranks(head, tested.vectors, numbers.test, request.device)
-        feature = preferred_feature(blank_vectors(encoder, config.data.in_chans))
-        results.append(ranking_result(name, feature, ranks, numbers.count, {}))
-        met.append((evaluated_images(train, skipped), evaluated_images(test, tested.skipped)))
-    if not met:
+        feature = preferred(blank_vectors(encoder, config.data.in_chans))
+        results.append(ranked(name, feature, ranks, numbers.count, {}))
+        parts.append((part_of(train, skipped), part_of(test, tested.skipped)))
+    if not parts:
         return {}
     return {
         "measures": MEASURES,
         "protocol": PROTOCOL,
-        "selection": "none: the last epoch meets the test set once",
+        "selection": "none: the head of the last epoch is evaluated on the test set once",
         "recipe": recorded(recipe, plan, config.optim.warmup_epochs, flip),
         "notes": notes,
         "interval_rule": INTERVAL,
         "classes": numbers.count,
-        **provenance(identity(next(iter(request.encoders.values())), train), *met[0]),
-        "results": result_rows(results, numbers.test, recipe.seed),
+        **provenance(identity(next(iter(request.encoders.values())), train), *parts[0]),
+        "results": rows_of(results, numbers.test, recipe.seed),
     }
 
 
 def recipe_of(request: ProbeRequest) -> ProbeRecipe:
-    """The recipe that the command line asks for."""
+    """Recipe from the options of the command line."""
     options, defaults = request.options, ProbeRecipe()
     return ProbeRecipe(
         epochs=options.epochs or defaults.epochs,
@@ -125,7 +122,7 @@ def recipe_of(request: ProbeRequest) -> ProbeRecipe:
 def recorded(
     recipe: ProbeRecipe, plan: PlannedSchedule, warmup_epochs: float, flip: bool
 ) -> dict[str, Any]:
-    """The recipe as the report has it."""
+    """Entry "recipe" of the report."""
     return {
         "epochs": recipe.epochs,
         "batch_size": plan.batch_size,
@@ -142,18 +139,18 @@ def recorded(
 
 
 class CentredVectors(NamedTuple):
-    """Test images as the head sees them."""
+    """Encoded centred views of images; images that cannot be decoded have no row."""
 
     vectors: Tensor
     """float32 [n d]"""
     samples: npt.NDArray[np.int64]
-    """[n] numbers in the manifest; images that do not decode have no row"""
+    """[n] number of each row's image in the manifest"""
     skipped: list[str]
-    """what is wrong with those"""
+    """error of each image that cannot be decoded"""
 
 
 def encode_test(request: ProbeRequest, name: str, encoder: FrozenEncoder) -> CentredVectors | None:
-    """The test images encoded, on the first process; the encoder is on the device meanwhile."""
+    """Encode the test images on the first process; None on the others."""
     return request.on_first_with(
         name,
         lambda: centred_vectors(
@@ -167,10 +164,8 @@ def encode_test(request: ProbeRequest, name: str, encoder: FrozenEncoder) -> Cen
 
 
 def tested_numbers(train: Images, test: Images, tested: CentredVectors) -> ClassNumbers:
-    """The classes of the test images that could be decoded."""
-    return check_labels(
-        manifest_labels(train.manifest), sample_labels(test.manifest, tested.samples)
-    )
+    """Class numbers of the training images and of the decoded test images."""
+    return check_labels(of_manifest(train.manifest), of_samples(test.manifest, tested.samples))
 
 
 def centred_vectors(
@@ -182,14 +177,17 @@ def centred_vectors(
     batch_size: int = BATCH,
     workers: int = 0,
 ) -> CentredVectors:
-    """Each image's centred view, encoded; UserError where more than `max_bad` do not decode."""
+    """Encode the centred view of each image.
+
+    Raises UserError where more than `max_bad` images cannot be decoded.
+    """
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
     skipped, samples, vectors = Skipped(images, max_bad), [], []
-    for found in load_in_workers(UsableViews(views), ranges(len(views), batch_size), workers):
-        skipped.add(found.bad)
-        if found.images is not None:
-            vectors.append(image_vectors(encoder, found.images.to(device)).cpu())
-            samples += found.samples
+    for batch in load_in_workers(UsableViews(views), ranges(len(views), batch_size), workers):
+        skipped.add(batch.bad)
+        if batch.images is not None:
+            vectors.append(image_vectors(encoder, batch.images.to(device)).cpu())
+            samples += batch.samples
     return CentredVectors(torch.cat(vectors), np.array(samples), skipped.reasons)
 
 
@@ -200,7 +198,7 @@ def head_ranks(
     targets: npt.NDArray[np.int64],
     device: torch.device | str = "cpu",
 ) -> npt.NDArray[np.int64]:
-    """[n] of all images, BATCH at a time: `label_ranks`."""
+    """Rank of the true class among the scores of `head`, for each of the vectors [n d]; [n]."""
     parts = enumerate(vectors.split(BATCH))
     ranks = [
         label_ranks(head(part.to(device)), targets[i * BATCH : (i + 1) * BATCH]).cpu()

@@ -14,13 +14,13 @@ from mae.evaluation.feature_cache import load_or_encode
 from mae.evaluation.features import usable_samples
 from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.results import table
-from mae.objectives.attentive.declaration import Choice
+from mae.objectives.attentive.declaration import HeadSettings
 from mae.objectives.attentive.model import AttentiveHead, AttentiveProbe
 from mae.objectives.attentive.probe import (
     LEAST_STEPS,
     RATES,
     AttentiveRecipe,
-    TokenSubject,
+    EncodedData,
     attentive_probe,
     epochs_for,
     ranks,
@@ -115,16 +115,14 @@ def run(tmp_path):
 def probed(run, train, labels, test, test_labels, recipe, **more):
     request = probing(run, labelled(labels), labelled(test_labels))
     numbers = ClassNumbers(2, labels, test_labels)
-    return attentive_probe(
-        request, TokenSubject("pretrained", train, test), numbers, recipe, **more
-    )
+    return attentive_probe(request, EncodedData("pretrained", train, test), numbers, recipe, **more)
 
 
-def heads_trained(run, tokens, labels, choices, recipe, name):
+def heads_trained(run, tokens, labels, candidates, recipe, name):
     """The heads that a run of its own trains on all tokens, and its settings."""
     request = probing(run, labelled(labels), labelled(labels))
     data = token_data(tokens, np.arange(len(labels)), request.train, recipe.seed)
-    given = request.opened.encoder, recipe, choices, sorted(set(labels.tolist())), len(labels)
+    given = request.opened.encoder, recipe, candidates, sorted(set(labels.tolist())), len(labels)
     config = run_settings(request, *given, str(run / name))
     probe = request.fit(config, data)
     assert isinstance(probe, AttentiveProbe)
@@ -136,30 +134,30 @@ def test_it_finds_what_a_mean_hides(run):
     test, test_labels = hidden_signs(200, 1)
     means = train.tokens.mean(1).numpy(), test.tokens.mean(1).numpy()
     linear = LogisticRegression().fit(means[0], labels).score(means[1], test_labels)
-    choices = [Choice(lr=1e-4, weight_decay=0.1), Choice(lr=1e-2, weight_decay=0.01)]
+    candidates = [HeadSettings(lr=1e-4, weight_decay=0.1), HeadSettings(lr=1e-2, weight_decay=0.01)]
     recipe = AttentiveRecipe(10, 32)
-    found = probed(run, train, labels, test, test_labels, recipe, choices=choices)
+    found = probed(run, train, labels, test, test_labels, recipe, candidates=candidates)
     assert linear < 0.65 and (found.ranks == 0).mean() > 0.9
-    assert found.chosen == choices[int(np.argmax(found.accuracies))]
+    assert found.selected == candidates[int(np.argmax(found.accuracies))]
 
 
 def test_the_test_set_is_read_once_and_has_no_say(tmp_path):
     train, labels = hidden_signs(60, 0)
-    recipe, chosen = AttentiveRecipe(2, 16), set()
+    recipe, selected = AttentiveRecipe(2, 16), set()
     for seed in (1, 2):
         test, test_labels = hidden_signs(30, seed)
         run = tiny_run(tmp_path / str(seed))
-        chosen.add(probed(run, train, labels, test, test_labels, recipe).chosen)
+        selected.add(probed(run, train, labels, test, test_labels, recipe).selected)
         assert sorted(test.read) == list(range(30))
-    assert len(chosen) == 1
+    assert len(selected) == 1
 
 
 def test_heads_of_a_sweep_are_those_trained_alone(run):
     train, labels = hidden_signs(60, 0)
-    choices = [Choice(lr=1e-3, weight_decay=0.1), Choice(lr=3e-3, weight_decay=0.0)]
+    candidates = [HeadSettings(lr=1e-3, weight_decay=0.1), HeadSettings(lr=3e-3, weight_decay=0.0)]
     recipe = AttentiveRecipe(2, 16)
-    both, *_ = heads_trained(run, train, labels, choices, recipe, "both")
-    for number, choice in enumerate(choices):
+    both, *_ = heads_trained(run, train, labels, candidates, recipe, "both")
+    for number, choice in enumerate(candidates):
         alone, *_ = heads_trained(run, train, labels, [choice], recipe, f"alone-{number}")
         for name, ours in alone.heads[0].state_dict().items():
             torch.testing.assert_close(both.heads[number].state_dict()[name], ours)
@@ -176,7 +174,7 @@ def test_heads_of_a_sweep_are_those_trained_alone(run):
 
 def test_training_is_a_plain_loop_of_adamw(run):
     train, labels = hidden_signs(50, 0)
-    choice, recipe = Choice(lr=3e-3, weight_decay=0.1), AttentiveRecipe(3, 16)
+    choice, recipe = HeadSettings(lr=3e-3, weight_decay=0.1), AttentiveRecipe(3, 16)
     trained, config, data = heads_trained(run, train, labels, [choice], recipe, "plain")
     plan = make_plan(config, 50, 1, 0)
     head = AttentiveHead(WIDTH, 2, torch.Generator().manual_seed(0))
@@ -202,7 +200,7 @@ def test_training_is_a_plain_loop_of_adamw(run):
 def test_steps_are_those_that_are_taken(run):
     train, labels = hidden_signs(50, 0)
     recipe = AttentiveRecipe(41, 16)
-    heads_trained(run, train, labels, [Choice()], recipe, "steps")
+    heads_trained(run, train, labels, [HeadSettings()], recipe, "steps")
     assert metrics_of(run / "steps")[-1]["step"] == recipe.steps(50) == -(-41 * 50 // 16)
 
 
@@ -244,10 +242,10 @@ def test_bad_images_have_no_row_whether_kept_or_encoded_anew(tmp_path, make_shar
     for name, tokens in (("kept", kept), ("fresh", fresh_tokens(encoder, images, 2))):
         assert tokens.samples.tolist() == [i for i in range(26) if i not in (3, 8)]
         assert len(tokens.skipped) == 2 and "key sample-00008" in tokens.skipped[1]
-        subjects = [TokenSubject("pretrained", tokens, tokens)]
+        encoded = [EncodedData("pretrained", tokens, tokens)]
         request = probing(tiny_run(tmp_path / name, 0.0), images, images)
-        recipe, choices = AttentiveRecipe(2, 16), [Choice(lr=1e-2, weight_decay=0.1)]
-        reports.append(attentive_report(request, subjects, recipe, choices))
+        recipe, candidates = AttentiveRecipe(2, 16), [HeadSettings(lr=1e-2, weight_decay=0.1)]
+        reports.append(attentive_report(request, encoded, recipe, candidates))
         names = token_data(tokens, np.array([3, 7]), images, 0).manifest
         assert [names.key(0), names.key(1)] == ["sample-00004", "sample-00009"]
     for report in reports:
@@ -267,14 +265,14 @@ def test_the_report_compares_with_the_untrained_and_knows_the_top_five(run, tmp_
     blind = rng.standard_normal((60, 4, WIDTH)).astype(np.float32)
     seeing = blind.copy()
     seeing[:, :, 0] += 4 * (labels[:, None] - 1)
-    subjects = [
-        TokenSubject(name, InMemory(tokens), InMemory(tokens))
+    encoded = [
+        EncodedData(name, InMemory(tokens), InMemory(tokens))
         for name, tokens in (("pretrained", seeing), ("untrained", np.zeros_like(blind)))
     ]
     told = []
-    choices = [Choice(lr=lr, weight_decay=0.1) for lr in (1e-3, 1e-2)]
+    candidates = [HeadSettings(lr=lr, weight_decay=0.1) for lr in (1e-3, 1e-2)]
     request = probing(run, images, images, told.append, baselines=True)
-    report = attentive_report(request, subjects, AttentiveRecipe(8, 16), choices)
+    report = attentive_report(request, encoded, AttentiveRecipe(8, 16), candidates)
     ours, untrained = report["results"]
     above = ours["above"]["untrained"]
     assert ours["accuracy"] > 0.8 and untrained["accuracy"] == pytest.approx(1 / 3)
@@ -300,22 +298,24 @@ def test_small_data_sets_get_more_epochs():
 
 
 def test_a_learning_rate_at_the_edge_is_told(run, tmp_path, make_shards):
-    choices = [
-        Choice(lr=lr, weight_decay=decay) for decay in (0.1, 0.01) for lr in (1e-3, 1e-2, 3e-2)
+    candidates = [
+        HeadSettings(lr=lr, weight_decay=decay)
+        for decay in (0.1, 0.01)
+        for lr in (1e-3, 1e-2, 3e-2)
     ]
-    assert rate_at_edge(choices, [0.1, 0.2, 0.1, 0.1, 0.1, 0.3])
-    assert rate_at_edge(choices, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
-    assert not rate_at_edge(choices, [0.1, 0.2, 0.3, 0.1, 0.3, 0.1])
-    assert not rate_at_edge(choices[:2], [0.1, 0.2])
+    assert rate_at_edge(candidates, [0.1, 0.2, 0.1, 0.1, 0.1, 0.3])
+    assert rate_at_edge(candidates, [0.3, 0.2, 0.1, 0.1, 0.1, 0.1])
+    assert not rate_at_edge(candidates, [0.1, 0.2, 0.3, 0.1, 0.3, 0.1])
+    assert not rate_at_edge(candidates[:2], [0.1, 0.2])
     assert max(RATES) == 3e-2
     images = images_of(make_shards(tmp_path / "shards", 60))
     rng = np.random.default_rng(0)
     tokens = InMemory(rng.standard_normal((60, 4, WIDTH)).astype(np.float32))
     tokens.tokens[:, :, 0] += 4 * (torch.from_numpy(images.manifest.label)[:, None] - 1)
-    choices = [Choice(lr=lr, weight_decay=0.1) for lr in (1e-9, 1e-8, 1e-2)]
+    candidates = [HeadSettings(lr=lr, weight_decay=0.1) for lr in (1e-9, 1e-8, 1e-2)]
     request = probing(run, images, images)
-    subjects = [TokenSubject("pretrained", tokens, tokens)]
-    report = attentive_report(request, subjects, AttentiveRecipe(8, 16), choices)
+    encoded = [EncodedData("pretrained", tokens, tokens)]
+    report = attentive_report(request, encoded, AttentiveRecipe(8, 16), candidates)
     note = "pretrained: lr 0.01 at the edge of the candidates, one beyond may do better"
     assert report["results"][0]["lr_at_edge"] and report["notes"][1] == note
     assert f"note: {note}" in table("attentive", report).splitlines()
