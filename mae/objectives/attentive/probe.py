@@ -16,7 +16,7 @@ from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.probe import is_edge
 from mae.evaluation.probing import ProbeRequest
-from mae.evaluation.results import LEARNT, ranks_of_truth, saying
+from mae.evaluation.results import TRAINED_ENCODERS, label_ranks, prefixed_log
 from mae.objectives.attentive.declaration import HeadSettings
 from mae.objectives.attentive.model import AttentiveProbe
 from mae.objectives.attentive.tokens import Rows, Tokens, token_data
@@ -143,19 +143,19 @@ def attentive_probe(
     `numbers`: class number for each row of the tokens.  Raises UserError for fewer than
     LEAST_IMAGES training images, and for steps that do not divide among the processes.
     """
-    n, train, say = len(numbers.train), data.train, saying(request.say, data.encoder)
+    n, train, log = len(numbers.train), data.train, prefixed_log(request.log, data.encoder)
     if n < LEAST_IMAGES:
         raise UserError(f"--train: {n} images; an attentive probe needs {LEAST_IMAGES}")
     order = np.argsort(fold(recipe.seed, Stream.STATISTICS, np.arange(n)), kind="stable")
     held_out, fitted = np.sort(order[: n // 10]), np.sort(order[n // 10 :])
     for rows in (n - n // 10, n):
         refuse_uneven(min(recipe.batch_size, rows), request.num_processes, recipe.batch_size)
-    say(f"selecting among {len(candidates)} settings on {len(held_out):,} of {n:,} training images")
+    log(f"selecting among {len(candidates)} settings on {len(held_out):,} of {n:,} training images")
     probe = _fit(request, data, recipe, candidates, fitted, f"{NAME}-choosing", NAME)
     found = _ranks(request, data.encoder, probe, train, numbers.train, held_out, recipe)
     accuracies = request.share([float((row == 0).mean()) for row in found])
     best = candidates[int(np.argmax(accuracies))]
-    say(f"selected: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
+    log(f"selected: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
     probe = _fit(request, data, recipe, [best], np.arange(n), NAME)
     everything = np.arange(len(numbers.test))
     tested = _ranks(request, data.encoder, probe, data.test, numbers.test, everything, recipe)
@@ -184,7 +184,7 @@ def _fit(
 ) -> AttentiveProbe:
     """Train heads on `rows` in the run folder names[0]; names[1], if any, is the next run's."""
     encoder, train = request.encoders[data.encoder], request.train
-    suffix = "" if data.encoder in LEARNT else f"-{data.encoder}"
+    suffix = "" if data.encoder in TRAINED_ENCODERS else f"-{data.encoder}"
     folder, *later = (request.folder / f"{name}{suffix}" for name in names)
     labels = np.unique(train.manifest.label[data.train.samples]).tolist()
     config = run_settings(request, encoder, recipe, candidates, labels, len(rows), str(folder))
@@ -218,7 +218,7 @@ def ranks(
     rows: Rows,
     batch_size: int,
 ) -> npt.NDArray[np.int64]:
-    """Rank of the true class among the scores of each head, [heads rows]; see `ranks_of_truth`."""
+    """Rank of the true class among the scores of each head, [heads rows]; see `label_ranks`."""
     slices = np.array_split(rows, -(-len(rows) // batch_size))
     found = []
     for numbers, batch in zip(slices, tokens.load(slices), strict=True):

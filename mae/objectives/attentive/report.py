@@ -107,7 +107,7 @@ def attentive_report(
             edge = f"lr {result.selected.lr:g} at the edge of the candidates"
             notes.append(f"{name}: {edge}, one beyond may do better")
         if request.is_main:
-            results.append(ranked(name, "tokens", result.ranks, numbers.count, more))
+            results.append(ranking_result(name, "tokens", result.ranks, numbers.count, more))
     known = identity(request.encoders[first.encoder], train)
     return {
         "measures": MEASURES,
@@ -180,10 +180,10 @@ def tokens_fit(request: ProbeRequest) -> bool:
     free = MAX_DISK_SHARE * shutil.disk_usage(existing).free
     if needed <= min(request.options.token_gb * 1e9, free):
         return True
-    request.say(f"{needed / 1e9:,.3g} GB of tokens: not cached, but encoded in every epoch")
+    request.log(f"{needed / 1e9:,.3g} GB of tokens: not cached, but encoded in every epoch")
     return False
 
 
 def _cache_file(request: ProbeRequest, encoder: FrozenEncoder, images: Images) -> Path | None:
     """Cache file with all tokens of the images, where there is one."""
-    return made_before(request.folder / FOLDER, identity(encoder, images), tokens=True)
+    return find_cached(request.folder / FOLDER, identity(encoder, images), tokens=True)

@@ -62,7 +62,7 @@ def model_of(config: Config) -> ClassifierModel:
     return config.model
 
 
-def chance(run: Recorded) -> float | None:
+def chance(run: RunRecord) -> float | None:
     """Accuracy of guessing: 1 / number of classes in the run's settings."""
     classes = number(run.settings, "finetune.num_classes")
     return 1 / classes if classes else None
@@ -237,7 +237,7 @@ class ClassifierDeclaration(Declaration):
         """Training in a few words, for the cards of models that start from its weights."""
         return f"classification into {finetune_of(config).num_classes} classes"
 
-    def diagnose(self, run: Recorded) -> Iterable[Finding]:
+    def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on accuracy, overfitting and single classes: see `.diagnosis`."""
         from mae.objectives.classifier.diagnosis import diagnose
 

@@ -65,7 +65,7 @@ class ClassifierImplementation(Implementation):
             )
         finally:
             objective.train(was_training)
-        row = summary(judged)
+        row = summary(predictions)
         low, high = row["interval"]
         held_out.log(
             f"held-out accuracy {row['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f}) of "

@@ -79,7 +79,7 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
         encoder = model.get("encoder", "") if isinstance(model, dict) else ""
     encoder = _overridden("model.encoder", overrides) or str(encoder)
     objective = _overridden("objective", overrides) or objective
-    refuse_other_objectives("mae finetune", objective or NAME)
+    check_objective("mae finetune", objective or NAME)
     recipe = recipe_for(encoder)
     for section, own in recipe.items():
         base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own

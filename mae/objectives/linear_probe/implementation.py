@@ -26,7 +26,7 @@ class LinearProbeImplementation(ProbeImplementation):
         vectors = blank_vectors(encoder, config.data.in_chans)
         return LinearProbe(
             encoder,
-            width=vectors[preferred(vectors)].shape[1],
+            width=vectors[preferred_feature(vectors)].shape[1],
             classes=model.classes,
             group=model.group,
             seed=config.train.seed,

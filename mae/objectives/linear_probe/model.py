@@ -118,7 +118,7 @@ class LinearProbe(Probe):
     def vectors(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b d"]:
         """Compute the input of the head: the class token where there is one."""
         vectors = self.frozen(images)
-        return vectors[preferred(vectors)].float()
+        return vectors[preferred_feature(vectors)].float()
 
     def after_step(self, step: StepEnd) -> None:
         """Update the running statistics of BatchNorm."""

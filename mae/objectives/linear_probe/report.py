@@ -58,8 +58,10 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
     """
     recipe, flip = recipe_of(request), request.opened.config.data.flip
     train, test = request.train, request.test
-    numbers = check_labels(of_manifest(train.manifest), of_manifest(test.manifest))
-    check_labels(of_manifest(train.manifest), of_manifest(test.manifest), request.options.classes)
+    numbers = check_labels(manifest_labels(train.manifest), manifest_labels(test.manifest))
+    check_labels(
+        manifest_labels(train.manifest), manifest_labels(test.manifest), request.options.classes
+    )
     labels = np.unique(train.manifest.label).tolist()
     folders = {
         name: request.folder / f"{NAME}{'' if name in TRAINED_ENCODERS else f'-{name}'}"
@@ -73,7 +75,7 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
     plan = request.plan(config, len(train.manifest))
     notes = list(remarks(recipe, len(train.manifest), plan.steps, flip))
     for note in notes:
-        request.say(f"note: {note}")
+        request.log(f"note: {note}")
     results, parts = [], []
     for name, encoder in request.encoders.items():
         # Before training, so that unreadable test images end the command early.
@@ -88,9 +90,9 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
         numbers = tested_numbers(train, test, tested)
         head = probe.head.eval()
         ranks = head_ranks(head, tested.vectors, numbers.test, request.device)
-        feature = preferred(blank_vectors(encoder, config.data.in_chans))
-        results.append(ranked(name, feature, ranks, numbers.count, {}))
-        parts.append((part_of(train, skipped), part_of(test, tested.skipped)))
+        feature = preferred_feature(blank_vectors(encoder, config.data.in_chans))
+        results.append(ranking_result(name, feature, ranks, numbers.count, {}))
+        parts.append((evaluated_images(train, skipped), evaluated_images(test, tested.skipped)))
     if not parts:
         return {}
     return {
@@ -102,7 +104,7 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
         "interval_rule": INTERVAL,
         "classes": numbers.count,
         **provenance(identity(next(iter(request.encoders.values())), train), *parts[0]),
-        "results": rows_of(results, numbers.test, recipe.seed),
+        "results": result_rows(results, numbers.test, recipe.seed),
     }
 
 
@@ -165,7 +167,9 @@ def encode_test(request: ProbeRequest, name: str, encoder: FrozenEncoder) -> Cen
 
 def tested_numbers(train: Images, test: Images, tested: CentredVectors) -> ClassNumbers:
     """Class numbers of the training images and of the decoded test images."""
-    return check_labels(of_manifest(train.manifest), of_samples(test.manifest, tested.samples))
+    return check_labels(
+        manifest_labels(train.manifest), sample_labels(test.manifest, tested.samples)
+    )
 
 
 def centred_vectors(

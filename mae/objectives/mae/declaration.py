@@ -169,7 +169,7 @@ class MaeDeclaration(Declaration):
             results.append((f"R² on hidden patches of {images}", ", ".join(shown)))
         return results
 
-    def diagnose(self, run: Recorded) -> Iterable[Finding]:
+    def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on R²: see `mae.objectives.mae.diagnosis`."""
         from mae.objectives.mae.diagnosis import diagnose
 

@@ -6,7 +6,7 @@ from statistics import median
 from mae.evaluation.diagnosis import Finding, RunRecord, number, series
 
 
-def diagnose(run: Recorded) -> Iterator[Finding]:
+def diagnose(run: RunRecord) -> Iterator[Finding]:
     """Findings on held-out R², compared with trivial predictors and with the training images."""
     metrics, health, warmup_epochs = run.metrics, run.health, run.warmup_epochs
     last = health[-1] if health else {}

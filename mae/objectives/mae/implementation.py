@@ -100,7 +100,9 @@ class MaeImplementation(Implementation):
         r2s = {"r2": r2, "r2_interpolation": r2_interpolation, "r2_patch_mean": r2_patch_mean}
         return {**health._asdict(), **r2s}
 
-    def reconstruct(self, objective: Objective, request: Asked) -> Reconstructed:
+    def reconstruct(
+        self, objective: Objective, request: ReconstructionRequest
+    ) -> ReconstructionReport:
         """Draw the sheet of masked and predicted images; R² beside trivial predictors."""
         assert isinstance(objective, MaskedAutoencoder)
         return reconstruct(objective, request)

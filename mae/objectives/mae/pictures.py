@@ -57,7 +57,7 @@ class Prediction(NamedTuple):
     """[b] R² over each image's hidden values"""
 
 
-def reconstruct(model: MaskedAutoencoder, request: Asked) -> Reconstructed:
+def reconstruct(model: MaskedAutoencoder, request: ReconstructionRequest) -> ReconstructionReport:
     """Draw the sheet; R² of each mask beside trivial predictors.
 
     Raises UserError as `choose_masks`.
@@ -86,7 +86,7 @@ def reconstruct(model: MaskedAutoencoder, request: Asked) -> Reconstructed:
         for mask, explained in zip(masks, results, strict=True)
         for line in _table(mask, explained, model)
     ]
-    return Reconstructed(sheet, {**results[0]._asdict(), "masks": rows}, lines)
+    return ReconstructionReport(sheet, {**results[0]._asdict(), "masks": rows}, lines)
 
 
 def _table(mask: ChosenMask, explained: Explained, model: MaskedAutoencoder) -> list[str]:

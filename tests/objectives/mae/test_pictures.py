@@ -79,7 +79,9 @@ def test_a_sheet_has_its_columns_and_their_numbers():
             blank = np.asarray(cell.picture)[..., 3] == 0
             mask = on_pixels(found.hidden[i : i + 1].float(), 1)[0, 0].numpy()
             assert np.array_equal(blank, mask == 0)
-    assert sheet.scale is not None and "1 is the error of predicting its mean" in sheet.scale.meaning
+    assert (
+        sheet.scale is not None and "1 is the error of predicting its mean" in sheet.scale.meaning
+    )
     assert any("75% of the patches are hidden (random)" in note for note in sheet.notes)
 
 
