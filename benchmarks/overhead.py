@@ -34,12 +34,12 @@ from mae.pictures.drawing import save_png
 from mae.training.checkpoint.run import Run
 from mae.training.evaluator import draw_panel, draws_panels
 from mae.training.meter import Meter
-from mae.training.optim import Taken
+from mae.training.optim import OptimizerStep
 from mae.training.plan import Plan, build_accelerator
 from mae.training.safety.guard import Guard
-from mae.training.safety.step_flags import Control, StepFlags
+from mae.training.safety.step_flags import StepFlagReducer, StepFlags
 from mae.training.step import Learner, Step, build_learner, train_step
-from mae.training.tracking.progress import measure, progress_line
+from mae.training.tracking.progress import metrics_row, progress_line
 from mae.training.tracking.tracker import Clock, Tracker
 
 STEPS = 10**6
@@ -55,7 +55,7 @@ class MonitoredStep:
         self.declared = declaration(config.objective)
         self.batch = synthetic_batch(config, learner.objective.img_size, self.size)
         self.plan = Plan(BatchSharding(self.size, 1, 0, 1), num_samples=STEPS, steps=STEPS, lr=1e-4)
-        self.control, self.guard = Control(timedelta(minutes=1)), Guard(config.guard)
+        self.flag_reducer, self.guard = StepFlagReducer(timedelta(minutes=1)), Guard(config.guard)
         self.meter, self.clock = Meter.of(self.device, self.declared), Clock()
         self.done = 0
 
@@ -69,7 +69,7 @@ class MonitoredStep:
 
         def monitored() -> None:
             train_step(self.learner, [self.batch], place, self.meter)
-            self.control.agree(StepFlags())
+            self.flag_reducer.reduce(StepFlags())
 
         if is_monitored:
             return self.seconds(monitored)
@@ -82,8 +82,8 @@ class MonitoredStep:
 
         def work() -> None:
             totals = self.meter.read(lambda sums, how: accelerator.reduce(sums, reduction=how))
-            self.guard.judge(totals.steps)
-            row = measure(
+            self.guard.evaluate(totals.steps)
+            row = metrics_row(
                 totals, self.declared, self.clock, self.done, self.plan.lr, self.plan, self.device
             )
             row |= {"bad": 0, "skipped": self.guard.skipped}
@@ -107,7 +107,7 @@ class MonitoredStep:
             assert picture is not None
             path = self.tracker.run.panels / f"step-{self.done:09d}.png"
             save_png(picture, path)
-            self.tracker.picture("panel", path, self.done)
+            self.tracker.log_picture("panel", path, self.done)
 
         return self.seconds(work) if draws_panels(self.config, objective) else 0.0
 
@@ -123,9 +123,9 @@ class UnguardedStep:
 
     def __init__(self, device: torch.device) -> None:
         zero = torch.zeros((), device=device)
-        self.taken = Taken(zero, zero.bool())
+        self.taken = OptimizerStep(zero, zero.bool())
 
-    def __call__(self, optimizer: Optimizer, clip_grad: float) -> Taken:
+    def __call__(self, optimizer: Optimizer, clip_grad: float) -> OptimizerStep:
         """Do the optimizer step."""
         if clip_grad:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]

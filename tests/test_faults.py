@@ -21,12 +21,12 @@ import torch
 from mae.pretrain import main
 from mae.training import start
 from mae.training.checkpoint import saver
-from mae.training.checkpoint.files import _stamp, read_state, seal
+from mae.training.checkpoint.files import _stamp, read_state, with_checksum
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
 from mae.training.evaluator import Evaluator
 from mae.training.safety.guard import Quarantine
-from mae.training.safety.step_flags import Control
+from mae.training.safety.step_flags import StepFlagReducer
 from mae.training.tracking.tracker import Tracker
 from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
 from tests.servers import body, stall, web_server
@@ -109,7 +109,7 @@ PLACES = [
     (Quarantine, "__init__"),
     (Tracker, "__init__"),
     (Saver, "__init__"),
-    (Control, "__init__"),
+    (StepFlagReducer, "__init__"),
     (Evaluator, "__init__"),
     (Run, "write_start"),
 ]
@@ -193,7 +193,7 @@ def test_sigterm_while_health_is_measured(shards, undisturbed, tmp_path, monkeyp
 def test_sigterm_while_a_download_hangs(make_shards, tmp_path, monkeypatch, capsys):
     """Whoever waits for data saves alone: a server may take minutes, a scheduler does not."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(start, "PATIENCE", 1)
+    monkeypatch.setattr(start, "DATA_WAIT_SECONDS", 1)
     make_shards(tmp_path / "shards", 52, shard_size=7, size=(20, 24))
     paths = sorted((tmp_path / "shards").glob("*.tar"))
     window = ("data.order=window", "data.window=1", "train.checkpoint_every=100")
@@ -217,7 +217,9 @@ def test_sigterm_while_a_download_hangs(make_shards, tmp_path, monkeypatch, caps
         assert time.monotonic() - began < SOON
         (saved_at,) = saved(tmp_path / "run")
         (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith("mae: stopped by SIGTERM while waiting for data; stands at step ")
+        assert said.startswith(
+            "mae: stopped by SIGTERM while waiting for data; the last checkpoint is of step "
+        )
         assert exit_status(tmp_path / "run")["step"] == saved_at >= 8
         every_shard(body)
         assert main([str(config), *window, small]) == 0
@@ -326,7 +328,7 @@ def test_a_run_whose_newest_checkpoint_is_a_trap_is_refused(hostile, undisturbed
         with (newest / name).open("wb") as file:
             pickle.dump(Trap(sprung), file)
         state["files"][name] = _stamp(newest / name)
-    (newest / "state.json").write_text(json.dumps(seal(state)))
+    (newest / "state.json").write_text(json.dumps(with_checksum(state)))
     assert read_state(newest).step == 10
     assert main([str(config)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
@@ -355,7 +357,7 @@ def test_a_hostile_manifest_is_passed_over_and_costs_nothing(change, hostile, un
     run = config.parent / "run"
     before = (run / "config.yaml").read_bytes()
     state = {**json.loads((newest / "state.json").read_text()), "step": 10, **change}
-    text = json.dumps(seal(state))
+    text = json.dumps(with_checksum(state))
     if deep := change.get("deep"):
         text = text.replace(json.dumps(deep), f"{deep}{']' * len(deep)}")
     (newest / "state.json").write_text(text)
@@ -363,7 +365,7 @@ def test_a_hostile_manifest_is_passed_over_and_costs_nothing(change, hostile, un
     assert main([str(config)]) == 0
     (told,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("damaged ")]
     assert told.startswith(f"damaged {newest}: ")
-    assert told.endswith("; going on from step-000000009")
+    assert told.endswith("; resuming from step-000000009")
     assert (run / "config.yaml").read_bytes() == before
     assert_same(run, undisturbed)
 
@@ -374,16 +376,16 @@ SCRIPT = """\
 import os, signal, sys, time
 import mae.evaluation.health
 from mae.pretrain import main
-from mae.training.safety.step_flags import Control
+from mae.training.safety.step_flags import StepFlagReducer
 
 def at_step(number, rank, act):
-    agree, steps = Control.agree, []
+    reduce, steps = StepFlagReducer.reduce, []
     def disturbed(self, own):
         steps.append(None)
         if len(steps) == number and os.environ["RANK"] == str(rank):
             act()
-        return agree(self, own)
-    Control.agree = disturbed
+        return reduce(self, own)
+    StepFlagReducer.reduce = disturbed
 
 def signal_myself(number):
     os.kill(os.getpid(), number)

@@ -133,7 +133,7 @@ def test_a_killed_data_worker_ends_the_run_with_a_checkpoint_and_its_name(
     (line,) = said
     assert f"data worker {workers[-1].pid} (signal 9) died" in line
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
-    assert line.endswith(f"stands at step {int(saved.name[5:])}")
+    assert line.endswith(f"the last checkpoint is of step {int(saved.name[5:])}")
     assert int(saved.name[5:]) >= 10
     psutil.wait_procs(family, timeout=20)
     assert not [one for one in family if one.is_running() and one.status() != "zombie"]

@@ -143,7 +143,7 @@ def test_a_server_that_goes_away_ends_the_run_with_a_checkpoint(
         (line,) = capsys.readouterr().err.splitlines()
         assert server.url in line and "500" in line
         (saved,) = (tmp_path / "remote" / "run" / "checkpoints").iterdir()
-        assert line.endswith(f"stands at step {int(saved.name[5:])}")
+        assert line.endswith(f"the last checkpoint is of step {int(saved.name[5:])}")
 
         for shard in shards:
             server.serve(f"/{shard.name}", body(shard.read_bytes()))

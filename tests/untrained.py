@@ -12,7 +12,7 @@ from mae.config.sections import Config, DataConfig, TrainConfig
 from mae.objectives.registry import config_type
 from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
-from mae.training.checkpoint.snapshot import AVERAGE, Tensors
+from mae.training.checkpoint.snapshot import AVERAGE, CheckpointTensors
 from mae.training.checkpoint.trained import build_objective
 
 CLASSES = 3
@@ -65,7 +65,7 @@ def write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Make these the weights of step 6."""
     state, checkpoints = TrainingState(6, 48, "f" * 64), Run(folder).checkpoints
     shutil.rmtree(checkpoints / "step-000000006", ignore_errors=True)
-    write_checkpoint(reserve(checkpoints, state, 0), Tensors(tensors, {}), state)
+    write_checkpoint(reserve(checkpoints, state, 0), CheckpointTensors(tensors, {}), state)
 
 
 def earlier_layout(folder: Path) -> Path:

@@ -56,9 +56,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate the run on --test; print accuracies and the files written."""
     from mae.base.device import choose_device
-    from mae.training.checkpoint.run import run_of
+    from mae.training.checkpoint.run import find_run
 
-    out = args.out or run_of(args.run).folder / "evaluation.json"
+    out = args.out or find_run(args.run).folder / "evaluation.json"
     device = choose_device(args.device)
     print(evaluate_run(args.run, args.test, "--test", out, device, args.workers, args.beside))
 
@@ -89,12 +89,12 @@ def evaluate_run(
     from mae.evaluation.classification import class_report, class_table, confusion
     from mae.evaluation.confidence import paired_difference
     from mae.pictures.confusion import draw_confusion
-    from mae.training.checkpoint.run import run_of
+    from mae.training.checkpoint.run import find_run
 
     config, state, images, predictions, names = predict_run(folder, shards, key, device, workers)
     for reason in predictions.skipped:
         log(f"left out: {reason}")
-    seen, run = trained_on(config, images), run_of(folder).folder
+    seen, run = trained_on(config, images), find_run(folder).folder
     report = class_report(predictions, names)
     lines = [f"{run}, step {state.step:,}", class_table(report)]
     if beside is not None:
@@ -148,11 +148,11 @@ def predict_run(
     from mae.evaluation.features import missing_features
     from mae.networks.vit import timm_encoder
     from mae.objectives.registry import implementation
-    from mae.training.checkpoint.run import run_of
+    from mae.training.checkpoint.run import find_run
     from mae.training.checkpoint.trained import load_pretrained
 
     config, objective, state = load_pretrained(folder)
-    names = list(implementation(config.objective).class_names(config, run_of(folder).folder))
+    names = list(implementation(config.objective).class_names(config, find_run(folder).folder))
     classify: Any = getattr(objective.to(device), "logits", None)
     if classify is None or not names:
         refusal = missing_features(folder, config.objective, "class scores", "evaluate")

@@ -90,14 +90,14 @@ def run(args: argparse.Namespace) -> None:
     from mae.export.folder import check_push, export_folder, formats_of, push, writer_of
     from mae.export.subject import Subject, choose_pool, resize
     from mae.objectives.registry import implementation
-    from mae.training.checkpoint.run import run_of
+    from mae.training.checkpoint.run import find_run
     from mae.training.checkpoint.trained import load_pretrained, refuse_probe
 
     if args.push:
         check_push(args.push)
     refuse_probe(args.run)
     config, model, state = load_pretrained(args.run)
-    trained, own = run_of(args.run), implementation(config.objective)
+    trained, own = find_run(args.run), implementation(config.objective)
     write = writer_of(args.format, formats_of(model, own), config.objective)
     pool = choose_pool(model, own, args.pool)
     trained_size = model.img_size

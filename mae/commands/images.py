@@ -26,7 +26,7 @@ from mae.objectives.base import Objective
 from mae.pictures.drawing import save_png
 from mae.pictures.html import write_document
 from mae.pictures.sheet import Sheet, draw_sheet, render_sheet
-from mae.training.checkpoint.run import run_of
+from mae.training.checkpoint.run import find_run
 from mae.training.checkpoint.trained import load_pretrained, refuse_probe
 
 PICTURES = (".png", ".html")
@@ -157,7 +157,7 @@ def picture_path(args: argparse.Namespace, name: str) -> Path:
 
     Raises UserError where --out has another ending than .png or .html.
     """
-    out = args.out or run_of(args.run).folder / f"{name}.png"
+    out = args.out or find_run(args.run).folder / f"{name}.png"
     if out.suffix.lower() not in PICTURES:
         raise UserError(f"--out: {out} must end in {' or '.join(PICTURES)}")
     return out

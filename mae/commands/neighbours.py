@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from mae.data.views import CentredViews
     from mae.evaluation.feature_cache import cached_features
     from mae.pictures.neighbours import nearest, neighbours_sheet
-    from mae.training.checkpoint.run import run_of
+    from mae.training.checkpoint.run import find_run
 
     out, source = picture_path(args, "neighbours"), open_picture_source(args, "nearest neighbours")
     config, objective = source.config, source.objective
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     queries, names = source.load()
     images = open_images(args.among, "--among", config)
     known = cached_features(
-        run_of(args.run).folder,
+        find_run(args.run).folder,
         config,
         objective,
         images,

@@ -20,8 +20,8 @@ from mae.evaluation.results import table
 from mae.objectives.base import Objective
 from mae.objectives.registry import declarations, implementation
 from mae.training.plan import planned
-from mae.training.start import Ending
-from mae.training.train import leave_processes, train
+from mae.training.start import RunLifecycle
+from mae.training.train import destroy_process_group, train
 
 PATIENCE = timedelta(hours=12)
 """time that processes wait for the first, which encodes cached tokens and tests alone"""
@@ -34,7 +34,7 @@ def train_head(
 
     The first process tests, prints the table headed `title` and writes `name`.json.
     """
-    ending = Ending()
+    lifecycle = RunLifecycle()
 
     def work() -> None:
         _refuse_sharding(command)
@@ -51,8 +51,8 @@ def train_head(
         ) -> Objective:
             manifest = source.manifest if source else given.train.manifest
             on_first(lambda: claim_folder(config, manifest, followed_by, log), is_main, _share)
-            objective = train(config, ending, source=source, use_cpu=use_cpu)
-            ending.end_run()
+            objective = train(config, lifecycle, source=source, use_cpu=use_cpu)
+            lifecycle.finish_run()
             return objective
 
         report = implementation(declared.name).probe(
@@ -73,13 +73,13 @@ def train_head(
                 log=log,
             )
         )
-        leave_processes()
+        destroy_process_group()
         if is_main:
             out = args.out or given.folder / f"{name}.json"
             shown, step = table(title, dict(report)), given.opened.step
             frozen.finish(args, out, report, shown, step=step, seen=given.seen)
 
-    return ending.exit_code(work)
+    return lifecycle.execute(work)
 
 
 def _share(own: Any) -> Any:

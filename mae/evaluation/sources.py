@@ -22,7 +22,7 @@ from mae.evaluation.features import BATCH, encoder_outputs, missing_features
 from mae.evaluation.features_file import FeatureSet, read_features
 from mae.evaluation.labels import check_labels, feature_labels, manifest_labels
 from mae.evaluation.results import SAME, TRAINED_ENCODERS, Subject, prefixed_log
-from mae.training.checkpoint.run import run_of
+from mae.training.checkpoint.run import find_run
 
 
 class Comparison(NamedTuple):
@@ -156,6 +156,6 @@ def results_folder(run: Path, out: Path | None = None) -> Path:
     Nothing is put into an export: beside the report `out`, or in `EXPORT-evaluations` beside it.
     """
     if not is_export(run):
-        return run_of(run).folder
+        return find_run(run).folder
     export = run.resolve()
     return out.parent if out else export.with_name(f"{export.name}-evaluations")

@@ -1,1 +1,1 @@
-"""Training: schedule, optimizer, loop, checkpoints, tracking."""
+"""Training of any objective: schedule, optimizer, loop, checkpoints, tracking."""

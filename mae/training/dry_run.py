@@ -16,16 +16,16 @@ from mae.data.batch import TrainingBatch
 from mae.objectives.base import Objective
 from mae.training.flops import mfu
 from mae.training.optim import num_moments
-from mae.training.plan import Plan, Task
-from mae.training.safety.monitor import ways_of_run
+from mae.training.plan import Plan, TrainingSetup
+from mae.training.safety.monitor import remedies_for_run
 from mae.training.step import Learner, Step, build_learner, train_step
-from mae.training.tracking.progress import describe
+from mae.training.tracking.progress import describe_run
 
 READ_SECONDS = 5.0
 TIMED_STEPS = 2
 
 
-class Reading(NamedTuple):
+class LoaderTiming(NamedTuple):
     """What the loader did by itself."""
 
     batch: TrainingBatch
@@ -35,7 +35,7 @@ class Reading(NamedTuple):
     bad: int
 
 
-class Tried(NamedTuple):
+class StepTiming(NamedTuple):
     """One optimizer step on this process's device."""
 
     seconds: float
@@ -44,23 +44,23 @@ class Tried(NamedTuple):
     """bytes at most, where the device counts them"""
 
 
-def dry_run(task: Task, objective: Objective, accelerator: Accelerator) -> list[str]:
+def dry_run(setup: TrainingSetup, objective: Objective, accelerator: Accelerator) -> list[str]:
     """What the run would be like, line by line; nothing is written and `objective` stays as it is.
 
     All processes call it; `objective` is still on the CPU.  Raises UserError where the run could
     not go: its folder, the disk, a sample, the device's memory.
     """
-    config, plan, _ = task
+    config, plan, _ = setup
     disk = check_disk(config, objective)
-    reading = read_for_a_while(task, objective, accelerator.device)
-    step = try_step(config, objective, plan, accelerator, reading.batch)
+    reading = time_loader(setup, objective, accelerator.device)
+    step = time_step(config, objective, plan, accelerator, reading.batch)
     speed = plan.sharding.batch_size / step.seconds
     used = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.sharding.num_processes)
     parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}
     sizes = ", ".join(f"{name} {millions:.1f} M" for name, millions in parts.items())
     bad = f", {reading.bad} of them bad" if reading.bad else ""
     return [
-        *describe(task, objective, accelerator, 0),
+        *describe_run(setup, objective, accelerator, 0),
         f"sizes   {sizes}; {plan.flops_per_image / 1e9:.3g} GFLOP an image; "
         f"{plan.steps * plan.sharding.batch_size:,} samples in all",
         disk,
@@ -103,9 +103,9 @@ def check_disk(config: Config, objective: Objective) -> str:
     )
 
 
-def read_for_a_while(task: Task, objective: Objective, device: torch.device) -> Reading:
+def time_loader(setup: TrainingSetup, objective: Objective, device: torch.device) -> LoaderTiming:
     """The first batches, for READ_SECONDS after the first; raises as the loader does."""
-    config, plan, data = task
+    config, plan, data = setup
     micro_batches = data.batches(
         config, plan.sharding, objective.img_size, 0, plan.steps, device=device
     )
@@ -123,16 +123,18 @@ def read_for_a_while(task: Task, objective: Objective, device: torch.device) -> 
         seconds = (time.perf_counter() - began) / count if count else first_took
     finally:
         micro_batches.close()  # and its workers with it
-    return Reading(first, plan.sharding.device_batch * plan.sharding.num_processes / seconds, bad)
+    return LoaderTiming(
+        first, plan.sharding.device_batch * plan.sharding.num_processes / seconds, bad
+    )
 
 
-def try_step(
+def time_step(
     config: Config,
     objective: Objective,
     plan: Plan,
     accelerator: Accelerator,
     batch: TrainingBatch,
-) -> Tried:
+) -> StepTiming:
     """Steps of a copy of `objective`, the first of them untimed; UserError out of memory."""
     device, sharding = accelerator.device, plan.sharding
     has_counter = device.type == "cuda"
@@ -147,7 +149,7 @@ def try_step(
         times = [_seconds(learner, batch, plan, count) for count in counts]
         seconds = times[-1] + max(0.0, times[-1] - times[0]) * (sharding.accumulation - counts[-1])
         memory = torch.cuda.max_memory_allocated(device) if has_counter else None
-        return Tried(seconds, float(loss), memory)
+        return StepTiming(seconds, float(loss), memory)
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
@@ -189,20 +191,22 @@ def _millions(part: torch.nn.Module) -> float:
     return sum(p.numel() for p in part.parameters() if p.requires_grad) / 1e6
 
 
-def _memory(step: Tried, device: torch.device) -> str:
+def _memory(step: StepTiming, device: torch.device) -> str:
     if step.memory is None:
         return ""
     total = torch.cuda.get_device_properties(device).total_memory
     return f", {step.memory / 1e9:.1f} of {total / 1e9:.1f} GB"
 
 
-def _time(config: Config, plan: Plan, reading: Reading, step: Tried, device: torch.device) -> str:
+def _time(
+    config: Config, plan: Plan, reading: LoaderTiming, step: StepTiming, device: torch.device
+) -> str:
     """Reading goes on beside the steps where there are workers, and between them where not."""
     data_seconds = plan.sharding.batch_size / reading.images_per_second
     beside = config.data.workers > 0
     one = max(data_seconds, step.seconds) if beside else data_seconds + step.seconds
     if data_seconds > step.seconds:
-        why = f"the data decides (what would help: {ways_of_run(config, device)})"
+        why = f"the data decides (what would help: {remedies_for_run(config, device)})"
     else:
         why = "the step decides"
     share = min(data_seconds, step.seconds) / max(data_seconds, step.seconds)

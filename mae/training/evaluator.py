@@ -22,7 +22,7 @@ from mae.objectives.registry import declaration, implementation
 from mae.pictures.drawing import reconstruction_panel, save_png
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import is_sharded
-from mae.training.plan import Task
+from mae.training.plan import TrainingSetup
 from mae.training.step import Learner
 from mae.training.tracking.tracker import Tracker
 
@@ -35,7 +35,7 @@ class PanelImages(NamedTuple):
     source: str
 
 
-class Evaluated(NamedTuple):
+class EvaluationImages(NamedTuple):
     """The images that a run is evaluated on."""
 
     panel: PanelImages | None
@@ -71,14 +71,14 @@ def panel_images(config: Config, objective: Objective, training: TrainingSource)
     return PanelImages(shown, as_tensor(seeds), name)
 
 
-def open_evaluated(
+def open_evaluation_images(
     config: Config, objective: Objective, data: TrainingSource, draws: bool
-) -> Evaluated:
+) -> EvaluationImages:
     """The images for panels, where this process `draws` them, and those to be measured."""
     held_out = open_held_out(config)
     if not (draws and draws_panels(config, objective)):
-        return Evaluated(None, held_out)
-    return Evaluated(panel_images(config, objective, data), held_out)
+        return EvaluationImages(None, held_out)
+    return EvaluationImages(panel_images(config, objective, data), held_out)
 
 
 def draws_panels(config: Config, objective: Objective) -> bool:
@@ -111,21 +111,23 @@ class Evaluator:
 
     def __init__(
         self,
-        task: Task,
+        setup: TrainingSetup,
         learner: Learner,
-        evaluated: Evaluated,
+        evaluated: EvaluationImages,
         run: Run,
         tracker: Tracker,
     ) -> None:
-        self.config, self.plan, _ = task
+        self.config, self.plan, _ = setup
         self.learner = learner
         self.run, self.tracker = run, tracker
         self.panel, self.held_out = evaluated
         if self.held_out is not None and is_sharded(learner.objective):
             self.held_out = None
-            tracker.say("held-out images are not measured while the weights are sharded")
+            tracker.print_line("held-out images are not measured while the weights are sharded")
         if self.config.log.panel_every and not draws_panels(self.config, learner.objective):
-            tracker.say(f"panels  none: {self.config.objective} draws and reconstructs nothing")
+            tracker.print_line(
+                f"panels  none: {self.config.objective} draws and reconstructs nothing"
+            )
 
     def evaluate(self, done: int, is_end: bool) -> None:
         """Draw and measure what is due after step `done`.  All processes call it."""
@@ -153,7 +155,7 @@ class Evaluator:
         if picture is not None and self.tracker.is_main:
             path = self.run.panels / f"step-{step:09d}.png"
             save_png(picture, path)
-            self.tracker.picture("panel", path, step)
+            self.tracker.log_picture("panel", path, step)
 
     def _measure(self, images: Images, done: int) -> None:
         objective, accelerator = self.learner.objective, self.learner.accelerator
@@ -165,15 +167,15 @@ class Evaluator:
             process_index=accelerator.process_index,
             num_processes=accelerator.num_processes,
             gather=gather_object,
-            log=self.tracker.say,
+            log=self.tracker.print_line,
         )
         try:
             found = implementation(self.config.objective).measure(objective, held_out)
             if found is None:
                 found = measure_held_out(objective, held_out)[0]._asdict()
         except UserError as error:  # met by all processes alike; no reason to end a run
-            self.tracker.say(f"held-out images: not measured: {error}")
+            self.tracker.print_line(f"held-out images: not measured: {error}")
             return
         seconds = time.perf_counter() - began
         row = {"step": done, "epoch": self.plan.epoch(done), **found, "seconds": seconds}
-        self.tracker.health(row)
+        self.tracker.log_health(row)

@@ -10,7 +10,7 @@ from mae.objectives.base import Objective, total_loss
 
 TERA = 1e12
 
-PEAKS: dict[str, dict[str, float]] = {
+PEAK_TFLOPS: dict[str, dict[str, float]] = {
     "B200": {"bf16": 2250, "fp32": 75},
     "GH200": {"bf16": 989, "fp32": 67},
     "H200": {"bf16": 989, "fp32": 67},
@@ -38,7 +38,7 @@ PEAKS: dict[str, dict[str, float]] = {
 """TFLOP/s of dense matrix products with fp32 accumulation, by a part of the device's name, from the
 makers' data sheets; fp32 is without TF32.  An earlier row wins; no bf16: the device has none."""
 
-PARTS = {"laptop", "mig", "max", "d"}
+REDUCED_VARIANTS = {"laptop", "mig", "max", "d"}
 """words in the names of devices that do less than their namesakes, by a share not known here"""
 
 
@@ -76,15 +76,15 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
     precision = "fp32" if precision == "no" else precision
     if device.type != "cuda":
         return None
-    return peak_of(torch.cuda.get_device_name(device), precision)
+    return peak_flops_of_name(torch.cuda.get_device_name(device), precision)
 
 
-def peak_of(name: str, precision: str) -> float | None:
+def peak_flops_of_name(name: str, precision: str) -> float | None:
     """The same by the device's name, such as `NVIDIA H100 80GB HBM3`."""
     words = f" {name.replace('-', ' ')} ".lower()
-    if PARTS & set(words.split()):
+    if REDUCED_VARIANTS & set(words.split()):
         return None
-    for part, peaks in PEAKS.items():
+    for part, peaks in PEAK_TFLOPS.items():
         if f" {part.lower()} " in words:
             return peaks[precision] * TERA if precision in peaks else None
     return None

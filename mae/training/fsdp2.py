@@ -18,7 +18,7 @@ from mae.base.errors import UserError
 from mae.objectives.base import CAPABILITIES, Objective
 
 
-def refuse_first_version() -> None:
+def refuse_fsdp1() -> None:
     """UserError where the launcher asks for FSDP 1, whose weights have no names of their own."""
     is_asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if is_asked and os.environ.get("FSDP_VERSION", "1") != "2":

@@ -1,4 +1,4 @@
-"""The training loop: steps, and what happens between them."""
+"""The training loop: steps, reports, checkpoints, evaluation, rollback, stopping."""
 
 import time
 from collections.abc import Iterator
@@ -11,59 +11,59 @@ from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
 from mae.training.evaluator import Evaluator
-from mae.training.plan import Task
+from mae.training.plan import TrainingSetup
 from mae.training.safety.guard import Rollback
 from mae.training.safety.monitor import Monitor
-from mae.training.safety.step_flags import Control, StepFlags
+from mae.training.safety.step_flags import StepFlagReducer, StepFlags
 from mae.training.start import StopSignals
 from mae.training.step import Learner, Step, train_step
 
 
 class Trainer:
-    """Trains `learner` to the end of its task, keeps checkpoints, reports and evaluates."""
+    """Trains `learner` to the end of its plan; saves checkpoints, reports and evaluates."""
 
     def __init__(
         self,
-        task: Task,
+        setup: TrainingSetup,
         learner: Learner,
         run: Run,
         saver: Saver,
         monitor: Monitor,
         evaluator: Evaluator,
-        control: Control,
+        flag_reducer: StepFlagReducer,
         stop: StopSignals,
     ) -> None:
-        self.config, self.plan, self.data = task
+        self.config, self.plan, self.data = setup
         self.learner, self.run, self.saver = learner, run, saver
         self.monitor, self.evaluator = monitor, evaluator
-        self.control, self.stop = control, stop
+        self.flag_reducer, self.stop = flag_reducer, stop
         self.skipped: set[int] = set()
-        """steps whose batches are left out, after rollbacks"""
+        """steps that are never trained, because their batches came before a spike of the loss"""
 
     def fit(self, state: TrainingState) -> None:
-        """Train to the end; again from an earlier checkpoint where guard.rollback asks for it.
+        """Train to the end of the plan, rolling back after loss spikes if guard.rollback is on.
 
-        Raises RunFailed and Stopped, after a checkpoint where there can be one.
+        Raises RunFailed and Stopped, after writing a checkpoint where possible.
         """
         guard = self.config.guard
         self.skipped = set(state.skipped)
-        most = guard.max_rollbacks if guard.rollback else 0
-        if most and state.step == 0:
-            self._save(0, wait=True)  # else an early spike would find nothing to go back to
+        max_rollbacks = guard.max_rollbacks if guard.rollback else 0
+        if max_rollbacks and state.step == 0:
+            self._save(0, wait=True)  # an early spike needs a checkpoint to return to
         rollbacks = 0
         while state.step < self.plan.steps:
             try:
                 return self._train(state.step)
             except Rollback as back:
                 rollbacks += 1
-                if rollbacks > most:
+                if rollbacks > max_rollbacks:
                     raise RunFailed(
-                        f"{back}, after {most} rollbacks (guard.max_rollbacks)"
+                        f"{back}, after {max_rollbacks} rollbacks (guard.max_rollbacks)"
                     ) from None
                 state = self._roll_back(back)
 
     def _train(self, start: int) -> None:
-        """The loop, from step `start` to the end of the plan, without the steps left out."""
+        """Train the steps after `start`, except those in `self.skipped`."""
         config, plan, monitor = self.config, self.plan, self.monitor
         learner = self.learner
         stream = self.data.batches(
@@ -87,7 +87,7 @@ class Trainer:
             done = step
 
             minutes = (time.monotonic() - saved_at) / 60
-            flags = self._agree(is_time=0 < config.train.checkpoint_minutes < minutes)
+            flags = self._reduce_flags(is_time=0 < config.train.checkpoint_minutes < minutes)
             if flags.failed:
                 raise RunFailed(self.saver.problem() or f"step {step}: a checkpoint failed")
             is_end = step == steps[-1]
@@ -97,9 +97,9 @@ class Trainer:
             if is_reported:
                 monitor.report(step, now.lr)
             is_last = is_end or flags.stop or (is_reported and monitor.must_end())
-            # While steps are skipped nothing new is learned, and good checkpoints would be pushed
-            # out.
-            if is_last or (is_saved and not monitor.guard.in_a_row):
+            # While the guard skips steps nothing is learned, and new checkpoints would displace
+            # good ones.
+            if is_last or (is_saved and not monitor.guard.consecutive_skipped):
                 self._save(step, wait=is_last)
                 saved_at = time.monotonic()
             monitor.check(step)
@@ -113,19 +113,19 @@ class Trainer:
     def _batches(
         self, stream: Iterator[TrainingBatch], start: int, step: int, done: int
     ) -> Iterator[TrainingBatch]:
-        """The micro-batches of `step`; ProcessFailed or ProcessStopped where they do not come."""
+        """Micro-batches of `step`; ProcessFailed or ProcessStopped where they cannot be loaded."""
         for _ in range(self.plan.sharding.accumulation):
             try:
                 with self.stop.waiting():
                     batch = self.monitor.clock.wait_for(stream)
             except (WorkerDied, UserError, Stopped) as error:
-                raise self._without_data(error, start, step, done) from error
-            self.monitor.quarantine.note(batch.bad)
+                raise self._data_error(error, start, step, done) from error
+            self.monitor.quarantine.add(batch.bad)
             yield batch
 
-    def _agree(self, is_time: bool) -> StepFlags:
-        """Requests of any process after this step; all processes call it."""
-        return self.control.agree(
+    def _reduce_flags(self, is_time: bool) -> StepFlags:
+        """Combine the flags of all processes after a step.  All processes call it."""
+        return self.flag_reducer.reduce(
             StepFlags(
                 stop=bool(self.stop.requested),
                 save=is_time,
@@ -134,10 +134,10 @@ class Trainer:
         )
 
     def _roll_back(self, back: Rollback) -> TrainingState:
-        """Load a checkpoint from before a spike; its batches are left out from now on."""
+        """Load a checkpoint from before the spike and skip the batches around it from now on."""
         self.saver.wait()
-        self.skipped.update(back.leave_out)
-        before, spike = back.leave_out
+        self.skipped.update(back.skipped_steps)
+        before, spike = back.skipped_steps
         learner = self.learner
         state, notes = resume(
             self.run,
@@ -149,38 +149,36 @@ class Trainer:
             average=learner.average,
         )
         self.monitor.guard.rewind(state.step)
-        what = f"{back}: going on from step {state.step:,} without steps {before}, {spike}"
+        what = f"{back}: resuming from step {state.step:,}, skipping steps {before} and {spike}"
         for line in (*notes, what):
-            self.monitor.tracker.say(line)
+            self.monitor.tracker.print_line(line)
         if self.learner.accelerator.is_main_process:
             append_event(self.run.folder, state.step, "rollback", what)
         return state
 
     def _save(self, step: int, wait: bool) -> None:
-        """Write a checkpoint; all processes call it."""
+        """Write a checkpoint.  All processes call it."""
         learner, state = self.learner, self._state(step)
         optimizer = learner.optimizer.optimizer
         self.saver.save(learner.objective, optimizer, state, wait, average=learner.average)
 
-    def _without_data(
-        self, error: BaseException, start: int, step: int, done: int
-    ) -> BaseException:
-        """The error to raise where the data of `step` does not come, after a checkpoint."""
+    def _data_error(self, error: BaseException, start: int, step: int, done: int) -> BaseException:
+        """Save a checkpoint and return the error to raise where the data of `step` is missing."""
         try:
-            where = self._save_alone(done) if done > start else done
+            saved = self._save_alone(done) if done > start else done
         except RunFailed as second:
             return ProcessFailed(f"step {step}: {error}; and {second}")
         if isinstance(error, Stopped):
-            return ProcessStopped(f"{error}; stands at step {where}")
-        return ProcessFailed(f"step {step}: {error}; stands at step {where}")
+            return ProcessStopped(f"{error}; the last checkpoint is of step {saved}")
+        return ProcessFailed(f"step {step}: {error}; the last checkpoint is of step {saved}")
 
     def _save_alone(self, step: int) -> int:
-        """Write a checkpoint by this process alone; the step that the run then stands at.
+        """Write a checkpoint from this process alone; returns the step of the newest checkpoint.
 
-        The weights are those of the last step, here as everywhere: no other process, busy with
-        the next one, is needed.
+        All processes have the same weights of the last step, so the others, which are busy with
+        the next one, are not needed.
         """
-        self.monitor.quarantine.write_own(step)
+        self.monitor.quarantine.write_local(step)
         learner, state = self.learner, self._state(step)
         optimizer = learner.optimizer.optimizer
         if self.saver.save_alone(learner.objective, optimizer, state, average=learner.average):

@@ -25,7 +25,7 @@ class StepNumbers(NamedTuple):
         return not math.isfinite(self.grad_norm)
 
 
-class Totals(NamedTuple):
+class IntervalTotals(NamedTuple):
     """Since the last report, over all processes."""
 
     loss: float
@@ -84,7 +84,7 @@ class Meter:
         self.steps.append(torch.cat([self.step_sums, grad_norm.detach().to(self.step_sums)[None]]))
         self.step_sums = self._zeros()
 
-    def read(self, reduce: Callable[[Tensor, Literal["mean", "sum"]], Tensor]) -> Totals:
+    def read(self, reduce: Callable[[Tensor, Literal["mean", "sum"]], Tensor]) -> IntervalTotals:
         """The numbers of the steps since the last call; `reduce` is over processes."""
         table = reduce(torch.stack(self.steps), "mean").cpu()
         sums = table[:, :-1].sum(dim=0).tolist()
@@ -102,7 +102,7 @@ class Meter:
         ]
         losses = dict(zip(self.losses, others, strict=False))
         self.steps, self.numbers, self.totals = [], [], {}
-        return Totals(loss, losses, statistics, steps)
+        return IntervalTotals(loss, losses, statistics, steps)
 
     def _zeros(self) -> Tensor:
         means = sum(kind == "mean" for kind in self.kinds.values())

@@ -1,4 +1,4 @@
-"""Optimizers by name, and one step of them: gradients measured, clipped, skipped if not finite.
+"""Optimizers, the optimizer step with clipping and skipping, and the learning-rate schedule.
 
 The optimizers are torch's AdamW and those of timm whose runs resume bit for bit.  Nothing here
 waits for the device.
@@ -21,31 +21,31 @@ from mae.networks.parameter_groups import is_decayed
 from mae.training.checkpoint.average import local
 
 COUNTS_SKIPPED = frozenset("adabelief adan adanw lamb lambc lambcw lambw radabelief".split())
-"""optimizers that count steps on the host: the count, which their correction of the moments' bias
-follows, goes on where a step is skipped; weights and moments stay"""
+"""optimizers that count steps on the host: a skipped step still increments the count, on which
+their bias correction of the moments depends; weights and moments stay unchanged"""
 
 
 def build_optimizer(groups: list[dict], config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer `config.name` of these parameter groups; `set_lr` sets its learning rate.
+    """Build the optimizer `config.name` for these parameter groups; lr 0 until `set_lr`.
 
-    Groups keep their own `weight_decay` and `lr_scale`; parameters are on their device by now.
-    What `config` does not name is as timm has it, Adan's three betas too.  The momentum of those
-    that have only one (SGD, LARS, RMSprop) is `config.betas[0]`.
+    Groups keep their own `weight_decay` and `lr_scale`; their parameters must be on the device
+    already.  What `config` does not set has timm's default, as do Adan's three betas.  Optimizers
+    with a single momentum (SGD, LARS, RMSprop) use `config.betas[0]`.
     """
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
     known = timm.optim.get_optimizer_info(config.name)
     options: dict = {"eps": config.eps}
-    if known.num_betas == 2:  # Adan has three: its own
+    if known.num_betas == 2:  # Adan has three and keeps its defaults
         options["betas"] = config.betas
     accepted = inspect.signature(timm.optim.get_optimizer_class(config.name)).parameters
     if config.name == "adam":
         options["fused"] = True
     elif "capturable" in accepted and _is_on_gpu(groups):
-        options["capturable"] = True  # counts steps on the device, where a step can be taken back
+        options["capturable"] = True  # counts steps on the device, where a step can be undone
     if "trust_coeff" in accepted:
         groups = [{**group, "always_adapt": _adapts(group)} for group in groups]
-        options["eps"] = 0.0  # zero lengths are seen to; any other would only blur the ratio
+        options["eps"] = 0.0  # norms of zero are handled; eps would only distort the trust ratio
     return timm.optim.create_optimizer_v2(
         groups,
         config.name,
@@ -57,13 +57,13 @@ def build_optimizer(groups: list[dict], config: OptimConfig) -> torch.optim.Opti
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The learning rate of all groups; some take a share of it, their `lr_scale`."""
+    """Set the learning rate of every group to `lr` times its `lr_scale` (default 1)."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def num_moments(config: OptimConfig) -> int:
-    """Tensors of a parameter's size that the optimizer keeps for it."""
+    """Number of tensors of a parameter's shape that the optimizer stores for it."""
     parameter = nn.Parameter(torch.zeros(2, 2))
     parameter.grad = torch.zeros_like(parameter)
     optimizer = build_optimizer([{"params": [parameter], "weight_decay": 0.0}], config)
@@ -77,30 +77,30 @@ def _is_on_gpu(groups: list[dict]) -> bool:
 
 
 def _adapts(group: dict) -> bool:
-    """LARS scales whole groups: those of matrices.
+    """True where LARS applies its trust ratio to this group, as to all groups of matrices.
 
-    Vectors (biases, norms) and tokens are scaled no more than they are decayed.
+    Vectors (biases, norms) and tokens are neither scaled nor decayed.
     """
     return all(is_decayed(parameter) for parameter in group["params"])
 
 
-class Taken(NamedTuple):
-    """A step that was made or skipped; both are on the device."""
+class OptimizerStep(NamedTuple):
+    """Result of an optimizer step, on the device."""
 
     grad_norm: Tensor
-    """before clipping"""
+    """float []: norm of all gradients before clipping"""
     skipped: Tensor
-    """bool []: the norm is not finite"""
+    """bool []: nothing was updated, as the norm is not finite"""
 
 
 @torch.no_grad()
-def take_step(optimizer: Optimizer | AcceleratedOptimizer, clip_grad: float) -> Taken:
-    """Make a step of gradients no longer than `clip_grad` (0: of any length), then drop them.
+def take_step(optimizer: Optimizer | AcceleratedOptimizer, clip_grad: float) -> OptimizerStep:
+    """Clip the gradients to the norm `clip_grad` (0: no clipping), step, and clear them.
 
-    Where the norm is not finite, weights and the optimizer's state stay bit for bit as they are;
-    what the first step would have created is all zeros then.  Only counts of steps that an
-    optimizer keeps on the host go on (`COUNTS_SKIPPED` in `mae.training.optim`).  Data-parallel
-    gradients are the same everywhere, so all processes skip, or none.
+    Where the norm is not finite the step is skipped: weights and optimizer state stay bit for bit
+    the same, and state that this step created is zero.  Only step counts on the host increase
+    (`COUNTS_SKIPPED`).  Data-parallel gradients are equal on all processes, so all of them skip,
+    or none.
     """
     bare = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     gradients = [p.grad for g in bare.param_groups for p in g["params"] if p.grad is not None]
@@ -109,11 +109,11 @@ def take_step(optimizer: Optimizer | AcceleratedOptimizer, clip_grad: float) -> 
         norm = norm.full_tensor()
     skipped = ~norm.isfinite()
     if clip_grad > 0:
-        # As torch.nn.utils.clip_grads_with_norm_, which takes no plain norm of sharded gradients.
+        # As torch.nn.utils.clip_grads_with_norm_, which rejects a plain norm of sharded gradients.
         factor = torch.clamp(clip_grad / (norm + 1e-6), max=1.0)
         torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
-    if _looks_at_found_inf(bare):
-        # What a gradient scaler would set, were there one.
+    if _supports_found_inf(bare):
+        # The flag that a gradient scaler would set: the fused kernel then skips the step.
         bare.found_inf = skipped.float()  # pyrefly: ignore
         optimizer.step()
         bare.found_inf = None  # pyrefly: ignore
@@ -122,21 +122,21 @@ def take_step(optimizer: Optimizer | AcceleratedOptimizer, clip_grad: float) -> 
         optimizer.step()
         for key, tensor in _tensors(bare):
             old = before.get(key)
-            # Created by this step: taken back to what optimizers begin with.
+            # Created by this step: reset to the zeros that optimizers start from.
             old = torch.zeros_like(tensor) if old is None else old
             tensor.copy_(torch.where(skipped, old, tensor))
     optimizer.zero_grad(set_to_none=True)
-    return Taken(norm, skipped)
+    return OptimizerStep(norm, skipped)
 
 
-def _looks_at_found_inf(optimizer: Optimizer) -> bool:
-    """Only torch's fused Adam: its fused SGD leaves a first momentum that it skips undefined."""
+def _supports_found_inf(optimizer: Optimizer) -> bool:
+    """True for torch's fused Adam only: fused SGD leaves a skipped first momentum undefined."""
     is_fused = all(group.get("fused") for group in optimizer.param_groups)
     return is_fused and isinstance(optimizer, Adam | AdamW)
 
 
 def _tensors(optimizer: Optimizer) -> Iterator[tuple[tuple[Tensor, str], Tensor]]:
-    """Parameters with a gradient and their state on the same device, by parameter and kind."""
+    """Parameters with a gradient and their state on the device, keyed by parameter and kind."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if parameter.grad is None:
@@ -149,14 +149,15 @@ def _tensors(optimizer: Optimizer) -> Iterator[tuple[tuple[Tensor, str], Tensor]
 
 
 def scaled_lr(blr: float, batch_size: int) -> float:
-    """Linear scaling rule (Goyal et al. 2017): `blr` is given per 256 images of a step."""
+    """Peak learning rate by the linear scaling rule (Goyal et al. 2017): blr * batch_size / 256."""
     return blr * batch_size / 256
 
 
 def lr_at(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, epochs: float) -> float:
-    """Linear warm-up from 0, then half a cosine to `min_lr` (paper, appendix A.1).
+    """Learning rate: linear warm-up from 0 to `lr`, then half a cosine to `min_lr`.
 
-    `epoch` is fractional: samples seen so far over samples in the data set.
+    As in the paper, appendix A.1.  `epoch` is fractional: samples seen over samples in the data
+    set.
     """
     if epoch < warmup_epochs:
         return lr * epoch / warmup_epochs

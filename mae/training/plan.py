@@ -1,4 +1,4 @@
-"""What follows from the settings, the data and the processes that the launcher started."""
+"""Resolved schedule of a run: processes and precision, batch sharding, steps, learning rate."""
 
 import math
 import os
@@ -16,32 +16,34 @@ from mae.data.batch import BatchSharding
 from mae.data.training_data import TrainingSource
 from mae.evaluation.probing import PlannedSchedule
 from mae.objectives.registry import declaration
-from mae.training.fsdp2 import refuse_first_version
+from mae.training.fsdp2 import refuse_fsdp1
 from mae.training.optim import lr_at, scaled_lr
 
-MOST_PROCESSES = 1024
-"""that a message names"""
+MAX_PROCESSES_NAMED = 1024
+"""largest number of processes that an error message suggests"""
 
 
 class Plan(NamedTuple):
-    """How a run goes."""
+    """Resolved schedule: batch sharding, steps, peak learning rate."""
 
     sharding: BatchSharding
     num_samples: int
+    """images in the training data"""
     steps: int
+    """optimizer steps of the run"""
     lr: float
-    """the peak, after warm-up"""
+    """peak learning rate, after warm-up"""
     flops_per_image: int = 0
-    """forward and backward"""
+    """operations of forward and backward pass"""
     peak_flops: float | None = None
-    """of one device, where that is known"""
+    """peak operations per second of one device; None: unknown"""
 
     def epoch(self, step: int) -> float:
-        """Passes over the data after `step` steps."""
+        """Epochs done after `step` steps, fractional."""
         return step * self.sharding.batch_size / self.num_samples
 
     def lr_at(self, step: int, config: Config) -> float:
-        """The learning rate of the step that follows `step` steps."""
+        """Learning rate of step `step` + 1."""
         return lr_at(
             self.epoch(step),
             lr=self.lr,
@@ -51,8 +53,8 @@ class Plan(NamedTuple):
         )
 
 
-class Task(NamedTuple):
-    """A run's settings, plan and training data."""
+class TrainingSetup(NamedTuple):
+    """Settings, plan and training data of a run."""
 
     config: Config
     plan: Plan
@@ -60,16 +62,17 @@ class Task(NamedTuple):
 
 
 def local_processes() -> int:
-    """Processes that the launcher started on this machine."""
+    """Number of processes that the launcher started on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def build_accelerator(config: TrainConfig, use_cpu: bool = False) -> Accelerator:
-    """Devices and processes as the launcher gave them; UserError where they are not as asked.
+    """Build the accelerator for the processes, devices and precision of this launch.
 
-    `use_cpu`: even where there are GPUs.
+    `use_cpu`: ignore GPUs.  Raises UserError where processes, devices, precision or compiler do
+    not match the settings or the launcher.
     """
-    refuse_first_version()
+    refuse_fsdp1()
     has_gpu = torch.cuda.is_available() and not use_cpu
     has_bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "bf16" and has_gpu and not has_bf16:
@@ -77,8 +80,8 @@ def build_accelerator(config: TrainConfig, use_cpu: bool = False) -> Accelerator
     local = local_processes()
     if has_gpu and local > torch.cuda.device_count():
         raise UserError(
-            f"the launcher started {local} processes for {torch.cuda.device_count()} GPUs: use "
-            "--num_processes (with CUDA_VISIBLE_DEVICES= the processes work on the CPU)"
+            f"the launcher started {local} processes for {torch.cuda.device_count()} GPUs: lower "
+            "--num_processes (or set CUDA_VISIBLE_DEVICES= to train on the CPU)"
         )
     if config.compile and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
         raise UserError("train.compile: needs a C compiler; install one, or train.compile=false")
@@ -88,27 +91,31 @@ def build_accelerator(config: TrainConfig, use_cpu: bool = False) -> Accelerator
         mixed_precision="bf16" if use_bf16 else "no",
         kwargs_handlers=[
             DistributedDataParallelKwargs(gradient_as_bucket_view=True),
-            # So long the others wait for a first indexing, too; `mae index` beforehand may take
-            # any time.
+            # The other processes wait this long for the first indexing, too; `mae index` run
+            # beforehand has no limit.
             InitProcessGroupKwargs(timeout=timedelta(minutes=config.timeout_minutes)),
         ],
     )
-    accelerator.gradient_accumulation_steps = 1  # the loop accumulates; see `train`
+    accelerator.gradient_accumulation_steps = 1  # `train_step` accumulates itself
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    for wanted, who in (
+    for expected, source in (
         (launched, "the launcher started"),
         (config.num_processes, "train.num_processes asks for"),
     ):
-        if wanted and wanted != accelerator.num_processes:
+        if expected and expected != accelerator.num_processes:
             raise UserError(
-                f"{who} {wanted} processes, but {accelerator.num_processes} work together "
+                f"{source} {expected} processes, but {accelerator.num_processes} work together "
                 "(on CPUs: accelerate launch --multi_gpu --num_processes N)"
             )
     return accelerator
 
 
 def make_plan(config: Config, num_samples: int, num_processes: int, process_index: int) -> Plan:
-    """Steps, learning rate, and how the global batch is divided; UserError where it cannot be."""
+    """Compute steps, peak learning rate and batch sharding.
+
+    Raises UserError where the batch is larger than the data, or batch or lanes cannot be divided
+    among the processes.
+    """
     batch_size = config.train.batch_size
     if batch_size > num_samples:
         raise UserError(
@@ -146,20 +153,20 @@ def planned(config: Config, num_samples: int) -> PlannedSchedule:
 
 
 def accumulation(config: Config, num_processes: int) -> int:
-    """Number of micro-batches: the smallest whose images fit the device and the objective.
+    """Smallest number of micro-batches that the device and the objective allow.
 
-    UserError where there is none.
+    Raises UserError where there is none.
     """
     batch_size, most = config.train.batch_size, config.train.max_device_batch
     multiple, reason = declaration(config.objective).batch_multiple(config)
-    found = _parts(batch_size // num_processes, most, multiple)
-    if found is None:
+    count = _smallest_split(batch_size // num_processes, most, multiple)
+    if count is None:
         share = batch_size // num_processes
-        at_once = share // (_parts(share, most, 1) or share)
+        at_once = share // (_smallest_split(share, most, 1) or share)
         fitting = [
             n
-            for n in range(1, min(batch_size, MOST_PROCESSES) + 1)
-            if batch_size % n == 0 and _parts(batch_size // n, most, multiple)
+            for n in range(1, min(batch_size, MAX_PROCESSES_NAMED) + 1)
+            if batch_size % n == 0 and _smallest_split(batch_size // n, most, multiple)
         ]
         counts = ", ".join(map(str, fitting))
         works = f"; it works with {counts} process{'es' * (fitting != [1])}" if fitting else ""
@@ -167,10 +174,10 @@ def accumulation(config: Config, num_processes: int) -> int:
             f"train.batch_size: {batch_size} gives each process {at_once} images at a time; "
             f"{reason}{works}"
         )
-    return found
+    return count
 
 
-def _parts(share: int, most: int, multiple: int) -> int | None:
+def _smallest_split(share: int, most: int, multiple: int) -> int | None:
     """Smallest number of equal parts of at most `most` images, each a multiple of `multiple`."""
     return next(
         (

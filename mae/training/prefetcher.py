@@ -10,11 +10,11 @@ from torch import Tensor
 from mae.data.batch import TrainingBatch
 from mae.data.device_crop import resize_crops
 
-AHEAD = 2
+MAX_AHEAD = 2
 """maximum number of batches on the device that wait for their step"""
 
 
-class OnDevice(NamedTuple):
+class DeviceBatch(NamedTuple):
     """A batch on the device, as an objective takes it."""
 
     images: Shaped[Tensor, "b c h w"]
@@ -27,7 +27,7 @@ class DevicePrefetcher:
 
     On a GPU this has a stream of its own: the loop is ahead of the device, so a batch arrives
     while the step before it is computed.  The loop waits only where it is further ahead than
-    AHEAD batches, which would fill the memory.
+    MAX_AHEAD batches, which would fill the memory.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,11 +35,11 @@ class DevicePrefetcher:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.begun: deque[torch.cuda.Event] = deque()
 
-    def __call__(self, batch: TrainingBatch, img_size: tuple[int, int]) -> OnDevice:
+    def __call__(self, batch: TrainingBatch, img_size: tuple[int, int]) -> DeviceBatch:
         """The batch, ready for the device's current stream."""
         if self.stream is None:
             return self._put(batch, img_size)
-        if len(self.begun) == AHEAD:
+        if len(self.begun) == MAX_AHEAD:
             self.begun.popleft().synchronize()
         with torch.cuda.stream(self.stream):
             found = self._put(batch, img_size)
@@ -52,7 +52,7 @@ class DevicePrefetcher:
         self.begun.append(begun)
         return found
 
-    def _put(self, batch: TrainingBatch, img_size: tuple[int, int]) -> OnDevice:
+    def _put(self, batch: TrainingBatch, img_size: tuple[int, int]) -> DeviceBatch:
         images = batch.images
         if isinstance(images, Tensor):
             images = images.to(self.device, non_blocking=True)
@@ -63,4 +63,4 @@ class DevicePrefetcher:
         seeds, labels = (
             one.to(self.device, non_blocking=True) for one in (batch.seeds, batch.labels)
         )
-        return OnDevice(images, seeds, labels)
+        return DeviceBatch(images, seeds, labels)

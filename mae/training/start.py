@@ -1,4 +1,4 @@
-"""Start and end of a run: signals that stop it, errors and exit status."""
+"""Start and end of a run: stop signals, cleanup, errors and exit status."""
 
 import contextlib
 import os
@@ -31,34 +31,38 @@ from mae.base.exit_status import (
 from mae.config.sections import Config
 from mae.training.checkpoint.run import Run
 
-REQUESTS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-PATIENCE = 10
-"""seconds that a request to stop still waits for data; launchers kill after 30"""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+DATA_WAIT_SECONDS = 10
+"""seconds that a run waits for data after a stop signal; launchers kill after 30"""
+
+FIRST_PROCESS_SECONDS = 10
+"""seconds that the other processes wait so that the first one reports an error common to all"""
 
 
 class StopSignals:
-    """Notes a request to stop; the loop looks at `requested` after every step.
+    """Handler of stop signals; the training loop checks `requested` after every step.
 
-    Before the loop (`in_loop` False) there is nothing to finish: the request ends the start at
-    once.  A second Ctrl-C never waits.
+    Outside the loop (`in_loop` False) there is no step to finish: the signal raises Stopped at
+    once.  A second Ctrl-C raises KeyboardInterrupt, in the loop as well.
     """
 
     def __init__(self) -> None:
-        """Take over the signals of this process; in another thread than the main one, none."""
+        """Install the signal handlers; does nothing outside the main thread."""
         self.requested = ""
-        """name of the signal that came"""
+        """name of the signal that was received; empty: none"""
         self.in_loop = False
+        """training steps are running; a signal lets the current one finish"""
         self.place = "before the first step"
-        """of a start that is not in the loop, for the message"""
+        """phase of the run outside the loop, for the message"""
         self.is_waiting = False
         self.before = {}
         if threading.current_thread() is threading.main_thread():
-            self.before = {number: signal.signal(number, self._note) for number in REQUESTS}
-            self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._lose_patience)
+            self.before = {number: signal.signal(number, self._stop) for number in STOP_SIGNALS}
+            self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._handle_alarm)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """While data is waited for: Stopped where it does not come soon after a request."""
+        """Mark a wait for data; raises Stopped if none arrives soon after a stop signal."""
         self.is_waiting = True
         try:
             yield
@@ -66,87 +70,89 @@ class StopSignals:
             self.is_waiting = False
 
     def restore(self) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         signal.alarm(0)
         for number, handler in self.before.items():
             signal.signal(number, handler or signal.SIG_DFL)
         self.before = {}
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested == "SIGINT":
             raise KeyboardInterrupt
         self.requested = signal.Signals(number).name
         if not self.in_loop:
             raise Stopped(f"stopped by {self.requested} {self.place}")
-        signal.alarm(PATIENCE)
+        signal.alarm(DATA_WAIT_SECONDS)
 
-    def _lose_patience(self, number: int, frame: FrameType | None) -> None:
+    def _handle_alarm(self, number: int, frame: FrameType | None) -> None:
         if self.is_waiting:
             raise Stopped(f"stopped by {self.requested} while waiting for data")
-        signal.alarm(PATIENCE)
+        signal.alarm(DATA_WAIT_SECONDS)
 
 
-SECONDS_FIRST = 10
-"""that the first process has to say alone what all of them met"""
-
-
-class Ending:
-    """Signals of a start, and what is to be closed and recorded when it is over."""
+class RunLifecycle:
+    """Stop signals, cleanup and exit status of one process, around one or several runs."""
 
     def __init__(self) -> None:
         self.stop = StopSignals()
         self.run: Run | None = None
-        """once its folder is known"""
-        self.last = contextlib.ExitStack()
-        """what may wait for a server, and so is closed after the last words"""
-        self.of_run = contextlib.ExitStack()
-        """the same, of the run that is trained"""
-        # After all else: a launcher's signal must not kill what is done.
-        self.last.callback(self.stop.restore)
-        self.last.push(self.of_run)
+        """the current run, once its folder is known"""
+        self.cleanup = contextlib.ExitStack()
+        """closed after the exit status is printed, since closing may wait for a server"""
+        self.run_cleanup = contextlib.ExitStack()
+        """the part of `cleanup` that belongs to the current run"""
+        # Closed last: a signal from the launcher must not kill a process that is done.
+        self.cleanup.callback(self.stop.restore)
+        self.cleanup.push(self.run_cleanup)
 
-    def end_run(self) -> None:
-        """Record that the run is done, before the work is: another run, or a test, follows."""
+    def finish_run(self) -> None:
+        """Record that the current run is done; another run or an evaluation follows."""
         self._record(DONE, "done", False)
-        self.of_run.close()
+        self.run_cleanup.close()
         self.run = None
         self.stop.in_loop, self.stop.place = False, "after the last step"
 
-    def exit_code(self, work: Callable[[], None]) -> int:
-        """Do `work`; the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
-        with self.last:
-            is_own = False
+    def execute(self, work: Callable[[], None]) -> int:
+        """Run `work`, report its error if any, and return the exit code.
+
+        0 done, 1 failed, 2 wrong use, 75 stopped early.
+        """
+        with self.cleanup:
+            is_local = False
             try:
                 work()
                 code, reason = DONE, "done"
             except UserError as error:
                 code, reason = WRONG_USE, str(error)
-                is_own = isinstance(error, SampleError | StorageError)
+                is_local = isinstance(error, SampleError | StorageError)
             except RunFailed as error:
-                code, reason, is_own = FAILED, str(error), isinstance(error, ProcessFailed)
+                code, reason, is_local = FAILED, str(error), isinstance(error, ProcessFailed)
             except Stopped as error:
                 code, reason = STOPPED, f"{error}; the same command continues the run"
-                is_own = isinstance(error, ProcessStopped)
+                is_local = isinstance(error, ProcessStopped)
             except KeyboardInterrupt:
                 code, reason = FAILED, "interrupted; the same command continues the run"
-                self._record(code, reason, is_own)
-                # At once: not after what is being written, and what a tracker still sends.
+                self._record(code, reason, is_local)
+                # At once: without waiting for a checkpoint being written or a tracker's uploads.
                 os._exit(code)
-            self.stop.in_loop = True  # nothing is left to be stopped
-            self._record(code, reason, is_own)
+            self.stop.in_loop = True  # a signal must not interrupt what follows
+            self._record(code, reason, is_local)
             return code
 
-    def _record(self, code: int, reason: str, is_own: bool) -> None:
-        """Print and record the reason, once for all processes; `is_own`: met by this one alone."""
+    def _record(self, code: int, reason: str, is_local: bool) -> None:
+        """Print and record the reason, once for all processes.
+
+        `is_local`: only this process may have met the error, so it reports it itself.
+        """
         is_first = os.environ.get("RANK", "0") == "0"
-        if code == WRONG_USE and not (is_first or is_own):
-            # The launcher ends all processes with the first that leaves: give the first process,
-            # which mostly meets the same error, the time to say it alone.
-            until = time.monotonic() + SECONDS_FIRST
-            while not self.stop.requested and time.monotonic() < until:
+        if code == WRONG_USE and not (is_first or is_local):
+            # The launcher ends all processes when the first of them exits: leave process 0, which
+            # usually meets the same error, the time to report it alone.
+            deadline = time.monotonic() + FIRST_PROCESS_SECONDS
+            while not self.stop.requested and time.monotonic() < deadline:
                 time.sleep(0.1)
-            is_own = not self.stop.requested
-        if not (is_first or is_own):
+            is_local = not self.stop.requested
+        if not (is_first or is_local):
             return
         if code != DONE:
             for line in reason.splitlines():
@@ -160,18 +166,18 @@ class Ending:
 
 
 def start(load: Callable[[], Config], is_dry: bool = False) -> int:
-    """Carry out the run that `load` describes, or with `is_dry` only try it out.
+    """Train the run whose settings `load` returns, or with `is_dry` only do a dry run.
 
     Returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early.
     """
-    ending = Ending()
+    lifecycle = RunLifecycle()
 
     def work() -> None:
         config = load()
-        # torch comes with it: not for a misspelt setting
-        from mae.training.train import leave_processes, train
+        # imports torch: not needed to report a misspelt setting
+        from mae.training.train import destroy_process_group, train
 
-        train(config, ending, is_dry)
-        leave_processes()
+        train(config, lifecycle, is_dry)
+        destroy_process_group()
 
-    return ending.exit_code(work)
+    return lifecycle.execute(work)

@@ -25,31 +25,31 @@ from mae.training.checkpoint.saver import Saver
 from mae.training.checkpoint.trained import build_objective
 from mae.training.dry_run import dry_run
 from mae.training.environment import describe_start
-from mae.training.evaluator import Evaluator, open_evaluated, open_held_out
+from mae.training.evaluator import Evaluator, open_evaluation_images, open_held_out
 from mae.training.flops import flops_per_image, peak_flops
 from mae.training.loop import Trainer
 from mae.training.plan import (
     Plan,
-    Task,
+    TrainingSetup,
     build_accelerator,
     local_processes,
     make_plan,
 )
 from mae.training.safety.monitor import Monitor
-from mae.training.safety.step_flags import Control
-from mae.training.start import Ending
+from mae.training.safety.step_flags import StepFlagReducer
+from mae.training.start import RunLifecycle
 from mae.training.step import attention_kernel, build_learner
-from mae.training.tracking.progress import Indexing, describe
-from mae.training.tracking.tensorboard import refuse_missing
+from mae.training.tracking.progress import IndexProgress, describe_run
+from mae.training.tracking.tensorboard import require_tensorboard
 from mae.training.tracking.tracker import Tracker
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+WRITE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """errors of writing, which do not say to which file"""
 
 
 def train(
     config: Config,
-    ending: Ending,
+    lifecycle: RunLifecycle,
     is_dry: bool = False,
     source: TrainingSource | None = None,
     use_cpu: bool = False,
@@ -59,28 +59,30 @@ def train(
     `source`: samples to train on in place of those that data.train names.  Raises UserError
     before any training where the input is wrong, RunFailed and Stopped.  With `is_dry` only
     checks, does a step on copies and says what a run would be; makes no run.  The processes stay
-    together, for a next run: `leave_processes`.
+    together, for a next run: `destroy_process_group`.
     """
-    run = ending.run = Run(config.output)
+    run = lifecycle.run = Run(config.output)
     accelerator = build_accelerator(config.train, use_cpu)
     is_main = accelerator.is_main_process
     keep_freed_memory(accelerator.device)
-    ending.of_run.enter_context(attention_kernel(config.train))
+    lifecycle.run_cleanup.enter_context(attention_kernel(config.train))
     notes = run.check(config)
-    task = open_task(config, accelerator, source)
-    config = task.config
+    setup = build_setup(config, accelerator, source)
+    config = setup.config
     objective = build_objective(config)
     initial = start_from_weights(config, objective, run, accelerator)
     notes += initial.lines if initial else []
     if source is None:  # else an image is not what a sample is
-        task = task._replace(plan=count_operations(task, objective, accelerator))
+        setup = setup._replace(plan=add_flops(setup, objective, accelerator))
     if is_dry:
         open_held_out(config)
-        lines = [*notes, *dry_run(task, objective, accelerator)]
+        lines = [*notes, *dry_run(setup, objective, accelerator)]
         print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
         return objective
     # All processes draw what is sharded.
-    evaluated = open_evaluated(config, objective, task.data, is_main or accelerator.is_fsdp2)
+    evaluated = open_evaluation_images(
+        config, objective, setup.data, is_main or accelerator.is_fsdp2
+    )
     if is_main:
         run.open(config)
         if initial:
@@ -92,78 +94,80 @@ def train(
         run,
         objective,
         learner.optimizer,
-        task.data.manifest,
+        setup.data.manifest,
         accelerator,
         average=learner.average,
     )
     tracker = Tracker(run, config, is_main, state.step)
-    ending.of_run.callback(tracker.close)
+    lifecycle.run_cleanup.callback(tracker.close)
     if is_main:
-        record_start(run, task, state.step, [*notes, *resumed])
-    about = describe(task, objective, accelerator, state.step)
+        record_start(run, setup, state.step, [*notes, *resumed])
+    about = describe_run(setup, objective, accelerator, state.step)
     for line in [*notes, *resumed, *about]:
-        tracker.say(line)
+        tracker.print_line(line)
     trainer = Trainer(
-        task,
+        setup,
         learner,
         run,
         Saver(run.checkpoints, config.train.keep_last, config.train.keep_every, accelerator),
-        Monitor(task, run, tracker, accelerator),
-        Evaluator(task, learner, evaluated, run, tracker),
-        Control(timedelta(minutes=config.train.timeout_minutes)),
-        ending.stop,
+        Monitor(setup, run, tracker, accelerator),
+        Evaluator(setup, learner, evaluated, run, tracker),
+        StepFlagReducer(timedelta(minutes=config.train.timeout_minutes)),
+        lifecycle.stop,
     )
-    finish(trainer, state)
+    run_to_end(trainer, state)
     return objective
 
 
-def leave_processes() -> None:
+def destroy_process_group() -> None:
     """Nothing more is computed together; all processes call it, where nothing went wrong."""
     PartialState().destroy_process_group()
 
 
-def open_task(
+def build_setup(
     config: Config, accelerator: Accelerator, source: TrainingSource | None = None
-) -> Task:
+) -> TrainingSetup:
     """Open the training data; the settings completed by it, and the plan that follows.
 
     Raises UserError and StorageError where the data or the settings do not fit.
     """
-    refuse_missing(config.log)
+    require_tensorboard(config.log)
     num_processes, process_index = accelerator.num_processes, accelerator.process_index
     if source is not None:
         config = declaration(config.objective).complete(config, source.manifest)
         plan = make_plan(config, len(source.manifest), num_processes, process_index)
-        return Task(config, plan, source)
+        return TrainingSetup(config, plan, source)
     if config.data.decode_on_device:
         JpegDecoder(accelerator.device, config.data.in_chans)  # refuses now, not in the run
     with accelerator.main_process_first():  # the first to come writes the index, others read it
-        progress = [Indexing()] if accelerator.is_main_process else []
+        progress = [IndexProgress()] if accelerator.is_main_process else []
         config, data = open_training_data(
             config, local_processes() / accelerator.num_processes, *progress
         )
-    return Task(config, make_plan(config, len(data.manifest), num_processes, process_index), data)
+    return TrainingSetup(
+        config, make_plan(config, len(data.manifest), num_processes, process_index), data
+    )
 
 
-def count_operations(task: Task, objective: Objective, accelerator: Accelerator) -> Plan:
+def add_flops(setup: TrainingSetup, objective: Objective, accelerator: Accelerator) -> Plan:
     """The plan with the operations of an image, and those that the device can do."""
-    return task.plan._replace(
-        flops_per_image=flops_per_image(objective, task.config.data.in_chans),
+    return setup.plan._replace(
+        flops_per_image=flops_per_image(objective, setup.config.data.in_chans),
         peak_flops=peak_flops(accelerator.device, accelerator.mixed_precision),
     )
 
 
-def record_start(run: Run, task: Task, step: int, notes: list[str]) -> None:
+def record_start(run: Run, setup: TrainingSetup, step: int, notes: list[str]) -> None:
     """Append to starts.jsonl and events.jsonl."""
     event = "resume" if step else "start"
-    fingerprint = task.data.manifest.fingerprint
+    fingerprint = setup.data.manifest.fingerprint
     run.write_start({"event": event, "step": step, **describe_start(), "data": fingerprint})
     append_event(run.folder, step, event, ", ".join(notes))
 
 
-def finish(trainer: Trainer, state: TrainingState) -> None:
+def run_to_end(trainer: Trainer, state: TrainingState) -> None:
     """Train to the end and say what comes next.  Raises RunFailed where the run takes no more."""
-    folder, say = trainer.run.folder, trainer.monitor.tracker.say
+    folder, say = trainer.run.folder, trainer.monitor.tracker.print_line
     try:
         trainer.fit(state)
         commands = declaration(trainer.config.objective).next_steps(folder)
@@ -172,7 +176,7 @@ def finish(trainer: Trainer, state: TrainingState) -> None:
         for command in commands:
             say(f"  {command}")
     except OSError as error:
-        if not is_of_writing(error, folder):
+        if not is_write_error(error, folder):
             raise
         raise RunFailed(f"{folder} cannot be written: {error}") from error
     finally:
@@ -181,8 +185,8 @@ def finish(trainer: Trainer, state: TrainingState) -> None:
             trainer.saver.close()
 
 
-def is_of_writing(error: OSError, folder: Path) -> bool:
+def is_write_error(error: OSError, folder: Path) -> bool:
     """True where `error` is about something in `folder`, or about a disk that takes no more."""
     if error.filename is None:
-        return error.errno in FULL
+        return error.errno in WRITE_ERRNOS
     return Path(os.fsdecode(error.filename)).is_relative_to(folder)

@@ -17,7 +17,7 @@ from mae.config.loading import dump_config, load_config, recorded_config
 from mae.config.sections import Config
 from mae.finetune import main as finetune
 from mae.pretrain import main as pretrain
-from mae.training.checkpoint.average import Average
+from mae.training.checkpoint.average import MovingAverage
 from mae.training.checkpoint.resume import load_average
 from mae.training.checkpoint.trained import build_objective
 from tests.runs import final_weights, metrics_of
@@ -103,7 +103,7 @@ def test_average_resumes_from_the_stored_average(classifier):
     path = EARLIER / "classifier" / "checkpoints" / f"step-{STOPPED:09d}"
     earlier, final = load_file(path / "model.safetensors"), final_weights(classifier)
     objective = build_objective(recorded_config(EARLIER / "classifier"))
-    average = Average(objective, 0.9)
+    average = MovingAverage(objective, 0.9)
     load_average(path, objective, average)
     names = {key.removeprefix("average.") for key in final if key.startswith("average.")}
     assert names == average.tensors().keys()

@@ -11,7 +11,7 @@ from mae.objectives.mae.declaration import MaeModel
 from mae.objectives.registry import config_type
 from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
-from mae.training.checkpoint.snapshot import Tensors
+from mae.training.checkpoint.snapshot import CheckpointTensors
 from mae.training.checkpoint.trained import build_objective
 
 CONFIG = config_type("mae")(
@@ -50,5 +50,7 @@ def tiny_run(folder: Path, change: float = 0.01) -> Path:
     run = Run(folder)
     run.open(CONFIG)
     state = TrainingState(3, 24, "data")
-    write_checkpoint(reserve(run.checkpoints, state, 0), Tensors(objective.state_dict(), {}), state)
+    write_checkpoint(
+        reserve(run.checkpoints, state, 0), CheckpointTensors(objective.state_dict(), {}), state
+    )
     return folder

@@ -10,7 +10,7 @@ from mae.config.sections import DataConfig, InitConfig, MixturePart
 from mae.pretrained_weights.start import initialize
 from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
-from mae.training.checkpoint.snapshot import Tensors
+from mae.training.checkpoint.snapshot import CheckpointTensors
 from mae.training.checkpoint.trained import build_objective
 from tests.export.subjects import config_of
 from tests.servers import body, web_server
@@ -36,7 +36,7 @@ def untrained_run(tmp_path, make_shards, **settings):
     for step in (3, 6):
         state = TrainingState(step, 8 * step, "f" * 64)
         part = reserve(run.checkpoints, state, 0)
-        write_checkpoint(part, Tensors(model.state_dict(), {}), state)
+        write_checkpoint(part, CheckpointTensors(model.state_dict(), {}), state)
     return run
 
 

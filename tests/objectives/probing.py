@@ -7,7 +7,7 @@ from mae.data.images import Images
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.probing import ProbeRequest
 from mae.training.plan import planned
-from mae.training.start import Ending
+from mae.training.start import RunLifecycle
 from mae.training.train import train
 
 
@@ -22,9 +22,9 @@ def probing(
         encoders[fresh.name], modules[fresh.name] = fresh, module
 
     def fit(config, source=None, followed_by=None):
-        ending = Ending()
-        with ending.last:
-            return train(config, ending, source=source, use_cpu=True)
+        lifecycle = RunLifecycle()
+        with lifecycle.cleanup:
+            return train(config, lifecycle, source=source, use_cpu=True)
 
     options = argparse.Namespace(run=run, train=["gone.tar"], workers=0, token_gb=50.0)
     return ProbeRequest(

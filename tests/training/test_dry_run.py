@@ -13,12 +13,12 @@ from mae.pretrain import main
 from mae.training import dry_run as module
 from mae.training import step as stepping
 from mae.training.checkpoint.run import Run
-from mae.training.checkpoint.snapshot import tensors_of
+from mae.training.checkpoint.snapshot import checkpoint_tensors
 from mae.training.checkpoint.trained import build_objective
 from mae.training.dry_run import checkpoint_bytes, dry_run
 from mae.training.flops import flops_per_image
 from mae.training.optim import build_optimizer
-from mae.training.plan import Task, build_accelerator, make_plan
+from mae.training.plan import TrainingSetup, build_accelerator, make_plan
 from mae.training.step import forward
 from tests.runs import write_config
 
@@ -43,7 +43,7 @@ def tried(tmp_path, shards, monkeypatch):
         plan = make_plan(config, len(data.manifest), 1, 0)
         objective = build_objective(config)
         flops = flops_per_image(objective, config.data.in_chans)
-        task = Task(config, plan._replace(flops_per_image=flops), data)
+        task = TrainingSetup(config, plan._replace(flops_per_image=flops), data)
         return dry_run(task, objective, accelerator), objective
 
     return run
@@ -104,7 +104,9 @@ def test_a_checkpoint_is_as_large_as_foretold(tmp_path, shards):
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()
     counters = 4 * sum(parameter.requires_grad for parameter in objective.parameters())
-    assert tensors_of(objective, optimizer).num_bytes == checkpoint_bytes(objective) + counters
+    assert (
+        checkpoint_tensors(objective, optimizer).num_bytes == checkpoint_bytes(objective) + counters
+    )
 
 
 def scarce(limit: int):
@@ -136,13 +138,13 @@ def test_other_errors_of_a_step_are_not_explained_away(tried):
 
 
 def test_the_slower_of_data_and_step_decides(tried, monkeypatch):
-    slow = module.Reading
+    slow = module.LoaderTiming
     monkeypatch.setattr(
-        module, "Reading", lambda batch, images, bad: slow(batch, images / 1e6, bad)
+        module, "LoaderTiming", lambda batch, images, bad: slow(batch, images / 1e6, bad)
     )
     said = tried()[0][-1]
     assert "the data decides (what would help: " in said and "mae pack --resize" in said
     monkeypatch.setattr(
-        module, "Reading", lambda batch, images, bad: slow(batch, images * 1e6, bad)
+        module, "LoaderTiming", lambda batch, images, bad: slow(batch, images * 1e6, bad)
     )
     assert "the step decides" in tried()[0][-1]

@@ -9,7 +9,7 @@ from torch import nn
 from mae.config.loading import load_config
 from mae.objectives.base import Features, Objective, Output
 from mae.objectives.mae.model import build_mae
-from mae.training.flops import TERA, flops_per_image, mfu, peak_flops, peak_of
+from mae.training.flops import TERA, flops_per_image, mfu, peak_flops, peak_flops_of_name
 
 PUBLISHED = {
     "vit_small_patch16_224": (38.9, 37.7785344),
@@ -94,15 +94,15 @@ def test_counting_leaves_the_objective_as_it_is():
     ],
 )
 def test_known_devices(name, tera):
-    assert peak_of(name, "bf16") == pytest.approx(tera * TERA)
+    assert peak_flops_of_name(name, "bf16") == pytest.approx(tera * TERA)
 
 
 def test_unknown_peaks_are_none():
-    assert peak_of("Tesla V100-SXM2-16GB", "fp32") == pytest.approx(15.7 * TERA)
-    assert peak_of("Tesla V100-SXM2-16GB", "bf16") is None
-    assert peak_of("NVIDIA H2000", "bf16") is None
-    assert peak_of("NVIDIA A100-SXM4-80GB MIG 3g.40gb", "bf16") is None
-    assert peak_of("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16") is None
+    assert peak_flops_of_name("Tesla V100-SXM2-16GB", "fp32") == pytest.approx(15.7 * TERA)
+    assert peak_flops_of_name("Tesla V100-SXM2-16GB", "bf16") is None
+    assert peak_flops_of_name("NVIDIA H2000", "bf16") is None
+    assert peak_flops_of_name("NVIDIA A100-SXM4-80GB MIG 3g.40gb", "bf16") is None
+    assert peak_flops_of_name("NVIDIA GeForce RTX 4090 Laptop GPU", "bf16") is None
     assert peak_flops(torch.device("cpu"), "fp32") is None
 
 

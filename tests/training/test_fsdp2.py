@@ -41,9 +41,9 @@ import mae.training.plan
 from accelerate import FullyShardedDataParallelPlugin, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from mae.training.safety.step_flags import Control
+from mae.training.safety.step_flags import StepFlagReducer
 
-build, agree, told = mae.training.plan.build_accelerator, Control.agree, {}
+build, reduce, told = mae.training.plan.build_accelerator, StepFlagReducer.reduce, {}
 kinds = {}
 
 def build_as_told(config, use_cpu=False):
@@ -68,15 +68,15 @@ registry.OBJECTIVES["toy"] = "tests.toy"
 def seconds(group):
     return group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
 
-def look(control, own):
-    told.setdefault("timeouts", [seconds(dist.group.WORLD), seconds(control.group)])
-    answer = agree(control, own)
+def look(reducer, own):
+    told.setdefault("timeouts", [seconds(dist.group.WORLD), seconds(reducer.group)])
+    answer = reduce(reducer, own)
     kinds["steps"] += 1
     if kinds["steps"] == kinds["last"]:
         os.kill(os.getpid(), signal.SIGKILL)
     return answer
 
-Control.agree = look
+StepFlagReducer.reduce = look
 PartialState.destroy_process_group = lambda self: None  # the next leg needs the processes
 
 def leg(kind, config, settings, last=0):

@@ -221,7 +221,7 @@ def test_a_spike_is_told_and_rolled_back_where_asked(shards, tmp_path):
     config = write_config(tmp_path / "other", shards)
     done = poisoned(config, [50], *settings, "guard.rollback=true", value="1000")
     assert done.returncode == 0, done.stderr
-    assert "going on from step 48 without steps 49, 50" in done.stdout
+    assert "resuming from step 48, skipping steps 49 and 50" in done.stdout
     steps = [row["step"] for row in metrics_of(tmp_path / "other" / "run")]
     assert 49 not in steps and 50 not in steps and steps == sorted(set(steps))
     assert steps[-1] == 78
@@ -235,7 +235,7 @@ def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(shards, tmp_
     settings = ("guard.spike=6", "guard.rollback=true", "train.epochs=8")
     done = poisoned(config, [40], *settings, "train.checkpoint_every=1000", value="1000")
     assert done.returncode == 0, done.stderr
-    assert "going on from step 0 without steps 39, 40" in done.stdout
+    assert "resuming from step 0, skipping steps 39 and 40" in done.stdout
     rows = metrics_of(tmp_path / "run")
     assert [row["step"] for row in rows] == [*range(1, 39), *range(41, 53)]
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
@@ -248,7 +248,7 @@ def test_a_last_step_that_was_left_out_still_ends_in_a_checkpoint(shards, tmp_pa
     settings = ("guard.spike=6", "guard.rollback=true", "train.epochs=8", "log.panel_every=1000")
     done = poisoned(config, [52], *settings, "train.checkpoint_every=8", value="1000")
     assert done.returncode == 0, done.stderr
-    assert "without steps 51, 52" in done.stdout
+    assert "skipping steps 51 and 52" in done.stdout
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert newest.name == "step-000000050"
     assert (tmp_path / "run" / "panels" / "step-000000050.png").exists()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mae.config.sections import OptimConfig, OptimizerName
 from mae.networks.parameter_groups import parameter_groups
 from mae.training.checkpoint.resume import load_optimizer
-from mae.training.checkpoint.snapshot import tensors_of
+from mae.training.checkpoint.snapshot import checkpoint_tensors
 from mae.training.optim import (
     COUNTS_SKIPPED,
     build_optimizer,
@@ -59,7 +59,7 @@ def run(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: in
 
 def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Copies of all that a checkpoint holds; numbers of Python among it."""
-    tensors = tensors_of(model, optimizer)
+    tensors = checkpoint_tensors(model, optimizer)
     return {key: tensor.clone() for key, tensor in (tensors.model | tensors.optimizer).items()}
 
 
@@ -77,7 +77,7 @@ def test_a_run_goes_on_bit_for_bit_from_what_is_saved(name, tmp_path):
     run(*whole, 0, 6)
     model, optimizer = build(name)
     run(model, optimizer, 0, 3)
-    save_file(tensors_of(model, optimizer).optimizer, tmp_path / "optimizer.safetensors")
+    save_file(checkpoint_tensors(model, optimizer).optimizer, tmp_path / "optimizer.safetensors")
     resumed, resumed_optimizer = build(name, seed=1)
     resumed.load_state_dict(model.state_dict())
     load_optimizer(tmp_path, resumed, resumed_optimizer)
@@ -90,7 +90,7 @@ def test_a_run_goes_on_bit_for_bit_from_what_is_saved(name, tmp_path):
 def test_numbers_of_python_come_back_as_such(name, tmp_path):
     model, optimizer = build(name)
     run(model, optimizer, 0, 2)
-    save_file(tensors_of(model, optimizer).optimizer, tmp_path / "optimizer.safetensors")
+    save_file(checkpoint_tensors(model, optimizer).optimizer, tmp_path / "optimizer.safetensors")
     resumed, resumed_optimizer = build(name)
     load_optimizer(tmp_path, resumed, resumed_optimizer)
     for old, new in zip(optimizer.param_groups, resumed_optimizer.param_groups, strict=True):
@@ -107,7 +107,7 @@ def test_a_file_of_adamw_has_the_names_that_it_always_had():
     run(model, optimizer, 0, 1)
     names = {"matrix", "vector", "kernel", "token"}
     expected = {f"{kind}/{name}" for kind in ("exp_avg", "exp_avg_sq", "step") for name in names}
-    assert tensors_of(model, optimizer).optimizer.keys() == expected
+    assert checkpoint_tensors(model, optimizer).optimizer.keys() == expected
 
 
 def test_adamw_is_torchs_bit_for_bit():

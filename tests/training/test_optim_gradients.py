@@ -193,7 +193,7 @@ from mae.networks.parameter_groups import parameter_groups
 from mae.training.optim import take_step
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.checkpoint.resume import load_optimizer
-from mae.training.checkpoint.snapshot import Snapshots, tensors_of
+from mae.training.checkpoint.snapshot import Snapshots, checkpoint_tensors
 from tests.training.test_optim import LR, NAMES, Shapes, gradients
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
@@ -221,7 +221,7 @@ def step(model, optimizer, number, poison=False):
     return take_step(optimizer, 20.0)
 
 def snapshot(model, optimizer):
-    tensors = Snapshots().take(tensors_of(model, optimizer), is_kept=True)
+    tensors = Snapshots().take(checkpoint_tensors(model, optimizer), is_kept=True)
     return tensors.model | tensors.optimizer
 
 off = {}

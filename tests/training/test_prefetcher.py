@@ -7,7 +7,7 @@ from mae.data.batch import Batch
 from mae.data.device_crop import pack_crops, resize_crops
 from mae.data.transform import View
 from mae.training import prefetcher
-from mae.training.prefetcher import AHEAD, DevicePrefetcher
+from mae.training.prefetcher import MAX_AHEAD, DevicePrefetcher
 
 
 def batch_of(images) -> Batch:
@@ -63,7 +63,7 @@ def log(monkeypatch):
     monkeypatch.setattr(
         prefetcher.DevicePrefetcher,
         "_put",
-        lambda self, batch, size: prefetcher.OnDevice(*[torch.zeros(1)] * 3),
+        lambda self, batch, size: prefetcher.DeviceBatch(*[torch.zeros(1)] * 3),
     )
     return told
 
@@ -71,8 +71,8 @@ def log(monkeypatch):
 def test_on_a_gpu_the_loop_is_only_so_far_ahead(log):
     feed = DevicePrefetcher(torch.device("cuda"))
     one = ["main waits for side", *["kept by main"] * 3]
-    for number in range(AHEAD + 2):
+    for number in range(MAX_AHEAD + 2):
         log.clear()
         feed(batch_of(torch.zeros(2, 3, 8, 8)), (8, 8))
-        waits = [f"host waits for {number - AHEAD}"] if number >= AHEAD else []
+        waits = [f"host waits for {number - MAX_AHEAD}"] if number >= MAX_AHEAD else []
         assert log == [*waits, *one, f"event {number} on main"]

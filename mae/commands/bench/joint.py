@@ -32,7 +32,7 @@ from mae.config.sections import Config, DataConfig, InitConfig
 from mae.data.manifest import build_manifest
 from mae.objectives.registry import declaration, declarations
 from mae.report.scales import percent
-from mae.training.safety.monitor import ways_to_feed
+from mae.training.safety.monitor import data_wait_remedies
 
 ENOUGH = 0.95
 """share of the step's speed from which the data is not the bottleneck"""
@@ -189,7 +189,7 @@ def advice(share: float, data_wait: float, data: DataConfig, has_gpu: bool = Fal
             f"{data_wait:.0%} of its time: data workers and step compete for the cores (fewer "
             "data.workers)."
         )
-    ways = ways_to_feed(data, 1, usable_cores(), has_gpu)
+    ways = data_wait_remedies(data, 1, usable_cores(), has_gpu)
     return (
         f"Data is the bottleneck: {1 / share:.2f} times as fast without waiting for it. "
         f"What would help: {', '.join(ways)}."

@@ -1,1 +1,1 @@
-"""Run folders and checkpoints: written, found, read back, resumed from."""
+"""Run folders and checkpoints: writing, finding, loading, resuming."""

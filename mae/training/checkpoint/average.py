@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights."""
+"""Exponential moving average of the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,36 +9,36 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 
-class Average:
-    """One tensor for each trainable parameter, on its device, sharded as it is.
+class MovingAverage:
+    """Moving average of every trainable parameter, on the same device with the same sharding.
 
-    Made of a model as `accelerator.prepare` leaves it.  Buffers are not averaged: what is
-    evaluated with averaged weights has the model's own.
+    Build it after `accelerator.prepare`.  Buffers are not averaged: an evaluation with averaged
+    weights uses the model's own buffers.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        """Begins at the weights as they are."""
+        """Start at the current weights; `decay` in [0, 1), approached by a warm-up."""
         self.model, self.decay = model, decay
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.averages = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.is_applied = False
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameter name → average."""
+        """Averages by parameter name."""
         return dict(self.averages)
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Begin again at the weights, which were loaded."""
+        """Reset the averages to the current weights, after these were loaded."""
         for name, parameter in self.parameters.items():
             local(self.averages[name]).copy_(local(parameter))
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move a little towards the weights after `step` (from 1); less so than at first.
+        """Update the averages after `step` (from 1): decay min(decay, (1 + step) / (10 + step)).
 
-        Without a warm-up the first weights would stay in it for thousands of steps (as in
-        TensorFlow's ExponentialMovingAverage, with its number of updates).
+        Without this warm-up the initial weights would dominate for thousands of steps (the rule
+        of TensorFlow's ExponentialMovingAverage with num_updates).
         """
         assert not self.is_applied
         averages = [local(average) for average in self.averages.values()]
@@ -48,10 +48,10 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model with averaged weights, for as long as it takes; no training meanwhile.
+        """Context in which the model has the averaged weights; no training inside.
 
-        Weights and averages change places in the memory that they have.  All processes do it
-        together where the model is sharded.
+        Weights and averages are swapped in place.  All processes call it together if the model
+        is sharded.
         """
         assert not self.is_applied
         self._swap()
@@ -66,7 +66,7 @@ class Average:
     def _swap(self) -> None:
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
-                module.reshard()  # else it would go on with the weights that it has gathered
+                module.reshard()  # otherwise it keeps using the weights gathered before
         for name, parameter in self.parameters.items():
             weights, average = local(parameter.detach()), local(self.averages[name])
             kept = weights.clone()
@@ -75,5 +75,5 @@ class Average:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part, in place; the tensor itself where it is whole."""
+    """View of this process's shard; the tensor itself if it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -1,13 +1,12 @@
-"""Checkpoints that are whole or not there, and load without unpickling.
+"""Checkpoint files: written atomically, verified by checksums, never unpickled.
 
 `step-000001234/` holds `model.safetensors`, `optimizer.safetensors` and `state.json`, which
-carries sizes and sha256 of the other two and the sha256 of its own content.  It is written under
-a temporary name, synced to disk and renamed, so a kill at any moment leaves the checkpoint before
-it in place.
+records sizes and sha256 of the other two and the sha256 of its own content.  A checkpoint is
+written under a temporary name, synced to disk and renamed, so a kill at any moment leaves the
+previous checkpoint in place.
 
-There is no file that points to the latest one: names order them, and the newest whose contents
-are what was written is the one to go on from.  A pointer would be a second truth, to be damaged
-or left behind by a kill between two writes.
+No file points to the latest checkpoint: a run resumes from the newest intact one by name.  A
+pointer could be damaged, or be outdated after a kill between two writes.
 """
 
 from __future__ import annotations
@@ -26,68 +25,70 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mae.base.errors import StorageError, UserError
 
 if TYPE_CHECKING:
-    from mae.training.checkpoint.snapshot import Tensors
+    from mae.training.checkpoint.snapshot import CheckpointTensors
 
 FORMAT = 1
-"""of what `seal` goes around, which is the same in all formats"""
+"""version of the content of state.json; its checksum works alike in all versions"""
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
 
-DAMAGED = ".damaged"
-"""what a damaged checkpoint's name ends in once it is passed over: it counts as none then"""
+DAMAGED_SUFFIX = ".damaged"
+"""end of the name of a damaged checkpoint that was kept; no longer taken for a checkpoint"""
 
-MARGIN = 16 * 2**20
-"""bytes that a checkpoint leaves free: for its headers, and for the run's other files"""
+MARGIN_BYTES = 16 * 2**20
+"""bytes of disk to leave free, for headers of the files and other files of the run"""
 
 
 class DamagedCheckpoint(UserError):
-    """Not the bytes that were written; an older one may do."""
+    """A checkpoint whose files are missing or altered; an older one may be intact."""
 
 
 class TrainingState(NamedTuple):
-    """Where a run stands, and what it must be resumed with."""
+    """Progress of a run, as recorded in a checkpoint."""
 
     step: int
     """optimizer steps done"""
     samples: int
-    """images used so far: the position in the stream"""
+    """images used so far: the position in the data stream"""
     data: str
     """fingerprint of the training data"""
     skipped: tuple[int, ...] = ()
-    """steps whose batches are left out after a rollback"""
+    """steps whose batches are skipped after a rollback"""
 
 
 def reserve(folder: Path, state: TrainingState, num_bytes: int) -> Path:
-    """Make the temporary folder that `write_checkpoint` fills.
+    """Create the temporary folder that `write_checkpoint` fills, after checking the free space.
 
-    A damaged checkpoint that was kept goes where its room is needed.  Raises OSError where
-    `folder` is gone or cannot be written, or where its file system has no room for `num_bytes`
-    and a margin.
+    A damaged checkpoint that was kept is deleted if its space is needed.  Raises OSError where
+    `folder` is missing or not writable, or its file system has no space for `num_bytes` and a
+    margin.
     """
-    needed = num_bytes + MARGIN
+    needed = num_bytes + MARGIN_BYTES
     if _free_bytes(folder) < needed:
-        for path in folder.glob(f"step-*{DAMAGED}"):
+        for path in folder.glob(f"step-*{DAMAGED_SUFFIX}"):
             remove(path)
     if (free := _free_bytes(folder)) < needed:
         raise OSError(f"it needs {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
-    # Processes that fail at the same step each save it, maybe from machines with equal pids.
+    # Several processes may save the same step, even from machines with equal pids.
     part = folder / f"step-{state.step:09d}.{secrets.token_hex(4)}.tmp"
     part.mkdir()
     return part
 
 
-def write_checkpoint(part: Path, tensors: Tensors, state: TrainingState) -> Path:
-    """Fill `part` with whole tensors of the CPU, and give it its name: step-….
+def write_checkpoint(part: Path, tensors: CheckpointTensors, state: TrainingState) -> Path:
+    """Write whole CPU tensors into the folder `part` and rename it to step-…; returns its path.
 
-    Raises OSError or SafetensorError where the disk is full or fails; `part` is gone then, and
-    the checkpoints that are there stay.
+    Raises OSError or SafetensorError where the disk is full or fails; `part` is deleted then, and
+    existing checkpoints stay.
     """
-    from safetensors.torch import save_file  # torch comes with it: not for what only reads
+    from safetensors.torch import (
+        save_file,  # imports torch, which readers of state.json do not need
+    )
 
     try:
         save_file(tensors.model, part / WEIGHTS)
         save_file(tensors.optimizer, part / MOMENTS)
         files = {name: _stamp(part / name) for name in (WEIGHTS, MOMENTS)}
-        content = seal({"format": FORMAT, **state._asdict(), "files": files})
+        content = with_checksum({"format": FORMAT, **state._asdict(), "files": files})
         (part / "state.json").write_text(json.dumps(content, indent=1))
         for path in [*part.iterdir(), part]:
             _sync(path)
@@ -101,61 +102,61 @@ def write_checkpoint(part: Path, tensors: Tensors, state: TrainingState) -> Path
 
 
 def _commit(part: Path, final: Path, state: TrainingState) -> None:
-    """Rename, also where the name is taken: by another process, or by what is not wanted."""
+    """Rename `part` to `final`, replacing a damaged or outdated checkpoint of that name."""
     try:
         part.rename(final)
     except OSError:
         if not final.exists():
             raise
-        if holds(final, state):
+        if is_intact(final, state):
             shutil.rmtree(part)
             return
-        # Damaged, or of before a rollback.  Another process may be at the same work: whatever
-        # it has put there by now is looked at again.
+        # Damaged, or from before a rollback.  Another process may be saving the same step: check
+        # again what it may have put there by now.
         with suppress(FileNotFoundError):
             remove(final)
         _commit(part, final, state)
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints in `folder`, oldest first."""
-    found = (path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
-    return sorted(found, key=step_of)
+    """List the checkpoints in `folder`, damaged or not, oldest first."""
+    paths = (path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name))
+    return sorted(paths, key=step_of)
 
 
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's name."""
+    """Step in the name of a checkpoint."""
     return int(path.name.removeprefix("step-"))
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint: gone at once, not file by file should a kill come between."""
+    """Delete a checkpoint atomically: it is renamed first, in case a kill interrupts."""
     doomed = path.rename(path.with_suffix(f".{secrets.token_hex(4)}.tmp"))
-    shutil.rmtree(doomed, ignore_errors=True)  # what is left goes at the next start
+    shutil.rmtree(doomed, ignore_errors=True)  # leftovers are deleted at the next start
 
 
-class Found(NamedTuple):
-    """The newest intact checkpoint, and the newer ones that are not."""
+class IntactCheckpoint(NamedTuple):
+    """The newest intact checkpoint, and the damaged ones that are newer."""
 
     path: Path
     state: TrainingState
     damaged: dict[Path, str]
-    """what is wrong with each"""
+    """path → description of the damage"""
 
 
-def newest_checkpoint(folder: Path, before: int | None = None) -> Found | None:
-    """The newest checkpoint whose files are what was written; damaged ones are passed over.
+def newest_checkpoint(folder: Path, before: int | None = None) -> IntactCheckpoint | None:
+    """Find the newest intact checkpoint; None where `folder` has no checkpoints.
 
-    With `before`, only those of earlier steps are looked at.  Raises UserError where there are
-    checkpoints but none is intact, and as `read_state` does where one cannot be judged: to
-    pass over it would undo what may be good.
+    With `before`, only checkpoints of earlier steps count.  Raises UserError where there are
+    checkpoints but none is intact, and StorageError or UserError as `read_state` where one cannot
+    be verified: skipping it might discard a good one.
     """
     damaged: dict[Path, str] = {}
     for path in reversed(checkpoints(folder)):
         if before is not None and step_of(path) >= before:
             continue
         try:
-            return Found(path, read_state(path), damaged)
+            return IntactCheckpoint(path, read_state(path), damaged)
         except DamagedCheckpoint as error:
             damaged[path] = str(error)
     if damaged:
@@ -165,15 +166,15 @@ def newest_checkpoint(folder: Path, before: int | None = None) -> Found | None:
 
 
 def read_state(path: Path) -> TrainingState:
-    """Check a checkpoint's files against its `state.json`.
+    """Read the state of a checkpoint after verifying its files against `state.json`.
 
-    Raises DamagedCheckpoint, which says what is damaged or absent; StorageError where a file
-    cannot be read, which may pass; UserError where a newer version has written it.
+    Raises DamagedCheckpoint, naming the file that is damaged or absent; StorageError where a file
+    cannot be read, which may be temporary; UserError where a newer version has written it.
     """
     file = path / "state.json"
     try:
         content = json.loads(file.read_text())
-        if content != seal(content):
+        if content != with_checksum(content):
             raise DamagedCheckpoint(f"{path}: state.json is damaged (not what was written)")
         if content["format"] != FORMAT:
             made = f"{path}: format {content['format']}"
@@ -184,31 +185,31 @@ def read_state(path: Path) -> TrainingState:
                 raise DamagedCheckpoint(
                     f"{path}: {name} is damaged (not the bytes that were written)"
                 )
-        if content["step"] != step_of(path):  # going on there would undo all that is newer
+        if content["step"] != step_of(path):  # resuming there would discard all newer steps
             raise DamagedCheckpoint(f"{path}: state.json is of step {content['step']}")
         return TrainingState(
-            int(content["step"]),
-            int(content["samples"]),
-            str(content["data"]),
-            tuple(int(step) for step in content["skipped"]),
+            step=int(content["step"]),
+            samples=int(content["samples"]),
+            data=str(content["data"]),
+            skipped=tuple(int(step) for step in content["skipped"]),
         )
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path}: no readable checkpoint: {file.name} is absent") from None
     except OSError as error:
-        raise unreadable(file, error) from None
+        raise unreadable_error(file, error) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise DamagedCheckpoint(f"{path}: no readable checkpoint: {reason}") from None
 
 
-def seal(content: dict[str, Any]) -> dict[str, Any]:
-    """`content` with the sha256 of all the rest of it, however it may be spaced or ordered."""
+def with_checksum(content: dict[str, Any]) -> dict[str, Any]:
+    """Copy `content` with the sha256 of its other entries, independent of order and spacing."""
     rest = {key: value for key, value in content.items() if key != "sha256"}
     return {**rest, "sha256": hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
-def holds(path: Path, state: TrainingState | None = None) -> bool:
-    """`path` is intact, and of `state` where one is given."""
+def is_intact(path: Path, state: TrainingState | None = None) -> bool:
+    """True where the checkpoint `path` is intact, and has `state` if given."""
     try:
         found = read_state(path)
     except UserError:
@@ -216,15 +217,15 @@ def holds(path: Path, state: TrainingState | None = None) -> bool:
     return state is None or found == state
 
 
-def unreadable(file: Path, error: OSError) -> StorageError:
-    """Of a file that may be good."""
+def unreadable_error(file: Path, error: OSError) -> StorageError:
+    """Error for a file that cannot be read now but may be intact."""
     reason = error.strerror or error
     return StorageError(f"{file}: cannot be read: {reason} (not damage; try again when it can)")
 
 
 def _free_bytes(folder: Path) -> float:
     space = os.statvfs(folder)
-    # Some network file systems do not know: 0 blocks.
+    # Some network file systems report 0 blocks: unknown.
     return space.f_bavail * space.f_frsize if space.f_blocks else math.inf
 
 

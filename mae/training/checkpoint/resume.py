@@ -1,4 +1,4 @@
-"""Weights, their average and optimizer state from a checkpoint, for any number of processes."""
+"""Resuming: load weights, their average and optimizer state, on any number of processes."""
 
 import shutil
 from collections.abc import Iterable, Mapping
@@ -16,26 +16,28 @@ from torch.optim import Optimizer
 from mae.base.errors import UserError
 from mae.data.manifest import Manifest
 from mae.objectives.base import Objective
-from mae.training.checkpoint.average import Average, local
+from mae.training.checkpoint.average import MovingAverage, local
 from mae.training.checkpoint.files import (
     MOMENTS,
     WEIGHTS,
     TrainingState,
     newest_checkpoint,
-    unreadable,
+    unreadable_error,
 )
 from mae.training.checkpoint.run import Run
-from mae.training.checkpoint.saver import forget_after, set_aside
-from mae.training.checkpoint.snapshot import AVERAGE, GROUP, GROUP_STATE, NUMBERS, shard_like
+from mae.training.checkpoint.saver import delete_after, keep_newest_damaged
+from mae.training.checkpoint.snapshot import AVERAGE, GROUP, GROUP_STATE, NUMBER_TYPES, shard_like
 
-TYPES = {kind.__name__: kind for kind in NUMBERS}
+PYTHON_TYPES = {kind.__name__: kind for kind in NUMBER_TYPES}
+"""name → Python type of the numbers in optimizer.safetensors"""
 
 
 def load_model(path: Path, model: nn.Module, *, averaged: bool = False) -> None:
-    """Load the weights; every tensor of model and file must match.
+    """Load the weights of a checkpoint; names and shapes of model and file must match.
 
-    `averaged`: the averaged ones instead, where the file has them: for evaluation and export.
-    Every process reads the file; of a sharded model it takes its own part.
+    `averaged`: load the moving average where the file has one, for evaluation and export.  Every
+    process reads the file, and loads its own shards if the model is sharded.  Raises UserError
+    where the weights do not fit, StorageError where the file cannot be read.
     """
     own = model.state_dict()
     try:
@@ -48,17 +50,17 @@ def load_model(path: Path, model: nn.Module, *, averaged: bool = False) -> None:
         if isinstance(model, Objective):
             model.after_load()
     except OSError as error:
-        raise unreadable(path / WEIGHTS, error) from None
+        raise unreadable_error(path / WEIGHTS, error) from None
     except (RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: the weights do not fit this model: {reason}") from None
 
 
 def _averaged(names: Iterable[str], own: Mapping[str, object]) -> dict[str, str]:
-    """Weight → the name of its average in a file.
+    """Map the name of each weight to the name of its average in a file.
 
-    A model may itself have a part of the name `average`, whose weights these are not.  Earlier
-    versions averaged the encoder alone, and left its name out.
+    A model may have a module of its own called `average`, whose weights are not averages.
+    Earlier versions averaged the encoder alone, under names without `encoder.`.
     """
     averages = {}
     for key in names:
@@ -69,20 +71,20 @@ def _averaged(names: Iterable[str], own: Mapping[str, object]) -> dict[str, str]
     return averages
 
 
-def load_average(path: Path, model: nn.Module, average: Average | None) -> None:
-    """Load the moving average of the weights, to go on with it.
+def load_average(path: Path, model: nn.Module, average: MovingAverage | None) -> None:
+    """Load the moving average of the weights, to continue it.
 
-    UserError where the file has none but the run does, or the reverse, or where it is of other
-    weights.
+    Raises UserError where only one of file and run has an average, or where it does not fit the
+    model; StorageError where the file cannot be read.
     """
     try:
         with safe_open(path / WEIGHTS, "pt") as file:
             found = _averaged(file.keys(), model.state_dict())
             if bool(found) != (average is not None):
-                there = "a moving average" if found else "no moving average"
-                wanted = "0" if found else "above 0"
+                content = "a moving average" if found else "no moving average"
+                setting = "0" if found else "above 0"
                 raise UserError(
-                    f"{path}: holds {there} of the weights, but train.ema is {wanted}: resume "
+                    f"{path}: holds {content} of the weights, but train.ema is {setting}: resume "
                     "with train.ema as it was, or start a new run (init.from takes the weights)"
                 )
             if average is None:
@@ -97,21 +99,22 @@ def load_average(path: Path, model: nn.Module, average: Average | None) -> None:
                     raise UserError(f"{path}: {found[name]} has shape {is_not}")
                 local(tensor).copy_(local(shard_like(whole, tensor)))
     except OSError as error:
-        raise unreadable(path / WEIGHTS, error) from None
+        raise unreadable_error(path / WEIGHTS, error) from None
     except SafetensorError as error:
         reason = f"{WEIGHTS} is not readable: {error}"
         raise UserError(f"{path}: the weights do not fit this model: {reason}") from None
 
 
 def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Load the optimizer's state; every trainable parameter must have its own.
+    """Load the optimizer state; the file must have it for every trainable parameter.
 
-    A sharded model takes its own part; it must be sharded by now, and `optimizer` be its own.
+    A sharded model must be sharded already, with `optimizer` built on its shards.  Raises
+    UserError where the state does not fit, StorageError where the file cannot be read.
     """
     try:
         tensors = load_file(path / MOMENTS)
     except OSError as error:
-        raise unreadable(path / MOMENTS, error) from None
+        raise unreadable_error(path / MOMENTS, error) from None
     except SafetensorError as error:
         raise UserError(f"{path}: {MOMENTS} is not readable: {error}") from None
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -145,13 +148,13 @@ def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def _value(kind: str, tensor: Tensor) -> tuple[str, object]:
-    """Kind and value as the optimizer has them: of `step:int` a number of Python."""
+    """Kind and value as the optimizer stores them: for kind `step:int` a Python int."""
     kind, _, name = kind.partition(":")
-    return kind, TYPES[name](tensor.item()) if name in TYPES else tensor
+    return kind, PYTHON_TYPES[name](tensor.item()) if name in PYTHON_TYPES else tensor
 
 
-class Resumed(NamedTuple):
-    """Where the run goes on, and what there is to tell."""
+class ResumeResult(NamedTuple):
+    """State that a run resumes from, and messages for the user."""
 
     state: TrainingState
     notes: list[str]
@@ -164,29 +167,30 @@ def resume(
     manifest: Manifest,
     accelerator: Accelerator,
     before: int | None = None,
-    average: Average | None = None,
-) -> Resumed:
-    """Load the newest intact checkpoint, if there is one; with `before`, one of an earlier step.
+    average: MovingAverage | None = None,
+) -> ResumeResult:
+    """Load the newest intact checkpoint, if any; with `before`, the newest of an earlier step.
 
-    Without one, `average` begins at the weights as they are now.
+    Without a checkpoint, `average` restarts at the current weights.
 
-    All processes call it, when nothing is being written, and after `accelerator.prepare`: the
-    optimizer of a sharded model takes its state only then.  The first process chooses for all;
-    it rewinds the run folder to the step that was chosen, and of damaged checkpoints that are
-    newer keeps the newest, as step-….damaged.  Raises UserError, and leaves all as it was, where
-    the data is not that of the checkpoint, or another process sees other data or no such
-    checkpoint (folders that are not shared between machines), where one is met that cannot be
-    read or is of a newer version, where no intact one is as early as asked, or where it has a
-    moving average and the run has none (train.ema), or the reverse.
+    All processes call it, while no checkpoint is being written, and after `accelerator.prepare`:
+    a sharded optimizer accepts its state only then.  The main process chooses the checkpoint; it
+    rewinds the run folder to that step, and keeps the newest damaged checkpoint after it as
+    step-….damaged.
+
+    Raises UserError, and changes nothing, where
+    - the checkpoint was trained on other data,
+    - processes see different data or run folders (not shared between machines),
+    - a checkpoint cannot be read or is of a newer version,
+    - no intact checkpoint is earlier than `before`,
+    - only one of checkpoint and run has a moving average (train.ema).
     """
     found, problem = None, None
     if accelerator.is_main_process:
         try:
             found = newest_checkpoint(run.checkpoints, before)
             if before is not None and found is None:
-                problem = (
-                    f"{run.checkpoints}: no checkpoint of before step {before:,} to go back to"
-                )
+                problem = f"{run.checkpoints}: no checkpoint before step {before:,} to roll back to"
         except UserError as error:
             problem = str(error)
     damaged = found.damaged if found else {}
@@ -201,7 +205,8 @@ def resume(
         if state.data != manifest.fingerprint:
             raise UserError(
                 f"data.train: not the samples that {path} was trained on "
-                f"(fingerprint {manifest.fingerprint[:16]}, then {state.data[:16]})"
+                f"(fingerprint {manifest.fingerprint[:16]}, then {state.data[:16]}); restore "
+                "data.train, or choose another output for a new run"
             )
         if not path.is_dir():
             raise UserError(f"output: {run.folder} is not the same folder on all machines")
@@ -214,14 +219,15 @@ def resume(
     kept = None
     if accelerator.is_main_process:
         run.rewind_metrics(state.step)
-        kept = set_aside(run.checkpoints, damaged)
-        forget_after(run.checkpoints, state.step)  # written again when the run gets there
+        kept = keep_newest_damaged(run.checkpoints, damaged)
+        delete_after(run.checkpoints, state.step)  # written again when the run reaches them
         for leftover in run.checkpoints.glob("*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
-    accelerator.wait_for_everyone()  # all read in the folder what the first has left there
+    accelerator.wait_for_everyone()  # before other processes read the folder
     notes = [
-        f"damaged {reason}; {f'kept as {kept.name}' if kept and kept.stem == path.name else 'gone'}"
-        f"; going on from {name}"
+        f"damaged {reason}; "
+        f"{f'kept as {kept.name}' if kept and kept.stem == path.name else 'deleted'}"
+        f"; resuming from {name}"
         for path, reason in damaged.items()
     ]
-    return Resumed(state, notes)
+    return ResumeResult(state, notes)

@@ -1,4 +1,4 @@
-"""A run's folder: its settings and files, and the lock that makes it one process's own.
+"""Run folder: its settings, files and lock.
 
 config.yaml  init.json  classes.txt
 metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
@@ -23,7 +23,7 @@ from mae.training.checkpoint.files import checkpoints, step_of
 
 
 class Run:
-    """Paths of a run folder and what may be done to it."""
+    """Paths of a run folder, and operations on its files."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -37,12 +37,13 @@ class Run:
         self.checkpoints = self.folder / "checkpoints"
         self.panels = self.folder / "panels"
         self.is_open = False
-        """it is this run's by now; the first process has made and locked it"""
+        """the main process has created and locked the folder for this run"""
 
     def check(self, config: Config) -> list[str]:
-        """UserError unless the folder is new, empty, or holds a run with these settings.
+        """Check that the folder is new, empty, or holds a run with these settings.
 
-        Returns the settings that may change, and did.
+        Returns messages on settings that differ and are allowed to change.  Raises UserError
+        where the folder cannot be used, or holds a run with other settings.
         """
         if not self.folder.exists():
             parent = next(p for p in self.folder.resolve().parents if p.exists())
@@ -66,9 +67,9 @@ class Run:
         return []
 
     def open(self, config: Config) -> None:
-        """Make the folder (if it is new) and record the settings."""
+        """Create and lock the folder and record the settings; UserError where that fails."""
         try:
-            # The settings first: they are what makes the folder this run's own after a kill.
+            # The settings first: after a kill they identify the folder as this run's.
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
             if not self.config_file.exists() or self.config() != config:
@@ -84,37 +85,37 @@ class Run:
             raise UserError(f"output: {self.folder} cannot be written: {error.strerror}") from None
 
     def _lock(self) -> None:
-        """A job submitted twice must not write twice; the lock goes with the process."""
-        file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT)  # never closed: see above
+        """Lock the folder until this process ends, so that a job submitted twice runs once."""
+        file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT)  # never closed
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise UserError(f"output: {self.folder} is in use by another process") from None
-            # Some network file systems know no locks: go on without.
+            # Some network file systems have no locks: continue without.
 
     def config(self) -> Config:
-        """The recorded settings; UserError where there are none."""
+        """Read the recorded settings; UserError where there are none."""
         return recorded_config(self.folder)
 
     def newest_step(self) -> int | None:
-        """The step of the newest checkpoint, damaged or not; None where there is none."""
+        """Step of the newest checkpoint, damaged or not; None without checkpoints."""
         return max(map(step_of, checkpoints(self.checkpoints)), default=None)
 
     def write_metrics(self, row: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append a row to metrics.jsonl."""
         append_row(self.metrics_file, row)
 
     def write_health(self, row: dict[str, Any]) -> None:
-        """Append one line to health.jsonl."""
+        """Append a row to health.jsonl."""
         append_row(self.health_file, row)
 
     def write_start(self, row: dict[str, Any]) -> None:
-        """Append one line to starts.jsonl: what this start runs on."""
+        """Append a row to starts.jsonl: the environment of this start."""
         append_row(self.starts_file, row)
 
     def rewind_metrics(self, step: int) -> None:
-        """Forget the rows of metrics and health after `step`: a resumed run writes them again."""
+        """Delete the rows of metrics and health after `step`; a resumed run writes them again."""
         for path in (self.metrics_file, self.health_file):
             if not path.exists():
                 continue
@@ -124,17 +125,17 @@ class Run:
                     if json.loads(line)["step"] <= step and line.endswith("\n"):
                         kept.append(line)
                 except (ValueError, KeyError, TypeError):
-                    continue  # cut off by a kill in the middle of the line
+                    continue  # truncated by a kill
             part = path.with_suffix(".tmp")
             part.write_text("".join(kept))
             part.replace(path)
 
     def last_metrics(self) -> dict[str, Any]:
-        """The last row of metrics.jsonl; empty where there is none."""
+        """Read the last row of metrics.jsonl; empty where there is none."""
         lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
         return json.loads(lines[-1]) if lines else {}
 
 
-def run_of(folder: str | Path) -> Run:
-    """The run in `folder`, or that of the checkpoint in `folder` (RUN/checkpoints/step-…)."""
+def find_run(folder: str | Path) -> Run:
+    """Return the run whose folder, or one of whose checkpoint folders, is `folder`."""
     return Run(run_folder(Path(folder)))

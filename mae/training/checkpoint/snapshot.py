@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint, and their copy on the CPU.
+"""Tensors of a checkpoint, and their copy on the CPU.
 
-The step loop waits for the copy, never for the disk.  A model that is sharded over processes
-(FSDP2) gives whole tensors under the same names, so its checkpoints are those of one process.
+The training loop waits for the copy, never for the disk.  Shards of an FSDP2 model are gathered to
+whole tensors under the same names, so its checkpoints equal those of one process.
 """
 
 from typing import NamedTuple
@@ -13,39 +13,41 @@ from torch.optim import Optimizer
 
 from mae.base.hashing import GAMMA
 from mae.base.tensor_hashing import mix_tensor
-from mae.training.checkpoint.average import Average, local
+from mae.training.checkpoint.average import MovingAverage, local
 
 AVERAGE = "average."
-"""begins the names of averaged weights among a checkpoint's"""
+"""prefix of the names of averaged weights in a checkpoint"""
 
 GROUP = "param_groups/"
-"""instead of a parameter's name: what the optimizer keeps for a group of them"""
+"""prefix, in place of a parameter's name, of optimizer state of a parameter group"""
 
 GROUP_STATE = "step"
-"""the only entry of a group that is state (LAMB, Adan); the others are settings"""
+"""the only entry of a parameter group that is state (LAMB, Adan); the others are settings"""
 
-NUMBERS = {bool: torch.bool, int: torch.int64, float: torch.float64}
-"""Python's numbers, and what holds them exactly"""
+NUMBER_TYPES = {bool: torch.bool, int: torch.int64, float: torch.float64}
+"""Python type of a number → dtype that stores it exactly"""
 
 
-class Tensors(NamedTuple):
-    """What a checkpoint holds, by file."""
+class CheckpointTensors(NamedTuple):
+    """Tensors of a checkpoint, by file."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
-    """`kind/parameter name` → tensor; of Python's numbers `kind:int/parameter name` → tensor []"""
+    """`kind/parameter name` → tensor; for Python numbers `kind:int/parameter name` → tensor []"""
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the whole tensors, also where this process has only shards."""
+        """Bytes of the whole tensors, even if this process has only shards."""
         every = [*self.model.values(), *self.optimizer.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in every)
 
 
-def tensors_of(model: nn.Module, optimizer: Optimizer, average: Average | None = None) -> Tensors:
-    """The live tensors: whole ones, or this process's view of sharded ones.
+def checkpoint_tensors(
+    model: nn.Module, optimizer: Optimizer, average: MovingAverage | None = None
+) -> CheckpointTensors:
+    """Collect the live tensors of a checkpoint: whole ones, or this process's shards.
 
-    They come in one order on all processes, which `Snapshots.take` collects them in.
+    Their order is the same on all processes, as the gathering in `Snapshots.take` needs.
     """
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     if average is not None:
@@ -61,40 +63,40 @@ def tensors_of(model: nn.Module, optimizer: Optimizer, average: Average | None =
     for number, group in enumerate(optimizer.param_groups):
         if GROUP_STATE in group:
             moments |= _entry(GROUP_STATE, f"{GROUP}{number}", group[GROUP_STATE])
-    return Tensors(weights, moments)
+    return CheckpointTensors(weights, moments)
 
 
 def _entry(kind: str, name: str, value: object) -> list[tuple[str, Tensor]]:
-    """A value of the optimizer as it is saved; none of what is neither tensor nor number."""
+    """Optimizer value as saved; empty where it is neither a tensor nor a number."""
     if isinstance(value, Tensor):
         return [(f"{kind}/{name}", value.detach())]
-    for python, dtype in NUMBERS.items():
+    for python, dtype in NUMBER_TYPES.items():
         if type(value) is python:
             return [(f"{kind}:{python.__name__}/{name}", torch.tensor(value, dtype=dtype))]
     return []
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """No single process holds all of the weights."""
+    """True where weights are sharded over processes (FSDP2)."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def are_finite(model: nn.Module) -> bool:
-    """All weights and buffers that this process holds are; waits for the device once."""
+    """True where all weights and buffers of this process are finite; waits for the device once."""
     tensors = [*model.parameters(), *(b for b in model.buffers() if b.is_floating_point())]
     return bool(torch.stack([local(one).isfinite().all() for one in tensors]).all())
 
 
 @torch.no_grad()
 def buffer_checksums(model: nn.Module) -> dict[str, int]:
-    """A number for each buffer, of its bits and their places; waits for the device once."""
+    """Compute an int64 checksum of each buffer, by name; waits for the device once."""
     buffers = {name: local(buffer) for name, buffer in model.named_buffers()}
     sums = [_checksum(buffer) for buffer in buffers.values()]
     return dict(zip(buffers, torch.stack(sums).tolist() if sums else [], strict=True))
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """int64 [] on the tensor's device; the same for the same bits in the same order."""
+    """Checksum of the bits and their positions: int64 [] on the tensor's device."""
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     size = tensor.element_size()
@@ -105,7 +107,7 @@ def _checksum(tensor: Tensor) -> Tensor:
 
 
 def shard_like(whole: Tensor, own: Tensor | None) -> Tensor:
-    """This process's part of `whole`, as `own` is laid out; every process has all of `whole`."""
+    """Shard `whole`, which every process has, as `own` is sharded; unchanged if it is not."""
     if not isinstance(own, DTensor):
         return whole
     whole = whole.to(own.device)
@@ -113,23 +115,23 @@ def shard_like(whole: Tensor, own: Tensor | None) -> Tensor:
 
 
 class Snapshots:
-    """Copies to the CPU, each into the memory of the one before.
+    """Copies of tensors on the CPU, in memory that is reused from copy to copy.
 
-    Memory is taken once: as much as a checkpoint has bytes, page-locked where the tensors are on
-    a GPU (such memory is slow to get, and copies to no other go on by themselves).
+    The memory, of the size of a checkpoint, is allocated once: page-locked for tensors on a GPU,
+    since only copies to page-locked memory are asynchronous, and allocating it is slow.
     """
 
     def __init__(self) -> None:
-        self.copies = Tensors({}, {})
+        self.copies = CheckpointTensors({}, {})
 
-    def take(self, tensors: Tensors, is_kept: bool) -> Tensors:
-        """Whole tensors on the CPU; only where `is_kept`, else nothing is copied.
+    def take(self, tensors: CheckpointTensors, is_kept: bool) -> CheckpointTensors:
+        """Copy the tensors, gathering shards; where not `is_kept`, only take part in gathering.
 
-        All processes call it where tensors are sharded: each of these is put together on all of
-        them, one at a time.  The copy must not be in use any more (being written).
+        All processes call it if tensors are sharded: these are gathered on all processes, one at
+        a time.  The previous copy is overwritten, so it must not be being written to disk.
         """
         devices = set()
-        for name in Tensors._fields:
+        for name in CheckpointTensors._fields:
             copies: dict[str, Tensor] = getattr(self.copies, name)
             live: dict[str, Tensor] = getattr(tensors, name)
             for key in copies.keys() - live.keys():

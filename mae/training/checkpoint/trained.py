@@ -1,7 +1,7 @@
-"""Objectives with their weights: freshly initialised, of a checkpoint, or of a `plain` export.
+"""Objectives with weights: freshly initialised, from a checkpoint, or from a `plain` export.
 
-A `plain` export is a folder of two files: config.json, the settings, and model.safetensors, all
-weights.  Any objective has it.
+A `plain` export, available for any objective, is a folder with config.json, the settings, and
+model.safetensors, all weights.
 """
 
 import json
@@ -19,19 +19,23 @@ from mae.objectives.base import Objective
 from mae.objectives.registry import declaration, implementation
 from mae.training.checkpoint.files import TrainingState, newest_checkpoint, read_state
 from mae.training.checkpoint.resume import load_model
-from mae.training.checkpoint.run import run_of
+from mae.training.checkpoint.run import find_run
+
+CONFIG = "config.json"
+FORMAT, VERSION = "plain", 1
+"""entries format and format_version of config.json"""
 
 
 def build_objective(config: Config) -> Objective:
-    """The objective that the settings describe, initialised from `train.seed` alone."""
+    """Build the objective that the settings describe, initialised from train.seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         return implementation(config.objective).build(config)
 
 
 def refuse_probe(folder: str | Path) -> None:
-    """UserError where `folder` is the run of a probe, whose encoder is another run's."""
-    declared = declaration(run_of(folder).config().objective)
+    """Raise UserError where `folder` is the run of a probe, whose encoder is another run's."""
+    declared = declaration(find_run(folder).config().objective)
     if declared.is_probe:
         raise UserError(
             f"{folder}: objective {declared.name} measures a frozen encoder: give the run or the "
@@ -40,12 +44,12 @@ def refuse_probe(folder: str | Path) -> None:
 
 
 def load_pretrained(folder: str | Path) -> tuple[Config, Objective, TrainingState]:
-    """The model of a checkpoint, in evaluation mode, on the CPU; its averaged weights, if any.
+    """Load the model of a checkpoint, with averaged weights if any; eval mode, on the CPU.
 
-    `folder` is a run, whose newest intact checkpoint it is then, or a checkpoint in a run.
-    Raises UserError where it is neither, is damaged or has no checkpoint yet.
+    `folder` is a run, for its newest intact checkpoint, or a checkpoint in a run.  Raises
+    UserError where it is neither, is damaged or has no checkpoint yet.
     """
-    run, path = run_of(folder), Path(folder)
+    run, path = find_run(folder), Path(folder)
     config = run.config()
     if run.folder != path:
         state = read_state(path)
@@ -59,16 +63,12 @@ def load_pretrained(folder: str | Path) -> tuple[Config, Objective, TrainingStat
     return config, objective.eval(), state
 
 
-CONFIG = "config.json"
-FORMAT, VERSION = "plain", 1
-
-
-class Plain(NamedTuple):
-    """A model in this format."""
+class PlainExport(NamedTuple):
+    """Settings and training state of a plain export."""
 
     config: Config
     state: TrainingState
-    """of the run that trained it"""
+    """state of the run that trained it, at the exported checkpoint"""
 
 
 def write_description(folder: Path, config: Config, state: TrainingState) -> None:
@@ -87,11 +87,11 @@ def write_description(folder: Path, config: Config, state: TrainingState) -> Non
 
 
 def is_plain(content: Mapping[str, Any]) -> bool:
-    """True where a config.json with this content is of this format."""
+    """True where this is the content of a plain export's config.json."""
     return content.get("format") == FORMAT and "format_version" in content
 
 
-def read_description(folder: Path) -> Plain:
+def read_description(folder: Path) -> PlainExport:
     """Read config.json; UserError where it is absent, damaged, or of another format or version."""
     path = folder / CONFIG
     try:
@@ -110,13 +110,14 @@ def read_description(folder: Path) -> Plain:
         settings = dict(content["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged: {error}") from None
-    return Plain(parse_recorded_config(settings, str(path)), state)
+    return PlainExport(parse_recorded_config(settings, str(path)), state)
 
 
 def load_plain(folder: str | Path) -> tuple[Config, Objective, TrainingState]:
-    """The model of a plain export, in evaluation mode, on the CPU.
+    """Load the model of a plain export, in evaluation mode, on the CPU.
 
-    Raises UserError where `folder` is none, is damaged, or is of an unknown objective.
+    Raises UserError where `folder` is not a plain export, is damaged, or has an unknown
+    objective.
     """
     folder = Path(folder)
     config, state = read_description(folder)

@@ -1,1 +1,1 @@
-"""Guards of a run: skipped steps, loss spikes, bad samples, agreement of the processes."""
+"""Safety of a run: skipped steps, loss spikes, bad samples, flags shared by the processes."""

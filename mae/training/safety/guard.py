@@ -1,4 +1,4 @@
-"""Steps that were skipped, counted by number, and spikes of the loss."""
+"""Guard against skipped steps and loss spikes, and quarantine of unreadable images."""
 
 import json
 import math
@@ -17,123 +17,143 @@ from mae.data.manifest import Manifest
 from mae.training.meter import StepNumbers
 
 HISTORY = 200
-ENOUGH = 30
-"""steps before anything is called a spike"""
+"""number of recent losses that a loss is compared with"""
+MIN_HISTORY = 30
+"""smallest number of losses to compare with; no spikes before"""
 
 
 class Spike(NamedTuple):
-    """A step whose loss stands out."""
+    """A step whose loss is an outlier."""
 
     step: int
     loss: float
     score: float
-    """deviations from the median of the steps before, robustly estimated"""
-    before: int
-    """the step that was done before it"""
+    """robust z-score against the losses before"""
+    previous: int
+    """the trained step before it"""
 
 
 class SpikeDetector:
-    """Robust z-score of the loss against the last HISTORY steps (median, and deviation from it)."""
+    """Detector of spikes: robust z-score of the loss against the last HISTORY losses.
+
+    Median and median absolute deviation take the place of mean and standard deviation.
+    """
 
     def __init__(self, threshold: float) -> None:
+        """`threshold`: z-score above which a loss is a spike; 0: no spikes."""
         self.threshold = threshold
         self.losses: deque[tuple[int, float]] = deque(maxlen=HISTORY)
         """(step, loss)"""
 
-    def look(self, step: int, loss: float, before: int | None = None) -> Spike | None:
-        """The spike, if this step's loss is one; it then does not count as history."""
+    def evaluate(self, step: int, loss: float, previous: int | None = None) -> Spike | None:
+        """Compare the loss of a step with the history; returns the spike, if it is one.
+
+        Spikes and losses that are not finite are not added to the history.  `previous`: the
+        trained step before this one; None: `step` - 1.
+        """
         if not math.isfinite(loss):
             return None
-        if self.threshold and len(self.losses) >= ENOUGH:
+        if self.threshold and len(self.losses) >= MIN_HISTORY:
             losses = [one for _, one in self.losses]
             middle = statistics.median(losses)
             deviation = 1.4826 * statistics.median(abs(one - middle) for one in losses)
             score = (loss - middle) / max(deviation, 1e-3 * abs(middle), 1e-12)
             if score > self.threshold:
-                return Spike(step, loss, score, step - 1 if before is None else before)
+                return Spike(step, loss, score, step - 1 if previous is None else previous)
         self.losses.append((step, loss))
         return None
 
 
 class Rollback(Exception):
-    """The weights of some steps are to be forgotten, and their batches left out."""
+    """Request to return to an earlier checkpoint and skip the batches around a spike."""
 
     def __init__(self, spike: Spike) -> None:
         super().__init__(f"loss {spike.loss:.4g} at step {spike.step}")
-        # High at this step: by its own batch, or by weights that the step before has spoilt.
-        self.leave_out = (spike.before, spike.step)
+        # The cause is the batch of this step, or the weights after the step before.
+        self.skipped_steps = (spike.previous, spike.step)
 
 
 class Guard:
-    """Judges the numbers of the steps once they are known; all processes come to the same."""
+    """Counter of skipped steps and detector of spikes; the same result on all processes."""
 
     def __init__(self, config: GuardConfig, skipped: int = 0) -> None:
-        """`skipped`: steps that earlier starts of the run have skipped."""
+        """`skipped`: number of steps that earlier starts of the run have skipped."""
         self.config = config
         self.skipped = skipped
-        self.own: list[int] = []
-        """steps that were skipped since"""
+        """number of steps skipped in all starts of the run"""
+        self.skipped_here: list[int] = []
+        """steps skipped in this start"""
         self.last: int | None = None
-        self.in_a_row = 0
+        """the last step evaluated"""
+        self.consecutive_skipped = 0
+        """number of steps skipped in a row, up to the last one"""
         self.spikes = SpikeDetector(config.spike)
 
-    def judge(self, steps: list[StepNumbers]) -> tuple[list[int], list[Spike]]:
-        """The steps among `steps` that were skipped, and those whose loss was a spike."""
+    def evaluate(self, steps: list[StepNumbers]) -> tuple[list[int], list[Spike]]:
+        """Return those of `steps` that were skipped, and those whose loss was a spike."""
         skipped, spikes = [], []
         for one in steps:
-            self.in_a_row = self.in_a_row + 1 if one.skipped else 0
+            self.consecutive_skipped = self.consecutive_skipped + 1 if one.skipped else 0
             if one.skipped:
                 skipped.append(one.step)
-            elif spike := self.spikes.look(one.step, one.loss, self.last):
+            elif spike := self.spikes.evaluate(one.step, one.loss, self.last):
                 spikes.append(spike)
             self.last = one.step
-        self.own += skipped
+        self.skipped_here += skipped
         self.skipped += len(skipped)
         return skipped, spikes
 
     def rewind(self, step: int) -> None:
-        """Forget what came after `step`: it is undone."""
-        undone = [one for one in self.own if one > step]
+        """Discard what is known of the steps after `step`, which a rollback has undone."""
+        undone = [one for one in self.skipped_here if one > step]
         self.skipped -= len(undone)
-        self.own = self.own[: len(self.own) - len(undone)]
-        self.in_a_row = 0
+        self.skipped_here = self.skipped_here[: len(self.skipped_here) - len(undone)]
+        self.consecutive_skipped = 0
         self.last = step
         kept = [one for one in self.spikes.losses if one[0] <= step]
         self.spikes.losses = deque(kept, maxlen=HISTORY)
 
-    def is_hopeless(self) -> bool:
-        """More steps in a row were skipped than guard.max_skipped allows."""
-        return self.in_a_row >= self.config.max_skipped
+    def exceeds_max_skipped(self) -> bool:
+        """True where guard.max_skipped steps or more were skipped in a row."""
+        return self.consecutive_skipped >= self.config.max_skipped
 
     def check(self, step: int) -> None:
-        """RunFailed where it is hopeless."""
-        if self.is_hopeless():
+        """Raise RunFailed where guard.max_skipped steps or more were skipped in a row."""
+        if self.exceeds_max_skipped():
             raise RunFailed(
-                f"step {step}: the last {self.in_a_row} steps were skipped, their gradients not "
-                "finite.  Going on would end here again: lower the learning rate, look at the "
-                "data (mae inspect-batch shows a step's), or raise guard.max_skipped"
+                f"step {step}: the last {self.consecutive_skipped} steps were skipped, their "
+                "gradients not finite.  Resuming would end here again: lower the learning "
+                "rate, inspect the data (mae inspect-batch shows the images of a step), or raise "
+                "guard.max_skipped"
             )
 
 
 class Quarantine:
-    """All processes note what they meet; `settle` makes it known to all of them."""
+    """Record of the unreadable images of a run, in quarantine.jsonl.
+
+    Every process adds the images it met; `synchronize` shares them with all processes.
+    """
 
     def __init__(
         self, file: Path, manifest: Manifest, max_bad: int, accelerator: Accelerator
     ) -> None:
-        """Read what earlier starts of the run met.  All processes call it."""
+        """Read the images recorded by earlier starts of the run.  All processes call it.
+
+        `max_bad`: data.max_bad, number of unreadable images that a run tolerates.
+        """
         self.file, self.manifest, self.max_bad = file, manifest, max_bad
         self.is_main = accelerator.is_main_process
-        found = _known(file, manifest.fingerprint) if self.is_main else None
-        self.known: set[int] = set(broadcast_object_list([found])[0] or ())
+        recorded = _recorded_samples(file, manifest.fingerprint) if self.is_main else None
+        self.known: set[int] = set(broadcast_object_list([recorded])[0] or ())
+        """numbers of the unreadable images that all processes know of"""
         self.pending: list[BadSample] = []
 
-    def note(self, bad: list[BadSample]) -> None:
-        """Remember what this process met."""
+    def add(self, bad: list[BadSample]) -> None:
+        """Add unreadable images that this process met."""
         self.pending += bad
 
-    def settle(self, step: int) -> int:
-        """Share and write down what is new: how many different bad samples there are by now.
+    def synchronize(self, step: int) -> int:
+        """Share and record new unreadable images; returns their number in the run so far.
 
         All processes call it.
         """
@@ -145,24 +165,25 @@ class Quarantine:
         self.pending = []
         return len(self.known)
 
-    def write_own(self, step: int) -> None:
-        """Write down what this process met, without the others: before it saves alone."""
+    def write_local(self, step: int) -> None:
+        """Record the images this process met without the others, before it saves alone."""
         for bad in sorted(set(self.pending)):
             if bad.sample not in self.known:
                 self.known.add(bad.sample)
                 self._write(step, bad)
         self.pending = []
 
-    def is_full(self) -> bool:
-        """There are more than data.max_bad; all processes come to the same."""
+    def exceeds_max_bad(self) -> bool:
+        """True where there are more than data.max_bad; the same on all processes."""
         return len(self.known) > self.max_bad
 
     def check(self) -> None:
-        """RunFailed where there are more than data.max_bad."""
-        if self.is_full():
+        """Raise RunFailed where there are more than data.max_bad."""
+        if self.exceeds_max_bad():
             raise RunFailed(
                 f"{len(self.known)} unreadable images, more than data.max_bad = {self.max_bad}: "
-                f"{self.file} names them.  Raise data.max_bad, or mend the shards and begin anew"
+                f"{self.file} lists them.  Raise data.max_bad, or repair the shards and start a "
+                "new run"
             )
 
     def _write(self, step: int, bad: BadSample) -> None:
@@ -178,10 +199,10 @@ class Quarantine:
             file.write(json.dumps(row) + "\n")
 
 
-def _known(file: Path, fingerprint: str) -> list[int]:
-    """Samples of this data that the file names.
+def _recorded_samples(file: Path, fingerprint: str) -> list[int]:
+    """Read the sample numbers that the file lists for this data.
 
-    A line that a kill has cut off is passed over, and ended.
+    A line that a kill has truncated is skipped, and a line break is appended to it.
     """
     text = file.read_text() if file.exists() else ""
     if text and not text.endswith("\n"):

@@ -1,4 +1,4 @@
-"""Watch over a run: numbers reported, bad images and bad steps counted, named and limited."""
+"""Monitor of a run: reports, guard, quarantine, events, and a hint where data is slow."""
 
 from collections.abc import Iterator
 
@@ -11,21 +11,29 @@ from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import declaration
 from mae.training.checkpoint.run import Run
 from mae.training.meter import Meter
-from mae.training.plan import Task, local_processes
+from mae.training.plan import TrainingSetup, local_processes
 from mae.training.safety.guard import Guard, Quarantine, Rollback
-from mae.training.tracking.progress import measure, progress_line
+from mae.training.tracking.progress import metrics_row, progress_line
 from mae.training.tracking.tracker import Clock, Tracker
 
 SAMPLES_NAMED = 8
-"""of a step that is an event"""
+"""largest number of samples that an event lists"""
+
+MIN_WAIT_SHARE = 0.1
+"""share of the time waiting for data from which on the hint is printed"""
+
+MIN_SECONDS = 60.0
+"""seconds of training before the hint; the first interval, in which workers start, is ignored"""
 
 
 class Monitor:
-    """Meter, guard and quarantine of a run, and the tracker that they report to."""
+    """Meter, guard and quarantine of a run, reporting to its tracker."""
 
-    def __init__(self, task: Task, run: Run, tracker: Tracker, accelerator: Accelerator) -> None:
-        """All processes call it.  Raises RunFailed where too many images are bad by now."""
-        self.config, self.plan, self.data = config, _, data = task
+    def __init__(
+        self, setup: TrainingSetup, run: Run, tracker: Tracker, accelerator: Accelerator
+    ) -> None:
+        """All processes call it.  Raises RunFailed if too many images are bad already."""
+        self.config, self.plan, self.data = config, _, data = setup
         self.run = run
         self.tracker, self.accelerator = tracker, accelerator
         self.declared = declaration(config.objective)
@@ -34,28 +42,28 @@ class Monitor:
         )
         self.quarantine.check()
         self.guard = Guard(config.guard, int(run.last_metrics().get("skipped", 0)))
-        self.hint = DataWaitHint(ways_of_run(config, accelerator.device))
+        self.hint = DataWaitHint(remedies_for_run(config, accelerator.device))
         self.begin()
 
     def begin(self) -> None:
-        """Start counting anew: at the start of the loop, and after a rollback."""
+        """Reset meter and clock: at the start of the loop, and after a rollback."""
         self.meter, self.clock = Meter.of(self.accelerator.device, self.declared), Clock()
 
     def report(self, step: int, lr: float) -> None:
-        """Report the steps since the last report; all processes come to the same numbers.
+        """Report the steps since the last report; all processes get the same numbers.
 
-        Raises Rollback after a spike, where guard.rollback asks for it.
+        Raises Rollback after a spike, if guard.rollback is on.
         """
         totals = self.meter.read(lambda sums, how: self.accelerator.reduce(sums, reduction=how))
-        skipped, spikes = self.guard.judge(totals.steps)
+        skipped, spikes = self.guard.evaluate(totals.steps)
         device = self.accelerator.device
-        row = measure(totals, self.declared, self.clock, step, lr, self.plan, device)
-        row["bad"] = self.quarantine.settle(step)
+        row = metrics_row(totals, self.declared, self.clock, step, lr, self.plan, device)
+        row["bad"] = self.quarantine.synchronize(step)
         row["skipped"] = self.guard.skipped
         batch_size = self.plan.sharding.batch_size
         self.tracker.report(row, progress_line(row, self.plan.steps, batch_size, self.declared))
-        if words := self.hint(self.clock):
-            self.tracker.say(words)
+        if hint := self.hint(self.clock):
+            self.tracker.print_line(hint)
         if self.accelerator.is_main_process:
             for number in skipped:
                 self._event(number, "skip", "gradient not finite")
@@ -65,31 +73,27 @@ class Monitor:
             raise Rollback(spikes[0])
 
     def must_end(self) -> bool:
-        """Too many bad images, or too many steps skipped: the last checkpoint is due."""
-        return self.quarantine.is_full() or self.guard.is_hopeless()
+        """True after too many bad images or skipped steps: save the last checkpoint and end."""
+        return self.quarantine.exceeds_max_bad() or self.guard.exceeds_max_skipped()
 
     def check(self, step: int) -> None:
-        """RunFailed where the run must end."""
+        """Raise RunFailed where `must_end`."""
         self.quarantine.check()
         self.guard.check(step)
 
     def _event(self, step: int, event: str, reason: str) -> None:
-        """Record an event of a step, with the samples that were in it."""
+        """Record and print an event of a step, with the samples in its batch."""
         names = self.data.names(step, self.plan.sharding.batch_size)
         more = f" and {len(names) - SAMPLES_NAMED} more" if len(names) > SAMPLES_NAMED else ""
         batch = f"{', '.join(names[:SAMPLES_NAMED])}{more}"
         folder = self.run.folder
         append_event(folder, step, event, f"{reason}; batch: {batch}")
-        self.tracker.say(f"step {step}: {event}: {reason}  (mae inspect-batch {folder} {step})")
+        self.tracker.print_line(
+            f"step {step}: {event}: {reason}  (mae inspect-batch {folder} {step})"
+        )
 
 
-WAITING = 0.1
-"""share of the time from which on it is worth a word"""
-SURE_AFTER = 60.0
-"""seconds of steps; the first interval, in which workers start, does not count"""
-
-
-def ways_to_feed(
+def data_wait_remedies(
     data: DataConfig,
     processes: int,
     cores: int,
@@ -97,11 +101,11 @@ def ways_to_feed(
     has_labels: bool = False,
     channels: int = 3,
 ) -> Iterator[str]:
-    """Settings that would bring the data faster, the harmless ones first.
+    """Settings that would speed up data loading, the least intrusive first.
 
-    `processes`: those that train on this machine, of `cores` processors.  `has_labels`: a
-    classifier's, whose crops are augmented on the CPU, a new one from each image.  All but the
-    number of workers makes another run.
+    `processes`: training processes on this machine, which has `cores` CPU cores.  `has_labels`:
+    labelled training with augmentation on the CPU, a new crop from each image.  All settings but
+    data.workers need a new run.
     """
     if data.workers * processes < cores:
         yield f"data.workers={cores // processes} (there are {cores} cores)"
@@ -115,9 +119,9 @@ def ways_to_feed(
         yield "data.repeats=2"
 
 
-def ways_of_run(config: Config, device: torch.device) -> str:
-    """The same for a run on this machine and `device`, with commas between them."""
-    ways = ways_to_feed(
+def remedies_for_run(config: Config, device: torch.device) -> str:
+    """`data_wait_remedies` for a run on this machine and `device`, separated by commas."""
+    remedies = data_wait_remedies(
         config.data,
         local_processes(),
         usable_cores(),
@@ -125,30 +129,30 @@ def ways_of_run(config: Config, device: torch.device) -> str:
         has_labels=declaration(config.objective).augmentation(config, (1, 1)) is not None,
         channels=config.data.in_chans,
     )
-    return ", ".join(ways)
+    return ", ".join(remedies)
 
 
 class DataWaitHint:
-    """Asked at every report; has something to say once, if at all."""
+    """Hint printed once if training waits for data; called at every report."""
 
-    def __init__(self, ways: str) -> None:
-        """`ways`: what would help."""
-        self.ways = ways
-        self.is_first, self.is_told = True, False
+    def __init__(self, remedies: str) -> None:
+        """`remedies`: settings that would speed up data loading, for the message."""
+        self.remedies = remedies
+        self.is_first, self.is_done = True, False
         self.waited = self.elapsed = 0.0
 
     def __call__(self, clock: Clock) -> str | None:
-        """What to say after the interval of `clock`."""
-        if self.is_first or self.is_told:
+        """Add the interval of `clock`; returns the hint the first time it is due, else None."""
+        if self.is_first or self.is_done:
             self.is_first = False
             return None
         self.waited += clock.waited
         self.elapsed += clock.elapsed
         share = self.waited / self.elapsed
-        if self.elapsed < SURE_AFTER or share < WAITING:
+        if self.elapsed < MIN_SECONDS or share < MIN_WAIT_SHARE:
             return None
-        self.is_told = True
+        self.is_done = True
         return (
             f"data    waited for {share:.0%} of the time ({1 / (1 - share):.1f} times as fast "
-            f"without). What would help: {self.ways}; all but data.workers makes another run"
+            f"without). What would help: {self.remedies}; all but data.workers need a new run"
         )

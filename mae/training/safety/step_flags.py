@@ -1,4 +1,4 @@
-"""What the processes tell each other after every step, so that all of them act alike."""
+"""Flags that the processes combine after every step, so that all of them act alike."""
 
 from datetime import timedelta
 from typing import NamedTuple
@@ -10,32 +10,33 @@ from mae.base.errors import ProcessFailed
 
 
 class StepFlags(NamedTuple):
-    """What one process wants, or, agreed, what any of them wants."""
+    """Requests of one process after a step; after the reduction, of any process."""
 
     stop: bool = False
-    """a signal asked for an end"""
+    """a stop signal was received"""
     save: bool = False
-    """time for a checkpoint"""
+    """a checkpoint is due by train.checkpoint_minutes"""
     failed: bool = False
     """a checkpoint could not be written"""
 
 
-class Control:
-    """One small all-reduce a step, on the CPU: it never waits for the device."""
+class StepFlagReducer:
+    """Logical OR of `StepFlags` over processes: one small all-reduce per step on the CPU."""
 
     def __init__(self, timeout: timedelta) -> None:
+        """`timeout`: longest wait for the other processes in a step."""
         self.timeout = timeout
         self.group: dist.ProcessGroup | None = None
         if dist.is_initialized() and dist.get_world_size() > 1:
-            # A group of its own, which also tells soon when a process is gone.
+            # A separate gloo group, which also detects soon that a process has exited.
             group = dist.new_group(backend="gloo", timeout=timeout)
             assert isinstance(group, dist.ProcessGroup)
             self.group = group
 
-    def agree(self, own: StepFlags) -> StepFlags:
-        """True where it is true for any process.  All processes call it after every step.
+    def reduce(self, own: StepFlags) -> StepFlags:
+        """Combine the flags of all processes.  All processes call it after every step.
 
-        Raises ProcessFailed where another one does not come in time.
+        Raises ProcessFailed where another process does not call it within the timeout.
         """
         if self.group is None:
             return own
@@ -43,11 +44,11 @@ class Control:
         try:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
         except RuntimeError as error:
-            if "Timed out" not in str(error):  # gone, that is, and says itself why
+            if "Timed out" not in str(error):  # it has exited, and reports the reason itself
                 raise
             raise ProcessFailed(
                 f"another process has not answered for {self.timeout.total_seconds():g} s "
-                "(train.timeout_minutes): stalled, or busy with something else; "
+                "(train.timeout_minutes): it is stalled or busy; "
                 "the same command continues from the last checkpoint"
             ) from error
         return StepFlags(*map(bool, flags.tolist()))

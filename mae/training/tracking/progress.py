@@ -1,4 +1,4 @@
-"""What a run says of itself: what is about to happen, and how it stands."""
+"""Lines that a run prints and its rows of metrics: indexing, description, progress."""
 
 import math
 import time
@@ -11,29 +11,29 @@ from mae.objectives.base import Objective
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import declaration
 from mae.training.flops import mfu
-from mae.training.meter import Totals
-from mae.training.plan import Plan, Task
+from mae.training.meter import IntervalTotals
+from mae.training.plan import Plan, TrainingSetup
 from mae.training.tracking.tracker import Clock
 
-TELL_EVERY = 10.0
-"""seconds"""
+REPORT_SECONDS = 10.0
+"""seconds between two lines of indexing progress"""
 
 
-class Indexing:
-    """Tells now and then how far the first reading of the shards has come."""
+class IndexProgress:
+    """Progress of indexing shards, printed every REPORT_SECONDS."""
 
     def __init__(self) -> None:
-        self.told = time.monotonic()
+        self.printed_at = time.monotonic()
 
     def __call__(self, done: int, total: int) -> None:
-        """Shards indexed, and shards in all."""
-        if time.monotonic() - self.told > TELL_EVERY:
+        """Report that `done` of `total` shards are indexed."""
+        if time.monotonic() - self.printed_at > REPORT_SECONDS:
             print(f"index   {done:,} of {total:,} shards", flush=True)
-            self.told = time.monotonic()
+            self.printed_at = time.monotonic()
 
 
-def measure(
-    totals: Totals,
+def metrics_row(
+    totals: IntervalTotals,
     declared: Declaration,
     clock: Clock,
     done: int,
@@ -41,7 +41,7 @@ def measure(
     plan: Plan,
     device: torch.device,
 ) -> dict[str, float]:
-    """A row of metrics after `done` steps."""
+    """Build the row of metrics.jsonl after `done` steps, over the steps since the last row."""
     images = len(totals.steps) * plan.sharding.batch_size
     norms = [one.grad_norm for one in totals.steps if not one.skipped]
     parts = {f"loss_{name}": value for name, value in totals.losses.items()}
@@ -66,9 +66,11 @@ def measure(
     return row
 
 
-def describe(task: Task, objective: Objective, accelerator: Accelerator, start: int) -> list[str]:
-    """Data, model, batch and length of a run, in four lines."""
-    config, plan, data = task
+def describe_run(
+    setup: TrainingSetup, objective: Objective, accelerator: Accelerator, start: int
+) -> list[str]:
+    """Describe data, model, batch and schedule of a run, in four lines."""
+    config, plan, data = setup
     sharding = plan.sharding
     order = "" if config.data.order == "global" else f", read in order `{config.data.order}`"
     millions = sum(p.numel() for p in objective.parameters() if p.requires_grad) / 1e6
@@ -88,7 +90,7 @@ def describe(task: Task, objective: Objective, accelerator: Accelerator, start: 
 
 
 def progress_line(row: dict[str, float], steps: int, batch_size: int, declared: Declaration) -> str:
-    """One line of the state of things."""
+    """Format a row of metrics as the progress line."""
     remaining = (steps - row["step"]) * batch_size / row["images_per_second"]
     parts = [
         f"step {row['step']:>{len(str(steps))}}/{steps}",

@@ -1,4 +1,4 @@
-"""TensorBoard: the rows and pictures of a run, in RUN/tensorboard."""
+"""TensorBoard backend: metrics and pictures of a run in RUN/tensorboard."""
 
 import importlib.util
 import math
@@ -13,13 +13,14 @@ from mae.config.sections import LogConfig
 from mae.training.checkpoint.run import Run
 
 FLUSH_SECONDS = 30
+"""seconds between two writes to disk"""
 
 
 class TensorboardTracker:
-    """Event files of one run folder, over all of its starts."""
+    """Event files of a run folder, continued by every start of the run."""
 
     def __init__(self, run: Run, step: int) -> None:
-        """What earlier starts have written after `step` is not shown any more."""
+        """Continue after `step`; TensorBoard hides later values of earlier starts."""
         self.folder = run.folder / "tensorboard"
         self.step = step
         self.writer = self._begin()
@@ -30,25 +31,25 @@ class TensorboardTracker:
         return SummaryWriter(str(self.folder), purge_step=self.step + 1, flush_secs=FLUSH_SECONDS)
 
     def log(self, row: dict[str, Any], step: int) -> None:
-        """The numbers of a row, by name; nothing for what is none."""
+        """Log the finite numbers of a row by name; other values are ignored."""
         self._reach(step)
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step" and math.isfinite(value):
                 self.writer.add_scalar(name, value, step)
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG file."""
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Log a PNG file."""
         self._reach(step)
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB"))
         self.writer.add_image(name, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the event file."""
         self.writer.close()
 
     def _reach(self, step: int) -> None:
-        """A step before the last one comes after a rollback: the curves are to go on from it."""
+        """Open a new event file after a rollback, so that the curves continue from `step`."""
         if step < self.step:
             self.writer.close()
             self.step = step - 1
@@ -56,8 +57,8 @@ class TensorboardTracker:
         self.step = step
 
 
-def refuse_missing(config: LogConfig) -> None:
-    """UserError where log.tensorboard needs what is not installed."""
+def require_tensorboard(config: LogConfig) -> None:
+    """Raise UserError if log.tensorboard is on and the package is not installed."""
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError(
             "log.tensorboard: needs the package tensorboard (pip install 'mae[tensorboard]')"

@@ -1,4 +1,4 @@
-"""What a run tells: a progress line, metrics.jsonl, wandb, TensorBoard."""
+"""Tracker of a run: progress line, metrics.jsonl, health.jsonl, wandb, TensorBoard."""
 
 import shutil
 import sys
@@ -14,7 +14,7 @@ from mae.training.tracking.wandb import start_wandb
 
 
 class Clock:
-    """Wall time of the loop and the part of it spent waiting for data."""
+    """Wall time of an interval of the loop and the part of it spent waiting for data."""
 
     def __init__(self) -> None:
         self.restart()
@@ -25,7 +25,7 @@ class Clock:
         self.waited = 0.0
 
     def wait_for(self, iterator: Any) -> Any:
-        """`next(iterator)`, counted as waiting."""
+        """Return `next(iterator)`, its duration counted as waiting for data."""
         start = time.perf_counter()
         item = next(iterator)
         self.waited += time.perf_counter() - start
@@ -38,85 +38,85 @@ class Clock:
 
 
 class Backend(Protocol):
-    """Where rows and pictures go, besides the run folder's own files."""
+    """Destination of metrics and pictures besides the files of the run folder."""
 
     def log(self, row: dict[str, Any], step: int) -> None:
-        """A row of values by name."""
+        """Log values by name."""
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG file."""
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Log the PNG file `path` under `name`."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close."""
 
 
 class Tracker:
-    """Writes on the main process; silent on the others."""
+    """Prints and records on the main process; does nothing on the others."""
 
     def __init__(self, run: Run, config: Config, is_main: bool, step: int = 0) -> None:
-        """`step`: where the run goes on."""
+        """`step`: the step that the run resumes from; later rows of backends are discarded."""
         self.run = run
         self.is_main = is_main
         self.backends = start_backends(run, config, step) if is_main else {}
-        self.lost: set[str] = set()
-        self.line_open = False
+        self.failed_backends: set[str] = set()
+        self.has_open_line = False
 
-    def say(self, text: str) -> None:
-        """One line for the person watching."""
+    def print_line(self, text: str) -> None:
+        """Print one line below the progress line."""
         if self.is_main:
             self.end_line()
             print(text, flush=True)
 
     def report(self, row: dict[str, Any], line: str) -> None:
-        """A row of metrics: to the file, to the backends, and as the progress line."""
+        """Record a row of metrics in metrics.jsonl and the backends, and print `line`."""
         if not self.is_main:
             return
         self.run.write_metrics(row)
-        self._pass_on(lambda backend: backend.log(row, row["step"]))
+        self._for_each_backend(lambda backend: backend.log(row, row["step"]))
         if sys.stdout.isatty():
-            width = shutil.get_terminal_size().columns - 1  # a wrapped line cannot be taken back
+            width = shutil.get_terminal_size().columns - 1  # a wrapped line cannot be overwritten
             print(f"\r\x1b[K{line[:width]}", end="", flush=True)
-            self.line_open = True
+            self.has_open_line = True
         else:
             print(line, flush=True)
 
-    def health(self, row: dict[str, Any]) -> None:
-        """A measurement of the encoder's health."""
+    def log_health(self, row: dict[str, Any]) -> None:
+        """Record a row of held-out metrics in health.jsonl and the backends."""
         if not self.is_main:
             return
         self.run.write_health(row)
         named = {f"health/{name}": value for name, value in row.items() if name != "step"}
-        self._pass_on(lambda backend: backend.log(named, row["step"]))
+        self._for_each_backend(lambda backend: backend.log(named, row["step"]))
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """Hand a picture to the backends."""
-        self._pass_on(lambda backend: backend.picture(name, path, step))
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Log a PNG file to the backends."""
+        self._for_each_backend(lambda backend: backend.log_picture(name, path, step))
 
     def close(self) -> None:
-        """End the progress line and the backends."""
+        """End the progress line and close the backends."""
         if self.is_main:
             self.end_line()
-        self._pass_on(lambda backend: backend.close())
+        self._for_each_backend(lambda backend: backend.close())
 
-    def _pass_on(self, what: Callable[[Backend], None]) -> None:
-        """An outage of a backend never stops a run; it is told once."""
+    def _for_each_backend(self, action: Callable[[Backend], None]) -> None:
+        """Apply `action` to each backend; a failure is printed once and never ends the run."""
         for name, backend in self.backends.items():
             try:
-                what(backend)
+                action(backend)
             except Exception as error:
-                if name not in self.lost:
-                    self.lost.add(name)
-                    self.say(f"{name}: not all is tracked from here on: {error}")
+                if name not in self.failed_backends:
+                    self.failed_backends.add(name)
+                    self.print_line(f"{name}: tracking is incomplete from here on: {error}")
 
     def end_line(self) -> None:
-        """What is printed next starts a line of its own."""
-        if self.line_open:
+        """End an open progress line, so that the next output starts a new line."""
+        if self.has_open_line:
             print(flush=True)
-            self.line_open = False
+            self.has_open_line = False
 
 
 def start_backends(run: Run, config: Config, step: int) -> dict[str, Backend]:
-    """Those that the settings ask for and that work, by name."""
+    """Start the backends that the settings ask for, by name; those that fail are reported."""
     backends: dict[str, Backend] = {}
     if config.log.tensorboard:
         try:

@@ -1,4 +1,4 @@
-"""Weights & Biases: the rows and pictures of a run, online with a login, else in RUN/wandb."""
+"""Weights & Biases backend: metrics and pictures, online with a login, else in RUN/wandb."""
 
 import os
 import re
@@ -14,16 +14,16 @@ from mae.storage.files import redacted
 from mae.training.checkpoint.run import Run
 
 INIT_SECONDS = 60
-"""that a server may take to answer before the run goes on offline"""
+"""seconds to wait for the server before the run is tracked offline"""
 FINISH_SECONDS = 300
-"""that uploads may take at the end; what is left stays in RUN/wandb, for `wandb sync`"""
+"""seconds to wait for uploads at the end; the rest stays in RUN/wandb for `wandb sync`"""
 
 
 class WandbTracker:
-    """One wandb run.
+    """A wandb run.
 
-    wandb refuses rows whose step is not above the last one's, as they come after a resume or a
-    rollback: steps are a column here, which the charts have as their axis.
+    wandb rejects rows whose step is not above the last one, as occur after a resume or a rollback:
+    the step is a column here, and the x-axis of the charts.
     """
 
     def __init__(self, run: Any) -> None:
@@ -31,25 +31,25 @@ class WandbTracker:
         run.define_metric("*", step_metric="step")
 
     def log(self, row: dict[str, Any], step: int) -> None:
-        """A row of numbers by name."""
+        """Log a row of values by name."""
         self.run.log({**row, "step": step})
 
-    def picture(self, name: str, path: Path, step: int) -> None:
-        """A PNG file."""
+    def log_picture(self, name: str, path: Path, step: int) -> None:
+        """Log a PNG file."""
         import wandb
 
         self.run.log({name: wandb.Image(str(path)), "step": step})
 
     def close(self) -> None:
-        """Wait for the uploads, FINISH_SECONDS at most."""
+        """Wait for the uploads, at most FINISH_SECONDS."""
         self.run.finish()
 
 
 def start_wandb(run: Run, config: Config) -> WandbTracker | None:
-    """The wandb run of this folder, the same one after a restart; None where there is none.
+    """Start the wandb run of this folder, or resume it after a restart; None: not tracked.
 
-    WANDB_MODE is heeded.  Its id is the file `wandb-id`.  Whatever fails is told in one line and
-    is no reason not to train.
+    The environment variable WANDB_MODE is respected.  The id of the run is in the file
+    `wandb-id`.  An error is printed in one line and never prevents training.
     """
     chosen = os.environ.get("WANDB_MODE")
     if chosen == "disabled":
@@ -64,7 +64,7 @@ def start_wandb(run: Run, config: Config) -> WandbTracker | None:
             return _init(run, config, "online")
         except Exception as error:
             print(f"wandb: offline from here: {_line(error)}", file=sys.stderr, flush=True)
-            wandb.teardown()  # else the run counts as still being started
+            wandb.teardown()  # otherwise wandb takes the run as still starting
             return _init(run, config, "offline")
     except Exception as error:
         print(f"wandb: not tracking: {_line(error)}", file=sys.stderr, flush=True)
@@ -79,15 +79,15 @@ def _init(run: Run, config: Config, mode: Literal["online", "offline"]) -> Wandb
         console="off",
         init_timeout=INIT_SECONDS,
         finish_timeout=FINISH_SECONDS,
-        disable_git=True,  # remotes' addresses may hold tokens; starts.jsonl has the commit
+        disable_git=True,  # remote URLs may contain tokens; starts.jsonl has the commit
         disable_code=True,
     )
-    with _harmless_arguments():
+    with _redacted_arguments():
         began = wandb.init(
             mode=mode,
             project=config.log.project,
             name=run.folder.name,
-            id=_id_of(run),
+            id=_run_id(run),
             resume="allow",
             dir=run.folder,
             config=without_secrets(config.model_dump(mode="json")),
@@ -96,8 +96,8 @@ def _init(run: Run, config: Config, mode: Literal["online", "offline"]) -> Wandb
     return WandbTracker(began)
 
 
-def _id_of(run: Run) -> str:
-    """What is in the file `wandb-id`; a new one where that is absent, or empty after a crash."""
+def _run_id(run: Run) -> str:
+    """Read the id from the file `wandb-id`; create it where it is absent or empty after a crash."""
     file = run.folder / "wandb-id"
     if known := file.read_text(errors="replace").strip("\0 \n") if file.exists() else "":
         return known
@@ -108,7 +108,7 @@ def _id_of(run: Run) -> str:
 
 
 def without_secrets(value: Any) -> Any:
-    """JSON values with the secrets of addresses cut out, and all of a `pipe:` command."""
+    """Copy JSON values without the secrets in URLs and without `pipe:` commands."""
     if isinstance(value, str):
         return redacted(re.sub(r"(?s)\bpipe:.*", "pipe:…", value))
     if isinstance(value, dict):
@@ -119,8 +119,8 @@ def without_secrets(value: Any) -> Any:
 
 
 @contextmanager
-def _harmless_arguments() -> Iterator[None]:
-    """The command line as wandb may note it: there are addresses in it."""
+def _redacted_arguments() -> Iterator[None]:
+    """Remove secrets from sys.argv, which wandb records, as long as the context is open."""
     words, sys.argv = sys.argv, without_secrets(sys.argv)
     try:
         yield
@@ -129,5 +129,5 @@ def _harmless_arguments() -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    """A message as one line, without secrets."""
+    """Format an error as one line without secrets."""
     return " ".join(without_secrets(str(error)).split()) or repr(error)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mae.training.checkpoint.average import Average
+from mae.training.checkpoint.average import MovingAverage
 from tests.training.test_optim import Shapes, build, equal, gradients, run
 from tests.two_processes import run_two
 
@@ -16,7 +16,7 @@ def weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def test_it_is_of_the_trainable_parameters_only_and_begins_at_them():
     model = Shapes()
     model.token.requires_grad_(False)
-    average = Average(model, 0.9)
+    average = MovingAverage(model, 0.9)
     assert average.tensors().keys() == {"matrix", "vector", "kernel"}
     assert all(torch.equal(one, model.get_parameter(n)) for n, one in average.tensors().items())
     with torch.no_grad():
@@ -30,7 +30,7 @@ def test_it_is_of_the_trainable_parameters_only_and_begins_at_them():
 def test_by_hand():
     """The decay rises: 2/11, 3/12, 4/13 … to .9."""
     model = nn.Linear(1, 1, bias=False)
-    average, expected = Average(model, 0.9), model.weight.item()
+    average, expected = MovingAverage(model, 0.9), model.weight.item()
     for step in range(1, 200):
         with torch.no_grad():
             model.weight.fill_(step)
@@ -42,7 +42,7 @@ def test_by_hand():
 
 def test_weights_and_average_change_places_and_back():
     model, optimizer = build("adamw")
-    average = Average(model, 0.5)
+    average = MovingAverage(model, 0.5)
     for step in range(1, 4):
         run(model, optimizer, step, step + 1)
         average.update(step)
@@ -61,7 +61,7 @@ def test_weights_and_average_change_places_and_back():
 
 def test_what_goes_wrong_inside_leaves_the_weights_as_they_were():
     model = Shapes()
-    average = Average(model, 0.5)
+    average = MovingAverage(model, 0.5)
     with torch.no_grad():
         model.matrix.add_(1)
     own = weights(model)
@@ -81,10 +81,10 @@ from torch import nn
 from pathlib import Path
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from mae.training.checkpoint.average import Average
-from mae.training.checkpoint.files import Position, reserve, write_checkpoint
+from mae.training.checkpoint.average import MovingAverage
+from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.resume import load_average, load_model
-from mae.training.checkpoint.snapshot import Snapshots, tensors_of
+from mae.training.checkpoint.snapshot import Snapshots, checkpoint_tensors
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
@@ -98,7 +98,7 @@ def build(is_sharded, seed=0):
         # The root's weights stay gathered after a forward pass.
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
-    return model, optimizer, Average(model, 0.9)
+    return model, optimizer, MovingAverage(model, 0.9)
 
 x = torch.ones(2, 5)
 
@@ -113,7 +113,7 @@ def answer(model):
         return model(x)
 
 def taken(model, optimizer, average):
-    tensors = Snapshots().take(tensors_of(model, optimizer, average), is_kept=True)
+    tensors = Snapshots().take(checkpoint_tensors(model, optimizer, average), is_kept=True)
     return {key: tensor.clone() for key, tensor in tensors.model.items()}
 
 whole, sharded = build(False), build(True)
@@ -134,11 +134,11 @@ for key, tensor in expected.items():
     torch.testing.assert_close(found[key], tensor)
 
 # A checkpoint of the sharded one, by every kind.
-position = Position(3, 24, "abc")
+state = TrainingState(3, 24, "abc")
 own = folder / str(rank)
 own.mkdir()
-tensors = Snapshots().take(tensors_of(*sharded), is_kept=True)
-path = write_checkpoint(reserve(own, position, 0), tensors, position)
+tensors = Snapshots().take(checkpoint_tensors(*sharded), is_kept=True)
+path = write_checkpoint(reserve(own, state, 0), tensors, state)
 for is_sharded in (False, True):
     model, optimizer, average = build(is_sharded, seed=1)
     load_average(path, model, average)

@@ -16,19 +16,19 @@ from mae.base.errors import StorageError, UserError
 from mae.config.sections import OptimConfig
 from mae.networks.parameter_groups import parameter_groups
 from mae.training.checkpoint import files, resume
-from mae.training.checkpoint.average import Average
+from mae.training.checkpoint.average import MovingAverage
 from mae.training.checkpoint.files import (
     TrainingState,
     checkpoints,
     newest_checkpoint,
     read_state,
     reserve,
-    seal,
+    with_checksum,
     write_checkpoint,
 )
 from mae.training.checkpoint.resume import load_average, load_model, load_optimizer
-from mae.training.checkpoint.saver import forget_after, prune, set_aside
-from mae.training.checkpoint.snapshot import Snapshots, tensors_of
+from mae.training.checkpoint.saver import delete_after, keep_newest_damaged, prune_checkpoints
+from mae.training.checkpoint.snapshot import Snapshots, checkpoint_tensors
 from mae.training.optim import build_optimizer, set_lr
 
 
@@ -56,7 +56,7 @@ def training_state(step=3):
 def write(folder, number=3, model_and_optimizer=None, **fields):
     """A checkpoint of step `number`, from here."""
     model, optimizer = model_and_optimizer or stepped()
-    tensors = tensors_of(model, optimizer)
+    tensors = checkpoint_tensors(model, optimizer)
     where = training_state(number)._replace(**fields)
     part = reserve(folder, where, tensors.num_bytes)
     return write_checkpoint(part, Snapshots().take(tensors, is_kept=True), where)
@@ -72,7 +72,7 @@ def steps(folder):
 
 def sealed(state):
     """A state.json that vouches for itself."""
-    return json.dumps(seal(state))
+    return json.dumps(with_checksum(state))
 
 
 def flip(file):
@@ -139,7 +139,7 @@ def test_all_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 def test_a_file_system_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path).free
-    monkeypatch.setattr(files, "MARGIN", 0)
+    monkeypatch.setattr(files, "MARGIN_BYTES", 0)
     with pytest.raises(OSError, match=r"it needs [\d,.]+ MB, and [\d,.]+ MB are free"):
         reserve(tmp_path, training_state(), 2 * free)
     assert names(tmp_path) == []
@@ -152,7 +152,7 @@ def test_a_folder_that_is_gone_is_not_made_again(tmp_path):
 
 
 def test_two_processes_that_save_the_same_step_leave_one_whole_checkpoint(tmp_path):
-    tensors = Snapshots().take(tensors_of(*stepped()), is_kept=True)
+    tensors = Snapshots().take(checkpoint_tensors(*stepped()), is_kept=True)
     first, second = (reserve(tmp_path, training_state(), 0) for _ in range(2))
     assert write_checkpoint(first, tensors, training_state()) == write_checkpoint(
         second, tensors, training_state()
@@ -177,7 +177,7 @@ def test_the_name_of_a_checkpoint_that_is_not_wanted_is_taken_over(tmp_path, sta
 
 def test_the_newest_are_kept_and_nothing_temporary_is_left(tmp_path):
     for number in (1, 2, 30, 4):
-        prune(tmp_path, 2, 0, written=write(tmp_path, number))
+        prune_checkpoints(tmp_path, 2, 0, written=write(tmp_path, number))
     assert steps(tmp_path) == [4, 30]
     found = newest_checkpoint(tmp_path)
     assert found is not None and found.state == training_state(30) and not found.damaged
@@ -185,13 +185,13 @@ def test_the_newest_are_kept_and_nothing_temporary_is_left(tmp_path):
 
 def test_what_was_just_written_is_never_deleted(tmp_path):
     for number in (20, 30, 4):
-        prune(tmp_path, 2, 0, written=write(tmp_path, number))
+        prune_checkpoints(tmp_path, 2, 0, written=write(tmp_path, number))
     assert steps(tmp_path) == [4, 20, 30]
 
 
 def test_checkpoints_at_multiples_are_kept_for_good(tmp_path):
     for number in range(1, 12):
-        prune(tmp_path, 2, 4, written=write(tmp_path, number))
+        prune_checkpoints(tmp_path, 2, 4, written=write(tmp_path, number))
     assert steps(tmp_path) == [4, 8, 10, 11]
 
 
@@ -199,9 +199,9 @@ def test_a_damaged_checkpoint_does_not_count_as_one_that_is_kept(tmp_path):
     for number in (1, 2):
         write(tmp_path, number)
     flip(tmp_path / "step-000000002" / "model.safetensors")
-    prune(tmp_path, 2, 0, written=write(tmp_path, 3))
+    prune_checkpoints(tmp_path, 2, 0, written=write(tmp_path, 3))
     assert steps(tmp_path) == [1, 2, 3]
-    prune(tmp_path, 2, 0, written=write(tmp_path, 4))
+    prune_checkpoints(tmp_path, 2, 0, written=write(tmp_path, 4))
     assert steps(tmp_path) == [3, 4]
 
 
@@ -209,33 +209,33 @@ def test_of_damaged_ones_the_newest_is_kept_and_counts_as_none(tmp_path):
     for number in (1, 2, 3):
         write(tmp_path, number)
     paths = [tmp_path / f"step-{number:09d}" for number in (2, 3)]
-    assert set_aside(tmp_path, {}) is None
-    assert set_aside(tmp_path, paths[:1]) == paths[0].with_suffix(".damaged")
-    assert set_aside(tmp_path, [paths[1]]) == paths[1].with_suffix(".damaged")
+    assert keep_newest_damaged(tmp_path, {}) is None
+    assert keep_newest_damaged(tmp_path, paths[:1]) == paths[0].with_suffix(".damaged")
+    assert keep_newest_damaged(tmp_path, [paths[1]]) == paths[1].with_suffix(".damaged")
     assert names(tmp_path) == ["step-000000001", "step-000000003.damaged"]
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000000001"]
     again = write(tmp_path, 3)
-    assert set_aside(tmp_path, [again]) == again.with_suffix(".damaged")
+    assert keep_newest_damaged(tmp_path, [again]) == again.with_suffix(".damaged")
     assert names(tmp_path) == ["step-000000001", "step-000000003.damaged"]
 
 
 def test_a_damaged_one_goes_where_its_room_is_needed(tmp_path, monkeypatch):
-    set_aside(tmp_path, [write(tmp_path, 3)])
+    keep_newest_damaged(tmp_path, [write(tmp_path, 3)])
     kept = tmp_path / "step-000000003.damaged"
-    need = 2 * files.MARGIN
+    need = 2 * files.MARGIN_BYTES
     monkeypatch.setattr(
-        files, "_free_bytes", lambda folder: 1.5 * files.MARGIN if kept.exists() else need
+        files, "_free_bytes", lambda folder: 1.5 * files.MARGIN_BYTES if kept.exists() else need
     )
     reserve(tmp_path, training_state(4), 0).rmdir()
     assert kept.exists()
-    reserve(tmp_path, training_state(4), files.MARGIN).rmdir()
+    reserve(tmp_path, training_state(4), files.MARGIN_BYTES).rmdir()
     assert names(tmp_path) == []
 
 
 def test_a_future_that_is_undone_is_forgotten(tmp_path):
     for number in (1, 2, 3):
         write(tmp_path, number)
-    forget_after(tmp_path, 2)
+    delete_after(tmp_path, 2)
     assert steps(tmp_path) == [1, 2]
 
 
@@ -455,7 +455,7 @@ def test_moments_of_another_shape_are_refused(tmp_path):
     """Broadcasting would take them without a word, or fail at the first step."""
     path = write(tmp_path)
     model, optimizer = stepped()
-    moments = dict(tensors_of(model, optimizer).optimizer)
+    moments = dict(checkpoint_tensors(model, optimizer).optimizer)
     moments["exp_avg/0.weight"] = torch.zeros(1, 3)
     save_file(moments, path / "optimizer.safetensors")
     with pytest.raises(UserError, match=r"exp_avg/0\.weight has shape \[1, 3\], not \[4, 3\]"):
@@ -468,7 +468,7 @@ def test_moments_of_another_shape_are_refused(tmp_path):
 def averaged(seed=0):
     """Model, optimizer and average after some steps."""
     model, optimizer = stepped(0, seed)
-    average = Average(model, 0.9)
+    average = MovingAverage(model, 0.9)
     for number in (1, 2, 3):
         step(model, optimizer)
         average.update(number)
@@ -476,7 +476,7 @@ def averaged(seed=0):
 
 
 def write_averaged(folder, model, optimizer, average):
-    tensors = tensors_of(model, optimizer, average)
+    tensors = checkpoint_tensors(model, optimizer, average)
     part = reserve(folder, training_state(), tensors.num_bytes)
     return write_checkpoint(part, Snapshots().take(tensors, is_kept=True), training_state())
 
@@ -485,7 +485,7 @@ def test_an_average_goes_on_bit_for_bit(tmp_path):
     state = averaged()
     path = write_averaged(tmp_path, *state)
     resumed, optimizer = stepped(0, seed=1)
-    average = Average(resumed, 0.9)
+    average = MovingAverage(resumed, 0.9)
     load_average(path, resumed, average)
     load_model(path, resumed)
     load_optimizer(path, resumed, optimizer)
@@ -527,12 +527,12 @@ def test_a_part_of_the_model_may_be_an_average_too(tmp_path):
         for name, tensor in model.state_dict().items():
             assert torch.equal(found.state_dict()[name], tensor)
     (tmp_path / "other").mkdir()
-    average = Average(model, 0.9)
+    average = MovingAverage(model, 0.9)
     with torch.no_grad():
         model.get_parameter("average.weight").add_(1)
     path = write_averaged(tmp_path / "other", model, optimizer, average)
     for is_averaged in (False, True):
-        load_average(path, found, Average(found, 0.9))
+        load_average(path, found, MovingAverage(found, 0.9))
         load_model(path, found, averaged=is_averaged)
         own = average.tensors() if is_averaged else model.state_dict()
         assert torch.equal(found.get_parameter("average.weight"), own["average.weight"])
@@ -555,10 +555,10 @@ def test_an_average_of_other_weights_or_of_none_is_refused(tmp_path):
     path = write_averaged(tmp_path, *averaged())
     other = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 4))
     with pytest.raises(UserError, match=r"averaged weights do not fit this model: 2\.bias"):
-        load_average(path, other, Average(other, 0.9))
+        load_average(path, other, MovingAverage(other, 0.9))
     wide = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4))
     with pytest.raises(UserError, match=r"average\.0\.weight has shape \[4, 3\], not \[4, 5\]"):
-        load_average(path, wide, Average(wide, 0.9))
+        load_average(path, wide, MovingAverage(wide, 0.9))
     (path / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UserError, match=r"model\.safetensors is not readable"):
-        load_average(path, wide, Average(wide, 0.9))
+        load_average(path, wide, MovingAverage(wide, 0.9))

@@ -17,8 +17,8 @@ from mae.base.errors import UserError
 from mae.config.sections import OptimConfig
 from mae.networks.parameter_groups import parameter_groups
 from mae.training.checkpoint import files
-from mae.training.checkpoint.average import Average
-from mae.training.checkpoint.files import read_state, seal
+from mae.training.checkpoint.average import MovingAverage
+from mae.training.checkpoint.files import read_state, with_checksum
 from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
@@ -134,7 +134,7 @@ def test_a_damaged_one_is_passed_over_told_and_kept_under_another_name(run):
     assert resumed.state == training_state(2)
     (note,) = resumed.notes
     assert note.startswith(f"damaged {run.checkpoints}/step-000000003: model.safetensors is damag")
-    assert note.endswith("; kept as step-000000003.damaged; going on from step-000000002")
+    assert note.endswith("; kept as step-000000003.damaged; resuming from step-000000002")
     assert names(run.checkpoints) == ["step-000000001", "step-000000002", "step-000000003.damaged"]
     assert len(names(run.checkpoints / "step-000000003.damaged")) == 3
     assert rows(run) == [1, 2]
@@ -147,7 +147,7 @@ def test_of_two_damaged_ones_the_newer_is_kept(run):
     resumed = go_on(run, *build())
     newer, older = resumed.notes
     assert "step-000000003: " in newer and "; kept as step-000000003.damaged; going on" in newer
-    assert "step-000000002: " in older and "; gone; going on from step-000000001" in older
+    assert "step-000000002: " in older and "; deleted; resuming from step-000000001" in older
     assert names(run.checkpoints) == ["step-000000001", "step-000000003.damaged"]
 
 
@@ -157,7 +157,7 @@ def test_one_that_cannot_be_judged_stops_the_start_and_all_stays(run, monkeypatc
     newest = run.checkpoints / "step-000000003"
     if reason == "format 2":
         state = json.loads((newest / "state.json").read_text())
-        (newest / "state.json").write_text(json.dumps(seal({**state, "format": 2})))
+        (newest / "state.json").write_text(json.dumps(with_checksum({**state, "format": 2})))
     else:
 
         def fail(path):
@@ -187,7 +187,7 @@ def test_going_back_forgets_what_came_after(run):
 
 def test_where_there_is_nothing_to_go_back_to_all_is_left_as_it_is(run):
     model, optimizer = build(seed=1)
-    with pytest.raises(UserError, match="no checkpoint of before step 1 to go back to"):
+    with pytest.raises(UserError, match="no checkpoint before step 1 to roll back to"):
         go_on(run, model, optimizer, before=1)
     assert steps(run.checkpoints) == rows(run) == [1, 2, 3]
     assert torch.equal(model.token, build(seed=1)[0].token)
@@ -203,7 +203,7 @@ def test_other_data_is_refused(run):
 def test_an_average_goes_on_where_it_was_and_begins_at_the_weights(tmp_path):
     run = Run(tmp_path)
     model, optimizer = build()
-    average = Average(model, 0.9)
+    average = MovingAverage(model, 0.9)
     with torch.no_grad():
         model.token.add_(1)  # loaded since
     resume(run, model, optimizer, DATA, Accelerator(cpu=True), average=average)
@@ -218,7 +218,7 @@ def test_an_average_goes_on_where_it_was_and_begins_at_the_weights(tmp_path):
     saver.close()
     for before in (None, 4):
         found, its = build(seed=1)
-        again = Average(found, 0.9)
+        again = MovingAverage(found, 0.9)
         resume(run, found, its, DATA, Accelerator(cpu=True), before, again)
         for name, tensor in average.tensors().items():
             assert torch.equal(again.tensors()[name], tensor)
@@ -237,7 +237,7 @@ from torch.distributed.tensor import DTensor
 from mae.base.errors import RunFailed
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
-from tests.training.checkpoint.test_files import position
+from tests.training.checkpoint.test_files import training_state
 from tests.training.checkpoint.test_resume import build, go_on, save, train
 
 accelerator = Accelerator(cpu=True)
@@ -261,7 +261,7 @@ def prepare(is_sharded):
 def leg(folder, kind, first, last):
     forward, model, optimizer = prepare(kind == "sharded")
     resumed = go_on(Run(folder), model, optimizer, accelerator)
-    assert resumed.position.step == first - 1, resumed
+    assert resumed.state.step == first - 1, resumed
     train(forward, optimizer, first, last, accelerator.process_index, 2)
     save(Run(folder), model, optimizer, last, accelerator)
     return model, optimizer
@@ -290,29 +290,29 @@ def tell(what, call):
     print(f"{{what}} {{accelerator.process_index}}: {{answer}}\\n", end="", flush=True)
 
 saver = Saver(Run(f"{{folder}}/cycle").checkpoints, 9, 0, accelerator)
-tell("alone", lambda: saver.save_alone(model, optimizer, position(13)))
+tell("alone", lambda: saver.save_alone(model, optimizer, training_state(13)))
 lost = Saver(Run(f"{{folder}}/nowhere").checkpoints, 9, 0, accelerator)
-tell("lost", lambda: lost.save(model, optimizer, position(13)))
+tell("lost", lambda: lost.save(model, optimizer, training_state(13)))
 if accelerator.is_main_process:
     import mae.training.checkpoint.saver
     def fail(*args):
         raise OSError("the disk is on fire")
     mae.training.checkpoint.saver.write_checkpoint = fail
-tell("unlucky", lambda: saver.save(model, optimizer, position(13), wait=True))
+tell("unlucky", lambda: saver.save(model, optimizer, training_state(13), wait=True))
 tell("problem", saver.problem)
 saver = Saver(Run(f"{{folder}}/cycle").checkpoints, 9, 0, accelerator)
 if not accelerator.is_main_process:  # in its own shards only
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.to_local().fill_(float("nan"))
-tell("nan", lambda: saver.save(model, optimizer, position(13)))
+tell("nan", lambda: saver.save(model, optimizer, training_state(13)))
 accelerator.end_training()
 """
     )
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     launcher += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     launcher += ["--dynamo_backend", "no", "--main_process_port", "0", str(folder / "legs.py")]
-    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    path = {"PYTHONPATH": str(Path(__file__).parents[3])}
     done = subprocess.run(
         launcher, capture_output=True, text=True, env=environment() | path, timeout=120
     )

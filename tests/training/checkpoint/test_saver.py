@@ -14,7 +14,7 @@ from mae.training.checkpoint import saver as saver_module
 from mae.training.checkpoint.files import newest_checkpoint, read_state
 from mae.training.checkpoint.resume import load_model
 from mae.training.checkpoint.saver import Saver
-from mae.training.checkpoint.snapshot import Snapshots, buffer_checksums, tensors_of
+from mae.training.checkpoint.snapshot import Snapshots, buffer_checksums, checkpoint_tensors
 from tests.runs import environment
 from tests.training.checkpoint.test_files import names, step, stepped, steps, training_state
 from tests.two_processes import run_two
@@ -86,10 +86,10 @@ def test_what_is_written_are_the_weights_of_the_step_that_asked(tmp_path, build_
 def test_a_second_copy_takes_the_memory_of_the_first():
     model, optimizer = stepped()
     snapshots = Snapshots()
-    before = snapshots.take(tensors_of(model, optimizer), is_kept=True)
+    before = snapshots.take(checkpoint_tensors(model, optimizer), is_kept=True)
     places = [tensor.data_ptr() for tensor in before.model.values()]
     step(model, optimizer)
-    after = snapshots.take(tensors_of(model, optimizer), is_kept=True)
+    after = snapshots.take(checkpoint_tensors(model, optimizer), is_kept=True)
     assert [tensor.data_ptr() for tensor in after.model.values()] == places
     assert torch.equal(after.model["0.weight"], model[0].weight)
 
@@ -127,7 +127,7 @@ def test_a_failed_write_is_told_and_the_next_save_stops(tmp_path, build_saver, m
 
 def test_a_failed_write_is_raised_to_who_waits_for_it(build_saver, monkeypatch):
     break_disk(monkeypatch)
-    with pytest.raises(RunFailed, match="Input/output error; the ones before are intact"):
+    with pytest.raises(RunFailed, match="Input/output error; earlier checkpoints are intact"):
         build_saver().save(*stepped(), training_state(), wait=True)
 
 
@@ -189,7 +189,7 @@ from accelerate import Accelerator
 from mae.base.errors import RunFailed
 from mae.training.checkpoint.saver import Saver
 from mae.training.fsdp2 import prepare
-from tests.training.checkpoint.test_files import position
+from tests.training.checkpoint.test_files import training_state
 from tests.training.checkpoint.test_resume import build
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
@@ -205,7 +205,7 @@ saver = Saver(folder / "saved", 9, 0, accelerator)
 
 def save(number):
     try:
-        saver.save(model, optimizer.optimizer, position(number), wait=True)
+        saver.save(model, optimizer.optimizer, training_state(number), wait=True)
     except RunFailed as error:
         return str(error)
     return "saved"
@@ -258,13 +258,13 @@ def test_a_disk_without_room_is_refused_before_anything_is_copied(
     saver, state = build_saver(), stepped()
     saver.save(*state, training_state(1), wait=True)
     monkeypatch.setattr(
-        "mae.training.checkpoint.files.MARGIN", 2 * shutil.disk_usage(tmp_path).free
+        "mae.training.checkpoint.files.MARGIN_BYTES", 2 * shutil.disk_usage(tmp_path).free
     )
     monkeypatch.setattr(saver.snapshots, "take", None)
     with pytest.raises(RunFailed) as refused:
         saver.save(*state, training_state(2))
     assert f"{tmp_path} takes no checkpoint: it needs " in str(refused.value)
-    assert " MB are free; the ones before are intact" in str(refused.value)
+    assert " MB are free; earlier checkpoints are intact" in str(refused.value)
     assert steps(tmp_path) == [1]
 
 
@@ -292,9 +292,9 @@ def test_a_limit_on_the_size_of_files_ends_in_one_line(tmp_path):
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 saver, state = Saver(Path({str(tmp_path)!r}), 2, 0, Accelerator(cpu=True)), stepped()
-saver.save(*state, position(1), wait=True)
+saver.save(*state, training_state(1), wait=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, resource.RLIM_INFINITY))
-print(json.dumps([refusal(lambda: saver.save(*state, position(2), wait=True))]))
+print(json.dumps([refusal(lambda: saver.save(*state, training_state(2), wait=True))]))
 """
     )
     (reason,) = done
@@ -328,7 +328,7 @@ def attempt(number, fill=0):
                     other.write(bytes(4096))
             return part
         mae.training.checkpoint.saver.reserve = reserve_and_fill
-    reason = refusal(lambda: saver.save(*state, position(number), wait=True))
+    reason = refusal(lambda: saver.save(*state, training_state(number), wait=True))
     if fill:
         mae.training.checkpoint.saver.reserve = reserve
     saver.close()
@@ -372,7 +372,7 @@ from accelerate import Accelerator
 import mae.training.checkpoint.saver
 from mae.base.errors import RunFailed
 from mae.training.checkpoint.saver import Saver
-from tests.training.checkpoint.test_files import position, stepped
+from tests.training.checkpoint.test_files import training_state, stepped
 def refusal(call):
     try:
         call()

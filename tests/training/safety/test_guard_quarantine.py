@@ -36,8 +36,8 @@ def rows(file):
 
 def test_a_bad_sample_is_named_with_shard_and_key(start, file, manifest):
     quarantine = start()
-    quarantine.note([TWO])
-    assert quarantine.settle(step=7) == 1
+    quarantine.add([TWO])
+    assert quarantine.synchronize(step=7) == 1
     assert rows(file) == [
         {
             "sample": 2,
@@ -52,45 +52,45 @@ def test_a_bad_sample_is_named_with_shard_and_key(start, file, manifest):
 
 def test_without_bad_samples_there_is_no_file(start, file):
     quarantine = start()
-    quarantine.note([])
-    assert quarantine.settle(step=1) == 0
+    quarantine.add([])
+    assert quarantine.synchronize(step=1) == 0
     quarantine.check()
     assert not file.exists()
 
 
 def test_each_is_named_once(start, file):
     quarantine = start()
-    quarantine.note([THREE, ONE])
-    quarantine.note([ONE, BadSample(1, "bad in another way")])
-    assert quarantine.settle(step=1) == 2
-    quarantine.note([ONE, TWO, THREE])
-    assert quarantine.settle(step=2) == 3
-    assert quarantine.settle(step=3) == 3
+    quarantine.add([THREE, ONE])
+    quarantine.add([ONE, BadSample(1, "bad in another way")])
+    assert quarantine.synchronize(step=1) == 2
+    quarantine.add([ONE, TWO, THREE])
+    assert quarantine.synchronize(step=2) == 3
+    assert quarantine.synchronize(step=3) == 3
     assert [(row["sample"], row["step"]) for row in rows(file)] == [(1, 1), (3, 1), (2, 2)]
 
 
 def test_a_restart_knows_those_of_before(start, file):
     quarantine = start()
-    quarantine.note([ONE, TWO])
-    quarantine.settle(step=1)
+    quarantine.add([ONE, TWO])
+    quarantine.synchronize(step=1)
     again = start()
     assert again.known == {1, 2}
-    again.note([TWO, THREE])
-    assert again.settle(step=2) == 3
+    again.add([TWO, THREE])
+    assert again.synchronize(step=2) == 3
     assert [row["sample"] for row in rows(file)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("end", [1, 5, 20, -2, -1])
 def test_a_line_cut_off_by_a_kill_is_passed_over(start, file, end):
     quarantine = start()
-    quarantine.note([ONE, TWO])
-    quarantine.settle(step=1)
+    quarantine.add([ONE, TWO])
+    quarantine.synchronize(step=1)
     first, second, _ = file.read_text().split("\n")
     file.write_text(f"{first}\n{second[:end] if end != -1 else second}")
     again = start()
     assert again.known == ({1, 2} if end == -1 else {1})
-    again.note([TWO, THREE])
-    again.settle(step=2)
+    again.add([TWO, THREE])
+    again.synchronize(step=2)
     whole = []
     for line in file.read_text().splitlines():
         try:
@@ -112,28 +112,28 @@ def test_all_processes_come_to_the_same(start, file, monkeypatch):
     """What two processes met, the second's as the gathering brings it."""
     monkeypatch.setattr(module, "gather_object", lambda pending: [*pending, THREE, ONE])
     quarantine = start()
-    quarantine.note([TWO, ONE])
-    assert quarantine.settle(step=1) == 3
+    quarantine.add([TWO, ONE])
+    assert quarantine.synchronize(step=1) == 3
     assert [row["sample"] for row in rows(file)] == [1, 2, 3]
 
 
 def test_only_the_main_process_writes(start, file):
     quarantine = start()
     quarantine.is_main = False
-    quarantine.note([ONE])
-    assert quarantine.settle(step=1) == 1
+    quarantine.add([ONE])
+    assert quarantine.synchronize(step=1) == 1
     assert not file.exists()
 
 
 def test_more_than_max_bad_end_the_run(start, file):
     quarantine = start(max_bad=2)
-    quarantine.note([ONE, TWO, ONE])
-    quarantine.settle(step=1)
+    quarantine.add([ONE, TWO, ONE])
+    quarantine.synchronize(step=1)
     quarantine.check()  # as many as may be
-    assert not quarantine.is_full()
-    quarantine.note([THREE])
-    quarantine.settle(step=2)
-    assert quarantine.is_full()
+    assert not quarantine.exceeds_max_bad()
+    quarantine.add([THREE])
+    quarantine.synchronize(step=2)
+    assert quarantine.exceeds_max_bad()
     with pytest.raises(RunFailed) as error:
         quarantine.check()
     message = str(error.value)
@@ -143,17 +143,17 @@ def test_more_than_max_bad_end_the_run(start, file):
 
 def test_those_of_earlier_starts_count(start):
     quarantine = start()
-    quarantine.note([ONE, TWO, THREE])
-    quarantine.settle(step=1)
-    assert start(max_bad=2).is_full()
-    assert not start(max_bad=3).is_full()
+    quarantine.add([ONE, TWO, THREE])
+    quarantine.synchronize(step=1)
+    assert start(max_bad=2).exceeds_max_bad()
+    assert not start(max_bad=3).exceeds_max_bad()
 
 
 def test_none_may_be_bad_at_all(start):
     quarantine = start(max_bad=0)
     quarantine.check()
-    quarantine.note([ONE])
-    quarantine.settle(step=1)
+    quarantine.add([ONE])
+    quarantine.synchronize(step=1)
     with pytest.raises(RunFailed, match=r"data\.max_bad = 0"):
         quarantine.check()
 
@@ -162,16 +162,16 @@ def test_signed_addresses_are_not_written_down(start, file, manifest):
     quarantine = start()
     signed = ("https://host/a.tar?X-Amz-Signature=secret",) * 2
     quarantine.manifest = replace(manifest, shards=signed)
-    quarantine.note([ONE])
-    quarantine.settle(step=1)
+    quarantine.add([ONE])
+    quarantine.synchronize(step=1)
     assert "secret" not in file.read_text()
     assert rows(file)[0]["shard"] == "https://host/a.tar"
 
 
 def test_numbers_of_other_data_are_not_these(start, file):
     quarantine = start()
-    quarantine.note([ONE])
-    quarantine.settle(step=1)
+    quarantine.add([ONE])
+    quarantine.synchronize(step=1)
     text = file.read_text()
     file.write_text(text.replace(rows(file)[0]["data"], "0" * 64))
     assert start().known == set()
@@ -180,7 +180,7 @@ def test_numbers_of_other_data_are_not_these(start, file):
 def test_a_process_that_saves_alone_writes_what_it_met(start, file):
     quarantine = start()
     quarantine.is_main = False
-    quarantine.note([ONE, ONE])
-    quarantine.write_own(step=3)
+    quarantine.add([ONE, ONE])
+    quarantine.write_local(step=3)
     assert [(row["sample"], row["step"]) for row in rows(file)] == [(1, 3)]
     assert start().known == {1}

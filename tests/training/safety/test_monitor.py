@@ -1,7 +1,7 @@
 import pytest
 
 from mae.config.sections import DataConfig
-from mae.training.safety.monitor import SURE_AFTER, DataWaitHint, ways_to_feed
+from mae.training.safety.monitor import MIN_SECONDS, DataWaitHint, data_wait_remedies
 from mae.training.tracking.tracker import Clock
 
 
@@ -19,22 +19,22 @@ class Interval(Clock):
 
 @pytest.fixture
 def hint():
-    ways = ways_to_feed(DataConfig(workers=2), processes=2, cores=8, has_gpu=True)
+    ways = data_wait_remedies(DataConfig(workers=2), processes=2, cores=8, has_gpu=True)
     return DataWaitHint(", ".join(ways))
 
 
 def test_it_is_said_once_and_only_when_sure(hint):
-    assert hint(Interval(10 * SURE_AFTER, 1.0)) is None  # workers start
-    assert hint(Interval(0.6 * SURE_AFTER, 0.5)) is None
-    said = hint(Interval(0.6 * SURE_AFTER, 0.5))
+    assert hint(Interval(10 * MIN_SECONDS, 1.0)) is None  # workers start
+    assert hint(Interval(0.6 * MIN_SECONDS, 0.5)) is None
+    said = hint(Interval(0.6 * MIN_SECONDS, 0.5))
     assert said.startswith("data    waited for 50% of the time (2.0 times as fast without).")
     assert "data.workers=4 (there are 8 cores), data.crop_on_device=true, data.decode" in said
-    assert hint(Interval(10 * SURE_AFTER, 0.5)) is None
+    assert hint(Interval(10 * MIN_SECONDS, 0.5)) is None
 
 
 def test_a_run_that_is_fed_hears_nothing(hint):
     for _ in range(5):
-        assert hint(Interval(SURE_AFTER, 0.05)) is None
+        assert hint(Interval(MIN_SECONDS, 0.05)) is None
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_a_run_that_is_fed_hears_nothing(hint):
     ],
 )
 def test_only_what_would_help_is_named(settings, cores, has_gpu, ways):
-    assert list(ways_to_feed(DataConfig(**settings), 2, cores, has_gpu)) == ways
+    assert list(data_wait_remedies(DataConfig(**settings), 2, cores, has_gpu)) == ways
 
 
 def test_fine_tuning_has_fewer_ways():
-    ways = ways_to_feed(DataConfig(workers=4), 1, 8, has_gpu=True, has_labels=True)
+    ways = data_wait_remedies(DataConfig(workers=4), 1, 8, has_gpu=True, has_labels=True)
     assert list(ways) == ["data.workers=8 (there are 8 cores)", "mae pack --resize"]
 
 
 def test_what_would_be_refused_is_not_named():
     for data, channels in ((DataConfig(), 4), (DataConfig(bits=16), 3)):
-        ways = ways_to_feed(data, 1, 1, has_gpu=True, channels=channels)
+        ways = data_wait_remedies(data, 1, 1, has_gpu=True, channels=channels)
         assert not [way for way in ways if "decode_on_device" in way]

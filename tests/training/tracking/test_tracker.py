@@ -38,8 +38,8 @@ def test_without_backends_there_are_the_files_and_the_line(tmp_path, capsys):
     tracker = Tracker(run, config, is_main=True)
     assert not tracker.backends
     tracker.report({"step": 1, "loss": 0.5}, "the line")
-    tracker.health({"step": 1, "rankme": 3.0})
-    tracker.picture("panel", tmp_path / "none.png", 1)
+    tracker.log_health({"step": 1, "rankme": 3.0})
+    tracker.log_picture("panel", tmp_path / "none.png", 1)
     tracker.close()
     assert capsys.readouterr().out == "the line\n"
     assert json.loads(run.metrics_file.read_text()) == {"step": 1, "loss": 0.5}
@@ -51,8 +51,8 @@ def test_other_processes_are_silent(tmp_path, capsys):
     run = Run(tmp_path)
     other = Tracker(run, Config(log=LogConfig(tensorboard=True)), is_main=False)
     other.report({"step": 1}, "nothing of this")
-    other.health({"step": 1})
-    other.say("nor of this")
+    other.log_health({"step": 1})
+    other.print_line("nor of this")
     other.close()
     assert not other.backends and not list(tmp_path.iterdir())
     assert capsys.readouterr() == ("", "")
@@ -64,7 +64,7 @@ class Broken:
     def log(self, row, step):
         raise OSError(28, "No space left on device")
 
-    def picture(self, name, path, step):
+    def log_picture(self, name, path, step):
         raise OSError(5, "Input/output error")
 
     def close(self):
@@ -77,11 +77,11 @@ def test_a_backend_that_fails_is_told_once_and_stops_nothing(tmp_path, capsys):
     tracker.backends["broken"] = Broken()
     for step in (1, 2):
         tracker.report({"step": step}, f"line {step}")
-    tracker.picture("panel", tmp_path, 2)
-    tracker.health({"step": 2})
+    tracker.log_picture("panel", tmp_path, 2)
+    tracker.log_health({"step": 2})
     tracker.close()
     assert capsys.readouterr().out.splitlines() == [
-        "broken: not all is tracked from here on: [Errno 28] No space left on device",
+        "broken: tracking is incomplete from here on: [Errno 28] No space left on device",
         "line 1",
         "line 2",
     ]
@@ -111,8 +111,8 @@ class TestTensorboard:
         Image.fromarray(pixels).save(tmp_path / "panel.png")
         tracker = Tracker(run, config, is_main=True)
         tracker.report({"step": 3, "loss": 0.25, "grad_norm": float("nan"), "bad": 0}, "line")
-        tracker.health({"step": 3, "rankme": 5.5, "knn": None, "images": 7})
-        tracker.picture("panel", tmp_path / "panel.png", 3)
+        tracker.log_health({"step": 3, "rankme": 5.5, "knn": None, "images": 7})
+        tracker.log_picture("panel", tmp_path / "panel.png", 3)
         tracker.close()
         shown = EventAccumulator(str(run.folder / "tensorboard")).Reload()
         assert sorted(shown.scalars.Keys()) == ["bad", "health/images", "health/rankme", "loss"]
@@ -149,12 +149,12 @@ run.open(config)
 tracker = Tracker(run, config, is_main=True)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 for step in range(1000):
-    tracker._pass_on(lambda backend: backend.log({{"loss": 0.5, "r2": 0.5}}, step))
+    tracker._for_each_backend(lambda backend: backend.log({{"loss": 0.5, "r2": 0.5}}, step))
 tracker.close()
 """
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("tensorboard: not all is tracked from here on: ") == 1
+        assert done.stdout.count("tensorboard: tracking is incomplete from here on: ") == 1
 
 
 def test_tensorboard_that_cannot_start_stops_nothing(tmp_path, capsys):

@@ -51,7 +51,7 @@ def go(name, start, steps):
     told = {"seconds": seconds, "id": backend and backend.run.id}
     for step in steps:
         tracker.report({"step": step, "loss": 0.5}, "")
-    tracker.health({"step": steps[-1], "rankme": 3.0, "knn": None})
+    tracker.log_health({"step": steps[-1], "rankme": 3.0, "knn": None})
     began = time.monotonic()
     tracker.close()
     told["closing"] = time.monotonic() - began
@@ -98,7 +98,7 @@ def told(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), json.dumps(ADDRESSES), address, KEY],
         env=clean | {"HOME": str(folder / "home"), "NETRC": str(folder / "home" / "netrc")},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=120,
@@ -199,11 +199,11 @@ def test_an_id_that_a_crash_has_emptied_is_made_anew_and_then_stays(tmp_path, le
     file = run.folder / "wandb-id"
     if left is not None:
         file.write_bytes(left)
-    made = wandb._id_of(run)
+    made = wandb._run_id(run)
     assert re.fullmatch("[0-9a-f]{8}", made)
-    assert wandb._id_of(run) == made == file.read_text()
+    assert wandb._run_id(run) == made == file.read_text()
     file.write_text("my-own-name\n")
-    assert wandb._id_of(run) == "my-own-name"
+    assert wandb._run_id(run) == "my-own-name"
 
 
 def test_an_id_is_whole_or_absent(tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_an_id_is_whole_or_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
-        wandb._id_of(run)
+        wandb._run_id(run)
     assert not (run.folder / "wandb-id").exists()
 
 
