@@ -1,4 +1,4 @@
-"""A run tried out: a few seconds of its data, one step of its model, and what follows from them."""
+"""Dry run: a few seconds of data loading, a few steps of a copy, and the estimates from them."""
 
 import copy
 import shutil
@@ -22,59 +22,64 @@ from mae.training.step import Learner, Step, build_learner, train_step
 from mae.training.tracking.progress import describe_run
 
 READ_SECONDS = 5.0
+"""seconds of data loading that are timed"""
+
 TIMED_STEPS = 2
+"""steps that are timed, after one that is not"""
 
 
 class LoaderTiming(NamedTuple):
-    """What the loader did by itself."""
+    """Speed of the data loader without training."""
 
     batch: TrainingBatch
-    """the first one"""
+    """the first micro-batch"""
     images_per_second: float
     """of all processes"""
     bad: int
+    """number of unreadable images met"""
 
 
 class StepTiming(NamedTuple):
-    """One optimizer step on this process's device."""
+    """Duration, loss and memory of an optimizer step on this process's device."""
 
     seconds: float
     loss: float
     memory: int | None
-    """bytes at most, where the device counts them"""
+    """peak memory in bytes; None where the device does not record it"""
 
 
 def dry_run(setup: TrainingSetup, objective: Objective, accelerator: Accelerator) -> list[str]:
-    """What the run would be like, line by line; nothing is written and `objective` stays as it is.
+    """Estimate size, speed, memory and duration of the run; returns the lines of the report.
 
-    All processes call it; `objective` is still on the CPU.  Raises UserError where the run could
-    not go: its folder, the disk, a sample, the device's memory.
+    Nothing is written and `objective`, which is still on the CPU, is not changed.  All processes
+    call it.  Raises UserError where the run could not work: its folder, the disk, a sample, the
+    device's memory.
     """
     config, plan, _ = setup
     disk = check_disk(config, objective)
-    reading = time_loader(setup, objective, accelerator.device)
-    step = time_step(config, objective, plan, accelerator, reading.batch)
+    loading = time_loader(setup, objective, accelerator.device)
+    step = time_step(config, objective, plan, accelerator, loading.batch)
     speed = plan.sharding.batch_size / step.seconds
-    used = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.sharding.num_processes)
+    utilisation = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.sharding.num_processes)
     parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}
     sizes = ", ".join(f"{name} {millions:.1f} M" for name, millions in parts.items())
-    bad = f", {reading.bad} of them bad" if reading.bad else ""
+    bad = f", {loading.bad} of them bad" if loading.bad else ""
     return [
         *describe_run(setup, objective, accelerator, 0),
         f"sizes   {sizes}; {plan.flops_per_image / 1e9:.3g} GFLOP an image; "
         f"{plan.steps * plan.sharding.batch_size:,} samples in all",
         disk,
-        f"read    {reading.images_per_second:,.0f} images/s with {config.data.workers} workers "
+        f"read    {loading.images_per_second:,.0f} images/s with {config.data.workers} workers "
         f"for each process{bad}",
         f"step    {step.seconds:.3g} s = {speed:,.0f} images/s, loss {step.loss:.3f}"
-        + (f", MFU {used:.0%}" if used else "")
+        + (f", MFU {utilisation:.0%}" if utilisation else "")
         + _memory(step, accelerator.device),
-        _time(config, plan, reading, step, accelerator.device),
+        _duration(config, plan, loading, step, accelerator.device),
     ]
 
 
 def checkpoint_bytes(objective: Objective, moments: int = 2, has_average: bool = False) -> int:
-    """Weights, and of those that are trained the optimizer's moments and the moving average."""
+    """Bytes of a checkpoint: weights, and moments and moving average of trained parameters."""
     weights = sum(t.numel() * t.element_size() for t in objective.state_dict().values())
     trained = (p for p in objective.parameters() if p.requires_grad)
     copies = moments + has_average
@@ -82,9 +87,9 @@ def checkpoint_bytes(objective: Objective, moments: int = 2, has_average: bool =
 
 
 def check_disk(config: Config, objective: Objective) -> str:
-    """The line on checkpoints; UserError where the disk has no room for them.
+    """Report the disk space for checkpoints; UserError where the disk is too small.
 
-    One more than train.keep_last: the oldest goes once the newest is whole.
+    Space for train.keep_last + 1 is needed: the oldest is deleted once the newest is complete.
     """
     one = checkpoint_bytes(objective, num_moments(config.optim), config.train.ema > 0)
     folder = Path(config.output).resolve()
@@ -104,7 +109,7 @@ def check_disk(config: Config, objective: Objective) -> str:
 
 
 def time_loader(setup: TrainingSetup, objective: Objective, device: torch.device) -> LoaderTiming:
-    """The first batches, for READ_SECONDS after the first; raises as the loader does."""
+    """Time the loader for READ_SECONDS after the first batch; raises as the loader does."""
     config, plan, data = setup
     micro_batches = data.batches(
         config, plan.sharding, objective.img_size, 0, plan.steps, device=device
@@ -119,10 +124,10 @@ def time_loader(setup: TrainingSetup, objective: Objective, device: torch.device
             count, bad = count + 1, bad + len(batch.bad)
             if time.perf_counter() - began > READ_SECONDS:
                 break
-        # The first one's time is that of starting workers, too: it counts where it is all there is.
+        # The first batch's time includes the start of the workers: used only if it is the only one.
         seconds = (time.perf_counter() - began) / count if count else first_took
     finally:
-        micro_batches.close()  # and its workers with it
+        micro_batches.close()  # ends the workers
     return LoaderTiming(
         first, plan.sharding.device_batch * plan.sharding.num_processes / seconds, bad
     )
@@ -135,7 +140,7 @@ def time_step(
     accelerator: Accelerator,
     batch: TrainingBatch,
 ) -> StepTiming:
-    """Steps of a copy of `objective`, the first of them untimed; UserError out of memory."""
+    """Time steps of a copy of `objective`; UserError where the device runs out of memory."""
     device, sharding = accelerator.device, plan.sharding
     has_counter = device.type == "cuda"
     try:
@@ -144,7 +149,7 @@ def time_step(
         if has_counter:
             torch.cuda.reset_peak_memory_stats(device)
         loss = train_step(learner, [batch], Step(1, plan.steps, plan.lr))
-        # More than two micro-batches take the same for each.
+        # Extrapolated linearly beyond two micro-batches.
         counts = range(1, min(sharding.accumulation, 2) + 1)
         times = [_seconds(learner, batch, plan, count) for count in counts]
         seconds = times[-1] + max(0.0, times[-1] - times[0]) * (sharding.accumulation - counts[-1])
@@ -153,22 +158,22 @@ def time_step(
     except RuntimeError as error:
         if not _is_out_of_memory(error):
             raise
-        what = (
-            f"lower train.max_device_batch to {sharding.device_batch // 2} or less (the same run: "
-            "what is missing is accumulated)"
+        remedy = (
+            f"lower train.max_device_batch to {sharding.device_batch // 2} or less (the result "
+            "stays the same, by gradient accumulation)"
             if sharding.device_batch > 1
             else "not even one image fits: choose a smaller model or data.img_size"
         )
         raise UserError(
             f"train.max_device_batch: {sharding.device_batch} images at once do not fit into the "
-            f"memory of {device}: {what}"
+            f"memory of {device}: {remedy}"
         ) from None
     finally:
         accelerator.free_memory()
 
 
 def _seconds(learner: Learner, batch: TrainingBatch, plan: Plan, accumulation: int) -> float:
-    """Duration of a step with so many micro-batches."""
+    """Mean duration of a step with `accumulation` micro-batches."""
     device = learner.accelerator.device
     began = _now(device)
     for number in range(2, TIMED_STEPS + 2):
@@ -198,16 +203,18 @@ def _memory(step: StepTiming, device: torch.device) -> str:
     return f", {step.memory / 1e9:.1f} of {total / 1e9:.1f} GB"
 
 
-def _time(
-    config: Config, plan: Plan, reading: LoaderTiming, step: StepTiming, device: torch.device
+def _duration(
+    config: Config, plan: Plan, loading: LoaderTiming, step: StepTiming, device: torch.device
 ) -> str:
-    """Reading goes on beside the steps where there are workers, and between them where not."""
-    data_seconds = plan.sharding.batch_size / reading.images_per_second
-    beside = config.data.workers > 0
-    one = max(data_seconds, step.seconds) if beside else data_seconds + step.seconds
+    """Estimate the duration of the run: loading overlaps with steps only if there are workers."""
+    data_seconds = plan.sharding.batch_size / loading.images_per_second
+    overlaps = config.data.workers > 0
+    one = max(data_seconds, step.seconds) if overlaps else data_seconds + step.seconds
     if data_seconds > step.seconds:
-        why = f"the data decides (what would help: {remedies_for_run(config, device)})"
+        why = (
+            f"data loading is the bottleneck (what would help: {remedies_for_run(config, device)})"
+        )
     else:
-        why = "the step decides"
+        why = "the step is the bottleneck"
     share = min(data_seconds, step.seconds) / max(data_seconds, step.seconds)
     return f"time    about {duration(one * plan.steps)}: {why}; the other takes {share:.0%} of it"

@@ -1,4 +1,4 @@
-"""Where and with what a run was started: a row for each start, to find out later what changed."""
+"""Environment of a start, recorded in starts.jsonl: code, packages, hardware, launcher."""
 
 import os
 import platform
@@ -26,6 +26,7 @@ PACKAGES = (
     "pillow",
     "webdataset",
 )
+"""packages whose versions are recorded"""
 VARIABLES = (
     "WORLD_SIZE",
     "LOCAL_WORLD_SIZE",
@@ -48,13 +49,15 @@ VARIABLES = (
     "SLURM_JOB_NODELIST",
     "SLURM_NNODES",
 )
-"""Those of launchers, devices, threads and memory that change how a run goes; never more than
-these, as others may hold secrets."""
+"""environment variables that are recorded: of launchers, devices, threads and memory; never all of
+them, as others may hold secrets"""
+
 GIT_SECONDS = 2.0
+"""timeout of a git command"""
 
 
 def describe_start() -> dict[str, Any]:
-    """The facts of this start, as they go into a line of JSON; what is not known is None."""
+    """Describe this start as a JSON object; unknown values are None."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
@@ -75,10 +78,10 @@ def describe_start() -> dict[str, Any]:
 
 
 def git_state(package: Path) -> dict[str, Any] | None:
-    """Commit, and whether tracked files differ from it; None where `package` is in no work tree.
+    """Commit of the package, and whether tracked files differ; None outside a git work tree.
 
-    A folder that merely lies in someone else's work tree, as an environment does, is not in it:
-    git must track the package.
+    A package that lies in a work tree without being tracked, as in a virtual environment inside
+    another repository, has none.
     """
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
@@ -111,7 +114,7 @@ def _version(package: str) -> str | None:
 
 
 def _driver() -> str | None:
-    """NVIDIA's kernel module says it without starting a process."""
+    """Version of NVIDIA's kernel module, read from /proc; None: unknown."""
     try:
         for word in Path("/proc/driver/nvidia/version").read_text().split():
             if word[0].isdigit() and "." in word:
@@ -122,7 +125,7 @@ def _driver() -> str | None:
 
 
 def _gpus() -> list[dict[str, Any]]:
-    """Those that this process may use."""
+    """Names and memory of the GPUs that this process can use."""
     if not torch.cuda.is_available():
         return []
     found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]

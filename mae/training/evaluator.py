@@ -1,4 +1,4 @@
-"""Evaluation while a run goes on: panels of fixed images, and measurements on held-out ones."""
+"""Evaluation during training: panels of fixed images and metrics on held-out images."""
 
 import contextlib
 import time
@@ -28,7 +28,7 @@ from mae.training.tracking.tracker import Tracker
 
 
 class PanelImages(NamedTuple):
-    """The fixed images that every panel shows, and the seeds of their noise."""
+    """The images that every panel shows, and the seeds of their noise."""
 
     images: Tensor
     seeds: Tensor
@@ -36,17 +36,18 @@ class PanelImages(NamedTuple):
 
 
 class EvaluationImages(NamedTuple):
-    """The images that a run is evaluated on."""
+    """Images that a run is evaluated on; None: no panels, or no held-out metrics."""
 
     panel: PanelImages | None
     held_out: Images | None
 
 
 def open_held_out(config: Config) -> Images | None:
-    """The images of data.val, where they are to be measured while training goes on.
+    """Open data.val for evaluation during training; None unless log.health_every is set.
 
-    Raises UserError where they cannot be read, or do not fit the objective; one that needs labels
-    is evaluated on them in the end whatever log.health_every is.
+    Raises UserError where the images cannot be read or do not fit the objective.  For an
+    objective that needs labels they are checked in any case, since it is evaluated on them
+    afterwards.
     """
     if not config.data.val:
         return None
@@ -58,7 +59,7 @@ def open_held_out(config: Config) -> Images | None:
 
 
 def panel_images(config: Config, objective: Objective, training: TrainingSource) -> PanelImages:
-    """The first of data.val, or of the training data where there is none."""
+    """Load the first images of data.val, or of the training data if there is none."""
     held_out = open_images(config.data.val, "data.val", config) if config.data.val else None
     images = held_out or training.images(config)
     count = min(config.log.panel_images, len(images.manifest))
@@ -74,7 +75,7 @@ def panel_images(config: Config, objective: Objective, training: TrainingSource)
 def open_evaluation_images(
     config: Config, objective: Objective, data: TrainingSource, draws: bool
 ) -> EvaluationImages:
-    """The images for panels, where this process `draws` them, and those to be measured."""
+    """Open the images for panels, if this process `draws` them, and the held-out images."""
     held_out = open_held_out(config)
     if not (draws and draws_panels(config, objective)):
         return EvaluationImages(None, held_out)
@@ -82,7 +83,7 @@ def open_evaluation_images(
 
 
 def draws_panels(config: Config, objective: Objective) -> bool:
-    """True where `draw_panel` has a picture."""
+    """True where the objective has a panel of its own or can reconstruct images."""
     own = type(implementation(config.objective)).panel
     return own is not Implementation.panel or hasattr(objective, "reconstruct")
 
@@ -91,7 +92,7 @@ def draws_panels(config: Config, objective: Objective) -> bool:
 def draw_panel(
     config: Config, objective: Objective, images: Tensor, seeds: Tensor, title: str
 ) -> Image.Image | None:
-    """The objective's own picture, or its reconstructions; None where it has neither."""
+    """Draw the objective's own panel, or its reconstructions; None where it has neither."""
     was_training = objective.training
     objective.eval()
     try:
@@ -104,9 +105,9 @@ def draw_panel(
 
 
 class Evaluator:
-    """Draws panels and measures held-out images when they are due; all processes together.
+    """Draws panels and evaluates held-out images when they are due, with averaged weights if any.
 
-    With averaged weights, where there are any.
+    All processes call it together.
     """
 
     def __init__(
@@ -123,31 +124,31 @@ class Evaluator:
         self.panel, self.held_out = evaluated
         if self.held_out is not None and is_sharded(learner.objective):
             self.held_out = None
-            tracker.print_line("held-out images are not measured while the weights are sharded")
+            tracker.print_line("held-out images are not evaluated while the weights are sharded")
         if self.config.log.panel_every and not draws_panels(self.config, learner.objective):
             tracker.print_line(
                 f"panels  none: {self.config.objective} draws and reconstructs nothing"
             )
 
     def evaluate(self, done: int, is_end: bool) -> None:
-        """Draw and measure what is due after step `done`.  All processes call it."""
+        """Draw panels and evaluate if due after step `done`.  All processes call it."""
         every = self.config.log.panel_every
         draws = self.panel is not None and ((every and done % every == 0) or is_end)
-        measures = self.held_out is not None and (is_end or self._is_epoch_mark(done))
+        evaluates = self.held_out is not None and (is_end or self._is_epoch_mark(done))
         average = self.learner.average
-        with average.applied() if average and (draws or measures) else contextlib.nullcontext():
+        with average.applied() if average and (draws or evaluates) else contextlib.nullcontext():
             if draws and self.panel is not None:
                 self._draw(self.panel, done)
-            if measures and self.held_out is not None:
-                self._measure(self.held_out, done)
+            if evaluates and self.held_out is not None:
+                self._evaluate_held_out(self.held_out, done)
 
     def _is_epoch_mark(self, done: int) -> bool:
-        """A multiple of log.health_every epochs was passed in this step."""
+        """True where this step passed a multiple of log.health_every epochs."""
         every = self.config.log.health_every
         return self.plan.epoch(done) // every > self.plan.epoch(done - 1) // every
 
     def _draw(self, panel: PanelImages, step: int) -> None:
-        """Write panels/step-….png."""
+        """Write panels/step-….png and log it."""
         objective, device = self.learner.objective, self.learner.accelerator.device
         images, seeds = panel.images.to(device), panel.seeds.to(device)
         title = f"step {step}, {panel.source}"
@@ -157,7 +158,7 @@ class Evaluator:
             save_png(picture, path)
             self.tracker.log_picture("panel", path, step)
 
-    def _measure(self, images: Images, done: int) -> None:
+    def _evaluate_held_out(self, images: Images, done: int) -> None:
         objective, accelerator = self.learner.objective, self.learner.accelerator
         began = time.perf_counter()
         held_out = HeldOut(
@@ -170,12 +171,12 @@ class Evaluator:
             log=self.tracker.print_line,
         )
         try:
-            found = implementation(self.config.objective).measure(objective, held_out)
-            if found is None:
-                found = measure_held_out(objective, held_out)[0]._asdict()
-        except UserError as error:  # met by all processes alike; no reason to end a run
-            self.tracker.print_line(f"held-out images: not measured: {error}")
+            metrics = implementation(self.config.objective).measure(objective, held_out)
+            if metrics is None:
+                metrics = measure_held_out(objective, held_out)[0]._asdict()
+        except UserError as error:  # the same on all processes, and no reason to end a run
+            self.tracker.print_line(f"held-out images: not evaluated: {error}")
             return
         seconds = time.perf_counter() - began
-        row = {"step": done, "epoch": self.plan.epoch(done), **found, "seconds": seconds}
+        row = {"step": done, "epoch": self.plan.epoch(done), **metrics, "seconds": seconds}
         self.tracker.log_health(row)

@@ -1,4 +1,4 @@
-"""Floating-point operations of an objective, and what the device could do at most."""
+"""Floating-point operations of an objective, peak of the device, and MFU."""
 
 import copy
 
@@ -39,14 +39,14 @@ PEAK_TFLOPS: dict[str, dict[str, float]] = {
 makers' data sheets; fp32 is without TF32.  An earlier row wins; no bf16: the device has none."""
 
 REDUCED_VARIANTS = {"laptop", "mig", "max", "d"}
-"""words in the names of devices that do less than their namesakes, by a share not known here"""
+"""words in device names of variants that are slower than their namesakes, by unknown factors"""
 
 
 def flops_per_image(objective: Objective, channels: int) -> int:
-    """Operations of forward and backward for one image: a multiply-add counts as two.
+    """Operations of forward and backward pass for one image; a multiply-add counts as two.
 
-    Counted as this implementation does the work, on shapes alone: no memory, and no time on the
-    device.  The objective stays as it is.
+    Counts the operations that this implementation executes, on the meta device: no memory or
+    device time is used, and the objective is not changed.
     """
     shape_only = _without_storage(objective)
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
@@ -58,7 +58,7 @@ def flops_per_image(objective: Objective, channels: int) -> int:
 
 
 def _without_storage(objective: Objective) -> Objective:
-    """A copy on the meta device, of which every tensor is a shape; the original is not touched."""
+    """Copy the objective to the meta device, where tensors are shapes without storage."""
     memo: dict[int, object] = {}
     for parameter in objective.parameters():
         shape = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
@@ -69,9 +69,9 @@ def _without_storage(objective: Objective) -> Objective:
 
 
 def peak_flops(device: torch.device, precision: str) -> float | None:
-    """Operations per second that the device can do at most in `bf16` or `fp32`; None: unknown.
+    """Peak operations per second of the device in `bf16` or `fp32`; None: unknown.
 
-    `no`, accelerate's word for no mixed precision, is fp32.
+    `precision`: bf16, fp32, or accelerate's `no`, which means fp32.
     """
     precision = "fp32" if precision == "no" else precision
     if device.type != "cuda":
@@ -80,7 +80,7 @@ def peak_flops(device: torch.device, precision: str) -> float | None:
 
 
 def peak_flops_of_name(name: str, precision: str) -> float | None:
-    """The same by the device's name, such as `NVIDIA H100 80GB HBM3`."""
+    """Peak operations per second by device name, such as `NVIDIA H100 80GB HBM3`."""
     words = f" {name.replace('-', ' ')} ".lower()
     if REDUCED_VARIANTS & set(words.split()):
         return None
@@ -93,5 +93,5 @@ def peak_flops_of_name(name: str, precision: str) -> float | None:
 def mfu(
     images_per_second: float, flops_per_image: int, peak: float | None, devices: int
 ) -> float | None:
-    """Model FLOPs utilisation: the share of the devices' peak that the run uses; None: unknown."""
+    """Model FLOPs utilisation (MFU): share of the peak of all devices; None: unknown peak."""
     return images_per_second * flops_per_image / (peak * devices) if peak else None

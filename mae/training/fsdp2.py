@@ -1,8 +1,8 @@
-"""What differs where the launcher asks for sharded weights (FSDP2): see launch/fsdp2.yaml.
+"""Preparation of model and optimizer for one process, DDP or FSDP2 (launch/fsdp2.yaml).
 
-The arithmetic is DDP's, so that a run may change between the two: weights are gathered as they
-are, and autocast decides what is computed in bf16.  accelerate would compute everything in bf16,
-the loss and the sum of the gradients as well.
+The arithmetic of FSDP2 is that of DDP, so that a run may change between the two: weights are
+gathered in fp32, and autocast decides what is computed in bf16.  accelerate's default would compute
+everything in bf16, including the loss and the sum of the gradients.
 """
 
 import os
@@ -19,7 +19,7 @@ from mae.objectives.base import CAPABILITIES, Objective
 
 
 def refuse_fsdp1() -> None:
-    """UserError where the launcher asks for FSDP 1, whose weights have no names of their own."""
+    """Raise UserError where the launcher asks for FSDP 1, which flattens the parameters."""
     is_asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if is_asked and os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError("the launcher asks for FSDP 1: use fsdp_version: 2 (launch/fsdp2.yaml)")
@@ -28,24 +28,24 @@ def refuse_fsdp1() -> None:
 def prepare(
     objective: Objective, optimizer: Optimizer, accelerator: Accelerator
 ) -> tuple[nn.Module, AcceleratedOptimizer]:
-    """`accelerator.prepare`: objective and optimizer as one process, DDP or FSDP2 has them.
+    """Wrap objective and optimizer for one process, DDP or FSDP2 (`accelerator.prepare`).
 
-    A sharded objective is changed in place, and all processes must then call its methods together.
-    Buffers are the first process's at the start; then each process changes its own (all alike).
+    FSDP2 shards the objective in place, and all processes must then call its methods together.
+    Buffers start as those of process 0; then every process updates its own, to equal values.
     """
     if accelerator.is_fsdp2:
         plugin = accelerator.state.fsdp_plugin
         assert plugin is not None
         plugin.mixed_precision_policy = MixedPrecisionPolicy()
-        # The launcher's file names classes of several objectives; accelerate wants all of them.
+        # The launch file lists classes of several objectives; accelerate requires each to occur.
         own = {type(part).__name__ for part in objective.modules()}
         wrapped = plugin.transformer_cls_names_to_wrap or []
         plugin.transformer_cls_names_to_wrap = [name for name in wrapped if name in own]
-        # accelerate does so for all models but these.
+        # accelerate applies autocast to all models except FSDP2's.
         objective.forward = accelerator.autocast()(objective.forward)
     model, optimizer = accelerator.prepare(objective, optimizer)
     if isinstance(model, DistributedDataParallel):
-        _leave_buffers(model)
+        _disable_buffer_broadcast(model)
     if accelerator.is_fsdp2:
         for method in CAPABILITIES:
             if hasattr(objective, method):
@@ -53,10 +53,11 @@ def prepare(
     return model, optimizer
 
 
-def _leave_buffers(model: DistributedDataParallel) -> None:
-    """No more broadcasts of the first process's buffers before every forward pass.
+def _disable_buffer_broadcast(model: DistributedDataParallel) -> None:
+    """Turn off the broadcast of process 0's buffers before every forward pass.
 
-    Set here, since as an argument torch 2.15 warns of the one name, and older ones lack the other.
+    Set as an attribute: as an argument, torch 2.15 warns of one name and older versions lack the
+    other.
     """
     name = "forward_sync_buffers" if hasattr(model, "forward_sync_buffers") else "broadcast_buffers"
     setattr(model, name, False)

@@ -1,4 +1,4 @@
-"""Numbers of every step, kept on the device until they are reported."""
+"""Meter of losses, statistics and gradient norms, kept on the device until reported."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,33 +12,34 @@ from mae.objectives.declaration import Declaration, Kind
 
 
 class StepNumbers(NamedTuple):
-    """Numbers of one step, over all processes."""
+    """Loss and gradient norm of one step, over all processes."""
 
     step: int
     loss: float
-    """the one that is watched; NaN where no micro-batch had a finite one"""
+    """mean of the loss that the guard watches; NaN where no micro-batch had a finite one"""
     grad_norm: float
+    """before clipping"""
 
     @property
     def skipped(self) -> bool:
-        """The step did nothing: its gradient was not finite."""
+        """True where the step was skipped, as its gradient was not finite."""
         return not math.isfinite(self.grad_norm)
 
 
 class IntervalTotals(NamedTuple):
-    """Since the last report, over all processes."""
+    """Means and sums since the last report, over all processes."""
 
     loss: float
-    """mean of the finite ones"""
+    """mean total loss of the micro-batches where it is finite"""
     losses: dict[str, float]
-    """means of its parts, over the same micro-batches"""
+    """mean of each loss by name, over the same micro-batches"""
     statistics: dict[str, float | list[float]]
-    """means and sums of the objective's own, over the same micro-batches"""
+    """means and sums of the objective's statistics, over the same micro-batches"""
     steps: list[StepNumbers]
 
 
 class Meter:
-    """Adds up on the device, without ever waiting for it; `read` is the only synchronisation."""
+    """Accumulates on the device without waiting for it; only `read` synchronises."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Meter:
         watched: str | None = None,
         losses: Sequence[str] = (),
     ) -> None:
-        """`statistics`, `watched` and `losses` as an objective declares them."""
+        """`statistics`, `watched` and `losses`: as the objective declares them."""
         self.device = device
         self.kinds = dict(statistics or {})
         self.watched = watched
@@ -59,11 +60,11 @@ class Meter:
 
     @classmethod
     def of(cls, device: torch.device, declared: Declaration) -> "Meter":
-        """A meter for what an objective returns."""
+        """Build the meter for a declared objective."""
         return cls(device, declared.statistics, declared.guarded_loss, declared.losses)
 
     def add(self, output: Output) -> None:
-        """Include one micro-batch; one whose loss is not finite counts as none."""
+        """Add one micro-batch; it is ignored if its loss is not finite."""
         assert list(output.losses) == self.losses, "losses are as the objective declares them"
         assert output.statistics.keys() == self.kinds.keys(), "statistics, too"
         loss = total_loss(output).detach()
@@ -79,13 +80,13 @@ class Meter:
                 self.totals[key] = self.totals[key] + value if key in self.totals else value
 
     def end_step(self, step: int, grad_norm: Tensor) -> None:
-        """The micro-batches since the last call were `step`, of this gradient."""
+        """End `step`, which consists of the micro-batches added since the last call."""
         self.numbers.append(step)
         self.steps.append(torch.cat([self.step_sums, grad_norm.detach().to(self.step_sums)[None]]))
         self.step_sums = self._zeros()
 
     def read(self, reduce: Callable[[Tensor, Literal["mean", "sum"]], Tensor]) -> IntervalTotals:
-        """The numbers of the steps since the last call; `reduce` is over processes."""
+        """Return the totals since the last call and reset; `reduce` combines the processes."""
         table = reduce(torch.stack(self.steps), "mean").cpu()
         sums = table[:, :-1].sum(dim=0).tolist()
         count = sums.pop()

@@ -25,39 +25,39 @@ class DeviceBatch(NamedTuple):
 class DevicePrefetcher:
     """Copies batches to `device` and cuts their crops there.
 
-    On a GPU this has a stream of its own: the loop is ahead of the device, so a batch arrives
-    while the step before it is computed.  The loop waits only where it is further ahead than
-    MAX_AHEAD batches, which would fill the memory.
+    On a GPU it uses a stream of its own, so a batch is copied while the previous step is computed.
+    The loop waits only when it is more than MAX_AHEAD batches ahead, to bound the memory.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.begun: deque[torch.cuda.Event] = deque()
+        self.events: deque[torch.cuda.Event] = deque()
+        """starts of the last steps, recorded in the stream that computes them"""
 
     def __call__(self, batch: TrainingBatch, img_size: tuple[int, int]) -> DeviceBatch:
-        """The batch, ready for the device's current stream."""
+        """Return the batch on the device, ready for the current stream."""
         if self.stream is None:
             return self._put(batch, img_size)
-        if len(self.begun) == MAX_AHEAD:
-            self.begun.popleft().synchronize()
+        if len(self.events) == MAX_AHEAD:
+            self.events.popleft().synchronize()
         with torch.cuda.stream(self.stream):
-            found = self._put(batch, img_size)
+            on_device = self._put(batch, img_size)
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self.stream)
-        for tensor in found:
-            tensor.record_stream(current)  # its memory is free only after this stream's use
-        begun = torch.cuda.Event()
-        begun.record(current)
-        self.begun.append(begun)
-        return found
+        for tensor in on_device:
+            tensor.record_stream(current)  # keeps its memory until this stream has used it
+        event = torch.cuda.Event()
+        event.record(current)
+        self.events.append(event)
+        return on_device
 
     def _put(self, batch: TrainingBatch, img_size: tuple[int, int]) -> DeviceBatch:
         images = batch.images
         if isinstance(images, Tensor):
             images = images.to(self.device, non_blocking=True)
         else:
-            if images.pixels.is_cuda:  # decoded there, in another stream
+            if images.pixels.is_cuda:  # decoded on the GPU, in another stream
                 images.pixels.record_stream(torch.cuda.current_stream(self.device))
             images = resize_crops(images, img_size, self.device)
         seeds, labels = (

@@ -1,4 +1,4 @@
-"""A run: built from its settings, resumed where it stands, trained to its end."""
+"""Run: build from settings, resume from the newest checkpoint, train to the end."""
 
 import errno
 import os
@@ -44,7 +44,7 @@ from mae.training.tracking.tensorboard import require_tensorboard
 from mae.training.tracking.tracker import Tracker
 
 WRITE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-"""errors of writing, which do not say to which file"""
+"""errors of a full or failing disk, whose exceptions may not name the file"""
 
 
 def train(
@@ -54,12 +54,14 @@ def train(
     source: TrainingSource | None = None,
     use_cpu: bool = False,
 ) -> Objective:
-    """Train the run that `config` describes, from where it stands; the trained objective.
+    """Train the run that `config` describes, resuming from its newest checkpoint, if any.
 
-    `source`: samples to train on in place of those that data.train names.  Raises UserError
-    before any training where the input is wrong, RunFailed and Stopped.  With `is_dry` only
-    checks, does a step on copies and says what a run would be; makes no run.  The processes stay
-    together, for a next run: `destroy_process_group`.
+    `source`: training data in place of data.train.  `is_dry`: only check the input, do a dry run
+    and print its report; no run folder is created.  `use_cpu`: ignore GPUs.
+
+    Returns the trained objective.  The process group stays open for another run; end it with
+    `destroy_process_group`.  Raises UserError before any training where the input is wrong, and
+    RunFailed or Stopped during training.
     """
     run = lifecycle.run = Run(config.output)
     accelerator = build_accelerator(config.train, use_cpu)
@@ -72,14 +74,14 @@ def train(
     objective = build_objective(config)
     initial = start_from_weights(config, objective, run, accelerator)
     notes += initial.lines if initial else []
-    if source is None:  # else an image is not what a sample is
+    if source is None:  # samples of other sources need not be images
         setup = setup._replace(plan=add_flops(setup, objective, accelerator))
     if is_dry:
         open_held_out(config)
         lines = [*notes, *dry_run(setup, objective, accelerator)]
         print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
         return objective
-    # All processes draw what is sharded.
+    # All processes take part in drawing if the weights are sharded.
     evaluated = open_evaluation_images(
         config, objective, setup.data, is_main or accelerator.is_fsdp2
     )
@@ -106,30 +108,30 @@ def train(
     for line in [*notes, *resumed, *about]:
         tracker.print_line(line)
     trainer = Trainer(
-        setup,
-        learner,
-        run,
-        Saver(run.checkpoints, config.train.keep_last, config.train.keep_every, accelerator),
-        Monitor(setup, run, tracker, accelerator),
-        Evaluator(setup, learner, evaluated, run, tracker),
-        StepFlagReducer(timedelta(minutes=config.train.timeout_minutes)),
-        lifecycle.stop,
+        setup=setup,
+        learner=learner,
+        run=run,
+        saver=Saver(run.checkpoints, config.train.keep_last, config.train.keep_every, accelerator),
+        monitor=Monitor(setup, run, tracker, accelerator),
+        evaluator=Evaluator(setup, learner, evaluated, run, tracker),
+        flag_reducer=StepFlagReducer(timedelta(minutes=config.train.timeout_minutes)),
+        stop=lifecycle.stop,
     )
     run_to_end(trainer, state)
     return objective
 
 
 def destroy_process_group() -> None:
-    """Nothing more is computed together; all processes call it, where nothing went wrong."""
+    """End the process group, after success.  All processes call it."""
     PartialState().destroy_process_group()
 
 
 def build_setup(
     config: Config, accelerator: Accelerator, source: TrainingSource | None = None
 ) -> TrainingSetup:
-    """Open the training data; the settings completed by it, and the plan that follows.
+    """Open the training data, complete the settings with it, and make the plan.
 
-    Raises UserError and StorageError where the data or the settings do not fit.
+    Raises UserError or StorageError where data or settings do not fit.
     """
     require_tensorboard(config.log)
     num_processes, process_index = accelerator.num_processes, accelerator.process_index
@@ -138,8 +140,8 @@ def build_setup(
         plan = make_plan(config, len(source.manifest), num_processes, process_index)
         return TrainingSetup(config, plan, source)
     if config.data.decode_on_device:
-        JpegDecoder(accelerator.device, config.data.in_chans)  # refuses now, not in the run
-    with accelerator.main_process_first():  # the first to come writes the index, others read it
+        JpegDecoder(accelerator.device, config.data.in_chans)  # errors now, not later
+    with accelerator.main_process_first():  # the main process writes the index, others read it
         progress = [IndexProgress()] if accelerator.is_main_process else []
         config, data = open_training_data(
             config, local_processes() / accelerator.num_processes, *progress
@@ -150,7 +152,7 @@ def build_setup(
 
 
 def add_flops(setup: TrainingSetup, objective: Objective, accelerator: Accelerator) -> Plan:
-    """The plan with the operations of an image, and those that the device can do."""
+    """Complete the plan with the operations per image and the device's peak."""
     return setup.plan._replace(
         flops_per_image=flops_per_image(objective, setup.config.data.in_chans),
         peak_flops=peak_flops(accelerator.device, accelerator.mixed_precision),
@@ -158,7 +160,7 @@ def add_flops(setup: TrainingSetup, objective: Objective, accelerator: Accelerat
 
 
 def record_start(run: Run, setup: TrainingSetup, step: int, notes: list[str]) -> None:
-    """Append to starts.jsonl and events.jsonl."""
+    """Record the start in starts.jsonl and events.jsonl."""
     event = "resume" if step else "start"
     fingerprint = setup.data.manifest.fingerprint
     run.write_start({"event": event, "step": step, **describe_start(), "data": fingerprint})
@@ -166,15 +168,18 @@ def record_start(run: Run, setup: TrainingSetup, step: int, notes: list[str]) ->
 
 
 def run_to_end(trainer: Trainer, state: TrainingState) -> None:
-    """Train to the end and say what comes next.  Raises RunFailed where the run takes no more."""
-    folder, say = trainer.run.folder, trainer.monitor.tracker.print_line
+    """Train to the end and print the next commands.
+
+    Raises RunFailed where the run folder cannot be written any more.
+    """
+    folder, print_line = trainer.run.folder, trainer.monitor.tracker.print_line
     try:
         trainer.fit(state)
         commands = declaration(trainer.config.objective).next_steps(folder)
-        next_word = " Next:" if commands else ""
-        say(f"done: {trainer.plan.steps:,} steps; {folder} holds the run.{next_word}")
+        next_steps = " Next:" if commands else ""
+        print_line(f"done: {trainer.plan.steps:,} steps; {folder} holds the run.{next_steps}")
         for command in commands:
-            say(f"  {command}")
+            print_line(f"  {command}")
     except OSError as error:
         if not is_write_error(error, folder):
             raise
@@ -186,7 +191,7 @@ def run_to_end(trainer: Trainer, state: TrainingState) -> None:
 
 
 def is_write_error(error: OSError, folder: Path) -> bool:
-    """True where `error` is about something in `folder`, or about a disk that takes no more."""
+    """True where `error` concerns a file in `folder`, or a full or failing disk."""
     if error.filename is None:
         return error.errno in WRITE_ERRNOS
     return Path(os.fsdecode(error.filename)).is_relative_to(folder)

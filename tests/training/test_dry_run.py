@@ -58,7 +58,7 @@ def test_the_plan_is_told_and_nothing_is_left(tried, tmp_path):
     assert "GFLOP an image; 208 samples in all" in text
     assert re.search(r"read    [\d,]+ images/s with 0 workers", text)
     assert re.search(r"step    \S+ s = [\d,]+ images/s, loss [12]\.", text)
-    assert re.search(r"time    about \d+:\d\d: the (data|step) decides", text)
+    assert re.search(r"time    about \d+:\d\d: (data loading|the step) is the bottleneck", text)
     assert not (tmp_path / "run").exists()
     assert all(parameter.grad is None for parameter in objective.parameters())
 
@@ -143,8 +143,10 @@ def test_the_slower_of_data_and_step_decides(tried, monkeypatch):
         module, "LoaderTiming", lambda batch, images, bad: slow(batch, images / 1e6, bad)
     )
     said = tried()[0][-1]
-    assert "the data decides (what would help: " in said and "mae pack --resize" in said
+    assert (
+        "data loading is the bottleneck (what would help: " in said and "mae pack --resize" in said
+    )
     monkeypatch.setattr(
         module, "LoaderTiming", lambda batch, images, bad: slow(batch, images * 1e6, bad)
     )
-    assert "the step decides" in tried()[0][-1]
+    assert "the step is the bottleneck" in tried()[0][-1]
