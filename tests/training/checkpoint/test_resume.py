@@ -146,7 +146,7 @@ def test_of_two_damaged_ones_the_newer_is_kept(run):
         flip(run.checkpoints / f"step-{number:09d}" / "state.json")
     resumed = go_on(run, *build())
     newer, older = resumed.notes
-    assert "step-000000003: " in newer and "; kept as step-000000003.damaged; going on" in newer
+    assert "step-000000003: " in newer and "; kept as step-000000003.damaged; resuming" in newer
     assert "step-000000002: " in older and "; deleted; resuming from step-000000001" in older
     assert names(run.checkpoints) == ["step-000000001", "step-000000003.damaged"]
 
