@@ -1,4 +1,4 @@
-"""Every command on a run of an objective that the package does not know: see `tests.toy`.
+"""Every command on a run of an objective that is not part of the package: see `tests.toy`.
 
 Each does its work, or refuses in one line with exit code 2.
 """
@@ -28,20 +28,20 @@ from mae.objectives import registry
 
 registry.OBJECTIVES["toy"] = "tests.toy"
 """
-"""for the processes that a command starts"""
+"""registers the toy objective in the processes that a command starts"""
 
 LABELLED = "--train {train} --test {test}"
 QUICK = "--quick --batch-size 2"
 
 
 class Row(NamedTuple):
-    """A command line and what comes of it; {names} are the fixture's."""
+    """Command line and its expected result; {names} are those of the fixture `names`."""
 
     line: str
     makes: Sequence[str] = ()
-    """files, where it does its work"""
+    """files that it writes"""
     refusal: str = ""
-    """words of its only line, where it refuses"""
+    """words of the line with which it refuses"""
 
 
 DOES = [
@@ -119,7 +119,7 @@ REFUSES = [
 
 
 def commands(parser: argparse.ArgumentParser, before: str = "") -> Iterator[str]:
-    """`knn`, `bench step` …: all there are."""
+    """All commands: `knn`, `bench step` …"""
     kinds = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     if not kinds:
         yield before
@@ -137,7 +137,7 @@ def toy():
 
 @pytest.fixture(scope="module")
 def names(toy, make_shards, make_image, tmp_path_factory):
-    """A finished run, its settings, shards to learn from and to test on, and image files."""
+    """Finished run, its settings, training and test shards, and image files."""
     folder = tmp_path_factory.mktemp("toy")
     train = make_shards(folder / "train", 24, shard_size=12, size=(20, 24))
     test = make_shards(folder / "test", 12, shard_size=12, size=(18, 22))
@@ -163,7 +163,7 @@ def names(toy, make_shards, make_image, tmp_path_factory):
 
 @pytest.fixture
 def words(names, tmp_path, monkeypatch):
-    """`words(row)`: the words of its command line."""
+    """`words(row)`: arguments of its command line."""
     root = Path(__file__).parents[1]
     monkeypatch.setenv("PYTHONPATH", f"{names['site']}:{root}")
     return lambda row: [word.format(**names, out=tmp_path) for word in row.line.split()]

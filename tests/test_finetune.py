@@ -39,7 +39,7 @@ def shards(tmp_path_factory, make_shards):
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory, shards):
-    """A pretraining run of four steps."""
+    """Pretraining run of four steps."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("pretrained")
     config = write_config(folder, shards)
@@ -49,7 +49,7 @@ def pretrained(tmp_path_factory, shards):
 
 
 def typed(source, out, *settings, processes=1):
-    """The command line of `finetune`, for a shell."""
+    """Command line of `mae finetune` for a subprocess."""
     words = command(source, f"output={out}", *SETTINGS, *settings, processes=processes)
     return [word.replace("mae.pretrain", "mae.finetune") for word in words]
 
@@ -65,7 +65,7 @@ def finetuned(tmp_path_factory, pretrained):
     return out
 
 
-def test_it_learns_from_the_pretrained_encoder_and_is_judged(finetuned, pretrained):
+def test_it_learns_from_the_pretrained_encoder_and_is_evaluated(finetuned, pretrained):
     config, objective, state = load_pretrained(finetuned)
     assert isinstance(objective, Classifier)
     assert state.step == 12
@@ -84,7 +84,7 @@ def test_it_learns_from_the_pretrained_encoder_and_is_judged(finetuned, pretrain
 
 
 def test_the_encoder_starts_with_the_pretrained_weights(pretrained, tmp_path):
-    """A learning rate of nothing leaves them as they were."""
+    """A learning rate of 0 leaves them unchanged."""
     assert finetune(pretrained, tmp_path / "run", "optim.lr=1e-30", "optim.min_lr=0") == 0
     before, after = final_weights(pretrained), final_weights(tmp_path / "run")
     near = {key: key in before and torch.allclose(before[key], after[key]) for key in after}
@@ -93,7 +93,7 @@ def test_the_encoder_starts_with_the_pretrained_weights(pretrained, tmp_path):
     assert {*after} - {*same} == {key for key in after if key.startswith(own)}
 
 
-def test_killed_and_run_again_it_ends_in_the_same_bits(finetuned, pretrained, tmp_path):
+def test_killed_it_resumes_bit_for_bit(finetuned, pretrained, tmp_path):
     out = tmp_path / "run"
     assert finetune(pretrained, out, "finetune.ema=0.5") == 0
     whole = final_weights(out)
@@ -109,7 +109,7 @@ def test_from_scratch_by_the_same_command(pretrained, tmp_path):
     assert not (tmp_path / "run" / "init.json").exists()
 
 
-def test_the_same_run_without_its_source(pretrained, tmp_path):
+def test_it_resumes_without_its_source(pretrained, tmp_path):
     copy = tmp_path / "source"
     shutil.copytree(pretrained, copy)
     assert finetune(copy, tmp_path / "run") == 0
@@ -127,7 +127,7 @@ def test_evaluate(finetuned, shards, tmp_path, capsys):
     assert (tmp_path / "on-train-confusion.png").exists()
 
 
-def test_images_that_were_trained_on_are_told_of(finetuned, shards, make_shards, tmp_path, capsys):
+def test_evaluating_on_training_images_warns(finetuned, shards, make_shards, tmp_path, capsys):
     out = tmp_path / "out.json"
     command = ["evaluate", str(finetuned), "--out", str(out), "--test"]
     assert main([*command, shards]) == 0
@@ -142,7 +142,7 @@ def test_images_that_were_trained_on_are_told_of(finetuned, shards, make_shards,
     assert report["selection"] == "the last checkpoint; nothing was chosen on these images"
 
 
-def test_training_images_that_are_gone_are_told_of(pretrained, make_shards, tmp_path, capsys):
+def test_missing_training_images_are_reported(pretrained, make_shards, tmp_path, capsys):
     train = make_shards(tmp_path / "train", 24)
     assert finetune(pretrained, tmp_path / "run", f"data.train={train}", "train.epochs=2") == 0
     shutil.rmtree(tmp_path / "train")
@@ -153,7 +153,7 @@ def test_training_images_that_are_gone_are_told_of(pretrained, make_shards, tmp_
     assert report["test_images_in_train"] is None
 
 
-def test_bad_test_images_are_named_counted_and_few(finetuned, make_shards, tmp_path, capsys):
+def test_bad_test_images_are_named_counted_and_limited(finetuned, make_shards, tmp_path, capsys):
     copy, test = tmp_path / "run", make_shards(tmp_path / "test", 24)
     shutil.copytree(finetuned, copy)
     spoil(tmp_path / "test", "sample-00003", "sample-00005")
@@ -184,7 +184,7 @@ def test_images_of_other_classes_are_refused(finetuned, make_shards, tmp_path, c
     assert f"than those of {copy}" in capsys.readouterr().err
 
 
-def test_a_checkpoint_is_judged_and_the_run_keeps_the_result(finetuned, shards, tmp_path, capsys):
+def test_a_checkpoint_is_evaluated_and_the_run_keeps_it(finetuned, shards, tmp_path, capsys):
     copy = tmp_path / "run"
     shutil.copytree(finetuned, copy)
     (copy / "evaluation-confusion.png").unlink()
@@ -199,7 +199,7 @@ def test_a_checkpoint_is_judged_and_the_run_keeps_the_result(finetuned, shards, 
     assert f"{copy}, step {step}\n" in capsys.readouterr().out
 
 
-def test_a_fine_tuned_encoder_is_called_so(finetuned, shards, make_shards, tmp_path, capsys):
+def test_a_fine_tuned_encoder_is_named_so(finetuned, shards, make_shards, tmp_path, capsys):
     test = make_shards(tmp_path / "test", 12)
     given = ["--train", shards, "--test", test]
     knn = ["knn", str(finetuned), *given, "--baselines", "--out", str(tmp_path / "knn.json")]
@@ -256,7 +256,7 @@ def test_two_runs_are_compared_on_the_same_images(finetuned, pretrained, shards,
     assert "points (" in capsys.readouterr().out
 
 
-def test_classes_that_are_named_and_labels_that_stray(pretrained, tmp_path, make_shards, capsys):
+def test_named_classes_and_stray_labels(pretrained, tmp_path, make_shards, capsys):
     shards = make_shards(tmp_path / "named", 24, labels=True)
     (tmp_path / "named" / "classes.txt").write_text("a\nb\nc\nnever seen\n")
     assert finetune(pretrained, tmp_path / "run", f"data.train={shards}", "train.epochs=2") == 0
@@ -327,7 +327,7 @@ def test_the_published_recipe(tmp_path, encoder, blr, epochs, layer_decay, drop_
     assert recipe_for(encoder)["objective"] == "classifier"
 
 
-def test_what_is_written_goes_before_the_recipe(tmp_path):
+def test_written_settings_override_the_recipe(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("optim: {blr: 1.0e-4}\ntrain: {epochs: 7}\ndata: {train: a.tar}\n")
     config = finetune_settings(path, ["train.epochs=9"])
@@ -345,7 +345,7 @@ def test_the_pretraining_run_gives_model_and_data(pretrained):
 
 
 def test_timm_names_of_layers_are_ours(finetuned):
-    """The groups of the built optimizer, against timm's own and against the formula."""
+    """Groups of the built optimizer, compared with timm's and with the formula."""
     from mae.objectives.registry import implementation
     from mae.training.optim import build_optimizer, set_lr
 
@@ -381,13 +381,13 @@ def test_timm_names_of_layers_are_ours(finetuned):
     assert [g["lr_scale"] for g in theirs] == [g["lr_scale"] for g in optimizer.param_groups]
 
 
-def test_it_refuses_what_is_not_there(tmp_path):
+def test_a_missing_source_is_refused(tmp_path):
     with pytest.raises(UserError, match="no run here"):
         finetune_settings(tmp_path, [])
 
 
 def test_a_classifier_goes_to_timm_and_onnx(finetuned, tmp_path, capsys):
-    """With the averaged weights, which are those that were judged."""
+    """With the averaged weights, which are those that were evaluated."""
     import timm
 
     assert main(["export", str(finetuned), str(tmp_path / "timm")]) == 0
@@ -409,8 +409,8 @@ def test_a_classifier_goes_to_timm_and_onnx(finetuned, tmp_path, capsys):
     assert "was trained on avg" in capsys.readouterr().err
 
 
-def test_two_processes_train_and_judge_together(pretrained, tmp_path):
-    """The average of the held-out images is over all of them, each once."""
+def test_two_processes_train_and_evaluate_together(pretrained, tmp_path):
+    """Held-out averages are over all images, each once."""
     words = typed(pretrained, tmp_path / "run", "train.epochs=1.5", processes=2)
     done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 0, done.stderr
@@ -425,7 +425,7 @@ def test_two_processes_train_and_judge_together(pretrained, tmp_path):
     assert health[-1]["loss"] == pytest.approx(report["loss"], rel=1e-6)
 
 
-def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bits(pretrained, tmp_path):
+def test_stopped_by_a_signal_it_resumes_bit_for_bit(pretrained, tmp_path):
     own = ("train.epochs=10", "log.health_every=0", "train.checkpoint_every=1000")
     assert finetune(pretrained, tmp_path / "whole", *own) == 0
     out = tmp_path / "run"
@@ -451,7 +451,7 @@ def test_stopped_by_a_signal_the_same_command_goes_on_to_the_same_bits(pretraine
     assert all(torch.equal(value, whole[key]) for key, value in final_weights(out).items())
 
 
-def test_a_checkpoint_is_a_source_as_its_run_is(pretrained):
+def test_a_checkpoint_is_a_source_like_its_run(pretrained):
     checkpoint = max((pretrained / "checkpoints").iterdir())
     config = finetune_settings(checkpoint, [])
     assert config.init.from_ == str(checkpoint)
@@ -459,7 +459,7 @@ def test_a_checkpoint_is_a_source_as_its_run_is(pretrained):
     assert config.model == finetune_settings(pretrained, []).model
 
 
-def test_the_pretraining_s_drop_path_is_not_taken_over(pretrained, tmp_path):
+def test_drop_path_of_the_pretraining_is_not_copied(pretrained, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     written = yaml.safe_load((pretrained / "config.yaml").read_text())
@@ -474,7 +474,7 @@ def test_the_pretraining_s_drop_path_is_not_taken_over(pretrained, tmp_path):
 def test_held_out_classes_of_other_names_are_refused_at_once(
     pretrained, tmp_path, make_shards, capsys
 ):
-    """By a dry run, too: it looks at all that a run would."""
+    """Also by a dry run, which checks everything that a run does."""
     shards = [make_shards(tmp_path / name, 16, size=(20, 24)) for name in ("a", "b")]
     names = [f"class {number}" for number in range(10)]
     (tmp_path / "a" / "classes.txt").write_text("\n".join(names))

@@ -1,4 +1,4 @@
-"""An objective that the package does not know, through training: see `tests.toy`."""
+"""Training of an objective that is not part of the package: see `tests.toy`."""
 
 import contextlib
 import io
@@ -70,7 +70,7 @@ def run(*words: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
 
 
 def here(*words: str, is_double: bool = False) -> str:
-    """A run in this process, by one thread as in a launched one; what it prints."""
+    """Run in this process with one thread, as in a launched one; returns its output."""
     printed, threads = io.StringIO(), torch.get_num_threads()
     build = implementation.ToyImplementation.build
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
@@ -91,21 +91,21 @@ def here(*words: str, is_double: bool = False) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, shards):
-    """A run in float32 that nobody disturbed, measured on the training images."""
+    """Uninterrupted run in float32, evaluated on the training images."""
     folder = tmp_path_factory.mktemp("undisturbed")
     return folder / "run", here(str(write_config(folder, shards)), f"data.val={shards}")
 
 
 @pytest.fixture(scope="module")
 def in_double(tmp_path_factory, shards):
-    """The final weights of one process in float64, without accumulation."""
+    """Run folder of one process in float64, without accumulation."""
     folder = tmp_path_factory.mktemp("double")
     here(str(write_config(folder, shards)), is_double=True)
     return folder / "run"
 
 
 def assert_close(one: Path, other: Path) -> None:
-    """Weights, buffers and all losses, to 1e-9."""
+    """Compare weights, buffers and all losses to 1e-9."""
     ours, theirs = final_weights(one), final_weights(other)
     assert ours.keys() == theirs.keys() and "center" in ours
     for name, tensor in theirs.items():
@@ -119,7 +119,7 @@ def assert_close(one: Path, other: Path) -> None:
 # Training
 
 
-def test_it_learns_and_its_figures_are_reported(undisturbed):
+def test_it_learns_and_its_metrics_are_reported(undisturbed):
     folder, printed = undisturbed
     rows = metrics_of(folder)
     assert len(rows) == STEPS and rows[-1]["loss_error"] < 0.9 * rows[0]["loss_error"]
@@ -132,8 +132,8 @@ def test_it_learns_and_its_figures_are_reported(undisturbed):
     assert f"mae export {folder}" in printed and "mae finetune" not in printed
 
 
-def test_it_is_the_plain_loop_that_a_person_would_write(undisturbed, shards):
-    """Same samples, noise, warm-up, optimizer and buffers, step by step."""
+def test_training_equals_a_plain_loop(undisturbed, shards):
+    """Plain loop with the same samples, noise, warm-up, optimizer and buffers."""
     config, data = open_training_data(load_config(undisturbed[0] / "config.yaml"))
     plan = make_plan(config, len(data.manifest), 1, 0)
     objective = build_objective(config)
@@ -160,7 +160,7 @@ def test_it_is_the_plain_loop_that_a_person_would_write(undisturbed, shards):
         torch.testing.assert_close(objective.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
 
 
-def test_panels_and_health_come_without_a_word_of_its_own(undisturbed):
+def test_panels_and_health_are_the_defaults(undisturbed):
     folder, _ = undisturbed
     names = sorted(path.name for path in (folder / "panels").iterdir())
     assert names == [f"step-{step:09d}.png" for step in (10, STEPS)]
@@ -172,7 +172,7 @@ def test_panels_and_health_come_without_a_word_of_its_own(undisturbed):
     assert "r2" not in rows[0]
 
 
-def test_killed_and_run_again_it_ends_in_the_same_bits(undisturbed, shards, tmp_path):
+def test_killed_it_resumes_bit_for_bit(undisturbed, shards, tmp_path):
     config = write_config(tmp_path, shards)
     process = subprocess.Popen(
         command("tests.toy", "pretrain", str(config)),
@@ -190,7 +190,7 @@ def test_killed_and_run_again_it_ends_in_the_same_bits(undisturbed, shards, tmp_
     assert same_weights(final_weights(tmp_path / "run"), final_weights(undisturbed[0]))
 
 
-def test_a_step_that_is_skipped_leaves_buffers_as_they_were(shards, tmp_path, monkeypatch):
+def test_a_skipped_step_does_not_change_buffers(shards, tmp_path, monkeypatch):
     from mae.training import step as stepping
     from tests.toy.implementation import Toy
 
@@ -216,7 +216,7 @@ def test_a_step_that_is_skipped_leaves_buffers_as_they_were(shards, tmp_path, mo
     assert all(is_same == skipped and seed == 3 for _, skipped, is_same, seed in seen)
 
 
-# However a batch is split
+# Independence of the split of a batch
 
 
 def test_accumulation_changes_nothing(in_double, shards, tmp_path):
@@ -232,7 +232,7 @@ def test_two_processes_change_nothing(in_double, shards, tmp_path):
     assert_close(tmp_path / "run", in_double)
 
 
-def test_carry_is_added_up_or_lined_up():
+def test_carry_is_summed_or_concatenated():
     parts = [
         {"count": torch.tensor([1, 2]), "rows": torch.tensor([[1.0], [2.0]])},
         {"count": torch.tensor([3, 0]), "rows": torch.tensor([[3.0], [4.0]])},
@@ -242,7 +242,7 @@ def test_carry_is_added_up_or_lined_up():
     assert merged["rows"].flatten().tolist() == [1, 2, 3, 4]
 
 
-# Compiled, tried out, stopped
+# Compilation, dry run, stop
 
 
 COMPILED = """
@@ -271,8 +271,8 @@ print("equal")
 """
 
 
-def test_one_graph_whatever_the_progress():
-    """Islands of full precision included; shape checks of the session cannot be compiled."""
+def test_one_compiled_graph_for_any_progress():
+    """With regions of full precision; in a subprocess, as jaxtyping's checks do not compile."""
     words = [sys.executable, "-c", COMPILED]
     path = {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | path)
@@ -280,14 +280,14 @@ def test_one_graph_whatever_the_progress():
     assert done.stdout.split() == ["equal"]
 
 
-def test_a_dry_run_tells_what_a_run_would_be(shards, tmp_path, capsys):
+def test_a_dry_run_describes_the_run(shards, tmp_path, capsys):
     assert main([str(write_config(tmp_path, shards)), "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "model   toy, " in printed and "GFLOP an image" in printed and "step    " in printed
     assert not (tmp_path / "run").exists()
 
 
-def test_averaged_weights_go_with_the_checkpoint(shards, tmp_path):
+def test_averaged_weights_are_in_the_checkpoint(shards, tmp_path):
     from mae.training.checkpoint.trained import load_pretrained
 
     config = write_config(tmp_path, shards)
@@ -300,7 +300,7 @@ def test_averaged_weights_go_with_the_checkpoint(shards, tmp_path):
     assert torch.equal(objective.get_buffer("center"), stored["center"])
 
 
-def test_a_signal_stops_it_in_order(shards, tmp_path, monkeypatch):
+def test_a_signal_stops_it_with_a_checkpoint(shards, tmp_path, monkeypatch):
     from tests.toy.implementation import Toy
 
     after = Toy.after_step
@@ -317,14 +317,14 @@ def test_a_signal_stops_it_in_order(shards, tmp_path, monkeypatch):
     assert main([str(write_config(tmp_path, shards))]) == 0
 
 
-def test_mistakes_in_its_settings_come_with_all_others(shards, tmp_path, capsys):
+def test_errors_in_its_settings_are_reported_with_all_others(shards, tmp_path, capsys):
     config = write_config(tmp_path, shards)
     assert main([str(config), "model.latnets=3", "model.mask_ratio=.5", "optim.lr=-1"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and any("did you mean latents?" in line for line in lines)
 
 
-def test_its_defaults_go_before_the_cores_and_after_what_is_written():
+def test_its_defaults_override_the_cores_but_not_written_settings():
     base = {"objective": "toy", "data": {"img_size": 16}}
     assert load_config(None, [], base).optim.weight_decay == 0.01
     assert load_config(None, ["optim.weight_decay=0.2"], base).optim.weight_decay == 0.2

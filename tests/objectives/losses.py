@@ -1,4 +1,4 @@
-"""The loss of an objective at the start of its run."""
+"""Loss of an objective at the start of its run."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from mae.objectives.base import Objective, total_loss
 
 START = torch.zeros(())
-"""progress"""
+"""progress at the start"""
 
 
 def loss_of(objective: Objective, images: Tensor, noise) -> Tensor:

@@ -1,4 +1,4 @@
-"""A probe that tests ask for in their own process."""
+"""Probe requests of tests, in the test's process."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ from mae.training.train import train
 def probing(
     run: Path, train_images: Images, test_images: Images, say=lambda text: None, baselines=False
 ) -> ProbeRequest:
-    """What `mae probe` and `mae attentive` hand to an objective."""
+    """Request as `mae probe` and `mae attentive` build it."""
     opened = open_encoder(run)
     encoders, modules = {opened.encoder.name: opened.encoder}, {opened.encoder.name: opened.module}
     if baselines:

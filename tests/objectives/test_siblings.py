@@ -1,4 +1,6 @@
-"""No file outside `mae/objectives/NAME/` names the objective NAME, its classes or its settings.
+"""Independence of the core: no file outside `mae/objectives/NAME/` names the objective NAME.
+
+That includes its classes and its settings.
 
 `benchmarks/` is outside the package: it sets masked autoencoding beside other implementations.
 """
@@ -15,7 +17,7 @@ from mae.objectives.registry import OBJECTIVES, declaration
 
 ROOT = Path(mae.__file__).parent
 REGISTRY = ROOT / "objectives" / "registry.py"
-"""its dict names them all"""
+"""names all objectives in its dict"""
 
 
 def package_of(name: str) -> Path:
@@ -23,13 +25,13 @@ def package_of(name: str) -> Path:
 
 
 def outside(name: str) -> list[Path]:
-    """All modules that are not the objective's own."""
+    """Modules outside the objective's package."""
     own = package_of(name)
     return [path for path in sorted(ROOT.rglob("*.py")) if own not in path.parents]
 
 
 def classes_of(name: str) -> set[str]:
-    """Classes that its modules define; names that others define too (`Block`) say nothing."""
+    """Classes that only its modules define (others may have a `Block`, too)."""
     return classes(package_of(name).rglob("*.py")) - classes(outside(name))
 
 
@@ -39,7 +41,7 @@ def classes(paths) -> set[str]:
 
 
 def names_in(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, name) of all that a module imports or uses; in strings `a.b` and `CamelCase`."""
+    """(line, name) of imports and names that a module uses; in strings `a.b` and `CamelCase`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -58,7 +60,7 @@ def names_in(path: Path) -> Iterator[tuple[int, str]]:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_nobody_else_names_it(name):
+def test_no_other_module_names_it(name):
     declared = declaration(name)
     section = declared.section[0] if declared.section else None
     names = {declared.model.__name__, *classes_of(name)}
@@ -74,8 +76,8 @@ def test_nobody_else_names_it(name):
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
-def test_nobody_asks_which_objective_it_is(path):
-    """`config.objective == "…"`; an objective may ask for its own name."""
+def test_no_module_compares_the_objective_name(path):
+    """No `config.objective == "…"`, except an objective's comparison with its own name."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Compare):
             sides: list[ast.expr] = [node.left, *node.comparators]
@@ -92,7 +94,7 @@ def test_nobody_asks_which_objective_it_is(path):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_its_declaration_is_whole(name):
+def test_its_declaration_is_complete(name):
     declared = declaration(name)
     assert declared.name == name and declared.summary and declared.command
     assert set(declared.statistics.values()) <= {"mean", "sum"}

@@ -1,1 +1,1 @@
-"""A third objective, which the package does not know: a small variational autoencoder."""
+"""Toy objective that is not part of the package: a small variational autoencoder."""

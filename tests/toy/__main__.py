@@ -1,4 +1,4 @@
-"""`python -m tests.toy …`: the command line of mae, with the toy objective among the others."""
+"""Command line of mae with the toy objective registered: `python -m tests.toy …`."""
 
 import sys
 

@@ -3,10 +3,10 @@ from mae.objectives.declaration import Declaration, Metric
 
 
 class ToyModel(Section):
-    """A variational autoencoder."""
+    """Variational autoencoder."""
 
     latents: Positive = 4
-    """numbers per image"""
+    """number of latents per image"""
     beta: Rate = 0.1
     """weight of the KL divergence, after a warm-up over the first half of the run"""
 

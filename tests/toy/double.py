@@ -1,4 +1,4 @@
-"""`python -m tests.toy.double CONFIG …`: pretraining of the toy objective in float64."""
+"""Pretraining of the toy objective in float64: `python -m tests.toy.double CONFIG …`."""
 
 import sys
 

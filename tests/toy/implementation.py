@@ -13,7 +13,7 @@ from mae.objectives.base import (
 
 
 class Toy(Objective):
-    """Noise by sample, a KL term that warms up, and the latents' running mean in a buffer."""
+    """Variational autoencoder: noise per sample, KL warm-up, running mean of latents."""
 
     merges = {"latents": "sum", "first": "rows"}
 

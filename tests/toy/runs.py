@@ -1,4 +1,4 @@
-"""Runs of the toy objective, made in no time and without training."""
+"""Settings of the toy objective, for runs without training."""
 
 from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import config_type
@@ -6,6 +6,6 @@ from tests.untrained import NUMBERS
 
 
 def toy_config(shards: str = "gone.tar", **sections) -> Config:
-    """Images of 16 x 16 px; `sections` replace those of the same name."""
+    """Settings for images of 16 x 16 px; `sections` replace those of the same name."""
     data = DataConfig(train=(shards,), mean=NUMBERS, std=NUMBERS, img_size=(16, 16), workers=0)
     return config_type("toy").model_validate({"objective": "toy", "data": data, **sections})

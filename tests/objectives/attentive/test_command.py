@@ -28,7 +28,7 @@ RUNS = ("attentive-choosing", "attentive")
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory, make_shards):
-    # 9/10 of them divide among two processes, too.
+    # 9/10 of them also divide among two processes.
     return make_shards(tmp_path_factory.mktemp("attentive") / "shards", 24, size=20)
 
 
@@ -39,13 +39,13 @@ def words(run, shards):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, shards):
-    """A run that was probed."""
+    """Run folder of an encoder that was probed."""
     run = tiny_run(tmp_path_factory.mktemp("trained") / "run")
     assert main(words(run, shards)) == 0
     return run
 
 
-def test_both_runs_are_runs_as_others_are(trained):
+def test_both_run_folders_are_those_of_any_run(trained):
     for name, heads, steps in zip(RUNS, (10, 1), (9, 9), strict=True):
         folder = trained / name
         assert exit_status(folder)["code"] == 0 and exit_status(folder)["step"] == steps
@@ -59,7 +59,7 @@ def test_both_runs_are_runs_as_others_are(trained):
 
 
 @pytest.mark.parametrize("stopped", RUNS)
-def test_a_signal_stops_it_and_the_same_command_goes_on(
+def test_a_signal_stops_it_and_the_same_command_resumes(
     trained, tmp_path, shards, monkeypatch, capsys, stopped
 ):
     run, step = tiny_run(tmp_path / "run"), loop.train_step
@@ -112,7 +112,7 @@ def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
     made = str(run / "features" / "any-name.safetensors")
     assert main(["features", str(run), shards, "--tokens", "--out", made, "--device", "cpu"]) == 0
     capsys.readouterr()
-    # What is kept is read, however little may be added to it.
+    # Cached tokens are read whatever the limit for new ones.
     assert main([*words, "--device", "cpu", "--token-gb", "1e-6"]) == 0
     told = capsys.readouterr().err
     assert told.count("any-name.safetensors, made before") == 2 and "encoding" not in told

@@ -22,8 +22,8 @@ def gradients(model: AttentiveProbe, head: int) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in found if p.grad is not None}
 
 
-def test_a_head_gone_wrong_spoils_no_other():
-    """Its own gradient is 0, theirs are those of training without it."""
+def test_a_non_finite_head_does_not_affect_the_others():
+    """Its own gradient is 0; the others' equal those of training without it."""
     alone, together = probe(1), probe(3)
     expected = gradients(alone, 0)
     with torch.no_grad():
@@ -36,8 +36,8 @@ def test_a_head_gone_wrong_spoils_no_other():
     assert all(not gradient.any() for gradient in gradients(together, 1).values())
 
 
-def test_one_head_alone_shows_that_it_went_wrong():
-    """The step is skipped, and counted, as in any run."""
+def test_a_single_non_finite_head_has_non_finite_gradients():
+    """The trainer then skips and counts the step, as in any run."""
     model = probe(1)
     with torch.no_grad():
         model.heads[0].get_parameter("classify.weight").fill_(float("inf"))

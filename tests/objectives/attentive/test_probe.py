@@ -42,14 +42,14 @@ from tests.objectives.probing import probing
 from tests.runs import final_weights, metrics_of
 
 WIDTH = 32
-"""of the tiny encoder's tokens"""
+"""width of the tiny encoder's tokens"""
 
 
 CLASSIFIER = "classify.weight"
 
 
 class InMemory:
-    """Tokens that are simply there."""
+    """Tokens in memory."""
 
     def __init__(self, tokens):
         self.tokens, self.samples, self.read = torch.from_numpy(tokens), np.arange(len(tokens)), []
@@ -63,7 +63,7 @@ class InMemory:
 
 
 def labelled(labels):
-    """Images of these labels, which nobody decodes."""
+    """Images with these labels, which are never decoded."""
     n = len(labels)
     nothing = np.zeros(n, np.int64)
     manifest = Manifest(
@@ -85,9 +85,9 @@ def labelled(labels):
 
 
 def hidden_signs(n, seed):
-    """One of 9 tokens of each image is marked and tells the class; the others say it of others.
+    """Tokens of which one of 9 per image is marked and holds the class; the others cancel out.
 
-    The mean over tokens knows nothing of the class, so that a linear probe on it is at chance.
+    The mean over tokens is independent of the class, so a linear probe on it is at chance.
     """
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n)
@@ -119,7 +119,7 @@ def probed(run, train, labels, test, test_labels, recipe, **more):
 
 
 def heads_trained(run, tokens, labels, candidates, recipe, name):
-    """The heads that a run of its own trains on all tokens, and its settings."""
+    """Heads trained on all tokens in a run of their own; its settings and data."""
     request = probing(run, labelled(labels), labelled(labels))
     data = token_data(tokens, np.arange(len(labels)), request.train, recipe.seed)
     given = request.opened.encoder, recipe, candidates, sorted(set(labels.tolist())), len(labels)
@@ -129,7 +129,7 @@ def heads_trained(run, tokens, labels, candidates, recipe, name):
     return probe, config, data
 
 
-def test_it_finds_what_a_mean_hides(run):
+def test_it_learns_classes_that_the_mean_token_hides(run):
     train, labels = hidden_signs(400, 0)
     test, test_labels = hidden_signs(200, 1)
     means = train.tokens.mean(1).numpy(), test.tokens.mean(1).numpy()
@@ -141,7 +141,7 @@ def test_it_finds_what_a_mean_hides(run):
     assert found.selected == candidates[int(np.argmax(found.accuracies))]
 
 
-def test_the_test_set_is_read_once_and_has_no_say(tmp_path):
+def test_the_test_set_is_read_once_and_selects_nothing(tmp_path):
     train, labels = hidden_signs(60, 0)
     recipe, selected = AttentiveRecipe(2, 16), set()
     for seed in (1, 2):
@@ -152,7 +152,7 @@ def test_the_test_set_is_read_once_and_has_no_say(tmp_path):
     assert len(selected) == 1
 
 
-def test_heads_of_a_sweep_are_those_trained_alone(run):
+def test_heads_of_a_sweep_equal_heads_trained_alone(run):
     train, labels = hidden_signs(60, 0)
     candidates = [HeadSettings(lr=1e-3, weight_decay=0.1), HeadSettings(lr=3e-3, weight_decay=0.0)]
     recipe = AttentiveRecipe(2, 16)
@@ -197,7 +197,7 @@ def test_training_is_a_plain_loop_of_adamw(run):
     assert len(final_weights(run / "plain")) == len(head.state_dict()), "and no encoder"
 
 
-def test_steps_are_those_that_are_taken(run):
+def test_recorded_steps_are_the_steps_of_the_run(run):
     train, labels = hidden_signs(50, 0)
     recipe = AttentiveRecipe(41, 16)
     heads_trained(run, train, labels, [HeadSettings()], recipe, "steps")
@@ -231,7 +231,7 @@ def test_too_few_images_are_refused(run):
         probed(run, train, labels, train, labels, AttentiveRecipe())
 
 
-def test_bad_images_have_no_row_whether_kept_or_encoded_anew(tmp_path, make_shards):
+def test_bad_images_have_no_row_cached_or_encoded(tmp_path, make_shards):
     pattern = make_shards(tmp_path / "shards", 26)
     spoil(tmp_path / "shards", "sample-00003", "sample-00008")
     images, encoder = images_of(pattern), tiny_encoder()
@@ -257,8 +257,8 @@ def test_bad_images_have_no_row_whether_kept_or_encoded_anew(tmp_path, make_shar
         fresh_tokens(encoder, images, 1)
 
 
-def test_the_report_compares_with_the_untrained_and_knows_the_top_five(run, tmp_path, make_shards):
-    """Tokens that hold the class beside tokens that hold nothing."""
+def test_the_report_compares_with_the_untrained_encoder(run, tmp_path, make_shards):
+    """Tokens that hold the class, compared with tokens that hold nothing."""
     images = images_of(make_shards(tmp_path / "shards", 60))
     labels = images.manifest.label.astype(np.int64)
     rng = np.random.default_rng(0)
@@ -297,7 +297,7 @@ def test_small_data_sets_get_more_epochs():
         assert recipe._replace(epochs=recipe.epochs - 1).steps(images) < LEAST_STEPS
 
 
-def test_a_learning_rate_at_the_edge_is_told(run, tmp_path, make_shards):
+def test_a_learning_rate_at_the_edge_is_noted(run, tmp_path, make_shards):
     candidates = [
         HeadSettings(lr=lr, weight_decay=decay)
         for decay in (0.1, 0.01)

@@ -85,11 +85,11 @@ RISING = "Held-out accuracy 70.0% (67.0–73.0), still rising"
         ),
     ],
 )
-def test_what_held_out_images_tell(measured, text, level):
+def test_findings_on_held_out_accuracy(measured, text, level):
     assert verdicts(rows(), measured).get(text) == level
 
 
-def test_a_good_run_is_called_good_and_nothing_else():
+def test_a_good_run_has_good_findings_only():
     found = verdicts(rows(), health(0.5, 0.6, 0.7, losses=(1.0, 0.8, 0.7)), 10.0, EVALUATION)
     assert found.pop("Too early to judge the loss") == "watch"
     assert found == {RISING: "good"}
@@ -111,7 +111,7 @@ def test_classes_that_are_never_recognised_are_named():
     assert not any("never" in text for text in verdicts(rows(), health(0.7), 10.0, EVALUATION))
 
 
-def test_a_run_without_held_out_images_is_told_so():
+def test_a_run_without_held_out_images_has_a_finding():
     assert verdicts(rows())["Never measured on held-out images"] == "watch"
     assert verdicts() == {}
 
@@ -122,7 +122,7 @@ def test_rows_may_lack_any_number():
     assert verdicts([], odd, 0.0, {"classes": 3})
 
 
-def test_the_worst_comes_first():
+def test_findings_are_sorted_by_level():
     measured = health(0.13, losses=(1.0,))
     levels = [v.level for v in judged(rows(), measured)]
     assert levels == sorted(levels, key=("bad", "watch", "good").index) and levels[0] == "bad"

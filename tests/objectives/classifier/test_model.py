@@ -1,4 +1,4 @@
-"""The classifier, its mixing, its average and its optimizer, as they are built."""
+"""Classifier: drop path, optimizer groups, head, mixing, loss and features."""
 
 import random
 
@@ -78,7 +78,7 @@ def test_drop_path_rises_linearly_from_nothing_to_the_rate(depth, rate):
             assert built == pytest.approx(rate * index / (depth - 1), abs=1e-6)
 
 
-def test_drop_path_is_applied_while_training_and_never_while_judging():
+def test_drop_path_applies_in_training_only():
     model, images = make(drop_path=0.5), images_of(16)
     nn.init.normal_(head_of(model).weight)
     model.train()
@@ -89,8 +89,8 @@ def test_drop_path_is_applied_while_training_and_never_while_judging():
     assert torch.equal(model.logits(images), model.logits(images))
 
 
-def test_so_many_samples_skip_a_block_as_its_rate_says():
-    """Of 4,000 draws, within four standard deviations; what is kept is scaled up for the others."""
+def test_share_of_samples_that_skip_a_block_is_its_rate():
+    """Within four standard deviations over 4,000 draws; kept samples are scaled up."""
     drop_path = make(drop_path=0.3).encoder.blocks[-1].drop_path1
     assert isinstance(drop_path, nn.Module)
     found = drop_path.train()(torch.ones(4000, 1, 16))[:, 0, 0]
@@ -102,7 +102,7 @@ def test_so_many_samples_skip_a_block_as_its_rate_says():
 
 
 def groups_of(model: Classifier, layer_decay: float) -> dict[str, tuple[float, float]]:
-    """Name → (learning rate, weight decay), of the optimizer's own groups."""
+    """Name → (learning rate, weight decay) from the optimizer's groups."""
     values = {"objective": "classifier", "finetune": {"layer_decay": layer_decay}}
     config = config_type("classifier").model_validate(values)
     optimizer = build_optimizer(IMPLEMENTATION.parameter_groups(model, config), OptimConfig())
@@ -119,7 +119,7 @@ def groups_of(model: Classifier, layer_decay: float) -> dict[str, tuple[float, f
 
 @pytest.mark.parametrize("pool", ["avg", "token"])
 def test_layer_decay_by_hand(pool):
-    """Stem 0, block i at i + 1, norm and head on top: of 3 blocks, decay .5 and these shares."""
+    """Shares for 3 blocks, decay 0.5: stem at layer 0, block i at i + 1, norm and head on top."""
     norm = "fc_norm" if pool == "avg" else "norm"
     expected = {"cls_token": 1 / 16, "pos_embed": 1 / 16, "patch_embed.proj.weight": 1 / 16}
     expected |= {f"blocks.{i}.attn.qkv.weight": 2.0 ** (i - 3) for i in range(3)}
@@ -151,7 +151,7 @@ def test_biases_norms_and_tokens_are_not_decayed(layer_decay):
 # The head
 
 
-def test_the_head_starts_near_nothing_and_all_classes_alike():
+def test_initial_logits_are_near_zero():
     model = make(classes=200)
     weight, bias = head_of(model).weight, head_of(model).bias
     assert weight.std().item() == pytest.approx(HEAD_STD, rel=0.1) and not bias.any()
@@ -186,7 +186,7 @@ def test_without_mixing_images_are_only_normalised():
 
 
 def share_of_own(targets: torch.Tensor, labels: torch.Tensor, smoothing: float) -> float:
-    """`lam`, out of the targets of pairs of different classes."""
+    """Mixing ratio of each image, from the targets of pairs of different classes."""
     on = targets[torch.arange(len(labels)), labels]
     lams = (on - smoothing / targets.shape[1]) / (1 - smoothing)
     assert lams.max() - lams.min() < 1e-5, "one for the batch"
@@ -194,7 +194,7 @@ def share_of_own(targets: torch.Tensor, labels: torch.Tensor, smoothing: float) 
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_mixup_is_the_blend_that_its_targets_say(number):
+def test_mixup_blends_images_by_its_targets(number):
     model, images = make(mixup=0.8), images_of(4)
     labels = torch.tensor([0, 1, 2, 3])
     seed(number)
@@ -210,7 +210,7 @@ def test_mixup_is_the_blend_that_its_targets_say(number):
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_cutmix_pastes_a_box_of_the_share_that_its_targets_say(number):
+def test_cutmix_pastes_a_box_of_the_share_in_its_targets(number):
     model, images = make(cutmix=1.0), images_of(4)
     labels = torch.tensor([0, 1, 2, 3])
     seed(number)
@@ -227,7 +227,7 @@ def test_cutmix_pastes_a_box_of_the_share_that_its_targets_say(number):
     assert height * width == int((~own[0]).sum()), "one box"
 
 
-def test_each_batch_is_mixed_in_one_of_the_two_ways_and_both_occur():
+def test_each_batch_gets_mixup_or_cutmix_and_both_occur():
     model, images = make(mixup=0.8, cutmix=1.0), images_of(2)
     clean, ways = model.normalize_images(images), []
     for number in range(40):
@@ -237,7 +237,7 @@ def test_each_batch_is_mixed_in_one_of_the_two_ways_and_both_occur():
     assert 8 < sum(ways) < 32
 
 
-def test_random_erasing_fills_a_box_with_noise_as_often_as_it_should():
+def test_random_erasing_has_its_probability():
     model, images = make(random_erasing=0.25), images_of(1).expand(2000, -1, -1, -1)
     seed(0)
     clean = model.normalize_images(images)
@@ -252,7 +252,7 @@ def test_random_erasing_fills_a_box_with_noise_as_often_as_it_should():
     assert noise.std().item() == pytest.approx(1, abs=0.05)
 
 
-def test_the_batch_it_is_given_stays_as_it_is():
+def test_draw_does_not_change_its_input():
     model, images = make(mixup=0.8, cutmix=1.0, random_erasing=0.9), images_of(8)
     before = images.clone()
     floats = model.normalize_images(images)
@@ -281,7 +281,7 @@ def test_the_loss_is_cross_entropy_with_the_mixed_targets():
 
 
 def pretrained_pair(pool: str) -> tuple[MaskedAutoencoder, Classifier]:
-    """A masked autoencoder, and a classifier with its encoder's weights."""
+    """Masked autoencoder, and a classifier with its encoder's weights."""
     torch.manual_seed(3)
     sizes = {"img_size": (16, 16), "patch_size": 4, "embed_dim": 16, "depth": 3, "num_heads": 2}
     encoder = build_encoder("vit_tiny_patch16_224", **sizes)
@@ -298,7 +298,7 @@ def pretrained_pair(pool: str) -> tuple[MaskedAutoencoder, Classifier]:
     return autoencoder.eval(), classifier.eval()
 
 
-def test_encode_gives_what_the_autoencoder_gives():
+def test_encode_equals_that_of_the_autoencoder():
     autoencoder, classifier = pretrained_pair("token")
     images = images_of(3)
     expected, found = autoencoder.encode(images), classifier.encode(images)
@@ -308,7 +308,7 @@ def test_encode_gives_what_the_autoencoder_gives():
 
 
 def test_pooling_averages_before_the_norm():
-    """Global pooling has its norm behind the mean, so its tokens lack the autoencoder's."""
+    """With global pooling the norm follows the mean, so tokens are not normalised."""
     autoencoder, classifier = pretrained_pair("avg")
     images = images_of(3)
     norm = autoencoder.encoder.norm

@@ -61,7 +61,7 @@ def words(run, train, test=None):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, shards):
-    """A run that was probed by RECIPE."""
+    """Run folder of a probe trained by RECIPE."""
     run = tiny_run(tmp_path_factory.mktemp("trained") / "run")
     assert main([*words(run, shards), *RECIPE]) == 0
     return run
@@ -73,7 +73,7 @@ def pixels_of(batch):
 
 
 def stream_of(folder):
-    """The micro-batches of a probe's run."""
+    """Micro-batches of a probe's run."""
     config, data = open_training_data(recorded_config(folder))
     plan = make_plan(config, len(data.manifest), 1, 0)
     return config, plan, list(data.batches(config, plan.sharding, (16, 16), 0, plan.steps))
@@ -88,8 +88,8 @@ def test_each_epoch_sees_every_image_once_in_another_crop(trained):
     assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_training_is_the_written_out_recipe(trained):
-    """Against a plain loop: BatchNorm, softmax and LARS by hand, gradients summed over parts."""
+def test_training_equals_a_plain_loop(trained):
+    """Plain loop: BatchNorm, softmax and LARS written out, gradients summed over groups."""
     config, plan, parts = stream_of(trained / "probe-mae")
     encoder = open_encoder(trained).encoder
     weights = ProbeHead(32, 3, seed=0).linear.weight.detach().double()
@@ -120,7 +120,7 @@ def test_training_is_the_written_out_recipe(trained):
     assert len(head) == 4, "the encoder is in no checkpoint"
 
 
-def test_the_run_is_one_as_others_are(trained, capsys):
+def test_the_run_folder_is_that_of_any_run(trained, capsys):
     folder = trained / "probe-mae"
     assert exit_status(folder)["code"] == 0
     assert [row["event"] for row in events_of(folder)] == ["start", "done"]
@@ -132,7 +132,7 @@ def test_the_run_is_one_as_others_are(trained, capsys):
     assert main(["report", str(folder)]) == 0
 
 
-def test_it_resumes_from_a_kill_in_the_same_bits(trained, run, shards):
+def test_killed_it_resumes_bit_for_bit(trained, run, shards):
     folder, asked = run / "probe-mae", [*words(run, shards), *RECIPE]
     run_and_kill(launched("mae", *asked), folder / "metrics.jsonl", 6, is_launcher=False)
     assert main(asked) == 0
@@ -142,7 +142,7 @@ def test_it_resumes_from_a_kill_in_the_same_bits(trained, run, shards):
     assert ours["results"] == theirs["results"]
 
 
-def test_a_signal_stops_it_and_the_same_command_goes_on(trained, run, shards, monkeypatch, capsys):
+def test_a_signal_stops_it_and_the_same_command_resumes(trained, run, shards, monkeypatch, capsys):
     folder, asked = run / "probe-mae", [*words(run, shards), *RECIPE]
     step = loop.train_step
 
@@ -169,7 +169,7 @@ def test_a_signal_stops_it_and_the_same_command_goes_on(trained, run, shards, mo
     assert same_weights(final_weights(folder), final_weights(trained / "probe-mae"))
 
 
-def test_other_data_and_encoders_are_refused_or_probed_anew(
+def test_changed_data_or_encoders_are_refused_or_probed_again(
     trained, run, shards, make_shards, tmp_path, capsys
 ):
     folder = run / "probe-mae"
@@ -244,7 +244,7 @@ def test_ranks_count_better_scores(shards):
     assert (head_ranks(head, tested.vectors, targets) > 0).all()
 
 
-def test_the_report_tells_what_differs_from_the_published_probe(run, shards, capsys):
+def test_the_report_notes_differences_from_the_published_probe(run, shards, capsys):
     assert main([*words(run, shards), "--epochs", "2", "--device", "cpu"]) == 0
     told = capsys.readouterr()
     report = json.loads((run / "probe-mae.json").read_text())
@@ -260,7 +260,7 @@ def test_the_report_tells_what_differs_from_the_published_probe(run, shards, cap
     assert "top-1" in lines[0] and [line[:6] for line in lines[2:]] == ["note: "] * 3
 
 
-def test_crops_that_are_not_mirrored_are_on_record(run, shards):
+def test_unmirrored_crops_are_recorded(run, shards):
     settings = yaml.safe_load((run / "config.yaml").read_text())
     settings["data"]["flip"] = False
     (run / "config.yaml").write_text(yaml.safe_dump(settings))
@@ -271,7 +271,7 @@ def test_crops_that_are_not_mirrored_are_on_record(run, shards):
     assert not load_config(run / "probe-mae" / "config.yaml").data.flip
 
 
-def test_bad_images_are_left_out_or_replaced_named_and_counted(run, tmp_path, make_shards, capsys):
+def test_bad_images_are_skipped_or_replaced_named_and_counted(run, tmp_path, make_shards, capsys):
     train, test = (make_shards(tmp_path / name, 24, size=20) for name in ("train", "test"))
     spoil(tmp_path / "train", "sample-00007")
     spoil(tmp_path / "test", "sample-00003", "sample-00004")
@@ -335,7 +335,7 @@ def test_the_command_and_its_refusals(run, tmp_path, shards, make_shards, capsys
     assert "needs RUN" in capsys.readouterr().err
 
 
-def test_an_export_is_probed_beside_it(tmp_path, shards):
+def test_an_export_is_probed_into_its_own_folder(tmp_path, shards):
     objective, out = tiny_objective(), tmp_path / "export"
     out.mkdir()
     encoder = objective.get_submodule("encoder")
@@ -357,7 +357,7 @@ def test_an_export_is_probed_beside_it(tmp_path, shards):
     assert report["results"][0]["feature"] == "cls"
 
 
-def test_any_objective_has_a_vector_to_probe(tmp_path, shards, monkeypatch, capsys):
+def test_any_objective_can_be_probed(tmp_path, shards, monkeypatch, capsys):
     monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
     data = DataConfig(workers=0, img_size=(16, 16))
     log = LogConfig(wandb=False)

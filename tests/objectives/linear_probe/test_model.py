@@ -29,7 +29,7 @@ def test_the_head_is_the_papers():
     assert not torch.equal(head.linear.weight, ProbeHead(200, 50, seed=4).linear.weight)
 
 
-def test_batchnorm_uses_the_batch_in_training_and_the_running_statistics_after():
+def test_batchnorm_uses_batch_then_running_statistics():
     norm, vectors = GroupedNorm(6), 5 + 3 * torch.randn(32, 6)
     centred = (vectors - vectors.mean(0)) / (vectors.var(0, unbiased=False) + 1e-6).sqrt()
     normal, groups = norm.normalize_groups(vectors, 32)

@@ -45,7 +45,7 @@ def test_imagenet_gets_the_published_numbers():
     assert rates[0] == 0 and max(rates) == pytest.approx(6.4, rel=1e-3) and rates[-1] < 1e-5
 
 
-def test_small_data_get_small_batches_and_impossible_ones_are_refused():
+def test_small_data_have_small_batches_and_impossible_ones_are_refused():
     assert [batch_for(n, None) for n in (16384 * 10, 50_000, 3068, 200, 5)] == [
         16384,
         4096,
@@ -92,7 +92,7 @@ def test_groups_larger_than_what_fits_at_once_are_refused():
     assert plan.sharding.device_batch == 512
 
 
-def test_crops_that_are_not_mirrored_are_remarked_on():
+def test_unmirrored_crops_have_a_remark():
     recipe = ProbeRecipe(epochs=3, batch_size=8, device_batch=4, warmup_epochs=1, blr=4.0)
     mirrored, plain = (list(remarks(recipe, 24, 9, flip)) for flip in (True, False))
     assert plain[1:] == mirrored

@@ -24,7 +24,7 @@ def hidden_by(pattern, ratios=(), **settings) -> list[torch.Tensor]:
     return [binary_mask(mask.draw(images, SEEDS)).view(-1, *grid_of(model)) for mask in masks]
 
 
-def test_random_hides_what_training_hides():
+def test_random_equals_the_training_masks():
     model, images = small_mae(), some_images()
     [mask] = choose_masks("random", [], model)
     ours, theirs = mask.draw(images, torch.arange(4)), model.draw(images, torch.arange(4))
@@ -33,7 +33,7 @@ def test_random_hides_what_training_hides():
 
 
 @pytest.mark.parametrize("pattern", ["random", "block"])
-def test_of_several_ratios_each_hides_its_share_and_what_the_ones_before_hid(pattern):
+def test_masks_of_several_ratios_are_nested(pattern):
     half, most = hidden_by(pattern, [0.5, 0.875])
     assert (half.mean((1, 2)) == 0.5).all()
     assert (most.mean((1, 2)) == 0.875).all()
@@ -67,7 +67,7 @@ def test_the_grid_keeps_one_patch_of_four():
     assert grid_mask((3, 3)).sum() == 5
 
 
-def test_a_drawn_mask_hides_what_is_mostly_white(tmp_path):
+def test_a_drawn_mask_hides_white_patches(tmp_path):
     pixels = np.zeros((40, 60), np.uint8)
     pixels[:20, :30] = 255
     pixels[20:24, 30:40] = 255  # less than half of its patch
@@ -91,7 +91,7 @@ def test_a_drawn_mask_hides_what_is_mostly_white(tmp_path):
         ("{tmp}/nowhere.png", [], "nowhere.png: does not decode"),
     ],
 )
-def test_what_cannot_be_is_refused(pattern, ratios, message, tmp_path):
+def test_impossible_masks_are_refused(pattern, ratios, message, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "black.png")
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UserError, match=message.replace("{tmp}", "")):

@@ -1,4 +1,4 @@
-"""The decoder of cross-attention, against plain loops; and as a part of the model."""
+"""Cross-attention decoder: against plain loops, and as a part of the model."""
 
 import math
 
@@ -28,7 +28,7 @@ def decoder():
 
 
 def by_loops(decoder, features, split):
-    """One image, block, head and hidden patch at a time."""
+    """Reference in plain loops: one image, block, head and hidden patch at a time."""
     state = decoder.state_dict()
 
     def linear(x, name):
@@ -75,13 +75,13 @@ def some_features(b=2):
     return features, PatchSplit(shuffle[:, :4], shuffle[:, 4:])
 
 
-def test_it_equals_plain_loops(decoder):
+def test_cross_decoder_equals_plain_loops(decoder):
     features, split = some_features()
     found = decoder(features, split)
     torch.testing.assert_close(found, by_loops(decoder, features, split), rtol=1e-10, atol=1e-10)
 
 
-def test_each_patch_is_predicted_for_itself(decoder):
+def test_each_patch_is_predicted_independently(decoder):
     features, split = some_features()
     some = PatchSplit(split.ids_keep, split.ids_masked[:, 3:7])
     torch.testing.assert_close(decoder(features, some), decoder(features, split)[:, 3:7])
@@ -100,7 +100,7 @@ def test_every_trainable_parameter_gets_a_gradient(ratio):
     assert not lacking
 
 
-def test_the_loss_is_that_of_the_predicted_share():
+def test_loss_covers_the_predicted_share():
     model = small_mae(**CROSS, prediction_ratio=0.25)
     images = some_images()
     split = model.draw(images, torch.arange(4))
@@ -111,7 +111,7 @@ def test_the_loss_is_that_of_the_predicted_share():
     assert loss == pytest.approx(errors[:, :4].mean().item(), rel=1e-5)
 
 
-def test_pictures_show_all_hidden_patches():
+def test_reconstructions_show_all_hidden_patches():
     model = small_mae(**CROSS, prediction_ratio=0.25)
     images = some_images()
     pasted, mask = model.reconstruct(images, model.draw(images, torch.arange(4)))
@@ -119,7 +119,7 @@ def test_pictures_show_all_hidden_patches():
     assert pasted.shape == images.shape and mask.mean().item() == 0.75
 
 
-def test_fewer_predictions_are_less_work():
+def test_fewer_predictions_cost_fewer_flop():
     def flops(**settings):
         model, images = small_mae(**settings), some_images()
         split = model.draw(images, torch.arange(4))
@@ -130,17 +130,17 @@ def test_fewer_predictions_are_less_work():
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.9])
-def test_a_share_that_cannot_be_predicted_is_refused(ratio):
+def test_an_impossible_prediction_ratio_is_refused(ratio):
     with pytest.raises(UserError, match=r"model.prediction_ratio: 0\.\d+ of 16 patches are \d+"):
         small_mae(**CROSS, prediction_ratio=ratio)
 
 
-def test_without_cross_attention_there_is_no_part_of_the_patches():
+def test_prediction_ratio_requires_cross_attention():
     with pytest.raises(UserError, match=r"model.prediction_ratio: is for model.decoder_attention"):
         load_config(None, ["data.train=a.tar", "model.prediction_ratio=0.25"])
 
 
-def test_what_is_computed_again_is_the_same():
+def test_grad_checkpointing_gives_the_same():
     model, images = small_mae(**CROSS), some_images()
     split = model.draw(images, torch.arange(4))
     found = []

@@ -24,7 +24,7 @@ HEALTHY = {
 
 
 def rows(count=100, fall=0.002, **last):
-    """A quiet run of ten warm-up epochs; `last` changes its last tenth."""
+    """Healthy run with ten warm-up epochs; `last` replaces values of its last tenth."""
     found = [
         {
             "step": step * 10,
@@ -54,7 +54,7 @@ def verdicts(metrics=(), health=()):
     return {finding.text: finding.level for finding in judged(metrics, health, **WARMUP)}
 
 
-def test_a_healthy_run_is_called_good_and_nothing_else():
+def test_a_healthy_run_has_good_findings_only():
     assert verdicts(rows(), [HEALTHY]) == {
         "Loss still falling: 1.8 % over the last tenth": "good",
         "2% of the time is spent waiting for data": "good",
@@ -64,7 +64,7 @@ def test_a_healthy_run_is_called_good_and_nothing_else():
     }
 
 
-def test_nothing_is_said_of_nothing():
+def test_an_empty_run_has_no_findings():
     assert judged() == []
     assert list(verdicts([{}], [{}])) == ["Too early to judge the loss"]
 
@@ -135,16 +135,16 @@ def test_nothing_is_said_of_nothing():
         ),
     ],
 )
-def test_what_is_wrong_is_said(metrics, health, text, level):
+def test_problems_are_found(metrics, health, text, level):
     assert verdicts(metrics, health).get(text) == level
 
 
-def test_a_fresh_encoder_is_not_called_collapsed():
+def test_a_fresh_encoder_does_not_count_as_collapsed():
     early = HEALTHY | {"epoch": 2.0, "rankme": 3.0, "r2": -1.0, "knn": 0.3}
     assert not {"bad", "watch"} & set(verdicts([], [early]).values())
 
 
-def test_the_worst_comes_first_and_each_has_its_reason():
+def test_findings_are_sorted_by_level_and_have_reasons():
     found = judged(rows(loss=math.nan, bad=1), [HEALTHY], **WARMUP)
     assert [finding.level for finding in found] == ["bad", "watch", "good", "good", "good", "good"]
     assert all(len(finding.reason) > 20 for finding in found)

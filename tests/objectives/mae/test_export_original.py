@@ -52,7 +52,7 @@ def test_names_and_shapes_are_those_of_the_original_release(tmp_path, in_process
         assert torch.equal(tensor, tensors[name])
 
 
-def test_it_goes_back_into_a_model_of_ours_unchanged(tmp_path, in_process):
+def test_the_export_loads_into_our_model_unchanged(tmp_path, in_process):
     subject = subject_of()
     exported("mae", subject, tmp_path / "export")
     own = {}
@@ -69,7 +69,7 @@ def test_it_goes_back_into_a_model_of_ours_unchanged(tmp_path, in_process):
         assert torch.equal(fresh.state_dict()[name], tensor), name
 
 
-def test_without_the_decoder_timm_and_its_relatives_read_the_file(tmp_path, in_process):
+def test_without_the_decoder_timm_loads_the_file(tmp_path, in_process):
     subject = subject_of(decoder=False)
     exported("mae", subject, tmp_path / "export")
     tensors = load_file(tmp_path / "export" / "mae.safetensors")
@@ -82,7 +82,7 @@ def test_without_the_decoder_timm_and_its_relatives_read_the_file(tmp_path, in_p
     assert torch.equal(theirs.forward_features(images), subject.encoder.forward_features(images))
 
 
-def test_a_damaged_decoder_is_noticed(tmp_path, in_process, monkeypatch):
+def test_a_damaged_decoder_fails_the_check(tmp_path, in_process, monkeypatch):
     def damaged(vit, decoder):
         tensors = original_names(vit, decoder)
         name = "decoder_blocks.0.attn.proj.bias"
@@ -117,7 +117,7 @@ def test_the_two_files_must_hold_the_same(tmp_path, in_process, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("format", ["mae", "hf"])
-def test_what_it_has_no_place_for_is_refused_by_name(tmp_path, format, kwargs, named):
+def test_unsupported_parts_are_refused_by_name(tmp_path, format, kwargs, named):
     with pytest.raises(UserError, match=f"^--format {format} has no place for .*{named}"):
         exported(format, subject_of(kwargs=kwargs), tmp_path / "export")
     assert not list(tmp_path.iterdir())

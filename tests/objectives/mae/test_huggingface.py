@@ -17,14 +17,14 @@ from tests.export.subjects import config_of, exported, images_of, subject_of
 
 
 def load(kind: Any, folder: Path, **options) -> Any:
-    """The model in evaluation mode; every tensor has its place."""
+    """Load a model in evaluation mode, with no missing or unexpected tensors."""
     model, told = kind.from_pretrained(folder, output_loading_info=True, **options)
     assert not any(told.values()), told
     return model.eval()
 
 
 @pytest.mark.parametrize("variant", [{}, {"in_chans": 1}, {"kwargs": {"mlp_ratio": 2}}], ids=str)
-def test_both_folders_load_with_nothing_missing_and_compute_the_same(tmp_path, in_process, variant):
+def test_both_folders_load_completely_and_compute_the_same(tmp_path, in_process, variant):
     subject = subject_of(**variant)
     assert exported("hf", subject, tmp_path / "export").off < 1e-5
     encoder = load(ViTModel, tmp_path / "export" / "encoder", add_pooling_layer=False)
@@ -44,7 +44,7 @@ def test_both_folders_load_with_nothing_missing_and_compute_the_same(tmp_path, i
 
 
 def test_names_are_those_on_the_hub(tmp_path, in_process):
-    """Of facebook/vit-mae-base, which every version of transformers reads."""
+    """Names of facebook/vit-mae-base, which every version of transformers reads."""
     exported("hf", subject_of(), tmp_path / "export")
     names = load_file(tmp_path / "export" / "model.safetensors").keys()
     assert len(names) == 6 + 2 * 16 + 8 + 2 * 16
@@ -54,7 +54,7 @@ def test_names_are_those_on_the_hub(tmp_path, in_process):
     assert "decoder.mask_token" in names
 
 
-def test_auto_classes_find_the_encoder_that_never_masks(tmp_path, in_process):
+def test_auto_classes_load_the_encoder_without_masking(tmp_path, in_process):
     subject = subject_of()
     exported("hf", subject, tmp_path / "export")
     model = AutoModel.from_pretrained(tmp_path / "export" / "encoder")
@@ -62,7 +62,7 @@ def test_auto_classes_find_the_encoder_that_never_masks(tmp_path, in_process):
     assert model(torch.zeros(1, 3, 16, 16)).last_hidden_state.shape == (1, 5, 32)
 
 
-def test_the_processor_cuts_and_normalises_as_the_evaluation_does(tmp_path, in_process, make_image):
+def test_the_processor_crops_and_normalises_as_the_evaluation(tmp_path, in_process, make_image):
     subject = subject_of(img_size=(32, 32))
     exported("hf", subject, tmp_path / "export")
     picture = make_image(3, (64, 80))
@@ -76,7 +76,7 @@ def test_the_processor_cuts_and_normalises_as_the_evaluation_does(tmp_path, in_p
     assert off.max() < 8
 
 
-def test_images_that_are_not_square_go_without_the_decoder(tmp_path, in_process):
+def test_non_square_images_are_exported_without_the_decoder(tmp_path, in_process):
     with pytest.raises(UserError, match="takes square images: --no-decoder"):
         exported("hf", subject_of(img_size=(16, 24)), tmp_path / "export")
     subject = subject_of(img_size=(16, 24), decoder=False)

@@ -49,7 +49,7 @@ def model():
     return small_mae()
 
 
-def test_every_number_agrees_with_its_own_computation(images, model):
+def test_every_value_equals_its_own_computation(images, model):
     found = IMPLEMENTATION.measure(model, held_out(images, 0.9, seed=3))
     views = CentredViews(images, model.img_size, 0.9)
     pixels = torch.stack([views.view(number) for number in range(COUNT)])
@@ -61,7 +61,7 @@ def test_every_number_agrees_with_its_own_computation(images, model):
     assert (found["images"], found["bad"], found["width"]) == (COUNT, 0, 32)
 
 
-def test_the_same_each_time_and_without_dropout(images):
+def test_evaluation_is_deterministic_and_without_dropout(images):
     model = small_mae(encoder={"proj_drop_rate": 0.5}).train()
     some = IMPLEMENTATION.measure(model, held_out(images, limit=40))
     assert some["images"] == 40 and model.training
@@ -70,7 +70,7 @@ def test_the_same_each_time_and_without_dropout(images):
     assert all(some[key] != other[key] for key in ("r2", "r2_interpolation"))
 
 
-def test_weights_that_are_no_numbers_are_told_as_such(images, model):
+def test_non_finite_weights_are_reported(images, model):
     with torch.no_grad():
         model.encoder.norm.bias.fill_(math.nan)
     found = IMPLEMENTATION.measure(model, held_out(images))

@@ -41,7 +41,7 @@ def some_images(b=4, c=3, h=16, w=16) -> torch.Tensor:
     return torch.randint(0, 256, (b, c, h, w), dtype=torch.uint8, generator=generator)
 
 
-def test_uint8_images_are_normalised_per_channel_on_the_way_in():
+def test_uint8_images_are_normalised_per_channel():
     model = small_mae(mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
     images = some_images()
     split = model.draw(images, torch.arange(4))
@@ -51,7 +51,7 @@ def test_uint8_images_are_normalised_per_channel_on_the_way_in():
     torch.testing.assert_close(model.encode(images).tokens, model.encode(normalised).tokens)
 
 
-def test_hidden_pixels_reach_the_loss_but_never_the_encoder():
+def test_hidden_pixels_affect_the_loss_only():
     model = small_mae()
     images = some_images()
     split = model.draw(images, torch.arange(4))
@@ -65,7 +65,7 @@ def test_hidden_pixels_reach_the_loss_but_never_the_encoder():
     assert not torch.equal(loss_of(model, images, split), loss_of(model, changed, split))
 
 
-def test_visible_pixels_have_no_part_in_the_target():
+def test_visible_pixels_do_not_affect_the_target():
     model = small_mae()
     images = some_images()
     split = model.draw(images, torch.arange(4))
@@ -99,7 +99,7 @@ def test_encode_never_masks_and_is_timms_forward_features(training):
     assert torch.equal(features.pooled["mean"], expected[:, 1:].mean(1))
 
 
-def test_normalised_targets_predicting_each_patch_mean_costs_one():
+def test_predicting_patch_means_of_normalised_targets_has_loss_one():
     model = small_mae(in_chans=1, patch_size=8)
     images = some_images(b=64, c=1)
     split = model.draw(images, torch.arange(64))
@@ -186,7 +186,7 @@ def test_sizes_are_the_papers():
             assert count == pytest.approx(encoder_millions, abs=0.1)
 
 
-def test_bf16_stays_within_its_precision():
+def test_bf16_loss_is_close_to_fp32():
     model = small_mae()
     images = some_images()
     split = model.draw(images, torch.arange(4))
@@ -210,7 +210,7 @@ def test_reconstruction_pastes_visible_patches_exactly():
 
 
 def test_normalised_reconstructions_carry_each_patch_own_mean():
-    """A model that predicts nothing (zeros) must show flat patches of the right brightness."""
+    """Predictions of zero become flat patches of the right brightness."""
     model = small_mae()
     with torch.no_grad():
         model.decoder.pred.weight.zero_()
@@ -261,7 +261,7 @@ def test_forward_is_a_pure_function_of_its_arguments():
     assert torch.equal(total_loss(first), loss_of(model, images, split))
 
 
-def test_what_is_computed_again_is_the_same_and_holds_less():
+def test_grad_checkpointing_gives_the_same_and_saves_memory():
     model, images = small_mae(), some_images()
     split = model.draw(images, torch.arange(4))
 
@@ -280,8 +280,8 @@ def test_what_is_computed_again_is_the_same_and_holds_less():
     assert cost(True).saved_bytes < cost(False).saved_bytes / 2
 
 
-def test_the_loss_is_of_all_that_a_split_hides():
-    """More than the model's own ratio, too."""
+def test_loss_covers_all_patches_that_a_split_hides():
+    """Also where a split hides more than the model's mask ratio."""
     model, images = small_mae(mask_ratio=0.5), some_images()
     shuffle = torch.stack([torch.randperm(16) for _ in range(4)])
     split = PatchSplit(shuffle[:, :2], shuffle[:, 2:])

@@ -1,4 +1,4 @@
-"""Equality with implementations that are not ours: transformers' ViTMAE and timm's forward."""
+"""Equality with independent implementations: transformers' ViTMAE and timm's forward."""
 
 import math
 
@@ -66,7 +66,7 @@ def our_model(norm_pix_loss: bool) -> MaskedAutoencoder:
 
 
 def in_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The transformers model's weights, or gradients of them, under our names."""
+    """Weights or gradients of the transformers model under our names."""
     ours = {
         "encoder.cls_token": tensors["vit.embeddings.cls_token"],
         "decoder.mask_token": tensors["decoder.mask_token"],
@@ -102,7 +102,7 @@ def in_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def noise_for(split: PatchSplit) -> Tensor:
-    """Noise whose argsort is our permutation, which is how transformers takes a mask."""
+    """Noise whose argsort is our permutation: the form in which transformers takes a mask."""
     shuffle = torch.cat([split.ids_keep, split.ids_masked], dim=1)
     ranks = torch.arange(shuffle.shape[1], dtype=torch.float64).expand_as(shuffle)
     return torch.zeros_like(ranks).scatter(1, shuffle, ranks)
@@ -188,7 +188,7 @@ def test_with_nothing_masked_the_encoder_is_timms(name, arguments):
 
 
 def textbook_loss(model: MaskedAutoencoder, images: Tensor, split: PatchSplit) -> Tensor:
-    """The paper, step by step: embed all, drop, un-shuffle, decode all, loss on masked."""
+    """Loss by the paper's formulation: embed all, drop, un-shuffle, decode all, masked error."""
     encoder, decoder = model.encoder, model.decoder
     assert isinstance(encoder, VisionTransformer)
     assert encoder.pos_embed is not None
@@ -222,7 +222,7 @@ def textbook_loss(model: MaskedAutoencoder, images: Tensor, split: PatchSplit) -
 
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 def test_shuffled_masked_only_computation_equals_the_textbook(norm_pix_loss):
-    """Where the time is saved: visible-only projection, no un-shuffle, queries for hidden only."""
+    """Our shortcuts: projection of visible patches only, no un-shuffle, queries of hidden only."""
     model = our_model(norm_pix_loss).double()
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
     split = random_masking(torch.arange(4), 16, 0.75)

@@ -24,7 +24,7 @@ def on_pixels(mask: torch.Tensor, channels: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("norm_pix_loss", [True, False])
 @pytest.mark.parametrize("pattern", ["random", "block", "grid"])
-def test_numbers_agree_with_the_evaluation_image_by_image(norm_pix_loss, pattern):
+def test_values_equal_the_evaluation_per_image(norm_pix_loss, pattern):
     model = small_mae(norm_pix_loss=norm_pix_loss).eval()
     images, seeds = some_images(), torch.arange(4)
     [mask] = choose_masks(pattern, [], model)
@@ -38,7 +38,7 @@ def test_numbers_agree_with_the_evaluation_image_by_image(norm_pix_loss, pattern
     assert found.error[found.hidden].mean().item() == pytest.approx(loss, rel=1e-5)
 
 
-def test_pasted_pictures_keep_what_is_visible_and_raw_ones_have_nothing_there():
+def test_visible_patches_are_pasted_and_blank_in_raw():
     model = small_mae().eval()
     images = some_images()
     split = model.draw(images, torch.arange(4))
@@ -64,7 +64,7 @@ def test_raw_shows_normalised_units_around_grey():
     assert torch.equal(found.raw[hidden], found.reconstruction[hidden])
 
 
-def test_a_sheet_has_its_columns_and_their_numbers():
+def test_a_sheet_has_its_columns_and_values():
     model = small_mae().eval()
     images, seeds, names = some_images(), torch.arange(4), list("abcd")
     masks = choose_masks("random", [], model)
@@ -85,7 +85,7 @@ def test_a_sheet_has_its_columns_and_their_numbers():
     assert any("75% of the patches are hidden (random)" in note for note in sheet.notes)
 
 
-def test_several_ratios_stand_in_a_row():
+def test_several_ratios_are_side_by_side():
     model = small_mae().eval()
     masks = choose_masks("block", [0.5, 0.75], model)
     images, seeds = some_images(), torch.arange(4)

@@ -17,7 +17,7 @@ def gradients(b=8, h=16, w=16):
     return (255 * ramps / 2).to(torch.uint8)
 
 
-def test_filling_keeps_what_is_known_and_stays_within_its_range():
+def test_filling_keeps_known_pixels_and_their_range():
     values = torch.rand(4, 3, 13, 7)
     weight = (torch.rand(4, 1, 13, 7) < 0.25).float()
     filled = fill_in(values * weight, weight)
@@ -34,7 +34,7 @@ def test_a_flat_picture_is_filled_exactly():
     assert torch.allclose(fill_in(0.7 * weight, weight), torch.full((1, 1, 16, 16), 0.7))
 
 
-def test_interpolation_never_sees_hidden_patches():
+def test_interpolation_does_not_use_hidden_patches():
     model = small_mae()
     images = gradients()
     split = random_masking(torch.arange(8), 16, 0.75)
