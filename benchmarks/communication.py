@@ -1,7 +1,7 @@
-"""What data-parallel training sends, and how much of it the step has to wait for.  Pure functions.
+"""Cost model of data-parallel communication: bytes sent, and the time a step waits for them.
 
-A model of large messages: bytes over bandwidth, and a latency for each collective.  Backward is
-two thirds of a step, forward one third.
+Pure functions.  A collective takes its bytes over the bandwidth, plus a latency.  The forward pass
+is one third of a step's computation, the backward pass two thirds.
 """
 
 import math
@@ -9,17 +9,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 FORWARD, BACKWARD = 1 / 3, 2 / 3
-"""of the computing of a step: the backward pass has twice the matrix products"""
+"""shares of a step's computation: the backward pass has twice the matrix products"""
 
 FLOAT = 4
-"""bytes: weights and gradients are fp32, whatever autocast computes in"""
+"""bytes of a weight or gradient: fp32, whatever precision autocast computes in"""
 
 BUCKET = 25 * 2**20
-"""bytes of gradients that DDP sends at a time (its default)"""
+"""bytes of gradients in one of DDP's messages (its default)"""
 
 
 class Sizes(NamedTuple):
-    """Trained parameters of a model."""
+    """Numbers of trained parameters of a model."""
 
     encoder: int
     decoder: int
@@ -28,95 +28,100 @@ class Sizes(NamedTuple):
 
     @property
     def all(self) -> int:
-        """Of encoder and decoder."""
+        """Parameters of encoder and decoder."""
         return self.encoder + self.decoder
 
     @property
     def units(self) -> int:
-        """What FSDP2 gathers one by one: the encoder's blocks, the decoder, the rest."""
+        """Number of FSDP2's all-gather units: the encoder's blocks, the decoder, the rest."""
         return self.depth + 2
 
     @property
     def unit(self) -> float:
-        """Bytes of a block of the encoder."""
+        """Bytes of one encoder block."""
         return FLOAT * self.encoder / self.depth
 
 
 class Network(NamedTuple):
-    """What connects the GPUs; of a machine's network each of its GPUs has a share."""
+    """Network between GPUs; the GPUs of a machine share its bandwidth."""
 
     name: str
     bandwidth: float
-    """bytes per second that a machine's GPUs together send out (NCCL's bus bandwidth)"""
+    """bytes per second that a machine's GPUs send together (NCCL's bus bandwidth)"""
     latency: float
-    """seconds of a message between neighbours"""
+    """seconds of a message between two GPUs"""
 
 
-class Waiting(NamedTuple):
-    """Of one step."""
+class Communication(NamedTuple):
+    """Communication of one step."""
 
     sent: float
     """bytes that each GPU sends"""
     busy: float
-    """seconds of communication, most of it beside computing"""
+    """seconds of communication, most of it overlapped with computation"""
     exposed: float
-    """seconds that nothing is computed"""
+    """seconds of communication without computation"""
 
 
-Kind = Callable[[Sizes, int, Network, float], Waiting]
-"""`ddp` or `fsdp2`: of sizes, number of GPUs, network and seconds of computing"""
+Kind = Callable[[Sizes, int, Network, float], Communication]
+"""`ddp` or `fsdp2`: (sizes, number of GPUs, network, seconds of computation) → communication"""
 
 
 def share(gpus: int) -> float:
-    """Of a message, what each GPU sends in one pass around the ring."""
+    """Share of a message that each GPU sends in one pass around the ring: (n - 1)/n."""
     return (gpus - 1) / gpus
 
 
 def pass_seconds(size: float, gpus: int, network: Network) -> float:
-    """An all-gather or a reduce-scatter of `size` bytes: (n - 1)/n of it through each link."""
+    """Seconds of an all-gather or reduce-scatter of `size` bytes."""
     latency = math.ceil(math.log2(gpus)) * network.latency
     return share(gpus) * size / network.bandwidth + latency
 
 
 def all_reduce_seconds(size: float, gpus: int, network: Network) -> float:
-    """A reduce-scatter and an all-gather: 2 (n - 1)/n of the bytes."""
+    """Seconds of a ring all-reduce of `size` bytes: a reduce-scatter and an all-gather."""
     return 2 * pass_seconds(size, gpus, network)
 
 
-def ddp(sizes: Sizes, gpus: int, network: Network, compute: float) -> Waiting:
-    """Gradients all-reduced in buckets while the backward pass goes on.
+def ddp(sizes: Sizes, gpus: int, network: Network, compute: float) -> Communication:
+    """Communication of DDP, which all-reduces buckets of gradients during the backward pass.
 
-    The last bucket is full only when the pass is over: it is always waited for.
+    `compute`: seconds of computation of a step.  The last bucket is full only at the end of the
+    pass and never overlapped.
     """
     size = FLOAT * sizes.all
     buckets = math.ceil(size / BUCKET)
     one = all_reduce_seconds(size / buckets, gpus, network)
     exposed = max(one, buckets * one - BACKWARD * compute)
-    return Waiting(2 * share(gpus) * size, buckets * one, exposed)
+    return Communication(2 * share(gpus) * size, buckets * one, exposed)
 
 
-def fsdp2(sizes: Sizes, gpus: int, network: Network, compute: float) -> Waiting:
-    """Weights gathered for forward and again for backward, gradients reduced to their owner.
+def fsdp2(sizes: Sizes, gpus: int, network: Network, compute: float) -> Communication:
+    """Communication of FSDP2: weights all-gathered for each pass, gradients reduce-scattered.
 
-    The first gathering and the last reduction have nothing beside them.
+    `compute`: seconds of computation of a step.  The first all-gather and the last reduce-scatter
+    are never overlapped.
     """
     size = FLOAT * sizes.all
     one = pass_seconds(sizes.unit, gpus, network)
     average = pass_seconds(size / sizes.units, gpus, network)
     forward, backward = sizes.units * average, 2 * sizes.units * average
     exposed = max(one, forward - FORWARD * compute) + max(one, backward - BACKWARD * compute)
-    return Waiting(3 * share(gpus) * size, forward + backward, exposed)
+    return Communication(3 * share(gpus) * size, forward + backward, exposed)
 
 
-def efficiency(waiting: Waiting, compute: float) -> float:
-    """The share of the step in which is computed: speed beside that of GPUs on their own."""
-    return compute / (compute + waiting.exposed)
+def efficiency(communication: Communication, compute: float) -> float:
+    """Scaling efficiency: seconds of computation divided by seconds of the step."""
+    return compute / (compute + communication.exposed)
 
 
 def least_batch(
     kind: Kind, sizes: Sizes, gpus: int, network: Network, images_per_s: float, goal: float
 ) -> int:
-    """The smallest batch per GPU whose efficiency is `goal` or more; `kind` is ddp or fsdp2."""
+    """Smallest batch per GPU with an efficiency of at least `goal`.
+
+    `kind`: `ddp` or `fsdp2`.  `images_per_s`: speed of one GPU without communication.
+    """
 
     def is_enough(batch: int) -> bool:
         compute = batch / images_per_s

@@ -1,6 +1,6 @@
-"""What a step costs on any machine: operations, memory held for the backward pass, traffic.
+"""Counted cost of a step: FLOP, memory saved for the backward pass, memory traffic, operations.
 
-Counted, not timed: the same numbers on every run, however busy the machine.
+Counted instead of timed, so that the numbers do not depend on the machine and its load.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,20 +15,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class Cost(NamedTuple):
-    """Of forward and backward, in eager mode."""
+    """Cost of forward and backward pass in eager mode."""
 
     flops: int
-    """of matrix products; a multiply-add counts as two"""
+    """FLOP of matrix products; a multiply-add counts as two"""
     saved_bytes: int
-    """held from the forward for the backward pass, parameters left out"""
+    """tensors saved by the forward for the backward pass, without parameters"""
     traffic_bytes: int
-    """arguments and results of all operations: what bounds all but matrix products on a GPU"""
+    """arguments and results of all operations: the bottleneck of all but products on a GPU"""
     operations: int
-    """calls that compute something: kernels that a GPU is given, about"""
+    """calls that compute something, about the number of kernels on a GPU"""
 
 
 def cost_of(loss: Callable[[], Tensor], model: nn.Module) -> Cost:
-    """Of one call of `loss` and its backward pass; the gradients of `model` are dropped."""
+    """Count one call of `loss` and its backward pass; gradients of `model` are reset."""
     model.zero_grad(set_to_none=True)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     saved: dict[int, int] = {}
@@ -49,7 +49,7 @@ def cost_of(loss: Callable[[], Tensor], model: nn.Module) -> Cost:
 
 
 class _Traffic(TorchDispatchMode):
-    """Counts operations that touch memory, and the bytes of their arguments and results."""
+    """Counts operations that read or write memory, and bytes of their arguments and results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,6 +67,6 @@ class _Traffic(TorchDispatchMode):
 
 
 def _is_view(func: Any) -> bool:
-    """Its result is its argument's memory, not written to."""
+    """True where the result shares the argument's memory and is not written."""
     returned = [value.alias_info for value in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in returned)

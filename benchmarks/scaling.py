@@ -1,7 +1,7 @@
-"""Scaling on paper, as a page: `python -m benchmarks.scaling > docs/SCALING.md`.
+"""Page of modelled scaling efficiencies: `python -m benchmarks.scaling > docs/SCALING.md`.
 
-`python -m benchmarks.scaling STEP.json` takes the step times from a result of `mae bench step`
-instead of derived ones.
+`python -m benchmarks.scaling STEP.json` uses measured step times, from a result of `mae bench
+step`, instead of derived ones.
 """
 
 import json
@@ -32,11 +32,11 @@ MODELS = {
     "ViT-H/14": "vit_huge_patch14_224",
 }
 DERIVED = {"ViT-B/16": 10_800.0, "ViT-L/16": 5_300.0, "ViT-H/14": 2_360.0}
-"""images/s of an H200: what matrix products (790 TFLOP/s) and memory traffic allow a compiled
-step, so that a real one is slower and waits for less"""
+"""images/s of an H200: upper bound of a compiled step from its matrix products (790 TFLOP/s) and
+memory traffic; a real step is slower and waits less for communication"""
 
 REACHED = 0.8
-"""of a link's nominal bandwidth"""
+"""assumed share of a link's nominal bandwidth"""
 
 NETWORKS = (
     Network("NVLink, one machine", REACHED * 450e9, 3e-6),
@@ -53,7 +53,7 @@ GOAL = 0.95
 
 
 def sizes_of(encoder: str) -> Sizes:
-    """Counted in the model itself, without its memory."""
+    """Parameters counted in the model, built on the meta device."""
     with torch.device("meta"):
         model = build_mae(Case(encoder=encoder).config())
     counts = [
@@ -64,7 +64,7 @@ def sizes_of(encoder: str) -> Sizes:
 
 
 def best_rates(result: Mapping) -> dict[str, float]:
-    """The fastest of a model's rows in a result of `bench_step`, where it was measured."""
+    """images/s of the fastest row of each measured model in a result of `bench_step`."""
     rates: dict[str, float] = {}
     for name, encoder in MODELS.items():
         rows = [row for row in result["rows"] if row["encoder"] == encoder and "error" not in row]
@@ -74,7 +74,7 @@ def best_rates(result: Mapping) -> dict[str, float]:
 
 
 def page(rates: Mapping[str, float], source: str) -> str:
-    """The whole page; `source` says where `rates`, images/s of one GPU, come from."""
+    """Markdown page for `rates`, images/s of one GPU; `source`: their origin, for the page."""
     return "\n".join(_lines(rates, source)) + "\n"
 
 
@@ -101,8 +101,8 @@ def _lines(rates: Mapping[str, float], source: str) -> Iterator[str]:
         heads = ["GPUs (images of each)", *(f"{n} ({BATCH // n})" for n in GPUS)]
         yield from markdown(heads, list(_efficiencies(one, rates[name])))
     yield from LEAST.format(goal=f"{GOAL:.0%}").splitlines()
-    for kind, called in ((ddp, "DDP"), (fsdp2, "FSDP2")):
-        yield from ["", f"**{called}**, on 64 / 1,024 GPUs (NVLink: 8):", ""]
+    for kind, kind_name in ((ddp, "DDP"), (fsdp2, "FSDP2")):
+        yield from ["", f"**{kind_name}**, on 64 / 1,024 GPUs (NVLink: 8):", ""]
         rows = [
             [
                 network.name,
@@ -119,9 +119,9 @@ def _efficiencies(sizes: Sizes, rate: float) -> Iterator[Sequence[str]]:
         cells = []
         for gpus in GPUS:
             compute = BATCH / gpus / rate
-            waiting = ddp(sizes, gpus, network, compute)
-            is_there = gpus <= MACHINE if network is NETWORKS[0] else gpus > MACHINE
-            cells.append(f"{efficiency(waiting, compute):.0%}" if is_there else "")
+            communication = ddp(sizes, gpus, network, compute)
+            is_possible = gpus <= MACHINE if network is NETWORKS[0] else gpus > MACHINE
+            cells.append(f"{efficiency(communication, compute):.0%}" if is_possible else "")
         yield [network.name, *cells]
 
 
@@ -133,8 +133,9 @@ def _least(kind: Kind, sizes: Sizes, rate: float, network: Network) -> str:
 HEAD = """\
 # Scaling, on paper
 
-How many GPUs pay, by how much they have to tell each other. Made by `python -m benchmarks.scaling`;
-with a result of `mae bench step --out step.json` as its argument it uses your own step times.
+Modelled efficiency of data-parallel training on 8 to 1,024 GPUs. Made by
+`python -m benchmarks.scaling`; with a result of `mae bench step --out step.json` as its argument it
+uses your own step times.
 
 | input | from |
 | ----- | ---- |
@@ -142,51 +143,51 @@ with a result of `mae bench step --out step.json` as its argument it uses your o
 | bytes | fp32 gradients and weights: 4 each (autocast leaves them so) |
 | images/s of one GPU | {source} |
 | bandwidth | assumed: {reached:.0%} of the nominal one; NVLink 450 GB/s each way; the others are \
-what a machine of 8 GPUs has towards the rest |
+the network links of a machine of 8 GPUs |
 | latency of a message | assumed: 3 µs (NVLink), 8 µs (400 Gb/s), 15 µs (100), 25 µs (25) |
-| overlap | DDP: buckets of 25 MB beside the backward pass (two thirds of a step), the last one \
-always waited for; FSDP2 as in `launch/fsdp2.yaml`: the next weights beside the present block |
+| overlap | DDP: buckets of 25 MB during the backward pass (two thirds of a step), except the last \
+one; FSDP2 as in `launch/fsdp2.yaml`: the next block's weights during the current block |
 
 A ring all-reduce sends 2 (n - 1)/n of its bytes through every link, all-gather and reduce-scatter
 half of that; their latency grows with log2 n. DDP all-reduces the gradients; FSDP2 gathers the
 weights twice and scatters the gradients once. Nothing here has been measured on a network.
 
-## What a step sends
+## Bytes sent in a step
 
-Of each of 8 GPUs; more GPUs send up to an eighth more.
+By each of 8 GPUs; with more GPUs up to an eighth more.
 """
 
 PER_STEP = """
 ## The recipe's batch on more and more GPUs
 
-Efficiency: images/s beside that of as many GPUs which tell each other nothing. A batch of 4,096 is
-what the paper's recipe has, so each GPU gets fewer images as their number grows. A GPU with few
-images is slower for other reasons, too (`mae bench step` shows them), which are not in here.
+Efficiency: images/s relative to as many GPUs without communication. The recipe's batch is 4,096
+images, so each GPU has fewer images as their number grows. Few images also make the step itself
+less efficient (`mae bench step` measures it), which is not modelled here.
 """
 
 LEAST = """
 ## Images per GPU for {goal}
 
-The smallest number of images that a GPU takes at once so that {goal} of the time is computed. With
-accumulation (`train.max_device_batch`) the bytes are sent once for all micro-batches of a step, but
-only the last one's backward pass hides them.
+The smallest number of images per GPU and micro-batch for an efficiency of {goal}. With accumulation
+(`train.max_device_batch`) the bytes are sent once for all micro-batches of a step, but overlap only
+with the last one's backward pass.
 """
 
 TAIL = """
-## What follows
+## Conclusions
 
-- Within one machine DDP is free for all three models at any batch that is worth computing.
-- Between machines with 8 × 400 Gb/s the recipe's batch of 4,096 is what runs out first: each GPU
-  has too few images beside which the same gradients are sent. A larger batch, not a faster network.
-- With one link for 8 GPUs the bytes decide: it takes a larger `train.batch_size`, accumulated, so
-  that they are sent less often.
-- FSDP2 sends half as much again as DDP, but has the forward pass to hide it beside, too: both need
-  about the same batches. It is for models that do not fit.
+- Within one machine DDP's communication is negligible for all three models at any practical batch.
+- Between machines with 8 × 400 Gb/s the recipe's batch of 4,096 is the limit: each GPU has too few
+  images to overlap the same gradients with. A larger batch helps, a faster network does not.
+- With one link for 8 GPUs bandwidth is the limit: a larger `train.batch_size`, accumulated, sends
+  the bytes less often.
+- FSDP2 sends half as much again as DDP, but overlaps it with the forward pass, too: both need about
+  the same batches. It is for models that do not fit into a GPU's memory.
 """
 
 
 def main() -> None:
-    """Print the page."""
+    """Print the page; the optional argument is a result of `mae bench step`."""
     if len(sys.argv) > 1:
         result = json.loads(Path(sys.argv[1]).read_text())
         device = result["machine"]["gpu"] or result["machine"]["cpu"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh machine to a pretrained, exported and probed encoder, in about four minutes on two
 # CPU cores: scikit-learn's handwritten digits, two processes.  Needs git and Python 3.11 or newer.
-# Everything lands in demo/, which is made anew each time.
+# Everything is written to demo/, which is deleted first.
 set -euo pipefail
 source "$(dirname "$0")/setup.sh"
 set_up ""

@@ -1,4 +1,4 @@
-"""The closing table of demo.sh: python launch/demo_summary.py FOLDER SECONDS."""
+"""Summary of demo.sh's results: python launch/demo_summary.py FOLDER SECONDS."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Read what the commands before wrote, and say it in ten lines."""
+    """Read the results of the demo's commands and print them in ten lines."""
     folder, seconds = Path(sys.argv[1]), int(sys.argv[2])
     explained = json.loads((folder / "reconstruction.json").read_text())
     probe = json.loads((folder / "run" / "probe.json").read_text())

@@ -1,7 +1,7 @@
-"""Write JPEG files that cost what photographs cost to read and decode.
+"""Write JPEG files that take as long to read and decode as photographs.
 
-Noise whose amplitude falls with frequency, as that of natural images does (1/f), 500 x 375 px at
-about 115 kB.  Nothing can be learned from them but how fast a machine is.
+Noise with the spectrum of natural images (amplitude 1/f), 500 x 375 px, about 115 kB each; for
+measurements of speed only.
 Usage: python launch/photographs.py FOLDER COUNT
 """
 
@@ -18,7 +18,7 @@ QUALITY = 90
 
 
 def canvas(rng: np.random.Generator) -> np.ndarray:
-    """[CANVAS CANVAS 3] uint8: 1/f noise, its channels alike as in photographs."""
+    """1/f noise with correlated channels as in photographs, uint8 [CANVAS CANVAS 3]."""
     across = np.fft.fftfreq(CANVAS)
     frequency = np.hypot(across[:, None], across[None, : CANVAS // 2 + 1])
     frequency[0, 0] = 1
@@ -31,7 +31,7 @@ def canvas(rng: np.random.Generator) -> np.ndarray:
 
 
 def main() -> None:
-    """Write FOLDER/NUMBER.jpg, windows of a few canvases, none like another."""
+    """Write FOLDER/NUMBER.jpg, random windows of a few canvases."""
     folder, count = Path(sys.argv[1]), int(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)

@@ -1,5 +1,6 @@
-# Sourced by demo.sh and test.sh: makes .venv with the versions of constraints.txt.
-# Usage: set_up EXTRA   ("" or "[test]").  Skipped while nothing it depends on has changed.
+# Sourced by demo.sh, test.sh and gpu_bench.sh: sets up .venv with the versions of constraints.txt.
+# Usage: set_up EXTRA   ("" or "[test]").  Does nothing while pyproject.toml and constraints.txt are
+# unchanged.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,4 +1,4 @@
-"""What a step costs, counted; and that our step keeps its lead, which no busy machine can blur."""
+"""Counted cost of a step, and our step's lead over other implementations."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from mae.objectives.mae.decoder import Block, Decoder
 SMALL = Case(encoder="vit_tiny_patch16_224", img_size=64, decoder_depth=2)
 
 MOST = {"gflop": 0.89, "saved_mb": 0.915, "traffic_mb": 0.93}
-"""of what the others cost; half a percent above what it is"""
+"""upper limits of our cost relative to the others', half a percent above the actual ratios"""
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,14 @@ def test_traffic_by_hand():
     assert isinstance(counted, Cost) and counted.flops == 0
 
 
-def test_it_is_the_same_each_time(cost):
+def test_the_cost_is_deterministic(cost):
     assert costs(SMALL) == cost
 
 
-def test_what_is_held_twice_is_counted_once():
+def test_memory_saved_twice_is_counted_once():
     x = torch.ones(8, requires_grad=True)
     counted = cost_of(lambda: (x.exp() ** 2 * 3).sum(), nn.Identity())
-    # exp keeps its result, which is the power's argument, too.
+    # exp saves its result, which is also the argument saved by the power.
     assert counted.saved_bytes == 4 * 8
 
 
@@ -84,7 +84,7 @@ def whole_head(monkeypatch):
 
 
 @pytest.mark.parametrize("lose", [all_queries, whole_head])
-def test_a_lead_that_is_lost_is_seen(lose, cost, monkeypatch):
+def test_a_lost_lead_fails_the_comparison(lose, cost, monkeypatch):
     lose(monkeypatch)
     worse = costs(SMALL)
     for what, most in MOST.items():

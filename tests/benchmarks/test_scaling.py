@@ -1,4 +1,4 @@
-"""Communication by hand, and the page that is made of it."""
+"""Communication computed by hand, and the page of scaling efficiencies."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ ONE_BUCKET = Sizes(encoder=BUCKET // 8, decoder=BUCKET // 8, depth=4)
 
 
 def test_a_ring_of_two_and_of_four():
-    """Of 1 GB at 1 GB/s, two send half of it in each pass, four three quarters."""
+    """1 GB at 1 GB/s: each of two sends half of it in a pass, each of four three quarters."""
     assert pass_seconds(1e9, 2, WIRE) == 0.5
     assert all_reduce_seconds(1e9, 2, WIRE) == 1.0
     assert all_reduce_seconds(1e9, 4, WIRE) == 1.5
@@ -33,7 +33,7 @@ def test_a_ring_of_two_and_of_four():
     assert pass_seconds(0, 4, SLOW) == 2e-3 and pass_seconds(0, 5, SLOW) == 3e-3
 
 
-def test_ddp_waits_for_the_last_bucket_at_least():
+def test_ddp_waits_at_least_for_the_last_bucket():
     sizes = Sizes(encoder=8 * BUCKET // 4, decoder=2 * BUCKET // 4, depth=2)
     one = BUCKET / 1e9  # of two GPUs: 2 · 1/2
     found = ddp(sizes, 2, WIRE, compute=100.0)
@@ -44,20 +44,20 @@ def test_ddp_waits_for_the_last_bucket_at_least():
     assert ddp(sizes, 2, WIRE, compute=1.5 * 4 * one).exposed == pytest.approx(6 * one)
 
 
-def test_fsdp_waits_for_the_first_gathering_and_the_last_reduction():
+def test_fsdp2_waits_for_the_first_all_gather_and_the_last_reduce_scatter():
     sizes = Sizes(encoder=4_000_000, decoder=2_000_000, depth=4)
     # 24 MB in all, six units of 4 MB; of two GPUs 2 ms each, a block of the encoder 2 ms too.
     found = fsdp2(sizes, 2, WIRE, compute=100.0)
     assert found.sent == 3 * 12e6
     assert found.busy == pytest.approx(3 * 12e-3)
     assert found.exposed == pytest.approx(2e-3 + 2e-3)
-    # Nothing hidden at all: gathered, gathered again, reduced.
+    # No overlap: two all-gathers and a reduce-scatter.
     assert fsdp2(sizes, 2, WIRE, compute=0.0).exposed == pytest.approx(36e-3)
 
 
-def test_efficiency_is_the_share_that_is_computed():
-    waiting = ddp(ONE_BUCKET, 2, WIRE, compute=1.0)
-    assert efficiency(waiting, 1.0) == pytest.approx(1 / (1 + BUCKET / 1e9))
+def test_efficiency_is_the_share_of_computation():
+    communication = ddp(ONE_BUCKET, 2, WIRE, compute=1.0)
+    assert efficiency(communication, 1.0) == pytest.approx(1 / (1 + BUCKET / 1e9))
 
 
 @pytest.mark.parametrize("kind", [ddp, fsdp2])
@@ -89,7 +89,7 @@ def test_the_page_in_docs_is_what_the_command_prints(capsys, monkeypatch):
     assert capsys.readouterr().out == PAGE.read_text()
 
 
-def test_measured_steps_take_the_place_of_derived_ones(tmp_path, capsys, monkeypatch):
+def test_measured_step_times_replace_derived_ones(tmp_path, capsys, monkeypatch):
     rows = [
         {"encoder": "vit_base_patch16_224", "images_per_s": {"median": 1_000.0}},
         {"encoder": "vit_base_patch16_224", "images_per_s": {"median": 9_999.0}},

@@ -36,15 +36,20 @@ if "--out" in words:
 """
 
 
+def run(out: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the script at toy size."""
+    script = ["bash", str(ROOT / "launch" / "gpu_bench.sh"), "--toy"]
+    environment = {**os.environ, "OUT": str(out), **variables}
+    return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=1000)
+
+
 @pytest.fixture(params=[False, True], ids=["all work", "a part fails"])
 def stub_run(request, tmp_path):
     """Calls of a run with a stub instead of Python, its output folder, whether a part failed."""
     stub, calls, out = tmp_path / "python", tmp_path / "calls", tmp_path / "out"
     stub.write_text(STUB.format(python=sys.executable, calls=str(calls), fails=request.param))
     stub.chmod(0o755)
-    script = ["bash", str(ROOT / "launch" / "gpu_bench.sh"), "--toy"]
-    environment = {**os.environ, "PYTHON": str(stub), "OUT": str(out)}
-    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
+    done = run(out, PYTHON=str(stub))
     assert done.returncode == 0, done.stderr
     return list(map(json.loads, calls.read_text().splitlines())), out, request.param
 
@@ -72,6 +77,30 @@ def test_every_program_accepts_its_options(stub_run):
         parser.parse_args(words)
         accepted.append(words[1] if words[0] == "bench" else module)
     assert {"step", "joint", "benchmarks.peers", "decode", "profile", "attention"} <= set(accepted)
+
+
+def test_a_real_run_measures_the_chosen_parts(tmp_path):
+    """Step and training run at toy size by the real programs: a minute on two free cores."""
+    parts = {"step-vit_tiny_patch16_224", "joint"}
+    variables = {"PYTHON": sys.executable, "BENCH_PARTS": "step joint"}
+    done = run(tmp_path, **variables, CUDA_VISIBLE_DEVICES="", BENCH_SECONDS="900")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "gpu_bench.json").read_text())
+    assert set(results) == parts, done.stdout
+    steps = results["step-vit_tiny_patch16_224"]["rows"]
+    assert [row["batch_size"] for row in steps] == [2, 4]
+    assert all(row["images_per_s"]["median"] > 0 for row in steps)
+    assert results["joint"]["images"] == 16
+    assert results["joint"]["loop"]["images_per_s"]["median"] > 0
+    page = (tmp_path / "gpu_bench.md").read_text()
+    assert all(f"## {part}\n" in page for part in parts) and "Not measured" not in page
+    assert (tmp_path / "step-vit_tiny_patch16_224.png").exists()
+
+
+def test_an_unknown_part_is_refused(tmp_path):
+    done = run(tmp_path, BENCH_PARTS="step jiont")
+    assert done.returncode == 2
+    assert done.stderr.startswith("gpu_bench.sh: BENCH_PARTS: no part jiont; there are step joint")
 
 
 def test_its_images_resemble_photographs_in_size_and_spectrum(tmp_path, monkeypatch):
