@@ -1,4 +1,4 @@
-"""Servers of files on loopback: one for the web that misbehaves on demand, and one for S3."""
+"""File servers on loopback: a web server with configurable faults, and an S3 server."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
 class WebServer(ThreadingHTTPServer):
-    """Answers each path's requests as told: the n-th GET by its n-th behaviour, then the last."""
+    """Web server that answers the n-th GET of a path by its n-th behaviour, then by its last."""
 
     daemon_threads = True
     block_on_close = False
@@ -23,22 +23,22 @@ class WebServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.behaviours: dict[str, list[Behaviour]] = {}
         self.requests: list[str] = []
-        """`METHOD PATH`, without queries"""
+        """`METHOD PATH` of every request, without queries"""
         self.queries: list[str] = []
         self.lock = threading.Lock()
         self.stopping = threading.Event()
 
     def serve(self, path: str, *behaviours: Behaviour) -> str:
-        """The URL of `path`, from now on answered so."""
+        """Set the behaviours of `path`; returns its URL."""
         self.behaviours[path] = list(behaviours)
         return self.url + path
 
     def gets(self, path: str) -> int:
-        """How many GET requests came for `path`."""
+        """Number of GET requests for `path`."""
         return self.requests.count(f"GET {path}")
 
     def handle_error(self, request, client_address):
-        """Clients that hang up are what is tested here."""
+        """Print nothing: tests close connections on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -77,7 +77,7 @@ def web_server() -> Iterator[WebServer]:
 
 @contextmanager
 def s3_server(monkeypatch) -> Iterator[str]:
-    """A real S3 interface; its address, which the environment names from here on, too."""
+    """Run an S3 server; yields its address and sets the AWS environment variables to it."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -92,7 +92,7 @@ def s3_server(monkeypatch) -> Iterator[str]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    # The file systems of this process remember the server that the environment named before.
+    # fsspec caches file systems, which keep the address of the previous server.
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     try:
         yield endpoint
@@ -101,7 +101,7 @@ def s3_server(monkeypatch) -> Iterator[str]:
 
 
 def body(data: bytes, etag: str = "", length: int | None = None) -> Behaviour:
-    """The whole of `data`, announced as `length` bytes (None: truly)."""
+    """Send all of `data`, with `length` as its Content-Length (None: the true one)."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         _start(handler, len(data) if length is None else length, etag)
@@ -114,7 +114,7 @@ def body(data: bytes, etag: str = "", length: int | None = None) -> Behaviour:
 
 
 def unannounced(data: bytes) -> Behaviour:
-    """`data` of a length not told: it ends with the connection."""
+    """Send `data` without a Content-Length: it ends with the connection."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         _start(handler, None)
@@ -126,7 +126,7 @@ def unannounced(data: bytes) -> Behaviour:
 
 
 def chunked(data: bytes, cut: bool = False) -> Behaviour:
-    """`data` in chunks of 1000 bytes; `cut` leaves out the mark of the end."""
+    """Send `data` in chunks of 1000 bytes; with `cut`, without the final empty chunk."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
@@ -144,7 +144,7 @@ def chunked(data: bytes, cut: bool = False) -> Behaviour:
 
 
 def slow(data: bytes, pieces: int, pause: float, etag: str = "") -> Behaviour:
-    """`data` in as many pieces, a pause after each."""
+    """Send `data` in `pieces` parts with a pause of so many seconds after each."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         _start(handler, len(data), etag)
@@ -157,7 +157,7 @@ def slow(data: bytes, pieces: int, pause: float, etag: str = "") -> Behaviour:
 
 
 def stall(data: bytes) -> Behaviour:
-    """Half of `data`, then nothing until the server is closed."""
+    """Send half of `data`, then nothing until the server is closed."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         _start(handler, len(data))
@@ -171,7 +171,7 @@ def stall(data: bytes) -> Behaviour:
 
 
 def status(code: int, **headers: str) -> Behaviour:
-    """An error page; `retry_after="7"` is its header Retry-After."""
+    """Send an error page with further headers, such as `retry_after="7"` (Retry-After)."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         page = b"<html>no</html>"
@@ -187,7 +187,7 @@ def status(code: int, **headers: str) -> Behaviour:
 
 
 def redirect(path: str) -> Behaviour:
-    """To another path of this server."""
+    """Redirect to another path of this server."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(302)

@@ -1,11 +1,11 @@
-"""Waiting for what another process or thread is about to do."""
+"""Waiting for other processes and threads."""
 
 import time
 from collections.abc import Callable
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    """Return as soon as `condition` holds; fail where it does not in time."""
+    """Wait until `condition()` is true; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"nothing happened in {seconds} s"

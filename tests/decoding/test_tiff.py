@@ -58,12 +58,6 @@ def drawn(channels, dtype=np.uint8, size=(50, 70)):
     return rng.integers(0, np.iinfo(dtype).max, (*size, channels), dtype, endpoint=True)
 
 
-@pytest.fixture(scope="module")
-def picture(make_image):
-    """An RGB image with structure, [60 h, 80 w]."""
-    return Image.fromarray(make_image(7, (60, 80)))
-
-
 COMPRESSIONS = [None, "lzw", "zlib", "packbits", "zstd", "lzma"]
 LAYOUTS = [{}, {"rowsperstrip": 16}, {"tile": (16, 32)}]
 

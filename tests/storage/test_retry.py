@@ -1,17 +1,24 @@
+import errno
+import io
 import signal
 import subprocess
 import sys
 import threading
 import time
+from email.utils import formatdate
 from functools import partial
 
 import psutil
 import pytest
 
+from mae.base.errors import StorageError
 from mae.data.manifest import build_manifest
+from mae.storage import files, retry
 from mae.storage.cache import ShardCache
+from mae.storage.files import download, stat
 from mae.storage.retry import BackgroundThreads
 from tests.servers import body, slow, status, web_server
+from tests.storage.test_files import DATA, fetched, refused
 from tests.waiting import wait_for
 
 PATIENCE = 10
@@ -169,3 +176,95 @@ def test_pipe_command_is_killed_with_its_process(tmp_path):
             wait_for(lambda: has_ended(int(pid.read_text())))
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503])
+def test_transient_errors_use_all_attempts(server, code):
+    location = server.serve("/a.tar", status(code))
+    assert f"{location}: HTTP {code} " in (line := refused(location))
+    assert line.endswith("(tried 8 times)")
+    assert server.gets("/a.tar") == 8
+
+
+def test_retry_delays_grow(server, monkeypatch):
+    pauses = []
+    monkeypatch.setattr(retry, "FIRST_DELAY", 1.0)
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
+    refused(server.serve("/a.tar", status(503)))
+    assert len(pauses) == 7
+    for number, pause in enumerate(pauses):
+        assert min(60, 2**number) <= pause <= min(60, 1.5 * 2**number)
+    assert sum(pauses) > 120  # long enough for a server to restart
+
+
+def test_retry_delays_have_jitter(monkeypatch):
+    """Clients that failed at one time must not all retry at one time."""
+    monkeypatch.setattr(retry, "FIRST_DELAY", 1.0)
+    assert len({retry._retry_delay(3) for _ in range(10)}) > 1
+
+
+IN_AN_HOUR = formatdate(time.time() + 3600, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "waited"),
+    [
+        (429, "7", 7),
+        (503, "7", 7),
+        (503, "3600", 120),
+        pytest.param(503, IN_AN_HOUR, 120, id="503-in an hour-120"),
+        (503, "Mon, 01 Jan 2024 00:00:00 GMT", 0),
+        (503, "soon", 0),
+        (503, "-7", 0),
+        (500, "7", 0),
+    ],
+)
+def test_retry_after_header_is_respected(server, monkeypatch, code, asked, waited):
+    pauses = []
+    monkeypatch.setattr(retry.time, "sleep", pauses.append)
+    location = server.serve("/a.tar", status(code, retry_after=asked), body(DATA))
+    assert fetched(location) == DATA
+    (pause,) = pauses
+    assert pause == waited if waited else pause < 0.01
+    assert stat(server.serve("/b.tar", status(code, retry_after=asked), body(DATA))).size
+    assert not waited or waited in pauses[1:]
+
+
+def test_stuck_library_call_is_abandoned(monkeypatch):
+    monkeypatch.setattr(retry, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
+    release = threading.Event()
+    late: list[BaseException] = []
+
+    def stuck(location, attempt):
+        attempt.write(b"half")
+        release.wait()
+        try:
+            attempt.write(b"far too late")
+        except ConnectionAbortedError as error:
+            late.append(error)
+            raise
+
+    monkeypatch.setattr(files, "receive_file", stuck)
+    target = io.BytesIO()
+    with pytest.raises(StorageError, match=r"nothing came for 0.1 s \(tried 2 times\)"):
+        download("s3://bucket/a.tar", target)
+    release.set()
+    for _ in range(500):
+        if len(late) == 2:
+            break
+        time.sleep(0.01)
+    assert len(late) == 2
+    assert target.getvalue() == b"half"
+
+
+def test_unwritable_target_is_not_retried(server):
+    location = server.serve("/a.tar", body(DATA))
+
+    class Full(io.BytesIO):
+        def write(self, data, /):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        download(location, Full())
+    assert server.gets("/a.tar") == 1

@@ -1,0 +1,108 @@
+import struct
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mae.decoding.decode import decode, decode_native, read_info
+from mae.decoding.pillow import is_lossy, open_image
+from mae.decoding.pixels import BadImage
+from tests.decoding.test_decode import DEEP, deep, encoded, refused
+
+
+@pytest.mark.parametrize("stored", DEEP.values(), ids=DEEP)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_are_refused_where_eight_are_requested(stored, channels):
+    message = refused(deep(stored)[1], "png", channels)
+    assert message == "16 bits a channel, but data.bits is 8"
+
+
+@pytest.mark.parametrize("stored", DEEP.values(), ids=DEEP)
+def test_sixteen_bit_png_is_exact(stored):
+    values, data = deep(stored)
+    for pixels in (decode(data, "png", stored, 16), decode_native(data, "png")):
+        assert pixels.dtype == torch.uint16
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), values)
+    assert read_info(data, "png")[:4] == (5, 7, stored, 16)
+    colours = values[..., : 1 if stored < 3 else 3]
+    rgb = decode(data, "png", 3, 16).permute(1, 2, 0).numpy()
+    assert np.array_equal(rgb, np.broadcast_to(colours, rgb.shape))
+    gray = decode(data, "png", 1, 16)[0].numpy()
+    luma = np.rint(colours @ [0.299, 0.587, 0.114]) if stored > 2 else colours[..., 0]
+    assert np.abs(gray - luma).max() <= 1
+
+
+def test_transparent_colour_of_a_sixteen_bit_png_is_ignored():
+    values, data = deep(3)
+    body = b"tRNS" + values[0, 0].astype(">u2").tobytes()
+    chunk = struct.pack(">I", 6) + body + struct.pack(">I", zlib.crc32(body))
+    data = data[:33] + chunk + data[33:]
+    assert np.array_equal(decode(data, "png", 3, 16).permute(1, 2, 0).numpy(), values)
+
+
+def test_truncated_sixteen_bit_png_is_refused():
+    for stored in DEEP.values():
+        _, data = deep(stored, (50, 70))
+        for end in (40, 60, len(data) // 2, len(data) - 100):
+            assert refused(data[:end], "png", stored, 16).startswith("does not decode: ")
+
+
+def test_damaged_sixteen_bit_png_is_refused(capfd):
+    _, data = deep(3, (50, 70))
+    for place in range(60, len(data) - 16, 997):
+        damaged = bytearray(data)
+        damaged[place] ^= 1
+        assert refused(damaged, "png", 3, 16).startswith("does not decode: broken PNG file")
+    assert capfd.readouterr() == ("", "")  # no warnings of libpng
+
+
+def test_missing_imagecodecs_is_reported_with_its_install_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    assert decode(deep(1)[1], "png", 1, 16).dtype == torch.uint16  # needs Pillow alone
+    message = refused(deep(3)[1], "png", 3, 16)
+    assert message == "16-bit colour PNG needs imagecodecs: pip install 'mae[formats]'"
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+def test_animations_are_refused(picture, format):
+    other = picture.transpose(Image.Transpose.ROTATE_180)
+    data = encoded(picture, format, save_all=True, append_images=[other])
+    assert refused(data) == "is animated: 2 frames"
+    with pytest.raises(BadImage, match="animated"):
+        read_info(data, format.lower())
+
+
+def test_second_picture_in_a_jpeg_is_ignored(picture):
+    other = picture.transpose(Image.Transpose.ROTATE_180)
+    data = encoded(picture, "MPO", save_all=True, append_images=[other], quality=90)
+    assert torch.equal(decode(data, "jpg", 3), decode(encoded(picture, "JPEG", quality=90), "", 3))
+
+
+@pytest.mark.parametrize("format", ["GIF", "BMP", "PPM", "EPS"])
+def test_pillows_other_formats_are_refused(picture, format):
+    assert refused(encoded(picture, format)) == "does not decode: no JPEG, PNG or WebP inside"
+
+
+def test_is_lossy(picture):
+    alpha = picture.convert("RGBA")
+    alpha.putalpha(99)
+    for image in (picture, alpha):
+        assert is_lossy(encoded(image, "WEBP"))
+        for data in (encoded(image, "WEBP", lossless=True), encoded(image, "PNG")):
+            assert not is_lossy(data)
+    assert is_lossy(encoded(picture, "JPEG"))
+    for data in (b"", b"RIFF", b"RIFF\0\0\0\0WEBP", b"RIFF\0\0\0\0WEBPVP8X\xff\xff\xff\xff"):
+        assert not is_lossy(data)
+
+
+def test_open_image_reads_the_header_alone(picture, tmp_path):
+    path = tmp_path / "a.jpg"
+    data = encoded(picture, "JPEG")
+    path.write_bytes(data[:-100])
+    with open_image(path) as image:
+        assert image.size == (80, 60)
+    with pytest.raises(BadImage, match="truncated"), open_image(path) as image:
+        image.load()
