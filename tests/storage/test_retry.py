@@ -17,9 +17,11 @@ from mae.storage import files, retry
 from mae.storage.cache import ShardCache
 from mae.storage.files import download, stat
 from mae.storage.retry import BackgroundThreads
-from tests.servers import body, slow, status, web_server
+from tests.servers import body, slow, status
 from tests.storage.test_files import DATA, fetched, refused
 from tests.waiting import wait_for
+
+pytestmark = pytest.mark.usefixtures("fast_retries")
 
 PATIENCE = 10
 """seconds; a download here takes 40"""
@@ -92,15 +94,6 @@ def test_closed_pool_drops_queued_calls_and_its_threads_end():
 
 
 # Processes that end while downloads run.
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    with web_server() as server:
-        yield server
 
 
 def serve_slowly(server, tmp_path, make_shards):
