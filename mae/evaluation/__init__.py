@@ -1,1 +1,1 @@
-"""What a pretrained encoder is worth."""
+"""Evaluation of pretrained encoders and classifiers: features, probes, health, diagnosis."""

@@ -1,4 +1,4 @@
-"""How well a classifier does on images it was not trained on: overall and class by class."""
+"""Evaluation of a classifier on held-out images: accuracy overall and per class, confusion."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,31 +19,35 @@ from mae.evaluation.features import Skipped, UsableViews, ranges
 from mae.evaluation.results import TOP
 
 BATCH = 64
-"""images at a time; the same batches on any number of processes, so the same bits"""
+"""images per batch; independent of the number of processes, so that results are bitwise equal"""
 
 MOST_CLASSES = 100
-"""up to so many classes the whole confusion matrix is on record, else only the largest errors"""
+"""largest number of classes for which the report holds the whole confusion matrix; with more it
+holds only the largest errors"""
 
 MOST_ERRORS = 50
+"""largest number of confused pairs of classes in a report"""
 
 Labels = npt.NDArray[np.int64]
 
 
 class Predictions(NamedTuple):
-    """What a classifier made of the images that could be decoded, in the order of the manifest."""
+    """Predictions of a classifier for all images that decode, in the order of the manifest."""
 
     labels: Labels
+    """[n] true classes"""
     predicted: Labels
+    """[n] most probable classes"""
     in_top: npt.NDArray[np.bool_]
-    """the label is among the TOP most probable classes"""
+    """[n] whether the label is among the TOP most probable classes"""
     losses: npt.NDArray[np.float32]
-    """cross-entropy with the label, in nats"""
+    """[n] cross-entropy with the label, in nats"""
     skipped: list[str]
-    """what is wrong with further images, which could not be decoded"""
+    """shard, key and error of each image that could not be decoded"""
 
 
 class _Part(NamedTuple):
-    """What one batch yields; small enough to be sent to the other processes."""
+    """Predictions for one batch; small enough to be sent to the other processes."""
 
     samples: list[int]
     predicted: list[int]
@@ -51,11 +55,14 @@ class _Part(NamedTuple):
     losses: list[float]
     bad: list[BadSample]
     problem: UserError | RunFailed | None = None
-    """why this process got no further: for all of them to raise, not for it alone"""
+    """error that stopped this process; raised by all processes together"""
 
 
 def require_classes(images: Images, key: str, num_classes: int) -> Labels:
-    """The labels of all samples; UserError where one is missing, or is no class of the model."""
+    """Labels [n] of all samples.
+
+    Raises UserError where a label is missing, or is not a class of the model.
+    """
     labels = require_labels(images.manifest, key)
     if beyond := np.flatnonzero(labels >= num_classes).tolist():
         first = images.manifest.name(beyond[0])
@@ -82,21 +89,21 @@ def evaluate_classifier(
 ) -> Predictions:
     """Classify the centred views of all `images`; `logits`: integers [b c h w] → [b classes].
 
-    Called by all processes, each of which does its share; `gather` joins a list of each process
-    to one list on all (`accelerate.utils.gather_object`).  Images that do not decode are left out
-    and named.  Raises StorageError where a shard cannot be read, RunFailed where `logits` are not
-    finite and UserError where more than `max_bad` images (None: all) cannot be decoded, on all
-    processes alike.
+    Called by all processes, each of which evaluates its share; `gather` joins the lists of all
+    processes into one list on each (`accelerate.utils.gather_object`).  Images that do not decode
+    are skipped and named.  Raises, on all processes alike, StorageError where a shard cannot be
+    read, RunFailed where `logits` are not finite and UserError where more than `max_bad` images
+    (None: all) cannot be decoded.
     """
     most = len(images.manifest) if max_bad is None else max_bad
     slices = ranges(len(images.manifest), BATCH)
     views = UsableViews(CentredViews(images, img_size, crop_pct))
     own: list[_Part] = []
-    met, skipped = (Skipped(images, most) for _ in range(2))
+    own_skipped, skipped = (Skipped(images, most) for _ in range(2))
     try:
         for found in load_in_workers(views, slices[process_index::num_processes], workers):
-            met.add(found.bad)
-            own.append(_judge_batch(logits, found, labels, device))
+            own_skipped.add(found.bad)
+            own.append(_predict_batch(logits, found, labels, device))
     except (UserError, RunFailed) as error:
         own = [_Part([], [], [], [], [], error)]
     parts: list[_Part] = sorted(gather(own), key=lambda part: part.samples)
@@ -115,7 +122,7 @@ def evaluate_classifier(
 
 
 @torch.no_grad()
-def _judge_batch(
+def _predict_batch(
     logits: Callable[[Tensor], Tensor], found: Any, labels: Labels, device: torch.device | str
 ) -> _Part:
     if found.images is None:
@@ -123,19 +130,19 @@ def _judge_batch(
     scores = logits(found.images.to(device)).float().cpu()
     if not scores.isfinite().all():
         raise RunFailed("the classifier's outputs are not finite")
-    wanted = torch.from_numpy(labels[found.samples])
+    truth = torch.from_numpy(labels[found.samples])
     top = scores.topk(min(TOP, scores.shape[1]), dim=1).indices
     return _Part(
         found.samples,
         top[:, 0].tolist(),
-        (top == wanted[:, None]).any(1).tolist(),
-        F.cross_entropy(scores, wanted, reduction="none").tolist(),
+        (top == truth[:, None]).any(1).tolist(),
+        F.cross_entropy(scores, truth, reduction="none").tolist(),
         found.bad,
     )
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:
-    """The numbers that are worth a line."""
+    """Accuracy with its interval, balanced accuracy, top-5 accuracy and loss over all images."""
     right = predictions.predicted == predictions.labels
     accuracy = float(right.mean())
     return {
@@ -150,13 +157,13 @@ def summary(predictions: Predictions) -> dict[str, Any]:
 
 
 def confusion(predictions: Predictions, num_classes: int) -> npt.NDArray[np.int64]:
-    """[classes classes]: how many images of each class (row) were taken for each (column)."""
+    """Confusion matrix [classes classes]: images by true class (row) and prediction (column)."""
     pairs = predictions.labels * num_classes + predictions.predicted
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def class_report(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
-    """The summary, each class that occurs, and which classes are taken for which."""
+    """Report of `mae evaluate`: summary, accuracy and precision per class, confused classes."""
     matrix = confusion(predictions, len(names))
     of_class, guessed, right = matrix.sum(1), matrix.sum(0), matrix.diagonal()
     classes = [
@@ -186,7 +193,7 @@ def class_report(predictions: Predictions, names: Sequence[str]) -> dict[str, An
 
 
 def class_table(report: dict[str, Any], rows: int = 5) -> str:
-    """For people: the overall numbers, the weakest classes and the commonest errors."""
+    """Text table of a report: overall numbers, `rows` weakest classes and commonest errors."""
     low, high = (f"{100 * bound:.1f}" for bound in report["interval"])
     bad = f", {report['bad']:,} bad" if report["bad"] else ""
     lines = [

@@ -1,4 +1,4 @@
-"""How sure an accuracy is, given the number of test images.  Pure functions."""
+"""Confidence intervals of accuracies and of their differences.  Pure functions."""
 
 from statistics import NormalDist
 from typing import NamedTuple
@@ -7,33 +7,37 @@ import numpy as np
 import numpy.typing as npt
 
 LEVEL = 0.95
+"""confidence level of all intervals"""
+
 RESAMPLES = 10_000
+"""bootstrap resamples"""
+
 CELLS = 2**22
-"""numbers of resamples looked at at a time: 32 MB"""
+"""numbers held at a time during the bootstrap: 32 MB"""
 
 
 class Interval(NamedTuple):
-    """Holds the true value in 95 of 100 such experiments."""
+    """Confidence interval: contains the true value in 95 of 100 such experiments."""
 
     low: float
     high: float
 
 
 def wilson(accuracy: float, images: int, level: float = LEVEL) -> Interval:
-    """The score interval of a share of `images` (Wilson 1927): right also near 0 and 1.
+    """Score interval of an accuracy on `images` images (Wilson 1927), valid also near 0 and 1.
 
-    The chance is that of the test images alone.
+    It covers the random choice of test images only.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     centre = (accuracy + z**2 / (2 * images)) / (1 + z**2 / images)
     spread = accuracy * (1 - accuracy) / images + z**2 / (4 * images**2)
     half = z * spread**0.5 / (1 + z**2 / images)
-    # At 0 and 1 it touches them; there rounding must not keep it from doing so.
+    # For an accuracy of 0 or 1 the interval ends exactly there, whatever the rounding.
     return Interval(min(accuracy, max(0.0, centre - half)), max(accuracy, min(1.0, centre + half)))
 
 
 class Difference(NamedTuple):
-    """How much more often one classifier is right than another, on the same images."""
+    """Difference of the accuracies of two classifiers on the same images, -1 to 1."""
 
     mean: float
     interval: Interval
@@ -44,18 +48,18 @@ def paired_difference(
 ) -> Difference:
     """Mean and bootstrap interval of `right - other`, 0 or 1 each: [m] images, or [splits m].
 
-    Both classifiers are judged on the same images, and given the same labels in each split, which
-    is what makes small differences visible.
+    Both classifiers are evaluated on the same images and fitted to the same labels in each split:
+    the pairing makes small differences significant.
     """
     change = np.atleast_2d(right).astype(np.float64) - np.atleast_2d(other)
     return Difference(float(change.mean()), bootstrap(change, seed, level))
 
 
 def share_right(right: npt.NDArray, seed: int, level: float = LEVEL) -> Interval:
-    """Of the mean of `right` [splits m]: Wilson's for one split.
+    """Interval of the accuracy, the mean of `right` [splits m]: Wilson's for a single split.
 
-    With several splits the bootstrap's, but nowhere narrower than Wilson's: where nearly all
-    images are right, drawing them anew hardly changes anything.
+    With several splits it is the bootstrap interval, widened to Wilson's where that is wider:
+    where nearly all images are right, resampling them hardly changes anything.
     """
     images_alone = wilson(float(right.mean()), right.shape[1], level)
     if len(right) == 1:
@@ -65,12 +69,12 @@ def share_right(right: npt.NDArray, seed: int, level: float = LEVEL) -> Interval
 
 
 def bootstrap(values: npt.NDArray, seed: int, level: float = LEVEL) -> Interval:
-    """Percentile interval of the mean of `values` [splits m], drawn anew 10,000 times.
+    """Percentile bootstrap interval of the mean of `values` [splits m], RESAMPLES resamples.
 
-    Rows and columns are drawn with replacement, independently (Owen 2007, "The pigeonhole
-    bootstrap").  One row fewer than there are is drawn: of n rows n - 1 give the variance of
-    their mean without bias (Rao and Wu 1988), n too little of it, and n is small here.  Drawing
-    how often each different column occurs is the same as drawing columns.
+    Rows and columns are resampled with replacement, independently (Owen 2007, "The pigeonhole
+    bootstrap").  Of n rows n - 1 are drawn: that estimates the variance of their mean without
+    bias (Rao and Wu 1988), where n draws underestimate it, and n is small here.  Drawing the
+    number of times each distinct column occurs is equivalent to drawing columns.
     """
     rows = len(values)
     columns, counts = np.unique(np.round(values, 9), axis=1, return_counts=True)
@@ -85,6 +89,6 @@ def bootstrap(values: npt.NDArray, seed: int, level: float = LEVEL) -> Interval:
 
 
 def balanced_accuracy(right: npt.NDArray, labels: npt.NDArray[np.int64]) -> float:
-    """Mean over the classes of the accuracy within each: `right` [m] as above, `labels` [m]."""
+    """Mean of the per-class accuracies: `right` [m], 0 or 1 or a share of splits; `labels` [m]."""
     _, numbers = np.unique(labels, return_inverse=True)
     return float((np.bincount(numbers, right) / np.bincount(numbers)).mean())

@@ -1,7 +1,7 @@
-"""Diagnosis of a run: findings on its numbers in plain words, each with threshold and reason.
+"""Diagnosis of a run: findings on its recorded numbers, each with threshold and reason.
 
-Rules of thumb, not proofs.  They work on rows as metrics.jsonl and health.jsonl hold them, any of
-which may lack a number or hold one that is not finite.
+The rules are rules of thumb.  They read the rows of metrics.jsonl and health.jsonl, any of which
+may lack a number or hold one that is not finite.
 """
 
 import math
@@ -13,25 +13,25 @@ Row = Mapping[str, Any]
 
 
 class RunRecord(NamedTuple):
-    """Numbers that a run has recorded; rows in the order of their steps."""
+    """Recorded numbers of a run; rows in the order of their steps."""
 
     metrics: Sequence[Row] = ()
-    """of training images"""
+    """training metrics"""
     health: Sequence[Row] = ()
-    """of held-out images"""
+    """measurements on held-out images"""
     settings: Mapping[str, Any] = {}
-    """dotted key → value"""
+    """config: dotted key → value"""
     evaluations: Mapping[str, Row] = {}
-    """results of commands such as `mae evaluate`, by the names of their files"""
+    """reports of commands such as `mae evaluate`, by file name"""
 
     @property
     def warmup_epochs(self) -> float:
-        """Epochs of warm-up, 0 where that is not known."""
+        """Epochs of warm-up; 0 where unknown."""
         return number(self.settings, "optim.warmup_epochs") or 0.0
 
 
 def number(row: Row, key: str) -> float | None:
-    """A finite number of a row, or None."""
+    """Finite number at `key` of a row; None where there is none."""
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -42,13 +42,13 @@ def number(row: Row, key: str) -> float | None:
 
 
 def series(rows: Sequence[Row], key: str, after_epoch: float = -1.0) -> list[float]:
-    """The finite numbers of a column, of the rows after an epoch."""
+    """Finite numbers of a column, of the rows after `after_epoch`."""
     found = [number(row, key) for row in rows if (number(row, "epoch") or 0.0) > after_epoch]
     return [value for value in found if value is not None]
 
 
 def interval(row: Row, key: str = "interval") -> tuple[float, float] | None:
-    """Two finite numbers of a row, or None."""
+    """Interval at `key` of a row: two finite numbers; None where there is none."""
     value = row.get(key)
     if not isinstance(value, list | tuple) or len(value) != 2:
         return None
@@ -59,27 +59,28 @@ def interval(row: Row, key: str = "interval") -> tuple[float, float] | None:
 LEVELS = ("bad", "watch", "good")
 
 ENOUGH = 12
-"""rows after warm-up from which on there is a trend to speak of"""
+"""minimum number of rows after warm-up for a trend"""
 
 WAITING, STARVED = 0.1, 0.4
-"""share of time spent waiting for data"""
+"""shares of time spent waiting for data, above which a run is to watch, or bad"""
 
 COLLAPSED, NARROW = 0.02, 0.05
-"""RankMe as a share of what it can be: a fresh ViT has some 0.03, a good one 0.2 and more"""
+"""RankMe as a share of its maximum, below which features are bad, or to watch; an untrained ViT
+reaches about 0.03, a good one 0.2 and more"""
 
 
 class Finding(NamedTuple):
-    """One finding."""
+    """Finding of a diagnosis."""
 
     level: Literal["good", "watch", "bad"]
     text: str
-    """what is the case, in a line"""
+    """statement in one line"""
     reason: str
-    """against which threshold, why it matters, what to do"""
+    """threshold, why it matters and what to do"""
 
 
 def diagnose_run(run: RunRecord, own: Iterable[Finding] = ()) -> list[Finding]:
-    """All findings, the bad first; `own` are those of the run's objective."""
+    """All findings on a run, worst first; `own` are those of its objective."""
     found = [
         *about_loss(run.metrics, run.warmup_epochs),
         *own,
@@ -92,13 +93,13 @@ def diagnose_run(run: RunRecord, own: Iterable[Finding] = ()) -> list[Finding]:
 
 
 def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Finding]:
-    """Whether it is a number, and falls."""
+    """Finding on the loss: not finite, falling, steady or rising."""
     if metrics and "loss" in metrics[-1] and number(metrics[-1], "loss") is None:
         yield Finding(
             "bad",
             "The loss is not a number",
-            "The last row has no finite loss. Lower optim.lr or optim.blr, or look at the data of "
-            "the steps before; go on from the last checkpoint.",
+            "The last row has no finite loss. Lower optim.lr or optim.blr, or check the data of "
+            "the steps before; resume from the last checkpoint.",
         )
         return
     losses = series(metrics, "loss", warmup_epochs)
@@ -106,8 +107,8 @@ def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Finding
         if metrics:
             yield Finding(
                 "watch",
-                "Too early to judge the loss",
-                f"{len(losses)} rows after warm-up; trends are judged from {ENOUGH} on.",
+                "Too early to evaluate the loss",
+                f"{len(losses)} rows after warm-up; trends need {ENOUGH}.",
             )
         return
     tenth = max(5, len(losses) // 10)
@@ -129,14 +130,14 @@ def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Finding
         yield Finding(
             "bad" if fall < -0.1 else "watch",
             f"Loss rising: {-100 * fall:.1f} % {over}",
-            f"{compared} A loss that goes on rising after warm-up wants a lower learning rate.",
+            f"{compared} A loss that keeps rising after warm-up needs a lower learning rate.",
         )
     else:
         yield Finding("good", f"Loss steady {over}", compared)
 
 
 def about_steps(metrics: Sequence[Row]) -> Iterator[Finding]:
-    """Steps skipped, images replaced, gradients grown."""
+    """Findings on skipped steps, replaced images and growing gradients."""
     last = metrics[-1] if metrics else {}
     steps, skipped, bad = (number(last, key) or 0.0 for key in ("step", "skipped", "bad"))
     if skipped:
@@ -165,7 +166,7 @@ def about_steps(metrics: Sequence[Row]) -> Iterator[Finding]:
 
 
 def about_speed(metrics: Sequence[Row]) -> Iterator[Finding]:
-    """What it waits for, and whether it has become slower."""
+    """Findings on waiting for data and on a drop of speed."""
     waits = series(metrics[1:], "data_wait")  # the first row is start-up
     if waits:
         recent = waits[-max(5, len(waits) // 10) :]
@@ -189,7 +190,7 @@ def about_speed(metrics: Sequence[Row]) -> Iterator[Finding]:
 
 
 def about_features(health: Sequence[Row], warmup_epochs: float) -> Iterator[Finding]:
-    """Whether features use the dimensions they have."""
+    """Findings on collapse: RankMe, spread and dead dimensions of the features."""
     ranks = series(health, "rankme", warmup_epochs)
     last = health[-1] if health else {}
     rank = number(last, "rankme")
@@ -227,7 +228,7 @@ def about_features(health: Sequence[Row], warmup_epochs: float) -> Iterator[Find
 
 
 def about_neighbours(health: Sequence[Row]) -> Iterator[Finding]:
-    """Whether nearest neighbours share their class."""
+    """Finding on k-NN accuracy against chance and against the best so far."""
     found = series(health, "knn")
     chance = number(health[-1], "chance") if health else None
     if not found or chance is None:

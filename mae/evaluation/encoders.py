@@ -1,4 +1,4 @@
-"""Frozen encoders: of a run of any objective, of an export for timm, or no model at all."""
+"""Frozen encoders: of a run of any objective, of an export for timm, or the raw pixels."""
 
 import hashlib
 import json
@@ -24,9 +24,10 @@ PRETRAINED = "pretrained"
 FINE_TUNED = "fine-tuned"
 UNTRAINED = "untrained"
 RAW = "raw"
-"""the pixels"""
+"""name of the raw pixels as features"""
 
 PIXEL_SIDE = 16
+"""longest side in pixels of images used as features"""
 
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
@@ -35,7 +36,7 @@ there are any"""
 
 
 class FrozenEncoder(NamedTuple):
-    """Pictures to vectors, nothing of which is trained."""
+    """Encoder with fixed weights: images → feature vectors."""
 
     encode: Encode
     sha256: str
@@ -43,24 +44,24 @@ class FrozenEncoder(NamedTuple):
     img_size: tuple[int, int]
     crop_pct: float
     pixels: str
-    """how pixels are normalised, for the record"""
+    """normalisation of pixels, as recorded in reports"""
     name: str = PRETRAINED
-    """PRETRAINED, FINE_TUNED, UNTRAINED or RAW: what reports call it"""
+    """PRETRAINED, FINE_TUNED, UNTRAINED or RAW: its name in reports"""
 
 
 class LoadedEncoder(NamedTuple):
-    """What a folder on the command line holds."""
+    """Encoder loaded from a run folder or an export."""
 
     config: Config
-    """how its images are to be read"""
+    """settings of the run, or those of an export: how images are read"""
     module: nn.Module
     encoder: FrozenEncoder
     step: int | None
-    """steps of pretraining, where that is known"""
+    """steps of pretraining; None: unknown"""
     untrained: Callable[[], tuple[nn.Module, FrozenEncoder]]
     """the same architecture, freshly initialised"""
     objective: str | None = None
-    """of the run; exports do not say"""
+    """objective of the run; None: an export, which does not name it"""
 
 
 class ObjectiveEncoder(nn.Module):
@@ -90,7 +91,7 @@ class TimmEncoder(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """As `ObjectiveEncoder` gives them."""
+        """Pooled vectors by name, and patch tokens where there are any."""
         model, unit = self.model, images.float() / torch.iinfo(images.dtype).max
         features = model.forward_features((unit - self.mean.to(unit)) / self.std.to(unit))
         if features.ndim != 3:  # no tokens: a convolutional network
@@ -103,7 +104,7 @@ class TimmEncoder(nn.Module):
 
 
 def open_encoder(folder: Path) -> LoadedEncoder:
-    """The encoder of a run, or of an export for timm.
+    """Load the encoder of a run, or of an export for timm.
 
     Raises UserError where `folder` is neither, or has no checkpoint yet.
     """
@@ -128,24 +129,27 @@ def open_encoder(folder: Path) -> LoadedEncoder:
 
 
 def open_again(folder: Path, is_untrained: bool, sha256: str) -> FrozenEncoder:
-    """The encoder that a run was begun with; UserError where `folder` holds another by now."""
+    """Load the encoder that a probe run was started with.
+
+    Raises UserError where the weights in `folder` have changed since.
+    """
     opened = open_encoder(folder)
     encoder = opened.untrained()[1] if is_untrained else opened.encoder
     if encoder.sha256 != sha256:
         raise UserError(
-            f"{folder}: not the encoder that the run was begun with (sha256 "
+            f"{folder}: not the encoder that the run was started with (sha256 "
             f"{encoder.sha256[:16]}, then {sha256[:16]})"
         )
     return encoder
 
 
 def is_export(folder: Path) -> bool:
-    """It is laid out as an export for timm, not as a run."""
+    """Report whether `folder` has the layout of an export for timm, not of a run."""
     return not (folder / "config.yaml").exists() and (folder / "config.json").exists()
 
 
 def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
-    """The encoder of an objective in evaluation mode."""
+    """Frozen encoder of an objective, which is in evaluation mode."""
     data = config.data
     pixels = f"mean {list(data.mean)}, std {list(data.std)}, {data.bits} bits"
     is_supervised = declaration(config.objective).supervises_encoder
@@ -156,14 +160,14 @@ def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
 
 
 def pixel_encoder(config: Config, img_size: tuple[int, int], crop_pct: float) -> FrozenEncoder:
-    """The pixels themselves, as features to compare with."""
+    """Encoder that returns the pixels themselves: a baseline."""
     rule = f"{config.data.bits} bits in [0, 1], sides of {PIXEL_SIDE} at most"
     nothing = hashlib.sha256().hexdigest()
     return FrozenEncoder(pixel_features, nothing, img_size, crop_pct, rule, RAW)
 
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
-    """The pixels themselves, larger images averaged down to a side of 16 at most."""
+    """Pixels in [0, 1] as features, [b c h w] → [b d]; sides longer than PIXEL_SIDE are reduced."""
     pixels = images.float() / torch.iinfo(images.dtype).max
     side = [min(length, PIXEL_SIDE) for length in images.shape[-2:]]
     if list(images.shape[-2:]) != side:
@@ -172,7 +176,7 @@ def pixel_features(images: Tensor) -> dict[str, Tensor]:
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """sha256 over names, types, shapes and bytes of all parameters and persistent buffers."""
+    """sha256 of the names, types, shapes and bytes of all parameters and persistent buffers."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -181,18 +185,18 @@ def weights_sha256(module: nn.Module) -> str:
 
 
 def _open_timm(folder: Path) -> LoadedEncoder:
-    """An encoder that timm loads with "local-dir:FOLDER"."""
+    """Load an export for timm, as "local-dir:FOLDER"."""
     if not (folder / "model.safetensors").exists():
         raise UserError(f"{folder}: no model.safetensors; nothing else is loaded")
     if is_plain(read_json(folder / "config.json")):
         raise UserError(f"{folder}: a plain export: give the run, or one of --format timm")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
-        told: dict[str, Any] = json.loads((folder / "config.json").read_text())
-        given: dict[str, Any] = told["pretrained_cfg"]
-        channels, *size = given["input_size"]
-        name = FINE_TUNED if told.get("num_classes") else PRETRAINED
-        reading: dict[str, Any] = {key: given[key] for key in ("mean", "std", "crop_pct")}
+        written: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        pretrained: dict[str, Any] = written["pretrained_cfg"]
+        channels, *size = pretrained["input_size"]
+        name = FINE_TUNED if written.get("num_classes") else PRETRAINED
+        reading: dict[str, Any] = {key: pretrained[key] for key in ("mean", "std", "crop_pct")}
         config = Config(data=DataConfig(**reading, in_chans=channels))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -1,8 +1,8 @@
-"""Frozen features of shards, encoded once: kept in the folder `features` of a run.
+"""Cache of frozen features of shards: encoded once, kept in the folder `features` of a run.
 
-A file is known by all that decides its numbers (`identity`, in its header), whatever its name, so
-that a run that went on, other shards or another crop never meet the features of before.  Delete
-the folder to free the space: what is needed is made again.
+A file is identified by everything that determines its numbers (`identity`, in its header), not by
+its name, so features of an earlier step, other shards or another crop are never reused.  The
+folder can be deleted to free space: features are encoded again when needed.
 """
 
 import hashlib
@@ -50,10 +50,10 @@ def cached_features(
     workers: int = 0,
     log: Callable[[str], None] = print,
 ) -> FeatureSet:
-    """The features of `images`, from the run's cache, or encoded now and put there.
+    """Features of `images` from the cache of a run, encoded first where they are not there.
 
-    At most data.max_bad bad images are left out, and named.  Raises UserError where there are more,
-    or the cache cannot be written.
+    Up to data.max_bad bad images are skipped and named.  Raises UserError where there are more, or
+    the cache cannot be written.
     """
     return load_or_encode(
         objective_encoder(config, objective.to(device).eval()),
@@ -80,11 +80,14 @@ def load_or_encode(
     step: int | None = None,
     log: Callable[[str], None] = print,
 ) -> FeatureSet:
-    """As `cached_features`, for any encoder and any folder; `step` goes on record."""
+    """Features of `images` from the cache `folder`, encoded first where they are not there.
+
+    `step` is recorded in the file.  Raises UserError as `write_features` does.
+    """
     wanted = identity(encoder, images)
     if (path := find_cached(folder, wanted, tokens)) is not None:
         log(f"features of {len(images.manifest):,} images: {path}, made before")
-        with suppress(OSError):  # for whoever clears the folder up; it may be someone else's
+        with suppress(OSError):  # marks it as used, for a clean-up by age; it may be another user's
             os.utime(path)
         return read_features(path)
     name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
@@ -106,10 +109,10 @@ def load_or_encode(
 
 
 def find_cached(folder: Path, wanted: Mapping[str, str], tokens: bool) -> Path | None:
-    """The smallest file in `folder` that holds these features, with all tokens where asked for."""
+    """Smallest file in `folder` with the identity `wanted`, and with patch tokens if `tokens`."""
     found = []
     for path in folder.glob(f"*{SUFFIX}"):
-        with suppress(UserError, OSError):  # damaged, or gone by now: it will be made anew
+        with suppress(UserError, OSError):  # damaged, or deleted meanwhile: it is encoded again
             metadata, columns = read_header(path)
             if wanted.items() <= metadata.items() and (TOKENS in columns or not tokens):
                 found.append((path.stat().st_size, path))
@@ -126,7 +129,7 @@ def copy_features(
     step: int | None,
     log: Callable[[str], None] = print,
 ) -> bool:
-    """Copy to `out` what `write_features` would write there, if `folder` has just that."""
+    """Copy features from the cache to `out`, if it has what `write_features` would write."""
     path = find_cached(folder, _metadata(encoder, images, step), tokens)
     if path is None or (TOKENS in read_header(path)[1]) != tokens:
         return False
@@ -137,7 +140,7 @@ def copy_features(
 
 
 def identity(encoder: FrozenEncoder, images: Images) -> dict[str, str]:
-    """All that decides the features of these images, and their labels."""
+    """Everything that determines the features of these images, and their labels."""
     manifest = images.manifest
     return {
         "encoder": encoder.sha256,
@@ -165,10 +168,10 @@ def write_features(
     step: int | None = None,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Encode `images` into the file `out`, in memory for some batches only.
+    """Encode `images` into the file `out`, holding one batch in memory.
 
-    Bad images have no row, and are named in the file.  Raises UserError where there are more
-    than `max_bad` of them, or none is good; nothing is left then.
+    Bad images have no row and are named in the file.  Raises UserError, and leaves no file, where
+    more than `max_bad` images are bad, or all are.
     """
     manifest = images.manifest
     metadata = _metadata(encoder, images, step)
@@ -189,9 +192,9 @@ def write_features(
                 writer.append({"label": labels, "sample": numbers, **batch.vectors})
                 samples += batch.samples
             progress(len(samples) + len(skipped.reasons))
-        assert writer is not None  # else none was readable, and `left_out` has said so
+        assert writer is not None  # else no image was readable, and Skipped has raised
         dropped = "\0".join(skipped.reasons).encode("utf-8", "backslashreplace")
-        writer.end({"name": _names(manifest, samples), "dropped": dropped})
+        writer.finish({"name": _names(manifest, samples), "dropped": dropped})
         file.flush()
         os.fsync(file.fileno())
     skipped.report(log)
@@ -218,17 +221,17 @@ def _names(manifest: Manifest, samples: list[int]) -> bytes:
 
 
 class _Progress:
-    """A line now and then: how many, how fast, how long still."""
+    """Progress line every EVERY seconds: images encoded, images/s, remaining time."""
 
     def __init__(self, total: int, log: Callable[[str], None]) -> None:
         self.total, self.log = total, log
-        self.began = self.told = time.monotonic()
+        self.start = self.last = time.monotonic()
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now - self.told < EVERY and done < self.total:
+        if now - self.last < EVERY and done < self.total:
             return
-        self.told = now
-        speed = done / max(now - self.began, 1e-9)
+        self.last = now
+        speed = done / max(now - self.start, 1e-9)
         rest = f"  ETA {duration((self.total - done) / speed)}" if done < self.total else ""
         self.log(f"  {done:,}/{self.total:,}  {speed:,.0f} images/s{rest}")

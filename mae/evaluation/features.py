@@ -1,4 +1,4 @@
-"""Images that an evaluation does without: named, counted, and few."""
+"""Encoding of images into features: skipped images, batches, outputs of an encoder."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,17 +20,22 @@ from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, Encode, FrozenEncoder
 from mae.objectives.registry import OBJECTIVES, declaration
 
+Matrix = npt.NDArray[np.float32]
+Halves = npt.NDArray[np.float16]
+BATCH = 256
+"""images per batch"""
+
 
 class Skipped:
-    """The bad images of a data set, as they are met."""
+    """Bad images of a data set that an evaluation skips; raises where there are too many."""
 
     def __init__(self, images: Images, max_bad: int) -> None:
         self.total, self.max_bad = len(images.manifest), max_bad
         self.reasons: list[str] = []
-        """shard, key and what is wrong"""
+        """shard, key and error of each skipped image"""
 
     def add(self, bad: Sequence[BadSample]) -> None:
-        """UserError where there are more than data.max_bad by now, or no other image is left."""
+        """Add bad images; UserError for more than `max_bad` in total, or where no image is left."""
         self.reasons += [one.reason for one in bad]
         if len(self.reasons) > self.max_bad:
             raise UserError(
@@ -41,25 +46,20 @@ class Skipped:
             raise UserError(f"{self.reasons[0]} (none of {self.total} images is readable)")
 
     def report(self, log: Callable[[str], None]) -> None:
-        """A line for each."""
+        """Log a line for each skipped image."""
         for reason in self.reasons:
             log(f"left out: {reason}")
 
 
-Matrix = npt.NDArray[np.float32]
-Halves = npt.NDArray[np.float16]
-BATCH = 256
-
-
 class EncodedBatch(NamedTuple):
-    """One batch of encoded images."""
+    """Features of one batch of images."""
 
     vectors: dict[str, Halves]
-    """[b d] by name; `tokens` [b p d] where asked for; empty where no image was usable"""
+    """[b d] by name; `tokens` [b p d] on request; empty where no image was usable"""
     samples: list[int]
-    """of the rows: numbers in the manifest"""
+    """numbers of the rows in the manifest"""
     bad: list[BadSample]
-    """images that have no row, since they do not decode"""
+    """images that do not decode and have no row"""
 
 
 class _Views(NamedTuple):
@@ -69,13 +69,13 @@ class _Views(NamedTuple):
 
 
 class UsableViews(Dataset):
-    """Ranges of sample numbers → the centred views of those that decode, and the bad ones."""
+    """Data set: range of sample numbers → centred views of those that decode, and bad samples."""
 
     def __init__(self, views: CentredViews) -> None:
         self.views = views
 
     def __getitem__(self, index: range) -> _Views | UserError:
-        """A shard that cannot be read comes back as a value, a StorageError."""
+        """Views of a range; the StorageError, returned, where a shard cannot be read."""
         usable: dict[int, Tensor] = {}
         bad = []
         for sample in index:
@@ -89,18 +89,18 @@ class UsableViews(Dataset):
 
 
 class UsableSamples(NamedTuple):
-    """Which images can be looked at."""
+    """Samples that decode."""
 
     samples: npt.NDArray[np.int64]
     """numbers in the manifest, ascending"""
     skipped: list[str]
-    """what is wrong with the others"""
+    """shard, key and error of each other sample"""
 
 
 def usable_samples(views: CentredViews, max_bad: int, *, workers: int = 0) -> UsableSamples:
-    """Decode all images once, to know before hours of work which of them do not.
+    """Decode all images once, to find those that do not decode before hours of work.
 
-    Raises UserError where more than `max_bad` do not, StorageError for an unreadable shard.
+    Raises UserError where more than `max_bad` do not decode, StorageError for an unreadable shard.
     """
     skipped, samples = Skipped(views.images, max_bad), []
     for found in load_in_workers(UsableViews(views), ranges(len(views), BATCH), workers):
@@ -110,7 +110,7 @@ def usable_samples(views: CentredViews, max_bad: int, *, workers: int = 0) -> Us
 
 
 def ranges(count: int, size: int) -> list[range]:
-    """0 to `count` - 1 in parts of `size`, the last one smaller."""
+    """Split 0 to `count` - 1 into ranges of `size`, the last one possibly smaller."""
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -123,10 +123,10 @@ def encode_images(
     batch_size: int = BATCH,
     workers: int = 0,
 ) -> Iterator[EncodedBatch]:
-    """Encode all of `images` in the order of the manifest, batch by batch.
+    """Encode all `images` in the order of the manifest, batch by batch.
 
-    Raises StorageError for a shard that cannot be read, UserError for features that half
-    precision cannot hold.
+    Raises StorageError for a shard that cannot be read, UserError for features that are not finite
+    in half precision.
     """
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
     for found in load_in_workers(UsableViews(views), ranges(len(views), batch_size), workers):
@@ -150,12 +150,12 @@ def _halves(vectors: Tensor, name: str) -> Halves:
 
 
 class EncoderOutputs(NamedTuple):
-    """Features that an encoder has."""
+    """Names of an encoder's pooled features, and its patch size."""
 
     vectors: list[str]
-    """names of the pooled ones, the preferred one first"""
+    """names of the pooled features, the preferred one first"""
     patch_size: tuple[int, int] | None
-    """height and width in pixels that a patch token stands for; None: no grid of patch tokens"""
+    """height and width of a patch in pixels; None: no grid of patch tokens"""
 
 
 def encoder_outputs(
@@ -165,7 +165,7 @@ def encoder_outputs(
     config: Config,
     device: torch.device | str = "cpu",
 ) -> EncoderOutputs:
-    """What `encode` gives, seen from one black image; `module` is what it runs, on `device`."""
+    """Outputs of `encode`, which runs `module` on `device`, found by encoding one black image."""
     dtype = torch.uint8 if config.data.bits == 8 else torch.uint16
     image = torch.zeros(1, config.data.in_chans, *img_size, dtype=dtype)
     with torch.no_grad():
@@ -188,7 +188,10 @@ def _patch_size(
 
 
 def missing_features(folder: Path, objective: str | None, what: str, command: str) -> UserError:
-    """The refusal of a command that needs `what` (plural) of an encoder; `objective`: of a run."""
+    """Error of a command that needs features `what` (plural) that an encoder lacks.
+
+    `objective` is that of the run in `folder`; None: an export.
+    """
     subject = f"objective {objective}" if objective else "this encoder"
     having = [name for name in OBJECTIVES if what in declaration(name).offers]
     known = f", as {' or '.join(having)} has" if having else ""
@@ -199,21 +202,21 @@ def missing_features(folder: Path, objective: str | None, what: str, command: st
 def blank_vectors(
     encoder: FrozenEncoder, channels: int, device: torch.device | str = "cpu"
 ) -> dict[str, Tensor]:
-    """The features of one black image: names and widths are those of all images."""
+    """Features of one black image: its names and widths are those of any image."""
     blank = torch.zeros(1, channels, *encoder.img_size, dtype=torch.uint8)
     return encoder.encode(blank.to(device))
 
 
 def preferred_feature(vectors: Mapping[str, Tensor]) -> str:
-    """Name of the vector that a linear probe reads: the class token, else the first pooled one."""
+    """Name of the feature that a linear probe reads: the class token, else the first pooled one."""
     return "cls" if "cls" in vectors else next(name for name in vectors if name != TOKENS)
 
 
 @torch.no_grad()
 def image_vectors(encoder: FrozenEncoder, images: Tensor) -> Tensor:
-    """[b d] float32: the preferred vectors of images.
+    """Preferred features [b d] of images, float32; computed in bf16 where a GPU supports it.
 
-    In bf16 where a GPU has it, as the authors encode in half precision.
+    The authors of MAE encode in half precision too.
     """
     device = images.device.type
     use_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,11 +1,11 @@
-"""A file of frozen features: safetensors, written row by row, read through memory maps.
+"""Files of frozen features: safetensors, written row by row, read through memory maps.
 
-`label` int64 [n] (-1: none), `sample` int64 [n] (number in the data's manifest), the features in
-float16 ([n d] each, `tokens` [n p d]), `name` (uint8: `shard: key KEY` of each row, joined by NUL)
-and `dropped` (uint8: what was wrong with each image that has no row, joined by NUL).
+Columns: `label` int64 [n] (-1: none), `sample` int64 [n] (number in the data's manifest), features
+in float16 ([n d] each, `tokens` [n p d]), `name` (uint8: `shard: key KEY` of each row, joined by
+NUL) and `dropped` (uint8: shard, key and error of each image without a row, joined by NUL).
 
 The format (https://huggingface.co/docs/safetensors) is a length, a JSON header and the bytes of
-all tensors without gaps.  Any library reads it; none writes it piece by piece, hence this module.
+all tensors without gaps.  No library writes it row by row, hence this module.
 """
 
 import json
@@ -22,25 +22,29 @@ from mae.base.errors import UserError
 from mae.evaluation.features import Halves
 
 FORMAT = "mae features 1"
+"""`format` in the metadata of the header"""
+
 NUMBERS = ("label", "sample")
 TEXTS = ("name", "dropped")
 DTYPES: dict[str, Any] = {"I64": np.int64, "F16": np.float16, "U8": np.uint8}
 SPARE = 64
-"""bytes of the header kept for a number of rows that is known at the end only"""
+"""spare bytes in the header for the number of rows, which is known at the end"""
+
 CHUNK = 2**24
+"""bytes moved at a time"""
 
 
 class FeatureSet(NamedTuple):
-    """Frozen features of a data set, on disk until they are looked at."""
+    """Frozen features of a data set, memory-mapped."""
 
     vectors: dict[str, Halves]
     """[n d] by name; `tokens` [n p d]"""
     labels: npt.NDArray[np.int64]
     """[n], -1: none"""
     samples: npt.NDArray[np.int64]
-    """[n] numbers in the manifest of the data: bad images have no row"""
+    """[n] numbers of the rows in the manifest; bad images have no row"""
     metadata: dict[str, str]
-    """what these features are of: encoder, data, crop …"""
+    """origin of the features: encoder, data, crop …"""
     path: Path
 
     def names(self) -> list[str]:
@@ -48,12 +52,12 @@ class FeatureSet(NamedTuple):
         return _texts(self.path, "name")
 
     def dropped(self) -> list[str]:
-        """What was wrong with each image that has no row."""
+        """Shard, key and error of each image that has no row."""
         return _texts(self.path, "dropped")
 
 
 class FeatureWriter:
-    """Rows into a new file, at most `most` of them, without holding them in memory."""
+    """Writer of at most `most` rows into a new file, without holding them in memory."""
 
     def __init__(
         self,
@@ -62,16 +66,16 @@ class FeatureWriter:
         shapes: Mapping[str, tuple[int, ...]],
         metadata: Mapping[str, str],
     ) -> None:
-        """`shapes` are those of one row of each of the features."""
+        """`shapes` are the shapes of one row, by name of the feature."""
         self.file, self.most, self.rows, self.metadata = file, most, 0, metadata
         self.shapes: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(NUMBERS, ("I64", ()))
         self.shapes |= {name: ("F16", shape) for name, shape in shapes.items()}
         longest = self._header(most, dict.fromkeys(TEXTS, 10**15))
         self.header = -(-(len(longest) + SPARE) // 8) * 8
-        """bytes of the header, filled up with blanks"""
+        """size of the header in bytes, padded with blanks"""
 
     def append(self, columns: Mapping[str, npt.NDArray]) -> None:
-        """The next rows of all columns: NUMBERS and the features."""
+        """Append rows to all columns: NUMBERS and the features."""
         starts = self._starts(self.most)
         for name, (kind, shape) in self.shapes.items():
             values = np.ascontiguousarray(columns[name], DTYPES[kind])
@@ -80,8 +84,8 @@ class FeatureWriter:
             self.file.write(values.tobytes())
         self.rows += len(columns["label"])
 
-    def end(self, texts: Mapping[str, bytes]) -> None:
-        """Write the texts and the header."""
+    def finish(self, texts: Mapping[str, bytes]) -> None:
+        """Close gaps, then write the texts and the header."""
         before, after = self._starts(self.most), self._starts(self.rows)
         for name, (kind, shape) in self.shapes.items():  # fewer rows than there was room for
             self._move(before[name], after[name], self.rows * _bytes(kind, shape))
@@ -96,7 +100,7 @@ class FeatureWriter:
         self.file.write(self.header.to_bytes(8, "little") + header)
 
     def _starts(self, rows: int) -> dict[str, int]:
-        """Where each column begins in a file of so many rows; "": where the last one ends."""
+        """Start of each column in a file of `rows` rows, in bytes; "": end of the last column."""
         starts, position = {}, 8 + self.header
         for name, (kind, shape) in self.shapes.items():
             starts[name] = position
@@ -122,9 +126,12 @@ class FeatureWriter:
 
 
 def read_header(path: Path) -> tuple[dict[str, str], set[str]]:
-    """Metadata and names of the columns; UserError for no file of features, or not a whole one."""
+    """Metadata and names of the columns of a file of features.
+
+    Raises UserError where the file is incomplete, or no file of features.
+    """
     try:
-        with safe_open(path, framework="numpy") as whole:  # which checks that it is
+        with safe_open(path, framework="numpy") as whole:  # fails unless the file is whole
             metadata, names = whole.metadata() or {}, set(whole.keys())
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{path}: no file of features: {error}") from None
@@ -134,7 +141,7 @@ def read_header(path: Path) -> tuple[dict[str, str], set[str]]:
 
 
 def read_features(path: Path) -> FeatureSet:
-    """Open a file of features; UserError where it is none, or not whole."""
+    """Open a file of features.  Raises UserError as `read_header` does."""
     metadata, _ = read_header(path)
     header, data = _layout(path)
     columns: dict[str, Any] = {}
@@ -156,7 +163,7 @@ def _texts(path: Path, name: str) -> list[str]:
 
 
 def _layout(path: Path) -> tuple[dict[str, Any], int]:
-    """The header, and where the data begins."""
+    """Header of a file, and the start of its data in bytes."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         return json.loads(file.read(length)), 8 + length

@@ -1,6 +1,6 @@
-"""Health of a model in training: loss, collapse of its features, k-NN, on a few held-out images.
+"""Health of a model in training: collapse of its features, k-NN and probe on held-out images.
 
-What the numbers mean is for the diagnosis of an objective to say.
+`mae.evaluation.diagnosis` interprets the numbers.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,32 @@ from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.evaluation.features import Matrix
 from mae.evaluation.knn import directions, knn_accuracy
-from mae.evaluation.probe import Labels, path, standardise
+from mae.evaluation.probe import Labels, regularisation_path, standardise
 from mae.objectives.base import HeldOut, Objective
 
+BATCH = 32
+"""images per batch; independent of the number of processes, so that results are bitwise equal"""
+
 EPS = 1e-7
-"""added to each share of the spectrum, as in RankMe"""
+"""added to each normalised singular value, as in RankMe"""
 
 DEAD = 0.01
-"""a dimension that varies less than this share of the healthy 1/sqrt(d) is dead"""
+"""a dimension is dead whose standard deviation is below this share of 1/sqrt(d)"""
+
+FEWEST_PER_CLASS = 5
+"""minimum mean number of fitted images per class; with fewer, accuracies are mostly chance"""
+
+STRENGTH = 0.01
+"""C of the quick probe (see `mae.evaluation.probe`), fixed: a medium penalty"""
+
+ITERATIONS = 100
+"""maximum number of L-BFGS iterations of the quick probe"""
 
 
 def rankme(features: Matrix) -> float:
-    """RankMe (Garrido et al. 2023, equation 1) of [n d] features: 1 to min(n, d).
+    """RankMe (Garrido et al. 2023, equation 1) of features [n d]: 1 to min(n, d).
 
-    exp of the entropy of the singular values as shares of their sum; not centred, as there.
+    exp of the entropy of the normalised singular values; the features are not centred.
     """
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)
     shares = values / max(values.sum(), np.finfo(np.float64).tiny) + EPS
@@ -41,15 +53,15 @@ def rankme(features: Matrix) -> float:
 
 
 def relative_deviations(features: Matrix) -> npt.NDArray[np.float64]:
-    """[d] standard deviations of the L2-normalised features, over 1/sqrt(d).
+    """Standard deviations [d] of the L2-normalised features, in units of 1/sqrt(d).
 
-    What SimSiam (Chen and He 2021, figure 2) watches for collapse.
+    SimSiam's measure of collapse (Chen and He 2021, figure 2).
     """
     return directions(features).astype(np.float64).std(axis=0) * features.shape[1] ** 0.5
 
 
 def mean_cosine(features: Matrix) -> float:
-    """Mean cosine similarity over all pairs of different rows of [n d]; 1 for a single row."""
+    """Mean cosine similarity of all pairs of different rows of [n d]; 1 for a single row."""
     unit = directions(features).astype(np.float64)
     n, total = len(unit), unit.sum(axis=0)
     if n == 1:
@@ -57,34 +69,22 @@ def mean_cosine(features: Matrix) -> float:
     return float((total @ total - np.square(unit).sum()) / (n * (n - 1)))
 
 
-BATCH = 32
-"""images at a time; the same batches on any number of processes, so the same bits"""
-
-FEWEST_PER_CLASS = 5
-"""fitted images a class, on average: with fewer, accuracies are mostly chance"""
-
-STRENGTH = 0.01
-"""the probe's C (see `mae.evaluation.probe`): a middling one, so that nothing has to be chosen"""
-
-ITERATIONS = 100
-
-
 class Health(NamedTuple):
-    """One measurement.  None: does not apply; NaN: the features are not finite."""
+    """Health of a model at one step.  None: does not apply; NaN: the features are not finite."""
 
     images: int
-    """held-out images measured"""
+    """number of held-out images measured"""
     bad: int
-    """further ones that could not be decoded, and were skipped"""
+    """number of further images, skipped since they do not decode"""
     width: int
     """dimensions of the features"""
     rankme: float
     """effective dimensions of the features, 1 to min(images, width)"""
     spread: float
-    """deviation of the features' directions per dimension, times sqrt(width): 1 = all over the
-    sphere, 0 = every image has the same features"""
+    """mean standard deviation of the L2-normalised features, times sqrt(width): 1 = evenly spread
+    over the sphere, 0 = every image has the same features"""
     dead: float
-    """share of the dimensions in which the images do not differ, 0 to 1"""
+    """share of dead dimensions, in which images do not differ, 0 to 1"""
     cosine: float
     """mean cosine similarity of two different images, -1 to 1"""
     knn: float | None
@@ -96,21 +96,21 @@ class Health(NamedTuple):
 
 
 class BatchMeasurement(NamedTuple):
-    """What one batch of images yields; small enough to be sent to the other processes."""
+    """Measurement of one batch of images; small enough to be sent to the other processes."""
 
     numbers: list[int]
-    """of the images that could be used, in the manifest"""
+    """numbers in the manifest of the images that decode"""
     features: Matrix
     """[n d]"""
     sums: npt.NDArray[np.float64]
-    """of the objective's own measurement; empty where it has none"""
+    """the objective's own sums; empty where it has none"""
     bad: int
     problem: UserError | None
-    """why this process got no further, and nothing else is here: for all of them to raise"""
+    """error that stopped this process, without a measurement; raised by all processes together"""
 
 
 Sums = Callable[[Tensor, Tensor], npt.NDArray[np.float64]]
-"""(images, seeds) → numbers that add up over batches"""
+"""(images, seeds) → sums of the batch, which are added over batches"""
 
 NOTHING = BatchMeasurement([], np.empty((0, 0), np.float32), np.empty(0), 0, None)
 
@@ -128,13 +128,13 @@ def measure_health(
     gather: Callable[[list[Any]], list[Any]] = lambda own: own,
     sums: Sums | None = None,
 ) -> tuple[Health, npt.NDArray[np.float64]]:
-    """Health of the preferred pooled features, and the totals of `sums`, on held-out images.
+    """Measure health of the preferred pooled features, and totals of `sums`, on held-out images.
 
-    On `limit` of `images`, the same ones each time, drawn by `seed` like their noise.
-    Called by all processes, each of which decodes and encodes its part; `gather` joins a list of
-    each process to one list on all (`accelerate.utils.gather_object`).  All get the same result,
-    and no random state is touched.  Raises StorageError where shards cannot be read and UserError
-    where no image can be decoded, or there are no pooled features, on all processes alike.
+    `seed` draws `limit` of `images` and their noise: the same ones each time.  Called by all
+    processes, each of which encodes its share; `gather` joins the lists of all processes into one
+    list on each (`accelerate.utils.gather_object`).  All processes get the same result, and no
+    random state changes.  Raises, on all processes alike, StorageError where shards cannot be read
+    and UserError where no image can be decoded, or there are no pooled features.
     """
     was_training = objective.training
     objective.eval()
@@ -159,7 +159,7 @@ def measure_health(
 def measure_held_out(
     objective: Objective, held_out: HeldOut, sums: Sums | None = None
 ) -> tuple[Health, npt.NDArray[np.float64]]:
-    """`measure_health` as the settings of a run ask for it."""
+    """`measure_health` with the settings of a run."""
     config = held_out.config
     return measure_health(
         objective,
@@ -176,7 +176,7 @@ def measure_held_out(
 
 
 def held_out(count: int, seed: int, limit: int) -> list[list[int]]:
-    """Numbers of `limit` random images out of `count`, ascending, in batches."""
+    """Numbers of `limit` random images of `count`, ascending, in batches of BATCH."""
     drawn = np.argsort(fold(seed, Stream.PANEL, np.arange(count), 1), kind="stable")[:limit]
     numbers = sorted(drawn.tolist())
     return [numbers[start : start + BATCH] for start in range(0, len(numbers), BATCH)]
@@ -199,7 +199,7 @@ def _measure_parts(
         for number in batch:
             try:
                 usable[number] = views.view(number)
-            except StorageError as error:  # to be raised by all processes, not by this one alone
+            except StorageError as error:  # raised by all processes together
                 return [NOTHING._replace(problem=error)]
             except SampleError:
                 continue
@@ -219,7 +219,7 @@ def _measure_parts(
 
 
 def summarise(parts: list[BatchMeasurement], bad: int, images: Images, seed: int) -> Health:
-    """The numbers of all parts together."""
+    """Health from the measurements of all batches."""
     numbers = np.concatenate([part.numbers for part in parts])
     features = np.concatenate([part.features for part in parts])
     finite = bool(np.isfinite(features).all())
@@ -238,7 +238,7 @@ def summarise(parts: list[BatchMeasurement], bad: int, images: Images, seed: int
 
 
 class Accuracies(NamedTuple):
-    """As in Health; None where there are too few labels."""
+    """Accuracies as in Health; None where there are too few labels."""
 
     knn: float | None
     probe: float | None
@@ -248,7 +248,7 @@ class Accuracies(NamedTuple):
 def accuracies(
     features: Matrix, images: Images, numbers: npt.NDArray[np.int64], seed: int
 ) -> Accuracies:
-    """k-NN and probe between two random halves of the labelled images."""
+    """Fit k-NN and probe to a random half of the labelled images, evaluate on the other half."""
     labels: Labels = images.manifest.label[numbers].astype(np.int64)
     order = np.argsort(fold(seed, Stream.PANEL, numbers, 2), kind="stable")
     order = order[labels[order] != NO_LABEL]
@@ -256,11 +256,11 @@ def accuracies(
     classes, counts = np.unique(labels[fitted], return_counts=True)
     if len(classes) < 2 or counts.mean() < FEWEST_PER_CLASS:
         return Accuracies(None, None, None)
-    given = features[fitted], labels[fitted], features[tested], labels[tested]
-    scaled, scaled_tested = standardise(given[0], given[2])
-    guess = path(scaled, given[1], scaled_tested, (STRENGTH,), ITERATIONS)[0].guesses
+    split = features[fitted], labels[fitted], features[tested], labels[tested]
+    scaled, scaled_tested = standardise(split[0], split[2])
+    (fit,) = regularisation_path(scaled, split[1], scaled_tested, (STRENGTH,), ITERATIONS)
     return Accuracies(
-        knn=knn_accuracy(*given),
-        probe=float((guess == given[3]).mean()),
-        chance=float((given[3] == classes[counts.argmax()]).mean()),
+        knn=knn_accuracy(*split),
+        probe=float((fit.predicted == split[3]).mean()),
+        chance=float((split[3] == classes[counts.argmax()]).mean()),
     )

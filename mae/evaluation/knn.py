@@ -1,4 +1,4 @@
-"""k-NN: which class the nearest neighbours in frozen features vote for.  Nothing is fitted."""
+"""k-NN classification in frozen features, and the report of `mae knn`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,19 @@ from mae.evaluation.results import Result, Subject, record, result_rows
 
 K = 20
 TEMPERATURE = 0.07
-"""both as in DINO (Caron et al. 2021, section 4.1)"""
+"""number of neighbours and temperature of DINO (Caron et al. 2021, section 4.1)"""
 
 CELLS = 2**22
-"""similarities looked at at a time: 16 MB, and some five times that to choose among them"""
+"""similarities held at a time: 16 MB, and about five times that to select among them"""
+
+MEASURES = (
+    "k-NN is a smoke signal, not a verdict: it reads features as they lie. Compare runs and the "
+    "untrained encoder, not methods."
+)
+PROTOCOL = (
+    "weighted k-NN of DINO (Caron et al. 2021, section 4.1) on frozen features of centred views: "
+    "the k images of train with the largest cosine similarity vote with exp(similarity / T)"
+)
 
 Labels = npt.NDArray[np.int64]
 
@@ -29,7 +38,7 @@ def knn_accuracy(
     k: int = K,
     temperature: float = TEMPERATURE,
 ) -> float:
-    """Share of `test` [m d] whose class the neighbours in `train` [n d] find (`knn_classes`)."""
+    """Accuracy of `knn_classes` for `test` [m d], with neighbours in `train` [n d]."""
     found = knn_classes(train, labels, test, k=k, temperature=temperature)
     return int((found == test_labels).sum()) / len(test)
 
@@ -42,11 +51,10 @@ def knn_classes(
     k: int = K,
     temperature: float = TEMPERATURE,
 ) -> Labels:
-    """[m] the class of each of `test` [m d] that its neighbours in `train` [n d] vote for.
+    """Classes [m] of `test` [m d] by a weighted vote of the nearest rows of `train` [n d].
 
-    The `k` vectors of the largest cosine similarity vote with exp(similarity / temperature), as
-    in DINO; all of `train` where it has fewer.  Of neighbours equally near the earlier rows count,
-    of classes equally voted for the smallest.
+    The `k` rows with the largest cosine similarity vote with weight exp(similarity / temperature),
+    as in DINO; all of `train` where it has fewer.  Ties: earlier rows, and the smallest class.
     """
     classes, voted = np.unique(labels, return_inverse=True)
     train, test = directions(train), directions(test)
@@ -57,7 +65,7 @@ def knn_classes(
         similar = test[start : start + rows] @ train.T
         nearest = _largest(similar, k)
         near = np.take_along_axis(similar, nearest, 1).astype(np.float64)
-        # Beside the nearest: the same shares of the votes, and no overflow when T is small.
+        # Relative to the nearest: the same shares of the votes, without overflow for a small T.
         weight = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)
         votes = np.zeros((len(similar), len(classes)))
         np.add.at(votes, (np.arange(len(similar))[:, None], voted[nearest]), weight)
@@ -66,13 +74,13 @@ def knn_classes(
 
 
 def directions(vectors: Matrix) -> Matrix:
-    """Rows [n d] of length 1; rows of zeros stay zeros."""
+    """L2-normalise rows [n d]; rows of zeros stay zeros."""
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.maximum(length, np.finfo(vectors.dtype).tiny)
 
 
 def _largest(values: Matrix, k: int) -> npt.NDArray[np.int64]:
-    """Columns [m k] of each row's `k` largest values, in no order; of equals the first ones."""
+    """Columns [m k] of each row's `k` largest values, unordered; ties: the first columns."""
     if k == values.shape[1]:
         return np.tile(np.arange(k), (len(values), 1))
     least = np.partition(values, -k, axis=1)[:, [-k]]
@@ -83,20 +91,13 @@ def _largest(values: Matrix, k: int) -> npt.NDArray[np.int64]:
     return np.nonzero(chosen)[1].reshape(len(values), k)
 
 
-MEASURES = (
-    "k-NN is a smoke signal, not a verdict: it reads features as they lie. Compare runs and the "
-    "untrained encoder, not methods."
-)
-PROTOCOL = (
-    "weighted k-NN of DINO (Caron et al. 2021, section 4.1) on frozen features of centred views: "
-    "the k images of train with the largest cosine similarity vote with exp(similarity / T)"
-)
-
-
 def knn_report(
     subjects: Sequence[Subject], *, k: int = K, temperature: float = TEMPERATURE, seed: int = 0
 ) -> dict[str, Any]:
-    """Accuracy of every feature; `seed` is that of the bootstrap, nothing else is drawn."""
+    """Report of `mae knn`: accuracy of every feature of every encoder.
+
+    `seed` is that of the bootstrap; k-NN itself is deterministic.
+    """
     results = [
         Result(
             encoder,

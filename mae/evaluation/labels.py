@@ -1,4 +1,4 @@
-"""Labels that can be fitted to and tested on, or one line that says why not."""
+"""Labels of training and test data, and the check that a classifier can be fitted to them."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,20 +13,21 @@ from mae.evaluation.features_file import FeatureSet
 
 
 class DatasetLabels(NamedTuple):
-    """The classes of a data set."""
+    """Labels of a data set."""
 
     labels: npt.NDArray[np.int64]
     """[n]"""
     name: Callable[[int], str]
-    """of a row, for messages"""
+    """number of a row → its name in messages"""
     shards: Sequence[str] = ()
-    """beside which the classes may have names"""
+    """shards, which may have class names beside them"""
 
 
 class ClassNumbers(NamedTuple):
-    """The classes of both parts, numbered from 0 without gaps, in the order of their labels."""
+    """Classes of training and test data, numbered from 0 without gaps in the order of labels."""
 
     count: int
+    """number of classes"""
     train: npt.NDArray[np.int64]
     """[n]"""
     test: npt.NDArray[np.int64]
@@ -34,12 +35,12 @@ class ClassNumbers(NamedTuple):
 
 
 def manifest_labels(manifest: Manifest) -> DatasetLabels:
-    """The labels of shards."""
+    """Labels of shards."""
     return DatasetLabels(manifest.label.astype(np.int64), manifest.name, manifest.shards)
 
 
 def sample_labels(manifest: Manifest, samples: npt.NDArray[np.int64]) -> DatasetLabels:
-    """The labels of some samples of shards, by their numbers."""
+    """Labels of the samples of shards with the numbers `samples`."""
     return DatasetLabels(
         manifest.label[samples].astype(np.int64),
         lambda row: manifest.name(int(samples[row])),
@@ -48,18 +49,18 @@ def sample_labels(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Dataset
 
 
 def feature_labels(features: FeatureSet) -> DatasetLabels:
-    """The labels of a file of features."""
+    """Labels of a file of features."""
     return DatasetLabels(features.labels, lambda row: features.names()[row])
 
 
 def check_labels(
     train: DatasetLabels, test: DatasetLabels, classes: int | None = None
 ) -> ClassNumbers:
-    """UserError unless a classifier can be fitted to `train` and tested on `test`.
+    """Check that a classifier can be fitted to `train` and tested on `test`; number the classes.
 
-    Labels everywhere, two classes or more in train, no test class that training lacks, the same
-    names of classes where both have any; with `classes`, training has exactly those: 0, 1 …
-    classes - 1.
+    Raises UserError where a label is missing, `train` has fewer than two classes, `test` has a
+    class that `train` lacks, both name their classes and differ, or, with `classes`, the classes
+    of `train` are not exactly 0, 1 … classes - 1.
     """
     refuse_other_names(train.shards, test.shards, "--test")
     for key, (labels, name, _) in (("--train", train), ("--test", test)):

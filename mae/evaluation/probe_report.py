@@ -1,4 +1,4 @@
-"""The whole report of `mae probe`: a linear probe of every feature at every label budget."""
+"""Reports of `mae probe` and `mae fewshot`: linear probes of every feature and label budget."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +19,20 @@ SELECTION = (
     "fitted to all of train; the test set is used once per split"
 )
 
+FEWSHOT_MEASURES = (
+    "what the frozen features are worth where labels are dear: a linear probe of n images per "
+    "class, or of some per cent of the labels"
+)
+FEWSHOT_PROTOCOL = (
+    "logistic regression (L-BFGS) on standardised frozen features of centred views; the labels "
+    "are drawn anew for each split, the same ones for every feature"
+)
+FEWSHOT_SELECTION = (
+    "C (penalty) chosen within the few labels: on random fifths of them, with fewer than five per "
+    f"class in up to {FOLDS} folds, with one per class not at all (C = {FIXED:g}); the test set is "
+    "used once per split"
+)
+
 
 def probe_report(
     subjects: Sequence[Subject],
@@ -27,12 +41,14 @@ def probe_report(
     splits: int = 5,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy of every feature at every label budget (images per class; None: all).
+    """Report of `mae probe`: accuracy of every feature at every label budget.
 
-    Raises UserError where a class has fewer samples than a budget wants.
+    `budgets`: training images per class; None: all.  Raises UserError where a class has fewer
+    images than a budget.
     """
-    given = [{"per_class": budget} for budget in budgets]
-    rows = result_rows(probe_results(subjects, given, splits, seed), subjects[0].test.labels, seed)
+    per_class = [{"per_class": budget} for budget in budgets]
+    results = probe_results(subjects, per_class, splits, seed)
+    rows = result_rows(results, subjects[0].test.labels, seed)
     return record(
         subjects[0],
         rows,
@@ -47,7 +63,7 @@ def probe_report(
 def probe_results(
     subjects: Sequence[Subject], budgets: Sequence[dict[str, Any]], splits: int, seed: int
 ) -> list[Result]:
-    """Probes of every feature of every subject, each with its `per_class` or `percent` labels."""
+    """Probe every feature of every subject at every budget (`per_class` or `percent`)."""
     results = []
     for encoder, train, test in subjects:
         for feature in sorted(train.vectors.keys() - {TOKENS}):
@@ -65,21 +81,6 @@ def probe_results(
     return results
 
 
-FEWSHOT_MEASURES = (
-    "what the frozen features are worth where labels are dear: a linear probe of n images per "
-    "class, or of some per cent of the labels"
-)
-FEWSHOT_PROTOCOL = (
-    "logistic regression (L-BFGS) on standardised frozen features of centred views; the labels "
-    "are drawn anew for each split, the same ones for every feature"
-)
-FEWSHOT_SELECTION = (
-    "C (penalty) chosen within the few labels: on random fifths of them, with fewer than five per "
-    f"class in up to {FOLDS} folds, with one per class not at all (C = {FIXED:g}); the test set is "
-    "used once per split"
-)
-
-
 def fewshot_report(
     subjects: Sequence[Subject],
     *,
@@ -88,9 +89,10 @@ def fewshot_report(
     splits: int = 5,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Accuracy of every feature with so many labels per class, and so many per cent of all.
+    """Report of `mae fewshot`: accuracy of every feature with few labels.
 
-    Raises UserError where a class has fewer samples than `shots` wants.
+    `shots`: training images per class; `percents`: per cent of the training images.  Raises
+    UserError where a class has fewer images than one of `shots`.
     """
     budgets: list[dict[str, Any]] = [{"per_class": count} for count in shots]
     budgets += [{"percent": percent} for percent in percents]

@@ -1,4 +1,4 @@
-"""What all evaluations of frozen features share: rows of results, and what goes on record."""
+"""Results of evaluations of frozen features: rows with intervals, provenance, text tables."""
 
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +18,14 @@ from mae.evaluation.encoders import FINE_TUNED, PRETRAINED, RAW
 from mae.evaluation.features_file import FeatureSet
 
 TRAINED_ENCODERS = (PRETRAINED, FINE_TUNED)
-"""encoders that are judged; others are what they are compared with"""
+"""encoders that are evaluated; the others are baselines"""
 
 TOP = 5
+"""k of the top-k accuracy"""
+
 PACKAGES = ("torch", "timm", "numpy", "scikit-learn")
+"""packages whose versions are recorded"""
+
 INTERVAL = (
     "95 %. One split: Wilson's, over the test images alone. Several splits: percentile bootstrap "
     "over splits and test images together (10,000 resamples; of n splits n - 1 are drawn), nowhere "
@@ -30,12 +34,17 @@ INTERVAL = (
 )
 DRAWS = "draws of the labels"
 SLICES = "slices that choose C"
+"""values of `deviation_of` in a row: the source of the deviation between splits"""
+
 SAME = ("encoder", "img_size", "crop_pct", "pixels", "channels", "bits")
-"""what features must agree on to be compared"""
+"""metadata in which features must agree to be compared"""
+
+MOST_NAMED = 4
+"""number of names listed in a note"""
 
 
 class Subject(NamedTuple):
-    """An encoder's features of both data sets."""
+    """Features of an encoder for training and test data."""
 
     encoder: str
     """pretrained or fine-tuned, untrained, raw"""
@@ -44,37 +53,38 @@ class Subject(NamedTuple):
 
 
 class EvaluatedImages(NamedTuple):
-    """What was looked at of a data set."""
+    """Part of a data set that was evaluated."""
 
     images: int
+    """number of images evaluated"""
     data: str | None
-    """the manifest's fingerprint"""
+    """fingerprint of the manifest"""
     skipped: list[str]
-    """what was wrong with further images"""
+    """shard, key and error of each image skipped"""
 
 
 class Result(NamedTuple):
-    """Which test images a classifier got right."""
+    """Correctness of a classifier on each test image."""
 
     encoder: str
     feature: str
     right: npt.NDArray[np.bool_]
-    """[splits m]"""
+    """[splits m] whether each test image is classified correctly"""
     budget: dict[str, Any]
-    """how many training labels it was given; empty: all"""
+    """training labels: `per_class` or `percent`; empty: all"""
     more: dict[str, Any]
-    """further columns of its row: what was chosen for it, on the training set"""
+    """further columns of its row, such as hyperparameters chosen on the training set"""
 
 
 def prefixed_log(log: Callable[[str], None], name: str) -> Callable[[str], None]:
-    """`log`, of the encoder `name`."""
+    """Log function that prefixes lines with the encoder's `name`."""
     return lambda text: log(f"{name}: {text}")
 
 
 def label_ranks(scores: Tensor, truth: npt.NDArray[np.int64]) -> Tensor:
-    """[b] how many classes score higher in `scores` [b classes] than each image's own.
+    """Ranks [b] of the true classes `truth` [b]: number of classes with a higher score.
 
-    0 is a right answer; a score that is no number is not right.
+    `scores` [b classes]; rank 0 is a correct prediction.  NaN counts as a higher score.
     """
     own = torch.from_numpy(truth).to(scores.device)[:, None]
     return (~(scores <= scores.gather(1, own))).sum(1)
@@ -83,7 +93,7 @@ def label_ranks(scores: Tensor, truth: npt.NDArray[np.int64]) -> Tensor:
 def ranking_result(
     encoder: str, feature: str, ranks: npt.NDArray[np.int64], classes: int, more: dict[str, Any]
 ) -> Result:
-    """Of [m] test images: how many classes scored higher than the right one."""
+    """Result from the label ranks [m] of the test images, with top-5 accuracy where meaningful."""
     among: dict[str, Any] = {}
     if classes > TOP:
         share = float((ranks < TOP).mean())
@@ -92,9 +102,9 @@ def ranking_result(
 
 
 def result_rows(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: int) -> list[dict]:
-    """One row per result: accuracies, intervals, and how far training is above the others.
+    """Rows of a report, one per result: accuracies, intervals, differences from the baselines.
 
-    `labels` are those of the test images.
+    `labels` [m] are those of the test images; `seed` is that of the bootstrap.
     """
     right_of = {(r.encoder, r.feature, str(r.budget)): r.right for r in results}
     rows = []
@@ -127,7 +137,7 @@ def result_rows(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: 
 
 
 def record(subject: Subject, rows: list[dict], **facts: Any) -> dict[str, Any]:
-    """The report of an evaluation of features that were encoded once."""
+    """Report of an evaluation: `facts`, provenance of the features, and result rows."""
     train, test = (
         EvaluatedImages(len(part.labels), part.metadata.get("data"), part.dropped())
         for part in (subject.train, subject.test)
@@ -144,7 +154,7 @@ def record(subject: Subject, rows: list[dict], **facts: Any) -> dict[str, Any]:
 def provenance(
     encoder: Mapping[str, str], train: EvaluatedImages, test: EvaluatedImages
 ) -> dict[str, Any]:
-    """What was measured on, when and with which versions; of `encoder` SAME is told."""
+    """Provenance of a report: data, skipped images, encoder, date and versions."""
     return {
         "train_images": train.images,
         "test_images": test.images,
@@ -161,23 +171,20 @@ def provenance(
 
 
 def evaluated_images(images: Images, skipped: Sequence[str]) -> EvaluatedImages:
-    """Of shards, all but those `skipped`."""
+    """Evaluated part of shards: all images but those `skipped`."""
     manifest = images.manifest
     return EvaluatedImages(len(manifest) - len(skipped), manifest.fingerprint, list(skipped))
 
 
 def budget_name(row: Mapping[str, Any]) -> str:
-    """How many labels a row was given, in words."""
+    """Label budget of a row in words: `10 per class`, `1 %` or `all`."""
     if row.get("per_class") is not None:
         return f"{row['per_class']} per class"
     return f"{row['percent']:g} %" if row.get("percent") is not None else "all"
 
 
-MOST_NAMED = 4
-
-
 def table(title: str, report: Mapping[str, Any]) -> str:
-    """The report's results, and below them what is to be known of them."""
+    """Text table of a report's results, followed by its notes."""
     rows: list[dict[str, Any]] = report["results"]
     others = list(dict.fromkeys(other for row in rows for other in row.get("above", ())))
     varied = [
@@ -201,19 +208,19 @@ def table(title: str, report: Mapping[str, Any]) -> str:
                 *(difference(row.get("above", {}).get(other)) for other in others),
             ]
         )
-    return "\n".join([*aligned(lines), *(f"note: {note}" for note in remarks(report))])
+    return "\n".join([*aligned(lines), *(f"note: {note}" for note in result_notes(report))])
 
 
-def remarks(report: Mapping[str, Any]) -> Iterator[str]:
-    """What a reader of the numbers has to know."""
+def result_notes(report: Mapping[str, Any]) -> Iterator[str]:
+    """Notes of a report: its own, then C at the edge of the candidates, then stopped fits."""
     yield from report.get("notes", ())
     edge, stopped = [], []
     for row in report["results"]:
         name = f"{row['encoder']} {row['feature']}, {budget_name(row)}"
         if any(row.get("at_edge", ())):
             pairs = zip(row["strengths"], row["at_edge"], strict=True)
-            told = ", ".join(f"{c:g}" for c in sorted({c for c, is_edge in pairs if is_edge}))
-            edge.append(f"{name} ({told})")
+            values = ", ".join(f"{c:g}" for c in sorted({c for c, is_edge in pairs if is_edge}))
+            edge.append(f"{name} ({values})")
         if not all(row.get("converged", ())):
             stopped.append(name)
     if edge:
@@ -223,13 +230,13 @@ def remarks(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
+    """First MOST_NAMED names, and the number of further ones."""
     more = f"; {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return "; ".join(names[:MOST_NAMED]) + more
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width, the first to the left, the others to the right."""
+    """Lines of columns padded to equal width, the first left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         line[0].ljust(widths[0])
@@ -239,13 +246,13 @@ def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def percents(values: Sequence[float]) -> str:
-    """An interval: `41.2–47.9`."""
+    """Interval in per cent: `41.2–47.9`."""
     low, high = values
     return f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def difference(found: Mapping[str, Any] | None) -> str:
-    """With its interval: `+8.9 (+6.1 to +11.7)`; "" for none."""
+    """Difference with its interval, in percentage points: `+8.9 (+6.1 to +11.7)`; "" for None."""
     if found is None:
         return ""
     low, high = (100 * bound for bound in found["interval"])

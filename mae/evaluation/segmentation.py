@@ -1,8 +1,9 @@
-"""Segmentation probe: classes of patches from frozen patch tokens, scored against every pixel.
+"""Segmentation probe: classes of patches and pixels predicted from frozen patch tokens.
 
-A patch's class is that of most of its pixels.  A linear classifier and k-NN, fitted to the tokens
-of training patches, predict it for test patches; scores are also interpolated between patches and
-compared with every pixel.  The encoder is not trained, and no decoder is added.
+The class of a patch is that of most of its pixels.  A linear classifier and k-NN are fitted to the
+tokens of training patches and predict the classes of test patches; their scores are also
+interpolated between patches and evaluated at every pixel.  The encoder is not trained, and there
+is no decoder.
 """
 
 import warnings
@@ -25,7 +26,7 @@ from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.features import Matrix, Skipped, ranges
 from mae.evaluation.knn import TEMPERATURE, K
-from mae.evaluation.probe import is_edge, path, standardise
+from mae.evaluation.probe import is_edge, regularisation_path, standardise
 from mae.evaluation.segmentation_masks import (
     IGNORE,
     Counts,
@@ -40,34 +41,45 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """candidates of scikit-learn's C, the inverse of the penalty on the squared weights"""
 
 ITERATIONS = 200
+"""maximum number of L-BFGS iterations"""
+
 SIMILARITIES = 2**24
-"""looked at at a time: 64 MB"""
+"""similarities held at a time: 64 MB"""
 
 NEVER = -1e30
-"""score of classes that are never told: finite, as interpolation multiplies it by 0, too"""
+"""score of classes that are never predicted: finite, since interpolation multiplies it by 0"""
+
+BATCH = 32
+"""images per batch"""
+
+PATCHES = 50_000
+"""training patches to fit the classifiers to"""
 
 Numbers = npt.NDArray[np.int64]
 
+Scorer = Callable[[Tensor], Tensor]
+"""tokens [m d] → scores [m classes], the highest of which is the prediction"""
 
-class Linear:
+
+class LinearClassifier:
     """Multinomial logistic regression on standardised tokens."""
 
     def __init__(
         self, tokens: Matrix, labels: Numbers, classes: int, strength: float, device: str
     ) -> None:
         self.strength, self.at_edge = strength, False
-        """the second: it is the smallest or largest candidate, and better than all in between"""
+        """at_edge: C is the smallest or largest candidate, and better than all in between"""
         scaled, _ = standardise(tokens, tokens[:1])
         model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(scaled, labels)
         self.iterations = int(np.max(model.n_iter_))
-        """of the fit; ITERATIONS: stopped before it converged"""
+        """iterations of the fit; ITERATIONS: stopped before it converged"""
         weights, bias = model.coef_, model.intercept_
-        if len(model.classes_) == 2:  # then there is one row only: the second class's lead
+        if len(model.classes_) == 2:  # then one row only: the second class against the first
             weights, bias = np.vstack([0 * weights, weights]), np.array([0.0, *bias])
         mean, deviation = tokens.mean(axis=0), tokens.std(axis=0)
         own = weights / np.where(deviation > 1e-6, deviation, 1)
         width = tokens.shape[1]
-        # Classes that no training patch is of are never told.
+        # Classes without a training patch are never predicted.
         self.weights = torch.zeros(classes, width)
         self.bias = torch.full((classes,), NEVER)
         self.weights[model.classes_] = torch.from_numpy(own).float()
@@ -86,10 +98,11 @@ def choose_linear(
     classes: int,
     seed: int,
     device: torch.device | str,
-) -> Linear:
-    """C by mean IoU on the patches of a tenth of the images, then a fit to all of them.
+) -> LinearClassifier:
+    """Choose C by mean IoU on the patches of a tenth of the images, then fit to all patches.
 
-    By images, because patches of one resemble each other.  UserError for fewer than ten images.
+    Whole images are held out, because patches of one image resemble each other.  Raises UserError
+    for fewer than ten images, or where nearly all patches are of one class.
     """
     numbers = np.unique(images)
     if len(numbers) < 10:
@@ -101,21 +114,23 @@ def choose_linear(
     scaled, scaled_held_out = standardise(tokens[~held_out], tokens[held_out])
     truth = torch.from_numpy(labels[held_out])[None]
     with threadpool_limits(1 if tokens.size < 10**6 else None), warnings.catch_warnings():
-        # A fit that stops early is judged by its quality like any other.
+        # A fit that stops early is compared by its mean IoU like any other.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        fits = path(scaled, labels[~held_out], scaled_held_out, STRENGTHS, ITERATIONS)
+        fits = regularisation_path(
+            scaled, labels[~held_out], scaled_held_out, STRENGTHS, ITERATIONS
+        )
         reached = [
-            quality(count(torch.from_numpy(fit.guesses)[None], truth, classes)[0]).mean_iou
+            quality(count(torch.from_numpy(fit.predicted)[None], truth, classes)[0]).mean_iou
             for fit in fits
         ]
         best = STRENGTHS[int(np.argmax(reached))]  # the strongest penalty among equals
-        linear = Linear(tokens, labels, classes, best, str(device))
+        linear = LinearClassifier(tokens, labels, classes, best, str(device))
     linear.at_edge = is_edge(np.array(reached))
     return linear
 
 
-class Neighbours:
-    """The K most similar training patches vote, as in DINO (Caron et al. 2021, section 4.1)."""
+class KNNClassifier:
+    """Vote of the K most similar training patches, as in DINO (Caron et al. 2021, section 4.1)."""
 
     def __init__(
         self, tokens: Matrix, labels: Numbers, classes: int, device: torch.device | str
@@ -125,7 +140,7 @@ class Neighbours:
         self.classes = classes
 
     def scores(self, tokens: Tensor) -> Tensor:
-        """[m d] → [m classes]: each class's share of the votes, exp(cosine / TEMPERATURE) each."""
+        """[m d] → [m classes]: share of the votes, each of weight exp(cosine / TEMPERATURE)."""
         found = []
         for part in tokens.split(max(1, SIMILARITIES // len(self.tokens))):
             similar = torch.nn.functional.normalize(part, dim=1) @ self.tokens.T
@@ -136,16 +151,8 @@ class Neighbours:
         return torch.cat(found)
 
 
-BATCH = 32
-PATCHES = 50_000
-"""training patches that are fitted to, and that neighbours are looked for among"""
-
-Scorer = Callable[[Tensor], Tensor]
-"""tokens [m d] → scores [m classes], the highest of which is the answer"""
-
-
 class Dense(NamedTuple):
-    """A batch of images, encoded."""
+    """Patch tokens of a batch of images, with the classes of patches and pixels."""
 
     tokens: Tensor
     """float32 [b n d]"""
@@ -156,7 +163,7 @@ class Dense(NamedTuple):
 
 
 class MaskedImages(NamedTuple):
-    """A data set."""
+    """Images of a data set with their masks."""
 
     images: Images
     masks: Masks
@@ -170,19 +177,19 @@ class Patches(NamedTuple):
     classes: npt.NDArray[np.int64]
     """[m]"""
     images: npt.NDArray[np.int64]
-    """[m] which image each is of"""
+    """[m] number of the image that each belongs to"""
 
 
 class EncoderEvaluation(NamedTuple):
-    """What the classifiers made of the tokens of one encoder."""
+    """Result of the segmentation probes on one encoder."""
 
     counts: dict[tuple[str, str], Counts]
-    """of every test image, by classifier and by what was judged: patches or pixels"""
-    linear: Linear
+    """counts of every test image, by classifier and by unit: patches or pixels"""
+    linear: LinearClassifier
     fitted: npt.NDArray[np.int64]
-    """[m] classes of the patches that were fitted to"""
+    """[m] classes of the training patches"""
     skipped: tuple[list[str], list[str]]
-    """what was wrong with further images of train and of test"""
+    """shard, key and error of each skipped image of train and of test"""
 
 
 def evaluate_encoder(
@@ -199,9 +206,10 @@ def evaluate_encoder(
     workers: int = 0,
     log: Callable[[str], None] = print,
 ) -> EncoderEvaluation:
-    """Fit the classifiers to patches of `train`, and count what they say of `test`.
+    """Fit the classifiers to patches of `train`, and evaluate them on `test`.
 
-    Raises UserError where more than `max_bad` images or masks of either part do not decode.
+    `patches`: number of training patches, spread over the images.  Raises UserError where more
+    than `max_bad` images or masks of either data set do not decode.
     """
     skipped = Skipped(train.images, max_bad), Skipped(test.images, max_bad)
 
@@ -211,14 +219,14 @@ def evaluate_encoder(
     images = len(train.images.manifest)
     log(f"tokens of {images:,} training images")
     each = max(1, -(-patches // images))
-    fitted = collect(dense(train, skipped[0]), each, seed)
+    fitted = sample_patches(dense(train, skipped[0]), each, seed)
     log(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
     linear = choose_linear(fitted.tokens, fitted.classes, fitted.images, classes, seed, device)
-    neighbours = Neighbours(fitted.tokens, fitted.classes, classes, device)
+    neighbours = KNNClassifier(fitted.tokens, fitted.classes, classes, device)
     scorers: dict[str, Scorer] = {"linear": linear.scores, "k-NN": neighbours.scores}
     log(f"testing on {len(test.images.manifest):,} images")
     found = dense(test, skipped[1])
-    counts = measure(found, scorers, encoder.img_size, patch_size, classes)
+    counts = count_predictions(found, scorers, encoder.img_size, patch_size, classes)
     for bad in skipped:
         bad.report(log)
     return EncoderEvaluation(
@@ -235,7 +243,7 @@ def encode_dense(
     workers: int,
     skipped: Skipped,
 ) -> Iterator[Dense]:
-    """All images in order but the bad ones, which `skipped` hears of."""
+    """Encode all images in order; bad ones are added to `skipped`."""
     views = MaskedViews(images, masks, encoder.img_size, encoder.crop_pct)
     for pixels, classes, bad in load_in_workers(views, ranges(len(views), BATCH), workers):
         skipped.add(bad)
@@ -247,8 +255,11 @@ def encode_dense(
         yield Dense(tokens, patch_classes(classes, patch_size), classes.long())
 
 
-def collect(found: Iterator[Dense], each: int, seed: int) -> Patches:
-    """At most `each` random patches of each image, of those that have a class."""
+def sample_patches(found: Iterator[Dense], each: int, seed: int) -> Patches:
+    """Draw at most `each` random patches of each image, of those that have a class.
+
+    Raises UserError where no patch has a class.
+    """
     tokens, classes, images, number = [], [], [], 0
     for batch in found:
         for rows, of in zip(batch.tokens, batch.patches.cpu().numpy(), strict=True):
@@ -265,28 +276,28 @@ def collect(found: Iterator[Dense], each: int, seed: int) -> Patches:
 
 
 @torch.no_grad()
-def measure(
+def count_predictions(
     found: Iterator[Dense],
     scorers: dict[str, Scorer],
     img_size: tuple[int, int],
     patch_size: tuple[int, int],
     classes: int,
 ) -> dict[tuple[str, str], Counts]:
-    """Counts of every image for each of `scorers`, at patches and at pixels."""
+    """Counts of every image by the name of each of `scorers`, for patches and for pixels."""
     grid = img_size[0] // patch_size[0], img_size[1] // patch_size[1]
     counts: dict[tuple[str, str], list[Counts]] = {}
     for batch in found:
         for name, score in scorers.items():
             scores = score(batch.tokens.flatten(0, 1)).unflatten(0, batch.patches.shape)
-            told = count(scores.argmax(2), batch.patches, classes)
-            counts.setdefault((name, "patches"), []).append(told)
-            pixels = [_between(one, grid, img_size) for one in scores]  # one: memory
-            told = count(torch.stack(pixels), batch.pixels, classes)
-            counts.setdefault((name, "pixels"), []).append(told)
+            of_patches = count(scores.argmax(2), batch.patches, classes)
+            counts.setdefault((name, "patches"), []).append(of_patches)
+            pixels = [_interpolated(one, grid, img_size) for one in scores]  # one by one: memory
+            of_pixels = count(torch.stack(pixels), batch.pixels, classes)
+            counts.setdefault((name, "pixels"), []).append(of_pixels)
     return {key: np.concatenate(parts) for key, parts in counts.items()}
 
 
-def _between(scores: Tensor, grid: tuple[int, int], img_size: tuple[int, int]) -> Tensor:
+def _interpolated(scores: Tensor, grid: tuple[int, int], img_size: tuple[int, int]) -> Tensor:
     """[n classes] scores of an image's patches → [h w] classes, interpolated bilinearly."""
     maps = scores.T.unflatten(1, grid)[None]
     return F.interpolate(maps, size=img_size, mode="bilinear", align_corners=False)[0].argmax(0)

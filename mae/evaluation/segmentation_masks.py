@@ -1,4 +1,4 @@
-"""Segmentation masks: classes per pixel from files in the shards, and scores against them."""
+"""Segmentation masks: ground truth per pixel and patch from the shards, and scores against it."""
 
 import io
 import os
@@ -27,17 +27,23 @@ from mae.storage.files import is_remote, redacted
 
 EXTENSIONS = ("mask.png", "seg.png")
 IGNORE = 255
-"""what a mask says of pixels that belong to no class"""
+"""value of pixels that belong to no class"""
 
 MODES = ("1", "L", "P")
-"""of PNGs: the class is the gray value, or the number in the palette"""
+"""modes of PNGs: the class is the gray value, or the number in the palette"""
+
+RESAMPLES = 1000
+"""bootstrap resamples"""
+
+Counts = npt.NDArray[np.int64]
+"""[images classes 3] numbers of pixels: true positives, predicted, true"""
 
 
 class Masks:
-    """The mask of each image of a manifest, by the same numbers: `KEY.mask.png` or `.seg.png`."""
+    """Masks of the images of a manifest, by the same numbers: `KEY.mask.png` or `.seg.png`."""
 
     def __init__(self, images: Images, key: str) -> None:
-        """Look all shards through; UserError, naming `key`, unless each image has one mask."""
+        """Scan all shards for masks; UserError, naming `key`, unless each image has exactly one."""
         manifest, cache = images.manifest, images.reader.cache
         offset = np.zeros(len(manifest), np.int64)
         size, crc = np.zeros(len(manifest), np.uint32), np.zeros(len(manifest), np.uint32)
@@ -64,7 +70,7 @@ class Masks:
         self.reader = ShardReader(self.manifest, cache)
 
     def __getitem__(self, sample: int) -> npt.NDArray[np.uint8]:
-        """[h w]; SampleError, naming shard and key, for what is no mask."""
+        """Mask [h w] of a sample; SampleError, naming shard and key, for a bad mask."""
         name = self.manifest.name(sample)
         try:
             with Image.open(io.BytesIO(self.reader.read(sample)), formats=("PNG",)) as mask:
@@ -79,10 +85,10 @@ class Masks:
             raise SampleError(f"{name}: mask: {'no PNG' if unknown else error}") from None
 
     def classes(self) -> npt.NDArray[np.int64]:
-        """All classes that occur, ascending; reads every mask, and passes by bad ones."""
+        """All classes that occur, ascending; reads every mask and skips bad ones."""
         seen = np.zeros(256, bool)
         for sample in range(len(self.manifest)):
-            with suppress(SampleError):  # left out and counted where its image is asked for
+            with suppress(SampleError):  # skipped and counted when its image is read
                 seen[self[sample]] = True
         seen[IGNORE] = False
         return np.flatnonzero(seen)
@@ -90,7 +96,7 @@ class Masks:
 
 @contextmanager
 def _local_copy(images: Images, shard: int) -> Iterator[Path]:
-    """A path to read a shard from: its own, or that of a cached copy."""
+    """Path to read a shard from: its own, or that of a cached copy."""
     manifest, cache = images.manifest, images.reader.cache
     location = manifest.shards[shard]
     if not is_remote(location) or cache is None:
@@ -102,18 +108,18 @@ def _local_copy(images: Images, shard: int) -> Iterator[Path]:
 
 
 class Pairs(NamedTuple):
-    """Images and masks that can be used."""
+    """Batch of images and masks that decode."""
 
     images: Tensor | None
-    """[b c h w]; None where there is no pair"""
+    """[b c h w]; None where no pair decodes"""
     masks: Tensor | None
     """uint8 [b h w]"""
     bad: list[BadSample]
-    """the image or its mask is bad"""
+    """samples whose image or mask is bad"""
 
 
 class MaskedViews(Dataset):
-    """Ranges of sample numbers → centred views and their masks, cut and resized alike."""
+    """Data set: range of sample numbers → centred views and masks, cropped and resized alike."""
 
     def __init__(
         self, images: Images, masks: Masks, img_size: tuple[int, int], crop_pct: float
@@ -125,7 +131,7 @@ class MaskedViews(Dataset):
         return len(self.images.manifest)
 
     def __getitem__(self, index: range) -> Pairs | UserError:
-        """A shard that cannot be read comes back as a value, a StorageError."""
+        """Views and masks of a range; the StorageError, returned, where a shard cannot be read."""
         pairs, bad = [], []
         for sample in index:
             try:
@@ -140,7 +146,7 @@ class MaskedViews(Dataset):
         return Pairs(images, masks, bad)
 
     def view(self, sample: int) -> tuple[Tensor, Tensor]:
-        """One view, [c h w], and its mask, [h w], by nearest pixels: classes do not mix."""
+        """View [c h w] and mask [h w] of a sample; the mask is resized by nearest pixels."""
         image, mask = self.images[sample], torch.from_numpy(self.masks[sample])
         if image.shape[-2:] != mask.shape:
             shapes = f"{list(mask.shape)} pixels, the image {list(image.shape[-2:])}"
@@ -153,10 +159,9 @@ class MaskedViews(Dataset):
 
 
 def patch_classes(masks: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """The class of most pixels of each patch: uint8 [b h w] → int64 [b n].
+    """Class of most pixels of each patch: uint8 [b h w] → int64 [b n].
 
-    Pixels of IGNORE do not count, and patches of nothing else are IGNORE; of classes with equally
-    many pixels the smallest is taken.
+    IGNORE pixels do not count; patches of nothing else are IGNORE.  Ties: the smallest class.
     """
     pixels = patchify(masks[:, None], patch_size).long()
     counts = torch.zeros(*pixels.shape[:2], 256, dtype=torch.int32, device=masks.device)
@@ -166,23 +171,17 @@ def patch_classes(masks: Tensor, patch_size: tuple[int, int]) -> Tensor:
     return torch.where(most > 0, winner, IGNORE)
 
 
-RESAMPLES = 1000
-
-Counts = npt.NDArray[np.int64]
-"""[images classes 3]: pixels rightly told to be of the class, told to be of it, and of it"""
-
-
 class Quality(NamedTuple):
-    """Two numbers, 0 to 1."""
+    """Mean IoU and accuracy, 0 to 1."""
 
     mean_iou: float
     """mean over classes of intersection over union (as in PASCAL VOC, Everingham et al. 2015)"""
     accuracy: float
-    """share of the pixels that were told rightly"""
+    """share of the pixels that are classified correctly"""
 
 
 class SegmentationScores(NamedTuple):
-    """A quality, and the central 95 % of it over resampled images."""
+    """Mean IoU and accuracy with 95 % bootstrap intervals over images."""
 
     mean_iou: float
     mean_iou_interval: tuple[float, float]
@@ -190,12 +189,12 @@ class SegmentationScores(NamedTuple):
     accuracy_interval: tuple[float, float]
 
 
-def count(told: Tensor, truth: Tensor, classes: int) -> Counts:
-    """Counts of a batch: classes that were told, and true ones or IGNORE, int64 [b …]."""
-    told, truth = told.flatten(1), truth.flatten(1)
+def count(predicted: Tensor, truth: Tensor, classes: int) -> Counts:
+    """Counts of a batch from predicted classes and true ones, or IGNORE: int64 [b …] each."""
+    predicted, truth = predicted.flatten(1), truth.flatten(1)
     valid = truth != IGNORE
     rows = []
-    for guess, true, ok in zip(told, truth, valid, strict=True):
+    for guess, true, ok in zip(predicted, truth, valid, strict=True):
         guess, true = guess[ok], true[ok]
         parts = (guess[guess == true], guess, true)
         rows.append(torch.stack([part.bincount(minlength=classes) for part in parts], dim=1))
@@ -203,9 +202,9 @@ def count(told: Tensor, truth: Tensor, classes: int) -> Counts:
 
 
 def quality(counts: npt.NDArray) -> Quality:
-    """Of one sum of counts, [classes 3]; classes neither told nor true are left out."""
-    right, told, true = np.moveaxis(counts.astype(np.float64), -1, 0)
-    union = told + true - right
+    """Mean IoU and accuracy of summed counts [classes 3], over classes predicted or true."""
+    right, predicted, true = np.moveaxis(counts.astype(np.float64), -1, 0)
+    union = predicted + true - right
     present = union > 0
     iou = right[present] / union[present]
     return Quality(
@@ -214,14 +213,14 @@ def quality(counts: npt.NDArray) -> Quality:
 
 
 def score_counts(counts: Counts, seed: int) -> SegmentationScores:
-    """Quality over all images; the interval by bootstrap (Efron 1979): images drawn anew."""
+    """Scores over all images, with intervals by bootstrap over images (Efron 1979)."""
     low, high = np.percentile(sampled(counts, seed), [2.5, 97.5], axis=0).tolist()
     found = quality(counts.sum(axis=0))
     return SegmentationScores(found.mean_iou, (low[0], high[0]), found.accuracy, (low[1], high[1]))
 
 
 def compare(counts: Counts, other: Counts, seed: int) -> dict[str, Any]:
-    """How far `counts` are above `other`, of the same images: of both, the same are drawn anew."""
+    """Differences of the scores of `counts` and `other`, with paired bootstrap intervals."""
     change = np.subtract(quality(counts.sum(axis=0)), quality(other.sum(axis=0))).tolist()
     drawn = sampled(counts, seed) - sampled(other, seed)
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0).tolist()
@@ -234,12 +233,12 @@ def compare(counts: Counts, other: Counts, seed: int) -> dict[str, Any]:
 
 
 def sampled(counts: Counts, seed: int) -> npt.NDArray[np.float64]:
-    """[RESAMPLES 2] qualities of images drawn anew; which ones depends on `seed` alone."""
+    """Scores [RESAMPLES 2] of bootstrap resamples; `seed` alone determines the images drawn."""
     return np.array([quality(total) for total in resampled(counts, seed)])
 
 
 def resampled(counts: Counts, seed: int) -> npt.NDArray[np.float64]:
-    """[RESAMPLES classes 3] sums over as many images as there are, drawn with replacement."""
+    """Summed counts [RESAMPLES classes 3] of bootstrap resamples of the images."""
     n = len(counts)
     drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     return (drawn @ counts.reshape(n, -1)).reshape(RESAMPLES, *counts.shape[1:]).astype(np.float64)

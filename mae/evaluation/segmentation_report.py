@@ -1,4 +1,4 @@
-"""The whole report of `mae segment`."""
+"""Report of `mae segment`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -57,15 +57,15 @@ def segmentation_report(
     workers: int = 0,
     log: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Mean IoU and pixel accuracy of a linear classifier and of k-NN, at patches and at pixels.
+    """Mean IoU and accuracy of a linear classifier and of k-NN, for patches and for pixels.
 
-    `encoders` by name, the one to be judged first, then the untrained.  Raises UserError where an
-    image has no mask, more than `max_bad` of either part do not decode or have bad masks, or test
-    masks have a class that training's lack.
+    `encoders` by name: the evaluated one first, then the untrained.  Raises UserError where an
+    image has no mask, more than `max_bad` of either data set do not decode or have bad masks, or
+    test masks have a class that training masks lack.
     """
     both = MaskedImages(train, Masks(train, "--train")), MaskedImages(test, Masks(test, "--test"))
-    known, asked = (part.masks.classes() for part in both)
-    if len(unknown := np.setdiff1d(asked, known)):
+    known, tested = (part.masks.classes() for part in both)
+    if len(unknown := np.setdiff1d(tested, known)):
         raise UserError(f"--test: class {unknown[0]} of the masks does not occur in --train")
     if len(known) < 2:
         raise UserError(f"--train: masks of {len(known)} class; there is nothing to tell")
@@ -95,7 +95,7 @@ def segmentation_report(
         "patches": len(ours.fitted),
         "patch_size": list(patch_size),
         "seed": seed,
-        "notes": [note for name, found in evaluations.items() for note in remarks(name, found)],
+        "notes": [note for name, found in evaluations.items() for note in fit_notes(name, found)],
         "classes": known.tolist(),
         **provenance(identity(next(iter(encoders.values())), train), learnt, met),
         "results": segmentation_rows(evaluations, seed),
@@ -107,7 +107,7 @@ def segmentation_report(
 def segmentation_rows(
     evaluations: Mapping[str, EncoderEvaluation], seed: int
 ) -> list[dict[str, Any]]:
-    """One for each encoder, classifier and what was judged."""
+    """Rows of the report: one for each encoder, classifier and unit (patches or pixels)."""
     rows = []
     for name, (counts, linear, _, _) in evaluations.items():
         for (classifier, of), found in counts.items():
@@ -127,37 +127,37 @@ def segmentation_rows(
     return rows
 
 
-def remarks(name: str, found: EncoderEvaluation) -> list[str]:
-    """What a reader of the numbers has to know."""
+def fit_notes(name: str, found: EncoderEvaluation) -> list[str]:
+    """Notes on the fit of the linear classifier: C at the edge, or stopped early."""
     notes = []
     if found.linear.at_edge:
-        told = f"C = {found.linear.strength:g} is at the edge of the candidates"
-        notes.append(f"{name} linear: {told}; one beyond may do better")
+        edge = f"C = {found.linear.strength:g} is at the edge of the candidates"
+        notes.append(f"{name} linear: {edge}; one beyond may do better")
     if found.linear.iterations >= ITERATIONS:
         notes.append(f"{name} linear: L-BFGS was stopped before it converged")
     return notes
 
 
 def commonest(classes: npt.NDArray[np.int64], counts: Counts) -> dict[str, float]:
-    """What always telling the class of most training patches gives."""
+    """Mean IoU and accuracy of always predicting the commonest class of training patches."""
     total = counts.sum(axis=0)
     guess, true = np.bincount(classes).argmax(), total[:, 2]
-    told = np.zeros_like(total)
-    told[:, 2] = true
-    told[guess] = true[guess], true.sum(), true[guess]
-    found: Quality = quality(told)
+    constant = np.zeros_like(total)
+    constant[:, 2] = true
+    constant[guess] = true[guess], true.sum(), true[guess]
+    found: Quality = quality(constant)
     return found._asdict()
 
 
 def by_class(counts: Counts, known: npt.NDArray[np.int64]) -> dict[str, float | None]:
-    """IoU of each class; None for those neither told nor true in any test image."""
-    right, told, true = counts.sum(axis=0).T
-    union = told + true - right
+    """IoU of each class; None for classes neither predicted nor true in any test image."""
+    right, predicted, true = counts.sum(axis=0).T
+    union = predicted + true - right
     return {str(c): float(right[c] / union[c]) if union[c] else None for c in known.tolist()}
 
 
 def segmentation_table(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """Text table of the report, followed by its notes."""
     rows = report["results"]
     others = list(dict.fromkeys(other for row in rows for other in row.get("above", ())))
     heads = ["mean IoU", "95 %", *(f"above {other}" for other in others), "accuracy", "95 %"]
@@ -182,6 +182,6 @@ def segmentation_table(report: dict[str, Any]) -> str:
         )
     floor = report["always_commonest"]
     blank = ["", *[""] * len(others)]
-    told = [f"{floor['mean_iou']:.1%}", *blank, f"{floor['accuracy']:.1%}", ""]
-    lines.append(["always the commonest", *told])
+    scores = [f"{floor['mean_iou']:.1%}", *blank, f"{floor['accuracy']:.1%}", ""]
+    lines.append(["always the commonest", *scores])
     return "\n".join([*aligned(lines), *(f"note: {note}" for note in report["notes"])])

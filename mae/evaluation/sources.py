@@ -1,4 +1,4 @@
-"""What an evaluation is to compare: features of shards, from a run's cache, or of files."""
+"""Features to evaluate: of shards, through the cache of a run, or of feature files."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,16 +26,16 @@ from mae.training.checkpoint.run import find_run
 
 
 class Comparison(NamedTuple):
-    """The features, those to be judged first, and what is known of them."""
+    """Features of the encoders to compare, the evaluated one first, then the baselines."""
 
     subjects: list[Subject]
     step: int | None
-    """steps of pretraining, where that is known"""
+    """steps of pretraining; None: unknown"""
     seen: int | None
-    """test images that are, byte for byte, in train; None: features of different data, which do
-    not tell"""
+    """number of test images that are byte for byte in train; None: unknown, for feature files of
+    different data"""
     objective: str | None = None
-    """of the run; exports and files do not say"""
+    """objective of the run; None: unknown, for exports and feature files"""
 
 
 def open_sources(
@@ -52,11 +52,12 @@ def open_sources(
     workers: int = 0,
     log: Callable[[str], None] = print,
 ) -> Comparison:
-    """Features of the shards `train` and `test` by the encoder of `run`, or two feature files.
+    """Encode the shards `train` and `test` with the encoder of `run`, or open two feature files.
 
-    With `baselines` those of the untrained encoder and the pixels too.  `out` is where the report
-    goes, if that is given; messages name the `command`.  Raises UserError for labels that do not
-    fit (`check_labels`), feature files along with a run, and encoders without pooled features.
+    With `baselines` features of the untrained encoder and raw pixels are added.  `out`: file of
+    the report, where that is set; messages name the `command`.  Raises UserError for labels that
+    do not fit (`check_labels`), feature files together with a run, and encoders without pooled
+    features.
     """
     files = [source.endswith(SUFFIX) for source in (*train, *test)]
     if run is None:
@@ -126,7 +127,7 @@ def _open_files(
 
 
 def _shared_rows(train: FeatureSet, test: FeatureSet, log: Callable[[str], None]) -> int | None:
-    """As `seen_in_train`, of features of the same data; None of different data."""
+    """Number of test rows that are in train; warns of them.  None for features of other data."""
     ours, theirs = (part.metadata.get("data") for part in (train, test))
     if ours is None or ours != theirs:
         return None
@@ -136,9 +137,9 @@ def _shared_rows(train: FeatureSet, test: FeatureSet, log: Callable[[str], None]
 def seen_in_train(
     train: Manifest, test: Manifest, log: Callable[[str], None], key: str = "--train"
 ) -> int:
-    """Test images whose bytes (by length and CRC-32) are an image of train, too; warns of them.
+    """Number of test images whose bytes (length and CRC-32) occur in train; warns of them.
 
-    `key` is what messages call `train`.
+    `key` is the name of `train` in messages.
     """
     ours, theirs = ((m.size.astype(np.uint64) << np.uint64(32)) | m.crc for m in (test, train))
     return _warned(int(np.isin(ours, theirs).sum()), key, log)
@@ -151,9 +152,10 @@ def _warned(seen: int, key: str, log: Callable[[str], None]) -> int:
 
 
 def results_folder(run: Path, out: Path | None = None) -> Path:
-    """Where an evaluation leaves its files: the run's folder, also for one of its checkpoints.
+    """Folder of an evaluation's files: the run's folder, also for one of its checkpoints.
 
-    Nothing is put into an export: beside the report `out`, or in `EXPORT-evaluations` beside it.
+    For an export, which stays unchanged: the folder of the report `out`, or `EXPORT-evaluations`
+    beside the export.
     """
     if not is_export(run):
         return find_run(run).folder

@@ -28,7 +28,7 @@ def write(path, most, rows=11, piece=4):
                 }
             )
         names = "\0".join(f"s.tar: key {i}" for i in range(rows)).encode()
-        writer.end({"name": names, "dropped": b"s.tar: key 9: bad\0s.tar: key x: worse"})
+        writer.finish({"name": names, "dropped": b"s.tar: key 9: bad\0s.tar: key x: worse"})
 
 
 @pytest.mark.parametrize("most", [11, 12, 1000])

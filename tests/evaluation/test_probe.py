@@ -8,10 +8,10 @@ from sklearn.linear_model import LogisticRegression
 from mae.base.errors import UserError
 from mae.evaluation.probe import (
     FIXED,
-    draw,
+    draw_samples,
     is_edge,
-    path,
     probe,
+    regularisation_path,
     repeated_probe,
     selection_slices,
     standardise,
@@ -49,9 +49,9 @@ def test_the_test_set_has_no_say_in_the_choice():
 
 def test_budgets_draw_the_same_samples_for_every_feature_and_others_for_every_split():
     _, labels = blobs(300)
-    rows = draw(labels, 3, per_class=7)
-    assert np.array_equal(rows, draw(labels, 3, per_class=7))
-    assert not np.array_equal(rows, draw(labels, 4, per_class=7))
+    rows = draw_samples(labels, 3, per_class=7)
+    assert np.array_equal(rows, draw_samples(labels, 3, per_class=7))
+    assert not np.array_equal(rows, draw_samples(labels, 4, per_class=7))
     assert len(set(rows)) == 21
     assert np.bincount(labels[rows]).tolist() == [7, 7, 7]
 
@@ -73,7 +73,7 @@ def test_constant_dimensions_do_no_harm():
 def test_per_cent_are_of_every_class_and_one_at_least():
     labels = np.array([0] * 200 + [1] * 30 + [2] * 3)
     for percent, counts in ((1, [2, 1, 1]), (10, [20, 3, 1]), (100, [200, 30, 3])):
-        rows = draw(labels, 0, percent=percent)
+        rows = draw_samples(labels, 0, percent=percent)
         assert len(set(rows)) == sum(counts)
         assert np.bincount(labels[rows]).tolist() == counts
 
@@ -145,7 +145,7 @@ def test_fits_that_were_stopped_are_counted():
     train, labels = blobs(60, noise=3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        (stopped,) = path(*standardise(train, train)[:1], labels, train, (100.0,), 2)
+        (stopped,) = regularisation_path(*standardise(train, train)[:1], labels, train, (100.0,), 2)
     assert stopped.iterations == 2
     score = repeated_probe(train, labels, train, labels, splits=1).scores[0]
     assert score.converged and 2 < score.iterations < 500 and score.unfinished == 0

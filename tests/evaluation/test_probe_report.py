@@ -18,7 +18,7 @@ def subjects(tmp_path):
         with new_file(path) as part, part.open("w+b") as file:
             writer = FeatureWriter(file, n, {"mean": (8,)}, {"data": name})
             writer.append({"label": labels, "sample": np.arange(n), "mean": vectors})
-            writer.end({"name": b"", "dropped": b""})
+            writer.finish({"name": b"", "dropped": b""})
         return read_features(path)
 
     return [

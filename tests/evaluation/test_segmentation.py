@@ -12,12 +12,12 @@ from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.features import Skipped
 from mae.evaluation.segmentation import (
     Dense,
-    Linear,
-    Neighbours,
+    KNNClassifier,
+    LinearClassifier,
     choose_linear,
-    collect,
+    count_predictions,
     encode_dense,
-    measure,
+    sample_patches,
 )
 from mae.evaluation.segmentation_masks import (
     IGNORE,
@@ -193,8 +193,8 @@ def test_patches_have_the_class_of_most_of_their_pixels():
 
 def test_counts_and_quality_by_hand():
     truth = torch.tensor([[0, 0, 1, 1, IGNORE, 2], [0, 0, 0, 0, 0, IGNORE]])
-    told = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 0, 3, 3, 3]])
-    counts = count(told, truth, 5)
+    predicted = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 0, 3, 3, 3]])
+    counts = count(predicted, truth, 5)
     assert counts[0].tolist() == [[1, 2, 2], [2, 3, 2], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
     assert counts[1].tolist() == [[3, 3, 5], [0, 0, 0], [0, 0, 0], [0, 2, 0], [0, 0, 0]]
     first = quality(counts[0])
@@ -237,7 +237,7 @@ def test_the_linear_scores_are_scikit_learns():
         labels = rng.choice(classes, 200)
         tokens = (rng.standard_normal((200, 6)) * 10.0 ** np.arange(-2, 4)).astype(np.float32)
         tokens[:, 0] += labels * 0.01
-        linear = Linear(tokens, labels, 5, 0.1, "cpu")
+        linear = LinearClassifier(tokens, labels, 5, 0.1, "cpu")
         scaled = (tokens - tokens.mean(0)) / tokens.std(0)
         model = LogisticRegression(C=0.1, max_iter=200).fit(scaled, labels)
         chance = linear.scores(torch.from_numpy(tokens)).softmax(1).numpy()
@@ -252,7 +252,7 @@ def test_neighbours_vote_as_in_knn_of_images():
     labels = rng.integers(0, 4, 300)
     train = (rng.standard_normal((300, 8)) + labels[:, None]).astype(np.float32)
     test = (rng.standard_normal((90, 8)) + rng.integers(0, 4, 90)[:, None]).astype(np.float32)
-    scores = Neighbours(train, labels, 6, "cpu").scores(torch.from_numpy(test))
+    scores = KNNClassifier(train, labels, 6, "cpu").scores(torch.from_numpy(test))
     assert scores.argmax(1).tolist() == knn_classes(train, labels, test).tolist()
     torch.testing.assert_close(scores.sum(1), torch.ones(90))
 
@@ -261,12 +261,12 @@ def test_patches_are_drawn_from_all_images_alike(scenes):
     images = images_of(scenes[0])
     masks = Masks(images, "--train")
     given = colour_encoder(), images, masks, (4, 4), "cpu", 0, Skipped(images, 0)
-    patches = collect(encode_dense(*given), 5, seed=0)
+    patches = sample_patches(encode_dense(*given), 5, seed=0)
     assert np.bincount(patches.images).tolist() == [5] * 40
-    again, other = (collect(encode_dense(*given), 5, seed=s) for s in (0, 1))
+    again, other = (sample_patches(encode_dense(*given), 5, seed=s) for s in (0, 1))
     np.testing.assert_array_equal(patches.tokens, again.tokens)
     assert (patches.tokens != other.tokens).any()
-    everything = collect(encode_dense(*given), 10**6, seed=0)
+    everything = sample_patches(encode_dense(*given), 10**6, seed=0)
     assert len(everything.classes) == 40 * 64
 
 
@@ -317,7 +317,7 @@ def test_pixels_are_judged_on_scores_interpolated_between_patches(scenes):
     def score(tokens):
         return torch.stack([tokens[:, 1], tokens[:, 0], tokens[:, 2]], 1)
 
-    counts = measure(iter(found), {"x": score}, (SIZE, SIZE), (4, 4), 3)
+    counts = count_predictions(iter(found), {"x": score}, (SIZE, SIZE), (4, 4), 3)
     scores = score(found[0].tokens[3]).T.reshape(1, 3, 8, 8)
     up = torch.nn.Upsample((SIZE, SIZE), mode="bilinear")(scores)[0].argmax(0)
     right = (up == found[0].pixels[3]).sum()
@@ -356,10 +356,10 @@ def test_a_class_without_a_fitted_patch_is_never_told():
             torch.zeros(1, SIZE, SIZE, dtype=torch.int64),
         )
     ]
-    linear = Linear(tokens, labels, 4, 0.1, "cpu")
-    counts = measure(iter(found), {"linear": linear.scores}, (SIZE, SIZE), (4, 4), 4)
-    for told in counts.values():
-        assert told[0, [1, 3], 1].tolist() == [0, 0] and told[0, 2, 1] > 0
+    linear = LinearClassifier(tokens, labels, 4, 0.1, "cpu")
+    counts = count_predictions(iter(found), {"linear": linear.scores}, (SIZE, SIZE), (4, 4), 4)
+    for predicted in counts.values():
+        assert predicted[0, [1, 3], 1].tolist() == [0, 0] and predicted[0, 2, 1] > 0
 
 
 def test_what_cannot_be_told_is_refused(tmp_path, make_tar, scenes):

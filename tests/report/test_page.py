@@ -145,7 +145,7 @@ def test_a_run_of_nothing_but_settings(tmp_path):
 def test_the_first_rows(tmp_path, count):
     page = report(write_run(tmp_path / "run", count))
     assert f"Running at step {20 * count} of 2,000" in page.text
-    assert "Too early to judge the loss" in page.text
+    assert "Too early to evaluate the loss" in page.text
 
 
 def test_numbers_that_are_none(tmp_path):

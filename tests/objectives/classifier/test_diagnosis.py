@@ -91,7 +91,7 @@ def test_findings_on_held_out_accuracy(measured, text, level):
 
 def test_a_good_run_has_good_findings_only():
     found = verdicts(rows(), health(0.5, 0.6, 0.7, losses=(1.0, 0.8, 0.7)), 10.0, EVALUATION)
-    assert found.pop("Too early to judge the loss") == "watch"
+    assert found.pop("Too early to evaluate the loss") == "watch"
     assert found == {RISING: "good"}
 
 

@@ -190,7 +190,7 @@ def test_changed_data_or_encoders_are_refused_or_probed_again(
     (weights / "checkpoints").rename(run / "checkpoints")
     assert main([*words(run, shards), *RECIPE]) == 2
     assert "an unfinished probe with another model.sha256 (" in capsys.readouterr().err
-    with pytest.raises(Exception, match="not the encoder that the run was begun with"):
+    with pytest.raises(Exception, match="not the encoder that the run was started with"):
         load_pretrained(folder)
     (folder / "exit-status").write_text('{"code": 0, "step": 9, "reason": "done"}')
     assert main([*words(run, shards), *RECIPE]) == 0, "a finished one makes way"

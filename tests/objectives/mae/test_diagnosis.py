@@ -66,14 +66,14 @@ def test_a_healthy_run_has_good_findings_only():
 
 def test_an_empty_run_has_no_findings():
     assert judged() == []
-    assert list(verdicts([{}], [{}])) == ["Too early to judge the loss"]
+    assert list(verdicts([{}], [{}])) == ["Too early to evaluate the loss"]
 
 
 @pytest.mark.parametrize(
     ("metrics", "health", "text", "level"),
     [
         (rows(loss=math.nan), [], "The loss is not a number", "bad"),
-        (rows(12), [], "Too early to judge the loss", "watch"),
+        (rows(12), [], "Too early to evaluate the loss", "watch"),
         (rows(fall=0), [], "Loss steady over the last tenth", "good"),
         (rows(fall=-0.005), [], "Loss rising: 4.6 % over the last tenth", "watch"),
         (rows(fall=-0.03), [], "Loss rising: 30.5 % over the last tenth", "bad"),
