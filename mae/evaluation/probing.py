@@ -1,4 +1,4 @@
-"""Probes that train a head on a frozen encoder: their run folders, and what they are given."""
+"""Probes that train a head on a frozen encoder: their request, settings and run folders."""
 
 import argparse
 import json
@@ -24,22 +24,22 @@ from mae.training.checkpoint.files import newest_checkpoint
 from mae.training.checkpoint.run import Run
 
 ENDS_DIFFERENTLY = ("train.epochs",)
-"""settings that may change in a run that is resumed, but make another probe"""
+"""settings that may change when a run is resumed, but define a different probe"""
 
 
 T = TypeVar("T")
 
 
 class Fit(Protocol):
-    """Training of a run of a probe."""
+    """Training of the run of a probe."""
 
     def __call__(
         self, config: Config, source: TrainingSource | None = None, followed_by: Path | None = None
     ) -> Objective:
-        """Train the run that settings describe, from where it stands; what was trained.
+        """Train or resume the run that `config` describes; return the trained objective.
 
         `source`: samples other than those of data.train.  `followed_by`: folder of the probe's
-        next run, which builds on this one.  All processes call it.
+        next run, which builds on this one.  Called by all processes.
         """
         ...
 
@@ -74,23 +74,23 @@ class ProbeRequest(NamedTuple):
     """of this process"""
     num_processes: int
     is_main: bool
-    """this process tests, and tells"""
+    """whether this process evaluates and logs"""
     fit: Fit
     plan: Callable[[Config, int], PlannedSchedule]
-    """schedule of a run by these settings on so many samples, on one process"""
+    """(config, number of samples) → schedule of a run on one process"""
     share: Callable[[Any], Any]
-    """what the first process has, on all of them"""
+    """broadcast of a value from the first process to all"""
     log: Callable[[str], None]
 
     def on_first(self, work: Callable[[], T]) -> T | None:
         """Result of `work` on the first process, None on the others, which wait for it.
 
-        What it raises as UserError is raised by all of them: none is left in a collective.
+        A UserError that it raises is raised by all processes, so that none waits in a collective.
         """
         return on_first(work, self.is_main, self.share)
 
     def on_first_with(self, name: str, work: Callable[[], T]) -> T | None:
-        """As `on_first`, with the encoder `name` on the first process's device meanwhile."""
+        """As `on_first`, with the encoder `name` on the device of the first process meanwhile."""
 
         def with_encoder() -> T:
             module = self.modules[name].to(self.device)
@@ -101,7 +101,7 @@ class ProbeRequest(NamedTuple):
         return self.on_first(with_encoder)
 
     def data_settings(self, encoder: FrozenEncoder) -> dict[str, Any]:
-        """Section `data:`: the encoder's own reading of images, on --train."""
+        """Section `data:`: images of --train, read as the encoder's run reads its own."""
         data = self.opened.config.data
         return {
             **data.model_dump(mode="json"),
@@ -118,7 +118,7 @@ class ProbeRequest(NamedTuple):
         }
 
     def model_settings(self, encoder: FrozenEncoder, labels: Sequence[int]) -> dict[str, Any]:
-        """Section `model:` as far as all probes have it, for the different labels of --train."""
+        """Section `model:` as all probes share it; `labels`: the different labels of --train."""
         return {
             "encoder": str(self.options.run.resolve()),
             "untrained": encoder.name == UNTRAINED,
@@ -127,7 +127,7 @@ class ProbeRequest(NamedTuple):
         }
 
     def log_settings(self) -> dict[str, Any]:
-        """Section `log:`: tracked where the run is that the encoder is of."""
+        """Section `log:`: the trackers of the encoder's run."""
         log, is_run = self.opened.config.log, self.opened.step is not None
         return {
             "wandb": log.wandb and is_run,
@@ -157,14 +157,14 @@ def claim_folder(
     followed_by: Path | None = None,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Make way in `config.output` for this probe, or leave there what it continues.
+    """Remove a finished probe of other settings, encoder or data from `config.output`.
 
-    A finished probe of other settings, encoder or data goes.  UserError where an unfinished one
-    of others is there, or in `followed_by`.
+    A probe that this one resumes stays.  Raises UserError where an unfinished probe of other
+    settings, encoder or data is there, or in `followed_by`.
     """
     run = Run(config.output)
     if not run.config_file.exists():
-        return  # new, or none of ours: `Run.check` says so
+        return  # new, or not a run: `Run.check` refuses it
     old = run.config()
     fixed, free = changed_settings(old, config)
     lines = [*(line for line in free if line.startswith(ENDS_DIFFERENTLY)), *fixed]
@@ -189,7 +189,7 @@ def claim_folder(
 
 
 def replaced_images(folder: Path, manifest: Manifest) -> list[str]:
-    """Unreadable training images of the run in `folder`, which others took the place of."""
+    """Errors of the unreadable training images of the run in `folder`, which were replaced."""
     file = Run(folder).quarantine_file
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     own = {row["sample"]: row["error"] for row in rows if row["data"] == manifest.fingerprint}

@@ -1,1 +1,1 @@
-"""What a model sees, as sheets of pictures: each is drawn as a PNG or written as an HTML page."""
+"""Pictures of a model's outputs: sheets as PNG or HTML, panels, heat maps and HTML pages."""

@@ -1,4 +1,4 @@
-"""Where the last block of the encoder looks."""
+"""Attention maps of the encoder's last block."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,18 +12,18 @@ from mae.base.errors import UserError
 from mae.pictures.drawing import displayable, heat_map, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
 
-USUAL_MOST = 0.995
-"""share of the patches whose attention lies within the scale"""
+SCALE_QUANTILE = 0.995
+"""quantile of the attention at the upper end of the scale"""
 
-DIMMEST = 0.25
-"""of a picture lit by attention: what gets none is left with so much of its light"""
+MIN_BRIGHTNESS = 0.25
+"""brightness of patches without attention in the image lit by attention, of 1"""
 
 
 class AttentionMaps(NamedTuple):
-    """Attention of the last block."""
+    """Attention of the last block to each patch."""
 
     heads: Float[Tensor, "b heads n"]
-    """share of each patch; what is missing to 1 goes to the prefix tokens"""
+    """share of each patch; the remainder to 1 goes to the prefix tokens"""
     query: str
     """token whose attention this is, in words"""
 
@@ -32,10 +32,10 @@ class AttentionMaps(NamedTuple):
 def last_attention(
     vit: VisionTransformer, encode: Callable[[Tensor], object], images: Tensor
 ) -> AttentionMaps:
-    """The class token's attention, or the mean over all patches that ask.
+    """Attention of the class token, or the mean attention of all patches.
 
-    That where there is no class token, or where a classifier pools the patches: nothing reads its
-    class token's last attention then, so nothing has trained it.
+    The mean is used where there is no class token, or where a classifier pools the patches: the
+    class token's last attention is untrained then, since nothing reads it.
 
     `encode` runs the encoder `vit` on whole images.  Raises UserError where the last block's
     attention is not timm's plain one.
@@ -53,7 +53,7 @@ def attention_weights(
 ) -> Float[Tensor, "b heads tokens tokens"]:
     """softmax(q kᵀ / √d) of the last block, from its own weights: timm's fused path keeps none.
 
-    The second last axis asks, the last one is looked at.
+    Axes: queries, then keys.
     """
     attention = vit.blocks[-1].attn if hasattr(vit.blocks[-1], "attn") else None
     if not isinstance(attention, Attention):
@@ -78,16 +78,20 @@ def attention_sheet(
     grid: tuple[int, int],
     title: str,
 ) -> Sheet:
-    """A row for each image: itself, lit by the mean attention, the mean, and each head."""
+    """Sheet with a row per image: original, lit by the mean attention, the mean, and each head."""
     shown = displayable(images).cpu()
     heads = attention.heads.cpu()
     n, (h, w) = heads.shape[-1], shown.shape[-2:]
     times = heads * n  # 1 = an even share
     mean = times.mean(dim=1)
-    top = max(torch.quantile(torch.cat([times.flatten(), mean.flatten()]), USUAL_MOST).item(), 1.0)
+    top = max(
+        torch.quantile(torch.cat([times.flatten(), mean.flatten()]), SCALE_QUANTILE).item(), 1.0
+    )
     rows = []
     for number, name in enumerate(names):
-        light = DIMMEST + (1 - DIMMEST) * (mean[number] / mean[number].max().clamp(min=1e-12))
+        light = MIN_BRIGHTNESS + (1 - MIN_BRIGHTNESS) * (
+            mean[number] / mean[number].max().clamp(min=1e-12)
+        )
         on_pixels = torch.nn.functional.interpolate(light.view(1, 1, *grid), size=(h, w))[0]
         maps = [mean[number], *times[number]]
         shares = [heads[number].mean(dim=0).sum(), *heads[number].sum(dim=-1)]
@@ -105,7 +109,7 @@ def attention_sheet(
     notes = [
         f"Attention of {attention.query} in the last block: softmax(q·k/√d). Below each map: the "
         "share that goes to patches; the rest goes to the class token and registers.",
-        "lit: the image, bright where the mean over the heads looks most.",
+        "lit: the image, bright where the mean attention over the heads is high.",
     ]
     scale = Scale("attention to a patch, 1 = an even share", "0", f"{top:.2g} and more")
     return Sheet(title, ["original", "lit", "mean", *numbered], rows, notes, scale)

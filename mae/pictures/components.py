@@ -1,4 +1,4 @@
-"""Principal components of patch tokens as colours: what the encoder takes to be alike."""
+"""Principal components of patch tokens, shown as colours: similar patches look alike."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,33 +12,35 @@ from mae.pictures.drawing import displayable, heat_map, patches_picture, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
 
 COMPONENTS = 3
+"""number of components: red, green, blue"""
+
 ENDS = (0.01, 0.99)
 """quantiles of a component that are shown as 0 and 1"""
 
 
 class Components(NamedTuple):
-    """The first three components of all patches of all images, each in [0, 1]."""
+    """First three principal components of all patches of all images, each in [0, 1]."""
 
     values: Float[Tensor, "b n 3"]
     is_shown: Bool[Tensor, "b n"]
-    """False: below the foreground's threshold, and not fitted"""
+    """False: background, below the threshold, and not fitted"""
     explained: list[float]
-    """share of the variance of the tokens fitted, for each"""
+    """share of the variance of the fitted tokens, by component"""
 
 
 def principal_components(
     tokens: Float[Tensor, "b n d"], grid: tuple[int, int], foreground: float | None = None
 ) -> Components:
-    """Fit over all patches at once, so that a colour means the same in all images.
+    """Fit components to the patches of all images at once, so that colours compare across images.
 
-    With `foreground` a first fit sorts out patches whose first component, as a share of the way
-    between its ends, is below it; a second one is fitted to the rest (as in DINOv2, Oquab et al.
-    2023, figure 1).  Signs are fixed: each component points away from the images' borders, on
+    With `foreground` a first fit removes patches whose first component, scaled to [0, 1], is below
+    that threshold; a second one is fitted to the rest (as in DINOv2, Oquab et al. 2023, figure 1).
+    Signs are fixed: each component is larger in the middle of the images than at their borders, on
     average.  Raises UserError where the threshold leaves too few patches.
     """
     b, n, d = tokens.shape
     flat = tokens.reshape(b * n, d).double().cpu()
-    is_border = border(grid).repeat(b)
+    is_border = border_mask(grid).repeat(b)
     is_shown = torch.ones(b * n, dtype=torch.bool)
     if foreground is not None:
         first, _ = project(flat, is_border, is_shown)
@@ -50,9 +52,10 @@ def principal_components(
 
 
 def without_position_mean(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-    """Tokens less their mean over the images at the same place.
+    """Subtract from each token the mean over the images at its position.
 
-    A young encoder's tokens say above all where they are.  Raises UserError for a single image.
+    Tokens of an encoder early in training mostly encode position.  Raises UserError for a single
+    image.
     """
     if len(tokens) < 2:
         raise UserError("--contents: needs at least two images")
@@ -62,9 +65,9 @@ def without_position_mean(tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 
 def project(
     flat: Float[Tensor, "n d"], is_border: Bool[Tensor, " n"], is_fitted: Bool[Tensor, " n"]
 ) -> tuple[Float[Tensor, "n 3"], list[float]]:
-    """Three components of the rows that are fitted, in [0, 1], for all rows; their shares.
+    """Fit components to the rows `is_fitted`: values of all rows in [0, 1], shares of variance.
 
-    Components that do not exist (fewer dimensions, or nothing that varies) are 0.
+    Components that do not exist (fewer dimensions, or no variance) are 0.
     """
     fitted = flat[is_fitted]
     mean = fitted.mean(dim=0)
@@ -73,7 +76,7 @@ def project(
     order = variances.argsort(descending=True, stable=True)[:COMPONENTS]
     along = (flat - mean) @ axes[:, order]
     middle = along[is_fitted & ~is_border].mean(dim=0) - along[is_fitted & is_border].mean(dim=0)
-    # Where all that is fitted lies on one side, or both have one mean, the largest value decides.
+    # Without fitted rows on both sides, or with equal means, the largest value decides.
     widest = along[is_fitted].gather(0, along[is_fitted].abs().argmax(dim=0, keepdim=True))[0]
     is_clear = middle.abs() > 1e-6 * widest.abs()
     along = along * torch.where(is_clear, middle, widest).sign()
@@ -85,8 +88,8 @@ def project(
     return torch.nn.functional.pad(scaled, (0, missing)), shares + [0.0] * missing
 
 
-def border(grid: tuple[int, int]) -> Bool[Tensor, " n"]:
-    """The patches at the edge of the image."""
+def border_mask(grid: tuple[int, int]) -> Bool[Tensor, " n"]:
+    """Mask of the patches at the edge of the image."""
     is_border = torch.ones(grid, dtype=torch.bool)
     is_border[1:-1, 1:-1] = False
     return is_border.flatten()
@@ -101,9 +104,9 @@ def components_sheet(
     *,
     has_places: bool = True,
 ) -> Sheet:
-    """A row for each image: itself, three components as red, green, blue, and each alone.
+    """Sheet with a row per image: original, three components as red, green, blue, and each alone.
 
-    `has_places`: the tokens are as the encoder gives them, not those `without_position_mean`.
+    `has_places`: the tokens are those of the encoder, not those of `without_position_mean`.
     """
     shown = displayable(images).cpu()
     size = (shown.shape[-2], shown.shape[-1])

@@ -1,4 +1,4 @@
-"""A confusion matrix as a picture: which classes are taken for which."""
+"""Picture of a confusion matrix."""
 
 from collections.abc import Sequence
 
@@ -9,24 +9,30 @@ from PIL import Image, ImageDraw, ImageFont
 from mae.pictures.drawing import STEPS, ramp
 
 CELL = 34
+"""side of a cell in pixels, with up to MOST_NAMED classes"""
+
 MOST_NAMED = 40
-"""classes that are written out; with more a cell is a few pixels"""
+"""largest number of classes whose names are written; with more, cells are a few pixels"""
 
 WIDEST_NAME = 150
+"""maximum width of a name in pixels"""
+
 SIDE = 900
+"""side of the matrix in pixels, with more than MOST_NAMED classes"""
+
 INK, SOFT = "#1c1d1f", "#62666d"
 GAP = 10
 FAINT = 0.005
-"""shares below are left blank"""
+"""share below which a cell stays blank"""
 
 
 def draw_confusion(
     matrix: npt.NDArray[np.int64], names: Sequence[str], title: str = ""
 ) -> Image.Image:
-    """[classes classes] counts: each row, a true class, as shares of its images.
+    """Draw counts [classes classes]; each row, a true class, as shares of its images.
 
-    The diagonal is what is right.  Colours grow with the share; with up to MOST_NAMED classes it
-    is also written, in percent.
+    Colours are darker for larger shares; with up to MOST_NAMED classes shares are also written, in
+    percent.
     """
     count = len(matrix)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -43,7 +49,7 @@ def draw_confusion(
     draw.text((GAP, GAP), title, fill=INK, font=font)
     draw.text((left, GAP + 22), "taken for", fill=SOFT, font=small)
     _upright(canvas, "true class", (GAP - 4, top), small, SOFT)
-    colours = (ramp() * 255).round().byte().numpy()[::-1]  # light is little, as on paper
+    colours = (ramp() * 255).round().byte().numpy()[::-1]  # light is small, as on paper
     for row, column in np.argwhere(shares >= FAINT).tolist():
         share = shares[row, column]
         x, y = left + column * cell, top + row * cell
@@ -82,7 +88,7 @@ def _upright(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     fill: str,
 ) -> None:
-    """Text that is read from below, ending above `foot` (its left edge and lower end)."""
+    """Draw text that reads upwards, above `foot` (its left edge and lower end)."""
     if words == "true class":
         foot = foot[0], foot[1] + round(font.getlength(words)) + 6
     part = Image.new("RGBA", (round(font.getlength(words)) + 2, 16))

@@ -1,4 +1,4 @@
-"""One colour map for all amounts: dark is little, light is much, in equal steps of lightness."""
+"""Drawing: colour map, heat maps, display of images, panels of reconstructions."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,26 @@ from torch import Tensor
 from mae.objectives.base import Objective
 
 STEPS = 256
+"""number of colours of the colour map"""
+
+GAP = 4
+"""pixels between the pictures of a panel"""
+
+TITLE = 20
+"""height of a line of text in pixels"""
+
+SMALLEST = 128
+"""minimum longest side of a picture on a panel, in pixels"""
+
+HIDDEN = 0.5
+"""gray value of hidden pixels, of 1"""
 
 
 def ramp() -> Tensor:
-    """[STEPS 3] sRGB in [0, 1], from dark violet over red and orange to pale yellow.
+    """Colour map [STEPS 3], sRGB in [0, 1], from dark violet over red and orange to pale yellow.
 
-    Lightness and hue grow evenly in OKLab (Ottosson 2020, "A perceptual color space for image
-    processing"), so that equal differences look equal, in print and to the colour-blind too.
+    Lightness and hue change evenly in OKLab (Ottosson 2020, "A perceptual color space for image
+    processing"): equal differences look equal, also in print and to colour-blind readers.
     """
     share = torch.linspace(0, 1, STEPS, dtype=torch.float64)
     lightness = 0.18 + 0.77 * share
@@ -46,9 +59,9 @@ def ramp() -> Tensor:
 
 
 def heat_map(values: Tensor, top: float, size: tuple[int, int]) -> Image.Image:
-    """One value per patch, [rows columns], as a picture of `size` (height, width in pixels).
+    """Heat map of one value per patch [rows columns]; `size`: height and width in pixels.
 
-    0 is the dark end, `top` and more the light one; NaN is left transparent.
+    0 is dark, `top` and more light; NaN is transparent.
     """
     places = (values / top).nan_to_num(0.0).clamp(0, 1) * (STEPS - 1)
     colours = ramp()[places.round().long().cpu()]
@@ -56,14 +69,14 @@ def heat_map(values: Tensor, top: float, size: tuple[int, int]) -> Image.Image:
 
 
 def patches_picture(colours: Tensor, is_shown: Tensor, size: tuple[int, int]) -> Image.Image:
-    """One colour per patch, [rows columns 3] in [0, 1]; transparent where not `is_shown`."""
+    """Picture of one colour per patch [rows columns 3] in [0, 1]; transparent if not `is_shown`."""
     rgba = torch.cat([colours.clamp(0, 1), is_shown[..., None].to(colours.dtype)], dim=-1)
     image = Image.fromarray((rgba * 255).round().to(torch.uint8).cpu().numpy(), "RGBA")
     return image.resize((size[1], size[0]), Image.Resampling.NEAREST)
 
 
 def css_gradient(stops: int = 17) -> str:
-    """The ramp, left to right, as CSS writes it."""
+    """Colour map as a CSS gradient, left to right."""
     places = torch.linspace(0, STEPS - 1, stops).round().long()
     return f"linear-gradient(to right,{','.join(map(_hex, ramp()[places].tolist()))})"
 
@@ -72,19 +85,13 @@ def _hex(colour: Sequence[float]) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in colour)
 
 
-GAP = 4
-TITLE = 20
-SMALLEST = 128
-HIDDEN = 0.5
-
-
 def reconstruction_panel(
     objective: Objective, images: Tensor, seeds: Tensor, title: str = ""
 ) -> Image.Image:
-    """Rows of (original | masked | reconstruction) for integer `images` [b c h w].
+    """Panel with rows of (original | masked | reconstruction) for integer `images` [b c h w].
 
-    Where nothing is hidden: (original | reconstruction | error), the error as its size.  `seeds`
-    [b] fix the noise.  16-bit images are shown from their darkest to their brightest hundredth.
+    For an objective without a mask: (original | reconstruction | absolute error).  `seeds` [b]
+    determine the noise.  16-bit images are stretched from their 1st to their 99th percentile.
     """
     training = objective.training
     objective.eval()
@@ -101,9 +108,9 @@ def reconstruction_panel(
 
 
 def displayable(images: Tensor, pictures: Tensor | None = None) -> Tensor:
-    """Integer `images` [b c h w] in [0, 1] for the eye; or `pictures` in [0, 1], on their scale.
+    """Scale integer `images` [b c h w] to [0, 1] for display; or `pictures` in [0, 1] like them.
 
-    16-bit images are stretched, as what they hold is often a small part of what they could.
+    16-bit images are stretched (`stretch`), as they often use a small part of their range.
     """
     originals = images.float() / torch.iinfo(images.dtype).max
     shown = originals if pictures is None else pictures.float()
@@ -111,17 +118,17 @@ def displayable(images: Tensor, pictures: Tensor | None = None) -> Tensor:
 
 
 def stretch(pictures: Tensor, originals: Tensor) -> Tensor:
-    """`pictures` [b c h w] with each original's 1st to 99th percentile as black to white."""
+    """Stretch `pictures` [b c h w]: 1st to 99th percentile of each original is black to white."""
     values = originals.flatten(1)
     low, high = (values.quantile(q, dim=1).view(-1, 1, 1, 1) for q in (0.01, 0.99))
     return ((pictures - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
 
 
 def tile(columns: dict[str, Tensor], title: str = "") -> Image.Image:
-    """Pictures in [0, 1], [b c h w] each, as a grid with a heading for each column.
+    """Grid of pictures, [b c h w] in [0, 1] per column, with a heading for each column.
 
-    Small ones are enlarged by whole factors without smoothing.  Two columns of rows stand side
-    by side from the fifth row on, so that the panel stays on a screen.
+    Small pictures are enlarged by integer factors without smoothing.  More than four rows are
+    split into two blocks side by side, so that the panel fits a screen.
     """
     b, _, h, w = next(iter(columns.values())).shape
     factor = max(1, -(-SMALLEST // max(h, w)))
@@ -148,7 +155,7 @@ def tile(columns: dict[str, Tensor], title: str = "") -> Image.Image:
 
 
 def to_pil(picture: Tensor, factor: int = 1) -> Image.Image:
-    """[c h w] in [0, 1]: gray, or the first three channels as red, green, blue."""
+    """Convert [c h w] in [0, 1]: gray, or the first three channels as red, green, blue."""
     pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     rgb = pixels[:3] if pixels.shape[0] >= 3 else pixels[:1].expand(3, -1, -1)
     image = Image.fromarray(rgb.permute(1, 2, 0).contiguous().numpy())
@@ -156,7 +163,7 @@ def to_pil(picture: Tensor, factor: int = 1) -> Image.Image:
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write whole or not at all."""
+    """Write a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.tmp")
     image.save(part, format="PNG")

@@ -1,4 +1,4 @@
-"""How the report looks: light and dark, wide and narrow, on paper."""
+"""HTML pages: style sheet, escaped markup, and documents that load and run nothing."""
 
 import html
 import os
@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any, NewType
 
 from mae.base.errors import UserError
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Content-Security-Policy: nothing is fetched and no script runs, whatever the content"""
 
 CSS = """
 :root {
@@ -158,37 +161,37 @@ footer { margin-top: 48px; font-size: 12.5px; color: var(--soft); }
 
 
 Markup = NewType("Markup", str)
-"""text that is HTML already; everything else is escaped on its way in"""
+"""text that is HTML; all other text is escaped by `text`"""
 
 
 def tag(name: str, /, *content: Markup, **attributes: Any) -> Markup:
-    """An element around `content`.
+    """Element around `content`.
 
-    Underscores in attribute names become dashes, one at the end goes (`class_`).  True writes the
-    name alone; None and False leave it out.
+    Underscores in attribute names become dashes; one at the end is removed (`class_`).  True
+    writes the name alone; None and False omit the attribute.
     """
     return Markup(f"<{name}{_attributes(attributes)}>{''.join(content)}</{name}>")
 
 
 def void(name: str, /, **attributes: Any) -> Markup:
-    """An element without content."""
+    """Element without content."""
     return Markup(f"<{name}{_attributes(attributes)}/>")
 
 
 def text(value: Any) -> Markup:
-    """Anything, as text: nothing in it is markup."""
+    """Escape any value as text."""
     return Markup(html.escape(str(value), quote=True))
 
 
 def join(parts: Iterable[Markup]) -> Markup:
-    """Markup one after the other."""
+    """Concatenate markup."""
     return Markup("".join(parts))
 
 
 def table(
     heads: Sequence[str], rows: Iterable[Sequence[Markup]], class_: str | None = None
 ) -> Markup:
-    """Rows of Markup cells under plain headings; scrolls sideways where it does not fit."""
+    """Table of Markup cells under plain headings; scrolls sideways where it does not fit."""
     head = tag("tr", *(tag("th", text(name), scope="col") for name in heads))
     body = [tag("tr", *(tag("td", cell) for cell in row)) for row in rows]
     return tag(
@@ -207,12 +210,8 @@ def _attributes(attributes: dict[str, Any]) -> str:
     return written
 
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""for the browser: nothing is fetched and nothing runs, whatever the content holds"""
-
-
 def document(title: str, body: Markup, css: str = "") -> str:
-    """A whole page in the report's style, with `css` added to it."""
+    """Whole page in the style of the report, with `css` appended."""
     head = tag(
         "head",
         void("meta", charset="utf-8"),
@@ -225,7 +224,7 @@ def document(title: str, body: Markup, css: str = "") -> str:
 
 
 def write_document(page: str, out: Path) -> None:
-    """Write whole or not at all.  Raises UserError where `out` cannot be written."""
+    """Write a page, whole or not at all.  Raises UserError where `out` cannot be written."""
     part = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

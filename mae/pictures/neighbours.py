@@ -13,11 +13,11 @@ from mae.pictures.drawing import displayable, to_pil
 from mae.pictures.sheet import Cell, Sheet
 
 WORDS = {"mean": "the mean patch token", "cls": "the class token"}
-"""names of pooled features, for people"""
+"""descriptions of pooled features"""
 
 
 class Neighbours(NamedTuple):
-    """The nearest rows of each query, nearest first."""
+    """Nearest rows of each query, nearest first."""
 
     rows: npt.NDArray[np.int64]
     """[m k]"""
@@ -26,9 +26,9 @@ class Neighbours(NamedTuple):
 
 
 def nearest(queries: Matrix, among: Matrix, k: int) -> Neighbours:
-    """The `k` rows of `among` [n d] of largest cosine to each query [m d]; all where it has fewer.
+    """Rows of `among` [n d] with the `k` largest cosines to each query [m d]; all if fewer.
 
-    Of rows equally near the earlier ones come first.
+    Ties: earlier rows come first.
     """
     cosine = directions(queries) @ directions(among).T
     rows = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
@@ -45,27 +45,27 @@ def neighbours_sheet(
     title: str,
     feature: str = "mean",
 ) -> Sheet:
-    """A row for each query: itself, and its neighbours with their similarity.
+    """Sheet with a row per query: the query, then its neighbours with their similarity.
 
-    `pictures` are the neighbours of each query, integers [k c h w]; `captions` name them;
-    `feature` is what they are near in.
+    `pictures`: the neighbours of each query, integers [k c h w]; `captions`: their names;
+    `searched`: number of images searched; `feature`: name of the feature compared.
     """
     shown = displayable(queries).cpu()
     rows = []
-    for picture, name, near, said, cosine in zip(
+    for picture, name, near, words, cosine in zip(
         shown, names, pictures, captions, found.cosine, strict=True
     ):
         cells = [
-            Cell(to_pil(one), f"{similarity:.3f}\n{words}")
-            for one, words, similarity in zip(displayable(near), said, cosine, strict=True)
+            Cell(to_pil(one), f"{similarity:.3f}\n{caption}")
+            for one, caption, similarity in zip(displayable(near), words, cosine, strict=True)
         ]
         rows.append([Cell(to_pil(picture), name), *cells])
     notes = [
         f"The nearest of {searched:,} images, by cosine similarity of "
         f"{WORDS.get(feature, f'the feature `{feature}`')} (below each, with key and class). A "
         "query that is among them finds itself first.",
-        "Raw cosines often all lie close together: their order tells more than their size, and "
-        "neighbours are a smoke signal, not a verdict.",
+        "Raw cosines often all lie close together: their order is more informative than their "
+        "size, and neighbours are a smoke signal, not a verdict.",
     ]
     heads = ["query", *(f"{place + 1}." for place in range(found.rows.shape[1]))]
     return Sheet(title, heads, rows, notes)

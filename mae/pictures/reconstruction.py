@@ -1,4 +1,4 @@
-"""`mae reconstruct` of any objective: original, reconstruction, error, and PSNR."""
+"""Sheet and PSNR of `mae reconstruct` for any objective: original, reconstruction, error."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
 
 BATCH = 64
-"""images at a time"""
+"""images per batch"""
 
-LEAST = 1e-10
-"""mean squared error that counts as none: 100 dB"""
+MIN_MSE = 1e-10
+"""smallest mean squared error, which is 100 dB"""
 
-USUAL_MOST = 0.98
-"""share of the pixels whose error lies within the scale"""
+SCALE_QUANTILE = 0.98
+"""quantile of the error at the upper end of the scale"""
 
 
 class ReconstructionRequest(NamedTuple):
@@ -28,18 +28,18 @@ class ReconstructionRequest(NamedTuple):
     """integers [b c h w], on the device of the objective"""
     names: list[str]
     seeds: Tensor
-    """[b] of the noise"""
+    """[b] seeds of the noise"""
     count: int
-    """of the first images, which are drawn"""
+    """number of images on the sheet, from the first"""
     measured: int
-    """of the first images, which the figures are of"""
+    """number of images that the figures are computed on, from the first"""
     title: str
     mask: str | None
-    """pattern of what is hidden, where it was chosen"""
+    """pattern of the mask; None: that of the run"""
     mask_ratios: Sequence[float]
-    """shares of the image to hide, where they were chosen"""
+    """shares of the image to hide; empty: that of the run"""
     columns: Sequence[str]
-    """of the sheet; empty: the usual ones"""
+    """columns of the sheet; empty: all"""
 
 
 class ReconstructionReport(NamedTuple):
@@ -47,18 +47,18 @@ class ReconstructionReport(NamedTuple):
 
     sheet: Sheet
     figures: dict[str, Any]
-    """of the JSON file beside it"""
+    """content of the JSON file beside the sheet"""
     lines: list[str]
-    """for the person"""
+    """lines to print"""
 
 
 class Quality(NamedTuple):
-    """PSNR in dB, the mean over images; of hidden pixels alone where parts are hidden."""
+    """PSNR in dB, mean over images; over hidden pixels only, where the objective masks."""
 
     images: int
     psnr: float
     psnr_mean_image: float | None
-    """of the mean of the other images, at each pixel; None for a single image"""
+    """of the mean of the other images at each pixel; None for a single image"""
     psnr_mean_pixel: float
     """of each image's own mean colour"""
 
@@ -68,11 +68,11 @@ def reconstruct(
 ) -> ReconstructionReport:
     """Sheet and PSNR of the objective `name`, which has a method `reconstruct`.
 
-    Raises UserError for options that only other objectives have.
+    Raises UserError for mask options, which only other objectives have.
     """
     if request.mask is not None or request.mask_ratios:
         key = "--mask-ratio" if request.mask is None else "--mask"
-        raise UserError(f"{key}: objective {name} has no masks to choose: leave it out")
+        raise UserError(f"{key}: objective {name} has no masks to choose: remove it")
     images, seeds = request.images[: request.count], request.seeds[: request.count]
     made = reconstructions(objective, images, seeds)
     sheet = reconstruction_sheet(images, request.names[: request.count], made, request)
@@ -98,7 +98,7 @@ def reconstructions(objective: Objective, images: Tensor, seeds: Tensor) -> Reco
 
 
 def measure(objective: Objective, images: Tensor, seeds: Tensor) -> Quality:
-    """PSNR of the reconstructions of integer images [b c h w], beside trivial predictors."""
+    """PSNR of the reconstructions of integer images [b c h w] and of trivial predictors."""
     total = sum(unit(part).double().sum(dim=0) for part in images.split(BATCH))
     found: dict[str, list[Tensor]] = {"model": [], "mean image": [], "mean pixel": []}
     for part, noise in zip(images.split(BATCH), seeds.split(BATCH), strict=True):
@@ -117,21 +117,21 @@ def measure(objective: Objective, images: Tensor, seeds: Tensor) -> Quality:
 
 
 def psnr(errors: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB, of mean squared errors of values in [0, 1]."""
-    return -10 * errors.clamp(min=LEAST).log10()
+    """Peak signal-to-noise ratio in dB from mean squared errors of values in [0, 1]."""
+    return -10 * errors.clamp(min=MIN_MSE).log10()
 
 
 def unit(images: Tensor) -> Tensor:
-    """Integer images in [0, 1], on the CPU."""
+    """Scale integer images to [0, 1], on the CPU."""
     return images.cpu().float() / torch.iinfo(images.dtype).max
 
 
 def reconstruction_sheet(
     images: Tensor, names: Sequence[str], made: Reconstruction, request: ReconstructionRequest
 ) -> Sheet:
-    """A row for each image: itself, what is left of it where parts are hidden, and what came of it.
+    """Sheet with a row per image: original, masked (where there is a mask), reconstruction, error.
 
-    Raises UserError for columns that there are not.
+    Raises UserError for columns that do not exist.
     """
     truth, shown = unit(images), displayable(images.cpu())
     mask = torch.ones_like(truth) if made.mask is None else made.mask
@@ -139,7 +139,7 @@ def reconstruction_sheet(
     squared = (made.pasted - truth).square() * mask
     quality = psnr(squared.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1))
     top = max(
-        torch.quantile(errors.flatten().double()[:: _stride(errors)], USUAL_MOST).item(), 1e-6
+        torch.quantile(errors.flatten().double()[:: _stride(errors)], SCALE_QUANTILE).item(), 1e-6
     )
     size = (truth.shape[-2], truth.shape[-1])
     cells = {"original": [Cell(to_pil(one), name) for one, name in zip(shown, names, strict=True)]}
@@ -165,7 +165,7 @@ def reconstruction_sheet(
 
 
 def _stride(values: Tensor, most: int = 2**22) -> int:
-    """Every so many of the values are few enough for torch.quantile."""
+    """Stride that leaves at most `most` values, the limit of torch.quantile."""
     return -(-values.numel() // most)
 
 

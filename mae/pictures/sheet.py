@@ -1,4 +1,4 @@
-"""A sheet: rows of captioned pictures under common headings; and how it is drawn as one image."""
+"""Sheets of captioned pictures under common headings, drawn as one image or as an HTML page."""
 
 import base64
 import io
@@ -12,42 +12,49 @@ from mae.pictures.drawing import STEPS, css_gradient, ramp
 from mae.pictures.html import Markup, document, join, tag, text, void
 
 GAP = 6
+"""pixels between pictures"""
+
 LINE = 17
+"""height of a line of text in pixels"""
+
 SMALLEST, LARGEST = 160, 256
-"""longest side of a picture on the sheet, in pixels"""
+"""minimum and maximum of the longest side of a picture on the sheet, in pixels"""
 
 CROWDED = 8
-"""columns from which on pictures are at most SMALLEST"""
+"""number of columns from which pictures are at most SMALLEST"""
 
 WIDEST_HEAD = 130
-"""pixels that a heading may widen its column to"""
+"""maximum width in pixels to which a heading widens its column"""
 
 NARROWEST, WIDEST = 480, 1600
-"""pixels; wider only where the columns of one row are"""
+"""minimum and maximum width of a sheet in pixels; wider only for one block of wide rows"""
 
 MOST_ROWS = 4
-"""with more, two columns of rows stand side by side where there is room"""
+"""largest number of rows in one block; more are split into two blocks side by side, if they fit"""
 
 SCALE_WIDTH, SCALE_HEIGHT = 220, 10
 INK, SOFT = "#1c1d1f", "#62666d"
 
 UNDRAWABLE = {ord("²"): "2", ord("√"): "sqrt ", ord("·"): "*", ord("–"): "-"}
-"""not in Pillow's font; in HTML they stay"""
+"""replacements of characters that Pillow's font lacks; HTML keeps the originals"""
+
+FEW = 5
+"""number of columns that fit into one line of a wide screen"""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Cell(NamedTuple):
-    """A picture at its own size, and what is said below it."""
+    """Picture at its own size, with a caption below it."""
 
     picture: Image.Image
-    """RGB, or RGBA where parts are left blank"""
+    """RGB, or RGBA where parts are blank"""
     caption: str = ""
-    """lines"""
+    """lines of text"""
 
 
 class Scale(NamedTuple):
-    """What the colours of heat maps mean."""
+    """Legend of the colour map: its meaning, and the values at both ends."""
 
     meaning: str
     low: str
@@ -55,20 +62,20 @@ class Scale(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """What is shown, and the words around it."""
+    """Sheet: rows of pictures with title, headings, notes and scale."""
 
     title: str
     heads: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str]
-    """what is seen, in sentences"""
+    """explanations, a sentence or more each"""
     scale: Scale | None = None
 
 
 def draw_sheet(sheet: Sheet) -> Image.Image:
-    """The sheet as one picture: title, headings, rows, and below them the scale and the notes.
+    """Draw a sheet as one picture: title, headings, rows, then the scale and the notes.
 
-    Small pictures are enlarged by whole factors without smoothing, large ones reduced.
+    Small pictures are enlarged by integer factors without smoothing, large ones reduced.
     """
     font, small = ImageFont.load_default(14), ImageFont.load_default(12)
     most = SMALLEST if len(sheet.heads) >= CROWDED else LARGEST
@@ -120,7 +127,7 @@ def _draw_cell(
 
 
 def fitted(picture: Image.Image, most: int = LARGEST) -> Image.Image:
-    """Enlarged by a whole factor to SMALLEST at least, or reduced to `most`."""
+    """Enlarge by an integer factor to at least SMALLEST, or reduce to `most`."""
     side = max(picture.size)
     if side <= most:
         factor = max(1, -(-SMALLEST // side)) if side < SMALLEST else 1
@@ -132,7 +139,7 @@ def fitted(picture: Image.Image, most: int = LARGEST) -> Image.Image:
 
 
 def wrapped(words: str, font: Font, width: float) -> list[str]:
-    """Lines of at most `width` pixels, broken between words."""
+    """Wrap text into lines of at most `width` pixels, broken between words."""
     lines = [""]
     for word in words.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -144,7 +151,7 @@ def wrapped(words: str, font: Font, width: float) -> list[str]:
 
 
 def shortened(words: str, font: Font, width: float) -> str:
-    """At most `width` pixels of `words`, with … in the middle where something is left out."""
+    """Shorten text to at most `width` pixels, with … in the middle."""
     kept = len(words)
     cut = words
     while kept and font.getlength(cut) > width:
@@ -167,7 +174,7 @@ def _write(
 
 
 def _draw_scale(canvas: Image.Image, scale: Scale, font: Font, y: int) -> int:
-    """The ramp with its two ends named; returns where the next line goes."""
+    """Draw the colour map with the values at its ends; return the y of the next line."""
     _write(canvas, (GAP, y), scale.meaning, font, INK)
     x = round(2 * GAP + font.getlength(scale.low))
     _write(canvas, (GAP, y + LINE), scale.low, font, INK)
@@ -201,12 +208,9 @@ h1 { font-size: 22px; }
 @media print { .scale i { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
-FEW = 5
-"""columns that fit into one line of a wide screen"""
-
 
 def render_sheet(sheet: Sheet) -> str:
-    """The whole page."""
+    """Write a sheet as an HTML page."""
     class_ = "strip few" if len(sheet.heads) <= FEW else "strip"
     strips = [tag("section", *map(_figure, sheet.heads, row), class_=class_) for row in sheet.rows]
     body = tag(
@@ -242,7 +246,7 @@ def _scale(scale: Scale | None) -> Markup:
 
 
 def data_uri(picture: Image.Image) -> str:
-    """A picture inside the page, without loss."""
+    """Picture as a data URI (PNG)."""
     file = io.BytesIO()
     picture.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

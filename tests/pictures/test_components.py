@@ -4,7 +4,7 @@ import torch
 
 from mae.base.errors import UserError
 from mae.pictures.components import (
-    border,
+    border_mask,
     components_sheet,
     principal_components,
     without_position_mean,
@@ -17,7 +17,7 @@ def tokens(b=3, d=8, seed=0) -> torch.Tensor:
     """A bright object in the middle of each image, and noise."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(b, 30, d, generator=generator) * torch.linspace(0.3, 0.05, d)
-    values[:, ~border(GRID), 0] += 4
+    values[:, ~border_mask(GRID), 0] += 4
     return values
 
 
@@ -28,7 +28,7 @@ def test_components_are_those_of_a_singular_value_decomposition():
     left, singular, _ = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
     for i in range(3):
         scores = left[:, i] * singular[i]
-        middle = ~border(GRID).repeat(3).numpy()
+        middle = ~border_mask(GRID).repeat(3).numpy()
         scores *= np.sign(scores[middle].mean() - scores[~middle].mean())
         low, high = np.quantile(scores, [0.01, 0.99])
         expected = np.clip((scores - low) / (high - low), 0, 1).reshape(3, 30)
@@ -52,8 +52,8 @@ def test_mirrored_features_give_the_same_colours():
 def test_the_foreground_is_what_lies_in_the_middle_and_is_fitted_alone():
     given = tokens()
     found = principal_components(given, GRID, foreground=0.5)
-    assert torch.equal(found.is_shown, ~border(GRID).expand(3, -1))
-    rest = given[:, ~border(GRID)]
+    assert torch.equal(found.is_shown, ~border_mask(GRID).expand(3, -1))
+    rest = given[:, ~border_mask(GRID)]
     alone = principal_components(rest, (4, 3))
     np.testing.assert_allclose(found.explained, alone.explained, rtol=1e-6)
 
