@@ -1,4 +1,4 @@
-"""A tiny frozen encoder, and a run folder that holds it, for the evaluations that train a head."""
+"""Tiny frozen encoder and its run folder, for evaluations that train a head."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ CONFIG = config_type("mae")(
 
 
 def tiny_objective():
-    """The same weights each time, in evaluation mode."""
+    """Model with the same weights each time, in evaluation mode."""
     return build_objective(CONFIG).eval()
 
 

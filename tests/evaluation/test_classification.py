@@ -1,4 +1,4 @@
-"""Judging a classifier, against scikit-learn and plain NumPy."""
+"""Evaluation of a classifier, against scikit-learn and plain NumPy."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def small_batches(monkeypatch):
 
 @pytest.fixture
 def images(make_shards, tmp_path):
-    """22 of them, of classes 0 to 2."""
+    """22 images of classes 0 to 2."""
     return opened(make_shards(tmp_path, 22))
 
 
@@ -42,7 +42,7 @@ def opened(pattern) -> Images:
 
 
 def logits(pixels: torch.Tensor) -> torch.Tensor:
-    """Of 7 classes: a fixed random projection of the pixels."""
+    """Logits of 7 classes: a fixed random projection of the pixels."""
     weight = torch.randn(3 * 64, CLASSES, generator=torch.Generator().manual_seed(0))
     return (pixels.float() / 255 - 0.5).flatten(1) @ weight
 
@@ -64,7 +64,7 @@ def scores_of(images: Images) -> np.ndarray:
     )
 
 
-def test_numbers_are_those_of_scikit_learn(images, small_batches):
+def test_numbers_equal_scikit_learn(images, small_batches):
     predictions, scores = of(images), scores_of(images)
     labels = images.manifest.label
     np.testing.assert_array_equal(predictions.labels, labels)
@@ -86,7 +86,7 @@ def test_numbers_are_those_of_scikit_learn(images, small_batches):
 
 
 @pytest.mark.parametrize("processes", [2, 3, 8])
-def test_several_processes_come_to_the_same_bits(images, small_batches, processes):
+def test_several_processes_give_bitwise_equal_results(images, small_batches, processes):
     alone, parts = of(images), []
     for rank in range(processes):
         with pytest.raises(Sent):
@@ -97,7 +97,7 @@ def test_several_processes_come_to_the_same_bits(images, small_batches, processe
 
 
 class Sent(Exception):
-    """A process has sent its part, and waits for the others'."""
+    """Signals that a process has sent its part and waits for the others."""
 
 
 def catch(parts: list):
@@ -108,11 +108,11 @@ def catch(parts: list):
     return gather
 
 
-def test_workers_change_nothing(images, small_batches):
+def test_results_are_independent_of_workers(images, small_batches):
     assert same(of(images, workers=1), of(images))
 
 
-def test_bad_images_are_left_out_and_counted(images, small_batches, make_shards, tmp_path):
+def test_bad_images_are_skipped_and_counted(images, small_batches, make_shards, tmp_path):
     whole = of(images)
     pattern = make_shards(tmp_path / "spoilt", 22)
     spoil(tmp_path / "spoilt", *(f"sample-{number:05d}" for number in (4, 5, 6, 7, 13)))
@@ -128,17 +128,15 @@ def test_bad_images_are_left_out_and_counted(images, small_batches, make_shards,
     assert "17 images, 5 bad" in class_table(report)
 
 
-def test_nothing_that_decodes_is_an_error(make_shards, tmp_path):
+def test_no_decodable_image_is_an_error(make_shards, tmp_path):
     pattern = make_shards(tmp_path, 2)
     spoil(tmp_path, "sample-00000", "sample-00001")
     with pytest.raises(UserError, match="none of 2 images"):
         of(opened(pattern))
 
 
-def test_more_bad_images_than_are_allowed_are_refused_by_all_alike(
-    small_batches, make_shards, tmp_path
-):
-    """Also where each process alone has met few enough."""
+def test_too_many_bad_images_raise_on_all_processes(small_batches, make_shards, tmp_path):
+    """Each process alone may have few enough."""
     pattern = make_shards(tmp_path, 22)
     spoil(tmp_path, *(f"sample-{number:05d}" for number in (4, 5, 8, 9)))
     bad = opened(pattern)
@@ -159,10 +157,10 @@ def test_more_bad_images_than_are_allowed_are_refused_by_all_alike(
 
 
 @pytest.mark.parametrize("trouble", ["gone", "infinite"])
-def test_what_one_process_meets_all_of_them_raise(
+def test_error_of_one_process_is_raised_by_all(
     images, small_batches, tmp_path, monkeypatch, trouble
 ):
-    """Else the others would wait for it for ever."""
+    """Otherwise the others would wait for it forever."""
     error, model = StorageError, logits
     if trouble == "gone":
         next(tmp_path.glob("*-000002.tar")).unlink()  # samples 16 to 21: of process 0 of two, too
@@ -205,7 +203,7 @@ def predictions_of(labels, predicted) -> Predictions:
     )
 
 
-def test_the_report_adds_up():
+def test_report_is_consistent():
     labels, predicted = [0, 0, 0, 1, 1, 3], [0, 1, 1, 1, 0, 4]
     report = class_report(predictions_of(labels, predicted), ["cat", "dog", "eel", "fox", "gnu"])
     by_name = {one["name"]: one for one in report["classes"]}
@@ -225,14 +223,14 @@ def test_the_report_adds_up():
     assert report["balanced_accuracy"] == pytest.approx((1 / 3 + 1 / 2 + 0) / 3)
 
 
-def test_of_many_classes_only_the_commonest_errors_are_on_record():
+def test_many_classes_record_only_the_commonest_errors():
     labels = np.arange(300)
     report = class_report(predictions_of(labels, (labels + 1) % 300), [f"c{i}" for i in range(300)])
     assert "confusion" not in report
     assert len(report["errors"]) == 50 and len(report["classes"]) == 300
 
 
-def test_the_table_is_for_people():
+def test_table_of_the_report():
     names = ["cat", "dog", "eel", "fox", "gnu", "hen"]
     report = class_report(predictions_of([0, 0, 0, 1, 1, 3], [0, 1, 1, 1, 0, 3]), names)
     assert class_table(report, rows=2).splitlines() == [

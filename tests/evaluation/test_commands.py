@@ -1,4 +1,4 @@
-"""`mae features`, `knn`, `probe` and `fewshot` as a person types them."""
+"""Command lines of `mae features`, `knn`, `probe` and `fewshot`."""
 
 import json
 
@@ -14,7 +14,7 @@ FEW = ["--shots", "2", "--percent", "50", "--splits", "2"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, make_shards):
-    """Shards to learn from and, of other sizes, to test on."""
+    """Training shards and, with other sizes, test shards."""
     folder = tmp_path_factory.mktemp("data")
     train = make_shards(folder / "train", 60, shard_size=30, size=(20, 24))
     return train, make_shards(folder / "test", 30, shard_size=30, size=(18, 22))
@@ -32,7 +32,7 @@ def given(data):
     return ["--train", data[0], "--test", data[1]]
 
 
-def test_one_after_the_other_they_encode_once(run, given, capsys):
+def test_commands_share_features_encoded_once(run, given, capsys):
     assert main(["knn", str(run), *given, "--baselines"]) == 0
     printed = capsys.readouterr()
     assert printed.err.count("encoding into") == 6  # three encoders, two data sets
@@ -76,7 +76,7 @@ def test_features_of_a_file_give_the_same_numbers(run, data, given, tmp_path, ca
     assert "exists; nothing is overwritten" in capsys.readouterr().err
 
 
-def test_an_export_is_an_encoder_too(run, given, tmp_path, capsys):
+def test_export_serves_as_encoder(run, given, tmp_path, capsys):
     assert main(["export", str(run), str(tmp_path / "encoder")]) == 0
     before = sorted((tmp_path / "encoder").rglob("*"))
     assert main(["knn", str(tmp_path / "encoder"), *given]) == 0
@@ -101,7 +101,7 @@ def test_features_in_the_cache_are_copied(run, data, tmp_path, capsys):
     assert "a copy of" in capsys.readouterr().err and load_file(out)["mean"].shape == (60, 32)
 
 
-def test_bad_images_are_named_and_on_record(run, given, make_shards, tmp_path, capsys):
+def test_bad_images_are_named_and_recorded(run, given, make_shards, tmp_path, capsys):
     train = make_shards(tmp_path / "shards", 30, size=(20, 24))
     spoil(tmp_path / "shards", "sample-00004")
     out = tmp_path / "knn.json"
@@ -114,14 +114,14 @@ def test_bad_images_are_named_and_on_record(run, given, make_shards, tmp_path, c
     assert "key sample-00004" in report["train"]["left_out"][0]
 
 
-def test_test_images_that_were_learnt_from_are_told_of(run, data, tmp_path, capsys):
+def test_test_images_in_train_are_reported(run, data, tmp_path, capsys):
     out = tmp_path / "knn.json"
     assert main(["knn", str(run), "--train", data[0], "--test", data[0], "--out", str(out)]) == 0
     assert "warning: 60 of the test images are in --train too" in capsys.readouterr().err
     assert json.loads(out.read_text())["test_images_in_train"] == 60
 
 
-def test_features_that_were_learnt_from_are_told_of(run, data, tmp_path, capsys):
+def test_test_features_in_train_are_reported(run, data, tmp_path, capsys):
     file, out = tmp_path / "a.safetensors", tmp_path / "knn.json"
     assert main(["features", str(run), data[0], "--out", str(file)]) == 0
     capsys.readouterr()
@@ -136,7 +136,7 @@ def test_features_that_were_learnt_from_are_told_of(run, data, tmp_path, capsys)
 
 
 @pytest.mark.parametrize("command", ["knn", "probe", "fewshot"])
-def test_wrong_input_is_one_line_and_nothing_written(
+def test_wrong_input_gives_one_line_and_no_files(
     command, run, given, make_shards, tmp_path, capsys
 ):
     bare = make_shards(tmp_path / "bare", 6, labels=False)
@@ -182,7 +182,7 @@ def test_a_wrong_name_and_no_budget_are_refused(run, data, given, tmp_path, caps
     assert "class 0 has 20 samples, not 21" in capsys.readouterr().err
 
 
-def test_what_is_measured_stands_in_the_help(capsys):
+def test_help_describes_what_is_measured(capsys):
     for command, words in {
         "features": "one safetensors file",
         "knn": "For MAE it is a smoke signal only",

@@ -18,7 +18,7 @@ def test_wilson_equals_scipy(right, images):
     assert wilson(right / images, images) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
-def test_the_bootstrap_equals_one_that_draws_every_image():
+def test_bootstrap_equals_drawing_every_image():
     rng = np.random.default_rng(0)
     right, other = rng.random(300) < 0.7, rng.random(300) < 0.6
     found = paired_difference(right.astype(float), other.astype(float), seed=1)
@@ -28,7 +28,7 @@ def test_the_bootstrap_equals_one_that_draws_every_image():
     assert found.interval == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.008)
 
 
-def test_pairing_tells_apart_what_two_intervals_do_not():
+def test_pairing_finds_differences_that_two_intervals_miss():
     right = np.arange(1000) < 700
     other = np.arange(1000) < 685  # wrong on the same images, and on 15 more
     assert wilson(0.7, 1000).low < wilson(0.685, 1000).high
@@ -45,7 +45,7 @@ def test_shares_of_several_probes_are_averaged_first():
 
 
 def test_splits_and_images_are_drawn_together():
-    """Against drawing every split and every image one by one."""
+    """Reference: draws every split and every image one by one."""
     rng = np.random.default_rng(0)
     hard, luck = rng.random(120), np.array([-0.2, -0.05, 0.0, 0.1, 0.2])[:, None]
     right = rng.random((5, 120)) < hard + luck
@@ -57,8 +57,8 @@ def test_splits_and_images_are_drawn_together():
     assert found == pytest.approx(share_right(right, seed=1))
 
 
-def test_the_draw_of_splits_covers_as_it_should():
-    """Of splits that differ by a known deviation alone, the variance of the mean is met."""
+def test_variance_over_splits_is_unbiased():
+    """Splits differ by a known deviation alone: the variance of their mean is known."""
     rng = np.random.default_rng(0)
     variances = []
     for trial in range(60):
@@ -68,7 +68,7 @@ def test_the_draw_of_splits_covers_as_it_should():
     assert np.mean(variances) == pytest.approx(0.1**2 / 5, rel=0.25)
 
 
-def test_images_that_are_all_right_leave_a_doubt():
+def test_interval_stays_open_when_all_images_are_right():
     assert share_right(np.ones((5, 50), bool), seed=0) == wilson(1.0, 50)
     assert share_right(np.ones((1, 50), bool), seed=0) == wilson(1.0, 50)
 

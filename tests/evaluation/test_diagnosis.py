@@ -12,7 +12,7 @@ HEALTH = {
 }
 
 
-def test_features_of_any_objective_are_judged():
+def test_features_of_any_objective_are_diagnosed():
     found = {finding.text: finding.level for finding in diagnose_run(RunRecord(health=[HEALTH]))}
     assert found == {
         "Features are spread out: RankMe 3 of 4": "good",
@@ -20,7 +20,7 @@ def test_features_of_any_objective_are_judged():
     }
 
 
-def test_an_objectives_own_findings_are_among_them():
+def test_findings_of_the_objective_are_included():
     own = Finding("bad", "The code book is dead", "No entry is used.")
     found = diagnose_run(RunRecord([{"step": 1, "epoch": 1.0, "loss": 1.0}], [HEALTH]), [own])
     assert found[0] == own and len(found) == 4

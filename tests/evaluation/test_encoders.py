@@ -55,7 +55,7 @@ def exported(tmp_path_factory):
     return model, folder / "encoder"
 
 
-def test_an_export_for_timm_is_the_same_encoder(exported):
+def test_export_for_timm_equals_the_encoder(exported):
     model, folder = exported
     opened = open_encoder(folder)
     assert opened.step is None
@@ -68,7 +68,7 @@ def test_an_export_for_timm_is_the_same_encoder(exported):
         torch.testing.assert_close(theirs[name], ours.pooled[name], atol=1e-5, rtol=1e-5)
 
 
-def test_its_untrained_counterpart_is_another_and_always_the_same(exported):
+def test_untrained_encoder_differs_and_is_reproducible(exported):
     opened = open_encoder(exported[1])
     module, fresh = opened.untrained()
     assert fresh.sha256 != opened.encoder.sha256
@@ -78,7 +78,7 @@ def test_its_untrained_counterpart_is_another_and_always_the_same(exported):
     }
 
 
-def test_folders_that_hold_no_encoder_are_refused(exported, tmp_path):
+def test_folders_without_encoder_are_refused(exported, tmp_path):
     with pytest.raises(UserError, match=r"no run here \(no config.yaml\)"):
         open_encoder(tmp_path)
     (tmp_path / "config.json").write_text("{}")
@@ -96,7 +96,7 @@ def test_folders_that_hold_no_encoder_are_refused(exported, tmp_path):
         open_encoder(tmp_path)
 
 
-def test_weights_are_told_apart_by_name_shape_and_value():
+def test_sha256_depends_on_name_shape_and_value():
     def linear(value=1.0, shape=(2, 3), name="weight"):
         module = nn.Module()
         module.register_parameter(name, nn.Parameter(torch.full(shape, value)))
@@ -120,7 +120,7 @@ def test_pixels_are_means_of_squares():
 
 
 def changed(config, model, weights, name) -> tuple[bool, bool]:
-    """Whether the name of the features changes with some weights, and they themselves."""
+    """Two flags: the identity of the features changes with some weights; the features change."""
     before = objective_encoder(config, model)
     with torch.no_grad():
         vectors = before.encode(IMAGES)[name].clone()
@@ -130,7 +130,7 @@ def changed(config, model, weights, name) -> tuple[bool, bool]:
     return after.sha256 != before.sha256, not same
 
 
-def test_features_are_known_by_the_weights_that_encode():
+def test_features_are_identified_by_encoding_weights():
     model = build_objective(CONFIG).eval()
     assert isinstance(model, MaskedAutoencoder)
     assert changed(CONFIG, model, model.decoder.pred.weight, "mean") == (False, False)
@@ -138,8 +138,8 @@ def test_features_are_known_by_the_weights_that_encode():
     assert changed(CONFIG, model, weights, "mean") == (True, True)
 
 
-def test_those_of_any_objective_by_all_of_its_weights(monkeypatch):
-    """Which of them encode is for the objective to say."""
+def test_identity_of_any_objective_uses_all_its_weights(monkeypatch):
+    """The objective declares which of its weights encode."""
     monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
     config = load_config(None, ["data.img_size=16"], {"objective": "toy"})
     model = build_objective(config).eval()
@@ -151,7 +151,7 @@ def test_those_of_any_objective_by_all_of_its_weights(monkeypatch):
     assert objective_encoder(config, model).name == "pretrained"
 
 
-def test_a_classifiers_average_is_what_its_features_are_of(tmp_path):
+def test_classifier_features_use_averaged_weights(tmp_path):
     run = untrained_run(tmp_path / "run", classifier_config())
     opened = open_encoder(run)
     assert opened.encoder.name == "fine-tuned" and opened.objective == "classifier"
@@ -165,7 +165,7 @@ def test_a_classifiers_average_is_what_its_features_are_of(tmp_path):
     assert opened.encoder.sha256 == weights_sha256(opened.module.get_submodule("encoder"))
 
 
-def test_what_an_encoder_gives_is_seen_from_one_image(monkeypatch):
+def test_encoder_outputs_from_one_image(monkeypatch):
     model = build_objective(CONFIG).eval()
     encode = objective_encoder(CONFIG, model).encode
     assert encoder_outputs(model, encode, (16, 16), CONFIG) == (["mean", "cls"], (4, 4))

@@ -34,7 +34,7 @@ def images(make_shards, tmp_path):
     return Images(build_manifest([make_shards(tmp_path / "shards", 12)], "test"), 3)
 
 
-def test_what_was_encoded_once_is_read_again(objective, images, tmp_path, monkeypatch):
+def test_cached_features_are_reused(objective, images, tmp_path, monkeypatch):
     said = []
     first = cached_features(tmp_path, Config(), objective, images, log=said.append)
     assert first.labels.tolist() == [i % 3 for i in range(12)]
@@ -47,7 +47,7 @@ def test_what_was_encoded_once_is_read_again(objective, images, tmp_path, monkey
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
-def test_a_file_with_tokens_serves_those_who_want_none(objective, images, tmp_path):
+def test_file_with_tokens_serves_pooled_requests(objective, images, tmp_path):
     whole = cached_features(tmp_path, Config(), objective, images, tokens=True)
     assert whole.vectors["tokens"].ndim == 3
     pooled = whole.vectors["tokens"].astype(np.float64).mean(axis=1)
@@ -55,7 +55,7 @@ def test_a_file_with_tokens_serves_those_who_want_none(objective, images, tmp_pa
     assert cached_features(tmp_path, Config(), objective, images).path == whole.path
 
 
-def test_everything_that_decides_the_numbers_makes_another_name(objective, images, make_shards):
+def test_identity_covers_everything_that_changes_features(objective, images, make_shards):
     config = Config()
     known = [identity(objective_encoder(config, objective), images)]
 
@@ -80,7 +80,7 @@ def test_everything_that_decides_the_numbers_makes_another_name(objective, image
     assert not is_new(config, objective, images)
 
 
-def test_bad_images_are_left_out_named_and_counted(objective, make_shards, tmp_path):
+def test_bad_images_are_skipped_named_and_counted(objective, make_shards, tmp_path):
     pattern = make_shards(tmp_path / "shards", 12)
     spoil(tmp_path / "shards", "sample-00003", "sample-00008")
     images = Images(build_manifest([pattern], "test"), 3)
@@ -96,7 +96,7 @@ def test_bad_images_are_left_out_named_and_counted(objective, make_shards, tmp_p
     assert list((tmp_path / "few").iterdir()) == []
 
 
-def test_nothing_readable_is_an_error(objective, make_shards, tmp_path):
+def test_no_readable_image_is_an_error(objective, make_shards, tmp_path):
     pattern = make_shards(tmp_path / "shards", 2)
     spoil(tmp_path / "shards", "sample-00000", "sample-00001")
     images = Images(build_manifest([pattern], "test"), 3)
@@ -113,7 +113,7 @@ def test_unlabelled_images_have_label_minus_one(objective, make_shards, tmp_path
     assert read_features(out).metadata["step"] == "7"
 
 
-def test_a_file_of_any_name_in_the_folder_is_read(objective, images, tmp_path):
+def test_cache_finds_files_of_any_name(objective, images, tmp_path):
     encoder, folder = objective_encoder(Config(), objective), tmp_path / "features"
     write_features(encoder, images, folder / "mine.safetensors", tokens=True, log=silent)
     (folder / "damaged.safetensors").write_bytes(b"nothing")
@@ -124,7 +124,7 @@ def test_a_file_of_any_name_in_the_folder_is_read(objective, images, tmp_path):
     assert load_or_encode(encoder, other, folder, log=silent).path.name != "mine.safetensors"
 
 
-def test_a_copy_is_what_would_be_written(objective, images, tmp_path):
+def test_copy_equals_written_file(objective, images, tmp_path):
     encoder, folder = objective_encoder(Config(), objective), tmp_path / "features"
     out, asked = tmp_path / "out.safetensors", {"step": 5, "log": silent}
     assert not copy_features(encoder, images, folder, out, tokens=False, **asked)

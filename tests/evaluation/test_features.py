@@ -25,7 +25,7 @@ def opened(pattern) -> Images:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_every_image_alone_gives_its_row(make_shards, tmp_path, encoder, workers):
+def test_rows_equal_images_encoded_alone(make_shards, tmp_path, encoder, workers):
     images = opened(make_shards(tmp_path, 10))
     batches = list(encode_images(encoder, images, tokens=True, batch_size=4, workers=workers))
     assert [batch.samples for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
@@ -50,14 +50,14 @@ def test_bad_images_have_no_row_and_are_named(make_shards, tmp_path, encoder):
     assert "key sample-00002" in batches[1].bad[0].reason
 
 
-def test_a_shard_that_is_gone_ends_it(make_shards, tmp_path, encoder):
+def test_missing_shard_raises(make_shards, tmp_path, encoder):
     images = opened(make_shards(tmp_path, 8))
     next(tmp_path.glob("*.tar")).unlink()
     with pytest.raises(StorageError):
         list(encode_images(encoder, images))
 
 
-def test_what_half_precision_cannot_hold_is_refused(make_shards, tmp_path, encoder):
+def test_features_beyond_half_precision_are_refused(make_shards, tmp_path, encoder):
     images = opened(make_shards(tmp_path, 4))
     for factor in (1e6, float("nan")):
         large = encoder._replace(encode=lambda x, f=factor: {"mean": torch.ones(len(x), 2) * f})

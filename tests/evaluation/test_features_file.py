@@ -32,7 +32,7 @@ def write(path, most, rows=11, piece=4):
 
 
 @pytest.mark.parametrize("most", [11, 12, 1000])
-def test_any_library_reads_what_was_written_row_by_row(tmp_path, most, monkeypatch):
+def test_safetensors_reads_files_written_row_by_row(tmp_path, most, monkeypatch):
     monkeypatch.setattr(features_file, "CHUNK", 13)  # columns that move do so in many pieces
     write(tmp_path / "f.safetensors", most)
     theirs = load_file(tmp_path / "f.safetensors")
@@ -61,20 +61,20 @@ def test_fewer_rows_make_a_smaller_file(tmp_path):
     assert sizes[0] - sizes[1] >= 8 * (8 + 8 + 6 * 2 + 15 * 2)
 
 
-def test_an_error_leaves_nothing(tmp_path):
+def test_error_leaves_no_file(tmp_path):
     with pytest.raises(RuntimeError), new_file(tmp_path / "f") as part:
         part.write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_written_is_said_in_one_line(tmp_path):
+def test_write_error_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"), new_file(tmp_path / "file" / "f"):
         raise AssertionError("not reached")
 
 
-def test_files_that_are_none_or_not_whole_are_refused(tmp_path):
+def test_other_and_incomplete_files_are_refused(tmp_path):
     path = tmp_path / "f.safetensors"
     with pytest.raises(UserError, match="no file of features"):
         read_features(path)

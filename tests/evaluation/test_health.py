@@ -1,4 +1,4 @@
-"""Measured on real shards with tiny models; the numbers themselves against plain computations."""
+"""Health on real shards with tiny models; its numbers against plain computations."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def model():
 
 
 def health_of(*arguments, **options) -> Health:
-    """Without the sums of an objective's own."""
+    """Health without the objective's own sums."""
     health, sums = measure_health(*arguments, **options)
     assert not len(sums)
     return health
@@ -87,7 +87,7 @@ def spoil(folder: Path, *keys: str) -> None:
                 file.write(b"x" * size)
 
 
-def test_every_number_agrees_with_its_own_computation(shards, model):
+def test_every_number_equals_a_plain_computation(shards, model):
     images = opened(shards)
     found = health_of(model, images, 0.9, seed=3, limit=1000)
     views = CentredViews(images, model.img_size, 0.9)
@@ -100,8 +100,8 @@ def test_every_number_agrees_with_its_own_computation(shards, model):
     assert found.cosine == pytest.approx(mean_cosine(features), abs=1e-5)
 
 
-def test_two_processes_measure_what_one_does(shards, model, tmp_path):
-    """All of a row, with the sums of an objective's own."""
+def test_two_processes_give_the_results_of_one(shards, model, tmp_path):
+    """Whole rows, with the objective's own sums."""
     alone = IMPLEMENTATION.measure(model, mae_held_out(opened(shards)))
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
@@ -132,7 +132,7 @@ def test_the_same_images_each_time_and_no_more_than_the_limit(shards, model):
     assert min(np.histogram(drawn, 4, (0, 1000))[0]) > 50  # from everywhere
 
 
-def test_training_goes_on_as_if_nothing_had_happened(shards, model):
+def test_measuring_does_not_change_training(shards, model):
     model.train()
     gradient = torch.ones_like(model.encoder.cls_token)
     model.encoder.cls_token.grad = gradient.clone()
@@ -175,8 +175,8 @@ def test_a_batch_of_nothing_but_bad_images_is_counted_too(make_shards, tmp_path,
         health_of(model, images, 1.0, 0, 1000)
 
 
-def test_storage_that_fails_on_one_process_is_told_to_all(make_shards, tmp_path, model):
-    """Else one would raise, and the others would wait for it in `gather`."""
+def test_storage_error_of_one_process_is_raised_by_all(make_shards, tmp_path, model):
+    """Otherwise one would raise, and the others would wait for it in `gather`."""
     healthy = opened(make_shards(tmp_path / "shards", COUNT))
     for number in range(COUNT):
         healthy[number]  # keeps the shards open
@@ -195,7 +195,7 @@ def test_storage_that_fails_on_one_process_is_told_to_all(make_shards, tmp_path,
     assert model.training
 
 
-def test_labels_where_there_are_enough_of_them(shards, make_shards, tmp_path, model):
+def test_accuracies_need_enough_labels(shards, make_shards, tmp_path, model):
     found = health_of(model, opened(shards), 1.0, 0, 1000)
     assert found.knn is not None and found.probe is not None and found.chance is not None
     assert found.probe > 0.6  # direction of a gradient, seen by an untrained encoder
@@ -216,7 +216,7 @@ def test_random_labels_score_as_chance(make_tar, make_image, make_shards, tmp_pa
     assert found.probe == pytest.approx(1 / 3, abs=0.1)
 
 
-def test_a_collapsed_encoder_shows_in_every_number(shards, model):
+def test_collapsed_encoder_changes_every_number(shards, model):
     with torch.no_grad():
         model.encoder.norm.weight.zero_()
         model.encoder.norm.bias.fill_(1.0)
@@ -226,7 +226,7 @@ def test_a_collapsed_encoder_shows_in_every_number(shards, model):
     assert found.dead == 1 and found.cosine == pytest.approx(1)
 
 
-def test_weights_that_are_no_numbers_are_told_as_such(shards, model):
+def test_non_finite_weights_give_nan(shards, model):
     with torch.no_grad():
         model.encoder.norm.bias.fill_(math.nan)
     found = health_of(model, opened(shards), 1.0, 0, 1000)
@@ -236,7 +236,7 @@ def test_weights_that_are_no_numbers_are_told_as_such(shards, model):
 
 
 def test_an_objective_without_pooled_features_is_refused_on_every_process(shards, model):
-    """Also on one that had no images to find it out from: the others wait for it."""
+    """Also on a process without images, on which the others wait."""
     sent = []
     model.encode = lambda images: Features({})
 

@@ -30,7 +30,7 @@ def plain_accuracy(train, labels, test, test_labels, k, temperature):
 
 
 @pytest.mark.parametrize("k", [1, 7, 20])
-def test_equal_to_a_plain_loop_in_whatever_batches(k, monkeypatch):
+def test_equals_a_plain_loop_for_any_batch_size(k, monkeypatch):
     (train, labels), (test, test_labels) = clouds(150), clouds(90, seed=1)
     expected = plain_accuracy(train, labels, test, test_labels, k, 0.07)
     assert 0.4 < expected < 0.98  # hard enough to tell rules apart
@@ -39,7 +39,7 @@ def test_equal_to_a_plain_loop_in_whatever_batches(k, monkeypatch):
     assert knn_accuracy(train, labels, test, test_labels, k=k) == expected
 
 
-def test_near_neighbours_weigh_more_and_less_so_when_hot():
+def test_temperature_controls_the_weight_of_near_neighbours():
     train = np.array([[1, 0], [0.6, 0.8], [0.6, -0.8]], np.float32)
     labels, test = np.array([3, 8, 8]), np.array([[1, 0]], np.float32)
     assert knn_accuracy(train, labels, test, np.array([3]), k=3, temperature=0.07) == 1
@@ -58,7 +58,7 @@ def test_one_class_is_always_right():
     assert knn_accuracy(train, np.full(30, 4), train, np.full(30, 5)) == 0
 
 
-def test_of_equal_neighbours_the_first_count_and_of_equal_votes_the_smallest_class():
+def test_ties_go_to_first_neighbours_and_smallest_class():
     same = np.ones((6, 3), np.float32)
     labels = np.array([2, 1, 1, 2, 2, 2])
     one = same[:1]
@@ -67,7 +67,7 @@ def test_of_equal_neighbours_the_first_count_and_of_equal_votes_the_smallest_cla
     assert knn_accuracy(same, labels, one, np.array([2]), k=5) == 1
 
 
-def test_the_length_of_a_vector_does_not_matter_and_zeros_do_no_harm():
+def test_length_is_ignored_and_zero_vectors_are_allowed():
     (train, labels), (test, test_labels) = clouds(60), clouds(40, seed=1)
     lengths = np.random.default_rng(0).uniform(0.1, 9, (60, 1)).astype(np.float32)
     before = knn_accuracy(train, labels, test, test_labels)
@@ -76,7 +76,7 @@ def test_the_length_of_a_vector_does_not_matter_and_zeros_do_no_harm():
     assert np.isfinite(knn_accuracy(train * 0, labels, test, test_labels))
 
 
-def test_the_classes_themselves_are_those_of_the_plain_rule():
+def test_classes_equal_a_plain_loop():
     (train, labels), (test, _) = clouds(150), clouds(90, seed=1)
     found = knn_classes(train, labels * 100, test)
     unit, other = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in (train, test))

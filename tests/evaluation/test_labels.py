@@ -6,7 +6,7 @@ from mae.evaluation.labels import DatasetLabels, check_labels
 
 
 def test_classes_of_other_names_are_refused(tmp_path):
-    """The same labels, but what stands for a cat here is a dog there."""
+    """Equal labels with different class names: cat in one, dog in the other."""
     for folder, names in (("a", "cat\ndog\n"), ("b", "dog\ncat\n"), ("c", "cat\ndog\n")):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "classes.txt").write_text(names)

@@ -27,7 +27,7 @@ def blobs(n, classes=3, noise=1.0, seed=0):
     return (points * 10.0 ** np.arange(-4, 4)).astype(np.float32), labels
 
 
-def test_separable_classes_are_told_apart_whatever_the_scale():
+def test_separable_classes_are_learnt_at_any_scale():
     (train, labels), (test, test_labels) = blobs(300), blobs(300, seed=1)
     assert probe(train, labels, test, test_labels, seed=0).accuracy > 0.97
 
@@ -40,7 +40,7 @@ def test_random_labels_are_not_learnt():
     assert accuracy == pytest.approx(1 / 3, abs=4 * (2 / 9 / 600) ** 0.5)
 
 
-def test_the_test_set_has_no_say_in_the_choice():
+def test_test_set_does_not_influence_the_choice():
     train, labels = blobs(300, noise=4)
     easy, hard = blobs(100, noise=1, seed=1), blobs(100, noise=9, seed=2)
     chosen = {probe(train, labels, *test, seed=0).strength for test in (easy, hard)}
@@ -64,7 +64,7 @@ def test_more_labels_help():
     assert len(few.scores) == 5 and few.deviation > 0
 
 
-def test_constant_dimensions_do_no_harm():
+def test_constant_dimensions_are_harmless():
     train = np.array([[1.0, 5.0], [3.0, 5.0]], np.float32)
     scaled, _ = standardise(train, train)
     assert scaled.tolist() == [[-1, 0], [1, 0]]
@@ -97,7 +97,7 @@ def test_too_few_labels_are_named():
         ([1, 1, 1], 0, 0),
     ],
 )
-def test_slices_to_choose_on_are_stratified_and_every_class_is_fitted(counts, slices, held_out):
+def test_slices_are_stratified_and_fit_every_class(counts, slices, held_out):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     found = selection_slices(labels, seed=0)
     assert len(found) == slices
@@ -111,14 +111,14 @@ def test_slices_to_choose_on_are_stratified_and_every_class_is_fitted(counts, sl
             assert len(set(labels[tested])) == len(counts) - len(alone)
 
 
-def test_one_label_per_class_leaves_nothing_to_choose():
+def test_one_label_per_class_uses_the_fixed_strength():
     (train, labels), (test, test_labels) = blobs(3), blobs(300, seed=1)
     score = probe(train, labels, test, test_labels, seed=0)
     assert score.strength == FIXED
     assert score.accuracy == score.right.mean() > 0.5
 
 
-def test_a_choice_at_the_edge_is_told_apart_from_a_tie():
+def test_edge_of_the_candidates_is_not_a_tie():
     reached = {(0.5, 0.4, 0.3): True, (0.1, 0.2, 0.3): True, (0.3, 0.3, 0.2): False}
     reached |= {(0.1, 0.3, 0.2): False, (0.0, 0.0, 0.0): False}
     assert {given: is_edge(np.array(given)) for given in reached} == reached
@@ -130,7 +130,7 @@ def test_a_choice_at_the_edge_is_told_apart_from_a_tie():
 
 
 def is_edge_by_hand(train, labels):
-    """As the probe chooses, by scikit-learn."""
+    """Choice of C by scikit-learn, as the probe chooses."""
     strengths = [10.0**power for power in range(-4, 3)]
     scores = np.zeros(7)
     for fitted, held_out in selection_slices(labels, 0):

@@ -10,7 +10,7 @@ from tests.evaluation.test_knn import clouds
 
 @pytest.fixture
 def subjects(tmp_path):
-    """Features of which the second encoder's are noisier."""
+    """Features of two encoders, the second noisier."""
 
     def saved(name, n, noise, seed):
         vectors, labels = clouds(n, noise=noise, seed=seed)
@@ -42,7 +42,7 @@ def test_more_labels_help_and_so_do_better_features(subjects):
     )
 
 
-def test_the_record_says_what_was_done(subjects):
+def test_report_records_the_protocol(subjects):
     report = fewshot_report(subjects, shots=[1], splits=2, seed=5)
     assert report["seed"] == 5 and report["splits"] == 2
     assert report["train"] == {"data": "pretrained-a", "left_out": []}

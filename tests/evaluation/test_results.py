@@ -13,7 +13,7 @@ def result(encoder, wrong, feature="mean", splits=1, **budget):
     return Result(encoder, feature, right, budget, {"strengths": [1.0] * splits})
 
 
-def test_rows_hold_accuracy_interval_and_the_classes_alike():
+def test_rows_hold_accuracy_interval_and_balanced_accuracy():
     (row,) = result_rows([result("pretrained", [6])], LABELS, seed=0)
     assert row["accuracy"] == 7 / 8
     assert row["interval"] == list(wilson(7 / 8, 8))
@@ -29,7 +29,7 @@ def test_splits_have_mean_and_deviation():
     assert row["deviation"] == pytest.approx(np.std([1, 0.5], ddof=1))
 
 
-def test_the_pretrained_is_compared_with_its_own_feature_and_budget():
+def test_pretrained_is_compared_at_equal_feature_and_budget():
     rows = result_rows(
         [
             result("pretrained", [0], per_class=None),
@@ -51,7 +51,7 @@ def test_the_pretrained_is_compared_with_its_own_feature_and_budget():
     assert all("above" not in row for row in rows[2:])
 
 
-def test_intervals_hold_the_draw_of_the_labels_too():
+def test_intervals_include_the_draw_of_labels():
     """Splits that differ widely on the very same images."""
     right = np.tile(np.arange(1000) < 600, (5, 1))
     for split, least in enumerate((300, 400, 500, 550, 250)):
@@ -73,7 +73,7 @@ def test_intervals_hold_the_draw_of_the_labels_too():
     assert everything["deviation_of"] == "slices that choose C"
 
 
-def test_ranks_give_the_top_five_where_there_are_more_classes():
+def test_top5_needs_more_than_five_classes():
     ranks = np.array([0, 0, 4, 5, 7, 1, 0, 9])
     found = ranking_result("pretrained", "cls", ranks, 10, {"lr": 1.0})
     (row,) = result_rows([found], LABELS, seed=0)
@@ -83,7 +83,7 @@ def test_ranks_give_the_top_five_where_there_are_more_classes():
     assert "top5_accuracy" not in ranking_result("pretrained", "cls", ranks, 5, {}).more
 
 
-def test_notes_stand_below_the_table():
+def test_notes_follow_the_table():
     chosen = {"strengths": [1e-4, 100.0], "at_edge": [True, False], "converged": [True, False]}
     found = result("pretrained", [0], splits=2)._replace(more=chosen)
     lines = table(

@@ -111,7 +111,7 @@ def silent(text):
     pass
 
 
-def test_masks_go_with_their_images(scenes):
+def test_masks_match_their_images(scenes):
     images = images_of(scenes[0])
     masks = Masks(images, "--train")
     for sample in (0, 19, 20, 39):
@@ -120,7 +120,7 @@ def test_masks_go_with_their_images(scenes):
     assert masks.classes().tolist() == [0, 1, 2]
 
 
-def test_palettes_and_black_and_white_are_numbers(tmp_path, make_tar):
+def test_palette_and_bilevel_masks_give_class_numbers(tmp_path, make_tar):
     classes = np.array([[0, 3], [IGNORE, 7]], np.uint8)
     bits = io.BytesIO()
     Image.fromarray(classes > 3).save(bits, "PNG")
@@ -133,7 +133,7 @@ def test_palettes_and_black_and_white_are_numbers(tmp_path, make_tar):
     assert masks.classes().tolist() == [0, 1, 3, 7]
 
 
-def test_wrong_masks_are_named(tmp_path, make_tar):
+def test_bad_masks_are_named(tmp_path, make_tar):
     pixels, classes = scene(0)
 
     def open_masks(name, *members):
@@ -162,7 +162,7 @@ def test_wrong_masks_are_named(tmp_path, make_tar):
             views.view(0)
 
 
-def test_masks_are_cut_as_their_images_are(tmp_path, make_tar):
+def test_masks_are_cropped_like_their_images(tmp_path, make_tar):
     """A mask that is the image: both views show the same parts, whatever size and crop."""
     y, x = np.mgrid[:40, :60]
     blocks = ((y // 10) * 6 + x // 10).astype(np.uint8)
@@ -205,7 +205,7 @@ def test_counts_and_quality_by_hand():
     assert both.accuracy == pytest.approx(6 / 10)
 
 
-def test_intervals_hold_the_number_and_shrink_with_more_images():
+def test_intervals_contain_the_score_and_shrink_with_images():
     rng = np.random.default_rng(0)
 
     def counts(images):
@@ -229,7 +229,7 @@ def test_intervals_hold_the_number_and_shrink_with_more_images():
     assert 4 < width[0] / width[1] < 25  # about 10
 
 
-def test_the_linear_scores_are_scikit_learns():
+def test_linear_scores_equal_scikit_learn():
     from sklearn.linear_model import LogisticRegression
 
     rng = np.random.default_rng(0)
@@ -245,7 +245,7 @@ def test_the_linear_scores_are_scikit_learns():
         assert chance[:, [c for c in range(5) if c not in classes]].max() == 0
 
 
-def test_neighbours_vote_as_in_knn_of_images():
+def test_knn_classifier_equals_image_knn():
     from mae.evaluation.knn import knn_classes
 
     rng = np.random.default_rng(0)
@@ -257,7 +257,7 @@ def test_neighbours_vote_as_in_knn_of_images():
     torch.testing.assert_close(scores.sum(1), torch.ones(90))
 
 
-def test_patches_are_drawn_from_all_images_alike(scenes):
+def test_patches_are_drawn_evenly_from_all_images(scenes):
     images = images_of(scenes[0])
     masks = Masks(images, "--train")
     given = colour_encoder(), images, masks, (4, 4), "cpu", 0, Skipped(images, 0)
@@ -270,7 +270,7 @@ def test_patches_are_drawn_from_all_images_alike(scenes):
     assert len(everything.classes) == 40 * 64
 
 
-def test_shapes_are_found_in_colours_and_chance_is_beaten(scenes):
+def test_colours_segment_shapes_above_chance(scenes):
     train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
     encoders = {"pretrained": colour_encoder(), "untrained": blind_encoder()}
     report = segmentation_report(encoders, (4, 4), train, test, log=silent)
@@ -299,7 +299,7 @@ def test_shapes_are_found_in_colours_and_chance_is_beaten(scenes):
     json.dumps(report)
 
 
-def test_tokens_that_say_nothing_are_at_the_floor(scenes):
+def test_noise_tokens_score_as_the_commonest_class(scenes):
     """Noise for tokens: nothing about masks may leak in."""
     train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
     report = segmentation_report({"pretrained": blind_encoder()}, (4, 4), train, test, log=silent)
@@ -307,7 +307,7 @@ def test_tokens_that_say_nothing_are_at_the_floor(scenes):
         assert row["mean_iou"] < report["always_commonest"]["mean_iou"] + 0.03
 
 
-def test_pixels_are_judged_on_scores_interpolated_between_patches(scenes):
+def test_pixels_use_scores_interpolated_between_patches(scenes):
     images = images_of(scenes[1])
     masks = Masks(images, "")
     given = colour_encoder(), images, masks, (4, 4), "cpu", 0, Skipped(images, 0)
@@ -345,7 +345,7 @@ def test_a_gap_in_the_class_numbers_changes_nothing(tmp_path, make_scenes):
     assert [*plain["iou_by_class"].values()] == [*gap["iou_by_class"].values()]
 
 
-def test_a_class_without_a_fitted_patch_is_never_told():
+def test_class_without_training_patch_is_never_predicted():
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 2], 200)
     tokens = (rng.standard_normal((200, 4)) + labels[:, None]).astype(np.float32)
@@ -362,7 +362,7 @@ def test_a_class_without_a_fitted_patch_is_never_told():
         assert predicted[0, [1, 3], 1].tolist() == [0, 0] and predicted[0, 2, 1] > 0
 
 
-def test_what_cannot_be_told_is_refused(tmp_path, make_tar, scenes):
+def test_masks_without_usable_classes_are_refused(tmp_path, make_tar, scenes):
     def one_class(name, *classes):
         pixels = scene(0)[0]
         members = []
@@ -391,8 +391,8 @@ def test_what_cannot_be_told_is_refused(tmp_path, make_tar, scenes):
         pytest.fail("the only patch of its class was never held out")
 
 
-def test_differences_are_of_the_same_images():
-    """Right on the same pixels but for one of each image: hardly any chance is left."""
+def test_differences_are_paired_by_image():
+    """Predictions differ in one pixel of each image, so the interval is narrow."""
     rng = np.random.default_rng(0)
     right = rng.integers(20, 90, 100)
     counts, other = (
@@ -421,7 +421,7 @@ def test_bad_images_and_masks_are_left_out_and_counted(tmp_path, make_scenes):
         segmentation_report(*given, max_bad=0, log=silent)
 
 
-def test_the_command(tmp_path, scenes, make_shards, capsys):
+def test_segment_command(tmp_path, scenes, make_shards, capsys):
     run = tiny_run(tmp_path / "run")
     words = ["segment", str(run), "--train", scenes[0], "--test", scenes[1], "--device", "cpu"]
     assert main([*words, "--patches", "400", "--baselines"]) == 0

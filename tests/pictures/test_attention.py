@@ -17,7 +17,7 @@ ENCODERS = [
 
 
 def plain_weights(model, images) -> np.ndarray:
-    """softmax(Q Kᵀ / √d) in NumPy, from what the block's own layers were seen to put out."""
+    """softmax(Q Kᵀ / √d) in NumPy, from the recorded outputs of the block's own layers."""
     attention = model.encoder.blocks[-1].attn
     seen = {}
     hooks = [
@@ -39,7 +39,7 @@ def plain_weights(model, images) -> np.ndarray:
 
 
 @pytest.mark.parametrize("encoder", ENCODERS, ids=str)
-def test_weights_are_those_of_the_last_block(encoder):
+def test_attention_equals_the_last_block(encoder):
     model = small_mae(encoder=encoder).eval()
     with torch.no_grad():  # else attention is all but even
         for name, weight in model.encoder.named_parameters():
@@ -62,7 +62,7 @@ def test_weights_are_those_of_the_last_block(encoder):
         torch.testing.assert_close(attention.heads, found.mean(2))
 
 
-def test_the_model_is_left_as_it_was():
+def test_model_is_unchanged():
     model = small_mae().eval()
     images = some_images()
     before = model.encode(images).tokens

@@ -21,7 +21,7 @@ def tokens(b=3, d=8, seed=0) -> torch.Tensor:
     return values
 
 
-def test_components_are_those_of_a_singular_value_decomposition():
+def test_components_equal_a_singular_value_decomposition():
     given = tokens()
     found = principal_components(given, GRID)
     flat = given.reshape(90, 8).double().numpy()
@@ -49,7 +49,7 @@ def test_mirrored_features_give_the_same_colours():
         )
 
 
-def test_the_foreground_is_what_lies_in_the_middle_and_is_fitted_alone():
+def test_foreground_is_central_and_fitted_alone():
     given = tokens()
     found = principal_components(given, GRID, foreground=0.5)
     assert torch.equal(found.is_shown, ~border_mask(GRID).expand(3, -1))
@@ -58,7 +58,7 @@ def test_the_foreground_is_what_lies_in_the_middle_and_is_fitted_alone():
     np.testing.assert_allclose(found.explained, alone.explained, rtol=1e-6)
 
 
-def test_few_dimensions_and_no_variance_are_no_accident():
+def test_few_dimensions_and_no_variance_are_handled():
     narrow = principal_components(tokens(d=2), GRID)
     assert narrow.values.shape == (3, 30, 3) and (narrow.values[..., 2] == 0).all()
     flat = principal_components(torch.ones(1, 30, 4), GRID)
@@ -83,7 +83,7 @@ def test_the_sheet_leaves_the_background_blank():
     assert any("40% of the patches are foreground" in note for note in sheet.notes)
 
 
-def test_what_can_be_removed_is_said_where_it_was_not():
+def test_note_on_positions_depends_on_removal():
     images = torch.randint(0, 256, (3, 3, 12, 10), dtype=torch.uint8)
     found = principal_components(tokens(), GRID)
     for has_places in (True, False):
@@ -93,8 +93,8 @@ def test_what_can_be_removed_is_said_where_it_was_not():
         assert ("is taken off (--contents)" in notes) is not has_places
 
 
-def test_what_only_tells_the_place_can_be_removed():
-    """Tokens of a place each, and of one patch in each image that is different."""
+def test_position_mean_can_be_removed():
+    """Tokens encode their position, and one patch per image differs."""
     places, contents = torch.randn(1, 20, 8) * 10, torch.zeros(6, 20, 8)
     for image in range(6):
         contents[image, image + 7, 3] = 1.0

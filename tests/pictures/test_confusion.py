@@ -1,4 +1,4 @@
-"""The confusion matrix as pixels: found by colour, not by where the code says it puts them."""
+"""Pixels of the confusion matrix, found by colour, not by the positions of the code."""
 
 import numpy as np
 import pytest
@@ -22,14 +22,14 @@ def darkness(colours):
     return 765 - colours.sum(-1)
 
 
-def test_what_is_right_is_dark_and_what_is_rare_is_light():
+def test_large_shares_are_dark_and_small_ones_light():
     matrix = np.array([[9, 1, 0], [5, 5, 0], [0, 0, 20]])
     found = darkness(cells(draw_confusion(matrix, ["cat", "dog", "eel"]), 3))
     assert found[2, 2] > found[0, 0] > found[1, 1] > found[0, 1] > found[0, 2] == 0
     assert found[1, 0] == found[1, 1], "equal shares, equal colours"
 
 
-def test_rows_are_shares_whatever_the_classes_weigh():
+def test_rows_are_shares_for_any_class_sizes():
     one = draw_confusion(np.array([[3, 1], [0, 2]]), ["a", "b"])
     other = draw_confusion(np.array([[300, 100], [0, 2]]), ["a", "b"])
     assert np.array_equal(np.array(one), np.array(other))

@@ -3,12 +3,22 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.pictures.drawing import GAP, TITLE, reconstruction_panel, save_png, tile
+from mae.pictures.drawing import (
+    GAP,
+    STEPS,
+    TITLE,
+    css_gradient,
+    heat_map,
+    ramp,
+    reconstruction_panel,
+    save_png,
+    tile,
+)
 from tests.objectives.mae.test_model import small_mae, some_images
 
 
 @pytest.mark.parametrize(("c", "h", "w"), [(1, 16, 16), (3, 8, 24), (7, 200, 100)])
-def test_pictures_stand_where_they_should_in_true_colours(c, h, w):
+def test_tiles_have_true_places_and_colours(c, h, w):
     pictures = torch.rand(2, c, h, w)
     factor = -(-128 // max(h, w)) if max(h, w) < 128 else 1
     canvas = np.asarray(tile({"a": pictures, "b": 1 - pictures}))
@@ -36,3 +46,37 @@ def test_panel_shows_visible_patches_unchanged_and_fixed_masks(tmp_path):
     with Image.open(tmp_path / "deep" / "panel.png") as reread:
         assert np.array_equal(np.asarray(reread), left)
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["panel.png"]
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """CIE lightness of sRGB in [0, 1], 0 to 100 (IEC 61966-2-1, CIE 1976)."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    y = linear @ np.array([0.2126, 0.7152, 0.0722])
+    return np.where(y > 216 / 24389, 116 * np.cbrt(y) - 16, y * 24389 / 27)
+
+
+def test_lightness_rises_evenly_from_dark_to_light():
+    lightness = luminance(ramp().double().numpy())
+    steps = np.diff(lightness)
+    assert lightness[0] < 10 and lightness[-1] > 92
+    assert steps.min() > 0 and steps.max() < 2 * steps.mean()
+
+
+def test_a_heat_map_shows_each_patch_in_its_colour_and_leaves_nan_blank():
+    values = torch.tensor([[0.0, 2.0, 5.0], [1.0, torch.nan, -1.0]])
+    picture = np.asarray(heat_map(values, top=2.0, size=(8, 12)))
+    assert picture.shape == (8, 12, 4)
+    colours = (ramp() * 255).round().numpy()
+    at = {(0, 0): 0, (0, 1): STEPS - 1, (0, 2): STEPS - 1, (1, 0): (STEPS - 1) // 2, (1, 2): 0}
+    for (row, column), place in at.items():
+        patch = picture[row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
+        assert (patch == patch[0, 0]).all() and patch[0, 0, 3] == 255
+        assert np.abs(patch[0, 0, :3] - colours[place]).max() <= 2
+    assert (picture[4:, 4:8, 3] == 0).all()
+
+
+def test_css_gradient_has_both_ends():
+    first, *_, last = css_gradient(5).removesuffix(")").split(",")[1:]
+    for written, colour in ((first, ramp()[0]), (last, ramp()[-1])):
+        numbers = [int(written[i : i + 2], 16) for i in (1, 3, 5)]
+        assert numbers == [round(255 * part) for part in colour.tolist()]

@@ -4,7 +4,7 @@ import torch
 from mae.pictures.neighbours import nearest, neighbours_sheet
 
 
-def test_nearest_are_those_of_largest_cosine_the_first_of_equals_first():
+def test_nearest_has_largest_cosines_and_stable_ties():
     rng = np.random.default_rng(0)
     queries = rng.normal(size=(4, 5)).astype(np.float32)
     among = rng.normal(size=(20, 5)).astype(np.float32)
@@ -18,7 +18,7 @@ def test_nearest_are_those_of_largest_cosine_the_first_of_equals_first():
     assert nearest(queries, among[:3], 6).rows.shape == (4, 3)
 
 
-def test_the_sheet_says_how_near_who():
+def test_sheet_shows_similarity_and_names():
     found = nearest(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), 2)
     pictures = [torch.full((2, 3, 4, 4), value, dtype=torch.uint8) for value in (10, 200)]
     captions = [["x", "y\nclass 3"], ["y\nclass 3", "x"]]

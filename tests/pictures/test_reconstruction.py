@@ -36,7 +36,7 @@ def plain_psnr(truth: np.ndarray, guess: np.ndarray) -> float:
     return float(np.mean([-10 * np.log10(one.mean()) for one in squared]))
 
 
-def test_psnr_beside_trivial_predictors_against_a_plain_computation(objective):
+def test_psnr_equals_a_plain_computation(objective):
     given = asked()
     found = measure(objective, given.images, given.seeds)
     truth = given.images.double().numpy() / 255
@@ -67,7 +67,7 @@ def test_the_sheet_shows_original_reconstruction_and_error(objective):
     assert reconstruct(objective, asked(columns=["original"]), "toy").sheet.scale is None
 
 
-def test_where_parts_are_hidden_only_these_count(objective, monkeypatch):
+def test_psnr_covers_hidden_pixels_only(objective, monkeypatch):
     """The left half is hidden and filled with grey; the right one is pasted in."""
 
     def halves(images, noise):
@@ -99,7 +99,7 @@ def test_options_of_other_objectives_are_refused(options, message, objective):
         reconstruct(objective, asked(**options), "toy")
 
 
-def test_deep_images_of_any_number_of_channels(monkeypatch):
+def test_16_bit_images_of_any_number_of_channels(monkeypatch):
     monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
     numbers = "[0.5, 0.5, 0.5, 0.5, 0.5]"
     settings = ["data.img_size=[8,12]", "data.in_chans=5", "data.bits=16"]

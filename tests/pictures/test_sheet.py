@@ -37,21 +37,21 @@ def area(image: Image.Image, colour: tuple[int, int, int]) -> int:
 
 
 @pytest.mark.parametrize(("rows", "scale"), [(1, True), (4, False), (7, True)])
-def test_every_picture_stands_on_the_sheet_whole(rows, scale):
+def test_every_picture_is_whole_on_the_sheet(rows, scale):
     drawn = draw_sheet(sheet(rows, scale=scale))
     assert area(drawn, (255, 0, 0)) == rows * 160 * 120
     assert area(drawn, (0, 0, 255)) == rows * 160 * 120
     assert max(drawn.size) < 1600
 
 
-def test_blank_parts_stay_the_paper():
+def test_blank_parts_stay_white():
     picture = Image.new("RGBA", (40, 40), (255, 0, 0, 255))
     picture.paste((0, 255, 0, 0), (0, 0, 20, 40))
     drawn = draw_sheet(Sheet("", ["a"], [[Cell(picture)]], []))
     assert area(drawn, (255, 0, 0)) == 80 * 160 and area(drawn, (0, 255, 0)) == 0
 
 
-def test_pictures_are_enlarged_by_whole_factors_and_reduced_to_fit():
+def test_pictures_are_enlarged_by_integer_factors_or_reduced():
     assert fitted(plain("red", (7, 9))).size == (126, 162)
     assert fitted(plain("red", (200, 180))).size == (200, 180)
     assert fitted(plain("red", (1024, 512))).size == (LARGEST, LARGEST // 2)
@@ -59,7 +59,7 @@ def test_pictures_are_enlarged_by_whole_factors_and_reduced_to_fit():
     assert fitted(plain("red", (224, 112)), SMALLEST).size == (SMALLEST, SMALLEST // 2)
 
 
-def test_words_are_broken_and_cut_to_their_place():
+def test_text_is_wrapped_and_shortened():
     words = "the quick brown fox jumps over the lazy dog"
     lines = wrapped(words, FONT, 90)
     assert " ".join(lines) == words and len(lines) > 2
@@ -69,8 +69,8 @@ def test_words_are_broken_and_cut_to_their_place():
     assert FONT.getlength(cut) <= 80 and shortened("short", FONT, 80) == "short"
 
 
-def test_notes_are_broken_as_they_are_drawn():
-    """Signs that the font lacks are written in more letters."""
+def test_notes_are_wrapped_as_drawn():
+    """Characters that the font lacks are replaced by longer text."""
     told = " ".join(["√a"] * 200)
     drawn = draw_sheet(sheet()._replace(notes=[told]))
     assert area(drawn.crop((drawn.width - 4, 0, *drawn.size)), (255, 255, 255)) == 4 * drawn.height
@@ -100,7 +100,7 @@ class Reader(HTMLParser):
         self.words += data
 
 
-def test_the_page_holds_everything_and_fetches_nothing():
+def test_page_holds_everything_and_fetches_nothing():
     page = render_sheet(sheet())
     read = Reader(page)
     assert read.open == [] and len(read.images) == 4
