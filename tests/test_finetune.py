@@ -228,7 +228,7 @@ def test_a_fine_tuned_encoder_is_named_so(finetuned, shards, make_shards, tmp_pa
         (("finetune.num_classes=2",), "labels go up to 2"),
         (("finetune.num_classes=1",), "1 class leaves nothing to learn"),
         (("train.batch_size=9",), "need an even number"),
-        (("finetune.rand_augment=trivial",), "timm knows no such policy"),
+        (("finetune.rand_augment=trivial",), "timm has no such policy"),
         (("finetune.layer_decay=0",), "finetune.layer_decay"),
         (("data.crop_on_device=true",), "finetune.rand_augment"),
         (("data.decode_on_device=true",), "finetune.rand_augment"),

@@ -23,11 +23,11 @@ def run(args: argparse.Namespace) -> None:
     """Verify the shards; raises RunFailed (exit code 1) where a shard or an image is bad."""
     from mae.base.errors import RunFailed
     from mae.commands.shards import open_cache
-    from mae.data.verify import describe_verified, verify_shards
+    from mae.data.verify import describe_verification, verify_shards
 
     cache = open_cache(args)
     verified = verify_shards(args.shards, "verify", args.workers, args.index_dir, cache)
-    *bad, total = describe_verified(verified)
+    *bad, total = describe_verification(verified)
     print("\n".join(bad))
     if verified.bad:
         raise RunFailed(total)

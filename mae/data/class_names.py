@@ -1,4 +1,4 @@
-"""What the classes of a data set are called."""
+"""Class names of a data set, from classes.txt beside its shards."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +8,13 @@ from mae.base.files import new_file
 from mae.storage.files import is_remote
 
 FILE = "classes.txt"
-"""beside the shards, a line for each class: `mae pack` writes it"""
+"""file beside the shards with one class name a line; `mae pack` writes it"""
 
 
 def class_names(shards: Sequence[str], num_classes: int, run: Path | None = None) -> list[str]:
-    """A name for each class: those that the folder `run` keeps, or beside the shards, or numbers.
+    """One name per class, from the run folder, else beside the first shard, else the numbers.
 
-    Beside the first shard, that is.  `shards` may be patterns, as long as the folder is none.
+    A file of another number of names is ignored.  `shards` may be patterns if their folder is not.
     """
     for names in (_lines(run / FILE) if run else [], _names(shards)):
         if len(names) == num_classes:
@@ -22,11 +22,11 @@ def class_names(shards: Sequence[str], num_classes: int, run: Path | None = None
     return [str(i) for i in range(num_classes)]
 
 
-def keep_class_names(shards: Sequence[str], num_classes: int, run: Path) -> None:
-    """Copy the names beside the shards into the folder `run`, unless it has some.
+def copy_class_names(shards: Sequence[str], num_classes: int, run: Path) -> None:
+    """Copy classes.txt from beside the shards into the run folder, unless that has one.
 
-    The shards may move, and their paths are often relative.  Raises UserError where it cannot be
-    written.
+    Shards may be moved later, and their paths are often relative.  Raises UserError where the copy
+    cannot be written.
     """
     names = _names(shards)
     if len(names) == num_classes and not (run / FILE).exists():
@@ -34,13 +34,13 @@ def keep_class_names(shards: Sequence[str], num_classes: int, run: Path) -> None
             part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
-def named_classes(shards: Sequence[str]) -> int:
-    """How many classes classes.txt names; 0 where there is none."""
+def num_named_classes(shards: Sequence[str]) -> int:
+    """Number of names in classes.txt; 0 without that file."""
     return len(_names(shards))
 
 
-def refuse_other_names(shards: Sequence[str], others: Sequence[str], key: str) -> None:
-    """UserError where both have a classes.txt, and these differ; `key` is what `others` are."""
+def check_class_names(shards: Sequence[str], others: Sequence[str], key: str) -> None:
+    """Raise UserError where both have a classes.txt and the two differ; `key` names `others`."""
     ours, theirs = _names(shards), _names(others)
     if ours and theirs and ours != theirs:
         raise UserError(f"{key}: its classes.txt names other classes than the training shards'")

@@ -1,7 +1,7 @@
-"""Crops resized where the model runs: the CPU only decodes and copies.
+"""Resizing of crops on the device, so that the CPU only decodes and copies.
 
-Resizing is two batched matrix products with the kernels of PIL's antialiased bicubic filter, each
-crop's padded to the longest of its group.
+Resizing is two batched matrix products with the kernels of PIL's antialiased bicubic filter; the
+crops of a group are padded to its largest.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,15 +13,15 @@ from mae.data.batch import Crops
 from mae.data.transform import View
 
 CUBIC = -0.5
-"""the `a` of Keys' cubic convolution (1981), as PIL has it"""
+"""parameter `a` of cubic convolution (Keys 1981), the value of PIL"""
 LARGEST_GROUP = 2**24
-"""elements of the largest padded float buffer, if no single crop is larger"""
+"""maximum number of elements in a padded float buffer (a single crop may exceed it)"""
 
 
 def pack_crops(images: Iterable[Tensor], views: list[View]) -> Crops:
-    """The parts of uint8 or uint16 images [c h w] that `views` show.
+    """Crop uint8 or uint16 images [c h w] to `views`, without resizing.
 
-    `images` may decode as it goes: each is copied from before the next is asked for.
+    `images` may be a generator that decodes: each image is copied before the next is taken.
     """
     boxes = torch.tensor([(view.height, view.width) for view in views])
     pixels, channels, end = torch.empty(0), 0, 0
@@ -40,14 +40,14 @@ def pack_crops(images: Iterable[Tensor], views: list[View]) -> Crops:
 def resize_crops(crops: Crops, size: tuple[int, int], device: torch.device | str) -> Tensor:
     """uint8 or uint16 [b c *size] on `device`, in the order of the views.
 
-    Within rounding of PIL's crop and resize (8 bits) or of `apply_view` (16 bits, which PIL does
-    not have in colour).
+    Equal within rounding to PIL's crop and resize (8 bits) or to `apply_view` (16 bits, which PIL
+    lacks in colour).
     """
     areas = crops.heights * crops.widths
     starts = areas.cumsum(0) - areas
     order = areas.argsort(descending=True)
     heights, widths = crops.heights[order], crops.widths[order]
-    # All that the device has to know goes there at once; the loop never waits for it.
+    # One copy of all sizes and positions: the loop below never synchronises with the device.
     table = torch.stack([order, starts[order], heights, widths, crops.flips[order].long()])
     table = table.to(device, non_blocking=True)
     pixels = crops.pixels.to(device, non_blocking=True).view(-1, crops.channels)
@@ -62,7 +62,10 @@ def resize_crops(crops: Crops, size: tuple[int, int], device: torch.device | str
 def _groups(
     heights: list[int], widths: list[int], channels: int
 ) -> Iterator[tuple[slice, int, int]]:
-    """Neighbours that are padded to one (height, width), LARGEST_GROUP elements at most."""
+    """Groups of consecutive crops, the height and width to pad each to.
+
+    A padded group has at most LARGEST_GROUP elements.
+    """
     start, height, width = 0, 0, 0
     for number, (h, w) in enumerate(zip(heights, widths, strict=True)):
         taller, wider = max(height, h), max(width, w)
@@ -76,7 +79,7 @@ def _groups(
 def _pad(
     pixels: Tensor, start: Tensor, height: Tensor, width: Tensor, tallest: int, widest: int
 ) -> Tensor:
-    """Boxes of a group as [g tallest widest c]; what is beyond a box repeats its edge."""
+    """The boxes of a group, padded by repeating their edges: [g tallest widest c]."""
     y = torch.arange(tallest, device=pixels.device).minimum(height[:, None] - 1)
     x = torch.arange(widest, device=pixels.device).minimum(width[:, None] - 1)
     return pixels[start[:, None, None] + y[:, :, None] * width[:, None, None] + x[:, None, :]]
@@ -85,20 +88,21 @@ def _pad(
 def _resize(
     padded: Tensor, height: Tensor, width: Tensor, flip: Tensor, size: tuple[int, int]
 ) -> Tensor:
-    """[g h w c] → [g c *size] of the same type: along the rows first, as `apply_view` does.
+    """[g h w c] → [g c *size] of the same type: along the rows first, as in `apply_view`.
 
-    (So did PIL; newer ones begin with the columns where these shrink and the rows grow.)
+    Old versions of PIL do the same; newer ones start with the columns where these shrink and the
+    rows grow.
     """
     group, tallest, widest, channels = padded.shape
     deep = padded.dtype == torch.int16
     image = padded.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    if deep:  # the sign bit is the highest of uint16
+    if deep:  # int16 with the bits of uint16
         image = torch.where(image < 0, image + 2**16, image)
     across = _kernels(width, size[1], widest, flip)
     down = _kernels(height, size[0], tallest, torch.zeros_like(flip))
     with torch.autocast(padded.device.type, enabled=False):
         image = image.view(group, channels * tallest, widest) @ across.mT
-        # PIL rounds to 8 bits between the two passes: else one pixel in five would differ.
+        # PIL rounds to 8 bits between the two passes; without it one pixel in five differs.
         image = image if deep else _whole(image, 255)
         image = down[:, None] @ image.view(group, channels, tallest, size[1])
     if deep:  # through int32, which wraps where int16 would saturate on some devices
@@ -111,11 +115,11 @@ def _whole(image: Tensor, top: int) -> Tensor:
 
 
 def _kernels(lengths: Tensor, size: int, longest: int, flip: Tensor) -> Tensor:
-    """float32 [g size longest]: how much of each of `lengths` [g] pixels is in each of `size`.
+    """Resizing weights, float32 [g size longest], from `lengths` [g] pixels to `size` pixels.
 
-    Pixel j lies at j + 1/2, the centre of output i at (i + 1/2) · length / size; the kernel is
-    stretched by length / size where that shrinks.  Their distance is a fraction of whole numbers:
-    exact up to the division, and the same from either side.
+    Input pixel j lies at j + 1/2, the centre of output pixel i at (i + 1/2) · length / size; the
+    kernel is stretched by length / size where the image shrinks.  Distances are computed in
+    integers up to one division, so that they are exact and symmetric.
     """
     device = lengths.device
     lengths = lengths[:, None, None]

@@ -1,4 +1,4 @@
-"""Decoded images of a manifest by number, and what takes the place of one that is bad."""
+"""Decoded images of a manifest by number, and replacements of bad ones."""
 
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
@@ -15,8 +15,10 @@ from mae.decoding.pillow import BadImage
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
 
-IN_THE_SAME_SHARD = 8
 ATTEMPTS = 32
+"""maximum number of replacements tried for a bad sample"""
+IN_THE_SAME_SHARD = 8
+"""number of replacements drawn from the same shard, before those from the whole data set"""
 
 Image = TypeVar("Image", bound=Tensor | JpegFile)
 
@@ -27,7 +29,7 @@ class BadSample(NamedTuple):
     sample: int
     """number in the manifest"""
     reason: str
-    """shard, key and what is wrong"""
+    """shard, key and defect"""
 
 
 class Images:
@@ -50,12 +52,12 @@ class Images:
         return self.decoded(sample, self.reader.read(sample))
 
     def stored(self, sample: int) -> Tensor | JpegFile:
-        """The same, but a JPEG as it is where a device may decode it."""
+        """The image, or the undecoded JPEG where a device can decode it.  Raises as `[]` does."""
         data = self.reader.read(sample)
         return jpeg_for_device(data, self.channels) or self.decoded(sample, data)
 
     def decoded(self, sample: int, data: bytes | bytearray) -> Tensor:
-        """The image that `data`, read of `sample`, is; SampleError for a bad one."""
+        """Decode `data`, the bytes of `sample`; SampleError for a bad image."""
         extension = EXTENSIONS[self.manifest.kind.item(sample)]
         try:
             return decode(data, extension, self.channels, self.bits)
@@ -63,8 +65,8 @@ class Images:
             raise SampleError(f"{self.manifest.name(sample)}: {error}") from None
 
 
-class Usable(NamedTuple, Generic[Image]):
-    """An image, the sample that it is of, and those that were tried in vain."""
+class UsableImage(NamedTuple, Generic[Image]):
+    """A usable image, its sample number, and the bad samples tried before it."""
 
     sample: int
     image: Image
@@ -73,18 +75,18 @@ class Usable(NamedTuple, Generic[Image]):
 
 def usable_image(
     read: Callable[[int], Image], manifest: Manifest, sample: int, seed: int, epoch: int
-) -> Usable[Image]:
-    """The image of `sample`, or of another one where that is bad.
+) -> UsableImage[Image]:
+    """The image of `sample`, or of a replacement where that is bad.
 
-    Which one is drawn from (seed, epoch, sample), from the same shard at first, so that a process
-    goes on reading its own shards only.  Raises SampleError where ATTEMPTS draws find none.
+    Replacements are a pure function of (seed, epoch, sample), from the same shard at first so that
+    a process reads only its own shards.  Raises SampleError after ATTEMPTS bad replacements.
     """
     bad: dict[int, BadSample] = {}
     candidate = sample
     for attempt in range(ATTEMPTS):
         if candidate not in bad:
             try:
-                return Usable(candidate, read(candidate), list(bad.values()))
+                return UsableImage(candidate, read(candidate), list(bad.values()))
             except SampleError as error:
                 bad[candidate] = BadSample(candidate, str(error))
         candidate = replacement(manifest, sample, seed, epoch, attempt)
@@ -92,7 +94,7 @@ def usable_image(
 
 
 def replacement(manifest: Manifest, sample: int, seed: int, epoch: int, attempt: int) -> int:
-    """The sample to try next, a pure function of its arguments."""
+    """The sample number of replacement `attempt`, a pure function of the arguments."""
     word = int(fold(seed, Stream.REPLACEMENT, epoch, sample, attempt)[0])
     if attempt >= IN_THE_SAME_SHARD:
         return word % len(manifest)

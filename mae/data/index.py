@@ -1,11 +1,13 @@
-"""What is in one shard: where each image starts, how long it is, its checksum and its label.
+"""Shard indexes: position, size, checksum and label of each image, cached beside the shard.
 
-Made by reading the shard once, and cached (`.mae-index/NAME.tar.safetensors` beside the shard, or
-below `data.index_dir`); a cached index is used only while the shard's size and version (time of
-change, or what a server says) are the same.  Where only the version is another, as after a copy
-that kept no times, the shard is read again and must be the bytes that were indexed before.
-Index folders may be copied along with the shards, to a server too: a remote shard then needs no
-reading before it is wanted.
+An index is made by reading the shard once and cached (`.mae-index/NAME.tar.safetensors` beside the
+shard, or below `data.index_dir`).  A cached index is used while the shard's size and version
+(modification time, or the server's version) are unchanged.  Where only the version differs, as
+after a copy that kept no times, the shard is read again and its sha256 must be the same.
+Index folders may be copied along with the shards, also to a server: a remote shard is then
+indexed without downloading it.
+
+Indexes are also written in the formats of NVIDIA DALI (wds2idx) and of webdataset (wids).
 """
 
 import hashlib
@@ -41,17 +43,17 @@ COLUMNS = {
 class _Cached(NamedTuple):
     index: ShardIndex
     version: str
-    """of the shard when it was indexed"""
+    """version of the shard when it was indexed"""
 
 
 def shard_index(
     location: str, index_dir: Path | None = None, cache: ShardCache | None = None
 ) -> ShardIndex:
-    """The index of one shard: cached, or read and then cached where that is possible.
+    """The index of one shard: cached, or made by reading the shard and then cached if possible.
 
-    Remote shards go through `cache`, unless their index lies beside them.  Raises UserError as
-    `scan` does, and where a shard of the size that was indexed holds other bytes; StorageError
-    where a remote shard cannot be had.
+    A remote shard is read through `cache`, unless its index lies beside it.  Raises UserError as
+    `scan` does, and where the shard has the indexed size but another sha256; StorageError where a
+    remote shard cannot be fetched.
     """
     file = _index_file(location, index_dir)
     if not is_remote(location):
@@ -73,12 +75,12 @@ def shard_index(
     cached = _load(file, remote.size)
     if cached and cached.version == remote.version:
         return cached.index
-    index = _published(location, remote.size)  # each download of the shard is held against it
+    index = _index_beside(location, remote.size)  # downloads of the shard are checked against it
     if index is None:
         if cache is None:
             raise UserError(f"{redacted(location)}: remote shards need a cache")
         with cache.open(location, size=remote.size, version=remote.version) as copy:
-            # Not by its name: in a small cache other downloads may take the copy's place.
+            # By its descriptor: in a small cache other downloads may replace the file.
             index = scan(Path(f"/dev/fd/{copy.fileno()}"), redacted(location))
         _compare(location, index, cached, file)
     _store(file, index, remote.version)
@@ -86,7 +88,7 @@ def shard_index(
 
 
 def index_folder(location: str, index_dir: Path | None = None) -> Path:
-    """Where the index of the shard at `location` is kept."""
+    """The folder of the cached index of the shard at `location`."""
     if is_remote(location):
         index_dir = index_dir or Path("~/.cache/mae/index").expanduser()
         folder = canonical_address(location).rpartition("/")[0]
@@ -98,96 +100,14 @@ def index_folder(location: str, index_dir: Path | None = None) -> Path:
     return index_dir / _short_hash(folder)
 
 
-def _index_file(location: str, index_dir: Path | None) -> Path:
-    name = Path(location).name
-    if is_remote(location):
-        # The hash tells apart shards whose addresses differ in the query only (`get?id=7`).
-        address_hash = _short_hash(canonical_address(location))
-        name = f"{redacted(location).rpartition('/')[2][:100]}-{address_hash}"
-    return index_folder(location, index_dir) / f"{name}.safetensors"
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def _compare(location: str, index: ShardIndex, cached: _Cached | None, file: Path) -> None:
-    """UserError where a shard is not what `cached`, the index in `file`, says of its bytes."""
-    if cached and cached.index.sha256 != index.sha256:
-        raise UserError(
-            f"{redacted(location)}: not the bytes that were indexed (sha256): damaged, or changed "
-            f"on purpose (then delete its index {file})"
-        )
-
-
-def _published(location: str, size: int | None) -> ShardIndex | None:
-    """The index that lies beside a remote shard, if there is one for a shard of this size."""
-    if location.startswith("pipe:") or size is None:
-        return None
-    address, question, query = location.partition("?")
-    folder, _, name = address.rpartition("/")
-    beside = f"{folder}/{INDEX_FOLDER}/{name}.safetensors{question}{query}"
-    with tempfile.TemporaryDirectory() as temporary, suppress(StorageError):
-        path = Path(temporary, "index")
-        with path.open("wb") as file:
-            download(beside, file, None)
-        cached = _load(path, size)
-        return cached.index if cached else None
-    return None
-
-
-def _load(file: Path, size: int | None) -> _Cached | None:
-    """The cached index, where it is whole and that of a shard of this size."""
-    try:
-        with safe_open(file, framework="np") as stored:
-            about = stored.metadata()
-            version = about["version"]
-            arrays = {name: stored.get_tensor(name) for name in ("keys", *COLUMNS)}
-        right = (
-            about["format"] == FORMAT
-            and (size is None or about["bytes"] == str(size))
-            and about["digest"] == _digest(arrays, about["sha256"])
-        )
-    except Exception:  # absent, or damaged in any of many ways: reading the shard mends it
-        return None
-    if not right:
-        return None
-    keys = arrays.pop("keys").tobytes()
-    index = ShardIndex(keys, **arrays, bytes=int(about["bytes"]), sha256=about["sha256"])
-    return _Cached(index, version)
-
-
-def _store(file: Path, index: ShardIndex, version: str) -> None:
-    """Write the cache whole or not at all; a folder that cannot be written only costs time."""
-    arrays = {"keys": np.frombuffer(index.keys, np.uint8)}
-    arrays |= {name: getattr(index, name) for name in COLUMNS}
-    about = {"format": FORMAT, "bytes": str(index.bytes), "version": version}
-    about |= {"sha256": index.sha256, "digest": _digest(arrays, index.sha256)}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            whole = Path(folder, file.name)
-            whole.write_bytes(save(arrays, about))  # save_file's are for their owner alone
-            whole.replace(file)
-    except OSError:
-        return
-
-
-def _digest(arrays: dict[str, npt.NDArray], sha256: str) -> str:
-    """Because safetensors loads flipped bits without a word."""
-    digest = hashlib.sha256(sha256.encode())
-    for name in ("keys", *COLUMNS):
-        digest.update(arrays[name].tobytes())
-    return digest.hexdigest()
-
-
 def write_wds2idx(shard: Path, out: Path) -> int:
-    """The index of one shard for `fn.readers.webdataset` of NVIDIA DALI; the number of samples.
+    """Write the index of one shard for `fn.readers.webdataset` of NVIDIA DALI.
 
     Text: `v1.2 SAMPLES`, then a line per sample of `EXTENSION OFFSET SIZE NAME` for each of its
-    files, in tar order; OFFSET is that of the content, in bytes.  Files with one key one after
-    the other are a sample; hidden files and those without an extension belong to none.
-    Raises UserError, naming the shard or `out`: damaged, nothing in it, a name with blanks.
+    files, in tar order; OFFSET is that of the content, in bytes.  Consecutive files with one key
+    are a sample; hidden files and files without an extension are skipped.  Returns the number of
+    samples.  Raises UserError, naming the shard or `out`, where the shard is damaged or empty, a
+    name has blanks, or `out` cannot be written.
     """
     samples: list[list[str]] = []
     last = None
@@ -211,9 +131,9 @@ def write_wds2idx(shard: Path, out: Path) -> int:
 
 
 def write_wids(shards: Sequence[Path], counts: Sequence[int], out: Path) -> None:
-    """A wids index of `shards`, which hold `counts` samples; paths count from the folder of `out`.
+    """Write a wids index of `shards` with `counts` samples; urls are relative to `out`'s folder.
 
-    Raises UserError where a shard or `out` is not accessible.
+    Raises UserError where a shard cannot be read or `out` cannot be written.
     """
     entries = []
     for shard, count in zip(shards, counts, strict=True):
@@ -227,11 +147,94 @@ def write_wids(shards: Sequence[Path], counts: Sequence[int], out: Path) -> None
     _write(out, json.dumps(index, indent=2) + "\n")
 
 
+def _index_file(location: str, index_dir: Path | None) -> Path:
+    name = Path(location).name
+    if is_remote(location):
+        # The hash tells apart shards whose addresses differ in the query only (`get?id=7`).
+        address_hash = _short_hash(canonical_address(location))
+        name = f"{redacted(location).rpartition('/')[2][:100]}-{address_hash}"
+    return index_folder(location, index_dir) / f"{name}.safetensors"
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def _compare(location: str, index: ShardIndex, cached: _Cached | None, file: Path) -> None:
+    """Raise UserError where the sha256 differs from that of `cached`, the index in `file`."""
+    if cached and cached.index.sha256 != index.sha256:
+        raise UserError(
+            f"{redacted(location)}: not the bytes that were indexed (sha256): damaged, or changed "
+            f"on purpose (then delete its index {file})"
+        )
+
+
+def _index_beside(location: str, size: int | None) -> ShardIndex | None:
+    """The index stored beside a remote shard, if there is one for a shard of this size."""
+    if location.startswith("pipe:") or size is None:
+        return None
+    address, question, query = location.partition("?")
+    folder, _, name = address.rpartition("/")
+    beside = f"{folder}/{INDEX_FOLDER}/{name}.safetensors{question}{query}"
+    with tempfile.TemporaryDirectory() as temporary, suppress(StorageError):
+        path = Path(temporary, "index")
+        with path.open("wb") as file:
+            download(beside, file, None)
+        cached = _load(path, size)
+        return cached.index if cached else None
+    return None
+
+
+def _load(file: Path, size: int | None) -> _Cached | None:
+    """The cached index, if it is undamaged and of a shard of this size."""
+    try:
+        with safe_open(file, framework="np") as stored:
+            metadata = stored.metadata()
+            version = metadata["version"]
+            arrays = {name: stored.get_tensor(name) for name in ("keys", *COLUMNS)}
+        valid = (
+            metadata["format"] == FORMAT
+            and (size is None or metadata["bytes"] == str(size))
+            and metadata["digest"] == _digest(arrays, metadata["sha256"])
+        )
+    except Exception:  # absent or damaged in whatever way: the shard is read again
+        return None
+    if not valid:
+        return None
+    keys = arrays.pop("keys").tobytes()
+    index = ShardIndex(keys, **arrays, bytes=int(metadata["bytes"]), sha256=metadata["sha256"])
+    return _Cached(index, version)
+
+
+def _store(file: Path, index: ShardIndex, version: str) -> None:
+    """Write the index atomically; in a folder that is not writable it is not cached."""
+    arrays = {"keys": np.frombuffer(index.keys, np.uint8)}
+    arrays |= {name: getattr(index, name) for name in COLUMNS}
+    metadata = {"format": FORMAT, "bytes": str(index.bytes), "version": version}
+    metadata |= {"sha256": index.sha256, "digest": _digest(arrays, index.sha256)}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            whole = Path(folder, file.name)
+            whole.write_bytes(save(arrays, metadata))  # save_file's mode is 0600
+            whole.replace(file)
+    except OSError:
+        return
+
+
+def _digest(arrays: dict[str, npt.NDArray], sha256: str) -> str:
+    """sha256 over the columns: safetensors itself does not detect flipped bits."""
+    digest = hashlib.sha256(sha256.encode())
+    for name in ("keys", *COLUMNS):
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
+
+
 def _write(out: Path, text: str) -> None:
-    """`out` appears whole or not at all."""
+    """Write `out` atomically."""
     part = out.with_name(f".{out.name}.part")
     try:
-        # File names are bytes: those that are no UTF-8 are written as they are.
+        # File names that are not UTF-8 are written byte for byte.
         part.write_text(text, encoding="utf-8", errors="surrogateescape")
         part.replace(out)
     except OSError as error:

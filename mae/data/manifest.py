@@ -1,4 +1,4 @@
-"""All samples of a data set, numbered: which shard, where in it, how long, which label."""
+"""Manifest: the numbered samples of a data set with shard, position, size, checksum and label."""
 
 import hashlib
 import os
@@ -19,42 +19,49 @@ from mae.storage.files import redacted
 from mae.storage.retry import BackgroundThreads
 
 REMOTE_READERS = 16
+"""minimum number of shards indexed at a time, since servers answer slowly"""
 
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """All samples of a data set: shard after shard, numbered from 0."""
+    """The samples of a data set, numbered from 0, shard after shard."""
 
     shards: tuple[str, ...]
     """paths or addresses"""
     keys: tuple[bytes, ...]
-    """per shard, joined by NUL"""
+    """sample keys of each shard, joined by NUL"""
     first: npt.NDArray[np.int64]
     """number of each shard's first sample"""
     shard_bytes: tuple[int, ...]
+    """size of each shard"""
     sha256: tuple[str, ...]
-    """per shard"""
+    """checksum of each shard, hexadecimal"""
     shard: npt.NDArray[np.int32]
+    """[n]: shard of each sample, as the columns below"""
     offset: npt.NDArray[np.int64]
+    """position of the image in the shard, in bytes"""
     size: npt.NDArray[np.uint32]
+    """size of the image in bytes"""
     crc: npt.NDArray[np.uint32]
+    """crc32 of the image's bytes"""
     label: npt.NDArray[np.int32]
+    """class number, or NO_LABEL"""
     kind: npt.NDArray[np.uint8]
-    """index into EXTENSIONS"""
+    """file format, as an index into EXTENSIONS"""
     fingerprint: str
-    """sha256 over names, positions, sizes and checksums: equal means the same samples in order"""
+    """sha256 over names, positions, sizes and checksums: equal for the same samples in one order"""
     datasets: tuple[int, ...]
-    """number of shards of each data set of a mixture; of the only one else"""
+    """number of shards of each data set (more than one in a mixture)"""
 
     def __len__(self) -> int:
         return len(self.shard)
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Samples of each shard."""
+        """Number of samples of each shard."""
         return np.diff(self.first, append=len(self))
 
     def dataset_counts(self) -> list[npt.NDArray[np.int64]]:
-        """Samples of each shard, by data set."""
+        """Number of samples of each shard, an array per data set."""
         return np.split(self.counts(), np.cumsum(self.datasets)[:-1])
 
     def key(self, sample: int) -> str:
@@ -64,11 +71,11 @@ class Manifest:
         return key.decode("utf-8", "backslashreplace")
 
     def shard_name(self, sample: int) -> str:
-        """The sample's shard, without the secrets of a signed address."""
+        """The sample's shard, without the signature of a signed address."""
         return redacted(self.shards[self.shard[sample]])
 
     def name(self, sample: int) -> str:
-        """`shard: key KEY`, for messages."""
+        """`SHARD: key KEY`, for messages."""
         return f"{self.shard_name(sample)}: key {self.key(sample)}"
 
 
@@ -79,15 +86,16 @@ def build_manifest(
     cache: ShardCache | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Manifest:
-    """Index the shards that `patterns` name, from cached indexes where those are fresh.
+    """Index the shards that `patterns` name, from cached indexes where those are up to date.
 
-    Remote shards go through `cache`.  `progress` hears of shards done and shards in all.
-    Raises UserError, naming `key` or the shard: nothing found, no tar, damaged, no images;
-    StorageError where remote shards cannot be had.
+    Remote shards are read through `cache`.  `progress` is called with the number of indexed shards
+    and of all shards.  Raises UserError, naming `key` or the shard, where no shard is found, a
+    shard is not a tar or damaged, or there are no images; StorageError where a remote shard cannot
+    be fetched.
     """
     allow_pipe = cache is not None and cache.allow_pipe
     shards = expand_shards(patterns, key, allow_pipe)
-    # Checksums and waiting for servers both leave the interpreter to other threads.
+    # Checksums and waits for servers both release the interpreter lock.
     threads = min(len(shards), max(os.cpu_count() or 1, REMOTE_READERS))
     with BackgroundThreads(threads, "index") as background:
         indexes = []
@@ -102,7 +110,7 @@ def build_manifest(
 
 
 def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
-    """One manifest from the indexes of its shards."""
+    """The manifest of one data set, from the indexes of its shards."""
     digest = hashlib.sha256()
     for shard, index in zip(shards, indexes, strict=True):
         name = redacted(shard).rpartition("/")[2]
@@ -127,7 +135,7 @@ def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
 
 
 def merge(manifests: Sequence[Manifest]) -> Manifest:
-    """Several data sets as one manifest, in the order given."""
+    """The manifest of several data sets, one after the other."""
     if len(manifests) == 1:
         return manifests[0]
     shards_before = np.cumsum([0, *(len(one.shards) for one in manifests)])
@@ -152,7 +160,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
 
 
 def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
-    """The manifest of some samples alone, by their ascending numbers."""
+    """The manifest of a subset of samples, given by their ascending numbers."""
     if len(samples) == len(manifest):
         return manifest
     counts = np.bincount(manifest.shard[samples], minlength=len(manifest.shards))
@@ -177,14 +185,14 @@ def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
 
 
 def require_labels(manifest: Manifest, key: str) -> npt.NDArray[np.int64]:
-    """The labels of all samples; UserError names the first sample without one."""
-    return all_labelled(manifest.label, manifest.name, key)
+    """Labels of all samples, int64 [n]; UserError, naming `key`, where a sample has none."""
+    return checked_labels(manifest.label, manifest.name, key)
 
 
-def all_labelled(
+def checked_labels(
     labels: npt.NDArray, name: Callable[[int], str], key: str
 ) -> npt.NDArray[np.int64]:
-    """`labels` [n]; UserError, naming `key` and the first row without a label."""
+    """`labels` [n] as int64; UserError, naming `key` and the first row without a label."""
     unlabelled = np.flatnonzero(labels == NO_LABEL)
     if len(unlabelled):
         raise UserError(
@@ -195,7 +203,7 @@ def all_labelled(
 
 
 def summary(manifest: Manifest) -> Iterable[tuple[str, str]]:
-    """What a person wants to know of a data set: (word, value) pairs."""
+    """Summary of a data set for people, as (name, value) pairs."""
     labelled = manifest.label[manifest.label != NO_LABEL]
     kinds = zip(np.bincount(manifest.kind, minlength=len(EXTENSIONS)), EXTENSIONS, strict=True)
     counts = manifest.counts()

@@ -1,20 +1,20 @@
-"""The order of training as a pure function: position → (epoch, sample).
+"""Order of training as a pure function: position → (epoch, sample).
 
-Nothing enters but the seed, the sizes of the shards and the settings of `data`: not the number of
+It depends on the seed, the sizes of the shards and the settings of `data`, not on the number of
 processes, workers or restarts.  Three modes:
 
-`global`: index p mod N of epoch p div N, sent through a permutation of all N samples that is keyed
-by (seed, epoch).  Every batch may touch every shard: for local and shared disks.
+`global`: position p is index p mod N of epoch p div N, mapped by a permutation of all N samples
+that is keyed by (seed, epoch).  Every batch may read from every shard: for local and shared disks.
 
-`window`: the shards in an order keyed by (seed, epoch), so many of them at a time; their samples
-are permuted among each other.  For caches and spinning disks.
+`window`: the shards are permuted by a key of (seed, epoch) and taken `window` at a time; samples
+are permuted within each window.  For caches and spinning disks.
 
-`lanes`: slot j of a global batch belongs to lane j div (B / lanes), and each lane reads a share of
-its own of the permuted shards, window by window.  A process takes whole lanes, so it touches its
-share of the shards only, yet the global batch is the same for every number of processes.
+`lanes`: slot j of a global batch of B belongs to lane j div (B / lanes), and each lane reads its
+own share of the permuted shards, window by window.  A process takes whole lanes and so reads only
+its share of the shards, yet the global batch is the same for every number of processes.
 
-In all of them each lane (there is one, but in `lanes`) sees each of its samples exactly once per
-epoch, and goes on into the next epoch without a seam.
+In every mode each lane (`global` and `window` have one) yields each of its samples exactly once
+per epoch, and continues with the next epoch at once: no batch is cut at the end of an epoch.
 """
 
 import math
@@ -27,71 +27,31 @@ import numpy.typing as npt
 
 from mae.base.hashing import GAMMA, Stream, Words, fold, mix
 
+BLOCK = 1000
+"""number of positions of a lane in which a mixture keeps its weights exactly"""
 ROUNDS = 16
+"""rounds of the Feistel network"""
 
 Integers = npt.NDArray[np.int64]
-
-
-def permute(index: Integers, size: int, key: Words) -> Integers:
-    """A keyed permutation of range(size), elementwise and without a table.
-
-    `key` is one word, or one for each element.  A Feistel network (Luby and Rackoff 1988) on pairs
-    (left, right) of numbers below a and b, where a * b is hardly more than `size` ("generalised
-    Feistel cipher", Black and Rogaway 2002); the few results outside the range are sent through
-    again until they fall inside ("cycle walking", same).
-    """
-    rows = math.isqrt(size - 1) + 1
-    rows += rows % 2  # odd numbers of both would give even permutations only
-    columns = -(-size // rows)
-    words = index.astype(np.uint64)
-    outside = np.arange(len(words))
-    while len(outside):
-        own = key if len(key) == 1 else key[outside]
-        words[outside] = _feistel(words[outside], np.uint64(rows), np.uint64(columns), own)
-        outside = outside[words[outside] >= np.uint64(size)]
-    return words.astype(np.int64)
-
-
-def _feistel(words: Words, rows: np.uint64, columns: np.uint64, key: Words) -> Words:
-    left, right = np.divmod(words, columns)
-    for turn in range(0, ROUNDS, 2):
-        even, odd = (mix(key + np.uint64((turn + i) * GAMMA % 2**64)) for i in (1, 2))
-        left = (left + mix(right ^ even) % rows) % rows
-        right = (right + mix(left ^ odd) % columns) % columns
-    return left * columns + right
-
-
 Mode = Literal["global", "window", "lanes"]
-
-BLOCK = 1000
-"""positions of a lane in which a mixture keeps its weights exactly"""
 
 
 class Place(NamedTuple):
-    """Where positions of the stream fall."""
+    """View and sample of each position of the order."""
 
     view: Integers
-    """how often the sample was seen before: the epoch, times `repeats` when there are several"""
+    """number of earlier views of the sample: epoch * repeats + view within the epoch"""
     sample: Integers
     """number in the manifest"""
 
 
-def sample_at(seed: int, num_samples: int, positions: Integers) -> Place:
-    """The `global` order of one data set: every sample exactly once per epoch."""
-    epoch, index = np.divmod(positions.astype(np.int64), num_samples)
-    # Mostly one epoch, and so one key.
-    epochs = np.unique(epoch)
-    key = fold(seed, Stream.ORDER, epochs if len(epochs) == 1 else epoch)
-    return Place(epoch, permute(index, num_samples, key))
-
-
 class Order:
-    """The whole order of a run; see the module's text.
+    """Order of a run, as described in the module's docstring.
 
-    `counts` are the samples per shard, one array per data set; `weights` say how often each is
-    drawn from when there are several: in every BLOCK * repeats positions of a lane exactly in
-    proportion (to 1 / BLOCK), each data set by its own order and epochs.  With `repeats`, so many
-    positions in a row are views of one sample.
+    `counts` are the samples per shard, one array per data set.  `weights` are the proportions of
+    the data sets of a mixture: exact (to 1 / BLOCK) in every BLOCK * repeats positions of a lane;
+    each data set has its own order and epochs.  `repeats` consecutive positions are views of one
+    sample.
     """
 
     def __init__(
@@ -111,17 +71,17 @@ class Order:
         self.sizes = [int(shards.sum()) for shards in counts]
         self.first = np.cumsum([0, *self.sizes])
         self.quotas = np.cumsum([0, *quotas(weights)])
-        # A data set alone goes by the seed of the run.
+        # A single data set uses the seed of the run.
         seeds = [seed] if len(counts) == 1 else fold(seed, Stream.MIXTURE, np.arange(len(counts)))
         self.streams = [
-            _Everything(int(own), size)
+            _GlobalOrder(int(own), size)
             if mode == "global"
-            else _Windows(int(own), shards, window, self.lanes)
+            else _WindowOrder(int(own), shards, window, self.lanes)
             for own, size, shards in zip(seeds, self.sizes, counts, strict=True)
         ]
 
     def __len__(self) -> int:
-        """Samples in all data sets."""
+        """Number of samples in all data sets."""
         return int(self.first[-1])
 
     def __call__(self, positions: Integers) -> Place:
@@ -156,17 +116,46 @@ class Order:
         return source, block * quota + slot - self.quotas[source]
 
 
+def sample_at(seed: int, num_samples: int, positions: Integers) -> Place:
+    """The `global` order of one data set: every sample exactly once per epoch."""
+    epoch, index = np.divmod(positions.astype(np.int64), num_samples)
+    # Mostly a single epoch, which needs a single key.
+    epochs = np.unique(epoch)
+    key = fold(seed, Stream.ORDER, epochs if len(epochs) == 1 else epoch)
+    return Place(epoch, permute(index, num_samples, key))
+
+
+def permute(index: Integers, size: int, key: Words) -> Integers:
+    """A keyed permutation of range(size), elementwise and without a table.
+
+    `key` is one word, or one per element.  A Feistel network (Luby and Rackoff 1988) on pairs
+    (left, right) of numbers below a and b, where a * b is slightly more than `size` ("generalised
+    Feistel cipher", Black and Rogaway 2002); the few results outside the range are permuted again
+    until they fall inside ("cycle walking", ibid.).
+    """
+    rows = math.isqrt(size - 1) + 1
+    rows += rows % 2  # with both odd, only even permutations would occur
+    columns = -(-size // rows)
+    words = index.astype(np.uint64)
+    outside = np.arange(len(words))
+    while len(outside):
+        own = key if len(key) == 1 else key[outside]
+        words[outside] = _feistel(words[outside], np.uint64(rows), np.uint64(columns), own)
+        outside = outside[words[outside] >= np.uint64(size)]
+    return words.astype(np.int64)
+
+
 def quotas(weights: Sequence[float]) -> list[int]:
-    """`weights` as whole numbers that add up to BLOCK (largest remainders first)."""
+    """`weights` as whole numbers that sum to BLOCK (method of largest remainders)."""
     shares = np.asarray(weights, np.float64) / sum(weights) * BLOCK
     whole = np.floor(shares).astype(int)
-    behind = np.argsort(whole - shares, kind="stable")[: BLOCK - whole.sum()]
-    whole[behind] += 1
+    largest = np.argsort(whole - shares, kind="stable")[: BLOCK - whole.sum()]
+    whole[largest] += 1
     return whole.tolist()
 
 
-class _Everything:
-    """All samples at once."""
+class _GlobalOrder:
+    """The `global` order of one data set."""
 
     def __init__(self, seed: int, size: int) -> None:
         self.seed, self.size = seed, size
@@ -175,19 +164,19 @@ class _Everything:
         return sample_at(self.seed, self.size, index)
 
 
-class _Epoch(NamedTuple):
-    """How the shards of an epoch lie."""
+class _EpochLayout(NamedTuple):
+    """Permuted shards of an epoch and the windows over them."""
 
     shards: Integers
-    """in their order"""
+    """shard numbers in the order of the epoch"""
     starts: Integers
-    """of each of them in the epoch's sequence of samples, and the end"""
+    """index of each shard's first sample in the epoch, and the number of samples"""
     bounds: Integers
-    """of the windows, which never reach over the end of a lane"""
+    """first index of each window, and the end; windows do not extend over the end of a lane"""
 
 
-class _Windows:
-    """Permuted shards, cut into lanes of equal length, cut into windows."""
+class _WindowOrder:
+    """The `window` and `lanes` orders of one data set."""
 
     def __init__(self, seed: int, counts: Integers, window: int, lanes: int) -> None:
         self.seed, self.counts, self.window = seed, counts, window
@@ -205,19 +194,19 @@ class _Windows:
         return epoch, sample
 
     def _in_epoch(self, number: int, place: Integers) -> Integers:
-        epoch = self._epoch(number)
-        window = np.searchsorted(epoch.bounds, place, side="right") - 1
+        layout = self._layout(number)
+        window = np.searchsorted(layout.bounds, place, side="right") - 1
         shuffled = np.empty_like(place)
         for one in np.unique(window):
             own = window == one
-            start, end = epoch.bounds[one : one + 2]
+            start, end = layout.bounds[one : one + 2]
             key = fold(self.seed, Stream.ORDER, number, one)
             shuffled[own] = start + permute(place[own] - start, int(end - start), key)
-        slot = np.searchsorted(epoch.starts, shuffled, side="right") - 1
-        return self.first[epoch.shards[slot]] + shuffled - epoch.starts[slot]
+        slot = np.searchsorted(layout.starts, shuffled, side="right") - 1
+        return self.first[layout.shards[slot]] + shuffled - layout.starts[slot]
 
-    @lru_cache(maxsize=64)  # noqa: B019  (lives as long as the run; all data sets share it)
-    def _epoch(self, number: int) -> _Epoch:
+    @lru_cache(maxsize=64)  # noqa: B019  (lives as long as the run; shared by all data sets)
+    def _layout(self, number: int) -> _EpochLayout:
         count = len(self.counts)
         key = fold(self.seed, Stream.ORDER, number)
         shards = permute(np.arange(count), count, key)
@@ -225,8 +214,17 @@ class _Windows:
         bounds = [self.lane_starts]
         for low, high in zip(self.lane_starts[:-1], self.lane_starts[1:], strict=True):
             inside = starts[np.searchsorted(starts, low, "right") : np.searchsorted(starts, high)]
-            # Equal windows: a last one of a single shard would hardly be shuffled.
+            # Windows of equal length: a short last one would hardly be shuffled.
             parts = len(inside) + 1
             windows = -(-parts // self.window)
             bounds.append(inside[parts * np.arange(1, windows) // windows - 1])
-        return _Epoch(shards, starts, np.unique(np.concatenate(bounds)))
+        return _EpochLayout(shards, starts, np.unique(np.concatenate(bounds)))
+
+
+def _feistel(words: Words, rows: np.uint64, columns: np.uint64, key: Words) -> Words:
+    left, right = np.divmod(words, columns)
+    for turn in range(0, ROUNDS, 2):
+        even, odd = (mix(key + np.uint64((turn + i) * GAMMA % 2**64)) for i in (1, 2))
+        left = (left + mix(right ^ even) % rows) % rows
+        right = (right + mix(left ^ odd) % columns) % columns
+    return left * columns + right

@@ -1,7 +1,7 @@
-"""One shard read from beginning to end: a strict walk over its tar headers, then its samples.
+"""Scan of a shard: a strict walk over its tar headers, and the index of its samples.
 
-tarfile and webdataset end quietly at damage in the middle of an archive and so lose samples
-without a word; here every block is a valid header, a member's content, or the end.
+tarfile and webdataset stop without an error at damage in the middle of an archive and so lose
+samples; here every block must be a valid header, a member's content, or the end.
 """
 
 import hashlib
@@ -18,36 +18,89 @@ import numpy.typing as npt
 from mae.base.errors import UserError
 from mae.decoding.pixels import EXTENSIONS
 
+NO_LABEL = -1
+"""label of a sample without a class number"""
+
+# All sizes in bytes.
 BLOCK = 512
+CHUNK = 1 << 20
+LARGEST_IMAGE = 1 << 31
 LONGEST_EXTENDED_HEADER = 1 << 20
-LONGEST_PADDING = (1 << 20) + 2 * BLOCK  # to a full record: 10 KiB unless told otherwise
+LONGEST_LABEL = 20
+LONGEST_PADDING = (1 << 20) + 2 * BLOCK  # tar pads to a record, of 10 KiB by default
 COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")  # gzip, zstd, bzip2, xz
 
 
 class Member(NamedTuple):
-    """A regular file inside a tar."""
+    """A regular file in a tar."""
 
     name: str
     offset: int
-    """of the content, bytes from the start of the tar"""
+    """position of the content, bytes from the start of the tar"""
     size: int
+    """bytes"""
 
 
-def walk(path: Path, called: str | None = None) -> Iterator[Member]:
+class ShardIndex(NamedTuple):
+    """The samples of one shard, in tar order."""
+
+    keys: bytes
+    """joined by NUL: a Python string per sample would cost every worker memory"""
+    offset: npt.NDArray[np.int64]
+    """position of the image in the shard, in bytes"""
+    size: npt.NDArray[np.uint32]
+    """size of the image in bytes"""
+    crc: npt.NDArray[np.uint32]
+    """crc32 of the image's bytes"""
+    label: npt.NDArray[np.int32]
+    """class number from the sample's `.cls`; NO_LABEL without one or where it is not a number"""
+    kind: npt.NDArray[np.uint8]
+    """index into EXTENSIONS"""
+    bytes: int
+    """size of the shard"""
+    sha256: str
+    """checksum of the shard, hexadecimal"""
+
+
+def scan(path: Path, name: str | None = None) -> ShardIndex:
+    """Index one shard by reading it once; `name` is used in messages (default: the path).
+
+    An empty tar is a shard without samples.  Raises UserError as `walk` does, for a shard with
+    files but no images, and for a key with two images or labels.
+    """
+    name = name or str(path)
+    try:
+        with path.open("rb") as file:
+            return _scan(path, name, file.fileno())
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
+
+
+def walk(path: Path, name: str | None = None) -> Iterator[Member]:
     """The regular files of the uncompressed tar at `path`, in order.
 
-    Understands ustar, GNU long names and PAX records; skips folders; reads headers only.  Raises
-    UserError, naming the file (as `called`), where it is no tar, is cut short or damaged, or
-    holds links or sparse files.
+    Understands ustar, GNU long names and PAX records; skips folders; reads headers only.  `name`
+    is used in messages (default: the path).  Raises UserError where the file is not a tar, is cut
+    short or damaged, or holds links or sparse files.
     """
-    called = called or str(path)
+    name = name or str(path)
     try:
         with path.open("rb") as file:
             yield from _walk(file, os.fstat(file.fileno()).st_size)
     except OSError as error:
-        raise UserError(f"{called}: cannot be read: {error.strerror}") from None
+        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
     except _Damage as damage:
-        raise UserError(f"{called}: {damage}") from None
+        raise UserError(f"{name}: {damage}") from None
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension by WebDataset's rule: split at the first dot of the base name.
+
+    The extension is lower case.  Hidden files (`.jpg`) have no extension.
+    """
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return (f"{folder}{slash}{stem}", extension.lower()) if stem else (name, "")
 
 
 class _Damage(Exception):
@@ -76,7 +129,7 @@ def _walk(file: BinaryIO, total: int) -> Iterator[Member]:
         elif header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
             overrides |= _pax_records(_read_record(file, content, size), position)
         elif header.type == tarfile.XGLTYPE:
-            pass  # comments and defaults for all members; git writes one, nobody names files in it
+            pass  # comments and defaults for all members, as git writes; it names no files
         elif header.type == tarfile.DIRTYPE:
             overrides, size = {}, 0
         elif header.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
@@ -98,12 +151,13 @@ def _parse(block: bytes, position: int) -> tarfile.TarInfo:
     except tarfile.HeaderError as error:
         if position == 0:
             compressed = block.startswith(COMPRESSED)
-            raise _Damage("is compressed: unpack it first" if compressed else "is no tar") from None
+            defect = "is compressed: unpack it first" if compressed else "is not a tar"
+            raise _Damage(defect) from None
         raise _Damage(f"is damaged at byte {position}: {error}") from None
 
 
 def _check_end(file: BinaryIO, position: int, total: int) -> None:
-    """After the first zero block only padding follows, or a hole hides members."""
+    """Raise _Damage unless only padding follows the first zero block: a hole may hide members."""
     if total - position > LONGEST_PADDING:
         raise _Damage(f"is damaged at byte {position}: a hole of zeros, not the end")
     rest = file.read()
@@ -141,47 +195,8 @@ def _pax_records(data: bytes, position: int) -> dict[str, Any]:
 
 
 def _number(digits: bytes) -> int:
-    """-1 for what is no number, or none that a size of today can be."""
+    """The number, or -1 for text that is no number or a number beyond any file size."""
     return int(digits) if digits.isdigit() and len(digits) < 19 else -1
-
-
-NO_LABEL = -1
-LONGEST_LABEL = 20
-LARGEST_IMAGE = 1 << 31
-CHUNK = 1 << 20
-
-
-class ShardIndex(NamedTuple):
-    """The samples of one shard, in tar order."""
-
-    keys: bytes
-    """joined by NUL: a Python string for each of a million samples would cost every worker"""
-    offset: npt.NDArray[np.int64]
-    size: npt.NDArray[np.uint32]
-    crc: npt.NDArray[np.uint32]
-    """crc32 of the image's bytes"""
-    label: npt.NDArray[np.int32]
-    """class number from the sample's `.cls`, or NO_LABEL (of a text, too)"""
-    kind: npt.NDArray[np.uint8]
-    """index into EXTENSIONS"""
-    bytes: int
-    """of the whole shard"""
-    sha256: str
-    """of the whole shard"""
-
-
-def scan(path: Path, name: str | None = None) -> ShardIndex:
-    """Read one shard from beginning to end.  `name` is what messages call it (the path).
-
-    An empty tar is a shard of no samples.  Raises UserError for a damaged tar, a shard of other
-    files only, a key with two images or labels.
-    """
-    name = name or str(path)
-    try:
-        with path.open("rb") as file:
-            return _scan(path, name, file.fileno())
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
 
 
 def _scan(path: Path, name: str, file: int) -> ShardIndex:
@@ -204,7 +219,7 @@ def _scan(path: Path, name: str, file: int) -> ShardIndex:
             if key in images:
                 raise UserError(
                     f"{name}: key {key}: more than one image ({member.name}); "
-                    "leave one, or let their names differ before the first dot"
+                    "keep one, or make their names differ before the first dot"
                 )
             images[key] = (member, zlib.crc32(content), EXTENSIONS.index(extension))
         elif extension == "cls":
@@ -237,18 +252,8 @@ def _feed(digest: "hashlib._Hash", file: int, start: int, end: int) -> None:
         start += len(part)
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """WebDataset's rule: the key runs to the first dot of the base name; the rest, lower case.
-
-    Hidden files (`.jpg`) have a key alone.
-    """
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return (f"{folder}{slash}{stem}", extension.lower()) if stem else (name, "")
-
-
 def _read_label(text: bytes) -> int:
-    """NO_LABEL for what is no class number: pretraining needs none, and what does will say so."""
+    """The class number, or NO_LABEL for other text: commands that need labels check them."""
     try:
         label = int(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Bytes of a sample: one `pread` on a local shard, or on the cached copy of a remote one."""
+"""Reader of sample bytes: one `pread` on a local shard or the cached copy of a remote one."""
 
 import os
 import zlib
@@ -11,10 +11,11 @@ from mae.storage.cache import ShardCache
 from mae.storage.files import is_remote, redacted
 
 OPEN_SHARDS = 64
+"""maximum number of open shards per reader"""
 
 
 class ShardReader:
-    """Reads samples by number; keeps the shards used last open."""
+    """Reads samples by number; keeps the most recently used shards open."""
 
     def __init__(self, manifest: Manifest, cache: ShardCache | None = None) -> None:
         self.manifest = manifest
@@ -22,21 +23,21 @@ class ShardReader:
         self._files: OrderedDict[int, int] = OrderedDict()
 
     def read(self, sample: int) -> bytes:
-        """Bytes as they were indexed, by their checksum.
+        """The image file of a sample, checked against the crc32 of the manifest.
 
-        Raises SampleError, naming shard and key, where they are others (after reading a second
-        time, of a remote shard a fresh copy), StorageError where the shard cannot be read.
+        A mismatch is read once more, for a remote shard from a fresh copy.  Raises SampleError,
+        naming shard and key, where it persists, StorageError where the shard cannot be read.
         """
-        data, complaint = self._read(sample)
-        if complaint:
+        data, defect = self._read(sample)
+        if defect:
             self._refresh(int(self.manifest.shard[sample]))
-            data, complaint = self._read(sample)
-        if complaint:
-            raise SampleError(f"{self.manifest.name(sample)}: {complaint}")
+            data, defect = self._read(sample)
+        if defect:
+            raise SampleError(f"{self.manifest.name(sample)}: {defect}")
         return data
 
     def _read(self, sample: int) -> tuple[bytes, str]:
-        """The bytes, and what is wrong with them."""
+        """The bytes, and their defect (empty: none)."""
         manifest = self.manifest
         size, offset = manifest.size.item(sample), manifest.offset.item(sample)
         try:
@@ -70,7 +71,7 @@ class ShardReader:
         location = self.manifest.shards[shard]
         if self.cache is None:
             raise StorageError(f"{redacted(location)}: remote shards need a cache")
-        # Opened by the cache, which may give the copy up at any moment.
+        # Opened by the cache: it may delete the copy at any time.
         with self.cache.open(location, **self._identity(shard)) as file:
             return os.dup(file.fileno())
 
@@ -78,14 +79,14 @@ class ShardReader:
         return {"size": self.manifest.shard_bytes[shard], "sha256": self.manifest.sha256[shard]}
 
     def _make_room(self) -> None:
-        """Close the shard used longest ago, and those that the cache has deleted meanwhile."""
+        """Close the least recently used shard, and all that the cache has deleted since."""
         for shard, file in list(self._files.items()):
-            deleted = os.fstat(file).st_nlink == 0  # keeps its disk space until it is closed
+            deleted = os.fstat(file).st_nlink == 0  # an open file keeps its disk space
             if deleted or len(self._files) >= OPEN_SHARDS:
                 os.close(self._files.pop(shard))
 
     def _refresh(self, shard: int) -> None:
-        """Forget the open shard, and the cached copy of a remote one."""
+        """Close the shard, and delete the cached copy of a remote one."""
         if shard in self._files:
             os.close(self._files.pop(shard))
         location = self.manifest.shards[shard]
@@ -93,7 +94,7 @@ class ShardReader:
             self.cache.discard(location, **self._identity(shard))
 
     def __reduce__(self) -> tuple:
-        # Open files belong to this process: a copy sent to another one opens its own.
+        # File descriptors are not valid in another process: the copy opens its own.
         return ShardReader, (self.manifest, self.cache)
 
     def __del__(self) -> None:

@@ -1,4 +1,4 @@
-"""Shard lists: paths, addresses, brace patterns, globs, wids indexes."""
+"""Shard lists from paths, addresses, brace patterns, globs and wids indexes."""
 
 import glob
 import io
@@ -25,13 +25,13 @@ from mae.storage.files import (
 def expand_shards(
     patterns: Sequence[str], key: str = "data.train", allow_pipe: bool = False
 ) -> tuple[str, ...]:
-    """The shards in the order written (globs sorted), each once: paths that exist, and addresses.
+    """The paths and addresses that `patterns` stand for, in the order written (globs sorted).
 
-    A name that ends in `.json` is a wids index and stands for the shards it lists; `pipe:` is
-    taken as it is.  Whether a remote shard exists is not asked here, where no glob lists it.
-    Raises UserError, naming `key`, for an empty list, a pattern that matches nothing or has a
-    brace too many, a missing file, a shard named twice, a malformed index, a `pipe:` that is not
-    allowed; StorageError where a server does not answer.
+    A name that ends in `.json` is a wids index and stands for the shards it lists; `pipe:` is not
+    expanded.  Local shards exist; remote ones are not checked, except those found by a glob.
+    Raises UserError, naming `key`, for an empty list, a pattern that matches nothing, an unmatched
+    brace, a missing file, a shard named twice, a malformed index, a `pipe:` that is not allowed;
+    StorageError where a server does not answer.
     """
     if not patterns:
         raise UserError(f"{key}: no shards given: {key}='path/train-{{000000..000009}}.tar'")
@@ -60,7 +60,7 @@ def expand_shards(
 
 def _expand_braces(pattern: str) -> list[str]:
     if pattern.startswith("pipe:"):
-        return [pattern]  # braces and stars are the shell's
+        return [pattern]  # the shell expands its braces and stars
     if pattern.startswith("file:///"):
         pattern = pattern.removeprefix("file://")
     try:
@@ -68,11 +68,11 @@ def _expand_braces(pattern: str) -> list[str]:
             return list(braceexpand(pattern))
         return list(braceexpand(str(Path(pattern).expanduser())))
     except ValueError:
-        raise UserError(f"{redacted(pattern)}: a brace has no partner") from None
+        raise UserError(f"{redacted(pattern)}: unmatched brace") from None
 
 
 def _match(name: str, allow_pipe: bool) -> list[str]:
-    """What one name stands for; a missing path stands for nothing."""
+    """The locations that one name stands for; none for a missing path."""
     check_pipe_allowed(name, allow_pipe)
     if name.startswith("pipe:"):
         return [name]
@@ -80,7 +80,7 @@ def _match(name: str, allow_pipe: bool) -> list[str]:
         return _read_wids(name, allow_pipe)
     if is_remote(name):
         return glob_remote(name) if has_magic(name) else [name]
-    # A file of that very name wins, so that names with brackets need no escaping.
+    # An existing file comes before the glob, so that names with brackets need no escaping.
     if Path(name).exists():
         return [name]
     return sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (may be absolute)
@@ -93,17 +93,17 @@ def _resolved(location: str) -> str:
 def _read_wids(index: str, allow_pipe: bool) -> list[str]:
     """The shards of a wids index (`{"shardlist": [{"url": …}, …]}`), in its order.
 
-    Urls count from its "base", or else from its own folder.  UserError where it is malformed,
-    or names from afar what lies or runs on this machine.
+    Relative urls start at its "base", else at its own folder.  Raises UserError where it is
+    malformed, or where a remote index names local files or commands.
     """
     shown = redacted(index)
     try:
         content = json.loads(_read_text(index))
-    except (ValueError, RecursionError):  # no JSON, or no UTF-8
-        raise UserError(f"{shown}: is no JSON") from None
+    except (ValueError, RecursionError):  # not JSON or not UTF-8
+        raise UserError(f"{shown}: is not JSON") from None
     shards = content.get("shardlist") if isinstance(content, dict) else None
     if not isinstance(shards, list) or not shards:
-        raise UserError(f'{shown}: is no wids index: no "shardlist" in it')
+        raise UserError(f'{shown}: is not a wids index: no "shardlist" in it')
     own_folder = posixpath.dirname(index.partition("?")[0] if is_remote(index) else index)
     base = content.get("base") or own_folder
     found = []
@@ -115,7 +115,7 @@ def _read_wids(index: str, allow_pipe: bool) -> list[str]:
         check_pipe_allowed(location, allow_pipe)
         local = not is_remote(location) or location.startswith(("pipe:", "file:"))
         if is_remote(index) and local:
-            raise UserError(f"{shown}: shardlist[{number}] is of this machine: {redacted(url)}")
+            raise UserError(f"{shown}: shardlist[{number}] is on this machine: {redacted(url)}")
         found.append(location)
     return found
 
@@ -134,7 +134,7 @@ def _read_text(location: str) -> bytes:
 
 
 def _join(base: str, url: str) -> str:
-    """`url`, counted from the folder or address `base` unless it is whole by itself."""
+    """`url`, resolved against the folder or address `base` unless it is an address itself."""
     if is_remote(url):
         return url
     if not is_remote(base):

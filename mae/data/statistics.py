@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a data set's channels, measured once on a part of it."""
+"""Mean and standard deviation of a data set's channels, measured once on a subset."""
 
 import json
 from collections import Counter
@@ -18,16 +18,19 @@ from mae.decoding.decode import read_info
 from mae.decoding.pixels import EXTENSIONS, BadImage
 from mae.storage.cache import ShardCache
 
-SAMPLE = 1000
+HEADERS = 64
+"""number of images whose headers decide channels and bits"""
+MEASURED = 1000
+"""maximum number of images that are measured"""
 SHARDS = 32
-LOOKS = 64
+"""maximum number of shards that these images are from"""
 
 
 class Statistics(NamedTuple):
-    """Of pixels in [0, 1]."""
+    """Channel statistics of pixels in [0, 1]."""
 
     images: int
-    """that were looked at"""
+    """number of measured images"""
     mean: tuple[float, ...]
     """per channel"""
     std: tuple[float, ...]
@@ -35,10 +38,10 @@ class Statistics(NamedTuple):
 
 
 def channel_statistics(images: Images, index_dir: Path | None = None) -> Statistics:
-    """Over all pixels of up to SAMPLE images, each image with the same weight.
+    """Statistics over all pixels of at most MEASURED images, each with the same weight.
 
-    Kept beside the indexes of the shards.  Raises UserError where no image is usable, or a
-    channel is the same everywhere.
+    Cached beside the indexes of the shards.  Raises UserError where no image is usable, or a
+    channel is constant.
     """
     manifest = images.manifest
     name = f"statistics-{manifest.fingerprint[:16]}-{images.channels}x{images.bits}.json"
@@ -47,7 +50,7 @@ def channel_statistics(images: Images, index_dir: Path | None = None) -> Statist
         stored = json.loads(file.read_text())
         return Statistics(stored["images"], tuple(stored["mean"]), tuple(stored["std"]))
     statistics = _measure(images)
-    with suppress(OSError):  # a folder that cannot be written only costs time
+    with suppress(OSError):  # not cached where the folder is not writable
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".tmp")
         part.write_text(json.dumps(statistics._asdict()))
@@ -56,23 +59,23 @@ def channel_statistics(images: Images, index_dir: Path | None = None) -> Statist
 
 
 def channels_and_bits(manifest: Manifest, cache: ShardCache | None = None) -> tuple[int, int]:
-    """What most images have, alpha not counted, by the headers of some.
+    """The most frequent channels (without alpha) and bits per channel among some headers.
 
-    Raises UserError where none of those is usable.
+    Raises UserError where none of these images is usable.
     """
     reader = ShardReader(manifest, cache)
-    found: Counter[tuple[int, int]] = Counter()
-    for sample in some_samples(manifest, LOOKS):
+    kinds: Counter[tuple[int, int]] = Counter()
+    for sample in some_samples(manifest, HEADERS):
         with suppress(SampleError, BadImage):
             info = read_info(reader.read(sample), EXTENSIONS[manifest.kind[sample]])
-            found[info.colours, info.bits] += 1
-    if not found:
-        raise UserError(f"{manifest.shard_name(0)}: no usable image among {LOOKS}")
-    return found.most_common(1)[0][0]
+            kinds[info.colours, info.bits] += 1
+    if not kinds:
+        raise UserError(f"{manifest.shard_name(0)}: no usable image among {HEADERS}")
+    return kinds.most_common(1)[0][0]
 
 
-def some_samples(manifest: Manifest, count: int = SAMPLE) -> list[int]:
-    """`count` samples spread evenly over SHARDS shards, themselves spread evenly."""
+def some_samples(manifest: Manifest, count: int = MEASURED) -> list[int]:
+    """`count` samples, evenly spaced in each of SHARDS evenly spaced shards."""
     number = len(manifest.shards)
     shards = np.unique(np.linspace(0, number - 1, min(number, SHARDS)).astype(int))
     counts = manifest.counts()

@@ -1,4 +1,4 @@
-"""The training data as the settings describe it: manifest, order, cache, batches."""
+"""Training data built from the settings: manifest, order, cache, batches, shards fetched ahead."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
@@ -25,20 +25,24 @@ from mae.storage.retry import BackgroundThreads
 
 CPU = torch.device("cpu")
 
-MOST_AHEAD = 1000
-"""micro-batches that are looked through for shards to fetch"""
+DOWNLOADS = 4
+"""number of remote shards fetched at a time, per process"""
+MAX_AHEAD = 1000
+"""maximum number of future micro-batches whose shards are fetched"""
+REQUESTED = 1024
+"""number of recently requested shards that are not requested again"""
 
 
 class TrainingSource(Protocol):
-    """Training samples in an order: `TrainingData`, or others in its place."""
+    """Interface of `TrainingData` for other training samples in an order."""
 
     @property
     def manifest(self) -> Manifest:
-        """All of the samples."""
+        """The samples."""
         ...
 
     def names(self, step: int, batch_size: int) -> list[str]:
-        """Names of the samples of the step that ends with `step` steps done."""
+        """Names of the samples of training step `step`, counted from 1."""
         ...
 
     def images(self, config: Config) -> Images:
@@ -55,19 +59,19 @@ class TrainingSource(Protocol):
         skipped: Container[int] = (),
         device: torch.device = ...,
     ) -> Generator[TrainingBatch]:
-        """The micro-batches of a process for the steps in [first, last) but those `skipped`."""
+        """Micro-batches of this process for steps [first, last), without the `skipped` steps."""
         ...
 
 
 class TrainingData(NamedTuple):
-    """What a run trains on, and in which order."""
+    """Training samples of a run, their order and the cache of remote shards."""
 
     manifest: Manifest
     order: Order
     cache: ShardCache
 
     def names(self, step: int, batch_size: int) -> list[str]:
-        """`shard: key KEY` of all samples of the step that ends with `step` steps done."""
+        """`SHARD: key KEY` of every sample of training step `step`, counted from 1."""
         return step_names(self.manifest, self.order, step, batch_size)
 
     def images(self, config: Config) -> Images:
@@ -84,10 +88,11 @@ class TrainingData(NamedTuple):
         skipped: Container[int] = (),
         device: torch.device = CPU,
     ) -> Generator[TrainingBatch]:
-        """The micro-batches of a process for the steps in [first, last) but those `skipped`.
+        """Micro-batches of this process for steps [first, last), without the `skipped` steps.
 
-        `device` decodes them where data.decode_on_device asks for it.  Raises UserError,
-        SampleError, StorageError as the samples are met, WorkerDied.
+        Steps of [first, last) count from 0, those of `skipped` from 1.  `device` decodes the
+        images if data.decode_on_device is set.  Raises SampleError for a bad sample without a
+        usable replacement, StorageError for an unreadable shard, WorkerDied for a dead worker.
         """
         views = build_training_views(
             self.manifest,
@@ -100,12 +105,12 @@ class TrainingData(NamedTuple):
         )
         at_once = shards_at_once(config.data, self.manifest, 1 / sharding.num_processes)
         in_window = at_once * len(self.manifest) / len(self.manifest.shards)
-        positions = fetching_ahead(
+        positions = prefetch_shards(
             sharding.micro_batches(first, last, skipped),
             self.manifest,
             self.order,
             self.cache,
-            ahead=min(MOST_AHEAD, int(in_window / sharding.device_batch) + 1),
+            ahead=min(MAX_AHEAD, int(in_window / sharding.device_batch) + 1),
         )
         if not isinstance(views, EncodedViews):
             return load_in_workers(views, positions, config.data.workers)
@@ -122,10 +127,11 @@ def open_training_data(
     local_share: float = 1.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Config, TrainingData]:
-    """Manifest, order and cache, and the settings with what was measured and counted.
+    """The training data, and the settings completed by values measured on it.
 
-    `local_share`: the share of all processes that work on this machine; `progress` hears of
-    shards indexed and shards in all.  Raises UserError and StorageError as its parts do.
+    `local_share` is the share of all processes that run on this machine; `progress` is called with
+    the number of indexed shards and of all shards.  Raises UserError and StorageError as
+    `build_manifest`, `build_order`, `check_cache` and `with_own_statistics` do.
     """
     manifest = training_manifest(config.data, progress)
     order = build_order(config.data, manifest, config.train.seed, config.train.batch_size)
@@ -136,9 +142,9 @@ def open_training_data(
 
 
 def open_images(patterns: Sequence[str], key: str, config: Config) -> Images:
-    """The images of shards that are not trained on, read with the settings of a run.
+    """Images of shards other than the training shards, read with the settings of a run.
 
-    `key` is what messages call `patterns`.  Raises as `build_manifest` does.
+    `key` names `patterns` in messages.  Raises as `build_manifest` does.
     """
     data, cache = config.data, build_cache(config.data)
     manifest = build_manifest(patterns, key, data.index_dir, cache)
@@ -148,7 +154,7 @@ def open_images(patterns: Sequence[str], key: str, config: Config) -> Images:
 def training_manifest(
     config: DataConfig, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Manifest:
-    """All samples of data.train, or of the data sets of data.mixture.
+    """Manifest of data.train, or of the data sets of data.mixture.
 
     Raises UserError and StorageError as `build_manifest` does.
     """
@@ -164,7 +170,10 @@ def training_manifest(
 
 
 def with_own_statistics(config: Config, manifest: Manifest) -> Config:
-    """The settings, with the data's own mean and std where data.own_statistics asks for them."""
+    """The settings, with mean and std measured on the data if data.own_statistics is set.
+
+    Raises UserError as `channel_statistics` does.
+    """
     data = config.data
     if not data.own_statistics:
         return config
@@ -175,7 +184,7 @@ def with_own_statistics(config: Config, manifest: Manifest) -> Config:
 
 
 def build_order(config: DataConfig, manifest: Manifest, seed: int, batch_size: int) -> Order:
-    """The order of training; UserError where there are more lanes than samples."""
+    """The training order; UserError where there are more lanes than samples."""
     counts = manifest.dataset_counts()
     if config.order == "lanes" and (fewest := min(int(n.sum()) for n in counts)) < config.lanes:
         raise UserError(f"data.lanes: {config.lanes} for {fewest} images: use data.order=global")
@@ -192,7 +201,7 @@ def build_order(config: DataConfig, manifest: Manifest, seed: int, batch_size: i
 
 
 def shards_at_once(config: DataConfig, manifest: Manifest, share_of_lanes: float) -> int:
-    """How many shards are read from at a time by processes that have this share of the lanes."""
+    """Number of shards read at a time by processes with this share of the lanes."""
     if config.order == "global":
         return len(manifest.shards)
     lanes = max(1, round(config.lanes * share_of_lanes)) if config.order == "lanes" else 1
@@ -200,9 +209,9 @@ def shards_at_once(config: DataConfig, manifest: Manifest, share_of_lanes: float
 
 
 def check_cache(config: DataConfig, manifest: Manifest, share_of_lanes: float) -> None:
-    """UserError where the cache cannot hold the remote shards that are read at a time.
+    """Raise UserError where the cache cannot hold the remote shards that are read at a time.
 
-    Two windows of them: the one that is read and the one that is fetched meanwhile.
+    These are two windows: the one being read and the one being fetched.
     """
     remote = [
         size
@@ -222,20 +231,16 @@ def check_cache(config: DataConfig, manifest: Manifest, share_of_lanes: float) -
         )
         raise UserError(
             f"data.cache_gb: {config.cache_gb:g}, but data.order={config.order} needs {needed:.3g} "
-            f"GB of remote shards at hand: raise it, or {hint}"
+            f"GB for the remote shards in use: raise it, or {hint}"
         )
 
 
-DOWNLOADS = 4
-REMEMBERED = 1024
-
-
-def fetching_ahead(
+def prefetch_shards(
     micro_batches: Iterable[range], manifest: Manifest, order: Order, cache: ShardCache, ahead: int
 ) -> Iterator[range]:
     """`micro_batches` unchanged, while the shards of the next `ahead` of them are downloaded.
 
-    A failure here is no failure: whoever needs the shard meets it again, and tells.
+    Errors are ignored here: the reader of the shard raises them again.
     """
     if not any(map(is_remote, manifest.shards)):
         yield from micro_batches
@@ -247,23 +252,23 @@ def fetching_ahead(
                 manifest.shards[shard],
                 size=manifest.shard_bytes[shard],
                 sha256=manifest.sha256[shard],
-                # The processes of a machine want the same shards at the same time: each turns to
-                # one that nobody is bringing, and so they share the work.
+                # The processes of a machine need the same shards at the same time: each skips
+                # those that another one is downloading, so they share the work.
                 wait=False,
             )
 
     background = BackgroundThreads(DOWNLOADS, "fetch")
-    asked: OrderedDict[int, None] = OrderedDict()
+    requested: OrderedDict[int, None] = OrderedDict()
     upcoming: deque[range] = deque()
     try:
         for positions in micro_batches:
             samples = order(np.arange(positions.start, positions.stop)).sample
             for shard in np.unique(manifest.shard[samples]).tolist():
-                if shard not in asked and is_remote(manifest.shards[shard]):
+                if shard not in requested and is_remote(manifest.shards[shard]):
                     background.submit(fetch, shard)
-                    asked[shard] = None
-            while len(asked) > REMEMBERED:
-                asked.popitem(last=False)  # evicted by now, perhaps, and to be asked for again
+                    requested[shard] = None
+            while len(requested) > REQUESTED:
+                requested.popitem(last=False)  # perhaps evicted by now: fetched again if needed
             upcoming.append(positions)
             if len(upcoming) > ahead:
                 yield upcoming.popleft()

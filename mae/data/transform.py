@@ -1,7 +1,7 @@
-"""From decoded pixels to the view that the model sees: uint8 or uint16 in, the same out.
+"""Views of decoded images, uint8 or uint16: random resized crop, flip, centre crop, augmentation.
 
-Random resized crop and flip are functions of a key, so a sample's view does not depend on who
-makes it.  Bicubic with antialiasing, within rounding of PIL's.
+Random views are pure functions of a key, so they do not depend on the process that makes them.
+Resizing is bicubic with antialiasing, within rounding of PIL's.
 """
 
 import math
@@ -21,14 +21,15 @@ from mae.base.errors import UserError
 from mae.base.hashing import Words, uniforms
 
 ATTEMPTS = 10
+"""number of random crops tried before the fallback"""
 DRAWS = 4 * ATTEMPTS + 1
-"""of a view: area, ratio, top and left of each attempt, and the flip"""
+"""random numbers per view: area, ratio, top and left of each attempt, and the flip"""
 
 Uniforms = npt.NDArray[np.float64]
 
 
 class View(NamedTuple):
-    """A part of an image, in pixels, and whether to mirror it."""
+    """A crop box in pixels, and whether to mirror it."""
 
     top: int
     left: int
@@ -38,7 +39,7 @@ class View(NamedTuple):
 
 
 def draw_views(keys: Words) -> Uniforms:
-    """[b] keys → [b DRAWS] numbers in [0, 1): all the chance there is in b views."""
+    """[b] keys → [b DRAWS] uniform numbers in [0, 1): all random numbers of b views."""
     return uniforms(keys, DRAWS)
 
 
@@ -50,10 +51,10 @@ def random_view(
     ratio: tuple[float, float],
     flip: bool,
 ) -> View:
-    """Random resized crop (Szegedy et al. 2014) as torchvision draws it; [DRAWS] of `draw_views`.
+    """Random resized crop (Szegedy et al. 2014) as in torchvision, from one row of `draw_views`.
 
-    Ten tries for an area in `scale` times the image's and a width-to-height ratio in `ratio`,
-    uniform in its logarithm; then the largest centred crop whose ratio is allowed.
+    ATTEMPTS tries of an area in `scale` (as a share of the image's) and a ratio of width to height
+    in `ratio`, uniform in its logarithm; then the largest centred crop with a ratio in that range.
     """
     mirrored = bool(flip and draws[-1] < 0.5)
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
@@ -72,57 +73,58 @@ def random_view(
 
 
 def apply_view(image: Tensor, view: View, size: tuple[int, int]) -> Tensor:
-    """uint8 or uint16 [c h w] → the same type, [c *size], whatever strides."""
+    """Crop, resize and flip: uint8 or uint16 [c h w] → [c *size] of the same type, any strides."""
     part = image[None, :, view.top : view.top + view.height, view.left : view.left + view.width]
-    if image.dtype == torch.uint16:  # neither resized nor, in older versions, mirrored by torch
+    if image.dtype == torch.uint16:  # torch does not resize it, and older versions do not flip it
         part = F.interpolate(part.float(), size=size, mode="bicubic", antialias=True)
         part = part.flip(-1) if view.flip else part
         return part[0].round_().clamp_(0, 65535).to(torch.uint16)
-    # On uint8 this is native and, on pixels that are dense and channels last, fastest.
+    # uint8 is resized natively, and fastest where dense and channels last.
     part = part.contiguous(memory_format=torch.channels_last)
     part = F.interpolate(part, size=size, mode="bicubic", antialias=True)[0]
     return part.flip(-1) if view.flip else part
 
 
 def apply_view_into(image: Tensor, view: View, out: Tensor) -> None:
-    """`apply_view` to a place in a batch: `out` is [c H W], of the image's type.
+    """`apply_view` into a row of a batch: `out` is [c H W], of the image's type.
 
-    Cheapest where the batch is contiguous: mirroring channels-last pixels costs more than the
-    change of order.
+    Cheapest for a contiguous batch: flipping channels-last pixels costs more than the change of
+    memory format.
     """
     out.copy_(apply_view(image, view, (out.shape[-2], out.shape[-1])))
 
 
 def center_view(image: Tensor, size: tuple[int, int], crop_pct: float) -> Tensor:
-    """For evaluation: the largest centred part of `size`'s shape, `crop_pct` of it kept.
+    """Centre crop for evaluation: [c h w] → [c *size].
 
-    Resizing the short side to size / crop_pct and cutting out the centre, in one interpolation.
+    Equals resizing the short side to size / crop_pct and cropping the centre, in one interpolation.
     """
     return apply_view(image, center_box(image.shape[-2], image.shape[-1], size, crop_pct), size)
 
 
 def center_box(height: int, width: int, size: tuple[int, int], crop_pct: float) -> View:
-    """The part of an image of `height` by `width` pixels that `center_view` shows."""
+    """The crop box of `center_view` in an image of `height` by `width` pixels."""
     fit = min(height / size[0], width / size[1]) * crop_pct
     h, w = max(1, round(size[0] * fit)), max(1, round(size[1] * fit))
     return View((height - h) // 2, (width - w) // 2, h, w, False)
 
 
 def stack(images: list[Tensor]) -> Tensor:
-    """Equal [c h w] to one contiguous batch [b c h w]."""
+    """Images [c h w] of one shape → a contiguous batch [b c h w]."""
     return torch.stack(images).contiguous()
 
 
 Augment = Callable[[Tensor, int], Tensor]
-"""uint8 [3 h w] and a key of 64 bits → uint8 [3 h w]"""
+"""function of uint8 [3 h w] and a 64-bit key → uint8 [3 h w]"""
 
 
 def build_augment(
     policy: str, mean: Sequence[float], size: tuple[int, int], setting: str = "policy"
 ) -> Augment:
-    """As fine-tuning recipes set it up: moved by up to .45 of the side, filled with the mean.
+    """Timm's RandAugment `policy`, set up as in MAE's fine-tuning.
 
-    Raises UserError where timm does not know `policy`, which messages call `setting`.
+    Translations are at most 0.45 of the shorter side, uncovered pixels are filled with the mean.
+    Raises UserError, naming `setting`, where timm does not know `policy`.
     """
     settings = {
         "translate_const": int(min(size) * 0.45),
@@ -132,13 +134,13 @@ def build_augment(
     try:
         transform = rand_augment_transform(policy, settings)
     except (AssertionError, ValueError, KeyError) as error:
-        raise UserError(f"{setting}: {policy!r}: timm knows no such policy") from error
+        raise UserError(f"{setting}: {policy!r}: timm has no such policy") from error
     for operation in transform.ops:
         if operation.name.startswith("Posterize"):
             operation.aug_fn = posterize
 
     def augment(view: Tensor, key: int) -> Tensor:
-        # The policy draws from the libraries' generators: lent for the moment, and given back.
+        # The policy draws from global generators, whose states are restored afterwards.
         before = random.getstate(), np.random.get_state()
         random.seed(key)
         np.random.seed(key % 2**32)
@@ -153,5 +155,5 @@ def build_augment(
 
 
 def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
-    """Keep so many bits of each channel; none of them is black, which newer Pillow refuses."""
+    """Keep `bits` bits per channel; with 0 the image is black, which newer Pillow refuses to do."""
     return ImageOps.posterize(image, bits) if bits else Image.new(image.mode, image.size)

@@ -1,4 +1,4 @@
-"""Does every image of a data set decode: `mae verify`."""
+"""Verification of a data set for `mae verify`: decode every image, check every shard's sha256."""
 
 import hashlib
 from collections import Counter
@@ -14,39 +14,43 @@ from mae.data.manifest import Manifest, join
 from mae.data.scan import ShardIndex, scan
 from mae.data.shard_reader import ShardReader
 from mae.data.shards import expand_shards
-from mae.data.workers import in_workers
+from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import EXTENSIONS, BadImage
 from mae.storage.cache import ShardCache
 from mae.storage.files import is_remote, redacted
 from mae.storage.retry import BackgroundThreads
 
-SAMPLES_AT_ONCE = 256
-SHOWN = 10
-"""bad samples that are named one by one"""
 CHUNK = 1 << 20
+"""bytes read at a time for a checksum"""
 READERS = 16
-"""shards indexed at a time"""
+"""maximum number of shards indexed at a time"""
+SAMPLES_AT_ONCE = 256
+"""maximum number of samples per task"""
+SHOWN = 10
+"""maximum number of defects printed one by one"""
 
 
-class Bad(NamedTuple):
-    """A sample, or (without a key) a whole shard, that is not as it should be."""
+class Defect(NamedTuple):
+    """A bad sample, or (with an empty key) a bad shard."""
 
     shard: str
     key: str
     reason: str
 
 
-class Verified(NamedTuple):
-    """What `verify` found."""
+class Verification(NamedTuple):
+    """Result of `verify`: counts and defects."""
 
     samples: int
     shards: int
-    bad: tuple[Bad, ...]
-    """by shard in the manifest's order, then in tar order; of a shard itself first"""
+    bad: tuple[Defect, ...]
+    """in the manifest's order of shards: the shard's own defect, then samples in tar order"""
     formats: dict[str, int]
-    """good samples by extension"""
+    """number of good samples per extension"""
     channels: dict[int, int]
+    """number of good samples per number of channels"""
     bits: dict[int, int]
+    """number of good samples per bits of a channel"""
 
 
 class _Task(NamedTuple):
@@ -54,9 +58,11 @@ class _Task(NamedTuple):
     samples: range
 
 
-class _Found(NamedTuple):
+class _TaskResult(NamedTuple):
     bad: list[tuple[int, str]]
+    """sample (-1: the shard) and defect"""
     kinds: Counter[tuple[str, int, int]]
+    """number of good samples per (extension, channels, bits)"""
 
 
 def verify(
@@ -64,12 +70,12 @@ def verify(
     workers: int = 0,
     progress: Progress | None = None,
     cache: ShardCache | None = None,
-) -> Verified:
-    """Decode every sample in its own channels and depth, and check every shard's sha256.
+) -> Verification:
+    """Decode every sample with its own channels and bits, and check every shard's sha256.
 
-    The same result for any number of `workers` (0: this process).  `progress` hears of samples
-    (None: a bar, if stderr is a terminal).  Raises StorageError where bytes cannot be had, and
-    WorkerDied where a worker process is killed.
+    The result is the same for any number of `workers` (0: this process).  `progress` is called
+    with the number of checked and of all samples (None: a bar, if stderr is a terminal).  Raises
+    StorageError where a shard cannot be read, and WorkerDied where a worker process is killed.
     """
     tasks = [
         _Task(shard, range(start, min(start + SAMPLES_AT_ONCE, first + count)))
@@ -78,7 +84,7 @@ def verify(
         )
         for start in range(first, first + count, SAMPLES_AT_ONCE)
     ]
-    found: dict[int, _Found] = {}
+    results: dict[int, _TaskResult] = {}
     done = 0
     with progress_bar("images") as bar:
         show = progress or bar
@@ -87,18 +93,18 @@ def verify(
         def name(task: _Task) -> str:
             return manifest.name(task.samples.start)
 
-        for number, result in in_workers(checker, tasks, workers, name):
-            found[number] = result
+        for number, result in run_tasks(checker, tasks, workers, name):
+            results[number] = result
             done += len(tasks[number].samples)
             show(done, len(manifest))
-    bad: list[Bad] = []
+    bad: list[Defect] = []
     kinds: Counter[tuple[str, int, int]] = Counter()
     for number in range(len(tasks)):
-        kinds += found[number].kinds
-        for sample, reason in found[number].bad:
+        kinds += results[number].kinds
+        for sample, reason in results[number].bad:
             shard = redacted(manifest.shards[tasks[number].shard])
-            bad.append(Bad(shard, manifest.key(sample) if sample >= 0 else "", reason))
-    return Verified(
+            bad.append(Defect(shard, manifest.key(sample) if sample >= 0 else "", reason))
+    return Verification(
         samples=len(manifest),
         shards=len(manifest.shards),
         bad=tuple(bad),
@@ -114,16 +120,16 @@ def verify_shards(
     workers: int = 0,
     index_dir: Path | None = None,
     cache: ShardCache | None = None,
-) -> Verified:
-    """`verify` of the shards that `patterns` name; one that is no whole tar is bad, by itself.
+) -> Verification:
+    """`verify` of the shards that `patterns` name; a damaged tar is a defect of its shard.
 
-    Of a whole tar of other bytes than were indexed before, the images are checked too.
+    The images of a readable tar whose bytes differ from its index are checked, too.
 
     Raises UserError, naming `key`, where there are no shards or no images, else as `verify`.
     """
     shards = expand_shards(patterns, key, cache is not None and cache.allow_pipe)
     whole: dict[str, ShardIndex] = {}
-    damaged: list[Bad] = []
+    damaged: list[Defect] = []
     with BackgroundThreads(min(len(shards), READERS), "index") as background:
         waiting = [background.submit(shard_index, shard, index_dir, cache) for shard in shards]
         for shard, future in zip(shards, waiting, strict=True):
@@ -133,44 +139,47 @@ def verify_shards(
             except StorageError:
                 raise
             except UserError as error:
-                damaged.append(Bad(name, "", str(error).removeprefix(f"{name}: ")))
+                damaged.append(Defect(name, "", str(error).removeprefix(f"{name}: ")))
                 if not is_remote(shard):
-                    with suppress(UserError):  # a whole tar of other bytes: which images, then
+                    # A readable tar whose bytes differ from its index: its images are checked.
+                    with suppress(UserError):
                         whole[shard] = scan(Path(shard))
-    found = Verified(0, 0, (), {}, {}, {})
+    result = Verification(samples=0, shards=0, bad=(), formats={}, channels={}, bits={})
     if any(len(index.offset) for index in whole.values()):
-        found = verify(join(list(whole), list(whole.values())), workers, cache=cache)
+        result = verify(join(list(whole), list(whole.values())), workers, cache=cache)
     elif not damaged:
         raise UserError(f"{key}: no images in {len(shards)} shards, first {redacted(shards[0])}")
     places = {redacted(shard): place for place, shard in enumerate(shards)}
-    bad = sorted((*damaged, *found.bad), key=lambda one: places[one.shard])
-    return found._replace(shards=len(shards), bad=tuple(bad))
+    bad = sorted((*damaged, *result.bad), key=lambda one: places[one.shard])
+    return result._replace(shards=len(shards), bad=tuple(bad))
 
 
-def describe_verified(verified: Verified) -> list[str]:
-    """The lines that a person reads: what is bad, then the counts."""
-    lines = [f"{b.shard}: {f'key {b.key}: ' if b.key else ''}{b.reason}" for b in verified.bad]
+def describe_verification(verification: Verification) -> list[str]:
+    """Printed lines: the defects, then the counts."""
+    lines = [f"{b.shard}: {f'key {b.key}: ' if b.key else ''}{b.reason}" for b in verification.bad]
     if len(lines) > SHOWN:
         lines[SHOWN:] = [f"and {len(lines) - SHOWN:,} more"]
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in verified.formats.items())
-    channels = ", ".join(f"{n:,} of {value} channels" for value, n in verified.channels.items())
-    bits = ", ".join(f"{n:,} of {value} bits" for value, n in verified.bits.items())
-    images = f"{verified.samples:,} image{'s' * (verified.samples != 1)}"
-    whole = f"{images} in {verified.shards:,} shard{'s' * (verified.shards != 1)}"
-    verdict = f"{len(verified.bad):,} bad" if verified.bad else "all good"
-    return [*lines, *filter(None, (kinds, channels, bits)), f"{whole}: {verdict}"]
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in verification.formats.items())
+    channels = ", ".join(f"{n:,} of {value} channels" for value, n in verification.channels.items())
+    bits = ", ".join(f"{n:,} of {value} bits" for value, n in verification.bits.items())
+    images = f"{verification.samples:,} image{'s' * (verification.samples != 1)}"
+    whole = f"{images} in {verification.shards:,} shard{'s' * (verification.shards != 1)}"
+    result = f"{len(verification.bad):,} bad" if verification.bad else "all good"
+    return [*lines, *filter(None, (kinds, channels, bits)), f"{whole}: {result}"]
 
 
 class _Checker:
     def __init__(self, manifest: Manifest, cache: ShardCache | None) -> None:
         self.manifest = manifest
-        from mae.decoding.decode import decode_native  # torch, once the shards are indexed
+        from mae.decoding.decode import (
+            decode_native,  # imports torch: only after the shards are indexed
+        )
 
         self.decode = decode_native
         self.reader = ShardReader(manifest, cache)
         self.cache = cache
 
-    def __call__(self, task: _Task) -> _Found:
+    def __call__(self, task: _Task) -> _TaskResult:
         manifest = self.manifest
         bad: list[tuple[int, str]] = []
         kinds: Counter[tuple[str, int, int]] = Counter()
@@ -185,10 +194,10 @@ class _Checker:
                 bad.append((sample, str(error)))
             except SampleError as error:
                 bad.append((sample, str(error).removeprefix(f"{manifest.name(sample)}: ")))
-        return _Found(bad, kinds)
+        return _TaskResult(bad, kinds)
 
     def _check_shard(self, shard: int) -> list[str]:
-        """A remote shard's copy is checked by the cache, when it is fetched."""
+        """Defects of a local shard; a remote one is checked by the cache when it is fetched."""
         location = self.manifest.shards[shard]
         if is_remote(location):
             return []

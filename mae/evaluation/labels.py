@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import UserError
-from mae.data.class_names import refuse_other_names
-from mae.data.manifest import Manifest, all_labelled
+from mae.data.class_names import check_class_names
+from mae.data.manifest import Manifest, checked_labels
 from mae.evaluation.features_file import FeatureSet
 
 
@@ -62,9 +62,9 @@ def check_labels(
     class that `train` lacks, both name their classes and differ, or, with `classes`, the classes
     of `train` are not exactly 0, 1 … classes - 1.
     """
-    refuse_other_names(train.shards, test.shards, "--test")
+    check_class_names(train.shards, test.shards, "--test")
     for key, (labels, name, _) in (("--train", train), ("--test", test)):
-        all_labelled(labels, name, key)
+        checked_labels(labels, name, key)
         if classes is not None and len(beyond := np.flatnonzero(labels >= classes)):
             raise UserError(
                 f"{key}: class {labels[beyond[0]]} is not one of --classes {classes} (0 to "

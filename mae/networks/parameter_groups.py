@@ -1,13 +1,16 @@
-"""Parameter groups: which weights decay, and at which share of the learning rate they learn."""
+"""Parameter groups of the optimizer: weight decay and layer-wise learning rates."""
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+STEM = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre")
+"""parts of a timm ViT below its blocks"""
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups of the trainable parameters: decayed matrices, and the rest undecayed.
+    """Two groups of the trainable parameters: with weight decay (see `is_decayed`) and without.
 
-    Fixed position embeddings are in no group.
+    Frozen parameters, such as fixed position embeddings, are in no group.
     """
     decayed, undecayed = [], []
     for parameter in model.parameters():
@@ -20,11 +23,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def layer_groups(vit: VisionTransformer, weight_decay: float, layer_decay: float) -> list[dict]:
-    """Groups by depth: the learning rate of block i of n is layer_decay^(n - i) of the head's.
+    """Groups with layer-wise learning rates: layer_decay^(n - i) of the head's in block i of n.
 
-    (Bao et al. 2022, BEiT; He et al. 2021, table 9.)  Tokens, positions and patch projection lie
-    below block 0, norm and head above the last.  timm's own grouping counts the final norm of a
-    token-pooled model to the last block, which the published recipe does not.
+    Bao et al. 2022 (BEiT); He et al. 2021, table 9.  Tokens, positions and patch projection lie
+    below block 0, norm and head above the last block.  timm's own grouping puts the final norm of
+    a token-pooled model into the last block, unlike the published recipe.
     """
     depth = len(vit.blocks)
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
@@ -42,12 +45,8 @@ def layer_groups(vit: VisionTransformer, weight_decay: float, layer_decay: float
     ]
 
 
-STEM = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre")
-"""what a timm ViT has below its blocks"""
-
-
 def layer_of(name: str, depth: int) -> int:
-    """The layer of a timm ViT's parameter: 0 below the blocks, i + 1 in block i, else depth + 1."""
+    """Layer of a parameter of a timm ViT: 0 below the blocks, i + 1 in block i, depth + 1 above."""
     first, _, rest = name.partition(".")
     if first == "blocks":
         return int(rest.partition(".")[0]) + 1
@@ -55,8 +54,8 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def is_decayed(parameter: nn.Parameter) -> bool:
-    """Not of biases, norms, layer scales (one dimension) and tokens (shape [1, k, d]).
+    """True for weight matrices; False for one-dimensional parameters and tokens [1, k, d].
 
-    Decay would only pull these to zero.
+    One-dimensional are biases, norms and layer scales: decay would only pull these to zero.
     """
     return parameter.ndim >= 2 and not (parameter.ndim == 3 and parameter.shape[0] == 1)

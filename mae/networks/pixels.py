@@ -1,4 +1,4 @@
-"""Images as a network takes them: integers normalised, cut into patches and put together again."""
+"""Pixels and patches: normalisation of integer images, patchify and its inverse."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,10 @@ from mae.base.errors import UserError
 
 
 def patchify(images: Shaped[Tensor, "b c h w"], patch_size: tuple[int, int]) -> Tensor:
-    """[b c h w] → [b n p·q·c]: patches row by row, in each the pixels row by row, channels last."""
+    """[b c h w] → [b n p·q·c]: patches in row-major order, pixels within them too, channels last.
+
+    Raises ValueError where the image does not divide into patches of (p, q).
+    """
     b, c, h, w = images.shape
     p, q = patch_size
     if h % p or w % q:
@@ -23,26 +26,26 @@ def patchify(images: Shaped[Tensor, "b c h w"], patch_size: tuple[int, int]) -> 
 def unpatchify(
     patches: Shaped[Tensor, "b n d"], img_size: tuple[int, int], patch_size: tuple[int, int]
 ) -> Shaped[Tensor, "b c h w"]:
-    """The inverse of `patchify`."""
+    """The inverse of `patchify`; ValueError where the shapes do not match."""
     (h, w), (p, q) = img_size, patch_size
     b, n, d = patches.shape
     if n != (h // p) * (w // q) or d % (p * q):
-        raise ValueError(f"{n} patches of {d} values are no image of {h} x {w} at {p} x {q}")
+        raise ValueError(f"{n} patches of {d} values are not an image of {h} x {w} at {p} x {q}")
     grid = patches.reshape(b, h // p, w // q, p, q, d // (p * q))
     return grid.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, h, w)
 
 
 def gather_tokens(tokens: Shaped[Tensor, "b n d"], ids: Int[Tensor, "b k"]) -> Tensor:
-    """[b n d], [b k] → [b k d]: the tokens named by `ids`, in that order."""
+    """[b n d], [b k] → [b k d]: the tokens at indices `ids`, in that order."""
     return tokens.gather(1, ids[:, :, None].expand(-1, -1, tokens.shape[2]))
 
 
 def patch_statistics(
     patches: Float[Tensor, "b n d"],
 ) -> tuple[Float[Tensor, "b n 1"], Float[Tensor, "b n 1"]]:
-    """Mean and standard deviation of each patch, as in the paper's normalised targets.
+    """Mean and standard deviation of each patch, as in the paper's normalised targets (section 3).
 
-    Unbiased variance, plus 1e-6 under the root (so blank patches divide by 1e-3, not by 0).
+    Unbiased variance, plus 1e-6 under the root, so that constant patches divide by 1e-3.
     """
     mean = patches.mean(dim=-1, keepdim=True)
     std = (patches.var(dim=-1, keepdim=True) + 1e-6).sqrt()
@@ -50,14 +53,17 @@ def patch_statistics(
 
 
 class Affine(NamedTuple):
-    """normalised = pixel * scale + shift, for integer pixels from black, 0, to white."""
+    """Normalisation of integer pixels: pixel * scale + shift."""
 
     scale: Float[Tensor, " c"]
     shift: Float[Tensor, " c"]
 
 
 def pixel_affine(mean: Sequence[float], std: Sequence[float], channels: int, white: int) -> Affine:
-    """From `mean` and `std` of pixels in [0, 1]; UserError unless they are one per channel."""
+    """Normalisation of integers in [0, white] by `mean` and `std` of pixels in [0, 1].
+
+    Raises UserError unless both have one value per channel.
+    """
     if len(mean) != channels or len(std) != channels:
         raise UserError(
             f"data.mean, data.std: {len(mean)} and {len(std)} numbers for {channels} channels"
@@ -68,12 +74,12 @@ def pixel_affine(mean: Sequence[float], std: Sequence[float], channels: int, whi
 
 
 def normalize_images(images: Shaped[Tensor, "b c h w"], affine: Affine) -> Float[Tensor, "b c h w"]:
-    """Integer images to normalised floats; floats pass unchanged."""
+    """Integer images → normalised floats; floats are returned unchanged."""
     if images.is_floating_point():
         return images
     return computable(images) * affine.scale.view(-1, 1, 1) + affine.shift.view(-1, 1, 1)
 
 
 def computable(images: Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b c h w"]:
-    """The same numbers in a type that torch computes with: it only stores and copies uint16."""
+    """uint16 images as int32, others unchanged: torch cannot compute with uint16."""
     return images.to(torch.int32) if images.dtype == torch.uint16 else images

@@ -1,4 +1,4 @@
-"""The encoder: an untouched timm VisionTransformer, run on the visible patches only."""
+"""Encoder: an unmodified timm VisionTransformer, run on the visible patches only."""
 
 import difflib
 
@@ -23,12 +23,12 @@ def build_encoder(
     in_chans: int = 3,
     **kwargs,
 ) -> VisionTransformer:
-    """`timm.create_model(name)` without a classifier; `kwargs` go to timm as they are.
+    """`timm.create_model(name)` without a classifier; `kwargs` are passed on to timm.
 
     Raises UserError as `create_vit` does, or for an architecture other than the plain ViT (see
     `refuse_unsupported`).
     """
-    # Without pooling timm keeps the final norm on the tokens; `mae export` sets the pooling.
+    # Without pooling timm applies the final norm to the tokens; `mae export` sets the pooling.
     vit = create_vit(
         name,
         img_size=img_size,
@@ -63,13 +63,13 @@ def create_vit(
 
 
 def timm_encoder(model: nn.Module) -> VisionTransformer | None:
-    """`model.encoder` where that is a Vision Transformer of timm's."""
+    """`model.encoder` if it is timm's VisionTransformer, else None."""
     encoder = getattr(model, "encoder", None)
     return encoder if isinstance(encoder, VisionTransformer) else None
 
 
 def check_sizes(vit: VisionTransformer) -> VisionTransformer:
-    """Raise UserError unless patches fill the image and sine-cosine positions the width."""
+    """`vit`; UserError unless the patch size divides the image, and 4 divides the width."""
     (h, w), (p, q) = vit.patch_embed.img_size, vit.patch_embed.patch_size
     if h % p or w % q:
         raise UserError(f"data.img_size: {h} x {w} does not divide into patches of {p} x {q}")
@@ -79,22 +79,25 @@ def check_sizes(vit: VisionTransformer) -> VisionTransformer:
 
 
 def refuse_unsupported(vit: VisionTransformer, name: str) -> VisionTransformer:
-    """Raise UserError unless the patches of `vit` can be embedded one by one."""
-    lacking = {
+    """`vit`; UserError unless its patches can be embedded independently of each other."""
+    unsupported = {
         "a convolutional stem": type(vit.patch_embed) is not PatchEmbed,
         "no absolute position embedding": vit.pos_embed is None,
         "dynamic image size": vit.dynamic_img_size,
         "patch dropout": not isinstance(vit.patch_drop, nn.Identity),
-        "a norm behind the pooling": not isinstance(vit.fc_norm, nn.Identity),
+        "a norm after the pooling": not isinstance(vit.fc_norm, nn.Identity),
     }
-    if found := [reason for reason, is_so in lacking.items() if is_so]:
+    if found := [reason for reason, applies in unsupported.items() if applies]:
         raise UserError(f"model.encoder: {name} is not supported: it has {', '.join(found)}")
     return vit
 
 
 @torch.no_grad()
 def initialize_encoder(vit: VisionTransformer) -> None:
-    """The paper's initialisation (appendix A.1): see `initialize_linears`, and below."""
+    """Initialise as in the paper (appendix A.1): Xavier-uniform, fixed sine-cosine positions.
+
+    Tokens are normal with a standard deviation of 0.02, as in the released code.
+    """
     initialize_linears(vit)
     patch_projection = vit.patch_embed.proj
     nn.init.xavier_uniform_(patch_projection.weight.view(patch_projection.out_channels, -1))
@@ -110,7 +113,7 @@ def initialize_encoder(vit: VisionTransformer) -> None:
 
 
 def initialize_linears(module: nn.Module) -> None:
-    """Xavier-uniform linear layers with zero bias, LayerNorms at one and zero."""
+    """Initialise linear layers Xavier-uniform with zero bias, LayerNorms with weight 1, bias 0."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)
@@ -124,15 +127,15 @@ def initialize_linears(module: nn.Module) -> None:
 def forward_visible(
     vit: VisionTransformer, visible: Float[Tensor, "b k pixels"], ids_keep: Int[Tensor, "b k"]
 ) -> list[Float[Tensor, "b tokens d"]]:
-    """`vit.forward_features` for some patches only: [prefix tokens, the patches of `ids_keep`].
+    """`vit.forward_features` for the visible patches only: tokens after each block.
 
-    Tokens after each block, the last ones normalised.  `visible` holds the normalised pixels of
-    those patches in `patchify`'s layout.
+    Tokens are [prefix tokens, the patches of `ids_keep`]; those of the last block are normalised by
+    `vit.norm`.  `visible` holds the normalised pixels of those patches in `patchify`'s layout.
     """
     b = visible.shape[0]
     projection = vit.patch_embed.proj
-    # A convolution whose stride is its kernel is a linear map of each patch; patches are channels
-    # last.  Through two flat views, so that the gradient comes back contiguous, as DDP wants it.
+    # A convolution whose stride equals its kernel is a linear map of each patch; patches are
+    # channels last.  Two flat views keep the gradient contiguous, as DDP requires.
     by_channel = projection.weight.flatten(1).unflatten(1, (projection.in_channels, -1))
     weight = by_channel.transpose(1, 2).flatten(1)
     tokens = vit.patch_embed.norm(F.linear(visible, weight, projection.bias))
@@ -156,24 +159,20 @@ def forward_visible(
 
 
 def position_embedding(vit: VisionTransformer) -> nn.Parameter:
-    """The position embedding that `refuse_unsupported` made sure of."""
+    """The position embedding, which exists in every ViT that passed `refuse_unsupported`."""
     assert vit.pos_embed is not None
     return vit.pos_embed
-
-
-def _suggestion(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {close[0]}?" if close else ""
 
 
 def sincos_positions(
     dim: int, grid_size: tuple[int, int], num_prefix_tokens: int = 0
 ) -> Float[Tensor, "1 tokens dim"]:
-    """[1, prefix + rows·columns, dim]: half the width codes the column, half the row.
+    """Sine-cosine position embeddings [1, prefix + rows·columns, dim].
 
-    Each half is the one-dimensional code of "Attention is all you need" (section 3.5), sines
-    first.  Prefix tokens (class token, registers) are at zero.  The column comes first, as in
-    the released MAE weights.  Raises ValueError where `dim` is not a multiple of 4.
+    The first half of the width codes the column, as in the released MAE weights, the second the
+    row.  Each half is the one-dimensional code of "Attention is all you need" (section 3.5), sines
+    first.  Prefix tokens (class token, registers) are zero.  Raises ValueError where `dim` is not a
+    multiple of 4.
     """
     if dim % 4:
         raise ValueError(f"sine-cosine positions need a width divisible by 4, not {dim}")
@@ -185,3 +184,8 @@ def sincos_positions(
     code = torch.cat([part for a in angles for part in (a.sin(), a.cos())], dim=1)
     prefix = torch.zeros(num_prefix_tokens, dim, dtype=torch.float64)
     return torch.cat([prefix, code])[None].float()
+
+
+def _suggestion(name: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""

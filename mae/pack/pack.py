@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mae.base.errors import SampleError, UserError
 from mae.base.progress import Progress, progress_bar
-from mae.data.workers import in_workers
+from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import BadImage
 from mae.pack.duplicates import DIGEST_WORDS, content_digest, exact_duplicates
 from mae.pack.listing import UNKNOWN_SIZE, Listing, PackRequest, printable
@@ -118,9 +118,7 @@ def _write_shards(
     done = total - sum(len(task.images) for task in missing)
     with progress_bar("images") as bar:
         show = progress or bar
-        for number, _ in in_workers(
-            writer.write, missing, workers, lambda task: f"{task.name}.tar"
-        ):
+        for number, _ in run_tasks(writer.write, missing, workers, lambda task: f"{task.name}.tar"):
             done += len(missing[number].images)
             show(done, total)
 
@@ -183,7 +181,7 @@ def _find_duplicates(listing: Listing, kept: Path, workers: int) -> npt.NDArray[
     digests: list[npt.NDArray[np.uint64]] = [np.zeros((0, DIGEST_WORDS), np.uint64)] * len(tasks)
     with progress_bar("files compared") as bar:
         reader = _DigestReader(listing)
-        for done, (number, found) in enumerate(in_workers(reader, tasks, workers), 1):
+        for done, (number, found) in enumerate(run_tasks(reader, tasks, workers), 1):
             digests[number] = found
             bar(min(done * FILES_AT_ONCE, len(suspects)), len(suspects))
     groups = exact_duplicates(np.concatenate(digests)) if tasks else []

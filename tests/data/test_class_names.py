@@ -1,6 +1,6 @@
 import pytest
 
-from mae.data.class_names import class_names, keep_class_names
+from mae.data.class_names import class_names, copy_class_names
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def test_where_there_are_none_numbers_do(tmp_path, shard):
 def test_a_run_keeps_the_names_that_it_started_with(tmp_path, shard):
     run = tmp_path / "run"
     run.mkdir()
-    keep_class_names([f"{tmp_path}/other/a.tar"], 3, run)
-    keep_class_names([shard], 4, run)
+    copy_class_names([f"{tmp_path}/other/a.tar"], 3, run)
+    copy_class_names([shard], 4, run)
     assert list(run.iterdir()) == [], "none, or of another number"
-    keep_class_names([shard], 3, run)
+    copy_class_names([shard], 3, run)
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
-    keep_class_names([shard], 3, run)
+    copy_class_names([shard], 3, run)
     assert [path.name for path in run.iterdir()] == ["classes.txt"]
     assert class_names(["gone/b.tar"], 3, run) == ["cat", "big dog", "Küken"]
     assert class_names([shard], 3, run) == ["cat", "big dog", "Küken"], "not those of now"

@@ -129,7 +129,7 @@ def test_equal_base_names_in_different_folders_are_different_keys(tmp_path, make
         ),
         (
             [("a.jpg", b""), ("a.png", b"")],
-            "key a: more than one image (a.png); leave one, or let their names differ before the "
+            "key a: more than one image (a.png); keep one, or make their names differ before the "
             "first dot",
         ),
         ([("a.jpg", b""), ("a.jpg", b"")], "key a: more than one image (a.jpg)"),

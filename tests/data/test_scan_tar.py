@@ -150,7 +150,7 @@ def test_truncation_at_every_block_is_damage(shard):
 @pytest.mark.parametrize("end", [1, 300, 511])
 def test_less_than_a_block_is_no_tar(shard, end):
     shard.write_bytes(shard.read_bytes()[:end])
-    assert refused(shard) == "is no tar"
+    assert refused(shard) == "is not a tar"
 
 
 @pytest.mark.parametrize("end", [513, 1000, 1537, 5119, 5121, 5631])
@@ -175,7 +175,9 @@ def test_a_flipped_header_byte_is_damage(shard, at, byte):
     data = bytearray(shard.read_bytes())
     data[at + byte] ^= 0x01
     shard.write_bytes(data)
-    assert refused(shard) == ("is no tar" if at == 0 else f"is damaged at byte {at}: bad checksum")
+    assert refused(shard) == (
+        "is not a tar" if at == 0 else f"is damaged at byte {at}: bad checksum"
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_two_archives_one_behind_the_other_are_damage(shard):
 def test_a_web_page_is_no_tar(tmp_path, body):
     path = tmp_path / "a.tar"
     path.write_bytes(body)
-    assert refused(path) == "is no tar"
+    assert refused(path) == "is not a tar"
 
 
 @pytest.mark.parametrize("length", [40, 5000])

@@ -63,10 +63,10 @@ def test_home_is_expanded(folder, monkeypatch):
         (["nope.tar"], "no such shard: nope.tar"),
         (["train-{000..004}.tar"], "no such shard: train-003.tar and 1 more"),
         (["nope-*.tar"], "no such shard: nope-*.tar"),
-        (["train-{000..001.tar"], "train-{000..001.tar: a brace has no partner"),
+        (["train-{000..001.tar"], "train-{000..001.tar: unmatched brace"),
         (["more"], "more is a folder: write more/*.tar"),
         (["train-000.tar", "./train-00*.tar"], "shard named twice: train-000.tar"),
-        (["http://host/{0..1.tar?sig=SECRET"], "http://host/{0..1.tar: a brace has no partner"),
+        (["http://host/{0..1.tar?sig=SECRET"], "http://host/{0..1.tar: unmatched brace"),
         (["https://h/a.tar?sig=1", "https://h/a.tar?sig=2"], "shard named twice: https://h/a.tar"),
         (["https://u:p@h/a.tar", "https://h/a.tar"], "shard named twice: https://h/a.tar"),
         (["https://host/a-*.tar"], "https://host/a-*.tar: web servers do not list files"),
@@ -184,9 +184,9 @@ def test_a_remote_wids_index(server):
 def test_a_remote_wids_index_names_nothing_of_this_machine(server, folder, url):
     index = server.serve("/index.json", body(wids("a.tar", url).encode()))
     line = refused(index, allow_pipe=True)
-    assert line.endswith(f"index.json: shardlist[1] is of this machine: {url}")
+    assert line.endswith(f"index.json: shardlist[1] is on this machine: {url}")
     index = server.serve("/base.json", body(wids("passwd", base="/etc").encode()))
-    assert "shardlist[0] is of this machine" in refused(index)
+    assert "shardlist[0] is on this machine" in refused(index)
 
 
 def test_pipes_in_a_wids_index_must_be_allowed(folder):
@@ -203,14 +203,14 @@ def test_a_wids_index_that_does_not_come(server):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is no JSON"),
-        ("{", "is no JSON"),
-        ("[" * 100_000, "is no JSON"),
-        ("\udcff", "is no JSON"),
-        ("[]", 'is no wids index: no "shardlist" in it'),
-        ("{}", 'is no wids index: no "shardlist" in it'),
-        ('{"shardlist": []}', 'is no wids index: no "shardlist" in it'),
-        ('{"shardlist": {"url": "a"}}', 'is no wids index: no "shardlist" in it'),
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("\udcff", "is not JSON"),
+        ("[]", 'is not a wids index: no "shardlist" in it'),
+        ("{}", 'is not a wids index: no "shardlist" in it'),
+        ('{"shardlist": []}', 'is not a wids index: no "shardlist" in it'),
+        ('{"shardlist": {"url": "a"}}', 'is not a wids index: no "shardlist" in it'),
         ('{"shardlist": [3]}', 'shardlist[0] has no "url"'),
         ('{"shardlist": [{"url": "train-000.tar"}, {}]}', 'shardlist[1] has no "url"'),
         ('{"shardlist": [{"url": 3}]}', 'shardlist[0] has no "url"'),

@@ -199,14 +199,14 @@ def test_a_constant_channel_is_refused(write, value):
 def test_a_thousand_samples_of_a_few_shards(number, each):
     counts = [each] * number
     samples = samples_of(counts)
-    assert len(set(samples)) == len(samples) <= module.SAMPLE
+    assert len(set(samples)) == len(samples) <= module.MEASURED
     assert min(samples) >= 0 and max(samples) < sum(counts)
     shards = shards_of(samples, counts)
     assert len(np.unique(shards)) == min(number, SHARDS)
-    if sum(counts) <= module.SAMPLE:
+    if sum(counts) <= module.MEASURED:
         assert samples == list(range(sum(counts)))  # all of them
-    if each >= module.SAMPLE:
-        assert len(samples) == module.SAMPLE
+    if each >= module.MEASURED:
+        assert len(samples) == module.MEASURED
         # From the beginning, the middle and the end of a shard: a class may fill a part of it.
         within = (np.array(samples) % each) / each
         assert within.min() < 0.05 and within.max() > 0.95

@@ -10,7 +10,7 @@ from mae.data import training_data
 from mae.data.manifest import build_manifest
 from mae.data.order import Order
 from mae.data.shard_reader import ShardReader
-from mae.data.training_data import fetching_ahead
+from mae.data.training_data import prefetch_shards
 from mae.storage.cache import ShardCache
 from tests.servers import body, status
 from tests.waiting import wait_for
@@ -61,13 +61,13 @@ def fetched(server):
 def test_micro_batches_come_through_unchanged(remote, ahead):
     manifest, cache = remote
     order, halves, _ = one_shard_after_the_other(manifest)
-    assert list(fetching_ahead(iter(halves), manifest, order, cache, ahead)) == halves
+    assert list(prefetch_shards(iter(halves), manifest, order, cache, ahead)) == halves
 
 
 def test_the_shards_of_the_next_micro_batches_are_fetched_once_and_no_others(remote, server):
     manifest, cache = remote
     order, halves, shards = one_shard_after_the_other(manifest)
-    stream = fetching_ahead(halves, manifest, order, cache, ahead=3)
+    stream = prefetch_shards(halves, manifest, order, cache, ahead=3)
     for taken in range(1, len(halves) + 1):
         next(stream)  # the one taken and three beyond
         wanted = shards[: min(SHARDS, (taken + 3 + 1) // 2)]
@@ -81,7 +81,7 @@ def test_what_was_fetched_ahead_is_not_fetched_again_by_the_reader(remote, serve
     manifest, cache = remote
     order, halves, _ = one_shard_after_the_other(manifest)
     reader = ShardReader(manifest, cache)
-    for positions in fetching_ahead(halves, manifest, order, cache, ahead=4):
+    for positions in prefetch_shards(halves, manifest, order, cache, ahead=4):
         for sample in order(np.arange(positions.start, positions.stop)).sample.tolist():
             reader.read(sample)
     assert sorted(fetched(server)) == list(range(SHARDS))
@@ -91,7 +91,7 @@ def test_a_failure_is_left_to_whoever_needs_the_shard(remote, server):
     manifest, cache = remote
     order, halves, shards = one_shard_after_the_other(manifest)
     server.serve(f"/{shards[1]}.tar", status(404))
-    assert list(fetching_ahead(halves, manifest, order, cache, ahead=4)) == halves
+    assert list(prefetch_shards(halves, manifest, order, cache, ahead=4)) == halves
     with pytest.raises(StorageError, match=f"/{shards[1]}.tar: no such file"):
         ShardReader(manifest, cache).read(int(manifest.first[shards[1]]))
 
@@ -100,7 +100,7 @@ def test_local_shards_are_left_alone(local, tmp_path):
     cache = ShardCache(tmp_path / "cache", 10**9)
     order, halves, _ = one_shard_after_the_other(local)
     before = threading.active_count()
-    stream = fetching_ahead(iter(halves), local, order, cache, ahead=4)
+    stream = prefetch_shards(iter(halves), local, order, cache, ahead=4)
     assert next(stream) == halves[0]
     assert threading.active_count() == before and not cache.folder.exists()
     assert list(stream) == halves[1:]
@@ -113,7 +113,7 @@ def test_only_the_remote_shards_of_a_mixed_list_are_fetched(remote, local, serve
     )
     order, halves, _ = one_shard_after_the_other(mixed)
     server.requests.clear()
-    stream = fetching_ahead(halves, mixed, order, cache, ahead=100)
+    stream = prefetch_shards(halves, mixed, order, cache, ahead=100)
     assert next(stream) == halves[0]
     wait_for(lambda: len(fetched(server)) == 4)
     assert list(stream) == halves[1:]
@@ -132,11 +132,11 @@ def test_a_shard_of_long_ago_may_be_asked_for_again(remote, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(training_data, "REMEMBERED", 2)
+    monkeypatch.setattr(training_data, "REQUESTED", 2)
     monkeypatch.setattr(training_data, "BackgroundThreads", lambda *_: Threads())
     order = Order(0, manifest.dataset_counts(), mode="window", window=1)
     epochs = [range(start, start + EACH) for start in range(0, 3 * SHARDS * EACH, EACH)]
-    assert list(fetching_ahead(epochs, manifest, order, cache, ahead=1)) == epochs
+    assert list(prefetch_shards(epochs, manifest, order, cache, ahead=1)) == epochs
     # A shard that ends an epoch may begin the next.
     assert 3 * SHARDS - 4 <= len(asked) <= 3 * SHARDS
     assert set(asked) == set(range(SHARDS))
@@ -152,7 +152,7 @@ def test_giving_up_the_stream_ends_the_downloads(remote, monkeypatch):
 
     monkeypatch.setattr(ShardCache, "fetch", fetch)
     order, halves, _ = one_shard_after_the_other(manifest)
-    stream = fetching_ahead(halves, manifest, order, cache, ahead=100)
+    stream = prefetch_shards(halves, manifest, order, cache, ahead=100)
     next(stream)
     wait_for(lambda: len(asked) == training_data.DOWNLOADS)
     stream.close()  # pyrefly: ignore  # a generator; returns at once, though downloads hang
@@ -164,7 +164,7 @@ def test_giving_up_the_stream_ends_the_downloads(remote, monkeypatch):
 
 
 def _fetch_all(manifest, order, cache):
-    stream = fetching_ahead([range(len(manifest))] * 2, manifest, order, cache, ahead=1)
+    stream = prefetch_shards([range(len(manifest))] * 2, manifest, order, cache, ahead=1)
     next(stream)
     wait_for(lambda: len(list(cache.folder.glob("*.tar"))) == len(manifest.shards))
 

@@ -95,7 +95,7 @@ def test_the_strongest_policy_never_fails(view):
 def test_an_unknown_policy_is_refused_in_a_line(policy):
     with pytest.raises(UserError) as refused:
         build_augment(policy, MEAN, (20, 24), "finetune.rand_augment")
-    assert str(refused.value) == f"finetune.rand_augment: {policy!r}: timm knows no such policy"
+    assert str(refused.value) == f"finetune.rand_augment: {policy!r}: timm has no such policy"
 
 
 def settings_of(shards, **finetune):

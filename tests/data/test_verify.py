@@ -10,7 +10,7 @@ from PIL import Image
 from mae.base.errors import StorageError, UserError, WorkerDied
 from mae.data import verify as module
 from mae.data.manifest import build_manifest
-from mae.data.verify import Bad, describe_verified, verify, verify_shards
+from mae.data.verify import Defect, describe_verification, verify, verify_shards
 from mae.decoding import decode as decoding
 
 
@@ -51,11 +51,11 @@ def test_bad_images_are_named_in_order(mixed, tmp_path, monkeypatch, workers, at
 
 
 def test_what_a_person_reads(mixed, tmp_path, make_shards):
-    lines = describe_verified(verify(mixed))
+    lines = describe_verification(verify(mixed))
     assert lines[0].startswith(f"{tmp_path}/a.tar: key 2: does not decode: ")
     assert lines[-1] == "6 images in 2 shards: 3 bad"
     good = build_manifest([make_shards(tmp_path / "good", 20, channels=1)])
-    assert describe_verified(verify(good, 2)) == [
+    assert describe_verification(verify(good, 2)) == [
         "20 jpg",
         "20 of 1 channels",
         "20 of 8 bits",
@@ -65,7 +65,7 @@ def test_what_a_person_reads(mixed, tmp_path, make_shards):
 
 def test_many_bad_images_are_counted(tmp_path, make_tar):
     make_tar(tmp_path / "a.tar", [(f"{number:02}.jpg", b"none") for number in range(14)])
-    lines = describe_verified(verify(build_manifest([f"{tmp_path}/a.tar"])))
+    lines = describe_verification(verify(build_manifest([f"{tmp_path}/a.tar"])))
     assert len(lines) == 12 and lines[10] == "and 4 more"
 
 
@@ -77,8 +77,8 @@ def test_a_flipped_bit_is_found(tmp_path, make_shards, workers):
     data[int(manifest.offset[6]) + 300] ^= 4
     shard.write_bytes(data)
     assert verify(manifest, workers).bad == (
-        Bad(str(shard), "", "not the bytes that were indexed (sha256)"),
-        Bad(str(shard), "sample-00006", "not the bytes that were indexed (checksum)"),
+        Defect(str(shard), "", "not the bytes that were indexed (sha256)"),
+        Defect(str(shard), "sample-00006", "not the bytes that were indexed (checksum)"),
     )
 
 
@@ -134,14 +134,14 @@ def test_damaged_shards_are_named_and_the_others_checked(damaged, tmp_path, work
     ]
     assert verified.bad[1].reason.startswith("is cut short")
     assert (verified.samples, verified.shards, verified.formats) == (4, 3, {"jpg": 3})
-    assert describe_verified(verified)[-1] == "4 images in 3 shards: 3 bad"
+    assert describe_verification(verified)[-1] == "4 images in 3 shards: 3 bad"
 
 
 def test_damaged_shards_alone_are_named_too(damaged, tmp_path):
     (tmp_path / "s" / "shard-000002.tar").unlink()
     verified = verify_shards([damaged])
     assert len(verified.bad) == 2
-    assert describe_verified(verified)[-1] == "0 images in 2 shards: 2 bad"
+    assert describe_verification(verified)[-1] == "0 images in 2 shards: 2 bad"
 
 
 def test_whole_shards_are_verified_as_their_manifest_is(tmp_path, make_shards):
@@ -157,7 +157,7 @@ def test_shards_without_images_are_no_data_set(tmp_path, make_tar):
 
 def test_one_is_no_plural(tmp_path, make_shards):
     verified = verify_shards([make_shards(tmp_path / "s", 1)])
-    assert describe_verified(verified)[-1] == "1 image in 1 shard: all good"
+    assert describe_verification(verified)[-1] == "1 image in 1 shard: all good"
 
 
 def test_progress_is_told(tmp_path, make_shards):

@@ -19,7 +19,7 @@ def numbered(shape):
 
 
 def cut(images, patch_size):
-    """Patches row by row, in each the pixels row by row, channels last: by explicit loops."""
+    """Patches in row-major order, pixels within them too, channels last, by explicit loops."""
     b, c, h, w = images.shape
     p, q = patch_size
     rows = []
@@ -45,18 +45,18 @@ def test_round_trip(shape, patch_size, dtype):
 
 
 @pytest.mark.parametrize("patch_size", [(5, 4), (4, 5), (16, 4)])
-def test_patchify_refuses_what_does_not_divide(patch_size):
+def test_patchify_refuses_sizes_that_do_not_divide(patch_size):
     with pytest.raises(ValueError, match="an image of 8 x 12 does not divide"):
         patchify(torch.zeros(1, 3, 8, 12), patch_size)
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 48), (1, 6, 47)])
-def test_unpatchify_refuses_what_is_no_image(shape):
-    with pytest.raises(ValueError, match="are no image of 8 x 12 at 4 x 4"):
+def test_unpatchify_refuses_shapes_that_do_not_match(shape):
+    with pytest.raises(ValueError, match="are not an image of 8 x 12 at 4 x 4"):
         unpatchify(torch.zeros(shape), (8, 12), (4, 4))
 
 
-def test_gather_tokens_takes_the_named_in_their_order():
+def test_gather_tokens_keeps_the_order_of_ids():
     tokens = numbered((2, 4, 3))
     ids = torch.tensor([[2, 0], [3, 3]])
     expected = torch.stack([tokens[0, [2, 0]], tokens[1, [3, 3]]])

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from mae.data.manifest import build_manifest
 from mae.data.order import Order
-from mae.data.training_data import fetching_ahead
+from mae.data.training_data import prefetch_shards
 from mae.storage.cache import ShardCache
 folder, *urls = sys.argv[1:]
 cache = ShardCache(Path(folder, "cache"), 10**9, allow_pipe=True)
@@ -40,7 +40,7 @@ INDEXING = PREPARE + "build_manifest(urls, cache=cache, index_dir=Path(folder, '
 FETCHING = f"""{PREPARE}
 manifest = build_manifest(urls, cache=cache, index_dir=Path(folder, "index"))
 order = Order(0, manifest.dataset_counts(), mode="window", window=1)
-stream = fetching_ahead([range(len(manifest))] * 2, manifest, order, cache, ahead=1)
+stream = prefetch_shards([range(len(manifest))] * 2, manifest, order, cache, ahead=1)
 next(stream)
 while len(list(Path(folder, "cache").glob("*.part"))) < 2:
     time.sleep(0.01)

@@ -8,7 +8,7 @@ import numpy as np
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.data.class_names import class_names, refuse_other_names
+from mae.data.class_names import check_class_names, class_names
 from mae.data.images import Images
 from mae.evaluation.classification import evaluate_classifier, require_classes, summary
 from mae.export.subject import Pool
@@ -42,7 +42,7 @@ class ClassifierImplementation(Implementation):
         names other classes.
         """
         require_classes(images, "data.val", finetune_of(config).num_classes)
-        refuse_other_names(config.data.train, images.manifest.shards, "data.val")
+        check_class_names(config.data.train, images.manifest.shards, "data.val")
 
     def measure(self, objective: Objective, held_out: HeldOut) -> Mapping[str, Any]:
         """Evaluate accuracy and cross-entropy; prints the accuracy with its interval."""

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mae.base.errors import SampleError, WorkerDied
-from mae.data.workers import in_workers
+from mae.data.task_pool import run_tasks
 from tests.waiting import wait_for
 
 
@@ -20,7 +20,7 @@ def square(number):
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_every_task_is_done_once(workers, count):
     tasks = list(range(10, 10 + count))
-    done = sorted(in_workers(square, tasks, workers))
+    done = sorted(run_tasks(square, tasks, workers))
     assert done == [(number, task**2) for number, task in enumerate(tasks)]
 
 
@@ -29,7 +29,7 @@ def test_tasks_are_done_by_several_processes():
         time.sleep(0.2)
         return os.getpid()
 
-    found = {process for _, process in in_workers(where, range(4), 2)}
+    found = {process for _, process in run_tasks(where, range(4), 2)}
     assert len(found) == 2 and os.getpid() not in found
 
 
@@ -41,7 +41,7 @@ def test_errors_come_out_as_they_are(workers):
         return task
 
     with pytest.raises(SampleError, match="the third"):
-        list(in_workers(fail, range(6), workers))
+        list(run_tasks(fail, range(6), workers))
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_a_worker_that_dies_is_named_with_its_task(end, message):
         return task
 
     with pytest.raises(WorkerDied, match=rf"task 4: its worker process \d+ .*{message}"):
-        list(in_workers(die, range(8), 2, lambda task: f"task {task}"))
+        list(run_tasks(die, range(8), 2, lambda task: f"task {task}"))
 
 
 def test_a_worker_killed_between_tasks_is_named():
     """It has answered: sending it the next task fails, not receiving."""
-    results = in_workers(lambda task: os.getpid(), range(8), 2)
+    results = run_tasks(lambda task: os.getpid(), range(8), 2)
     _, first = next(results)
     (other,) = (child for child in multiprocessing.active_children() if child.pid != first)
     time.sleep(0.5)
@@ -80,7 +80,7 @@ def test_nobody_is_left_when_the_caller_stops():
             time.sleep(60)
         return os.getpid()
 
-    results = in_workers(slowly, range(5), 2)
+    results = run_tasks(slowly, range(5), 2)
     start = time.monotonic()
     _, process = next(results)
     results.close()
@@ -92,10 +92,10 @@ def test_nobody_is_left_when_the_caller_stops():
 def test_workers_end_with_their_parent(tmp_path):
     """A parent killed outright: its workers must not write on."""
     code = (
-        "import os, sys, time; from mae.data.workers import in_workers\n"
+        "import os, sys, time; from mae.data.task_pool import run_tasks\n"
         "def work(task):\n"
         "    open(f'{sys.argv[1]}/{os.getpid()}', 'w').close(); time.sleep(600)\n"
-        "list(in_workers(work, range(4), 2))"
+        "list(run_tasks(work, range(4), 2))"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as parent:
         wait_for(lambda: len(list(tmp_path.iterdir())) == 2)

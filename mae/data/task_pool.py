@@ -1,12 +1,13 @@
-"""Tasks done by several processes, where a process that dies is an error and not a hang."""
+"""Task pool over worker processes; a worker that dies raises an error instead of a hang."""
 
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, TypeVar
@@ -22,78 +23,74 @@ class _Worker(NamedTuple):
     task: int
 
 
-def in_workers(
+def run_tasks(
     function: Callable[[Task], Result],
     tasks: Sequence[Task],
     workers: int,
     name: Callable[[Task], str] = str,
 ) -> Generator[tuple[int, Result]]:
-    """(number of the task, its result) as they are done; in order and right here for 0 workers.
+    """(task number, result) in order of completion; with 0 workers in order, in this process.
 
-    `function` goes to each process once, the tasks one by one.  Raises what `function` raises,
+    `function` is sent to each process once, the tasks one by one.  Raises what `function` raises,
     and WorkerDied where a process dies, naming its task by `name`.
     """
     if workers == 0:
         yield from ((number, function(task)) for number, task in enumerate(tasks))
         return
-    import torch  # noqa: F401 - before the fork: all decode, and import it no second time
+    import torch  # noqa: F401 - before the fork, so that workers do not import it again
 
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    team: dict[Connection, _Worker] = {}
+    running: dict[Connection, _Worker] = {}
     todo = iter(range(len(tasks)))
     try:
-        for number in _first(todo, min(workers, len(tasks))):
+        for number in islice(todo, workers):
             here, there = context.Pipe()
             process = context.Process(target=_work, args=(there, function), daemon=True)
             process.start()
-            there.close()  # so that the worker's death is the end of the pipe
-            team[here] = _Worker(process, number)
-            with suppress(ConnectionError):  # dead already: the answer that fails to come tells
+            there.close()  # so that a dead worker closes the pipe
+            running[here] = _Worker(process, number)
+            with suppress(ConnectionError):  # dead already: seen when its answer is received
                 here.send(tasks[number])
-        while team:
-            for here in wait(list(team)):
+        while running:
+            for here in wait(list(running)):
                 assert isinstance(here, Connection)
-                process, number = team[here]
+                process, number = running[here]
                 try:
                     result, error = here.recv()
                 except (EOFError, ConnectionError):
                     process.join()
-                    raise WorkerDied(_obituary(process, name(tasks[number]))) from None
+                    raise WorkerDied(_death_message(process, name(tasks[number]))) from None
                 if error is not None:
                     raise error
                 following = next(todo, None)
                 if following is None:
-                    del team[here]
+                    del running[here]
                     with suppress(ConnectionError):
-                        # Workers forked later hold this end too: closing tells nothing.
+                        # Workers forked later hold this end too: closing it signals nothing.
                         here.send(None)
                     here.close()
                     process.join()
                 else:
-                    team[here] = _Worker(process, following)
+                    running[here] = _Worker(process, following)
                     with suppress(ConnectionError):
                         here.send(tasks[following])
                 yield number, result
     finally:
-        for here, worker in team.items():
+        for here, worker in running.items():
             here.close()
             worker.process.terminate()
-        for worker in team.values():
+        for worker in running.values():
             worker.process.join(5)
             worker.process.kill()
             worker.process.join()
 
 
-def _first(numbers: Iterator[int], count: int) -> list[int]:
-    return [next(numbers) for _ in range(count)]
-
-
 def _work(pipe: Connection, function: Callable[[Task], Result]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
-    threading.Thread(target=_die_with_the_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent terminates its workers
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     import torch
 
-    torch.set_num_threads(1)  # those of the parent are not there after a fork
+    torch.set_num_threads(1)  # the parent's threads do not survive a fork
     while True:
         try:
             task = pipe.recv()
@@ -108,15 +105,15 @@ def _work(pipe: Connection, function: Callable[[Task], Result]) -> None:
         pipe.send(answer)
 
 
-def _die_with_the_parent() -> None:
-    """A parent killed outright cannot end its workers, and they must not write on."""
+def _exit_with_parent() -> None:
+    """Exit once the parent is gone: killed, it cannot stop workers that would go on writing."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
 
 
-def _obituary(process: BaseProcess, task: str) -> str:
+def _death_message(process: BaseProcess, task: str) -> str:
     code = process.exitcode or 0
     if code >= 0:
         return f"{task}: its worker process {process.pid} ended with exit code {code}"
