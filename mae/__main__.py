@@ -1,4 +1,4 @@
-"""`python -m mae`."""
+"""Entry point of `python -m mae`."""
 
 import sys
 

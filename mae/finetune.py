@@ -1,9 +1,9 @@
 """Fine-tuning: `accelerate launch -m mae.finetune SOURCE [section.key=value …]`.
 
-SOURCE is the run folder of a pretraining or one of its checkpoints (its encoder, sizes,
-normalisation and data are taken over), or a YAML file of settings with init.from=…;
-init.from=none trains the same from scratch.  What is not set is the published recipe for the
-encoder's size.  Run the same command again and it goes on where its last checkpoint stands.
+SOURCE is the run folder of a pretraining or one of its checkpoints, whose encoder, sizes,
+normalisation and data are used; or a YAML file of settings with init.from=… (init.from=none trains
+from scratch).  Settings default to the published recipe for the encoder's size.  The same command
+resumes from the last checkpoint.  At the end the classifier is evaluated on data.val, if set.
 """
 
 import argparse
@@ -22,7 +22,7 @@ COMMAND = "mae finetune"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
+    """Run the command; the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
     (trained,) = declarations(COMMAND)
     parser = argparse.ArgumentParser(
         prog=COMMAND,
@@ -31,9 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", type=Path, help="run folder of a pretraining, or a YAML file")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="override one")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, run one step, estimate the time"
+        "settings", nargs="*", metavar="section.key=value", help="settings to override"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check settings and data, run one step, estimate memory and time",
     )
     args = parser.parse_intermixed_args(argv)
     configs: list[Config] = []

@@ -1,6 +1,6 @@
 """Pretraining: `accelerate launch -m mae.pretrain CONFIG [section.key=value …]`.
 
-Run the same command again and it goes on where its last checkpoint stands.
+The same command resumes from the last checkpoint.
 """
 
 import argparse
@@ -16,7 +16,7 @@ COMMAND = "mae pretrain"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
+    """Run the command; the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
     parser = argparse.ArgumentParser(
         prog="mae pretrain",
         description=__doc__,
@@ -25,9 +25,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="YAML file of settings, such as configs/*.yaml")
-    parser.add_argument("settings", nargs="*", metavar="section.key=value", help="override one")
     parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, run one step, estimate the time"
+        "settings", nargs="*", metavar="section.key=value", help="settings to override"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check settings and data, run one step, estimate memory and time",
     )
     parser.add_argument(
         "--supervise", action="store_true", help="relaunch after crashes (`mae pretrain` only)"

@@ -1,1 +1,1 @@
-"""A run as one HTML file: read what the folder holds, judge, draw."""
+"""Report of a run as one HTML file: its records, diagnosis, charts and tables."""

@@ -1,7 +1,7 @@
-"""Line charts as inline SVG that stretches to any width, with its labels in HTML around it.
+"""Line charts as inline SVG that stretches to any width, with labels in HTML around it.
 
-The drawing is 1000 x 1000 whatever its size on the screen; strokes keep their width, and text,
-being outside, is never squeezed.
+The drawing is 1000 x 1000 units at any size on the screen; strokes keep their width, and text is
+outside so that it is never squeezed.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,32 +11,35 @@ from mae.pictures.html import Markup, join, tag, text, void
 from mae.report.scales import Bucket, Points, Scale, compact, fit, reduce, round_numbers
 
 SIZE = 1000
+"""width and height of the drawing in its own units"""
 BUCKETS = 240
+"""maximum number of points of a line; more are averaged"""
 HOVERS = 60
+"""number of columns that show values under the pointer"""
 DOTTED = 40
-"""up to so many points are marked one by one"""
+"""maximum number of points that are marked one by one"""
 
 NOTHING = Markup("")
 
 
 class Line(NamedTuple):
-    """One curve."""
+    """Curve of a chart: its points, colour and intervals."""
 
     name: str
     points: Points
-    look: str = "a"
-    """a to e: colours; base: grey and dashed, for what is compared with"""
+    style: str = "a"
+    """CSS class: a to e are colours; base is grey and dashed, for references"""
     intervals: Sequence[tuple[float, float]] = ()
-    """low and high of each point, drawn as a band; without: the spread of many points as one"""
+    """low and high of each point, drawn as a band; empty: the spread of averaged points"""
 
 
 class Marks(NamedTuple):
-    """What happened when: the same on all charts of a run, x in steps."""
+    """Warm-up, restarts and faults, the same on all charts of a run; x in steps."""
 
     span: tuple[float, float]
     """first and last step shown"""
     warmup: float = 0.0
-    """the step that ends the warm-up"""
+    """last step of the warm-up"""
     restarts: Sequence[float] = ()
     faults: Sequence[float] = ()
 
@@ -53,9 +56,9 @@ def chart(
     ceiling: float | None = None,
     gaps: Sequence[float] = (),
 ) -> Markup:
-    """A figure, or nothing where no line has points.
+    """Figure with a caption and axes; empty where no line has points.
 
-    `form` writes values; `wants_log`, `floor`, `ceiling` and `least` are as in `fit`; `gaps` are
+    `form` formats values; `wants_log`, `floor`, `ceiling` and `least` are as in `fit`; `gaps` are
     steps whose value is not a number, marked like faults.
     """
     lines = [line for line in lines if line.points]
@@ -98,7 +101,7 @@ def _caption(title: str, lines: Sequence[Line], form: Callable[[float], str], no
     shown = [
         tag(
             "span",
-            tag("i", class_=f"key {line.look}") if len(lines) > 1 else NOTHING,
+            tag("i", class_=f"key {line.style}") if len(lines) > 1 else NOTHING,
             text(f"{line.name} " if len(lines) > 1 else ""),
             tag("b", text(form(line.points[-1][1]))),
         )
@@ -110,7 +113,7 @@ def _caption(title: str, lines: Sequence[Line], form: Callable[[float], str], no
 
 
 def _background(marks: Marks, scale: Scale, x: Scale, gaps: Sequence[float]) -> list[Markup]:
-    """Warm-up, grid lines, restarts, faults."""
+    """Shapes of warm-up, grid lines, restarts and faults."""
     found = []
     if marks.warmup > marks.span[0]:
         end = f"{SIZE * x.place(marks.warmup):.1f}"
@@ -152,21 +155,21 @@ def _curve(line: Line, buckets: list[Bucket], scale: Scale, x: Scale) -> Markup:
         highs = [_down(scale, bucket.high) for bucket in buckets]
         around = [*zip(places, highs, strict=True), *reversed([*zip(places, lows, strict=True)])]
         band = void(
-            "path", d="M" + "L".join(map(" ".join, around)) + "Z", class_=f"band {line.look}"
+            "path", d="M" + "L".join(map(" ".join, around)) + "Z", class_=f"band {line.style}"
         )
     path = "M" + "L".join(map(" ".join, corners))
-    found = [band, void("path", d=path, class_=f"line {line.look}")]
-    if len(buckets) <= DOTTED and line.look != "base":
+    found = [band, void("path", d=path, class_=f"line {line.style}")]
+    if len(buckets) <= DOTTED and line.style != "base":
         # Lines of no length with round ends stay round however the drawing is stretched.
         dots = "".join(f"M{across} {down}h0" for across, down in corners)
-        found.append(void("path", d=dots, class_=f"dots {line.look}"))
+        found.append(void("path", d=dots, class_=f"dots {line.style}"))
     return join(found)
 
 
 def _hovers(
     drawn: Sequence[tuple[Line, list[Bucket]]], x: Scale, form: Callable[[float], str]
 ) -> list[Markup]:
-    """Invisible columns that tell their values under the pointer."""
+    """Invisible columns that show their values under the pointer."""
     columns: dict[int, dict[str, tuple[float, str]]] = {}
     for line, buckets in drawn:
         for bucket in buckets:
@@ -178,11 +181,11 @@ def _hovers(
             )
             columns.setdefault(place, {})[line.name] = bucket.x, form(bucket.mean) + around
     found = []
-    for place, said in sorted(columns.items()):
-        step = max(x for x, _ in said.values())
-        told = [f"step {step:,.0f}", *(f"{name} {words}" for name, (_, words) in said.items())]
+    for place, values in sorted(columns.items()):
+        step = max(x for x, _ in values.values())
+        rows = [f"step {step:,.0f}", *(f"{name} {value}" for name, (_, value) in values.items())]
         column = {"x": f"{place * SIZE / HOVERS:.1f}", "width": f"{SIZE / HOVERS:.1f}"}
-        title = tag("title", text("\n".join(told)))
+        title = tag("title", text("\n".join(rows)))
         found.append(tag("rect", title, height=SIZE, class_="hover", **column))
     return found
 

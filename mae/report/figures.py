@@ -1,4 +1,4 @@
-"""Charts as they are declared, drawn from the rows of a run."""
+"""Charts of a report: which there are, and their curves from the rows of a run."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -10,101 +10,21 @@ from mae.report.record import Record
 from mae.report.scales import compact, percent
 
 HUGE = 1e30
-"""beyond it numbers count as this, so that differences stay finite"""
+"""limit that larger numbers are clipped to, so that differences stay finite"""
 
-LOOKS = "abcde"
-"""colours of lines, in their order"""
+COLOURS = "abcde"
+"""styles of lines, in their order"""
 
 REFERENCES = ("base", "base finer")
+"""styles of reference lines, in their order"""
 
 FAULTS = ("skip", "spike", "rollback")
+"""events that charts mark as faults"""
 
 
-def marks(record: Record) -> Marks:
-    """Span, warm-up, restarts and faults of a run."""
-    last = record.metrics[-1] if record.metrics else {}
-    step, epoch = number(last, "step") or 1.0, number(last, "epoch") or 0.0
-    warmup = record.recorded.warmup_epochs
-    return Marks(
-        span=(0.0, max(step, 1.0)),
-        warmup=min(step, warmup * step / epoch) if epoch else 0.0,
-        restarts=_steps_of(record.events, ("resume",)),
-        faults=_steps_of(record.events, FAULTS),
-    )
-
-
-def draw(declared: Chart, run: RunRecord, seen: Marks) -> Markup:
-    """The chart of a run, or nothing where it has none of its curves."""
-    values = [one for one in declared.curves if not one.is_reference]
-    references = [one for one in declared.curves if one.is_reference]
-    lines = [_curve(run, one, LOOKS[place % len(LOOKS)]) for place, one in enumerate(values)]
-    if not any(line.points for line in lines):
-        return Markup("")
-    gone = [step for one in values if one.source == "metrics" for step in gaps(run.metrics, one)]
-    ceilings = [_usual_most_after(seen.warmup / 2, line) for line in lines]
-    known = [ceiling for ceiling in ceilings if ceiling is not None]
-    look = iter(REFERENCES)
-    lines += [_curve(run, one, next(look, REFERENCES[-1])) for one in references]
-    for level in declared.levels:
-        value = level.value(run)
-        points = [(x, value) for x in seen.span] if value is not None else []
-        lines.append(Line(level.label, points, next(look, REFERENCES[-1])))
-    least = 0.0 if declared.is_share and declared.axis_includes is None else declared.axis_includes
-    return chart(
-        declared.title,
-        lines,
-        seen,
-        form=percent if declared.is_share else compact,
-        wants_log=declared.is_log,
-        floor=declared.floor,
-        least=least,
-        ceiling=max(known) if declared.cuts_spikes and known else None,
-        gaps=gone,
-    )
-
-
-def grid(charts: Sequence[Chart], run: RunRecord, seen: Marks) -> Markup:
-    """Charts side by side, or a word where there are none."""
-    found = [drawn for drawn in (draw(one, run, seen) for one in charts) if drawn]
-    if not found:
-        return tag("p", text("Nothing recorded."), class_="none")
-    return tag("div", *found, class_="charts")
-
-
-def line(rows: Sequence[Row], key: str, *, name: str = "", look: str = "a") -> Line:
-    """A column of the rows over their steps; what is missing or not finite is left out."""
-    pairs = [(number(row, "step"), number(row, key)) for row in rows]
-    points = [(x, min(max(y, -HUGE), HUGE)) for x, y in pairs if x is not None and y is not None]
-    return Line(name or key, points, look)
-
-
-def gaps(rows: Sequence[Row], curve: Curve) -> list[float]:
-    """Steps whose row has the column, but no finite number in it."""
-    key = curve.key
-    steps = [number(row, "step") for row in rows if key in row and number(row, key) is None]
-    return [step for step in steps if step is not None]
-
-
-def _curve(run: RunRecord, curve: Curve, look: str) -> Line:
-    rows = run.health if curve.source == "health" else run.metrics
-    drawn = line(rows, curve.key, name=curve.label, look=look)
-    if not curve.interval:
-        return drawn
-    # A band, where each of its points has its interval.
-    known = {number(row, "step"): interval(row, curve.interval) for row in rows}
-    found = [known.get(x) for x, _ in drawn.points]
-    return drawn._replace(intervals=[one for one in found if one is not None])
-
-
-def _usual_most_after(step: float, curve: Line) -> float | None:
-    """All but the spikes: with these, or what comes before, the slow fall would look flat."""
-    values = sorted(y for x, y in curve.points if x > step)
-    return values[int(0.995 * len(values))] if values else None
-
-
-def _steps_of(events: Sequence[Row], kinds: Sequence[str]) -> list[float]:
-    steps = [number(row, "step") for row in events if row.get("event") in kinds]
-    return [step for step in steps if step is not None]
+def _first_rankme(run: RunRecord) -> float | None:
+    found = series(run.health, "rankme")
+    return found[0] if found else None
 
 
 OPTIMISATION = (
@@ -121,11 +41,6 @@ SPEED = (
     Chart("Model FLOP utilisation", (Curve("mfu", "mfu"),), is_share=True),
     Chart("Device memory, GB", (Curve("memory_gb", "memory_gb"),), axis_includes=0.0),
 )
-
-
-def _first_rankme(run: RunRecord) -> float | None:
-    found = series(run.health, "rankme")
-    return found[0] if found else None
 
 
 FEATURES = (
@@ -156,17 +71,107 @@ FEATURES = (
 )
 
 POSITION = {"step", "epoch", "samples", "images", "bad", "skipped", "width", "seconds"}
-"""columns that are no measurement of learning"""
+"""columns that do not measure learning"""
 
 PART = "loss_"
-"""begins the columns of single losses"""
+"""prefix of the columns of single losses"""
 
 MOST = 40
-"""charts of columns that nobody declares"""
+"""maximum number of charts of undeclared columns"""
+
+
+def marks(record: Record) -> Marks:
+    """Span, warm-up, restarts and faults of a run."""
+    last = record.metrics[-1] if record.metrics else {}
+    step, epoch = number(last, "step") or 1.0, number(last, "epoch") or 0.0
+    warmup = record.recorded.warmup_epochs
+    return Marks(
+        span=(0.0, max(step, 1.0)),
+        warmup=min(step, warmup * step / epoch) if epoch else 0.0,
+        restarts=_steps_of(record.events, ("resume",)),
+        faults=_steps_of(record.events, FAULTS),
+    )
+
+
+def draw(declared: Chart, run: RunRecord, marks: Marks) -> Markup:
+    """Chart of a run; empty where the run has none of its curves."""
+    values = [one for one in declared.curves if not one.is_reference]
+    references = [one for one in declared.curves if one.is_reference]
+    lines = [_curve(run, one, COLOURS[place % len(COLOURS)]) for place, one in enumerate(values)]
+    if not any(line.points for line in lines):
+        return Markup("")
+    gone = [step for one in values if one.source == "metrics" for step in gaps(run.metrics, one)]
+    ceilings = [_usual_maximum(marks.warmup / 2, line) for line in lines]
+    known = [ceiling for ceiling in ceilings if ceiling is not None]
+    style = iter(REFERENCES)
+    lines += [_curve(run, one, next(style, REFERENCES[-1])) for one in references]
+    for level in declared.levels:
+        value = level.value(run)
+        points = [(x, value) for x in marks.span] if value is not None else []
+        lines.append(Line(level.label, points, next(style, REFERENCES[-1])))
+    least = 0.0 if declared.is_share and declared.axis_includes is None else declared.axis_includes
+    return chart(
+        declared.title,
+        lines,
+        marks,
+        form=percent if declared.is_share else compact,
+        wants_log=declared.is_log,
+        floor=declared.floor,
+        least=least,
+        ceiling=max(known) if declared.cuts_spikes and known else None,
+        gaps=gone,
+    )
+
+
+def grid(charts: Sequence[Chart], run: RunRecord, marks: Marks) -> Markup:
+    """Charts side by side, or "Nothing recorded."."""
+    found = [drawn for drawn in (draw(one, run, marks) for one in charts) if drawn]
+    if not found:
+        return tag("p", text("Nothing recorded."), class_="none")
+    return tag("div", *found, class_="charts")
+
+
+def line(rows: Sequence[Row], key: str, *, name: str = "", style: str = "a") -> Line:
+    """Column of the rows over their steps; missing and non-finite values are skipped."""
+    pairs = [(number(row, "step"), number(row, key)) for row in rows]
+    points = [(x, min(max(y, -HUGE), HUGE)) for x, y in pairs if x is not None and y is not None]
+    return Line(name or key, points, style)
+
+
+def gaps(rows: Sequence[Row], curve: Curve) -> list[float]:
+    """Steps whose row has the column, but no finite number in it."""
+    key = curve.key
+    steps = [number(row, "step") for row in rows if key in row and number(row, key) is None]
+    return [step for step in steps if step is not None]
+
+
+def _curve(run: RunRecord, curve: Curve, style: str) -> Line:
+    rows = run.health if curve.source == "health" else run.metrics
+    drawn = line(rows, curve.key, name=curve.label, style=style)
+    if not curve.interval:
+        return drawn
+    # Drawn as a band only if each point has an interval.
+    known = {number(row, "step"): interval(row, curve.interval) for row in rows}
+    found = [known.get(x) for x, _ in drawn.points]
+    return drawn._replace(intervals=[one for one in found if one is not None])
+
+
+def _usual_maximum(step: float, curve: Line) -> float | None:
+    """99.5th percentile of the curve after `step`; None without points.
+
+    With spikes and the first steps on the axis, the slow decrease would look flat.
+    """
+    values = sorted(y for x, y in curve.points if x > step)
+    return values[int(0.995 * len(values))] if values else None
+
+
+def _steps_of(events: Sequence[Row], kinds: Sequence[str]) -> list[float]:
+    steps = [number(row, "step") for row in events if row.get("event") in kinds]
+    return [step for step in steps if step is not None]
 
 
 def learning(record: Record) -> list[Chart]:
-    """Losses and metrics."""
+    """Charts of losses and metrics, as the objective declares them."""
     declared = record.declared
     parts = [key for key in _columns(record.metrics) if key.startswith(PART)]
     lines = [Curve(key, key.removeprefix(PART)) for key in parts]
@@ -177,7 +182,7 @@ def learning(record: Record) -> list[Chart]:
 
 
 def optimisation(record: Record) -> list[Chart]:
-    """Learning rate, gradients, skipped steps."""
+    """Charts of learning rate, gradient norm and skipped steps."""
     return [*OPTIMISATION, *([SKIPPED] if any(series(record.metrics, "skipped")) else [])]
 
 
@@ -187,7 +192,7 @@ def has_features(record: Record) -> bool:
 
 
 def _of_metrics(declared: Declaration) -> Iterator[Chart]:
-    """A chart for each metric that is on none."""
+    """Chart for each metric that no declared chart has."""
     charted = _charted(declared.charts)
     for metric in declared.metrics:
         if metric.on_progress_line and metric.key not in charted:
@@ -196,7 +201,7 @@ def _of_metrics(declared: Declaration) -> Iterator[Chart]:
 
 
 def _undeclared(record: Record) -> list[Chart]:
-    """A chart for each column that is on no other."""
+    """Chart for each column that no other chart has."""
     known = _charted([LOSS, *OPTIMISATION, *SPEED, *FEATURES]) | POSITION
     found = dict.fromkeys([*_columns(record.metrics), *_columns(record.health)])
     rest = [key for key in found if key not in known and not key.startswith(PART)]
@@ -212,5 +217,5 @@ def _charted(charts: Iterable[Chart]) -> set[str]:
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """Columns that hold a number in some row, in the order of their coming."""
+    """Columns with a number in at least one row, in order of first appearance."""
     return list(dict.fromkeys(k for row in rows for k in row if number(row, k) is not None))

@@ -1,4 +1,4 @@
-"""Panels as data URIs, made small enough to be carried in one file."""
+"""Lists of the report: panels, events, unreadable images, settings, starts."""
 
 import base64
 import io
@@ -19,36 +19,42 @@ from mae.pictures.html import Markup, join, table, tag, text, void
 from mae.report.record import Record, changed_settings, default_settings
 
 MOST = 6
-"""panels shown"""
-
+"""maximum number of panels"""
 LARGEST_SIDE = 1600
-"""pixels"""
-
+"""maximum width and height of a panel in pixels"""
 LARGEST_PNG = 300_000
-"""bytes; a larger picture becomes a JPEG"""
+"""maximum size of a PNG in bytes; a larger picture becomes a JPEG"""
+MOST_EVENTS = 40
+"""maximum number of events"""
+MOST_QUARANTINED = 20
+"""maximum number of unreadable images"""
+OF_EACH_START = ("time", "step", "event", "pid")
+"""keys of a start that always differ"""
+LONGEST = 300
+"""maximum number of characters of a value"""
 
 
 class Picture(NamedTuple):
-    """A panel."""
+    """Panel as a data URI."""
 
     step: int | None
     uri: str
     """data:image/…; "" where the file is damaged"""
     name: str
-    """of the file"""
+    """name of the file"""
     size: tuple[int, int]
     """width and height in pixels"""
 
 
 def spaced(paths: Sequence[Path], most: int = MOST) -> list[Path]:
-    """The first, the last, and evenly spaced ones in between."""
+    """First and last path, and evenly spaced ones in between; `most` in all."""
     if len(paths) <= most:
         return list(paths)
     return [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]
 
 
 def read_picture(path: Path) -> Picture:
-    """A panel as it will be shown."""
+    """Panel as a data URI, reduced to LARGEST_SIDE and LARGEST_PNG; damaged ones have none."""
     digits = re.search(r"\d+", path.stem)
     step = int(digits[0]) if digits else None
     try:
@@ -77,15 +83,8 @@ def _written(image: Image.Image, kind: str, **options: int) -> bytes:
     return file.getvalue()
 
 
-MOST_EVENTS = 40
-MOST_QUARANTINED = 20
-OF_EACH_START = ("time", "step", "event", "pid")
-LONGEST = 300
-"""characters of a value that are shown"""
-
-
 def panels(record: Record) -> Markup:
-    """Panels as training went on; a click enlarges."""
+    """Panels in the order of training; a click enlarges one."""
     pictures = [read_picture(path) for path in spaced(record.panels)]
     shown = []
     for picture in pictures:
@@ -100,22 +99,23 @@ def panels(record: Record) -> Markup:
     if not shown:
         return none("No panels yet.")
     count = len(record.panels)
-    told = f"{len(shown)} of {count:,} panels. " if len(shown) < count else ""
-    lead = tag("p", text(f"{told}Click one to enlarge it, again to put it back."), class_="lead")
+    number_shown = f"{len(shown)} of {count:,} panels. " if len(shown) < count else ""
+    hint = f"{number_shown}Click one to enlarge it, again to reduce it."
+    lead = tag("p", text(hint), class_="lead")
     return join([lead, tag("div", *shown, class_="panels")])
 
 
 def events(record: Record) -> Iterator[Markup]:
-    """What happened when: counts, and the last ones."""
+    """Counts of events by kind, and a table of the last ones."""
     found = record.events
     if not found:
         yield none("None recorded.")
         return
     counts = Counter(_shown(row.get("event", "?")) for row in found)
-    told = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common(12))
+    lead = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common(12))
     if len(found) > MOST_EVENTS:
-        told += f"; the last {MOST_EVENTS} of {len(found):,}, see events.jsonl"
-    yield tag("p", text(told), class_="lead")
+        lead += f"; the last {MOST_EVENTS} of {len(found):,}, see events.jsonl"
+    yield tag("p", text(lead), class_="lead")
     rows = []
     for row in found[-MOST_EVENTS:]:
         rest = {key: row[key] for key in row if key not in ("time", "step", "event")}
@@ -128,22 +128,22 @@ def events(record: Record) -> Iterator[Markup]:
 
 
 def quarantine(record: Record) -> Markup:
-    """Images that could not be used: how many, and the first."""
+    """Number of unreadable images, and a table of the first."""
     rows = record.quarantine
     if not rows:
         return none("None.")
-    told = f"{len(rows):,} replaced by others" + (
+    lead = f"{len(rows):,} replaced by others" + (
         f"; the first {MOST_QUARANTINED}, see quarantine.jsonl"
         if len(rows) > MOST_QUARANTINED
         else ""
     )
     keys = ("step", "shard", "key", "error")
     cells = [[text(_shown(row.get(key, ""))) for key in keys] for row in rows[:MOST_QUARANTINED]]
-    return join([tag("p", text(told), class_="lead"), table(keys, cells)])
+    return join([tag("p", text(lead), class_="lead"), table(keys, cells)])
 
 
 def settings(record: Record) -> Iterator[Markup]:
-    """What differs from the defaults, and, folded, everything."""
+    """Table of the settings that differ from the defaults, and a folded one of all."""
     changed = changed_settings(record)
     if not changed:
         yield none("All at their defaults." if record.settings else "Not recorded.")
@@ -162,7 +162,7 @@ def settings(record: Record) -> Iterator[Markup]:
 
 
 def starts(record: Record) -> Iterator[Markup]:
-    """Versions and hardware of the last start, and what was otherwise before."""
+    """Versions and hardware of the last start, and keys that differ between starts."""
     found = [flatten(start) for start in record.starts]
     if not found:
         yield none("Not recorded.")
@@ -174,9 +174,9 @@ def starts(record: Record) -> Iterator[Markup]:
             for key in last
             if key not in OF_EACH_START and any(start.get(key) != last[key] for start in found)
         ]
-        told = f"The last of {len(found)} starts. "
-        told += f"Not always the same: {', '.join(differing)}." if differing else ""
-        yield tag("p", text(told), class_="lead")
+        lead = f"The last of {len(found)} starts. "
+        lead += f"Different between starts: {', '.join(differing)}." if differing else ""
+        yield tag("p", text(lead), class_="lead")
     yield table(["", ""], [[_key(key), _code(value)] for key, value in last.items()])
 
 
@@ -195,18 +195,18 @@ def _code(value: Any) -> Markup:
 
 
 def _key(name: str) -> Markup:
-    """A dotted key that may be broken behind each of its words."""
+    """Dotted key that may wrap after each of its words."""
     parts = re.split(r"(?<=[._])", name)
     return tag("code", *(join([text(part), void("wbr")]) for part in parts))
 
 
 def none(words: str) -> Markup:
-    """A word where there is nothing to list."""
+    """Paragraph in place of an empty list."""
     return tag("p", text(words), class_="none")
 
 
 def _time(value: Any) -> str:
-    """ISO as people read it, anything else as it is."""
+    """ISO time in readable form, anything else unchanged."""
     try:
         return clock(datetime.fromisoformat(str(value)).timestamp())
     except (ValueError, OverflowError, OSError):
@@ -214,5 +214,5 @@ def _time(value: Any) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds since 1970 as people read them."""
+    """Readable time, in UTC, of seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

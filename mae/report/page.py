@@ -1,4 +1,4 @@
-"""The report of a run from top to bottom, and the file that holds it."""
+"""HTML page of `mae report`: its sections from top to bottom."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from mae.report.scales import compact, formatted, percent
 
 
 def write_report(run_folder: Path, out: Path) -> Path:
-    """Write `out`, one HTML file with everything in it, and return it.
+    """Write `out`, one self-contained HTML file, and return it.
 
     Raises UserError where there is no run, or `out` cannot be written.
     """
@@ -22,12 +22,12 @@ def write_report(run_folder: Path, out: Path) -> Path:
 
 
 def render(record: Record, now: float) -> str:
-    """The whole page, as of `now` in seconds since 1970."""
+    """HTML of the whole page at time `now`, in seconds since 1970."""
     reached = state(record, now)
     body = tag(
         "main",
         *_head(record, reached),
-        *_section("Verdict", _verdicts(record)),
+        *_section("Diagnosis", _diagnosis(record)),
         *_learning(record),
         *_optimisation(record),
         *_features(record),
@@ -92,8 +92,8 @@ def _head(record: Record, reached: State) -> Iterator[Markup]:
     yield tag("h1", text(record.name))
     at = f"at step {reached.step:,}" + (f" of {reached.steps:,}" if reached.steps else "")
     written = f", last written {lists.clock(record.written)}" if record.written else ""
-    said = reached.word.capitalize() + (f" {at}" if reached.step else "") + written
-    yield tag("p", text(said), class_="lead")
+    lead = reached.word.capitalize() + (f" {at}" if reached.step else "") + written
+    yield tag("p", text(lead), class_="lead")
     yield from (tag("p", text(note), class_="lead") for note in record.notes)
     if reached.steps:
         yield tag("progress", value=reached.step, max=reached.steps, aria_label="progress")
@@ -105,7 +105,7 @@ def _head(record: Record, reached: State) -> Iterator[Markup]:
 
 
 def _tiles(record: Record) -> Iterator[tuple[str, str]]:
-    """(name, value) of the last numbers that there are."""
+    """Name and value of the last numbers of the run, where there are any."""
     last, health = (rows[-1] if rows else {} for rows in (record.metrics, record.health))
     metrics = (
         [one for one in record.declared.metrics if one.on_progress_line] if record.declared else []
@@ -115,7 +115,7 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
         ("images seen", number(last, "samples"), compact),
         ("loss", number(last, "loss"), compact),
     ]
-    for metric in metrics:  # of a few images only: shares are rounded
+    for metric in metrics:  # measured on few images: percentages are rounded
         form = percent if metric.format.endswith("%") else formatted(metric.format)
         tiles.append((metric.tile or metric.label, number(last, metric.key), form))
     for metric in metrics:
@@ -129,19 +129,19 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
     yield from ((name, form(value)) for name, value, form in tiles if value is not None)
 
 
-def _verdicts(record: Record) -> Markup:
+def _diagnosis(record: Record) -> Markup:
     run = record.recorded
-    verdicts = diagnose_run(run, record.declared.diagnose(run) if record.declared else ())
-    found = [
+    findings = diagnose_run(run, record.declared.diagnose(run) if record.declared else ())
+    items = [
         tag(
             "li",
             tag("span", text(finding.level), class_=f"level {finding.level}"),
             tag("b", text(finding.text)),
             tag("p", text(finding.reason)),
         )
-        for finding in verdicts
+        for finding in findings
     ]
-    return tag("ul", *found, class_="findings") if found else lists.none("Nothing to judge yet.")
+    return tag("ul", *items, class_="findings") if items else lists.none("Nothing to diagnose yet.")
 
 
 def _legend(record: Record) -> Markup:
@@ -156,15 +156,15 @@ def _legend(record: Record) -> Markup:
         for class_, name, is_there in kinds
         if is_there
     ]
-    over = tag("span", text("All charts run over optimizer steps."))
+    over = tag("span", text("The x-axis of all charts is optimizer steps."))
     return tag("p", over, *known, class_="legend")
 
 
 def _about_features(record: Record) -> Markup:
     images = f"{number(record.health[-1], 'images') or 0:,.0f} held-out images"
     words = (
-        f"Of {images}. Spread is 1 where features point everywhere and 0 where all are the same; "
-        "cosine is the mean similarity of two images; dead is the share of dimensions that do not "
+        f"Of {images}. Spread is 1 where features point in all directions and 0 where all are the "
+        "same; cosine is the mean similarity of two images; dead is the share of dimensions that do not "
         "vary."
     )
     declared = record.declared

@@ -1,4 +1,4 @@
-"""A run folder, read: every file may be absent, cut off in its last line, or hold NaN."""
+"""Records of a run folder; each file may be absent, cut off in its last line, or hold NaN."""
 
 import json
 import math
@@ -19,21 +19,21 @@ from mae.objectives.declaration import Declaration
 from mae.objectives.registry import DEFAULT, config_type, declaration
 
 SILENT = 900
-"""seconds without a row after which a run counts as stopped, if its rows do not come slower"""
+"""seconds without a new row after which a run counts as stopped, unless its rows are slower"""
 
 
 EVALUATIONS = ("evaluation", "probe", "probe-mae", "attentive", "fewshot", "knn", "segment")
-"""results of `mae evaluate`, `mae probe` and so on, by the names that these give their files"""
+"""names of the result files of `mae evaluate`, `mae probe` and so on, without .json"""
 
 
 class Record(NamedTuple):
-    """A run folder, read."""
+    """Contents of a run folder."""
 
     name: str
     settings: Mapping[str, Any]
     """dotted key → value; empty where config.yaml is absent or damaged"""
     declared: Declaration | None
-    """of its objective, where that is known here"""
+    """declaration of its objective; None: unknown here"""
     metrics: list[Row]
     health: list[Row]
     events: list[Row]
@@ -42,34 +42,34 @@ class Record(NamedTuple):
     panels: list[Path]
     """step-….png, in the order of their steps"""
     evaluations: Mapping[str, Row]
-    """what was found in the files of EVALUATIONS"""
+    """contents of the files of EVALUATIONS"""
     confusion: Path | None
-    """the picture that goes with `evaluation`"""
-    last_word: ExitStatus | None
-    """how the last start ended, of itself; None while it runs, or where it was killed"""
+    """picture of the confusion matrix of `evaluation`"""
+    exit_status: ExitStatus | None
+    """exit status of the last start; None while it runs, or where it was killed"""
     written: float | None
-    """when metrics.jsonl was last written, seconds since 1970"""
+    """time at which metrics.jsonl was last written, seconds since 1970"""
     notes: list[str]
-    """what could not be read"""
+    """files and lines that could not be read, for the reader"""
 
     @property
     def recorded(self) -> RunRecord:
-        """Numbers of the run."""
+        """Rows, settings and evaluations that a diagnosis is made of."""
         return RunRecord(self.metrics, self.health, self.settings, self.evaluations)
 
 
 class State(NamedTuple):
-    """How far a run is."""
+    """Progress of a run."""
 
     word: str
     """finished, running, stopped, failed, or not started"""
     step: int
     steps: int | None
-    """of the whole run, where that can be told"""
+    """steps of the whole run; None: unknown"""
 
 
 def read_record(folder: Path) -> Record:
-    """Read all there is; UserError where that is no run at all."""
+    """Read the files of a run folder; raises UserError where it holds no run."""
     if not any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
         raise UserError(f"{folder}: no run here (neither config.yaml nor metrics.jsonl)")
     notes: list[str] = []
@@ -90,7 +90,7 @@ def read_record(folder: Path) -> Record:
         declared=_declared(settings, notes),
         panels=sorted((folder / "panels").glob("step-*.png")),
         evaluations={name: row for name, row in results.items() if row},
-        last_word=read_exit_status(folder / STATUS_FILE),
+        exit_status=read_exit_status(folder / STATUS_FILE),
         confusion=confusion if confusion.is_file() else None,
         written=metrics.stat().st_mtime if metrics.is_file() else None,
         notes=notes,
@@ -103,7 +103,7 @@ def state(record: Record, now: float) -> State:
 
     What the run itself said when it ended decides; where it said nothing, its rows.
     """
-    word = record.last_word
+    word = record.exit_status
     ended = {DONE: "finished", STOPPED: "stopped"}.get(word.code, "failed") if word else None
     if not record.metrics:
         return State(ended or "not started", 0, None)
@@ -122,7 +122,7 @@ def state(record: Record, now: float) -> State:
 
 
 def changed_settings(record: Record) -> dict[str, tuple[Any, Any]]:
-    """Key → (default, value) of every setting that is not at its default."""
+    """Key → (default, value) of each setting that differs from its default."""
     usual = default_settings(record)
     return {
         key: (usual.get(key), value)
@@ -132,7 +132,7 @@ def changed_settings(record: Record) -> dict[str, tuple[Any, Any]]:
 
 
 def default_settings(record: Record) -> dict[str, Any]:
-    """Dotted key → value; only of the core where the objective is not known."""
+    """Defaults, dotted key → value; without the objective's own where it is unknown."""
     kind = config_type(record.declared.name) if record.declared else Config
     defaults = record.declared.defaults if record.declared else {}
     return flatten(kind.model_validate(defaults).model_dump(mode="json"))
@@ -150,7 +150,7 @@ def _declared(settings: Mapping[str, Any], notes: list[str]) -> Declaration | No
 
 
 def _interval(record: Record) -> float:
-    """Seconds between the last two rows, by their speed."""
+    """Seconds between the last two rows, from samples and speed."""
     if len(record.metrics) < 2:
         return 0.0
     before, last = (number(row, "samples") or 0.0 for row in record.metrics[-2:])
@@ -158,7 +158,7 @@ def _interval(record: Record) -> float:
 
 
 def _read_rows(path: Path, notes: list[str]) -> list[Row]:
-    """The lines that are JSON objects.  A last line that is cut off is normal, others are told."""
+    """Lines that are JSON objects.  Damaged ones are noted, except a last line that is cut off."""
     try:
         lines = path.read_bytes().decode("utf-8", "replace").split("\n")
     except FileNotFoundError:
@@ -177,7 +177,7 @@ def _read_rows(path: Path, notes: list[str]) -> list[Row]:
         elif line.strip() and place < len(lines) - 1:
             damaged += 1
     if damaged:
-        notes.append(f"{path.name}: {damaged:,} damaged line{'s' * (damaged > 1)} left out")
+        notes.append(f"{path.name}: {damaged:,} damaged line{'s' * (damaged > 1)} skipped")
     return rows
 
 
@@ -199,7 +199,7 @@ def _read_settings(path: Path, notes: list[str]) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
         if isinstance(values, dict):
             values = _named(values)
-            with suppress(UserError):  # else as they are
+            with suppress(UserError):  # then as they are
                 values = migrate_settings(values, str(path))
             return flatten(values)
         notes.append(f"{path.name}: holds no settings")

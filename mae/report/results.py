@@ -1,4 +1,4 @@
-"""The parts of the report that show what was measured with labels, on images not trained on."""
+"""Results of evaluations with labels, on held-out images: tables of the report."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,9 @@ from mae.report.lists import none, read_picture
 from mae.report.record import Record
 
 MOST_ROWS = 60
+"""maximum number of rows of a table"""
 MOST_ERRORS = 10
+"""maximum number of confusions listed"""
 NAMES = {
     "probe": "linear probe",
     "probe-mae": "linear probe, protocol mae",
@@ -22,21 +24,21 @@ NAMES = {
 
 
 def evaluations(record: Record) -> Iterator[Markup]:
-    """One line for each result of `mae probe`, `mae knn` and so on that lies in the run folder."""
+    """Table with a row for each result of `mae probe`, `mae knn` and so on in the run folder."""
     files = [(name, found) for name, found in record.evaluations.items() if name in NAMES]
     rows = [row for name, found in files for row in _lines(name, found)]
     if not rows:
-        yield none("Files of evaluations lie here, but no results in them.")
+        yield none("There are files of evaluations, but no results in them.")
         return
-    told = "Of the frozen encoder; 95 % intervals are those of the test images. "
-    told += f"The first {MOST_ROWS} of {len(rows)} results. " if len(rows) > MOST_ROWS else ""
-    yield tag("p", text(f"{told}The JSON files in the run folder tell how."), class_="lead")
+    lead = "Of the frozen encoder; 95 % intervals over the test images. "
+    lead += f"The first {MOST_ROWS} of {len(rows)} results. " if len(rows) > MOST_ROWS else ""
+    yield tag("p", text(f"{lead}Details are in the JSON files in the run folder."), class_="lead")
     heads = ["evaluation", "of", "labels", "measure", "result", "95 %", "images", "step"]
     yield _table(heads, 4, rows[:MOST_ROWS])
 
 
 def class_by_class(record: Record) -> Iterator[Markup]:
-    """evaluation.json: each class, the commonest errors, the confusion matrix."""
+    """Accuracy by class, most frequent errors and confusion matrix, from evaluation.json."""
     found = record.evaluations.get("evaluation")
     if not found:
         yield none("Not evaluated yet: mae evaluate RUN --test SHARDS.")
@@ -47,11 +49,11 @@ def class_by_class(record: Record) -> Iterator[Markup]:
         f"cross-entropy {number(found, 'loss') or 0:.3f}",
     ]
     bad = number(found, "bad")
-    told = "; ".join([*whole, f"{bad:,.0f} bad images left out"] if bad else whole)
+    lead = "; ".join([*whole, f"{bad:,.0f} bad images skipped"] if bad else whole)
     step = (
         f"At step {number(found, 'step'):,.0f} right: " if number(found, "step") is not None else ""
     )
-    yield tag("p", text(f"{step}{told}."), class_="lead")
+    yield tag("p", text(f"{step}{lead}."), class_="lead")
     picture = read_picture(record.confusion) if record.confusion else None
     if picture and picture.uri:
         width, height = picture.size
@@ -61,12 +63,12 @@ def class_by_class(record: Record) -> Iterator[Markup]:
         yield tag("div", figure, class_="panels one")
     errors = _rows(found, "errors")[:MOST_ERRORS]
     if errors:
-        yield tag("h3", text("Commonest errors"))
+        yield tag("h3", text("Most frequent errors"))
         cells = [[_count(e, "images"), _word(e, "class"), _word(e, "taken_for")] for e in errors]
         yield _table(["images", "class", "taken for"], 0, cells, numbers=(0,))
     classes = sorted(_rows(found, "classes"), key=lambda row: number(row, "accuracy") or 0.0)
     if classes:
-        yield tag("h3", text("Classes, the weakest first"))
+        yield tag("h3", text("Classes, lowest accuracy first"))
         shown = [
             [
                 _word(row, "name"),
@@ -83,7 +85,7 @@ def class_by_class(record: Record) -> Iterator[Markup]:
 
 
 def _lines(name: str, report: Row) -> Iterator[list[str]]:
-    """What a file of results says: it has rows of them, or is one itself."""
+    """Table rows of a file, which has a list of results or is a single one."""
     title, step = NAMES[name], _count(report, "step")
     images = _count(report, "test_images") or _count(report, "images")
     for row in _rows(report, "results") or [report]:
@@ -98,7 +100,7 @@ def _lines(name: str, report: Row) -> Iterator[list[str]]:
 
 
 def _labels(row: Row) -> str:
-    """How many training labels it was given."""
+    """Number or share of training labels."""
     if number(row, "per_class") is not None:
         return f"{_count(row, 'per_class')} per class"
     percent = number(row, "percent")
@@ -108,7 +110,7 @@ def _labels(row: Row) -> str:
 def _table(
     heads: list[str], first: int, rows: list[list[str]], numbers: tuple[int, ...] | None = None
 ) -> Markup:
-    """Columns from `first` on, or `numbers`, are numbers and end at the same edge."""
+    """Table whose columns from `first` on, or in `numbers`, are right-aligned numbers."""
     right = set(range(first, len(heads)) if numbers is None else numbers)
     kinds = ["number" if place in right else "tight" for place in range(len(heads))]
     head = [tag("th", text(h), scope="col", class_=k) for h, k in zip(heads, kinds, strict=True)]

@@ -1,22 +1,23 @@
-"""From numbers to places on a chart, and to the few ticks beside it.  Pure functions."""
+"""Axes of charts: range, positions, ticks, number formats.  Pure functions."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 Points = Sequence[tuple[float, float]]
-"""(x, y), finite, in the order of x"""
+"""finite (x, y) in the order of x"""
 
 STEPS = (1, 2, 2.5, 5, 10)
+"""distances between ticks, times a power of ten"""
 DECADE = (1, 2, 5)
+"""ticks of a logarithmic axis, times powers of ten"""
 MOST_TICKS = 5
-
-MANY = 4
-"""from the lowest to the highest value, where a logarithmic axis pays"""
+LOG_RATIO = 4
+"""ratio of highest to lowest value above which an axis may be logarithmic"""
 
 
 class Bucket(NamedTuple):
-    """Some neighbouring points as one."""
+    """Mean and range of neighbouring points."""
 
     x: float
     mean: float
@@ -26,9 +27,9 @@ class Bucket(NamedTuple):
 
 
 def reduce(points: Points, span: tuple[float, float], buckets: int) -> list[Bucket]:
-    """Points as at most `buckets` buckets of equal width, empty ones left out.
+    """Reduce points to a maximum of `buckets` buckets of equal width, without empty ones.
 
-    Where that many points or fewer are there, each is its own.
+    With that many points or fewer, each is a bucket of its own.
     """
     if len(points) <= buckets:
         return [Bucket(x, y, y, y, 1) for x, y in points]
@@ -41,21 +42,21 @@ def reduce(points: Points, span: tuple[float, float], buckets: int) -> list[Buck
 
 
 class Scale(NamedTuple):
-    """The range of an axis; values beyond it are drawn at its edge."""
+    """Range of an axis; values beyond it are drawn at its edge."""
 
     low: float
     high: float
     is_log: bool
 
     def place(self, value: float) -> float:
-        """0 at the low end, 1 at the high one."""
+        """Position of a value: 0 at the low end, 1 at the high end."""
         low, high = self.low, self.high
         if self.is_log:
             low, high, value = math.log(low), math.log(high), math.log(max(value, low))
         return min(1.0, max(0.0, (value - low) / (high - low)))
 
     def ticks(self) -> list[float]:
-        """A few round numbers within the range."""
+        """Up to MOST_TICKS round numbers within the range."""
         if not self.is_log:
             return round_numbers(self.low, self.high)
         powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
@@ -75,10 +76,10 @@ def fit(
     least: float | None = None,
     wants_log: bool = False,
 ) -> Scale:
-    """A scale for `values`, with a little air.
+    """Scale for `values`, with a small margin.
 
-    `floor` and `ceiling`: the axis begins and ends there, at the utmost.  `least`: it includes
-    this value.  Logarithmic where asked for and where the values span a factor of MANY.
+    `floor` and `ceiling`: limits of the axis.  `least`: value that the axis includes.
+    Logarithmic with `wants_log` where positive values span more than a factor of LOG_RATIO.
     """
     if floor is not None:
         values = [max(value, floor) for value in values]
@@ -87,14 +88,14 @@ def fit(
     if least is not None:
         values = [*values, least]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    if wants_log and low > 0 and high / low > MANY:
+    if wants_log and low > 0 and high / low > LOG_RATIO:
         return Scale(low / 1.1, high * 1.1, is_log=True)
-    air = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    return Scale(low if low in (least, floor) else low - air, high + air, is_log=False)
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    return Scale(low if low in (least, floor) else low - margin, high + margin, is_log=False)
 
 
 def round_numbers(low: float, high: float) -> list[float]:
-    """At most MOST_TICKS multiples of 1, 2, 2.5 or 5 times a power of ten within [low, high]."""
+    """Up to MOST_TICKS multiples of 1, 2, 2.5 or 5 times a power of ten within [low, high]."""
     unit = 10.0 ** math.floor(math.log10((high - low) / MOST_TICKS))
     for size in (step * unit for step in STEPS):
         first, last = math.ceil(low / size - 1e-9), math.floor(high / size + 1e-9)
@@ -104,7 +105,7 @@ def round_numbers(low: float, high: float) -> list[float]:
 
 
 def compact(value: float) -> str:
-    """1,234 · 12k · 3.4M · 0.25 · 1.5e-3."""
+    """Short form of a number: 1,234 · 12k · 3.4M · 0.25 · 1.5e-3."""
     size = abs(value)
     if size >= 1e6:
         return f"{value / 1e6:.3g}M" if size < 1e9 else f"{value:.2g}"
@@ -117,12 +118,12 @@ def compact(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    """0.25 as 25%; small shares with a digit more."""
+    """Percentage: 0.25 as 25%, small shares with one more digit."""
     return f"{value:.0%}" if not value or abs(value) >= 0.02 else f"{value:.1%}"
 
 
 def formatted(spec: str) -> Callable[[float], str]:
-    """Numbers as Python's `spec` writes them."""
+    """Function that formats a number by Python's format `spec`."""
     return lambda value: format(value, spec)
 
 

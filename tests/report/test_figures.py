@@ -50,7 +50,7 @@ def test_the_page_of_an_objective_follows_from_its_declaration(tmp_path, knows_t
     run = write_toy_run(tmp_path / "run")
     page = said(report(run))
     assert heads(run)[:6] == [
-        *("Verdict", "Learning", "Optimisation", "Speed", "Features", "Reconstructions")
+        *("Diagnosis", "Learning", "Optimisation", "Speed", "Features", "Reconstructions")
     ]
     assert captions(run)[:4] == ["Loss", "Losses by name", "KL", "Usage"]
     for words in ("KL 2.50", "usage 75%", "held-out KL 3.00", "RankMe 3", "error 0.", "kl 0.01"):

@@ -52,7 +52,7 @@ def test_everything_there_is_to_tell_from_top_to_bottom(tmp_path):
     page = report(write_run(tmp_path / "photos"))
     heads = re.findall(r"<h2>(.*?)</h2>", (tmp_path / "photos" / "report.html").read_text())
     assert heads == [
-        "Verdict",
+        "Diagnosis",
         "Learning",
         "Optimisation",
         "Speed",
@@ -80,7 +80,7 @@ def test_everything_there_is_to_tell_from_top_to_bottom(tmp_path):
         "25 replaced by others; the first 20",
         "key-19",
         "2 differ from the defaults",
-        "The last of 2 starts. Not always the same: torch.",
+        "The last of 2 starts. Different between starts: torch.",
         "2.10",
     ):
         assert words in page.text, words
@@ -137,7 +137,7 @@ def test_a_run_of_nothing_but_settings(tmp_path):
     run.mkdir()
     (run / "config.yaml").write_text("output: run\n")
     page = report(run)
-    assert "Not started" in page.text and "Nothing to judge yet." in page.text
+    assert "Not started" in page.text and "Nothing to diagnose yet." in page.text
     assert "No panels yet." in page.text and "None recorded." in page.text
 
 

@@ -59,7 +59,7 @@ def test_a_last_line_that_a_kill_cut_off_is_normal_and_others_are_told(tmp_path)
     (run / "metrics.jsonl").write_text('{"step": 1}\n{"st\n[7]\n{"step": 2}\n')
     record = read_record(run)
     assert [row["step"] for row in record.metrics] == [1, 2]
-    assert record.notes == ["metrics.jsonl: 2 damaged lines left out"]
+    assert record.notes == ["metrics.jsonl: 2 damaged lines skipped"]
 
 
 def test_of_a_step_that_was_written_twice_the_later_row_counts(tmp_path):
@@ -93,7 +93,7 @@ def test_what_a_run_said_of_its_end_decides(tmp_path, count, code, word):
     assert state(record, (record.written or 0) + 1).word == word
 
 
-def test_a_last_word_that_is_damaged_says_nothing(tmp_path):
+def test_a_damaged_exit_status_is_ignored(tmp_path):
     run = write_run(tmp_path / "run", 50)
     (run / "exit-status").write_text('{"code": 1')
     record = read_record(run)

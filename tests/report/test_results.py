@@ -28,7 +28,7 @@ def test_a_classifiers_page_from_top_to_bottom(tmp_path):
     run = write_classifier_run(tmp_path / "run")
     page = said(report(run))
     assert heads(run) == [
-        *("Verdict", "Learning", "Class by class", "Optimisation", "Speed"),
+        *("Diagnosis", "Learning", "Class by class", "Optimisation", "Speed"),
         *("Events", "Unreadable images", "Settings", "Versions and hardware"),
     ]
     for words in (
@@ -45,7 +45,9 @@ def test_a_classifiers_page_from_top_to_bottom(tmp_path):
         assert words in page, words
     for words in ("R²", "RankMe", "panels", "k-NN", "hidden patches"):
         assert words not in page, words
-    rows = re.findall(r"(?:big dog|cat|eel) (?=[\d.]+%)[^a-z]*", page.partition("weakest first")[2])
+    rows = re.findall(
+        r"(?:big dog|cat|eel) (?=[\d.]+%)[^a-z]*", page.partition("lowest accuracy first")[2]
+    )
     assert [row.split()[:2] for row in rows] == [["big", "dog"], ["cat", "90.0%"]]
     assert "90.0% 82.0–94.0 100 62.5%" in page
 
@@ -118,7 +120,7 @@ def test_results_of_any_content(tmp_path, content, kind):
         (run / f"{name}.json").write_text(content)
     page = report(run)
     assert not {"script"} & {tag for tag, _ in page.found}
-    assert "Verdict" in heads(run)
+    assert "Diagnosis" in heads(run)
 
 
 def test_a_thousand_classes_stay_readable(tmp_path):
