@@ -164,8 +164,8 @@ def _about_features(record: Record) -> Markup:
     images = f"{number(record.health[-1], 'images') or 0:,.0f} held-out images"
     words = (
         f"Of {images}. Spread is 1 where features point in all directions and 0 where all are the "
-        "same; cosine is the mean similarity of two images; dead is the share of dimensions that do not "
-        "vary."
+        "same; cosine is the mean similarity of two images; dead is the share of dimensions that "
+        "do not vary."
     )
     declared = record.declared
     more = f" {declared.about_features}" if declared and declared.about_features else ""
