@@ -87,8 +87,14 @@ def size(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> None:
     """Write the export, check it, print how to load it; upload it with --push."""
     from mae.export.card import read_facts
-    from mae.export.folder import check_push, export_folder, formats_of, push, writer_of
-    from mae.export.subject import Subject, choose_pool, resize
+    from mae.export.contract import ExportRequest, choose_pool, resize
+    from mae.export.folder import (
+        available_formats,
+        check_push,
+        export_folder,
+        push,
+        select_writer,
+    )
     from mae.objectives.registry import implementation
     from mae.training.checkpoint.run import find_run
     from mae.training.checkpoint.trained import load_pretrained, refuse_probe
@@ -98,14 +104,14 @@ def run(args: argparse.Namespace) -> None:
     refuse_probe(args.run)
     config, model, state = load_pretrained(args.run)
     trained, own = find_run(args.run), implementation(config.objective)
-    write = writer_of(args.format, formats_of(model, own), config.objective)
+    write = select_writer(args.format, available_formats(model, own), config.objective)
     pool = choose_pool(model, own, args.pool)
     trained_size = model.img_size
     if args.img_size:
         config = resize(config, model, own, args.img_size)
     images, checked_on = check_images(args.images, config, model.img_size)
     given = {"--pool": args.pool is not None, "--no-decoder": not args.decoder}
-    subject = Subject(
+    request = ExportRequest(
         config=config,
         model=model,
         state=state,
@@ -116,10 +122,12 @@ def run(args: argparse.Namespace) -> None:
         options=frozenset(option for option, is_given in given.items() if is_given),
     )
     facts = read_facts(trained, state, declaration(config.objective))
-    done = export_folder(write, subject, images, facts, checked_on, args.out, args.push)
+    done = export_folder(
+        write, request, images, facts, checked_on=checked_on, out=args.out, repo_id=args.push
+    )
     for line in done.remarks:
         print(line)
-    off = f"off by {done.off:.0e} at most" if done.off else "equal to the last bit"
+    off = f"off by {done.max_error:.0e} at most" if done.max_error else "equal to the last bit"
     print(
         f"{args.out}: the {done.part} of step {state.step:,}, checked through {done.reader} on "
         f"{checked_on} ({off}); load it with"

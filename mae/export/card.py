@@ -1,4 +1,4 @@
-"""Results and first weights of a run, for the model card; any file may be absent or cut off."""
+"""Model card of an export: Markdown on how to use it, its training, results and licence."""
 
 import json
 import re
@@ -9,80 +9,13 @@ from mae.base.files import read_json
 from mae.config.sections import Config
 from mae.evaluation.diagnosis import interval, number
 from mae.evaluation.results import PRETRAINED, TRAINED_ENCODERS, budget_name
-from mae.export.subject import Subject, Written
+from mae.export.contract import ExportFiles, ExportRequest
 from mae.networks.vit import timm_encoder
 from mae.objectives import registry
 from mae.objectives.declaration import Card, Declaration
 from mae.pretrained_weights.record import data_names, shown_source
 from mae.training.checkpoint.files import TrainingState
 from mae.training.checkpoint.run import Run
-
-
-class Facts(NamedTuple):
-    """Of the checkpoint that is exported, not of later ones."""
-
-    images: int | None
-    """how many there are to train on"""
-    results: list[tuple[str, str]]
-    """what was measured, and what came out"""
-    init: dict[str, Any]
-    """the run's init.json: which weights it started from; empty where it started from scratch"""
-
-
-def read_facts(run: Run, state: TrainingState, declared: Declaration) -> Facts:
-    """Whatever can be read; `declared`: the run's objective."""
-    metrics = _row_until(run.metrics_file, state.step)
-    health = _row_until(run.health_file, state.step)
-    results = declared.results(metrics, health)
-    for path in sorted(run.folder.glob("*.json")):
-        report = read_json(path)
-        if report.get("step") == state.step:
-            results += _accuracies(path.stem, report)
-    epoch, samples = number(metrics, "epoch"), number(metrics, "samples")
-    images = round(samples / epoch) if samples and epoch else None
-    return Facts(images, results, read_json(run.folder / "init.json"))
-
-
-def _accuracies(name: str, report: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a report on labelled images says of this encoder; of others too where it compares."""
-    if report.get("untrained"):
-        return []
-    rows, images = report.get("results"), report.get("test_images", report.get("images"))
-    found = []
-    for row in rows if isinstance(rows, list) else [report | {"encoder": PRETRAINED}]:
-        if not isinstance(row, dict) or row.get("encoder", PRETRAINED) not in TRAINED_ENCODERS:
-            continue
-        if (iou := number(row, "mean_iou")) is not None:  # of a segmentation
-            what = f"{row.get('classifier')} of frozen tokens, at {row.get('of')}"
-            told = f"mean IoU {iou:.1%}{_certainty(row, 'mean_iou_interval', images)}"
-            found.append((f"{name}, {what}", told))
-        elif (accuracy := number(row, "accuracy")) is not None:
-            of = [name, *filter(None, [row.get("feature")]), f"labels: {budget_name(row)}"]
-            deviation = f" ± {100 * row['deviation']:.1f}" if row.get("deviation") else ""
-            told = f"{accuracy:.1%}{deviation} of the test images right"
-            found.append((", ".join(of), f"{told}{_certainty(row, 'interval', images)}"))
-    return found
-
-
-def _certainty(row: dict[str, Any], key: str, images: object) -> str:
-    """` (low–high, n images)`, as far as it is on record."""
-    bounds = interval(row, key)
-    told = ["–".join(f"{100 * bound:.1f}" for bound in bounds)] if bounds else []
-    told += [f"{images:,} images"] if isinstance(images, int) else []
-    return f" ({', '.join(told)})" if told else ""
-
-
-def _row_until(path: Path, step: int) -> dict[str, Any]:
-    """The last row of a .jsonl file that is not of a later step."""
-    found: dict[str, Any] = {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            row = json.loads(line)
-            found = row if row["step"] <= step else found
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
-
 
 CARD = """\
 ---
@@ -118,23 +51,55 @@ CARD = """\
 {licence}
 """
 
-FREE = "That of the training data's owner to choose"
+FREE = "To be chosen by the owner of the training data"
+"""licence of weights trained from scratch"""
 
 OPTIMIZERS = {"adamw": "AdamW"}
-"""written otherwise than timm does"""
+"""names of optimizers that are spelled differently from timm's"""
 
 
-def model_card(subject: Subject, facts: Facts, written: Written, proof: str) -> str:
-    """Markdown under the metadata block that model hubs read."""
-    config, model, state = subject.config, subject.model, subject.state
+class CardFacts(NamedTuple):
+    """Facts about a run up to the exported checkpoint."""
+
+    images: int | None
+    """number of training images; None: not recorded"""
+    results: list[tuple[str, str]]
+    """(measurement, value)"""
+    init: dict[str, Any]
+    """the run's init.json, the record of its initial weights; empty: trained from scratch"""
+
+
+def read_facts(run: Run, state: TrainingState, declared: Declaration) -> CardFacts:
+    """Read a run's results up to `state`; missing and damaged files are ignored.
+
+    `declared` is the declaration of the run's objective.
+    """
+    metrics = _last_row(run.metrics_file, state.step)
+    health = _last_row(run.health_file, state.step)
+    results = declared.results(metrics, health)
+    for path in sorted(run.folder.glob("*.json")):
+        report = read_json(path)
+        if report.get("step") == state.step:
+            results += _labelled_results(path.stem, report)
+    epoch, samples = number(metrics, "epoch"), number(metrics, "samples")
+    images = round(samples / epoch) if samples and epoch else None
+    return CardFacts(images, results, read_json(run.folder / "init.json"))
+
+
+def model_card(request: ExportRequest, facts: CardFacts, written: ExportFiles, proof: str) -> str:
+    """Model card: the metadata block that model hubs read, and Markdown.
+
+    `proof` is the sentence on the check of the export.
+    """
+    config, model, state = request.config, request.model, request.state
     data, train, optim = config.data, config.train, config.optim
     declared = registry.declaration(config.objective)
-    init = _init(subject, facts)
+    init = _initial_weights(request, facts)
     card = declared.card(config, is_from_scratch=not init)
-    start, licence = _origin(init)
+    start, licence = _origin_and_licence(init)
     return CARD.format(
-        metadata="\n".join(_metadata(subject, written, declared, card, init)),
-        name=config.objective if timm_encoder(model) is None else subject.vit.encoder,
+        metadata="\n".join(_metadata(request, written, declared, card, init)),
+        name=config.objective if timm_encoder(model) is None else request.vit.encoder,
         heading=f"{card.heading}\n\n{card.text}" if card.text else card.heading,
         code=written.code.rstrip(),
         files=written.files,
@@ -142,18 +107,18 @@ def model_card(subject: Subject, facts: Facts, written: Written, proof: str) -> 
         proof=proof[0].upper() + proof[1:],
         height=model.img_size[0],
         width=model.img_size[1],
-        resized=_resized(subject),
+        resized=_resized(request),
         channels=data.in_chans,
         bits=data.bits,
         mean=list(data.mean),
         std=list(data.std),
-        model=_model(subject, declared),
+        model=_model_row(request, declared),
         start=start,
         history=f"| pretraining | {init['history']} |\n" if init.get("history") else "",
         samples=state.samples,
         step=state.step,
         batch_size=train.batch_size,
-        objective=_objective(config, card),
+        objective=_objective_row(config, card),
         scale=list(data.scale),
         ratio=[round(r, 4) for r in data.ratio],
         flip=", horizontal flip" if data.flip else "",
@@ -165,53 +130,98 @@ def model_card(subject: Subject, facts: Facts, written: Written, proof: str) -> 
         images=f"{facts.images:,} images of " if facts.images else "",
         shards=data_names(data),
         fingerprint=state.data[:16],
-        results=_results(facts),
+        results=_results_table(facts),
         licence=licence,
     )
 
 
-def _init(subject: Subject, facts: Facts) -> dict[str, Any]:
-    """What is on record of the first weights, be it only their name; empty: from scratch."""
-    source = subject.config.init.from_
+def _labelled_results(name: str, report: dict[str, Any]) -> list[tuple[str, str]]:
+    """(measurement, value) of an evaluation on labelled images, trained encoders only."""
+    if report.get("untrained"):
+        return []
+    rows, images = report.get("results"), report.get("test_images", report.get("images"))
+    found = []
+    for row in rows if isinstance(rows, list) else [report | {"encoder": PRETRAINED}]:
+        if not isinstance(row, dict) or row.get("encoder", PRETRAINED) not in TRAINED_ENCODERS:
+            continue
+        if (iou := number(row, "mean_iou")) is not None:  # a segmentation
+            measurement = f"{name}, {row.get('classifier')} of frozen tokens, at {row.get('of')}"
+            value = f"mean IoU {iou:.1%}{_uncertainty(row, 'mean_iou_interval', images)}"
+            found.append((measurement, value))
+        elif (accuracy := number(row, "accuracy")) is not None:
+            of = [name, *filter(None, [row.get("feature")]), f"labels: {budget_name(row)}"]
+            deviation = f" ± {100 * row['deviation']:.1f}" if row.get("deviation") else ""
+            value = f"test accuracy {accuracy:.1%}{deviation}"
+            found.append((", ".join(of), f"{value}{_uncertainty(row, 'interval', images)}"))
+    return found
+
+
+def _uncertainty(row: dict[str, Any], key: str, images: object) -> str:
+    """` (low–high, n images)`, as far as recorded."""
+    bounds = interval(row, key)
+    parts = ["–".join(f"{100 * bound:.1f}" for bound in bounds)] if bounds else []
+    parts += [f"{images:,} images"] if isinstance(images, int) else []
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def _last_row(path: Path, step: int) -> dict[str, Any]:
+    """Last row of a .jsonl file up to `step`; empty where there is none."""
+    found: dict[str, Any] = {}
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+            found = row if row["step"] <= step else found
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _initial_weights(request: ExportRequest, facts: CardFacts) -> dict[str, Any]:
+    """Record of the initial weights, at least their name; empty: trained from scratch."""
+    source = request.config.init.from_
     return facts.init or ({"from": source} if source else {})
 
 
-def _model(subject: Subject, declared: Declaration) -> str:
-    """The table's row on the encoder, or on a model without one of timm's."""
-    vit = timm_encoder(subject.model)
+def _model_row(request: ExportRequest, declared: Declaration) -> str:
+    """Row of the table on the timm encoder, or on a model without one."""
+    vit = timm_encoder(request.model)
     if vit is None:
-        millions = sum(p.numel() for p in subject.model.parameters()) / 1e6
-        return f"model | {declared.describe(subject.config, f'{millions:.2f} M parameters')}"
+        millions = sum(p.numel() for p in request.model.parameters()) / 1e6
+        return f"model | {declared.describe(request.config, f'{millions:.2f} M parameters')}"
     millions = sum(p.numel() for p in vit.parameters()) / 1e6
     patch = " x ".join(map(str, vit.patch_embed.patch_size))
-    kind = f"{subject.vit.encoder} {subject.vit.encoder_kwargs or ''}"
+    kind = f"{request.vit.encoder} {request.vit.encoder_kwargs or ''}"
     return f"encoder | {kind}, patch {patch}, {millions:.2f} M parameters"
 
 
-def _objective(config: Config, card: Card) -> str:
+def _objective_row(config: Config, card: Card) -> str:
     decay = config.train.ema
     return card.objective + (f", weights averaged with decay {decay}" if decay else "")
 
 
-def _resized(subject: Subject) -> str:
-    height, width = subject.trained_size
-    if subject.model.img_size == subject.trained_size:
+def _resized(request: ExportRequest) -> str:
+    height, width = request.trained_size
+    if request.model.img_size == request.trained_size:
         return ""
-    return f"; positions interpolated from those of {height} x {width} px, where it was trained"
+    return f"; trained at {height} x {width} px, positions interpolated"
 
 
 def _metadata(
-    subject: Subject, written: Written, declared: Declaration, card: Card, init: dict[str, Any]
+    request: ExportRequest,
+    written: ExportFiles,
+    declared: Declaration,
+    card: Card,
+    init: dict[str, Any],
 ) -> list[str]:
     lines = [f"library_name: {written.library}", f"pipeline_tag: {card.task}"]
     others = [
         one for one in map(registry.declaration, registry.OBJECTIVES) if one.has_trained(init)
     ]
-    tags = [written.library] + ["vision-transformer"] * (timm_encoder(subject.model) is not None)
+    tags = [written.library] + ["vision-transformer"] * (timm_encoder(request.model) is not None)
     tags += [one.tag for one in dict.fromkeys([*others, declared]) if one.tag]
     lines.append(f"tags: [{', '.join([*tags, *card.tags])}]")
     licence = str(init.get("license") or "").lower()
-    # Hubs know licences by such names only; `licence_in` reads the other two keys back.
+    # Hubs accept such names of licences only; `licence_in` reads the other two keys back.
     name = re.sub(r"[^a-z0-9.]+", "-", licence).strip("-")
     if licence:
         lines += [f"license: {licence}"] if licence == name else ["license: other"]
@@ -222,17 +232,17 @@ def _metadata(
     return lines
 
 
-def _results(facts: Facts) -> str:
+def _results_table(facts: CardFacts) -> str:
     if not facts.results:
         return ""
-    rows = "".join(f"| {what} | {value} |\n" for what, value in facts.results)
+    rows = "".join(f"| {measurement} | {value} |\n" for measurement, value in facts.results)
     return f"## Results\n\n| | |\n|---|---|\n{rows}\n"
 
 
-def _origin(init: dict[str, Any]) -> tuple[str, str]:
-    """Where the weights come from, and what that means for their licence."""
+def _origin_and_licence(init: dict[str, Any]) -> tuple[str, str]:
+    """(origin of the weights, paragraph on their licence)."""
     if not init:
-        return "from scratch", f"{FREE}; no other weights went in."
+        return "from scratch", f"{FREE}; no other weights were used."
     origin = shown_source(str(init.get("from", "other weights")))
     loaded, digest = init.get("keys_loaded"), init.get("sha256")
     details = ", ".join(
@@ -242,13 +252,13 @@ def _origin(init: dict[str, Any]) -> tuple[str, str]:
     if init.get("from_scratch") and not init.get("license"):
         return (
             f"from `{origin}`",
-            f"{FREE}; no weights of others went in. {text}, trained from scratch.",
+            f"{FREE}; no weights of others were used. {text}, trained from scratch.",
         )
-    licence = init.get("license") or "not known: ask where they come from"
-    text += f". Licence of these weights: **{licence}**. "
+    licence = init.get("license") or "unknown, ask their authors"
+    text += f". Licence of those weights: **{licence}**. "
     text += (
-        "**They may not be used commercially, and so may not these.**"
+        "**It forbids commercial use of those weights, and so of these.**"
         if init.get("non_commercial")
-        else "It holds for what was made from them too."
+        else "It applies to these weights too."
     )
     return f"from `{origin}`", text

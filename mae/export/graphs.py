@@ -1,4 +1,4 @@
-"""The encoder as a graph that runs without its Python code: ONNX, or torch.export."""
+"""Export of the encoder as a graph that runs without our Python code: ONNX, or torch.export."""
 
 import json
 import warnings
@@ -10,14 +10,22 @@ from torch.export import ExportedProgram
 
 from mae.base.errors import UserError
 from mae.export.check import load_onnx, load_program
-from mae.export.subject import Pool, Subject, Written, expect_features, features, part_of
+from mae.export.contract import (
+    ExportFiles,
+    ExportRequest,
+    Pool,
+    expected_features,
+    exported_part,
+    features,
+)
 
 GRAPH, PROGRAM = "encoder.onnx", "encoder.pt2"
 
 BATCH = torch.export.Dim("batch", min=1)
 
-MOST_IN_ONE_FILE = 1.8e9
-"""bytes of weights beyond which ONNX's own format needs them in a second file (2 GB at most)"""
+MAX_INLINE_BYTES = 1.8e9
+"""maximum bytes of weights inside the ONNX file, whose format ends at 2 GB; more go to a second
+file"""
 
 FILES = """\
 `{name}` takes normalised `images`, float32 [batch, {channels}, {height}, {width}] with any batch,
@@ -39,89 +47,92 @@ tokens, pooled = encoder(images)  # normalised
 
 
 class Encoder(nn.Module):
-    """`features` of one encoder, as a module to be traced."""
+    """`features` of one encoder as a module, for tracing."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, request: ExportRequest) -> None:
         super().__init__()
-        self.vit = subject.encoder
-        self.pool: Pool | None = subject.pool
+        self.vit = request.encoder
+        self.pool: Pool | None = request.pool
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """All tokens, and one vector per image."""
+        """Normalised [b c h w] → all tokens [b tokens d], and one vector per image [b d]."""
         return features(self.vit, images, self.pool)
 
 
-def write_onnx(folder: Path, subject: Subject, images: Tensor) -> Written:
-    """encoder.onnx, in the opset that the installed torch writes by itself."""
+def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
+    """Write encoder.onnx, in the default opset of the installed torch.
+
+    Raises UserError without onnxruntime, which checks it, or onnxscript.
+    """
     try:
-        import onnxruntime  # noqa: F401  (what cannot be checked is not written)
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"--format onnx: needs {error.name}: pip install 'mae[onnx]'") from None
-    program = trace(subject, images)
+    program = trace(request, images)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
+        warnings.simplefilter("ignore")  # the exporter's about itself
         graph = torch.onnx.export(
             program,
-            dynamic_shapes={"images": {0: BATCH}},  # for the name: that it is so the program says
+            dynamic_shapes={"images": {0: BATCH}},  # names the dimension; the program defines it
             input_names=["images"],
             output_names=["tokens", "pooled"],
             dynamo=True,
             verbose=False,
         )
     assert graph is not None
-    data = subject.config.data
+    data = request.config.data
     graph.model.metadata_props.update(
         {"mean": json.dumps(list(data.mean)), "std": json.dumps(list(data.std))}
     )
-    size = sum(p.numel() * p.element_size() for p in subject.encoder.parameters())
-    graph.save(folder / GRAPH, external_data=size > MOST_IN_ONE_FILE)
-    normalised = subject.normalize(images)
-    return Written(
-        given={"images": normalised},
-        expected=expect_features(subject, normalised),
+    size = sum(p.numel() * p.element_size() for p in request.encoder.parameters())
+    graph.save(folder / GRAPH, external_data=size > MAX_INLINE_BYTES)
+    normalised = request.normalize(images)
+    return ExportFiles(
+        inputs={"images": normalised},
+        expected=expected_features(request, normalised),
         tolerance=1e-4,
         reader="onnxruntime",
-        files=_files(subject, GRAPH),
+        files=_files(request, GRAPH),
         code=ONNX_CODE,
         loader=load_onnx,
         library="onnx",
-        part=part_of(subject),
+        part=exported_part(request),
     )
 
 
-def write_program(folder: Path, subject: Subject, images: Tensor) -> Written:
-    """encoder.pt2, for torch.export.load, AOTInductor and ExecuTorch."""
-    torch.export.save(trace(subject, images), folder / PROGRAM)
-    normalised = subject.normalize(images)
-    return Written(
-        given={"images": normalised},
-        expected=expect_features(subject, normalised),
+def write_program(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
+    """Write encoder.pt2, for torch.export.load, AOTInductor and ExecuTorch."""
+    torch.export.save(trace(request, images), folder / PROGRAM)
+    normalised = request.normalize(images)
+    return ExportFiles(
+        inputs={"images": normalised},
+        expected=expected_features(request, normalised),
         tolerance=1e-5,
         reader="torch.export",
-        files=_files(subject, PROGRAM),
+        files=_files(request, PROGRAM),
         code=PROGRAM_CODE,
         loader=load_program,
         library="pytorch",
-        part=part_of(subject),
+        part=exported_part(request),
     )
 
 
 @torch.no_grad()
-def trace(subject: Subject, images: Tensor) -> ExportedProgram:
-    """The encoder's graph for any number of images at a time."""
-    normalised = subject.normalize(images)
-    example = normalised[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a constant
+def trace(request: ExportRequest, images: Tensor) -> ExportedProgram:
+    """Trace the encoder to a graph for any batch size."""
+    normalised = request.normalize(images)
+    example = normalised[:1].repeat(2, 1, 1, 1)  # torch specialises a batch of one to a constant
     shapes = {"images": {0: BATCH}}
-    program = torch.export.export(Encoder(subject).eval(), (example,), dynamic_shapes=shapes)
-    program.example_inputs = None  # somebody's image, and in the only part that is pickled
+    program = torch.export.export(Encoder(request).eval(), (example,), dynamic_shapes=shapes)
+    program.example_inputs = None  # private images, and the only part that is pickled
     for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
+        node.meta.pop("stack_trace", None)  # local paths
     return program
 
 
-def _files(subject: Subject, name: str) -> str:
-    vit = subject.encoder
+def _files(request: ExportRequest, name: str) -> str:
+    vit = request.encoder
     height, width = vit.patch_embed.img_size
     return FILES.format(
         name=name,
@@ -133,6 +144,6 @@ def _files(subject: Subject, name: str) -> str:
         pooled=f"logits of {vit.num_classes} classes"
         if vit.num_classes
         else "the class token"
-        if subject.pool == "token"
+        if request.pool == "token"
         else "the mean of the patch tokens",
     )

@@ -1,4 +1,4 @@
-"""A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
+"""Format timm: a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`."""
 
 import json
 from pathlib import Path
@@ -8,16 +8,24 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mae.export.check import load_timm
-from mae.export.subject import Subject, Written, expect_features, part_of, weights
+from mae.export.contract import (
+    ExportFiles,
+    ExportRequest,
+    expected_features,
+    exported_part,
+    weights,
+)
 
 FILES = "`model.safetensors` is the encoder, in timm's own names."
-CLASSIFIER = "`model.safetensors` is the classifier, in timm's own names."
+
+CLASSIFIER_FILES = "`model.safetensors` is the classifier, in timm's own names."
+
 CLASSIFIER_CODE = """\
 import timm
 
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_data_config(model.pretrained_cfg))
-chances = model(transform(image)[None]).softmax(1)  # [1, {classes}]; image: of Pillow, in RGB
+probabilities = model(transform(image)[None]).softmax(1)  # [1, {classes}]; image: Pillow, in RGB
 names = model.pretrained_cfg.get("label_names")
 """
 
@@ -31,49 +39,49 @@ tokens = encoder.forward_features(images)  # [b, {prefix} + {patches}, {width}]
 """
 
 
-def write_timm(folder: Path, subject: Subject, images: Tensor) -> Written:
-    """config.json and model.safetensors."""
-    vit = subject.encoder
+def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
+    """Write config.json and model.safetensors."""
+    vit = request.encoder
     save_file(weights(vit), folder / "model.safetensors", {"format": "pt"})
-    config = timm_config(subject)
+    config = timm_config(request)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    normalised = subject.normalize(images)
-    return Written(
-        given={"images": normalised},
-        expected=expect_features(subject, normalised),
+    normalised = request.normalize(images)
+    return ExportFiles(
+        inputs={"images": normalised},
+        expected=expected_features(request, normalised),
         tolerance=1e-6,
         reader="timm",
-        files=CLASSIFIER if vit.num_classes else FILES,
+        files=CLASSIFIER_FILES if vit.num_classes else FILES,
         code=CLASSIFIER_CODE.format(classes=vit.num_classes)
         if vit.num_classes
         else CODE.format(
-            pooled="the class token" if subject.pool == "token" else "the mean of the patch tokens",
+            pooled="the class token" if request.pool == "token" else "the mean of the patch tokens",
             prefix=vit.num_prefix_tokens,
             patches=vit.patch_embed.num_patches,
             width=vit.embed_dim,
         ),
         loader=load_timm,
         library="timm",
-        part=part_of(subject),
+        part=exported_part(request),
     )
 
 
-def timm_config(subject: Subject) -> dict[str, Any]:
-    """The hub format of timm: architecture, arguments, preprocessing."""
-    vit, data, pool = subject.encoder, subject.config.data, subject.pool
+def timm_config(request: ExportRequest) -> dict[str, Any]:
+    """config.json of timm's hub format: architecture, arguments, preprocessing."""
+    vit, data, pool = request.encoder, request.config.data, request.pool
     channels, img_size = vit.patch_embed.proj.in_channels, list(vit.patch_embed.img_size)
     arguments = {
-        **subject.vit.encoder_kwargs,
+        **request.vit.encoder_kwargs,
         "img_size": img_size,
         "patch_size": vit.patch_embed.patch_size[0],
         "in_chans": channels,
         "global_pool": pool,
-        # A pretrained encoder keeps the final norm on the tokens whatever the pooling; see
-        # `build_encoder`.  A classifier may have it behind the pooling.
+        # A pretrained encoder normalises the tokens, whatever the pooling: see `build_encoder`.
+        # A classifier may have its final norm behind the pooling.
         "fc_norm": not isinstance(vit.fc_norm, nn.Identity),
     }
     return {
-        "architecture": subject.vit.encoder.split(".")[0],
+        "architecture": request.vit.encoder.split(".")[0],
         "num_classes": vit.num_classes,
         "num_features": vit.embed_dim,
         "global_pool": pool,
@@ -92,6 +100,6 @@ def timm_config(subject: Subject) -> dict[str, Any]:
             "pool_size": None,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            **({"label_names": list(subject.class_names)} if subject.class_names else {}),
+            **({"label_names": list(request.class_names)} if request.class_names else {}),
         },
     }

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mae.data.images import Images
     from mae.evaluation.probing import ProbeRequest
-    from mae.export.subject import Pool, Writer
+    from mae.export.contract import Pool, Writer
     from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
     from mae.pretrained_weights.record import Initial
 

@@ -9,18 +9,18 @@ import torch
 from mae.export import check
 from mae.export.folder import export_folder
 from mae.export.graphs import write_onnx
-from tests.export.subjects import NOTHING, subject_of
+from tests.export.models import NO_FACTS, export_request
 
 
 @pytest.fixture
 def in_process(monkeypatch):
-    """The check of an export without the seconds that a fresh process takes to import torch."""
-    monkeypatch.setattr("mae.export.folder.fresh_process", _run_here)
+    """Check exports in this process, which saves the seconds of importing torch."""
+    monkeypatch.setattr("mae.export.folder.run_check", _run_here)
 
 
 @pytest.fixture(scope="session")
 def photographs(shared_data, tmp_path_factory):
-    """50 real ones, uint8 [50 3 32 48]."""
+    """50 real photographs, uint8 [50 3 32 48]."""
     from mae.config.sections import Config, DataConfig
     from mae.data.training_data import open_images
     from mae.data.transform import stack
@@ -34,19 +34,19 @@ def photographs(shared_data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def graph(tmp_path_factory):
-    """A subject, and the folder of its ONNX export: seconds of work, done once."""
+    """(request, folder, result) of an ONNX export, which takes seconds."""
     pytest.importorskip("onnxruntime")
-    subject = subject_of(img_size=(32, 48), kwargs={"reg_tokens": 2})
+    request = export_request(img_size=(32, 48), kwargs={"reg_tokens": 2})
     folder = tmp_path_factory.mktemp("onnx") / "export"
     images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mae.export.folder.fresh_process", _run_here)
-        done = export_folder(write_onnx, subject, images, NOTHING, "3 images of noise", folder)
-    return subject, folder, done
+        patch.setattr("mae.export.folder.run_check", _run_here)
+        done = export_folder(write_onnx, request, images, NO_FACTS, "3 images of noise", folder)
+    return request, folder, done
 
 
 def _run_here(arguments):
-    """What `python -m mae.export.check …` would do."""
+    """Stand-in for `python -m mae.export.check …`."""
     printed, errors, code = io.StringIO(), "", 0
     threads = torch.get_num_threads()
     try:

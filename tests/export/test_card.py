@@ -4,14 +4,21 @@ import pytest
 
 from mae.export.card import model_card, read_facts
 from mae.export.check import load_timm
-from mae.export.subject import Written
+from mae.export.contract import ExportFiles
 from mae.objectives.registry import declaration
 from mae.training.checkpoint.files import TrainingState
 from mae.training.checkpoint.run import Run
-from tests.export.subjects import NOTHING, subject_of
+from tests.export.models import NO_FACTS, export_request
 
-WRITTEN = Written(
-    {}, {}, 0, "timm", "The files.", "import timm\n", loader=load_timm, library="timm"
+WRITTEN = ExportFiles(
+    inputs={},
+    expected={},
+    tolerance=0,
+    reader="timm",
+    files="The files.",
+    code="import timm\n",
+    loader=load_timm,
+    library="timm",
 )
 
 
@@ -51,7 +58,7 @@ def run(tmp_path):
     return run
 
 
-def test_facts_are_those_of_the_exported_step(run):
+def test_facts_are_of_the_exported_step(run):
     facts = read_facts(run, TrainingState(8, 80, "f"), declaration("mae"))
     assert facts.images == 20
     assert facts.results == [
@@ -62,15 +69,15 @@ def test_facts_are_those_of_the_exported_step(run):
         ),
         (
             "attentive, labels: all",
-            "80.0% of the test images right (70.0–90.0, 90 images)",
+            "test accuracy 80.0% (70.0–90.0, 90 images)",
         ),
         (
             "probe, cls, labels: all",
-            "75.0% of the test images right (70.1–79.2, 1,200 images)",
+            "test accuracy 75.0% (70.1–79.2, 1,200 images)",
         ),
         (
             "probe, cls, labels: 5 per class",
-            "62.5% ± 1.1 of the test images right (1,200 images)",
+            "test accuracy 62.5% ± 1.1 (1,200 images)",
         ),
         (
             "segment, linear of frozen tokens, at patches",
@@ -83,17 +90,17 @@ def test_facts_are_those_of_the_exported_step(run):
     ]
 
 
-def test_a_folder_of_damaged_files_has_no_facts(tmp_path):
+def test_damaged_files_give_no_facts(tmp_path):
     run = Run(tmp_path)
     run.metrics_file.write_text('[1]\n{"step": 1, "lo')
     (tmp_path / "probe.json").write_text('{"step": 8, "results": [3, {"encoder": "pretrained"}]}')
     (tmp_path / "init.json").write_text("nothing")
-    assert read_facts(run, TrainingState(8, 80, "f"), declaration("mae")) == NOTHING
+    assert read_facts(run, TrainingState(8, 80, "f"), declaration("mae")) == NO_FACTS
 
 
-def test_the_card_says_what_a_reader_needs(run):
+def test_card_has_use_training_and_results(run):
     facts = read_facts(run, TrainingState(8, 80, "f"), declaration("mae"))
-    card = model_card(subject_of(), facts, WRITTEN, "timm computed the same on …")
+    card = model_card(export_request(), facts, WRITTEN, "timm computed the same on …")
     head, _, body = card.removeprefix("---\n").partition("---\n")
     assert "library_name: timm" in head and "license" not in head
     for part in (
@@ -103,19 +110,19 @@ def test_the_card_says_what_a_reader_needs(run):
         "mask ratio 0.75, predicts pixels normalised per patch",
         "mean [0.1, 0.2",
         "20 images of `s.tar`; fingerprint ffffffffffffffff",
-        "| probe, cls, labels: all | 75.0% of the test images right (70.1–79.2, 1,200 images) |",
-        "no other weights went in",
+        "| probe, cls, labels: all | test accuracy 75.0% (70.1–79.2, 1,200 images) |",
+        "no other weights were used",
         "blr 0.00015",
     ):
         assert part in body, part
     assert "{" not in body.replace("{'embed_dim': 32, 'depth': 2, 'num_heads': 2}", "")
-    plain = model_card(subject_of(img_size=(24, 24)), NOTHING, WRITTEN, "x")
+    plain = model_card(export_request(img_size=(24, 24)), NO_FACTS, WRITTEN, "x")
     assert "## Results" not in plain
-    assert "interpolated from those of 16 x 16 px" in plain
+    assert "trained at 16 x 16 px, positions interpolated" in plain
 
 
 @pytest.mark.parametrize(
-    ("init", "told"),
+    ("init", "lines"),
     [
         (
             {
@@ -129,17 +136,17 @@ def test_the_card_says_what_a_reader_needs(run):
                 "license: cc-by-nc-4.0",
                 "from `timm:vit_base_patch16_224.mae`, 56 images",
                 "(150 tensors, sha256 abc)",
-                "**They may not be used commercially",
+                "**It forbids commercial use of those weights, and so of these.**",
             ],
         ),
         (
             {"from": "a.pth", "license": None, "non_commercial": False},
-            ["from `a.pth`", "**not known: ask where they come from**"],
+            ["from `a.pth`", "**unknown, ask their authors**"],
         ),
     ],
 )
-def test_the_licence_of_initial_weights_is_carried_along(init, told):
-    card = model_card(subject_of(), NOTHING._replace(init=init), WRITTEN, "x")
-    for part in told:
+def test_card_has_the_licence_of_initial_weights(init, lines):
+    card = model_card(export_request(), NO_FACTS._replace(init=init), WRITTEN, "x")
+    for part in lines:
         assert part in card, part
     assert "from scratch" not in card

@@ -1,4 +1,4 @@
-"""`mae export` on a run folder that was made without training."""
+"""`mae export` on a run folder with untrained weights."""
 
 import pytest
 import torch
@@ -12,18 +12,18 @@ from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoi
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import CheckpointTensors
 from mae.training.checkpoint.trained import build_objective
-from tests.export.subjects import config_of
+from tests.export.models import config_of
 from tests.servers import body, web_server
 
 
 @pytest.fixture
 def run(tmp_path, make_shards):
-    """Checkpoints of steps 3 and 6; training data of two shards, held-out data that is gone."""
+    """Run with checkpoints of steps 3 and 6, two training shards and missing held-out data."""
     return untrained_run(tmp_path, make_shards)
 
 
 def untrained_run(tmp_path, make_shards, **settings):
-    """The same, with further settings of the model."""
+    """Run folder like `run`, with further settings of the model."""
     shards = make_shards(tmp_path / "shards", 12, size=24)
     data = DataConfig(
         train=(shards,), val=(f"{tmp_path}/gone.tar",), crop_pct=1.0, img_size=(16, 16)
@@ -40,7 +40,7 @@ def untrained_run(tmp_path, make_shards, **settings):
     return run
 
 
-def test_a_run_or_one_of_its_checkpoints_is_exported(run, tmp_path, in_process, capsys):
+def test_run_or_checkpoint_is_exported(run, tmp_path, in_process, capsys):
     assert main(["export", str(run.folder), str(tmp_path / "newest")]) == 0
     printed = capsys.readouterr().out
     assert "the encoder of step 6, checked through timm on 8 images of the run's data.t" in printed
@@ -53,8 +53,8 @@ def test_a_run_or_one_of_its_checkpoints_is_exported(run, tmp_path, in_process, 
 
 @pytest.mark.parametrize(("format_", "goes_along"), [("timm", True), ("mae", False)])
 @pytest.mark.usefixtures("in_process")
-def test_a_decoder_of_cross_attention(format_, goes_along, tmp_path, make_shards, capsys):
-    """Goes into our own file, and is left out where the format has no names for it."""
+def test_decoder_with_cross_attention(format_, goes_along, tmp_path, make_shards, capsys):
+    """It is exported to our own file, and skipped in formats without names for it."""
     run = untrained_run(tmp_path, make_shards, decoder_attention="cross")
     out = tmp_path / "out"
     assert main(["export", str(run.folder), str(out), "--format", format_]) == 0
@@ -71,7 +71,7 @@ def test_a_decoder_of_cross_attention(format_, goes_along, tmp_path, make_shards
     assert torch.equal(again.state_dict()[key], other[key]) is goes_along
 
 
-def test_images_size_and_pooling_are_the_users_choice(run, tmp_path, in_process, capsys):
+def test_options_choose_images_size_and_pooling(run, tmp_path, in_process, capsys):
     options = ["--images", f"{tmp_path}/shards/shard-000001.tar", "--img-size", "32,24"]
     out = tmp_path / "out"
     assert main(["export", str(run.folder), str(out), *options, "--pool", "avg"]) == 0
@@ -81,8 +81,8 @@ def test_images_size_and_pooling_are_the_users_choice(run, tmp_path, in_process,
     assert "mean of the patch tokens" in (out / "README.md").read_text()
 
 
-def test_noise_is_for_those_who_ask_for_it(run, tmp_path, in_process, capsys):
-    """And otherwise there is no export where the run's own images are gone."""
+def test_noise_is_used_on_request_only(run, tmp_path, in_process, capsys):
+    """Without it, an export fails where the run's own images are gone."""
     for shard in (tmp_path / "shards").glob("*.tar"):
         shard.unlink()
     out = tmp_path / "out"
@@ -97,7 +97,7 @@ def test_noise_is_for_those_who_ask_for_it(run, tmp_path, in_process, capsys):
     assert "computed the same on noise (--images noise)" in (out / "README.md").read_text()
 
 
-def test_images_of_a_mixture(run, tmp_path, capsys):
+def test_images_of_a_mixture_are_used(run, tmp_path, capsys):
     config = run.config()
     gone, there = (f"{tmp_path}/{name}/shard-*.tar" for name in ("gone", "shards"))
     parts = (MixturePart(shards=(gone,)), MixturePart(shards=(there,)))
@@ -107,7 +107,7 @@ def test_images_of_a_mixture(run, tmp_path, capsys):
     assert images.shape == (8, 3, 16, 16) and images.dtype == torch.uint8
 
 
-def test_remote_images_take_the_download_of_one_shard(run, tmp_path, monkeypatch):
+def test_one_remote_shard_is_downloaded_at_most(run, tmp_path, monkeypatch):
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -130,8 +130,11 @@ def test_remote_images_take_the_download_of_one_shard(run, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{run}", "{out}", "--format", "hf", "--pool", "avg"], "--pool: hf has no place for it"),
-        (["{run}", "{out}", "--img-size", "20"], "--img-size: 20 x 20 does not divide"),
+        (
+            ["{run}", "{out}", "--format", "hf", "--pool", "avg"],
+            "--pool: not supported by --format hf",
+        ),
+        (["{run}", "{out}", "--img-size", "20"], "--img-size: 20 x 20 is no multiple"),
         (["{run}", "{out}", "--images", "{out}.tar"], "no such shard"),
         (["{run}", "{out}", "--push", "a//b"], "--push a//b: "),
         (["{run}/checkpoints/step-000000006", "{out}"], "model.safetensors is damaged"),
@@ -139,7 +142,7 @@ def test_remote_images_take_the_download_of_one_shard(run, tmp_path, monkeypatch
         (["{run}/panels", "{out}"], "no run here (no config.yaml)"),
     ],
 )
-def test_wrong_use_ends_in_one_line(run, tmp_path, capsys, arguments, message):
+def test_wrong_use_is_refused_in_one_line(run, tmp_path, capsys, arguments, message):
     damaged = run.checkpoints / "step-000000006" / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     filled = [argument.format(run=run.folder, out=tmp_path / "out") for argument in arguments]
@@ -149,7 +152,7 @@ def test_wrong_use_ends_in_one_line(run, tmp_path, capsys, arguments, message):
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
-def test_a_failed_upload_leaves_the_export(run, tmp_path, in_process, capsys, monkeypatch):
+def test_failed_upload_keeps_the_export(run, tmp_path, in_process, capsys, monkeypatch):
     class Hub:
         def create_repo(self, *given, **options):
             raise ConnectionError("no route to host")
@@ -166,7 +169,7 @@ def test_a_failed_upload_leaves_the_export(run, tmp_path, in_process, capsys, mo
     assert f'timm.create_model("local-dir:{out}"' in told.out
 
 
-def test_sizes_are_one_number_or_two(run, tmp_path, capsys):
+def test_img_size_is_one_number_or_two(run, tmp_path, capsys):
     for text in ("0", "a", "16,", "16,0", "1,2,3"):
         with pytest.raises(SystemExit) as stopped:
             main(["export", str(run.folder), str(tmp_path / "out"), "--img-size", text])

@@ -1,4 +1,4 @@
-"""What an export says of the weights that went in, and whether the next run reads it there."""
+"""Licence and history of initial weights, from export to export over several runs."""
 
 import shutil
 from pathlib import Path
@@ -21,19 +21,19 @@ STEP = "checkpoints/step-000000006"
 
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch):
-    """Whether the weights are the same is tested elsewhere."""
-    monkeypatch.setattr("mae.export.folder.check", lambda *_: 0.0)
+    """Skip the check of exported weights, which is tested elsewhere."""
+    monkeypatch.setattr("mae.export.folder.check_export", lambda *_: 0.0)
 
 
 def first_run(folder, licence, non_commercial=True):
-    """That started from weights of others under `licence`."""
+    """Run that started from weights of others under `licence`."""
     run = untrained_run(folder, tiny_config(init=init_of(FROM)))
     write_json(run / "init.json", {"license": licence, "non_commercial": non_commercial})
     return run
 
 
 def run_from(folder, source, config=tiny_config):
-    """Of another generation: it starts from `source`."""
+    """Run of the next generation, which starts from `source`."""
     settings = config(init=init_of(source))
     run = untrained_run(folder, settings)
     done = initialize(build_objective(settings), settings)
@@ -72,7 +72,7 @@ def card_of(out) -> tuple[dict, str]:
     ],
 )
 @pytest.mark.parametrize("licence", ["CC BY-NC 4.0", "Research only, ask us", None])
-def test_a_licence_survives_two_generations(tmp_path, format, place, licence):
+def test_licence_is_kept_over_two_generations(tmp_path, format, place, licence):
     run = first_run(tmp_path / "0", licence)
     for generation in (1, 2):
         told = export(run, tmp_path / f"export{generation}", format) if format else run
@@ -83,19 +83,19 @@ def test_a_licence_survives_two_generations(tmp_path, format, place, licence):
         run = run_from(tmp_path / str(generation), told / place)
 
 
-def test_a_name_that_hubs_do_not_know_is_an_other_licence(tmp_path):
+def test_unknown_licence_name_is_written_as_other(tmp_path):
     run = first_run(tmp_path / "run", "CC BY-NC 4.0")
     metadata, text = card_of(export(run, tmp_path / "out"))
     assert (metadata["license"], metadata["license_name"]) == ("other", "cc-by-nc-4.0")
     assert metadata["non_commercial"] is True
-    assert "**CC BY-NC 4.0**" in text and "may not be used commercially" in text
+    assert "**CC BY-NC 4.0**" in text and "forbids commercial use of those weights" in text
     run = first_run(tmp_path / "free", "apache-2.0", non_commercial=False)
     metadata, _ = card_of(export(run, tmp_path / "free-out"))
     assert metadata["license"] == "apache-2.0"
     assert not {"license_name", "non_commercial"} & metadata.keys()
 
 
-def test_a_checkpoint_s_file_behind_a_link_and_in_the_working_directory(tmp_path, monkeypatch):
+def test_licence_of_a_linked_checkpoint_file(tmp_path, monkeypatch):
     run = first_run(tmp_path / "run", "cc-by-nc-4.0")
     out = export(run, tmp_path / "out", "mae")
     (tmp_path / "link.safetensors").symlink_to(run / STEP / "model.safetensors")
@@ -107,14 +107,14 @@ def test_a_checkpoint_s_file_behind_a_link_and_in_the_working_directory(tmp_path
     assert find_weights("model.safetensors").licence == expected
 
 
-def test_what_merely_lies_in_a_run_s_folder_is_not_of_its_making(tmp_path):
+def test_foreign_file_in_a_run_folder_is_not_from_scratch(tmp_path):
     run = untrained_run(tmp_path / "run", tiny_config())
     shutil.copy(run / STEP / "model.safetensors", run / "downloaded.safetensors")
     assert find_weights(str(run / STEP / "model.safetensors")).licence.from_scratch
     assert not find_weights(str(run / "downloaded.safetensors")).licence.from_scratch
 
 
-def test_a_file_of_the_paper_s_release_is_known_whatever_lies_beside_it(tmp_path):
+def test_file_of_the_papers_release_is_recognised_by_name(tmp_path):
     run = untrained_run(tmp_path / "run", tiny_config())
     file = tmp_path / "mae_pretrain_vit_tiny.safetensors"
     shutil.copy(run / STEP / "model.safetensors", file)
@@ -123,29 +123,32 @@ def test_a_file_of_the_paper_s_release_is_known_whatever_lies_beside_it(tmp_path
 
 
 @pytest.mark.parametrize("place", ["", STEP, f"{STEP}/model.safetensors"])
-def test_weights_of_a_run_from_scratch_are_the_owner_s(tmp_path, place):
+def test_weights_from_scratch_have_no_licence_of_others(tmp_path, place):
     source = untrained_run(tmp_path / "source", tiny_config())
     for name in ("tuned", "again"):  # the second from the first: nobody else's went in either
         config = tiny_config if name == "tuned" else classifier_config
         run = run_from(tmp_path / name, source / place, config)
         metadata, text = card_of(export(run, tmp_path / f"{name}-out"))
         assert "license" not in metadata
-        assert "That of the training data's owner to choose; no weights of others went in." in text
-        assert "not known" not in text and str(tmp_path) not in text
+        assert (
+            "To be chosen by the owner of the training data; no weights of others were used."
+            in text
+        )
+        assert "unknown" not in text and str(tmp_path) not in text
         source = run
 
 
-def test_a_run_whose_record_is_lost_is_not_from_scratch(tmp_path):
+def test_run_without_its_record_is_not_from_scratch(tmp_path):
     run = untrained_run(tmp_path / "run", tiny_config(init=init_of(FROM)))
     _, text = card_of(export(run, tmp_path / "out"))
-    assert "from `model.safetensors`, 48 images" in text and "**not known: ask" in text
+    assert "from `model.safetensors`, 48 images" in text and "**unknown, ask" in text
     assert find_weights(str(run)).licence == Licence()
     lost = tiny_config(init=init_of("timm:vit_tiny_patch16_224.mae"))
     run = untrained_run(tmp_path / "lost", lost)
     assert find_weights(str(run)).licence.non_commercial
 
 
-def test_a_fine_tuned_model_s_card_tells_of_the_pretraining(tmp_path):
+def test_card_of_a_classifier_describes_the_pretraining(tmp_path):
     source = untrained_run(tmp_path / "pretrained", tiny_config())
     run = run_from(tmp_path / "tuned", source, classifier_config)
     metadata, text = card_of(export(run, tmp_path / "out"))
@@ -164,7 +167,7 @@ def test_a_fine_tuned_model_s_card_tells_of_the_pretraining(tmp_path):
     assert "from `tuned/checkpoints/step-000000006`" in text
 
 
-def test_a_classifier_from_scratch_says_so(tmp_path):
+def test_card_of_a_classifier_from_scratch(tmp_path):
     run = untrained_run(tmp_path / "run", classifier_config())
     metadata, text = card_of(export(run, tmp_path / "out"))
     assert "trained from scratch on 3 classes" in text and "fine-tuned" not in text
@@ -172,7 +175,7 @@ def test_a_classifier_from_scratch_says_so(tmp_path):
     assert metadata["tags"] == ["timm", "vision-transformer"]
 
 
-def test_places_are_told_without_this_machine(tmp_path):
+def test_card_contains_no_local_paths(tmp_path):
     run = run_from(Path(tmp_path / "b"), untrained_run(tmp_path / "a", tiny_config()))
     _, text = card_of(export(run, tmp_path / "out"))
     assert "from `a`" in text and str(tmp_path) not in text

@@ -2,12 +2,12 @@ import pytest
 
 from mae.base.errors import RunFailed, UserError
 from mae.export import graphs, plain, timm
-from mae.export.folder import check_push, from_hub, push
+from mae.export.folder import check_push, hub_code, push
 from mae.objectives.mae import export, huggingface
 
 
 class Hub:
-    """Takes the place of HfApi."""
+    """Stand-in for HfApi."""
 
     calls: list[tuple]
     failure: Exception | None = None
@@ -30,14 +30,14 @@ def hub(monkeypatch):
     return Hub
 
 
-def test_the_folder_goes_to_a_private_repository(hub, tmp_path):
+def test_folder_is_pushed_to_a_private_repository(hub, tmp_path):
     assert push(tmp_path, "me/encoder") == "https://hub/me/encoder"
     (_, name, options), (_, upload) = hub.calls
     assert name == "me/encoder" and options == {"private": True, "exist_ok": True}
     assert upload["folder_path"] == tmp_path and upload["repo_id"] == "me/encoder"
 
 
-def test_an_outage_leaves_the_export_and_says_how_to_go_on(hub, tmp_path, monkeypatch):
+def test_failed_upload_keeps_the_export_and_names_the_command(hub, tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(Hub, "failure", ConnectionError("no route\nto host"))
     with pytest.raises(RunFailed) as told:
@@ -61,17 +61,17 @@ def test_an_outage_leaves_the_export_and_says_how_to_go_on(hub, tmp_path, monkey
         ('ViTModel.from_pretrained("FOLDER/encoder", a=1)', '("me/x", subfolder="encoder", a=1)'),
     ],
 )
-def test_a_card_on_the_hub_loads_from_there(code, loads):
-    told = from_hub(code, "me/x")
+def test_hub_code_loads_from_the_hub(code, loads):
+    told = hub_code(code, "me/x")
     assert loads in told and "FOLDER" not in told
     for name in ("hf_hub_download", "snapshot_download"):
         assert (f"import {name}" in told) == (f"{name}(" in told)
 
 
-def test_a_bad_name_or_no_login_is_told_before_any_work(hub, monkeypatch):
+def test_invalid_name_or_missing_login_is_refused(hub, monkeypatch):
     check_push("me/encoder")
     with pytest.raises(UserError, match="--push me//encoder: "):
         check_push("me//encoder")
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    with pytest.raises(UserError, match="nobody is logged in: hf auth login"):
+    with pytest.raises(UserError, match="not logged in to the hub: run hf auth login"):
         check_push("me/encoder")

@@ -6,47 +6,47 @@ import pytest
 import torch
 
 from mae.base.errors import UserError
-from tests.export.subjects import exported, images_of, subject_of
+from tests.export.models import export_request, exported, images_of
 
 
 def test_onnxruntime_runs_batches_of_any_size(graph):
     import onnxruntime
 
-    subject, folder, done = graph
-    assert done.off < 1e-4
+    request, folder, done = graph
+    assert done.max_error < 1e-4
     session = onnxruntime.InferenceSession(
         folder / "encoder.onnx", providers=["CPUExecutionProvider"]
     )
     for count in (1, 2, 7):
-        images = subject.normalize(images_of(subject, count))
+        images = request.normalize(images_of(request, count))
         tokens, pooled = session.run(["tokens", "pooled"], {"images": images.numpy()})
-        expected = subject.encoder.forward_features(images)
+        expected = request.encoder.forward_features(images)
         torch.testing.assert_close(torch.from_numpy(tokens), expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(torch.from_numpy(pooled), expected[:, 0], rtol=1e-4, atol=1e-4)
     given = session.get_modelmeta().custom_metadata_map
-    assert json.loads(given["mean"]) == list(subject.config.data.mean)
+    assert json.loads(given["mean"]) == list(request.config.data.mean)
     assert session.get_inputs()[0].shape == ["batch", 3, 32, 48]
 
 
 def test_onnxruntime_agrees_on_photographs(graph, photographs):
     import onnxruntime
 
-    subject, folder, _ = graph
+    request, folder, _ = graph
     session = onnxruntime.InferenceSession(
         folder / "encoder.onnx", providers=["CPUExecutionProvider"]
     )
-    images = subject.normalize(photographs)
+    images = request.normalize(photographs)
     (tokens,) = session.run(["tokens"], {"images": images.numpy()})
-    expected = subject.encoder.forward_features(images)
+    expected = request.encoder.forward_features(images)
     torch.testing.assert_close(torch.from_numpy(tokens), expected, rtol=0, atol=1e-4)
 
 
-def test_a_program_runs_batches_of_any_size_and_names_no_path(tmp_path, in_process):
-    subject = subject_of(pool="avg")
-    assert exported("torch", subject, tmp_path / "export").off < 1e-5
+def test_program_runs_batches_of_any_size_and_contains_no_paths(tmp_path, in_process):
+    request = export_request(pool="avg")
+    assert exported("torch", request, tmp_path / "export").max_error < 1e-5
     program = torch.export.load(tmp_path / "export" / "encoder.pt2").module()
-    images = subject.normalize(images_of(subject, 5))
-    features = subject.model.encode(images)
+    images = request.normalize(images_of(request, 5))
+    features = request.model.encode(images)
     tokens, pooled = program(images)
     torch.testing.assert_close(tokens[:, 1:], features.tokens)
     torch.testing.assert_close(pooled, features.pooled["mean"])
@@ -54,7 +54,7 @@ def test_a_program_runs_batches_of_any_size_and_names_no_path(tmp_path, in_proce
     assert not paths_in(tmp_path / "export" / "encoder.pt2")
 
 
-def test_no_path_of_this_machine_is_in_a_graph(graph):
+def test_graph_contains_no_local_paths(graph):
     assert not paths_in(graph[1] / "encoder.onnx")
 
 
@@ -64,8 +64,8 @@ def paths_in(file):
     return [part for part in (b"site-packages", here, b"vision_transformer.py") if part in content]
 
 
-def test_without_onnxruntime_nothing_is_written(tmp_path, monkeypatch):
+def test_missing_onnxruntime_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"needs onnxruntime: pip install 'mae\[onnx\]'"):
-        exported("onnx", subject_of(), tmp_path / "export")
+        exported("onnx", export_request(), tmp_path / "export")
     assert not list(tmp_path.iterdir())

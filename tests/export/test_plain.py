@@ -1,4 +1,4 @@
-"""All weights under their own names, of objectives that the package knows or does not know."""
+"""Format plain: all weights under their own names, of this package's objectives and others."""
 
 import json
 import shutil
@@ -12,11 +12,11 @@ import tests.toy
 from mae.base.errors import RunFailed, UserError
 from mae.cli import main
 from mae.config.sections import Config, InitConfig, TrainConfig
-from mae.export.folder import from_hub
-from mae.export.plain import without_position_mean, write_plain
+from mae.export.folder import hub_code
+from mae.export.plain import without_local_paths, write_plain
 from mae.objectives import registry
 from mae.training.checkpoint.trained import load_plain, load_pretrained, read_description
-from tests.export.subjects import exported, images_of, subject_of
+from tests.export.models import export_request, exported, images_of
 from tests.runs import same_weights
 from tests.toy.runs import toy_config
 from tests.untrained import classifier_config, tiny_config, untrained_run
@@ -32,9 +32,7 @@ def export(run, out, *options) -> int:
 
 
 @pytest.mark.usefixtures("toy", "in_process")
-def test_it_is_the_format_of_an_objective_without_an_encoder_of_timm_s(
-    tmp_path, make_shards, capsys
-):
+def test_plain_is_the_default_without_a_timm_encoder(tmp_path, make_shards, capsys):
     config = toy_config(make_shards(tmp_path / "shards", 12, size=24))
     run, out = untrained_run(tmp_path / "run", config), tmp_path / "out"
     assert main(["export", str(run), str(out)]) == 0
@@ -53,7 +51,7 @@ def test_it_is_the_format_of_an_objective_without_an_encoder_of_timm_s(
 
     _, trained, _ = load_pretrained(run)
     read, rebuilt, state = load_plain(out)
-    assert read == without_position_mean(config) and state.step == 6
+    assert read == without_local_paths(config) and state.step == 6
     images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
     found, expected = (one.encode(images).pooled["latents"] for one in (rebuilt, trained))
     assert torch.equal(found, expected)
@@ -78,7 +76,7 @@ def test_the_card_has_the_objective_s_own_words(tmp_path):
         assert word not in card, word
 
 
-def test_a_fresh_process_finds_an_objective_of_another_package(tmp_path, monkeypatch):
+def test_objective_of_another_package_is_checked_in_a_fresh_process(tmp_path, monkeypatch):
     shutil.copytree(Path(tests.toy.__file__).parent, tmp_path / "elsewhere" / "othertoy")
     monkeypatch.syspath_prepend(tmp_path / "elsewhere")
     monkeypatch.setitem(registry.OBJECTIVES, "toy", "othertoy")
@@ -88,7 +86,7 @@ def test_a_fresh_process_finds_an_objective_of_another_package(tmp_path, monkeyp
 
 @pytest.mark.parametrize("config", [tiny_config(), classifier_config()], ids=["mae", "classifier"])
 @pytest.mark.usefixtures("in_process")
-def test_any_objective_has_it(tmp_path, config):
+def test_any_objective_exports_all_weights(tmp_path, config):
     run, out = untrained_run(tmp_path / "run", config), tmp_path / "out"
     assert export(run, out, "--format", "plain") == 0
     _, objective, _ = load_pretrained(run)
@@ -96,7 +94,7 @@ def test_any_objective_has_it(tmp_path, config):
 
 
 @pytest.mark.usefixtures("toy", "in_process")
-def test_averaged_weights_are_those_that_are_exported(tmp_path):
+def test_averaged_weights_are_exported(tmp_path):
     run = untrained_run(tmp_path / "run", toy_config(train=TrainConfig(ema=0.5)))
     assert export(run, tmp_path / "out") == 0
     weights = load_file(run / "checkpoints" / "step-000000006" / "model.safetensors")
@@ -107,16 +105,16 @@ def test_averaged_weights_are_those_that_are_exported(tmp_path):
     assert "weights averaged with decay 0.5" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_another_size_is_recorded(tmp_path, in_process):
-    exported("plain", subject_of(img_size=(32, 24)), tmp_path / "out")
+def test_other_image_size_is_recorded(tmp_path, in_process):
+    exported("plain", export_request(img_size=(32, 24)), tmp_path / "out")
     config, objective, _ = load_plain(tmp_path / "out")
     assert config.data.img_size == objective.img_size == (32, 24)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_images_of_all_depths_prove_it(tmp_path, in_process, bits):
-    subject = subject_of(bits=bits, in_chans=2)
-    assert exported("plain", subject, tmp_path / "out").off == 0
+def test_check_with_8_and_16_bits(tmp_path, in_process, bits):
+    request = export_request(bits=bits, in_chans=2)
+    assert exported("plain", request, tmp_path / "out").max_error == 0
 
 
 def tampered(change):
@@ -142,34 +140,35 @@ KEY = "encoder.norm.bias"
     ],
     ids=["last bit", "type", "shape", "missing", "unknown"],
 )
-def test_a_tensor_that_is_not_what_was_written_is_noticed(
-    tmp_path, in_process, monkeypatch, change
-):
+def test_changed_tensor_is_detected(tmp_path, in_process, monkeypatch, change):
     monkeypatch.setattr("mae.export.plain.save_file", tampered(change))
     with pytest.raises(
-        RunFailed, match=r"not written: mae cannot load it: .*encoder.norm.* is not"
+        RunFailed,
+        match=r"not written: mae cannot load it: .*encoder.norm.* differs from",
     ):
-        exported("plain", subject_of(), tmp_path / "out")
+        exported("plain", export_request(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_settings_that_make_another_model_are_noticed(tmp_path, in_process, monkeypatch):
+def test_settings_of_another_model_are_detected(tmp_path, in_process, monkeypatch):
     def wrong(config: Config) -> Config:
         data = config.data.model_copy(update={"mean": (0.5, 0.5, 0.5)})
         return config.model_copy(update={"data": data})
 
-    monkeypatch.setattr("mae.export.plain.without_places", wrong)
-    with pytest.raises(RunFailed, match=r"not written: mae computes other .*, off by .* 1e-06"):
-        exported("plain", subject_of(), tmp_path / "out")
+    monkeypatch.setattr("mae.export.plain.without_local_paths", wrong)
+    with pytest.raises(
+        RunFailed, match=r"not written: mae computes other .*: relative difference .* 1e-06"
+    ):
+        exported("plain", export_request(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
-def test_no_place_of_this_machine_is_in_the_settings():
+def test_settings_contain_no_local_paths():
     init = InitConfig.model_validate({"from": "/home/me/runs/first"})
     shards = "/data/a-{000..003}.tar"
     config = tiny_config(output="/home/me/runs/second", init=init)
     data = config.data.model_copy(update={"train": (shards,), "index_dir": Path("/data/index")})
-    found = without_position_mean(config.model_copy(update={"data": data}))
+    found = without_local_paths(config.model_copy(update={"data": data}))
     assert (found.output, found.init.from_) == ("second", "first")
     assert found.data.train == ("a-{000..003}.tar",) and found.data.index_dir is None
 
@@ -177,17 +176,20 @@ def test_no_place_of_this_machine_is_in_the_settings():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--pool", "avg"], "--pool avg: is for encoders of timm's; this model has none"),
-        (["--img-size", "32"], "--img-size: is for encoders of timm's; objective toy has none"),
-        (["--no-decoder"], "--no-decoder: plain has no place for it; it holds all"),
+        (["--pool", "avg"], "--pool avg: needs a timm encoder, which this model does not have"),
+        (
+            ["--img-size", "32"],
+            "--img-size: needs a timm encoder, which objective toy does not have",
+        ),
+        (["--no-decoder"], "--no-decoder: not supported by --format plain: it exports all weights"),
         (
             ["--format", "hf"],
-            "--format hf: objective toy has no such format; it has plain",
+            "--format hf: not a format of objective toy; its formats: plain",
         ),
     ],
 )
 @pytest.mark.usefixtures("toy")
-def test_what_the_toy_has_not_is_refused_in_one_line(tmp_path, capsys, options, message):
+def test_unsupported_options_are_refused_in_one_line(tmp_path, capsys, options, message):
     run, out = untrained_run(tmp_path / "run", toy_config()), tmp_path / "out"
     assert export(run, out, *options) == 2
     assert capsys.readouterr().err == f"mae: {message}\n"
@@ -195,20 +197,28 @@ def test_what_the_toy_has_not_is_refused_in_one_line(tmp_path, capsys, options, 
 
 
 @pytest.mark.parametrize(
-    ("config", "format", "has"),
+    ("config", "format", "formats"),
     [
-        (tiny_config(), "gguf", "mae has no such format; it has timm, onnx, torch, mae, hf, plain"),
-        (classifier_config(), "hf", "classifier has no such format; it has timm, onnx, torch, pla"),
+        (
+            tiny_config(),
+            "gguf",
+            "not a format of objective mae; its formats: timm, onnx, torch, mae, hf, plain",
+        ),
+        (
+            classifier_config(),
+            "hf",
+            "not a format of objective classifier; its formats: timm, onnx, torch, pla",
+        ),
     ],
 )
-def test_a_format_that_an_objective_has_not(tmp_path, capsys, config, format, has):
+def test_unknown_format_is_refused(tmp_path, capsys, config, format, formats):
     run = untrained_run(tmp_path / "run", config)
     assert export(run, tmp_path / "out", "--format", format) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"--format {format}: objective {has}" in line
+    assert f"--format {format}: {formats}" in line
 
 
-def test_what_is_no_plain_export_is_said_in_one_line(tmp_path):
+def test_damaged_description_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"no plain export here \(no config.json\)"):
         read_description(tmp_path)
     for content, message in (
@@ -223,13 +233,13 @@ def test_what_is_no_plain_export_is_said_in_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def test_the_pool_has_no_place_in_it(tmp_path):
-    subject = subject_of(pool="avg")._replace(options=frozenset({"--pool"}))
-    with pytest.raises(UserError, match="--pool: plain has no place for it"):
-        write_plain(tmp_path, subject, images_of(subject))
+def test_pool_is_refused(tmp_path):
+    request = export_request(pool="avg")._replace(options=frozenset({"--pool"}))
+    with pytest.raises(UserError, match="--pool: not supported by --format plain"):
+        write_plain(tmp_path, request, images_of(request))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_card_on_the_hub_downloads_the_folder():
-    told = from_hub('model = load_plain("FOLDER")', "me/x")
+def test_hub_code_downloads_the_folder():
+    told = hub_code('model = load_plain("FOLDER")', "me/x")
     assert told.startswith("from huggingface_hub import snapshot_download\n")

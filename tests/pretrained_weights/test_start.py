@@ -35,7 +35,7 @@ def file_of(run):
 
 def exported(run, out, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("mae.export.folder.check", lambda *_: 0.0)  # tested elsewhere
+        patch.setattr("mae.export.folder.check_export", lambda *_: 0.0)  # tested elsewhere
         arguments = ["export", str(run), str(out), "--format", "plain", "--images", "noise"]
         assert main(arguments) == 0
     return out

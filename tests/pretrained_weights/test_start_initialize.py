@@ -121,7 +121,7 @@ def test_a_checkpoint_of_a_run_is_a_source_and_a_damaged_one_is_not(tmp_path, tr
     [("timm", ""), ("mae", "mae.pth"), ("mae", "mae.safetensors"), ("hf", ""), ("plain", "")],
 )
 def test_exports_of_ours_come_back_whole(tmp_path, monkeypatch, trained, format, place):
-    monkeypatch.setattr("mae.export.folder.check", lambda *_: 0.0)  # tested elsewhere
+    monkeypatch.setattr("mae.export.folder.check_export", lambda *_: 0.0)  # tested elsewhere
     assert mae.cli.main(["export", str(trained), str(tmp_path / "x"), "--format", format]) == 0
     weights = find_weights(str(tmp_path / "x" / place))
     ours = final_weights(trained)

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.export import timm
-from mae.export.subject import Subject, Written, expect_features, refuse_options, weights
+from mae.export.contract import (
+    ExportFiles,
+    ExportRequest,
+    expected_features,
+    refuse_options,
+    weights,
+)
 from mae.export.timm import timm_config
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.decoder import Decoder
@@ -29,26 +35,26 @@ DECODER = f"""
 not read it."""
 
 
-def write_timm(folder: Path, subject: Subject, images: Tensor) -> Written:
+def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write the core's timm export and, with the decoder, decoder.safetensors."""
-    written = timm.write_timm(folder, subject, images)
-    if not subject.decoder:
+    written = timm.write_timm(folder, request, images)
+    if not request.decoder:
         return written
     # In a file of its own: timm mistakes a state dict with a mask token for DINOv2's.
-    save_file(weights(mae_of(subject).decoder), folder / DECODER_FILE, {"format": "pt"})
+    save_file(weights(mae_of(request).decoder), folder / DECODER_FILE, {"format": "pt"})
     return written._replace(files=written.files + DECODER)
 
 
-def mae_of(subject: Subject) -> MaskedAutoencoder:
+def mae_of(request: ExportRequest) -> MaskedAutoencoder:
     """Masked Autoencoder of an export."""
-    assert isinstance(subject.model, MaskedAutoencoder)
-    return subject.model
+    assert isinstance(request.model, MaskedAutoencoder)
+    return request.model
 
 
-def named_decoder(subject: Subject, format: str) -> tuple[Decoder | None, list[str]]:
+def named_decoder(request: ExportRequest, format: str) -> tuple[Decoder | None, list[str]]:
     """Decoder to export (None: excluded, or without names in `format`), and remarks to print."""
-    decoder = mae_of(subject).decoder
-    if not subject.decoder:
+    decoder = mae_of(request).decoder
+    if not request.decoder:
         return None, []
     if isinstance(decoder, Decoder):
         return decoder, []
@@ -59,7 +65,7 @@ def named_decoder(subject: Subject, format: str) -> tuple[Decoder | None, list[s
 def expect_prediction(
     model: MaskedAutoencoder, images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Input and output of the check of an exported decoder, as `Written.given` and `.expected`.
+    """`ExportFiles.inputs` and `.expected` for the check of an exported decoder.
 
     `noise` [b n] ranks the patches, visible ones first, for loaders that draw masks from noise;
     `ids_masked` are the hidden patches, `prediction` their predictions.
@@ -68,8 +74,8 @@ def expect_prediction(
     shuffle = torch.cat([split.ids_keep, split.ids_masked], dim=1)
     ranks = torch.arange(shuffle.shape[1]).float().expand(shuffle.shape)
     noise = torch.zeros_like(ranks).scatter(1, shuffle, ranks)
-    given = {"noise": noise, "ids_masked": split.ids_masked}
-    return given, {"prediction": model.predict(model.patchify(images), split)}
+    inputs = {"noise": noise, "ids_masked": split.ids_masked}
+    return inputs, {"prediction": model.predict(model.patchify(images), split)}
 
 
 @torch.no_grad()
@@ -137,22 +143,22 @@ print(model.load_state_dict(weights, strict=False))  # the model of your tool; r
 """
 
 
-def write_original(folder: Path, subject: Subject, images: Tensor) -> Written:
+def write_original(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write mae.safetensors and mae.pth, with the decoder or (for fine-tuning tools) without."""
-    vit, model = subject.encoder, mae_of(subject)
-    refuse_options(subject, "mae", {"--pool": "its users pool themselves"})
+    vit, model = request.encoder, mae_of(request)
+    refuse_options(request, "mae", {"--pool": "its users pool themselves"})
     refuse_beyond_plain(vit, "mae")
-    decoder, remarks = named_decoder(subject, "mae")
+    decoder, remarks = named_decoder(request, "mae")
     tensors = original_names(vit, decoder)
     save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     torch.save({"model": tensors}, folder / PICKLED)
-    normalised = subject.normalize(images)
-    given, expected = {"images": normalised}, expect_features(subject, normalised)
+    normalised = request.normalize(images)
+    inputs, expected = {"images": normalised}, expected_features(request, normalised)
     if decoder:
         noise, prediction = expect_prediction(model, normalised)
-        given, expected = given | noise, expected | prediction
-    return Written(
-        given=given,
+        inputs, expected = inputs | noise, expected | prediction
+    return ExportFiles(
+        inputs=inputs,
         expected=expected,
         tolerance=1e-5,
         reader="timm",
@@ -161,18 +167,18 @@ def write_original(folder: Path, subject: Subject, images: Tensor) -> Written:
         code=CODE,
         loader=load_original,
         library="pytorch",
-        notes=notes_of(subject),
+        settings=loader_settings(request),
         remarks=remarks,
     )
 
 
-def notes_of(subject: Subject) -> dict[str, str]:
+def loader_settings(request: ExportRequest) -> dict[str, str]:
     """Settings for `mae.objectives.mae.loaders`, which read nothing but the exported files."""
     return {
-        "pool": str(subject.pool),
-        "prefix": str(subject.encoder.num_prefix_tokens),
-        "decoder_num_heads": str(model_of(subject.config).decoder_num_heads),
-        "architecture": json.dumps(timm_config(subject)),
+        "pool": str(request.pool),
+        "prefix": str(request.encoder.num_prefix_tokens),
+        "decoder_num_heads": str(model_of(request.config).decoder_num_heads),
+        "architecture": json.dumps(timm_config(request)),
     }
 
 

@@ -16,13 +16,19 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.export.subject import Subject, Written, expect_features, refuse_options, weights
+from mae.export.contract import (
+    ExportFiles,
+    ExportRequest,
+    expected_features,
+    refuse_options,
+    weights,
+)
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.export import (
     expect_prediction,
+    loader_settings,
     mae_of,
     named_decoder,
-    notes_of,
     refuse_beyond_plain,
 )
 from mae.objectives.mae.loaders import load_huggingface
@@ -72,14 +78,14 @@ model = ViTMAEForPreTraining.from_pretrained("FOLDER")  # further pretraining, r
 """
 
 
-def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written:
+def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write both folders; without the decoder only ViTModel, in `folder` itself.
 
     Raises UserError where transformers is not installed, for images of more than 8 bits, with the
     decoder for images that are not square, and as `refuse_beyond_plain`.
     """
-    vit, config, model = subject.encoder, subject.config, mae_of(subject)
-    refuse_options(subject, "hf", {"--pool": "its users pool themselves"})
+    vit, config, model = request.encoder, request.config, mae_of(request)
+    refuse_options(request, "hf", {"--pool": "its users pool themselves"})
     refuse_beyond_plain(vit, "hf")
     try:
         import transformers  # noqa: F401  (the check of the export needs it)
@@ -90,15 +96,15 @@ def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written
             "--format hf: transformers' image processors read 8 bits a channel, these images have "
             f"{config.data.bits}; --format timm leaves reading them to you"
         )
-    exported_decoder, remarks = named_decoder(subject, "hf")
+    exported_decoder, remarks = named_decoder(request, "hf")
     if exported_decoder and len(set(vit.patch_embed.grid_size)) > 1:
         raise UserError("--format hf: ViTMAEForPreTraining takes square images: --no-decoder")
     processor = json.dumps(processor_config(config, model), indent=2) + "\n"
     encoder = hub_names(weights(vit), ENCODER_NAMES)
     arguments = encoder_config(model)
-    normalised = subject.normalize(images)
-    given = {"images": normalised, "pixels": images}
-    expected = expect_features(subject, normalised) | {"pixel_values": normalised}
+    normalised = request.normalize(images)
+    inputs = {"images": normalised, "pixels": images}
+    expected = expected_features(request, normalised) | {"pixel_values": normalised}
     if exported_decoder:
         decoder = hub_names(weights(exported_decoder), DECODER_NAMES)
         positions = decoder["decoder_pos_embed"]  # the hub has a row of zeros for the class token
@@ -107,13 +113,13 @@ def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written
         tensors |= {f"decoder.{k}": v for k, v in decoder.items()}
         _write(folder, tensors, pretraining_config(config, model, arguments), processor)
         noise, prediction = expect_prediction(model, normalised)
-        given, expected = given | noise, expected | prediction
+        inputs, expected = inputs | noise, expected | prediction
         (folder / ENCODER).mkdir()
     encoder_folder = folder / ENCODER if exported_decoder else folder
     vit_config = arguments | {"architectures": ["ViTModel"], "model_type": "vit"}
     _write(encoder_folder, encoder, vit_config, processor)
-    return Written(
-        given=given,
+    return ExportFiles(
+        inputs=inputs,
         expected=expected,
         tolerance=1e-5,
         reader="transformers",
@@ -125,7 +131,7 @@ def write_huggingface(folder: Path, subject: Subject, images: Tensor) -> Written
         + (PRETRAINING if exported_decoder else ""),
         loader=load_huggingface,
         library="transformers",
-        notes=notes_of(subject),
+        settings=loader_settings(request),
         remarks=remarks,
     )
 

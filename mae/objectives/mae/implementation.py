@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mae.config.sections import Config, DataConfig, InitConfig
 from mae.evaluation.health import measure_held_out
-from mae.export.subject import Writer
+from mae.export.contract import Writer
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.mae.decoder import Block, CrossBlock, CrossDecoder, Decoder
 from mae.objectives.mae.export import resize_decoder, write_original, write_timm

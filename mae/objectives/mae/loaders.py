@@ -1,6 +1,6 @@
 """Loaders of exported Masked Autoencoders, for checks in a fresh process without our models.
 
-Each is an `export.subject.Loader`: (folder, given tensors, notes) → computed tensors.
+Each is an `export.contract.Loader`: (folder, inputs, settings) → computed tensors.
 """
 
 import json
@@ -13,7 +13,7 @@ from torch import Tensor
 Tensors = dict[str, Tensor]
 
 
-def load_original(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensors:
+def load_original(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensors:
     """Compute features and predictions from mae.pth with timm's blocks, as the paper describes.
 
     Raises ValueError where mae.pth and mae.safetensors differ.
@@ -25,7 +25,7 @@ def load_original(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensor
     same = load_file(folder / "mae.safetensors")
     if weights.keys() != same.keys() or any(not torch.equal(weights[k], same[k]) for k in same):
         raise ValueError("mae.pth and mae.safetensors are not the same")
-    timm_model = json.loads(notes["architecture"])
+    timm_model = json.loads(settings["architecture"])
     vit = timm.create_model(
         timm_model["architecture"], num_classes=0, **timm_model["model_args"]
     ).eval()
@@ -34,16 +34,16 @@ def load_original(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensor
     }
     vit.load_state_dict(encoder, strict=True)
     assert isinstance(vit, VisionTransformer)
-    images = given["images"]
+    images = inputs["images"]
     tokens = vit.forward_features(images)
-    found = {"tokens": tokens, "pooled": _pooled(tokens, notes)}
-    if "noise" not in given:
+    found = {"tokens": tokens, "pooled": _pooled(tokens, settings)}
+    if "noise" not in inputs:
         return found
 
     assert vit.pos_embed is not None and vit.cls_token is not None
     position = weights["decoder_pos_embed"]
-    width, ids = position.shape[-1], given["noise"].argsort(dim=1)
-    ids_keep = ids[:, : ids.shape[1] - given["ids_masked"].shape[1]]
+    width, ids = position.shape[-1], inputs["noise"].argsort(dim=1)
+    ids_keep = ids[:, : ids.shape[1] - inputs["ids_masked"].shape[1]]
     x = vit.patch_embed(images) + vit.pos_embed[:, 1:]
     x = x.gather(1, ids_keep[:, :, None].expand(-1, -1, x.shape[-1]))
     x = torch.cat([(vit.cls_token + vit.pos_embed[:, :1]).expand(len(x), -1, -1), x], dim=1)
@@ -59,16 +59,16 @@ def load_original(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensor
     y = torch.cat([y[:, :1], patches], dim=1) + position
     depth = len({name.split(".")[1] for name in weights if name.startswith("decoder_blocks.")})
     for number in range(depth):
-        block = Block(width, int(notes["decoder_num_heads"]), qkv_bias=True).eval()
+        block = Block(width, int(settings["decoder_num_heads"]), qkv_bias=True).eval()
         start = f"decoder_blocks.{number}."
         inside = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
         block.load_state_dict(inside, strict=True)
         y = block(y)
     y = norm(y, (width,), *parts("decoder_norm"), eps=1e-6)
-    return found | {"prediction": _hidden(linear(y, *parts("decoder_pred"))[:, 1:], given)}
+    return found | {"prediction": _hidden(linear(y, *parts("decoder_pred"))[:, 1:], inputs)}
 
 
-def load_huggingface(folder: Path, given: Tensors, notes: dict[str, str]) -> Tensors:
+def load_huggingface(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensors:
     """Compute features, predictions and normalised pixels with transformers."""
     from transformers import AutoImageProcessor, ViTMAEForPreTraining, ViTModel
 
@@ -78,11 +78,11 @@ def load_huggingface(folder: Path, given: Tensors, notes: dict[str, str]) -> Ten
         assert not wrong, f"{kind.__name__}: {wrong}"
         return model.eval()
 
-    encoder_folder = folder / "encoder" if "noise" in given else folder
-    images = given["images"]
+    encoder_folder = folder / "encoder" if "noise" in inputs else folder
+    images = inputs["images"]
     tokens = load(ViTModel, encoder_folder, add_pooling_layer=False)(images).last_hidden_state
     processor = AutoImageProcessor.from_pretrained(folder)
-    pixels = [image.numpy() for image in given["pixels"]]
+    pixels = [image.numpy() for image in inputs["pixels"]]
     values = processor(
         pixels,
         do_resize=False,  # they have the model's size
@@ -91,20 +91,20 @@ def load_huggingface(folder: Path, given: Tensors, notes: dict[str, str]) -> Ten
         input_data_format="channels_first",
         return_tensors="pt",
     )
-    found = {"tokens": tokens, "pooled": _pooled(tokens, notes)}
+    found = {"tokens": tokens, "pooled": _pooled(tokens, settings)}
     found["pixel_values"] = values["pixel_values"]
-    if "noise" in given:
+    if "noise" in inputs:
         full = load(ViTMAEForPreTraining, folder)
-        found["prediction"] = _hidden(full(images, noise=given["noise"]).logits, given)
+        found["prediction"] = _hidden(full(images, noise=inputs["noise"]).logits, inputs)
     return found
 
 
-def _hidden(patches: Tensor, given: Tensors) -> Tensor:
+def _hidden(patches: Tensor, inputs: Tensors) -> Tensor:
     """Predictions of the hidden patches."""
-    return patches.gather(1, given["ids_masked"][:, :, None].expand(-1, -1, patches.shape[-1]))
+    return patches.gather(1, inputs["ids_masked"][:, :, None].expand(-1, -1, patches.shape[-1]))
 
 
-def _pooled(tokens: Tensor, notes: dict[str, str]) -> Tensor:
+def _pooled(tokens: Tensor, settings: dict[str, str]) -> Tensor:
     """Pooled vectors from tokens, as the model card describes."""
-    prefix = int(notes["prefix"])
-    return tokens[:, 0] if notes["pool"] == "token" else tokens[:, prefix:].mean(dim=1)
+    prefix = int(settings["prefix"])
+    return tokens[:, 0] if settings["pool"] == "token" else tokens[:, prefix:].mean(dim=1)

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from mae.base.errors import RunFailed, UserError
 from mae.objectives.mae.export import original_names
 from mae.objectives.mae.model import build_mae
-from tests.export.subjects import exported, subject_of
+from tests.export.models import export_request, exported
 
 BLOCK = """norm1.weight norm1.bias attn.qkv.weight attn.qkv.bias attn.proj.weight attn.proj.bias
 norm2.weight norm2.bias mlp.fc1.weight mlp.fc1.bias mlp.fc2.weight mlp.fc2.bias""".split()
@@ -38,8 +38,8 @@ def names(stack):
 
 
 def test_names_and_shapes_are_those_of_the_original_release(tmp_path, in_process):
-    done = exported("mae", subject_of(), tmp_path / "export")
-    assert done.off < 1e-5
+    done = exported("mae", export_request(), tmp_path / "export")
+    assert done.max_error < 1e-5
     tensors = load_file(tmp_path / "export" / "mae.safetensors")
     assert tensors.keys() == {*ENCODER, *DECODER, *names("blocks"), *names("decoder_blocks")}
     for name, shape in (ENCODER | DECODER).items():
@@ -53,8 +53,8 @@ def test_names_and_shapes_are_those_of_the_original_release(tmp_path, in_process
 
 
 def test_the_export_loads_into_our_model_unchanged(tmp_path, in_process):
-    subject = subject_of()
-    exported("mae", subject, tmp_path / "export")
+    request = export_request()
+    exported("mae", request, tmp_path / "export")
     own = {}
     for name, tensor in load_file(tmp_path / "export" / "mae.safetensors").items():
         if name == "decoder_pos_embed":
@@ -63,15 +63,15 @@ def test_the_export_loads_into_our_model_unchanged(tmp_path, in_process):
             own[f"decoder.{name.removeprefix('decoder_')}"] = tensor
         else:
             own[f"encoder.{name}"] = tensor
-    fresh = build_mae(subject.config)
+    fresh = build_mae(request.config)
     fresh.load_state_dict(own, strict=True)
-    for name, tensor in subject.model.state_dict().items():
+    for name, tensor in request.model.state_dict().items():
         assert torch.equal(fresh.state_dict()[name], tensor), name
 
 
 def test_without_the_decoder_timm_loads_the_file(tmp_path, in_process):
-    subject = subject_of(decoder=False)
-    exported("mae", subject, tmp_path / "export")
+    request = export_request(decoder=False)
+    exported("mae", request, tmp_path / "export")
     tensors = load_file(tmp_path / "export" / "mae.safetensors")
     assert tensors.keys() == {*ENCODER, *names("blocks")}
     sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 16, "patch_size": 8}
@@ -79,7 +79,7 @@ def test_without_the_decoder_timm_loads_the_file(tmp_path, in_process):
     assert isinstance(theirs, VisionTransformer)
     load_checkpoint(theirs, str(tmp_path / "export" / "mae.pth"), strict=True)
     images = torch.randn(2, 3, 16, 16)
-    assert torch.equal(theirs.forward_features(images), subject.encoder.forward_features(images))
+    assert torch.equal(theirs.forward_features(images), request.encoder.forward_features(images))
 
 
 def test_a_damaged_decoder_fails_the_check(tmp_path, in_process, monkeypatch):
@@ -89,8 +89,10 @@ def test_a_damaged_decoder_fails_the_check(tmp_path, in_process, monkeypatch):
         return tensors | {name: tensors[name] + torch.arange(16) / 10}
 
     monkeypatch.setattr("mae.objectives.mae.export.original_names", damaged)
-    with pytest.raises(RunFailed, match="not written: timm computes other prediction, off by"):
-        exported("mae", subject_of(), tmp_path / "export")
+    with pytest.raises(
+        RunFailed, match="not written: timm computes other prediction: relative difference"
+    ):
+        exported("mae", export_request(), tmp_path / "export")
     assert not list(tmp_path.iterdir())
 
 
@@ -100,7 +102,7 @@ def test_the_two_files_must_hold_the_same(tmp_path, in_process, monkeypatch):
 
     monkeypatch.setattr("mae.objectives.mae.export.save_file", damaged)
     with pytest.raises(RunFailed, match=r"not written: timm cannot load it: .*not the same"):
-        exported("mae", subject_of(), tmp_path / "export")
+        exported("mae", export_request(), tmp_path / "export")
 
 
 @pytest.mark.parametrize(
@@ -119,11 +121,11 @@ def test_the_two_files_must_hold_the_same(tmp_path, in_process, monkeypatch):
 @pytest.mark.parametrize("format", ["mae", "hf"])
 def test_unsupported_parts_are_refused_by_name(tmp_path, format, kwargs, named):
     with pytest.raises(UserError, match=f"^--format {format} has no place for .*{named}"):
-        exported(format, subject_of(kwargs=kwargs), tmp_path / "export")
+        exported(format, export_request(kwargs=kwargs), tmp_path / "export")
     assert not list(tmp_path.iterdir())
 
 
 def test_another_activation_is_refused(tmp_path):
-    subject = subject_of(encoder="vit_base_patch16_clip_quickgelu_224")
+    request = export_request(encoder="vit_base_patch16_clip_quickgelu_224")
     with pytest.raises(UserError, match="another activation than GELU"):
-        exported("mae", subject, tmp_path / "export")
+        exported("mae", request, tmp_path / "export")

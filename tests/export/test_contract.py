@@ -4,26 +4,26 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mae.base.errors import UserError
-from mae.export.subject import choose_pool, features, resize
+from mae.export.contract import choose_pool, features, resize
 from mae.objectives.mae.export import expect_prediction, mae_of
 from mae.objectives.mae.implementation import IMPLEMENTATION
-from tests.export.subjects import images_of, subject_of
+from tests.export.models import export_request, images_of
 
 
-def test_pooling_is_the_class_token_where_there_is_one():
-    with_token = subject_of().model
-    without = subject_of(kwargs={"class_token": False}).model
+def test_default_pooling_is_the_class_token():
+    with_token = export_request().model
+    without = export_request(kwargs={"class_token": False}).model
     assert choose_pool(with_token, IMPLEMENTATION, None) == "token"
     assert choose_pool(with_token, IMPLEMENTATION, "avg") == "avg"
     assert choose_pool(without, IMPLEMENTATION, None) == "avg"
     with pytest.raises(
-        UserError, match="--pool token: this encoder has no class token; --pool avg"
+        UserError, match="--pool token: this encoder has no class token; use --pool avg"
     ):
         choose_pool(without, IMPLEMENTATION, "token")
 
 
-def test_another_size_keeps_prefix_tokens_and_fits_encoder_and_decoder():
-    as_trained, resized = subject_of(), subject_of(img_size=(32, 24))
+def test_resize_keeps_prefix_tokens_and_fits_encoder_and_decoder():
+    as_trained, resized = export_request(), export_request(img_size=(32, 24))
     model = mae_of(resized)
     assert (model.img_size, model.num_patches) == ((32, 24), 12)
     assert resized.config.data.img_size == (32, 24) and resized.trained_size == (16, 16)
@@ -37,22 +37,23 @@ def test_another_size_keeps_prefix_tokens_and_fits_encoder_and_decoder():
     assert given["noise"].shape == (3, 12)
 
 
-def test_a_smooth_embedding_stays_what_it_is_in_another_size():
+def test_resize_keeps_a_constant_embedding():
     """Bicubic interpolation of a constant is that constant: nothing is shifted or scaled."""
-    subject = subject_of()
+    request = export_request()
     with torch.no_grad():
-        mae_of(subject).decoder.pos_embed.fill_(0.25)
-    resize(subject.config, subject.model, IMPLEMENTATION, (40, 24))
-    torch.testing.assert_close(mae_of(subject).decoder.pos_embed, torch.full((1, 15, 16), 0.25))
+        mae_of(request).decoder.pos_embed.fill_(0.25)
+    resize(request.config, request.model, IMPLEMENTATION, (40, 24))
+    torch.testing.assert_close(mae_of(request).decoder.pos_embed, torch.full((1, 15, 16), 0.25))
 
 
-def test_a_size_that_patches_do_not_divide_is_refused():
-    with pytest.raises(UserError, match="--img-size: 20 x 16 does not divide into patches of 8"):
-        subject_of(img_size=(20, 16))
+def test_size_that_is_no_multiple_of_the_patch_size_is_refused():
+    with pytest.raises(
+        UserError, match="--img-size: 20 x 16 is no multiple of the patch size, 8 x 8"
+    ):
+        export_request(img_size=(20, 16))
 
 
-def test_a_classifier_gives_its_logits():
-    """What a fine-tuned model is exported by."""
+def test_features_of_a_classifier_are_its_logits():
     vit = timm.create_model("vit_tiny_patch16_224", num_classes=7, depth=1, img_size=32).eval()
     assert isinstance(vit, VisionTransformer)
     images = torch.randn(2, 3, 32, 32)

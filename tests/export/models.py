@@ -3,17 +3,17 @@
 import torch
 
 from mae.config.sections import Config, DataConfig
-from mae.export.card import Facts
-from mae.export.folder import Exported, export_folder, formats_of
-from mae.export.subject import Subject, choose_pool, resize
+from mae.export.card import CardFacts
+from mae.export.contract import ExportRequest, choose_pool, resize
+from mae.export.folder import ExportResult, available_formats, export_folder
 from mae.objectives.mae.declaration import MaeModel
 from mae.objectives.mae.implementation import IMPLEMENTATION
 from mae.objectives.mae.model import build_mae
 from mae.objectives.registry import config_type
 from mae.training.checkpoint.files import TrainingState
 
-POSITION = TrainingState(step=7, samples=56, data="f" * 64)
-NOTHING = Facts(None, [], {})
+STATE = TrainingState(step=7, samples=56, data="f" * 64)
+NO_FACTS = CardFacts(None, [], {})
 
 
 def config_of(**settings) -> Config:
@@ -41,8 +41,8 @@ def config_of(**settings) -> Config:
     return config_type("mae")(data=data, model=MaeModel.model_validate(usual | settings))
 
 
-def subject_of(pool=None, decoder=True, img_size=None, **settings) -> Subject:
-    """With every weight at random: an encoder fresh from the paper's initialisation hides bugs."""
+def export_request(pool=None, decoder=True, img_size=None, **settings) -> ExportRequest:
+    """Request with random numbers in all weights: the paper's initialisation would hide bugs."""
     config = config_of(**settings)
     torch.manual_seed(0)
     model = build_mae(config).eval()
@@ -54,19 +54,19 @@ def subject_of(pool=None, decoder=True, img_size=None, **settings) -> Subject:
     if img_size:
         config = resize(config, model, IMPLEMENTATION, img_size)
     pool = choose_pool(model, IMPLEMENTATION, pool)
-    return Subject(config, model, POSITION, pool, decoder, trained_size)
+    return ExportRequest(config, model, STATE, pool, decoder, trained_size)
 
 
-def images_of(subject: Subject, count=3) -> torch.Tensor:
-    """Noise, uint8 or uint16 [b c h w]."""
-    data = subject.config.data
-    shape = (count, data.in_chans, *subject.model.img_size)
+def images_of(request: ExportRequest, count=3) -> torch.Tensor:
+    """Random images, uint8 or uint16 [b c h w]."""
+    data = request.config.data
+    shape = (count, data.in_chans, *request.model.img_size)
     noise = torch.randint(0, 2**data.bits, shape, dtype=torch.int32)
     return noise.to(torch.uint8 if data.bits == 8 else torch.uint16)
 
 
-def exported(format, subject, out, facts=NOTHING, images=None) -> Exported:
-    """As `mae export` does it."""
-    images = images_of(subject) if images is None else images
-    write = formats_of(subject.model, IMPLEMENTATION)[format]
-    return export_folder(write, subject, images, facts, "3 images of noise", out)
+def exported(format, request, out, facts=NO_FACTS, images=None) -> ExportResult:
+    """Export as `mae export` does."""
+    images = images_of(request) if images is None else images
+    write = available_formats(request.model, IMPLEMENTATION)[format]
+    return export_folder(write, request, images, facts, "3 images of noise", out)

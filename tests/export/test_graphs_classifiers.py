@@ -1,4 +1,4 @@
-"""A fine-tuned classifier as a graph: its own logits, by its averaged weights."""
+"""Export of a fine-tuned classifier as a graph of its logits, with averaged weights."""
 
 import json
 
@@ -18,7 +18,7 @@ from tests.untrained import NUMBERS, classifier_config, earlier_layout, untraine
 @pytest.mark.parametrize(
     ("format", "pool"), [("onnx", "avg"), ("torch", "avg"), ("torch", "token")]
 )
-def test_a_classifier_as_a_graph(format, pool, tmp_path, in_process, capsys):
+def test_graph_gives_the_averaged_logits(format, pool, tmp_path, in_process, capsys):
     if format == "onnx":
         pytest.importorskip("onnxruntime")
     run, out = untrained_run(tmp_path / "run", classifier_config(pool)), tmp_path / "out"
@@ -30,11 +30,11 @@ def test_a_classifier_as_a_graph(format, pool, tmp_path, in_process, capsys):
     assert isinstance(objective, Classifier)
     images = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
-        judged = objective.logits(images)
+        averaged = objective.logits(images)
         load_model(run / "checkpoints" / "step-000000006", objective)
         last = objective.logits(images)
     found = run_graph(format, out, objective.normalize_images(images))
-    torch.testing.assert_close(found, judged, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, averaged, rtol=1e-4, atol=1e-4)
     assert (found - last).abs().max() > 0.1, "not the weights that were averaged"
     card = (out / "README.md").read_text()
     assert "logits of 3 classes" in card and "image-classification" in card
@@ -50,8 +50,8 @@ def test_averaged_weights_of_an_earlier_version_are_exported(tmp_path, in_proces
     assert same_weights(one, other)
 
 
-def test_class_names_are_the_run_s_wherever_it_is_exported(tmp_path, in_process, monkeypatch):
-    """The paths of its shards are relative to where it was started."""
+def test_class_names_do_not_depend_on_the_working_directory(tmp_path, in_process, monkeypatch):
+    """The shards' paths are relative to the directory in which the run was started."""
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "classes.txt").write_text("cat\ndog\nhen\n")
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_class_names_are_the_run_s_wherever_it_is_exported(tmp_path, in_process,
 
 
 def run_graph(format, folder, images):
-    """Its second output."""
+    """Second output of the graph: pooled features, here logits."""
     if format == "torch":
         with torch.no_grad():
             return torch.export.load(folder / "encoder.pt2").module()(images)[1]
