@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from mae.pretrain import main
-from mae.training import start
 from mae.training.checkpoint import saver
 from mae.training.checkpoint.files import _stamp, read_state, with_checksum
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
 from mae.training.evaluator import Evaluator
+from mae.training.safety import lifecycle
 from mae.training.safety.guard import Quarantine
 from mae.training.safety.step_flags import StepFlagReducer
 from mae.training.tracking.tracker import Tracker
@@ -193,7 +193,7 @@ def test_sigterm_while_health_is_measured(shards, undisturbed, tmp_path, monkeyp
 def test_sigterm_while_a_download_hangs(make_shards, tmp_path, monkeypatch, capsys):
     """Whoever waits for data saves alone: a server may take minutes, a scheduler does not."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(start, "DATA_WAIT_SECONDS", 1)
+    monkeypatch.setattr(lifecycle, "DATA_WAIT_SECONDS", 1)
     make_shards(tmp_path / "shards", 52, shard_size=7, size=(20, 24))
     paths = sorted((tmp_path / "shards").glob("*.tar"))
     window = ("data.order=window", "data.window=1", "train.checkpoint_every=100")

@@ -15,10 +15,10 @@ NAMES = """
     config.types config.sections
     objectives.declaration objectives.registry
     config
-    decoding storage data networks objectives.base
+    decoding storage data pack networks objectives.base
     objectives.sections training.checkpoint pretrained_weights
     evaluation export pictures objectives
-    training report pack
+    training report
     commands pretrain finetune cli __main__
 """
 FLOORS: dict[str, int] = {name: floor for floor, name in enumerate(NAMES.split())}
@@ -89,3 +89,27 @@ def test_every_floor_has_its_module():
     found = {floor_name(module_name(path)) for path in MODULES}
     assert found - {""} == {*FLOORS}
     assert all(floor_name(module_name(path)) for path in MODULES if path.name != "__init__.py")
+
+
+def test_no_modules_import_each_other():
+    """No circle of imports, inside functions or not."""
+    graph = {module_name(path).removesuffix(".__init__"): targets(path) for path in MODULES}
+    while leaves := {name for name, found in graph.items() if not found & graph.keys()}:
+        graph = {name: found for name, found in graph.items() if name not in leaves}
+    assert not graph
+
+
+def targets(path: Path) -> set[str]:
+    """Modules that a module imports, type-only imports aside."""
+    names = set()
+    for node in nodes_of(ast.parse((ROOT / path).read_text()), with_types=False):
+        if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "mae":
+            package = str(node.module).partition(".")[2]
+            for alias in node.names:
+                submodule = f"{package}.{alias.name}"
+                names.add(
+                    submodule
+                    if Path(*submodule.split(".")).with_suffix(".py") in MODULES
+                    else package
+                )
+    return names

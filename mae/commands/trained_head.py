@@ -20,7 +20,7 @@ from mae.evaluation.results import table
 from mae.objectives.base import Objective
 from mae.objectives.registry import declarations, implementation
 from mae.training.plan import planned
-from mae.training.start import RunLifecycle
+from mae.training.safety.lifecycle import RunLifecycle
 from mae.training.train import destroy_process_group, train
 
 PATIENCE = timedelta(hours=12)

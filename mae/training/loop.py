@@ -13,9 +13,9 @@ from mae.training.checkpoint.saver import Saver
 from mae.training.evaluator import Evaluator
 from mae.training.plan import TrainingSetup
 from mae.training.safety.guard import Rollback
+from mae.training.safety.lifecycle import StopSignals
 from mae.training.safety.monitor import Monitor
 from mae.training.safety.step_flags import StepFlagReducer, StepFlags
-from mae.training.start import StopSignals
 from mae.training.step import Learner, Step, train_step
 
 

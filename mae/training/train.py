@@ -35,9 +35,9 @@ from mae.training.plan import (
     local_processes,
     make_plan,
 )
+from mae.training.safety.lifecycle import RunLifecycle
 from mae.training.safety.monitor import Monitor
 from mae.training.safety.step_flags import StepFlagReducer
-from mae.training.start import RunLifecycle
 from mae.training.step import attention_kernel, build_learner
 from mae.training.tracking.progress import IndexProgress, describe_run
 from mae.training.tracking.tensorboard import require_tensorboard

@@ -7,7 +7,7 @@ from mae.data.images import Images
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.probing import ProbeRequest
 from mae.training.plan import planned
-from mae.training.start import RunLifecycle
+from mae.training.safety.lifecycle import RunLifecycle
 from mae.training.train import train
 
 

@@ -1,0 +1,164 @@
+"""Lifecycle of a run's process: stop signals, cleanup, errors and exit status."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from mae.base.errors import (
+    ProcessFailed,
+    ProcessStopped,
+    RunFailed,
+    SampleError,
+    Stopped,
+    StorageError,
+    UserError,
+)
+from mae.base.exit_status import (
+    DONE,
+    FAILED,
+    STOPPED,
+    WRONG_USE,
+    ExitStatus,
+    append_event,
+    write_exit_status,
+)
+from mae.training.checkpoint.run import Run
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+DATA_WAIT_SECONDS = 10
+"""seconds that a run waits for data after a stop signal; launchers kill after 30"""
+
+FIRST_PROCESS_SECONDS = 10
+"""seconds that the other processes wait so that the first one reports an error common to all"""
+
+
+class StopSignals:
+    """Handler of stop signals; the training loop checks `requested` after every step.
+
+    Outside the loop (`in_loop` False) there is no step to finish: the signal raises Stopped at
+    once.  A second Ctrl-C raises KeyboardInterrupt, in the loop as well.
+    """
+
+    def __init__(self) -> None:
+        """Install the signal handlers; does nothing outside the main thread."""
+        self.requested = ""
+        """name of the signal that was received; empty: none"""
+        self.in_loop = False
+        """training steps are running; a signal lets the current one finish"""
+        self.place = "before the first step"
+        """phase of the run outside the loop, for the message"""
+        self.is_waiting = False
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._stop) for number in STOP_SIGNALS}
+            self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._handle_alarm)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Mark a wait for data; raises Stopped if none arrives soon after a stop signal."""
+        self.is_waiting = True
+        try:
+            yield
+        finally:
+            self.is_waiting = False
+
+    def restore(self) -> None:
+        """Restore the previous signal handlers."""
+        signal.alarm(0)
+        for number, handler in self.before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        self.before = {}
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.requested == "SIGINT":
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number).name
+        if not self.in_loop:
+            raise Stopped(f"stopped by {self.requested} {self.place}")
+        signal.alarm(DATA_WAIT_SECONDS)
+
+    def _handle_alarm(self, number: int, frame: FrameType | None) -> None:
+        if self.is_waiting:
+            raise Stopped(f"stopped by {self.requested} while waiting for data")
+        signal.alarm(DATA_WAIT_SECONDS)
+
+
+class RunLifecycle:
+    """Stop signals, cleanup and exit status of one process, around one or several runs."""
+
+    def __init__(self) -> None:
+        self.stop = StopSignals()
+        self.run: Run | None = None
+        """the current run, once its folder is known"""
+        self.cleanup = contextlib.ExitStack()
+        """closed after the exit status is printed, since closing may wait for a server"""
+        self.run_cleanup = contextlib.ExitStack()
+        """the part of `cleanup` that belongs to the current run"""
+        # Closed last: a signal from the launcher must not kill a process that is done.
+        self.cleanup.callback(self.stop.restore)
+        self.cleanup.push(self.run_cleanup)
+
+    def finish_run(self) -> None:
+        """Record that the current run is done; another run or an evaluation follows."""
+        self._record(DONE, "done", False)
+        self.run_cleanup.close()
+        self.run = None
+        self.stop.in_loop, self.stop.place = False, "after the last step"
+
+    def execute(self, work: Callable[[], None]) -> int:
+        """Run `work`, report its error if any, and return the exit code.
+
+        0 done, 1 failed, 2 wrong use, 75 stopped early.
+        """
+        with self.cleanup:
+            is_local = False
+            try:
+                work()
+                code, reason = DONE, "done"
+            except UserError as error:
+                code, reason = WRONG_USE, str(error)
+                is_local = isinstance(error, SampleError | StorageError)
+            except RunFailed as error:
+                code, reason, is_local = FAILED, str(error), isinstance(error, ProcessFailed)
+            except Stopped as error:
+                code, reason = STOPPED, f"{error}; the same command continues the run"
+                is_local = isinstance(error, ProcessStopped)
+            except KeyboardInterrupt:
+                code, reason = FAILED, "interrupted; the same command continues the run"
+                self._record(code, reason, is_local)
+                # At once: without waiting for a checkpoint being written or a tracker's uploads.
+                os._exit(code)
+            self.stop.in_loop = True  # a signal must not interrupt what follows
+            self._record(code, reason, is_local)
+            return code
+
+    def _record(self, code: int, reason: str, is_local: bool) -> None:
+        """Print and record the reason, once for all processes.
+
+        `is_local`: only this process may have met the error, so it reports it itself.
+        """
+        is_first = os.environ.get("RANK", "0") == "0"
+        if code == WRONG_USE and not (is_first or is_local):
+            # The launcher ends all processes when the first of them exits: leave process 0, which
+            # usually meets the same error, the time to report it alone.
+            deadline = time.monotonic() + FIRST_PROCESS_SECONDS
+            while not self.stop.requested and time.monotonic() < deadline:
+                time.sleep(0.1)
+            is_local = not self.stop.requested
+        if not (is_first or is_local):
+            return
+        if code != DONE:
+            for line in reason.splitlines():
+                print(f"mae: {line}", file=sys.stderr, flush=True)
+        run = self.run
+        folder = run.folder if run is not None and run.is_open else None
+        step = run.newest_step() if run else None
+        write_exit_status(folder, ExitStatus(code, step, reason))
+        if folder:
+            append_event(folder, step, "done" if code == DONE else "stop", reason)
