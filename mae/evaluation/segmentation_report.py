@@ -84,7 +84,7 @@ def segmentation_report(
             log=prefixed_log(log, name),
         )
     ours = next(iter(evaluations.values()))
-    learnt, met = (
+    train_part, test_part = (
         evaluated_images(p.images, bad) for p, bad in zip(both, ours.skipped, strict=True)
     )
     return {
@@ -97,7 +97,7 @@ def segmentation_report(
         "seed": seed,
         "notes": [note for name, found in evaluations.items() for note in fit_notes(name, found)],
         "classes": known.tolist(),
-        **provenance(identity(next(iter(encoders.values())), train), learnt, met),
+        **provenance(identity(next(iter(encoders.values())), train), train_part, test_part),
         "results": segmentation_rows(evaluations, seed),
         "always_commonest": commonest(ours.fitted, ours.counts["linear", "pixels"]),
         "iou_by_class": by_class(ours.counts["linear", "pixels"], known),

@@ -70,10 +70,12 @@ def open_sources(
         opened.module, opened.encoder.encode, opened.encoder.img_size, opened.config
     ).vectors:
         raise missing_features(run, opened.objective, "pooled features", command)
-    learnt = open_images(train, "--train", opened.config)
-    tested = open_images(test, "--test", opened.config)
-    check_labels(manifest_labels(learnt.manifest), manifest_labels(tested.manifest), classes)
-    seen = seen_in_train(learnt.manifest, tested.manifest, log)
+    train_images = open_images(train, "--train", opened.config)
+    test_images = open_images(test, "--test", opened.config)
+    check_labels(
+        manifest_labels(train_images.manifest), manifest_labels(test_images.manifest), classes
+    )
+    seen = seen_in_train(train_images.manifest, test_images.manifest, log)
 
     def encoded(encoder: FrozenEncoder, module: nn.Module | None) -> Subject:
         if module is not None:
@@ -90,7 +92,7 @@ def open_sources(
                 step=opened.step if encoder.name in TRAINED_ENCODERS else None,
                 log=prefixed_log(log, encoder.name),
             )
-            for images in (learnt, tested)
+            for images in (train_images, test_images)
         )
         return Subject(encoder.name, first, second)
 
@@ -115,15 +117,19 @@ def _open_files(
         raise UserError("without a run folder, --train and --test are one feature file each")
     if baselines:
         raise UserError("--baselines: needs a run folder and shards; features have no encoder")
-    learnt, tested = (read_features(Path(file)) for file in (train[0], test[0]))
-    subject = Subject(learnt.metadata.get("name", PRETRAINED), learnt, tested)
+    train_features, test_features = (read_features(Path(file)) for file in (train[0], test[0]))
+    subject = Subject(
+        train_features.metadata.get("name", PRETRAINED), train_features, test_features
+    )
     for key in SAME:
-        ours, theirs = (part.metadata.get(key) for part in (learnt, tested))
+        ours, theirs = (part.metadata.get(key) for part in (train_features, test_features))
         if ours != theirs:
             raise UserError(f"--train, --test: features of another {key}: {ours} and {theirs}")
-    check_labels(feature_labels(learnt), feature_labels(tested), classes)
-    step = learnt.metadata.get("step")
-    return Comparison([subject], int(step) if step else None, _shared_rows(learnt, tested, log))
+    check_labels(feature_labels(train_features), feature_labels(test_features), classes)
+    step = train_features.metadata.get("step")
+    return Comparison(
+        [subject], int(step) if step else None, _shared_rows(train_features, test_features, log)
+    )
 
 
 def _shared_rows(train: FeatureSet, test: FeatureSet, log: Callable[[str], None]) -> int | None:
