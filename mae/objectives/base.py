@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mae.evaluation.probing import ProbeRequest
     from mae.export.contract import Pool, Writer
     from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
-    from mae.pretrained_weights.record import Initial
+    from mae.pretrained_weights.record import InitialWeights
 
 CAPABILITIES = ("encode", "reconstruct", "decode", "sample", "logits")
 """methods of an objective that use its weights, besides `forward`; only `encode` is required.
@@ -245,7 +245,7 @@ class Implementation(ABC):
         """
         return None
 
-    def load_initial(self, objective: Objective, config: Config) -> Initial | None:
+    def load_initial(self, objective: Objective, config: Config) -> InitialWeights | None:
         """Load the weights that `config.init` names into a fresh objective.
 
         None: the core loads all weights, from a run of the same objective or its plain export.

@@ -1,4 +1,7 @@
-"""What a model's own description says of its geometry, where shapes of tensors do not."""
+"""Geometry and normalisation of a source of weights, from a model or its configuration files.
+
+Number of heads, patch grid, epsilon and activation do not follow from the tensors' shapes.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +20,13 @@ Grid = tuple[int, int]
 
 HUGGINGFACE = ("vit", "vit_mae")
 TRANSFORMERS_EPS = 1e-12
-"""of transformers' ViT and ViTMAE where config.json does not say"""
+"""default LayerNorm epsilon of transformers' ViT and ViTMAE"""
+SAME = 1e-3
+"""tolerance for equal mean and std: some sources round them to three decimals"""
 
 
 def geometry_of(vit: VisionTransformer) -> Geometry:
-    """Of a model that is there, its weights or none (the meta device)."""
+    """Geometry of a model, which may be on the meta device."""
     return Geometry(num_heads_of(vit), grid_of(vit), eps=eps_of(vit), activation=activation_of(vit))
 
 
@@ -41,7 +46,7 @@ def eps_of(vit: VisionTransformer) -> float | None:
 
 
 def activation_of(vit: VisionTransformer) -> str | None:
-    """Of the first block's MLP: gelu, gelutanh, quickgelu…; None where it is none that is known."""
+    """Activation of the first block's MLP: gelu, gelutanh, quickgelu…; None where it has none."""
     act = getattr(getattr(vit.blocks[0], "mlp", None), "act", None)
     if act is None:
         return None
@@ -49,10 +54,10 @@ def activation_of(vit: VisionTransformer) -> str | None:
     return type(act).__name__.lower() + suffix
 
 
-def described(config: Mapping[str, Any], where: str) -> Geometry:
-    """Of the config.json that timm's hub format, ViT or ViTMAE of transformers come with.
+def geometry_from_config(config: Mapping[str, Any], where: str) -> Geometry:
+    """Geometry from a config.json of timm's hub format, or of transformers' ViT or ViTMAE.
 
-    Raises UserError for another kind of model.
+    Raises UserError, naming the source `where`, for another kind of model.
     """
     try:
         if "architecture" in config:
@@ -60,7 +65,9 @@ def described(config: Mapping[str, Any], where: str) -> Geometry:
         if config.get("model_type") in HUGGINGFACE:
             return _of_transformers(config, where)
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
-        raise UserError(f"init.from: {where}: config.json makes no model: {error}") from None
+        raise UserError(
+            f"init.from: {where}: config.json describes no valid model: {error}"
+        ) from None
     kind = config.get("model_type", "no kind of model that is known here")
     raise UserError(
         f"init.from: {where}: config.json names {kind}; known are the plain ViTs of timm, and "
@@ -98,30 +105,26 @@ def _pair(size: Any) -> Grid:
     return int(height), int(width)
 
 
-SAME = 1e-3
-"""mean and std that differ by no more are the same: some are rounded to three decimals"""
-
-
-def normalisation(described: Any, mean: str = "mean", std: str = "std") -> Normalisation | None:
-    """What timm's pretrained_cfg says; None where it says nothing that can be read."""
-    if not isinstance(described, Mapping):
+def read_normalisation(config: Any, mean: str = "mean", std: str = "std") -> Normalisation | None:
+    """Normalisation from timm's pretrained_cfg; None where it is missing or malformed."""
+    if not isinstance(config, Mapping):
         return None
     try:
         return Normalisation(
-            tuple(float(number) for number in described[mean]),
-            tuple(float(number) for number in described[std]),
+            tuple(float(number) for number in config[mean]),
+            tuple(float(number) for number in config[std]),
         )
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def in_preprocessor(path: Path) -> Normalisation | None:
-    """What the preprocessor_config.json of transformers says; None as above, or without one."""
-    return normalisation(read_json(path), "image_mean", "image_std")
+def preprocessor_normalisation(path: Path) -> Normalisation | None:
+    """Normalisation from transformers' preprocessor_config.json; None without a valid one."""
+    return read_normalisation(read_json(path), "image_mean", "image_std")
 
 
-def told_difference(trained: Normalisation | None, data: DataConfig) -> list[str]:
-    """A note where a run normalises otherwise than its first weights know it."""
+def normalisation_note(trained: Normalisation | None, data: DataConfig) -> list[str]:
+    """Note for a run whose mean and std differ from those of its initial weights; else none."""
     if trained is None or (_same(trained.mean, data.mean) and _same(trained.std, data.std)):
         return []
     return [

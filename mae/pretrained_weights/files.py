@@ -1,4 +1,4 @@
-"""Weights that were found, whatever they were found as."""
+"""Files of weights (safetensors, or a state dict saved by torch), and loaded weights as types."""
 
 import argparse
 import errno
@@ -19,58 +19,59 @@ from mae.pretrained_weights.licence import Licence
 
 
 class Geometry(NamedTuple):
-    """What shapes of tensors do not tell; None: the source does not say."""
+    """Properties of a model that its tensors' shapes do not determine; None: unknown."""
 
     num_heads: int | None = None
     """attention heads of the encoder"""
     grid: tuple[int, int] | None = None
     """rows and columns of patches"""
     decoder_num_heads: int | None = None
+    """attention heads of the decoder"""
     eps: float | None = None
-    """of the LayerNorms"""
+    """epsilon of the LayerNorms"""
     activation: str | None = None
-    """of the MLPs, as `activation_of` names it"""
+    """activation of the MLPs, as named by `activation_of`"""
 
 
 class Normalisation(NamedTuple):
-    """Of the images that weights were trained on, one number per channel, for pixels in [0, 1]."""
+    """Mean and std of the images for training, per channel, for pixels in [0, 1]."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 class Weights(NamedTuple):
-    """One model's, in our names."""
+    """Weights of one model under our names, with all that is known about their source."""
 
     name: str
-    """the source, as it was written"""
+    """the source, as the user wrote it"""
     encoder: dict[str, Tensor]
     decoder: dict[str, Tensor]
     """empty where there is none"""
     skipped: dict[str, str]
-    """tensors that are neither: why, by their own names"""
+    """name in the source → reason, for all other tensors"""
     notes: tuple[str, ...]
-    """which of several were taken"""
+    """lines for the user on the choice among several sets of weights"""
     geometry: Geometry
     sha256: str
-    """of the file; for timm's names of the tensors, written as a safetensors file"""
+    """digest of the file; of `timm:NAME`, of its tensors written as a safetensors file"""
     licence: Licence
     normalisation: Normalisation | None = None
-    """None: the source does not say"""
+    """None: unknown"""
     history: str | None = None
-    """what the training was, of a run"""
+    """description of the training, where the source is a run"""
 
 
 PICKLED = (".pth", ".pt", ".bin")
 ENDINGS = (".safetensors", *PICKLED)
 CONTAINERS = ("model", "state_dict", "model_state_dict")
-"""where training scripts keep the weights beside optimizer, epoch and so on"""
+"""keys of the weights in checkpoints that hold optimizer, epoch and so on as well"""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a `.safetensors` file, or of a state dict that torch saved, on the CPU.
+    """Read all tensors of a `.safetensors` file or a state dict saved by torch, to the CPU.
 
-    Raises UserError where the file is damaged, holds no weights, or holds more than data.
+    Raises UserError where the file is damaged, holds no weights, or holds pickled code.
     """
     if path.suffix not in ENDINGS:
         raise UserError(f"init.from: {path}: files of weights end with {', '.join(ENDINGS)}")
@@ -87,31 +88,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def sha256_of(path: Path) -> str:
-    """Of the file's bytes, as sha256sum prints it."""
+    """SHA-256 digest of a file, as sha256sum prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unpickled_data(path: Path) -> Any:
-    """What torch saved, by torch's own reader of plain data, which calls nothing it finds.
+    """Content of a file saved by torch; torch's `weights_only` reader runs no code in it.
 
-    The command line, an `argparse.Namespace`, lies beside the weights in many checkpoints.
+    Many checkpoints hold the command line too, an `argparse.Namespace`.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on versions of the format: it can be read, or not
+            warnings.simplefilter("ignore")  # on versions of the format; errors are handled below
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        # torch has looked for the end of the archive before the beginning of the file
+        # torch has sought the archive's end before the start of the file
         raise UserError(f"init.from: {path}: damaged: it ends too early") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"init.from: {path}: no file of torch, or one that holds code besides weights; "
-            "nothing of it was run (save the state dict alone, or as safetensors)"
+            f"init.from: {path}: not saved by torch, or holds code besides weights; no code was "
+            "run (save the state dict alone, or as safetensors)"
         ) from None
-    except Exception as error:  # damaged bytes mislead the reader anywhere
+    except Exception as error:  # damaged bytes raise errors of any type
         reason = " ".join(str(error).split())
         reason = reason.partition(". ")[0] or "it ends too early"
         raise UserError(f"init.from: {path}: damaged: {reason}") from None

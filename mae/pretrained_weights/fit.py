@@ -1,4 +1,4 @@
-"""Tensors whose shape depends on the images, made to fit others, the way timm does it."""
+"""Loading of weights into a timm encoder; patch projection and positions adapted as in timm."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -26,14 +26,14 @@ def patch_projection(
     adapt_size: bool,
     notes: list[str],
 ) -> Tensor:
-    """The patch projection [d c p q] in the shape of `own`: other channels, other patches.
+    """Adapt a patch projection [d c p q] to the channels and patch size of `own`.
 
-    What was done is appended to `notes`.  Raises UserError where it may not be done.  A tensor
-    that differs in more than that comes back as it is.
+    Changes are appended to `notes`.  A tensor that differs in anything else is returned unchanged.
+    Raises UserError, naming the source `where`, for a change that is not permitted.
     """
     if tensor.ndim != 4 or len(tensor) != len(own):
         return tensor
-    differ = f"{where}: {shapes(PATCHES, tensor, own)}"
+    differ = f"{where}: {shape_mismatch(PATCHES, tensor, own)}"
     channels, new_channels = tensor.shape[1], own.shape[1]
     if channels != new_channels:
         if channels != 3:
@@ -58,10 +58,10 @@ def encoder_positions(
     adapt_size: bool,
     notes: list[str],
 ) -> Tensor:
-    """The position embedding [1 tokens d] for the patches of `vit`.
+    """Adapt a position embedding [1 tokens d] to the patch grid of `vit`, as `patch_projection`.
 
-    `old_grid` are the rows and columns that it was for; None: unknown, and taken as square where
-    their number is another.  As `patch_projection` otherwise.
+    `old_grid` holds the rows and columns of its patches; None: unknown, assumed to be square where
+    the number of patches differs.
     """
     own, grid = position_embedding(vit), grid_of(vit)
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
@@ -72,11 +72,11 @@ def encoder_positions(
         if not own.requires_grad and not torch.allclose(tensor.float(), recipe, atol=1e-3):
             notes.append("positions are the source's, not sine and cosine; they stay fixed")
         return tensor
-    differ = f"{where}: {shapes(POSITIONS, tensor, own)}"
+    differ = f"{where}: {shape_mismatch(POSITIONS, tensor, own)}"
     patches = tensor.shape[1] - prefix
     old_grid = old_grid or square_grid(patches)
     if old_grid is None or math.prod(old_grid) != patches:
-        raise UserError(f"{differ}, with {prefix} before those of the patches: no grid fits that")
+        raise UserError(f"{differ}, with {prefix} prefix tokens: no grid has so many patches")
     if not adapt_size:
         raise UserError(
             f"{differ} ({_size(old_grid)} patches, now {_size(grid)}): init.adapt_size=true "
@@ -86,13 +86,13 @@ def encoder_positions(
     return resample_abs_pos_embed(tensor, list(grid), list(old_grid), prefix)
 
 
-def shapes(key: str, tensor: Tensor, own: Tensor) -> str:
-    """How two tensors of one name differ."""
+def shape_mismatch(key: str, tensor: Tensor, own: Tensor) -> str:
+    """Message about two tensors of one name with different shapes."""
     return f"{key} has shape {list(tensor.shape)}, the model's has {list(own.shape)}"
 
 
 def square_grid(patches: int) -> Grid | None:
-    """Rows and columns of so many patches, if they fill a square."""
+    """Rows and columns of a square grid of so many patches; None where there is none."""
     side = math.isqrt(max(patches, 0))
     return (side, side) if side and side * side == patches else None
 
@@ -101,19 +101,19 @@ def _size(sides: Iterable[int]) -> str:
     return " x ".join(map(str, sides))
 
 
-class Loaded(NamedTuple):
-    """What became of the weights."""
+class LoadedTensors(NamedTuple):
+    """Result of loading weights into a model."""
 
     tensors: int
-    """of the model that were filled"""
+    """number of the model's tensors that were loaded"""
     of: int
-    """that it has"""
+    """number of the model's tensors"""
     kept: tuple[str, ...]
-    """its tensors that stay as they were initialised"""
+    """names of the model's tensors that keep their initialisation"""
     skipped: dict[str, str]
-    """tensors of the source that were not used: why, by name"""
+    """name of an unused tensor in the source → reason"""
     notes: tuple[str, ...]
-    """what was adapted, and what is not as in the recipe"""
+    """lines for the user on adapted tensors and deviations from the recipe"""
 
 
 def load_encoder(
@@ -123,15 +123,14 @@ def load_encoder(
     adapt_channels: bool = False,
     adapt_size: bool = False,
     fresh: Collection[str] = (),
-) -> Loaded:
-    """Fill all of `vit`, apart from what is `fresh` (such as a head) and not in the source.
+) -> LoadedTensors:
+    """Load all tensors of `vit`, except those in `fresh` (such as a head) without a counterpart.
 
-    Position embeddings are those of the source: the other weights know no other.  Where the
-    recipe fixes them they stay fixed.  A source without keeps the model's own.
+    Position embeddings are the source's, which its other weights were trained with; without them
+    the model keeps its own.  Where the recipe fixes them they stay fixed.
 
-    Raises UserError where a tensor is missing, has no place, has another shape that may not be
-    adapted, or is not finite, or where the source has another number of attention heads or
-    another activation, which no shape tells.
+    Raises UserError where a tensor is missing, unknown, not finite or of a shape that may not be
+    adapted, or where the number of attention heads or the activation differs.
     """
     where, own = f"init.from: {weights.name}", vit.state_dict()
     source = dict(weights.encoder)
@@ -141,9 +140,9 @@ def load_encoder(
             for key in [k for k in source if k.startswith(norm) and k not in own]:
                 skipped[key] = "the norm of another pooling"
                 del source[key]
-    hint = "set model.encoder and model.encoder_kwargs to what the weights are of"
+    hint = "set model.encoder and model.encoder_kwargs to the source's"
     if unknown := [key for key in source if key not in own]:
-        raise UserError(f"{where}: {some(unknown)} has no place in model.encoder: {hint}")
+        raise UserError(f"{where}: {abbreviate(unknown)} has no place in model.encoder: {hint}")
     kept = [key for key in own if key not in source]
     if "fc_norm.weight" in weights.encoder and "norm.weight" in kept:
         raise UserError(
@@ -152,7 +151,7 @@ def load_encoder(
             "from it: give the run that it was fine-tuned from"
         )
     if missing := [key for key in kept if key not in fresh and key != POSITIONS]:
-        raise UserError(f"{where} lacks {some(missing)} of model.encoder: {hint}")
+        raise UserError(f"{where} lacks {abbreviate(missing)} of model.encoder: {hint}")
     heads = num_heads_of(vit)
     if weights.geometry.num_heads not in (None, heads):
         raise UserError(
@@ -179,14 +178,16 @@ def load_encoder(
         notes.append("the source has no positions: the model's own stay")
     check_tensors(source, own, where)
     vit.load_state_dict(own | source, strict=True)
-    return Loaded(len(source), len(own), tuple(kept), skipped, tuple(notes))
+    return LoadedTensors(len(source), len(own), tuple(kept), skipped, tuple(notes))
 
 
 def check_tensors(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:
-    """UserError unless all shapes are those of `own` and all numbers finite."""
+    """Raise UserError unless all shapes equal those of `own` and all numbers are finite."""
     for key, tensor in source.items():
         if tensor.shape != own[key].shape:
-            raise UserError(f"{where}: {shapes(key, tensor, own[key])}: nothing adapts that")
+            raise UserError(
+                f"{where}: {shape_mismatch(key, tensor, own[key])}: nothing adapts that"
+            )
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{where}: {key} holds {kind}: weights are read as float numbers only")
@@ -194,6 +195,6 @@ def check_tensors(source: dict[str, Tensor], own: dict[str, Tensor], where: str)
             raise UserError(f"{where}: damaged: {key} holds numbers that are not finite")
 
 
-def some(keys: list[str]) -> str:
-    """The first name, and how many more there are."""
+def abbreviate(keys: list[str]) -> str:
+    """First name, and the number of the others."""
     return keys[0] if len(keys) == 1 else f"{keys[0]} (and {len(keys) - 1} more)"

@@ -1,4 +1,4 @@
-"""Under which licence weights come, and whether it forbids commercial use."""
+"""Licence of weights, and whether it forbids commercial use."""
 
 import re
 from pathlib import Path
@@ -16,34 +16,35 @@ PAPERS_RELEASE = re.compile(
     r"|mae_(?:pretrain|visualize|finetuned?)_vit_\w+\.\w+$",
     re.IGNORECASE,
 )
-"""names of the weights that the paper's authors released, and of copies of them"""
+"""matches the names of the weights released by the paper's authors, and of copies of them"""
 
 
 class Licence(NamedTuple):
-    """What is known of it."""
+    """Licence of some weights, as far as known."""
 
     name: str | None = None
-    """as declared, such as cc-by-nc-4.0; None: nobody says"""
+    """as declared, such as cc-by-nc-4.0; None: unknown"""
     non_commercial: bool = False
+    """commercial use is forbidden"""
     from_scratch: bool = False
-    """of a run of our own into which, as far back as it goes, nobody else's weights went"""
+    """weights of a run that, through all earlier runs, used no weights of others"""
 
 
-def licence_of(source: str, declared: str | None) -> Licence:
-    """The licence of weights of this name that declare this one.
+def named_licence(source: str, declared: str | None) -> Licence:
+    """Licence of the weights called `source` that declare the licence `declared`.
 
-    The paper's own weights are CC-BY-NC-4.0 whatever a copy of them declares.
+    The paper's own weights are CC-BY-NC-4.0, whatever a copy of them declares.
     """
     if PAPERS_RELEASE.search(source):
         return Licence("cc-by-nc-4.0", non_commercial=True)
     return Licence(declared, bool(declared and FORBIDS_COMMERCE.search(declared)))
 
 
-def licence_in(folder: Path, source: str, config: dict[str, Any] | None = None) -> Licence:
-    """What a run, an export or a model's folder says of the weights that went into it.
+def folder_licence(folder: Path, source: str, config: dict[str, Any] | None = None) -> Licence:
+    """Licence of the weights in a run, an export or a model's folder.
 
-    In its init.json, in its `config` (the hub format of timm), or in its model card: that of an
-    export lies above its encoder/.
+    Read from its init.json, its `config` (timm's hub format), or its model card, which lies in
+    the parent folder of an export's encoder/.
     """
     recorded = read_json(folder / "init.json")
     if "non_commercial" in recorded:
@@ -57,27 +58,27 @@ def licence_in(folder: Path, source: str, config: dict[str, Any] | None = None) 
     declared = pretrained.get("license") if isinstance(pretrained, dict) else None
     declared = declared or (card.get("license") != "other" and card.get("license"))
     declared = declared or card.get("license_name") or card.get("license")
-    found = licence_of(source if started_from is None else started_from, _text(declared))
+    found = named_licence(source if started_from is None else started_from, _text(declared))
     return found._replace(
         non_commercial=found.non_commercial or card.get("non_commercial") is True,
         from_scratch=started_from == "",
     )
 
 
-def licence_beside(file: Path, source: str) -> Licence:
-    """Of a file alone, or a checkpoint's: what lies beside it or its run says, as `licence_in`."""
-    found = licence_of(source, None)
+def file_licence(file: Path, source: str) -> Licence:
+    """Licence of a file of weights: of its folder or run, as `folder_licence`."""
+    found = named_licence(source, None)
     for place in dict.fromkeys([file.absolute(), file.resolve()]):
         folder = run_folder(place.parent)
         if found == Licence():
-            found = licence_in(folder, source)
-            # What merely lies in a run's folder is not the run's.
+            found = folder_licence(folder, source)
+            # A file in a run's folder, outside its checkpoints, need not be the run's.
             found = found._replace(from_scratch=found.from_scratch and folder != place.parent)
     return found
 
 
 def _started_from(folder: Path) -> str | None:
-    """A run's init.from, empty where it started from scratch; None: no run."""
+    """`init.from` of a run, "" where it started from scratch; None: not a run."""
     try:
         return recorded_config(folder).init.from_
     except UserError:
@@ -85,14 +86,14 @@ def _started_from(folder: Path) -> str | None:
 
 
 def _text(declared: Any) -> str | None:
-    """A model card may declare several."""
+    """Declared licence as text; a model card may declare several."""
     if isinstance(declared, list):
         return ", ".join(map(str, declared)) or None
     return str(declared) if declared else None
 
 
 def _card(path: Path) -> dict[str, Any]:
-    """The metadata between the two lines of dashes that a model card begins with."""
+    """Metadata block of a model card, between its first two lines of dashes."""
     try:
         before, metadata, _ = re.split(r"^---\s*$", path.read_text(), maxsplit=2, flags=re.M)
         content = yaml.safe_load(metadata) if not before.strip() else None

@@ -1,7 +1,7 @@
-"""Weights under the names of others, in ours: timm's for the encoder, and a decoder's.
+"""Renaming of weights from other tools to our names: timm's for the encoder, and a decoder's.
 
-Read are timm's names, those of the paper's release (`decoder_blocks.0…`), of transformers' ViT
-and ViTMAE (`vit.encoder.layer.0…`), and each of them behind the prefixes that wrappers leave.
+Known are timm's names, those of the paper's release (`decoder_blocks.0…`), of transformers' ViT
+and ViTMAE (`vit.encoder.layer.0…`), and each of them with the prefixes that wrappers add.
 """
 
 import re
@@ -14,7 +14,7 @@ from torch import Tensor
 from mae.base.errors import UserError
 
 AVERAGE = "average."
-"""before the names of averaged weights of ours, without their `encoder.` in earlier versions"""
+"""prefix of averaged weights in our checkpoints; earlier versions omitted `encoder.` after it"""
 WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|encoder|average)\.)+")
 DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
 HEADS = re.compile(r"^(?:head|classifier|pre_logits|pooler|attn_pool)\.")
@@ -39,23 +39,26 @@ RULES = [
     )
 ]
 
-NOTES = ("the averaged weights (average.*) are taken: those it is judged by",)
+NOTES = ("the averaged weights (average.*) are loaded, as in its evaluation",)
 
 
-class Named(NamedTuple):
-    """Weights in our names."""
+class RenamedWeights(NamedTuple):
+    """Weights under our names."""
 
     encoder: dict[str, Tensor]
     decoder: dict[str, Tensor]
     """empty where there is none"""
     skipped: dict[str, str]
-    """what no encoder or decoder of ours has: why, by its own name"""
+    """name in the source → reason, for tensors that our encoder and decoder do not have"""
     notes: tuple[str, ...]
-    """which of several were taken"""
+    """lines for the user on the choice among several sets of weights"""
 
 
-def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
-    """Sort and rename all of `tensors`; UserError (about `where`) for two of one name."""
+def to_our_names(tensors: Mapping[str, Tensor], where: str) -> RenamedWeights:
+    """Rename `tensors` and split them into encoder and decoder.
+
+    Raises UserError, naming the source `where`, for two tensors of one name.
+    """
     encoder: dict[str, Tensor] = {}
     decoder: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
@@ -86,11 +89,11 @@ def in_our_names(tensors: Mapping[str, Tensor], where: str) -> Named:
                 "holds one model"
             )
         part[name], first[own] = tensor, key
-    return Named(_fused(encoder), _fused(decoder), skipped, NOTES if is_average else ())
+    return RenamedWeights(_fused(encoder), _fused(decoder), skipped, NOTES if is_average else ())
 
 
 def averaged(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Name of an averaged weight → that of the weight itself, where both are there."""
+    """Name of each averaged weight → name of its unaveraged one, where both exist."""
     twins = {}
     for key in tensors:
         if key.startswith(AVERAGE):
@@ -100,24 +103,24 @@ def averaged(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return twins
 
 
-class Averages(NamedTuple):
-    """Weights of ours under their own names, averaged ones where there are any."""
+class AveragedWeights(NamedTuple):
+    """Weights of a checkpoint under their own names, averaged ones where there are any."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...]
-    """which of several were taken"""
+    """lines for the user on the choice among several sets of weights"""
 
 
-def averages_first(tensors: Mapping[str, Tensor]) -> Averages:
-    """All of `tensors`, the averaged ones in place of the weights that were averaged."""
+def prefer_averages(tensors: Mapping[str, Tensor]) -> AveragedWeights:
+    """Replace weights by their averages, where `tensors` holds both."""
     twins = averaged(tensors)
     chosen = {key: tensor for key, tensor in tensors.items() if key not in twins}
     chosen |= {weight: tensors[average] for average, weight in twins.items()}
-    return Averages(chosen, NOTES if twins else ())
+    return AveragedWeights(chosen, NOTES if twins else ())
 
 
 def _fused(part: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`attn.q`, `attn.k`, `attn.v` as one `attn.qkv`, where all three are there and fit."""
+    """Concatenate `attn.q`, `attn.k`, `attn.v` to `attn.qkv`, where all three exist and fit."""
     fused = dict(part)
     for query in [name for name in part if ".attn.q." in name]:
         names = [query.replace(".attn.q.", f".attn.{letter}.") for letter in "qkv"]

@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import declaration
-from mae.pretrained_weights.fit import Loaded
+from mae.pretrained_weights.fit import LoadedTensors
 from mae.pretrained_weights.licence import Licence
 from mae.training.checkpoint.files import TrainingState
 
-FEW = 4
-"""tensors that are listed by their names"""
+MAX_NAMED = 4
+"""maximum number of tensors that are listed by name"""
 
 
-class Initial(NamedTuple):
+class InitialWeights(NamedTuple):
     """Record of the weights that a run started from."""
 
     lines: list[str]
@@ -24,29 +24,35 @@ class Initial(NamedTuple):
     """for init.json"""
 
 
-class Source(NamedTuple):
-    """Origin of the weights."""
+class WeightsSource(NamedTuple):
+    """Source of initial weights."""
 
     name: str
-    """as it was written"""
+    """the source, as the user wrote it"""
     sha256: str
+    """digest of the file"""
     licence: Licence
     history: str | None
+    """description of the training, where the source is a run"""
 
 
-def initial_of(
-    source: Source,
-    parts: Mapping[str, Loaded],
+def record_initial_weights(
+    source: WeightsSource,
+    parts: Mapping[str, LoadedTensors],
     skipped: Mapping[str, str],
     kept: Sequence[str],
     notes: Sequence[str],
-) -> Initial:
-    """Lines and record of weights that were loaded.
+) -> InitialWeights:
+    """Lines for the user and record for init.json about loaded weights.
 
-    `parts`: what was loaded, by a word for the part ("": all of the model); `kept`: tensors that
-    stay as they were initialised, as is worth a line.
+    Args:
+        source: origin of the weights.
+        parts: name of a part of the model ("": all of it) → its loaded tensors.
+        skipped: name of a tensor in the source → reason why it is unused.
+        kept: names of tensors with their random initialisation, to be reported.
+        notes: further lines for the user.
     """
-    return Initial(
+    return InitialWeights(
         [_counts(source, parts, skipped), *_remarks(source, kept, notes)],
         {
             "from": source.name,
@@ -63,7 +69,9 @@ def initial_of(
     )
 
 
-def _counts(source: Source, parts: Mapping[str, Loaded], skipped: Mapping[str, str]) -> str:
+def _counts(
+    source: WeightsSource, parts: Mapping[str, LoadedTensors], skipped: Mapping[str, str]
+) -> str:
     loaded = [
         f"{part.tensors} of {part.of} {name} tensors".replace("  ", " ")
         for name, part in parts.items()
@@ -73,11 +81,11 @@ def _counts(source: Source, parts: Mapping[str, Loaded], skipped: Mapping[str, s
         reasons = {
             reason: [k for k in skipped if skipped[k] == reason] for reason in skipped.values()
         }
-        line += f" (left out: {'; '.join(starmap(_group, reasons.items()))})"
+        line += f" (skipped: {'; '.join(starmap(_group, reasons.items()))})"
     return line
 
 
-def _remarks(source: Source, kept: Sequence[str], notes: Sequence[str]) -> list[str]:
+def _remarks(source: WeightsSource, kept: Sequence[str], notes: Sequence[str]) -> list[str]:
     lines = [f"init    {note}" for note in notes]
     if kept:
         lines.append(f"init    {_names(kept)} as initialised: not in the source")
@@ -90,18 +98,23 @@ def _remarks(source: Source, kept: Sequence[str], notes: Sequence[str]) -> list[
 
 
 def _group(reason: str, keys: Sequence[str]) -> str:
-    """Few tensors by their names, many by what they are together."""
-    return f"{_names(keys)}: {reason}" if len(keys) <= FEW else f"{reason} ({len(keys)} tensors)"
+    """Up to MAX_NAMED tensors by their names, more by their common reason."""
+    return (
+        f"{_names(keys)}: {reason}" if len(keys) <= MAX_NAMED else f"{reason} ({len(keys)} tensors)"
+    )
 
 
 def _names(keys: Sequence[str]) -> str:
-    if len(keys) <= FEW:
+    if len(keys) <= MAX_NAMED:
         return ", ".join(keys)
     return f"{keys[0]} to {keys[-1]} ({len(keys)} tensors)"
 
 
 def history_of(config: Config, state: TrainingState, init: Mapping[str, Any]) -> str:
-    """Of a run up to a checkpoint; `init` is its init.json, empty where it has none."""
+    """Description of a run's training up to a checkpoint, for model cards.
+
+    `init` is the run's init.json, empty where it has none.
+    """
     optim, train = config.optim, config.train
     what = declaration(config.objective).history(config)
     rate = f"blr {optim.blr}" if optim.lr is None else f"lr {optim.lr}"
@@ -117,13 +130,13 @@ def history_of(config: Config, state: TrainingState, init: Mapping[str, Any]) ->
 
 
 def data_names(data: DataConfig) -> str:
-    """The training shards, without the folders in which they lie."""
+    """File names of the training shards, without their folders."""
     patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
     return ", ".join(f"`{Path(pattern).name}`" for pattern in patterns)
 
 
 def shown_source(source: str) -> str:
-    """`timm:NAME` and `hf:ID` as they are; of a path what says nothing about this machine."""
+    """Source without local folders: `timm:NAME` and `hf:ID` as they are, paths shortened."""
     path = Path(source)
     if source.startswith(("timm:", "hf:")) or not path.name:
         return source

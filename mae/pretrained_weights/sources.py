@@ -1,4 +1,4 @@
-"""`init.from`: a run, a checkpoint, a folder or a file of weights, `timm:NAME`, `hf:ID`."""
+"""Sources of weights for `init.from`: run, checkpoint, folder, file, `timm:NAME`, `hf:ID`."""
 
 import hashlib
 import json
@@ -16,10 +16,10 @@ from mae.config.sections import Config
 from mae.networks.vit import build_encoder
 from mae.objectives.sections import VitModel
 from mae.pretrained_weights.description import (
-    described,
+    geometry_from_config,
     geometry_of,
-    in_preprocessor,
-    normalisation,
+    preprocessor_normalisation,
+    read_normalisation,
 )
 from mae.pretrained_weights.files import (
     ENDINGS,
@@ -29,8 +29,8 @@ from mae.pretrained_weights.files import (
     read_tensors,
     sha256_of,
 )
-from mae.pretrained_weights.licence import Licence, licence_beside, licence_in, licence_of
-from mae.pretrained_weights.names import in_our_names
+from mae.pretrained_weights.licence import Licence, file_licence, folder_licence, named_licence
+from mae.pretrained_weights.names import to_our_names
 from mae.pretrained_weights.record import history_of
 from mae.training.checkpoint.files import WEIGHTS, TrainingState, newest_checkpoint, read_state
 from mae.training.checkpoint.run import Run
@@ -42,17 +42,17 @@ MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def find_weights(source: str) -> Weights:
-    """The weights that `source` names; UserError in one line where there are none to be had."""
+    """Load the weights of `source`; UserError, in one line, where that fails."""
     kind, _, name = source.partition(":")
     if kind == "timm":
         return _from_timm(source, name)
     if kind == "hf":
-        return _from_folder(_fetched(source, name), source)
+        return _from_folder(_fetch_folder(source, name), source)
     path = Path(source).expanduser()
     if path.is_dir():
         return _from_folder(path, source)
     if path.exists():
-        return _from_file(path, source, Geometry(), licence_beside(path, source))
+        return _from_file(path, source, Geometry(), file_licence(path, source))
     hint = f"; did you mean timm:{source}?" if timm.is_model(source.split(".")[0]) else ""
     raise UserError(
         f"init.from: {source}: no such file or folder (timm:NAME and hf:ID are fetched){hint}"
@@ -60,42 +60,42 @@ def find_weights(source: str) -> Weights:
 
 
 def _from_file(path: Path, source: str, geometry: Geometry, licence: Licence) -> Weights:
-    named = in_our_names(read_tensors(path), source)
+    named = to_our_names(read_tensors(path), source)
     return Weights(source, *named, geometry, sha256_of(path), licence)
 
 
-class Trained(NamedTuple):
-    """Weights of ours with their settings: of a run's checkpoint, or a plain export."""
+class TrainedModel(NamedTuple):
+    """A run's checkpoint or a plain export: weights with their settings."""
 
     folder: Path
-    """of the run or the export"""
+    """folder of the run or the export"""
     file: Path
-    """of the weights"""
+    """file of the weights"""
     config: Config
     state: TrainingState
 
 
-def find_trained(source: str) -> Trained | None:
-    """The run, checkpoint or plain export that `source` names; None where it is none of them.
+def find_trained_model(source: str) -> TrainedModel | None:
+    """Find the run, checkpoint or plain export called `source`; None for other sources.
 
     Raises UserError where it is damaged, or a run without a checkpoint.
     """
     kind, _, name = source.partition(":")
-    folder = _fetched(source, name) if kind == "hf" else Path(source).expanduser()
+    folder = _fetch_folder(source, name) if kind == "hf" else Path(source).expanduser()
     return _trained(folder, source) if folder.is_dir() else None
 
 
-def _trained(folder: Path, source: str) -> Trained | None:
+def _trained(folder: Path, source: str) -> TrainedModel | None:
     if (folder / "config.yaml").exists():
         found = newest_checkpoint(Run(folder).checkpoints)
         if found is None:
             raise UserError(f"init.from: {source}: a run without a checkpoint yet")
-        return Trained(folder, found.path / WEIGHTS, Run(folder).config(), found.state)
+        return TrainedModel(folder, found.path / WEIGHTS, Run(folder).config(), found.state)
     if (folder / "state.json").exists():
         state, run = read_state(folder), folder.parent.parent
-        return Trained(run, folder / WEIGHTS, Run(run).config(), state)
+        return TrainedModel(run, folder / WEIGHTS, Run(run).config(), state)
     if is_plain(read_json(folder / CONFIG)):
-        return Trained(folder, folder / WEIGHTS, *read_description(folder))
+        return TrainedModel(folder, folder / WEIGHTS, *read_description(folder))
     return None
 
 
@@ -104,11 +104,11 @@ def _from_folder(folder: Path, source: str) -> Weights:
     return _from_trained(trained, source) if trained else _from_model_folder(folder, source)
 
 
-def _from_trained(trained: Trained, source: str) -> Weights:
+def _from_trained(trained: TrainedModel, source: str) -> Weights:
     config, model = trained.config, trained.config.model
     if not isinstance(model, VitModel):
         raise UserError(
-            f"init.from: {source}: of objective {config.objective}, which has no encoder of timm's"
+            f"init.from: {source}: is of objective {config.objective}, which has no timm encoder"
         )
     with torch.device("meta"):
         encoder = build_encoder(
@@ -121,7 +121,7 @@ def _from_trained(trained: Trained, source: str) -> Weights:
     geometry = geometry_of(encoder)._replace(
         decoder_num_heads=getattr(model, "decoder_num_heads", None)
     )
-    found = _from_file(trained.file, source, geometry, licence_in(trained.folder, source))
+    found = _from_file(trained.file, source, geometry, folder_licence(trained.folder, source))
     return found._replace(
         normalisation=Normalisation(config.data.mean, config.data.std),
         history=history_of(config, trained.state, read_json(trained.folder / "init.json")),
@@ -129,7 +129,7 @@ def _from_trained(trained: Trained, source: str) -> Weights:
 
 
 def _from_model_folder(folder: Path, source: str) -> Weights:
-    """A `config.json` with weights beside it, as exports and model hubs have them."""
+    """Load a `config.json` with weights beside it, as in exports and on model hubs."""
     weights = next((folder / name for name in MODEL_FILES if (folder / name).exists()), None)
     if weights is None or not (folder / CONFIG).exists():
         files = sorted(path.name for path in folder.iterdir() if path.suffix in ENDINGS)
@@ -140,14 +140,19 @@ def _from_model_folder(folder: Path, source: str) -> Weights:
         )
     config = _config(folder / CONFIG, source)
     found = _from_file(
-        weights, source, described(config, source), licence_in(folder, source, config)
+        weights,
+        source,
+        geometry_from_config(config, source),
+        folder_licence(folder, source, config),
     )
-    known = in_preprocessor(folder / PREPROCESSOR) or normalisation(config.get("pretrained_cfg"))
+    known = preprocessor_normalisation(folder / PREPROCESSOR) or read_normalisation(
+        config.get("pretrained_cfg")
+    )
     found = found._replace(normalisation=known)
     if (folder / DECODER).exists():
         decoder = read_tensors(folder / DECODER)
         decoder = {f"decoder.{name}": tensor for name, tensor in decoder.items()}
-        found = found._replace(decoder=in_our_names(decoder, source).decoder)
+        found = found._replace(decoder=to_our_names(decoder, source).decoder)
     return found
 
 
@@ -162,32 +167,32 @@ def _config(path: Path, source: str) -> dict[str, Any]:
 
 
 def _from_timm(source: str, name: str) -> Weights:
-    """Through timm, which knows its weights' homes and brings them into its own names."""
+    """Load pretrained weights through timm, which downloads them and converts their names."""
     architecture = name.split(".")[0]
     if not timm.is_model(architecture):
         raise UserError(f"init.from: {source}: timm has no such model (timm.list_pretrained())")
-    with torch.device("meta"):  # to know before a download whether it is worth it
+    with torch.device("meta"):  # checks the kind of model before the download
         plan = timm.create_model(architecture, pretrained=False)
     if not isinstance(plan, VisionTransformer):
-        raise UserError(f"init.from: {source}: a {type(plan).__name__}, no plain ViT of timm's")
+        raise UserError(f"init.from: {source}: a {type(plan).__name__}, not a plain ViT of timm")
     try:
         model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # of its own, of torch.hub or of the hub: of no common kind
-        raise UserError(f"init.from: {source}: {_why_not_had(error)}") from None
+    except Exception as error:  # of timm, torch.hub or the hub: no common base class
+        raise UserError(f"init.from: {source}: {_fetch_failure(error)}") from None
     tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     config = model.pretrained_cfg if isinstance(model.pretrained_cfg, dict) else {}
     return Weights(
         source,
-        *in_our_names(tensors, source),
+        *to_our_names(tensors, source),
         geometry_of(plan),
         hashlib.sha256(save(tensors)).hexdigest(),
-        licence_of(source, config.get("license")),
-        normalisation(config),
+        named_licence(source, config.get("license")),
+        read_normalisation(config),
     )
 
 
-def _fetched(source: str, name: str) -> Path:
-    """The folder of a model of the hub, in the cache."""
+def _fetch_folder(source: str, name: str) -> Path:
+    """Download a model from the hub and return its folder in the cache."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -198,7 +203,7 @@ def _fetched(source: str, name: str) -> Path:
             is_absent = isinstance(error, EntryNotFoundError | LocalEntryNotFoundError)
             if is_absent and not is_needed:
                 return None
-            raise UserError(f"init.from: {source}: {_why_not_had(error)}") from None
+            raise UserError(f"init.from: {source}: {_fetch_failure(error)}") from None
 
     config = fetch(CONFIG)
     assert config is not None
@@ -209,9 +214,9 @@ def _fetched(source: str, name: str) -> Path:
     return config.parent
 
 
-def _why_not_had(error: Exception) -> str:
+def _fetch_failure(error: Exception) -> str:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     if isinstance(error, LocalEntryNotFoundError):
         return "the hub cannot be reached, and its cache on this machine does not hold it"
-    return f"not to be had: {' '.join(str(error).split()) or type(error).__name__}"
+    return f"cannot be fetched: {' '.join(str(error).split()) or type(error).__name__}"

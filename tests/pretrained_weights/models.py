@@ -1,4 +1,4 @@
-"""Tiny models to load and to load into."""
+"""Tiny models as sources and targets of pretrained weights."""
 
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ def our_mae(in_chans: int = 3, seed: int = 0, **arguments) -> MaskedAutoencoder:
 
 
 def classifier(classes: int = 5, **arguments) -> VisionTransformer:
-    """timm's own, every number of it drawn, its positions included."""
+    """timm classifier with random numbers in all weights, positions included."""
     sizes: dict[str, Any] = {"img_size": 32, "patch_size": 8, **SIZES, **arguments}
     model = timm.create_model(NAME, num_classes=classes, **sizes).eval()
     assert isinstance(model, VisionTransformer)
@@ -36,7 +36,7 @@ def classifier(classes: int = 5, **arguments) -> VisionTransformer:
 
 
 def shaken(model: Model, seed: int) -> Model:
-    """All parameters moved: biases, norms and positions matter as well."""
+    """Add noise to all parameters of `model`, so that biases, norms and positions matter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -45,5 +45,5 @@ def shaken(model: Model, seed: int) -> Model:
 
 
 def some_images(channels: int = 3, side: int = 32) -> Tensor:
-    """Normalised ones."""
+    """Random normalised images [3 c h w]."""
     return torch.randn(3, channels, side, side, generator=torch.Generator().manual_seed(3))

@@ -1,4 +1,4 @@
-"""Fine-tuned runs as sources: the averaged weights, and the norm that is of another kind."""
+"""Fine-tuned runs as sources: averaged weights, and the final norm of another pooling."""
 
 import json
 
@@ -28,8 +28,8 @@ def weights_of(run):
 
 
 @pytest.mark.parametrize("prefix", ["average.encoder.", "average."])
-def test_the_averaged_weights_of_a_classifier_are_taken(tmp_path, prefix):
-    """By pretraining, which can go on from a classifier of the class token."""
+def test_averaged_weights_of_a_classifier_are_loaded(tmp_path, prefix):
+    """Pretraining can start from a classifier of the class token."""
     run = untrained_run(tmp_path / "run", classifier_config("token"))
     if prefix == "average.":
         earlier_layout(run)
@@ -41,23 +41,23 @@ def test_the_averaged_weights_of_a_classifier_are_taken(tmp_path, prefix):
             assert torch.equal(tensor, averaged), key
             assert not torch.equal(tensor, tensors[key]) or "pos_embed" in key, key
     assert done.lines[0] == (
-        f"init    30 of 30 encoder tensors from {run} (left out: the weights that were averaged "
+        f"init    30 of 30 encoder tensors from {run} (skipped: the weights that were averaged "
         f"(32 tensors); {prefix}head.bias, {prefix}head.weight: a head)"
     )
-    note = "the averaged weights (average.*) are taken: those it is judged by"
+    note = "the averaged weights (average.*) are loaded, as in its evaluation"
     assert done.lines[1] == f"init    {note}"
     assert done.record["notes"][0] == note
     assert json.loads(json.dumps(done.record)) == done.record
 
 
-def test_without_an_average_nothing_is_said_of_one(tmp_path):
+def test_no_note_without_ema(tmp_path):
     run = untrained_run(tmp_path / "run", classifier_config("token", ema=0))
     _, done = start(tiny_config(), run)
     assert "averaged" not in "".join(done.lines)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.5])
-def test_a_classifier_of_the_same_pooling_gives_its_last_norm(tmp_path, ema):
+def test_final_norm_of_a_classifier_with_the_same_pooling_is_loaded(tmp_path, ema):
     run = untrained_run(tmp_path / "run", classifier_config("avg", ema))
     objective, done = start(classifier_config("avg"), run)
     assert isinstance(objective, Classifier)
@@ -69,7 +69,7 @@ def test_a_classifier_of_the_same_pooling_gives_its_last_norm(tmp_path, ema):
 
 
 @pytest.mark.parametrize("target", [tiny_config(), classifier_config("token")])
-def test_the_norm_of_a_mean_is_none_of_tokens(tmp_path, target):
+def test_final_norm_of_another_pooling_is_refused(tmp_path, target):
     run = untrained_run(tmp_path / "run", classifier_config("avg"))
     with pytest.raises(UserError) as told:
         start(target, run)
@@ -78,21 +78,21 @@ def test_the_norm_of_a_mean_is_none_of_tokens(tmp_path, target):
     assert "\n" not in str(told.value)
 
 
-def test_many_tensors_left_out_are_named_by_what_they_are(tmp_path):
+def test_many_skipped_tensors_are_listed_by_reason(tmp_path):
     run = untrained_run(tmp_path / "run", tiny_config())
     _, done = start(classifier_config("token"), run)
     (line, *_) = done.lines
-    assert line.endswith("encoder tensors from " + f"{run} (left out: the decoder (20 tensors))")
+    assert line.endswith("encoder tensors from " + f"{run} (skipped: the decoder (20 tensors))")
     assert len(done.record["left_out"]) == 20
     assert all(key.startswith("decoder.") for key in done.record["left_out"])
-    # with a mean there are two norms of the name: the encoder's stays told beside the decoder's
+    # encoder and decoder both have a skipped norm.weight: each is recorded under its own name
     _, done = start(classifier_config("avg"), run)
     assert done.record["left_out"]["norm.weight"] == "the norm of another pooling"
     assert done.record["left_out"]["decoder.norm.weight"] == "the decoder"
 
 
 def test_find_weights_of_a_checkpoint_file(tmp_path):
-    """The file alone is a source too, and the averaged weights are in it."""
+    """A checkpoint's file is a source by itself, averaged weights included."""
     run = untrained_run(tmp_path / "run", classifier_config("token"))
     (file,) = (run / "checkpoints").glob("step-*/model.safetensors")
     assert find_weights(str(file)).notes

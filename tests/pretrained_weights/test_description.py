@@ -1,4 +1,4 @@
-"""What weights were trained on, where a run has it otherwise."""
+"""Geometry and normalisation of sources, and notes where a run differs."""
 
 import json
 
@@ -9,7 +9,11 @@ from transformers import ViTConfig, ViTModel
 from mae.base.errors import UserError
 from mae.config.sections import DataConfig, InitConfig
 from mae.objectives.mae.implementation import start_mae
-from mae.pretrained_weights.description import in_preprocessor, normalisation, told_difference
+from mae.pretrained_weights.description import (
+    normalisation_note,
+    preprocessor_normalisation,
+    read_normalisation,
+)
 from mae.pretrained_weights.files import Normalisation
 from mae.pretrained_weights.sources import find_weights
 from tests.pretrained_weights.models import NAME, SIZES, our_mae
@@ -30,13 +34,13 @@ def timm_folder(folder, **config):
     return folder
 
 
-def test_a_run_tells_its_own(tmp_path):
+def test_normalisation_of_a_run(tmp_path):
     data = DataConfig(train=("gone.tar",), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     run = untrained_run(tmp_path / "run", tiny_config(data=data))
     assert find_weights(str(run)).normalisation == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
-def test_timm_s_folder_tells_in_a_line(tmp_path):
+def test_other_normalisation_than_timms_gets_a_note(tmp_path):
     cfg = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     folder = timm_folder(tmp_path, pretrained_cfg=cfg)
     assert lines(folder)[-1] == (
@@ -47,7 +51,7 @@ def test_timm_s_folder_tells_in_a_line(tmp_path):
     assert len(lines(folder, same)) == 1
 
 
-def test_a_vit_of_transformers_tells_its_processor_s_and_its_epsilon(tmp_path):
+def test_other_normalisation_and_epsilon_than_transformers_get_notes(tmp_path):
     config = ViTConfig(
         hidden_size=32,
         num_hidden_layers=2,
@@ -59,23 +63,25 @@ def test_a_vit_of_transformers_tells_its_processor_s_and_its_epsilon(tmp_path):
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
     processor = {"image_mean": [0.25] * 3, "image_std": [0.5] * 3}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    told = lines(tmp_path)
-    assert "init    trained with LayerNorm epsilon 1e-12, this run has 1e-06" in told
-    assert told[-1].startswith("init    trained with data.mean [0.25, 0.25, 0.25], data.std [0.5,")
+    notes = lines(tmp_path)
+    assert "init    trained with LayerNorm epsilon 1e-12, this run has 1e-06" in notes
+    assert notes[-1].startswith("init    trained with data.mean [0.25, 0.25, 0.25], data.std [0.5,")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"image_mean": 1, "image_std": [1]}'])
-def test_what_cannot_be_read_tells_nothing(tmp_path, content):
+def test_malformed_normalisation_is_none(tmp_path, content):
     (tmp_path / "p.json").write_text(content)
-    assert in_preprocessor(tmp_path / "p.json") is None
-    assert in_preprocessor(tmp_path / "nix.json") is None
-    assert normalisation(None) is None
-    assert told_difference(None, HALF) == []
+    assert preprocessor_normalisation(tmp_path / "p.json") is None
+    assert preprocessor_normalisation(tmp_path / "nix.json") is None
+    assert read_normalisation(None) is None
+    assert normalisation_note(None, HALF) == []
 
 
-def test_other_channels_are_another_normalisation():
-    (told,) = told_difference(Normalisation(NUMBERS, NUMBERS), DataConfig(mean=(0.5,), std=(0.5,)))
-    assert told.endswith("this run has [0.5], [0.5]")
+def test_other_number_of_channels_gets_a_note():
+    (note,) = normalisation_note(
+        Normalisation(NUMBERS, NUMBERS), DataConfig(mean=(0.5,), std=(0.5,))
+    )
+    assert note.endswith("this run has [0.5], [0.5]")
 
 
 def test_another_activation_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""Files of weights: sound, damaged, hostile."""
+"""Files of weights: intact, damaged, malicious."""
 
 import argparse
 import os
@@ -35,7 +35,7 @@ class Code:
     ],
 )
 @pytest.mark.parametrize("ending", [".pth", ".pt", ".bin"])
-def test_a_state_dict_is_found_beside_what_training_scripts_save(tmp_path, content, ending):
+def test_state_dict_in_a_training_checkpoint_is_read(tmp_path, content, ending):
     torch.save(content, tmp_path / f"x{ending}")
     found = read_tensors(tmp_path / f"x{ending}")
     assert found.keys() == TENSORS.keys()
@@ -43,14 +43,14 @@ def test_a_state_dict_is_found_beside_what_training_scripts_save(tmp_path, conte
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path, zipped):
+def test_pickled_code_is_refused_and_not_run(tmp_path, zipped):
     path, made = tmp_path / "x.pth", tmp_path / "made"
     content = {"model": TENSORS, "hook": Code(made)}
     if zipped:
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps(content, protocol=2))
-    with pytest.raises(UserError, match="nothing of it was run") as error:
+    with pytest.raises(UserError, match="no code was run") as error:
         read_tensors(path)
     assert len(str(error.value).splitlines()) == 1
     assert not made.exists()
@@ -58,7 +58,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, zipped):
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 @pytest.mark.parametrize("damage", [b"", b"<html>no such page</html>", 0.5])
-def test_a_damaged_file_is_one_line(tmp_path, ending, damage):
+def test_damaged_file_is_refused_in_one_line(tmp_path, ending, damage):
     path = tmp_path / f"x{ending}"
     if ending == ".pth":
         torch.save(TENSORS, path)
@@ -66,13 +66,13 @@ def test_a_damaged_file_is_one_line(tmp_path, ending, damage):
         save_file(TENSORS, path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2] if isinstance(damage, float) else damage)
-    with pytest.raises(UserError, match=rf"init.from: .*x{ending}: (damaged|no file)") as error:
+    with pytest.raises(UserError, match=rf"init.from: .*x{ending}: (damaged|not saved)") as error:
         read_tensors(path)
     assert len(str(error.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
-def test_a_cut_off_file_is_damaged(tmp_path, share):
+def test_truncated_file_is_refused(tmp_path, share):
     path = tmp_path / "x.pth"
     torch.save({"model": {str(i): torch.randn(300, 30) for i in range(20)}}, path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
@@ -80,7 +80,7 @@ def test_a_cut_off_file_is_damaged(tmp_path, share):
         read_tensors(path)
 
 
-def test_a_file_without_weights_says_what_it_holds(tmp_path):
+def test_file_without_weights_is_refused_with_its_keys(tmp_path):
     torch.save({"student": TENSORS, "teacher": TENSORS}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"holds no weights \(but student, teacher\)"):
         read_tensors(tmp_path / "x.pth")
@@ -89,6 +89,6 @@ def test_a_file_without_weights_says_what_it_holds(tmp_path):
         read_tensors(tmp_path / "x.safetensors")
 
 
-def test_other_endings_are_refused(tmp_path):
+def test_other_extensions_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"files of weights end with .safetensors, .pth"):
         read_tensors(tmp_path / "x.npz")

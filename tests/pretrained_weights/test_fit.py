@@ -14,12 +14,12 @@ from mae.objectives.mae.implementation import load_decoder
 from mae.pretrained_weights.files import Geometry, Weights
 from mae.pretrained_weights.fit import load_encoder
 from mae.pretrained_weights.licence import Licence
-from mae.pretrained_weights.names import in_our_names
+from mae.pretrained_weights.names import to_our_names
 from tests.pretrained_weights.models import NAME, SIZES, classifier, our_mae, shaken, some_images
 
 
 def weights_of(tensors, **geometry):
-    return Weights("W", *in_our_names(tensors, "W"), Geometry(**geometry), "", Licence())
+    return Weights("W", *to_our_names(tensors, "W"), Geometry(**geometry), "", Licence())
 
 
 def test_a_classifier_gives_all_but_its_head():
@@ -77,7 +77,7 @@ def broken(change):
         ),
         (
             lambda t: t.update({"pos_embed": torch.ones(1, 12, 32)}),
-            r"pos_embed has shape \[1, 12, 32\], .* with 1 before those .* no grid fits that",
+            r"pos_embed has shape \[1, 12, 32\], .* with 1 prefix tokens: no grid has so many patches",
         ),
         (lambda t: t["norm.bias"].__setitem__(3, torch.nan), "damaged: norm.bias holds numbers"),
         (

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mae.pretrained_weights.licence import Licence, licence_in, licence_of
+from mae.pretrained_weights.licence import Licence, folder_licence, named_licence
 
 
 @pytest.mark.parametrize(
@@ -28,20 +28,20 @@ from mae.pretrained_weights.licence import Licence, licence_in, licence_of
     ],
 )
 def test_what_forbids_commerce_is_known(source, declared, expected):
-    assert licence_of(source, declared) == (expected or Licence(declared, True))
+    assert named_licence(source, declared) == (expected or Licence(declared, True))
 
 
 def test_a_run_s_record_comes_before_config_and_card(tmp_path):
-    assert licence_in(tmp_path, "x") == Licence()
+    assert folder_licence(tmp_path, "x") == Licence()
     (tmp_path / "README.md").write_text("---\ntags: [a]\nlicense: cc-by-nc-4.0\n---\n# X\n---\n")
-    assert licence_in(tmp_path, "x") == Licence("cc-by-nc-4.0", True)
+    assert folder_licence(tmp_path, "x") == Licence("cc-by-nc-4.0", True)
     config = {"pretrained_cfg": {"license": "mit"}}
-    assert licence_in(tmp_path, "x", config) == Licence("mit", False)
-    assert licence_in(tmp_path / "encoder", "x") == Licence("cc-by-nc-4.0", True)
-    assert licence_in(tmp_path / "other", "x") == Licence()
+    assert folder_licence(tmp_path, "x", config) == Licence("mit", False)
+    assert folder_licence(tmp_path / "encoder", "x") == Licence("cc-by-nc-4.0", True)
+    assert folder_licence(tmp_path / "other", "x") == Licence()
     record = {"license": "cc-by-nc-sa-4.0", "non_commercial": True}
     (tmp_path / "init.json").write_text(json.dumps(record))
-    assert licence_in(tmp_path, "x", config) == Licence("cc-by-nc-sa-4.0", True)
+    assert folder_licence(tmp_path, "x", config) == Licence("cc-by-nc-sa-4.0", True)
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_a_run_s_record_comes_before_config_and_card(tmp_path):
 )
 def test_what_a_card_declares(tmp_path, metadata, expected):
     (tmp_path / "README.md").write_text(f"---\n{metadata}\n---\n")
-    assert licence_in(tmp_path, "x") == expected
+    assert folder_licence(tmp_path, "x") == expected
 
 
 @pytest.mark.parametrize("card", ["", "# X", "---\n: [\n---\n", "---\n- 1\n---\n", "x\n---\n---\n"])
 def test_cards_without_metadata_say_nothing(tmp_path, card):
     (tmp_path / "README.md").write_text(card)
-    assert licence_in(tmp_path, "x") == Licence()
+    assert folder_licence(tmp_path, "x") == Licence()

@@ -76,7 +76,7 @@ def test_a_vitmae_of_transformers_gives_features_and_loss(tmp_path, names):
         torch.save(old, tmp_path / "pytorch_model.bin")
     done = start(ours, tmp_path)
     assert done.lines[0].startswith("init    30 of 30 encoder tensors and 32 of 32 decoder tensors")
-    assert "left out" not in done.lines[0]
+    assert "skipped" not in done.lines[0]
     assert done.record["left_out"] == {}
 
     images = some_images()
@@ -145,7 +145,7 @@ def test_a_classifier_of_timm_under_a_wrapper_s_name(tmp_path):
     done = start(target, tmp_path / "x.safetensors")
     assert done.lines == [
         f"init    30 of 30 encoder tensors from {tmp_path}/x.safetensors "
-        "(left out: encoder.head.bias, encoder.head.weight: a head)",
+        "(skipped: encoder.head.bias, encoder.head.weight: a head)",
         "init    positions are the source's, not sine and cosine; they stay fixed",
     ]
     images = some_images()
@@ -199,9 +199,9 @@ def test_a_folder_of_timm_s_hub_format_tells_heads_and_grid(tmp_path):
         ("[]", "config.json describes no model"),
         ('{"model_type": "bert"}', "config.json names bert"),
         ('{"model_type": "vit", "hidden_act": "relu"}', "its activation is relu"),
-        ('{"model_type": "vit"}', "config.json makes no model: 'image_size'"),
+        ('{"model_type": "vit"}', "config.json describes no valid model: 'image_size'"),
         ('{"architecture": "resnet18"}', "resnet18 is no plain Vision Transformer"),
-        ('{"architecture": "nix"}', "config.json makes no model: Unknown model"),
+        ('{"architecture": "nix"}', "config.json describes no valid model: Unknown model"),
     ],
 )
 def test_a_config_that_describes_no_vit_is_refused(tmp_path, config, message):
@@ -260,7 +260,7 @@ def test_a_hub_out_of_reach_or_without_weights_is_one_line(hub):
         find_weights("hf:some/one")
     (hub / "some" / "one").mkdir(parents=True)
     (hub / "some" / "one" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"hf:some/one: not to be had: 404: pytorch_model.bin"):
+    with pytest.raises(UserError, match=r"hf:some/one: cannot be fetched: 404: pytorch_model.bin"):
         find_weights("hf:some/one")
 
 
@@ -288,9 +288,9 @@ def test_timm_s_weights_come_with_their_licence(monkeypatch):
     ("source", "message"),
     [
         (f"timm:{NAME}.augreg_in21k_ft_in1k", "the hub cannot be reached, and its cache"),
-        (f"timm:{NAME}.nix", r"not to be had: Invalid pretrained tag \(nix\)"),
+        (f"timm:{NAME}.nix", r"cannot be fetched: Invalid pretrained tag \(nix\)"),
         ("timm:nix", r"timm has no such model"),
-        ("timm:resnet18", "a ResNet, no plain ViT of timm's"),
+        ("timm:resnet18", "a ResNet, not a plain ViT of timm"),
     ],
 )
 def test_timm_s_weights_not_to_be_had_are_one_line(monkeypatch, tmp_path, source, message):

@@ -67,7 +67,7 @@ def test_averaged_weights_are_taken(tmp_path):
     assert torch.equal(found["decoder.bias"], weights["average.decoder.bias"])
     assert torch.equal(found["center"], weights["center"])
     assert done.lines[1] == (
-        "init    the averaged weights (average.*) are taken: those it is judged by"
+        "init    the averaged weights (average.*) are loaded, as in its evaluation"
     )
 
 
@@ -143,5 +143,5 @@ def test_an_encoder_of_timm_s_starts_from_nothing_else(tmp_path, monkeypatch, co
     with pytest.raises(UserError) as error:
         start(source, config)
     assert str(error.value) == (
-        f"init.from: {source}: of objective toy, which has no encoder of timm's"
+        f"init.from: {source}: is of objective toy, which has no timm encoder"
     )

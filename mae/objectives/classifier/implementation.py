@@ -16,7 +16,7 @@ from mae.networks.parameter_groups import layer_groups
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.classifier.model import Classifier, build_classifier
-from mae.pretrained_weights.record import Initial
+from mae.pretrained_weights.record import InitialWeights
 from mae.pretrained_weights.start import start_encoder
 
 
@@ -73,7 +73,7 @@ class ClassifierImplementation(Implementation):
         )
         return row
 
-    def load_initial(self, objective: Objective, config: Config) -> Initial:
+    def load_initial(self, objective: Objective, config: Config) -> InitialWeights:
         """Load the encoder's weights; the head keeps its initial ones."""
         assert isinstance(objective, Classifier)
         return start_encoder(objective, objective.encoder, config.init, config.data)

@@ -21,12 +21,12 @@ from mae.objectives.mae.reconstruction import hidden_sums, shares_explained
 from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
 from mae.pretrained_weights.description import Grid, grid_of
 from mae.pretrained_weights.files import Weights
-from mae.pretrained_weights.fit import POSITIONS, Loaded, check_tensors, square_grid
-from mae.pretrained_weights.record import Initial
+from mae.pretrained_weights.fit import POSITIONS, LoadedTensors, check_tensors, square_grid
+from mae.pretrained_weights.record import InitialWeights
 from mae.pretrained_weights.start import start_encoder
 
 
-def start_mae(model: MaskedAutoencoder, init: InitConfig, data: DataConfig) -> Initial:
+def start_mae(model: MaskedAutoencoder, init: InitConfig, data: DataConfig) -> InitialWeights:
     """Load the weights that `init` names into encoder and, where they fit, decoder.
 
     Raises UserError as `start_encoder`.
@@ -35,7 +35,7 @@ def start_mae(model: MaskedAutoencoder, init: InitConfig, data: DataConfig) -> I
     return start_encoder(model, model.encoder, init, data, fill)
 
 
-def load_decoder(decoder: Decoder | CrossDecoder, weights: Weights, grid: Grid) -> Loaded:
+def load_decoder(decoder: Decoder | CrossDecoder, weights: Weights, grid: Grid) -> LoadedTensors:
     """Load all weights of `decoder`, or none where the source's has another architecture or size.
 
     `grid`: rows and columns of patches.  Raises UserError where fitting weights are damaged.
@@ -58,10 +58,10 @@ def load_decoder(decoder: Decoder | CrossDecoder, weights: Weights, grid: Grid) 
         reason = "a decoder with other attention heads"
     if reason or not source:
         skipped = {f"decoder.{key}": str(reason) for key in source}
-        return Loaded(0, len(own), tuple(own), skipped, ())
+        return LoadedTensors(0, len(own), tuple(own), skipped, ())
     check_tensors(source, own, f"init.from: {weights.name}: decoder")
     decoder.load_state_dict(source, strict=True)
-    return Loaded(len(own), len(own), (), {}, ())
+    return LoadedTensors(len(own), len(own), (), {}, ())
 
 
 def decoder_positions(tensor: Tensor, prefix: int, grid: Grid, old_grid: Grid | None) -> Tensor:
@@ -107,7 +107,7 @@ class MaeImplementation(Implementation):
         assert isinstance(objective, MaskedAutoencoder)
         return reconstruct(objective, request)
 
-    def load_initial(self, objective: Objective, config: Config) -> Initial:
+    def load_initial(self, objective: Objective, config: Config) -> InitialWeights:
         """Load the encoder, and the decoder where the source has one of this architecture."""
         assert isinstance(objective, MaskedAutoencoder)
         return start_mae(objective, config.init, config.data)

@@ -65,7 +65,7 @@ def our_model(norm_pix_loss: bool) -> MaskedAutoencoder:
     )
 
 
-def in_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def to_our_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights or gradients of the transformers model under our names."""
     ours = {
         "encoder.cls_token": tensors["vit.embeddings.cls_token"],
@@ -117,7 +117,7 @@ def test_loss_and_gradients_equal_those_of_transformers(norm_pix_loss, dtype, to
         # A fresh model of transformers has zeros here; real checkpoints bring their positions.
         theirs.vit.embeddings.position_embeddings.copy_(position_embedding(ours.encoder))
         theirs.decoder.decoder_pos_embed[:, 1:] = ours.decoder.pos_embed
-        loaded = ours.load_state_dict(in_our_names(dict(theirs.state_dict())), strict=False)
+        loaded = ours.load_state_dict(to_our_names(dict(theirs.state_dict())), strict=False)
     assert set(loaded.missing_keys) == {"encoder.pos_embed", "decoder.pos_embed"}
     assert not loaded.unexpected_keys
     theirs, ours = theirs.to(dtype), ours.to(dtype)
@@ -132,7 +132,7 @@ def test_loss_and_gradients_equal_those_of_transformers(norm_pix_loss, dtype, to
     torch.testing.assert_close(
         total_loss(our_output), their_output.loss, rtol=tolerance, atol=tolerance
     )
-    their_gradients = in_our_names(
+    their_gradients = to_our_names(
         {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
     )
     our_gradients = {name: p.grad for name, p in ours.named_parameters() if p.requires_grad}
