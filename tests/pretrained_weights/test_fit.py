@@ -77,7 +77,7 @@ def broken(change):
         ),
         (
             lambda t: t.update({"pos_embed": torch.ones(1, 12, 32)}),
-            r"pos_embed has shape \[1, 12, 32\], .* with 1 prefix tokens: no grid has so many patches",
+            r"pos_embed has shape \[1, 12, 32\], .* with 1 prefix tokens: no grid has so many",
         ),
         (lambda t: t["norm.bias"].__setitem__(3, torch.nan), "damaged: norm.bias holds numbers"),
         (
