@@ -4,37 +4,17 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from torch import nn
+from typing import Any
 
 from mae.base.device import choose_device
 from mae.base.files import write_json
-from mae.data.images import Images
 from mae.data.training_data import open_images
-from mae.evaluation.encoders import FrozenEncoder, LoadedEncoder, open_encoder
+from mae.evaluation.encoders import open_encoder
 from mae.evaluation.features import BATCH, encoder_outputs, missing_features
+from mae.evaluation.probing import EncoderComparison
 from mae.evaluation.results import table
 from mae.evaluation.sources import Comparison, open_sources, results_folder, seen_in_train
 from mae.objectives.registry import declaration
-
-
-class EncoderComparison(NamedTuple):
-    """Encoders and labelled images that `head_options` name."""
-
-    opened: LoadedEncoder
-    encoders: dict[str, FrozenEncoder]
-    """by name: the folder's first, then with --baselines the untrained one"""
-    modules: dict[str, nn.Module]
-    """modules of the encoders, on the CPU"""
-    train: Images
-    test: Images
-    seen: int
-    """test images that are, byte for byte, in train"""
-    folder: Path
-    """for the results"""
-    patch_size: tuple[int, int] | None
-    """height and width of a patch token in pixels; None: the encoder has no patch tokens"""
 
 
 def open_comparison(

@@ -44,12 +44,12 @@ def train_head(
         is_main = processes.is_main_process
         log = frozen.log if is_main else _log_nothing
         with processes.main_process_first():  # the first to come writes the indexes
-            given = frozen.open_comparison(args, log, needs_tokens)
+            comparison = frozen.open_comparison(args, log, needs_tokens)
 
         def fit(
             config: Config, source: TrainingSource | None = None, followed_by: Path | None = None
         ) -> Objective:
-            manifest = source.manifest if source else given.train.manifest
+            manifest = source.manifest if source else comparison.train.manifest
             on_first(lambda: claim_folder(config, manifest, followed_by, log), is_main, _share)
             objective = train(config, lifecycle, source=source, use_cpu=use_cpu)
             lifecycle.finish_run()
@@ -57,13 +57,8 @@ def train_head(
 
         report = implementation(declared.name).probe(
             ProbeRequest(
+                **vars(comparison),
                 options=args,
-                opened=given.opened,
-                encoders=given.encoders,
-                modules=given.modules,
-                train=given.train,
-                test=given.test,
-                folder=given.folder,
                 device=str(processes.device),
                 num_processes=processes.num_processes,
                 is_main=is_main,
@@ -75,9 +70,9 @@ def train_head(
         )
         destroy_process_group()
         if is_main:
-            out = args.out or given.folder / f"{name}.json"
-            shown, step = table(title, dict(report)), given.opened.step
-            frozen.finish(args, out, report, shown, step=step, seen=given.seen)
+            out = args.out or comparison.folder / f"{name}.json"
+            shown, step = table(title, dict(report)), comparison.opened.step
+            frozen.finish(args, out, report, shown, step=step, seen=comparison.seen)
 
     return lifecycle.execute(work)
 

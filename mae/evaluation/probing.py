@@ -5,6 +5,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -56,22 +57,33 @@ class PlannedSchedule(NamedTuple):
     """images per micro-batch of one process"""
 
 
-class ProbeRequest(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class EncoderComparison:
+    """Encoders to be compared, and the labelled images to do it on."""
+
+    opened: LoadedEncoder
+    encoders: dict[str, FrozenEncoder]
+    """by name: that of RUN first, then with --baselines the untrained one"""
+    modules: dict[str, nn.Module]
+    """modules of the encoders, on the CPU"""
+    train: Images
+    test: Images
+    seen: int
+    """test images that are, byte for byte, in train"""
+    folder: Path
+    """folder of the results"""
+    patch_size: tuple[int, int] | None
+    """height and width of a patch token in pixels; None: the encoder has no patch tokens"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRequest(EncoderComparison):
     """Request for a probe: options, encoders, images.  The same on all processes."""
 
     options: argparse.Namespace
     """the command line"""
-    opened: LoadedEncoder
-    encoders: dict[str, FrozenEncoder]
-    """by name: that of the folder first, then with --baselines the untrained"""
-    modules: dict[str, nn.Module]
-    """that they consist of, on the CPU"""
-    train: Images
-    test: Images
-    folder: Path
-    """where the results go"""
     device: str
-    """of this process"""
+    """device of this process"""
     num_processes: int
     is_main: bool
     """whether this process evaluates and logs"""
