@@ -24,3 +24,11 @@ def test_files_that_a_page_names_exist(page):
         if not (ROOT / name).exists() and "NAME" not in name and "MODULE" not in name
     )
     assert not missing
+
+
+def test_modules_that_the_architecture_names_exist():
+    """Also those named without their folder, as in the drawings."""
+    names = set(re.findall(r"[\w/]+\.py", (ROOT / "docs/ARCHITECTURE.md").read_text()))
+    known = ["/" + path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/*.py")]
+    missing = [name for name in names if not any(one.endswith(f"/{name}") for one in known)]
+    assert sorted(name for name in missing if not re.search("NAME|MODULE", name)) == []

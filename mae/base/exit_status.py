@@ -24,8 +24,8 @@ def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
     """Run `work` and return the exit code of `program`; errors are printed to stderr.
 
     The code is the one that `work` returns (None: 0), 2 after a UserError, 1 after a RunFailed or
-    Ctrl-C.  Training runs use `mae.training.start.RunLifecycle`, which also handles stop signals,
-    several processes and the run folder.
+    Ctrl-C.  Training runs use `mae.training.safety.lifecycle.RunLifecycle` instead, which also
+    handles stop signals, several processes and the run folder.
     """
     try:
         return work() or DONE

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
-"""file extensions of images"""
+"""file extensions of images; indexes store places in this tuple, so new ones go to its end"""
 
 # Pillow's weights of red, green and blue (ITU-R 601-2), times 65536.
 LUMA = np.array([19595, 38470, 7471], np.uint32)

@@ -61,7 +61,7 @@ class StopSignals:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Mark a wait for data; raises Stopped if none arrives soon after a stop signal."""
+        """Mark a wait for data, which a stop signal may interrupt after DATA_WAIT_SECONDS."""
         self.is_waiting = True
         try:
             yield

@@ -38,7 +38,7 @@ class Clock:
 
 
 class Backend(Protocol):
-    """Destination of metrics and pictures besides the files of the run folder."""
+    """Contract of a tracking service: metrics and pictures besides the files of the run folder."""
 
     def log(self, row: dict[str, Any], step: int) -> None:
         """Log values by name."""
