@@ -90,7 +90,7 @@ class TrainingData(NamedTuple):
     ) -> Generator[TrainingBatch]:
         """Micro-batches of this process for steps [first, last), without the `skipped` steps.
 
-        `first` and `last` are numbers of finished steps: step n lies in [n - 1, n).  `skipped` holds
+        `first` and `last` are numbers of finished steps: step n lies in [n - 1, n); `skipped` holds
         step numbers, counted from 1.  `device` decodes the images if data.decode_on_device is set.
         Raises SampleError for a bad sample without a usable replacement, StorageError for an
         unreadable shard, WorkerDied for a dead worker.
