@@ -72,13 +72,13 @@ def launch(config: Path, *settings: str, processes: int = 1) -> subprocess.Compl
 
 
 def launch_and_kill(config: Path, *settings: str, after_step: int, processes: int = 1) -> None:
-    """Run until metrics.jsonl tells of `after_step`, then kill −9 every process."""
+    """Run until metrics.jsonl has step `after_step`, then kill −9 every process."""
     words = command(config, *settings, processes=processes)
     run_and_kill(words, config.parent / "run" / "metrics.jsonl", after_step, processes > 1)
 
 
 def run_and_kill(words: list[str], metrics: Path, after_step: int, is_launcher: bool) -> None:
-    """Run a command line until `metrics` tells of `after_step`, then kill −9 every process."""
+    """Run a command line until `metrics` has step `after_step`, then kill −9 every process."""
     process = subprocess.Popen(
         words,
         stdout=subprocess.DEVNULL,

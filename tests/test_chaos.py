@@ -25,7 +25,7 @@ SHORT = ("train.epochs=10",)
 """65 steps"""
 PATIENCE = 120
 
-TOLD = '''
+LOGGING_RUN = '''
 """mae.pretrain; every process tells of each step's samples, by their numbers, before it is made."""
 import json, os, sys
 import mae.training.step
@@ -35,17 +35,17 @@ from mae.training.meter import Meter
 file = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 forward, end_step, samples = mae.training.step.forward, Meter.end_step, []
 
-def forward_told(learner, batch, progress):
+def logged_forward(learner, batch, progress):
     samples.extend(batch.samples.tolist())
     return forward(learner, batch, progress)
 
-def end_step_told(self, step, norm):
+def logged_end_step(self, step, norm):
     row = {"life": int(sys.argv[2]), "step": step, "rank": int(os.environ.get("RANK", "0"))}
     os.write(file, json.dumps({**row, "pid": os.getpid(), "samples": samples}).encode() + b"\\n")
     samples.clear()
     return end_step(self, step, norm)
 
-mae.training.step.forward, Meter.end_step = forward_told, end_step_told
+mae.training.step.forward, Meter.end_step = logged_forward, logged_end_step
 sys.exit(main(sys.argv[3:]))
 '''
 
@@ -65,17 +65,17 @@ class Drill(NamedTuple):
         return self.config.parent / "samples.jsonl"
 
     def start(self, life: int, processes: int) -> subprocess.Popen:
-        script = self.config.parent / "told.py"
-        script.write_text(TOLD)
+        script = self.config.parent / "logging_run.py"
+        script.write_text(LOGGING_RUN)
         line = command(self.config, *self.settings, processes=processes)
         at = line.index("mae.pretrain")
         line[at - 1 : at + 1] = [str(script), str(self.log), str(life)]
         here = environment() | {"PYTHONPATH": str(Path(__file__).parents[1])}
-        with (self.config.parent / "said").open("ab") as said:
-            return subprocess.Popen(line, stdout=said, stderr=said, env=here)
+        with (self.config.parent / "output.txt").open("ab") as output:
+            return subprocess.Popen(line, stdout=output, stderr=output, env=here)
 
-    def told(self) -> list[dict]:
-        """What the processes told of their steps, a line that a kill cut off left out."""
+    def step_rows(self) -> list[dict]:
+        """Rows that the processes logged, one per step; a line cut off by a kill is skipped."""
         lines = self.log.read_text().splitlines(keepends=True) if self.log.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
@@ -84,7 +84,7 @@ class Drill(NamedTuple):
 
     def finish(self, life: int, processes: int) -> None:
         process = self.start(life, processes)
-        assert process.wait(PATIENCE) == 0, (self.config.parent / "said").read_text()[-2000:]
+        assert process.wait(PATIENCE) == 0, (self.config.parent / "output.txt").read_text()[-2000:]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def kill(drill: Drill, life: int, processes: int, chance: random.Random, in_save
     process = drill.start(life, processes)
     wanted, own, deadline = chance.randint(3, 5), [], time.monotonic() + PATIENCE
     while len(own) < processes * wanted:  # by the third step the first one's checkpoint is whole
-        own = [row for row in drill.told() if row["life"] == life]
+        own = [row for row in drill.step_rows() if row["life"] == life]
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.001)
     time.sleep(0 if in_save else chance.uniform(0, 0.03))
@@ -145,15 +145,15 @@ def kill(drill: Drill, life: int, processes: int, chance: random.Random, in_save
 
 
 def assert_every_sample_was_used_as_the_order_says(drill: Drill, steps: int) -> None:
-    """Kills repeat steps; of each the last life that made it counts, all processes together.
+    """Compare the samples of each step's last life, over all processes, with the order.
 
-    What the order says is asked of the order, and that it is one: each epoch holds each sample.
+    The order itself is checked too: each epoch holds each sample once.
     """
     config, data = open_training_data(Run(drill.run).config())
-    size, told = config.train.batch_size, drill.told()
+    size, logged = config.train.batch_size, drill.step_rows()
     used = []
     for step in range(1, steps + 1):
-        rows = [row for row in told if row["step"] == step]
+        rows = [row for row in logged if row["step"] == step]
         last = [row for row in rows if row["life"] == max(row["life"] for row in rows)]
         last.sort(key=lambda row: row["rank"])
         assert [row["rank"] for row in last] == list(range(len(last)))
@@ -164,7 +164,7 @@ def assert_every_sample_was_used_as_the_order_says(drill: Drill, steps: int) -> 
 
 
 def carry_out(drill: Drill, steps: int, kills: int, counts: list[int]) -> None:
-    """All lives of the run, by `counts` processes in turn; every other kill comes in a save."""
+    """Run all lives with `counts` processes in turn; every other kill comes during a save."""
     chance = random.Random(kills)
     in_save = sum(
         kill(drill, life, counts[life % len(counts)], chance, in_save=life % 2 == 1)
@@ -173,7 +173,7 @@ def carry_out(drill: Drill, steps: int, kills: int, counts: list[int]) -> None:
     drill.finish(kills + 1, counts[(kills + 1) % len(counts)])
     assert in_save >= (kills + 1) // 2
     lives = range(1, kills + 2)
-    firsts = [min(r["step"] for r in drill.told() if r["life"] == life) for life in lives]
+    firsts = [min(r["step"] for r in drill.step_rows() if r["life"] == life) for life in lives]
     assert firsts[0] == 1 and sorted(set(firsts)) == firsts  # each went on where it stood
     assert [row["step"] for row in metrics_of(drill.run)] == list(range(1, steps + 1))
     names = sorted(path.name for path in (drill.run / "checkpoints").iterdir())

@@ -119,7 +119,7 @@ REFUSES = [
 
 
 def commands(parser: argparse.ArgumentParser, before: str = "") -> Iterator[str]:
-    """All commands: `knn`, `bench step` …"""
+    """Yield the name of every command: `knn`, `bench step` …"""
     kinds = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     if not kinds:
         yield before

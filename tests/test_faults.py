@@ -1,4 +1,4 @@
-"""Faults of a whole run: whatever happens, it ends soon, says why, and goes on to the same bits."""
+"""Faults of a whole run: whatever happens, it ends soon, reports why, and resumes bit for bit."""
 
 import json
 import os
@@ -39,7 +39,7 @@ SOON = 30
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As launched processes have it: with more of them sums add up in another order."""
+    """Use one thread, as launched processes do: more of them change the order of sums."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -75,8 +75,8 @@ def saved(run):
     return sorted(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
 
 
-def ours(said: str) -> list[str]:
-    return [line for line in said.splitlines() if line.startswith("mae: ")]
+def mae_lines(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if line.startswith("mae: ")]
 
 
 # One process: faults made in here.
@@ -116,7 +116,7 @@ PLACES = [
 
 
 def test_sigterm_anywhere_in_the_set_up_ends_it_at_once(shards, undisturbed, tmp_path, monkeypatch):
-    """Of a new run and of one that goes on; neither loses anything."""
+    """A new run and a resumed one are interrupted; neither loses anything."""
     config = write_config(tmp_path, shards)
     for attempt in ("new", "continued"):
         for owner, name in PLACES:
@@ -149,8 +149,8 @@ def test_sigterm_while_the_set_up_downloads(make_shards, tmp_path, monkeypatch, 
         began = time.monotonic()
         assert main([str(config)]) == 75
     assert time.monotonic() - began < SOON and server.gets("/shard-000000.tar") == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith("mae: stopped by SIGTERM before the first step;")
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith("mae: stopped by SIGTERM before the first step;")
 
 
 def test_sigterm_while_a_checkpoint_is_written(shards, undisturbed, tmp_path, monkeypatch, capsys):
@@ -216,8 +216,8 @@ def test_sigterm_while_a_download_hangs(make_shards, tmp_path, monkeypatch, caps
             assert main([str(config), *window, small]) == 75
         assert time.monotonic() - began < SOON
         (saved_at,) = saved(tmp_path / "run")
-        (said,) = capsys.readouterr().err.splitlines()
-        assert said.startswith(
+        (message,) = capsys.readouterr().err.splitlines()
+        assert message.startswith(
             "mae: stopped by SIGTERM while waiting for data; the last checkpoint is of step "
         )
         assert exit_status(tmp_path / "run")["step"] == saved_at >= 8
@@ -285,8 +285,8 @@ def test_a_place_that_takes_no_more_fails_in_one_line(
     with monkeypatch.context() as patch:
         disturb(patch, Evaluator, "evaluate", after=lose, at=9)
         assert main([str(config)]) == 1
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(line.format(run=tmp_path / "run"))
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith(line.format(run=tmp_path / "run"))
     if place.is_dir():
         place.rmdir()
     else:
@@ -331,8 +331,8 @@ def test_a_run_whose_newest_checkpoint_is_a_trap_is_refused(hostile, undisturbed
     (newest / "state.json").write_text(json.dumps(with_checksum(state)))
     assert read_state(newest).step == 10
     assert main([str(config)]) == 2
-    (said,) = capsys.readouterr().err.splitlines()
-    assert said.startswith(f"mae: {newest}: the weights do not fit this model: ")
+    (message,) = capsys.readouterr().err.splitlines()
+    assert message.startswith(f"mae: {newest}: the weights do not fit this model: ")
     assert not sprung.exists()
     shutil.rmtree(newest)
     assert main([str(config)]) == 0
@@ -363,9 +363,9 @@ def test_a_hostile_manifest_is_passed_over_and_costs_nothing(change, hostile, un
     (newest / "state.json").write_text(text)
     capsys.readouterr()
     assert main([str(config)]) == 0
-    (told,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("damaged ")]
-    assert told.startswith(f"damaged {newest}: ")
-    assert told.endswith("; resuming from step-000000009")
+    (message,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("damaged ")]
+    assert message.startswith(f"damaged {newest}: ")
+    assert message.endswith("; resuming from step-000000009")
     assert (run / "config.yaml").read_bytes() == before
     assert_same(run, undisturbed)
 
@@ -399,23 +399,23 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Launched:
-    """A run under its launcher, what it says, and all processes it ever had."""
+    """Run under its launcher, its stderr, and all processes it ever had."""
 
     def __init__(self, line: list[str], folder: Path, patience: float = 2) -> None:
-        self.log = folder / "said"
+        self.log = folder / "stderr"
         self.metrics = folder / "run" / "metrics.jsonl"
-        here = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+        path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
         patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(patience)}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                line, stdout=subprocess.DEVNULL, stderr=log, env=environment() | here | patient
+                line, stdout=subprocess.DEVNULL, stderr=log, env=environment() | path | patient
             )
         self.family: dict[int, psutil.Process] = {}
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train, in order; none yet while they are being started."""
         found = {}
-        for one in self.look():
+        for one in self.living():
             with suppress(psutil.Error):
                 parent = self.family.get(one.ppid())
                 rank = one.environ().get("RANK")
@@ -423,8 +423,8 @@ class Launched:
                     found[int(rank)] = one
         return [found[rank] for rank in sorted(found)]
 
-    def look(self) -> list[psutil.Process]:
-        """Those that live."""
+    def living(self) -> list[psutil.Process]:
+        """Living processes of the run, added to `family`."""
         with suppress(psutil.NoSuchProcess):
             launcher = psutil.Process(self.process.pid)
             living = [launcher, *launcher.children(recursive=True)]
@@ -435,23 +435,23 @@ class Launched:
     def wait_for_step(self, step: int) -> None:
         deadline = time.monotonic() + 120
         while not (self.metrics.exists() and f'"step": {step},' in self.metrics.read_text()):
-            assert self.process.poll() is None and time.monotonic() < deadline, self.said()
-            self.look()
+            assert self.process.poll() is None and time.monotonic() < deadline, self.stderr()
+            self.living()
             time.sleep(0.02)
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         return self.log.read_text()
 
     def end(self, within: float) -> int:
-        """Its exit code; fails where it, or one of its processes, is left."""
+        """Wait for the end and return the exit code; fail where a process is left."""
         deadline = time.monotonic() + within
         try:
             while self.process.poll() is None and time.monotonic() < deadline:
-                self.look()
+                self.living()
                 time.sleep(0.05)
             code = self.process.poll()  # before psutil takes note of it
             _, alive = psutil.wait_procs(self.family.values(), timeout=15)
-            assert code is not None and not alive, (alive, self.said())
+            assert code is not None and not alive, (alive, self.stderr())
             return code
         finally:
             for one in self.family.values():
@@ -479,7 +479,7 @@ def test_a_stalled_process_ends_the_run(rank, shards, undisturbed_by_two, tmp_pa
     run.wait_for_step(6)
     # The launcher gives the one that cannot hear its signal half a minute.
     assert run.end(within=6 + 30 + SOON) == 1
-    (line,) = ours(run.said())
+    (line,) = mae_lines(run.stderr())
     assert line.startswith("mae: another process has not answered for 6 s (train.timeout_minutes)")
     assert exit_status(tmp_path / "run")["code"] == 1
     assert launch(config, processes=2).returncode == 0
@@ -494,7 +494,7 @@ def test_an_exception_in_one_process_ends_all(rank, shards, undisturbed_by_two, 
     run = Launched(faulty(config, fault, "data.workers=1"), tmp_path, patience=30)
     run.wait_for_step(6)
     assert run.end(within=SOON) != 0
-    assert "OSError: [Errno 24] Too many open files" in run.said()
+    assert "OSError: [Errno 24] Too many open files" in run.stderr()
     assert launch(config, processes=2).returncode == 0
     assert_same(tmp_path / "run", undisturbed_by_two)
 
@@ -509,13 +509,13 @@ def test_one_process_of_two_killed_under_the_supervisor(shards, undisturbed_by_t
     for step in sorted(chance.sample(range(2, 20), kills)):
         run.wait_for_step(step)
         while len(fresh := [one for one in run.ranks() if one.pid not in killed]) < 2:
-            assert run.process.poll() is None, run.said()
+            assert run.process.poll() is None, run.stderr()
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.2))
         chance.choice(fresh).kill()
         killed |= {one.pid for one in fresh}
-    assert run.end(within=300) == 0, run.said()
-    assert run.said().count("relaunch in 0 s") == kills
+    assert run.end(within=300) == 0, run.stderr()
+    assert run.stderr().count("relaunch in 0 s") == kills
     assert_same(tmp_path / "run", undisturbed_by_two)
 
 
@@ -526,7 +526,7 @@ def test_sigterm_to_all_processes_at_any_moment_of_the_start(shards, undisturbed
     for _ in range(8):
         run = Launched(command(config, "data.workers=1", processes=2), tmp_path, patience=10)
         time.sleep(chance.uniform(0, 9))
-        for one in reversed(run.look()):
+        for one in reversed(run.living()):
             with suppress(psutil.NoSuchProcess):
                 one.send_signal(signal.SIGTERM)
         run.end(within=SOON)
@@ -549,7 +549,7 @@ mae.evaluation.health.measure_health = disturbed
     run = Launched(faulty(config, fault, *health), tmp_path, patience=30)
     assert run.end(within=120) != 0  # the launcher's own
     assert exit_status(tmp_path / "run")["code"] == 75
-    assert len(ours(run.said())) == 1
+    assert len(mae_lines(run.stderr())) == 1
     assert exit_status(tmp_path / "run")["step"] == saved(tmp_path / "run")[-1] == 8
     assert launch(config, *health, processes=2).returncode == 0
     assert_same(tmp_path / "run", undisturbed_by_two)
@@ -566,7 +566,7 @@ def test_two_thousand_steps_take_no_more_memory(shards, tmp_path):
     for step in range(500, 2001, 50):
         run.wait_for_step(step)
         levels[step] = psutil.Process(run.process.pid).memory_info().rss / 1e6
-    assert run.end(within=60) == 0, run.said()
+    assert run.end(within=60) == 0, run.stderr()
     print({step: round(level, 1) for step, level in levels.items()})
     early = statistics.median(level for step, level in levels.items() if step <= 800)
     late = statistics.median(level for step, level in levels.items() if step >= 1700)

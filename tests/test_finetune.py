@@ -387,7 +387,7 @@ def test_a_missing_source_is_refused(tmp_path):
 
 
 def test_a_classifier_goes_to_timm_and_onnx(finetuned, tmp_path, capsys):
-    """With the averaged weights, which are those that were evaluated."""
+    """Exports hold the averaged weights, which are those that were evaluated."""
     import timm
 
     assert main(["export", str(finetuned), str(tmp_path / "timm")]) == 0
@@ -440,12 +440,12 @@ def test_stopped_by_a_signal_it_resumes_bit_for_bit(pretrained, tmp_path):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
-    assert process.returncode == 75, said
-    assert "the same command continues the run" in said
+    assert process.returncode == 75, errors
+    assert "the same command continues the run" in errors
     (stopped,) = (out / "checkpoints").glob("step-*")
     assert 3 <= int(stopped.name.removeprefix("step-")) < 40
     assert not (out / "evaluation.json").exists(), "only a run that came to its end is judged"

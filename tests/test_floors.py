@@ -49,7 +49,7 @@ def is_for_types(node: ast.AST) -> bool:
 
 
 def nodes_of(tree: ast.AST, with_types: bool) -> Iterator[ast.AST]:
-    """All nodes, with those that are for type checkers only or without them."""
+    """Yield the nodes below `tree`; `with_types` includes those for type checkers only."""
     for node in ast.iter_child_nodes(tree):
         if with_types or not is_for_types(node):
             yield node

@@ -1,4 +1,4 @@
-"""What launch/ and the README promise."""
+"""Launcher files of launch/ and the commands of the README."""
 
 import os
 import re
@@ -146,7 +146,9 @@ class Job:
         """Its exit code and output, after a signal to the batch shell once all nodes train."""
         try:
             deadline = time.monotonic() + 30
-            while number and not all(self.said(f"ready-{n}") is not None for n in self.node_ids):
+            while number and not all(
+                self.file_text(f"ready-{n}") is not None for n in self.node_ids
+            ):
                 assert self.process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.01)
             if number:
@@ -161,7 +163,7 @@ class Job:
     def node_ids(self) -> range:
         return range(self.nodes)
 
-    def said(self, name: str) -> str | None:
+    def file_text(self, name: str) -> str | None:
         path = self.folder / name
         return path.read_text() if path.exists() else None
 
@@ -170,14 +172,14 @@ def test_slurm_one_launcher_per_node_meets_at_the_first(tmp_path):
     job = Job(tmp_path, FAKE_CODE="0")
     assert job.end() == (0, "")
     for node in job.node_ids:
-        assert job.said(f"arguments-{node}") == (
+        assert job.file_text(f"arguments-{node}") == (
             "launch --config_file launch/multi_node.yaml --num_machines 2 --num_processes 16 "
             f"--machine_rank {node} --main_process_ip gpu07 --main_process_port 13456 "
             "-m mae.pretrain tiny.yaml data.train=a b/*.tar"
         )
-    assert job.said("scontrol") is None
+    assert job.file_text("scontrol") is None
     # A node that ends must not have the others killed in the middle of their checkpoint.
-    assert job.said("srun-options") == "--cpus-per-task=96 --kill-on-bad-exit=0 --wait=300"
+    assert job.file_text("srun-options") == "--cpus-per-task=96 --kill-on-bad-exit=0 --wait=300"
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
@@ -185,22 +187,22 @@ def test_slurm_a_job_out_of_time_stops_everywhere_and_requeues_itself(tmp_path, 
     job = Job(tmp_path, nodes)
     code, output = job.end(signal.SIGUSR1)
     assert code == 75
-    assert [job.said(f"seen-{node}") for node in job.node_ids] == ["USR1"] * nodes
-    assert job.said("scontrol") == "requeue 123456\n"
+    assert [job.file_text(f"seen-{node}") for node in job.node_ids] == ["USR1"] * nodes
+    assert job.file_text("scontrol") == "requeue 123456\n"
     assert "job 123456 goes back into the queue" in output
 
 
 def test_slurm_a_cancelled_job_stops_and_stays_cancelled(tmp_path):
     job = Job(tmp_path)
     assert job.end(signal.SIGTERM)[0] == 75
-    assert [job.said(f"seen-{node}") for node in job.node_ids] == ["TERM"] * 2
-    assert job.said("scontrol") is None
+    assert [job.file_text(f"seen-{node}") for node in job.node_ids] == ["TERM"] * 2
+    assert job.file_text("scontrol") is None
 
 
 def test_slurm_wrong_use_is_no_reason_to_requeue(tmp_path):
     job = Job(tmp_path, FAKE_CODE="2")
     assert job.end()[0] == 2
-    assert job.said("scontrol") is None
+    assert job.file_text("scontrol") is None
 
 
 def test_slurm_outside_of_a_job_says_what_to_type():

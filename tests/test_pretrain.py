@@ -93,7 +93,7 @@ def test_two_processes_give_the_curve_of_one(reference_run, reference_run_by_two
 def test_two_processes_killed_and_continued(
     reference_run, reference_run_by_two, shards, tmp_path, processes
 ):
-    """By two: to the same bits.  By one: to the same curve, to rounding."""
+    """Two processes resume to the same bits, one process to the same curve up to rounding."""
     config = write_config(tmp_path, shards)
     launch_and_kill(config, "data.workers=1", after_step=10, processes=2)
     done = launch(config, "data.workers=1", processes=processes)
@@ -316,7 +316,7 @@ def test_a_moved_data_set_is_the_same_data_set(shards, tmp_path, capsys):
 
 
 def test_bf16_and_a_compiled_step_train_to_nearly_the_same(reference_run, shards, tmp_path):
-    """In a process of its own: shape checks cannot be compiled."""
+    """A subprocess is used, as the shape checks of the test session cannot be compiled."""
     config = write_config(tmp_path, shards)
     program = f"""
 import torch

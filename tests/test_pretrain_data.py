@@ -128,9 +128,9 @@ def test_a_killed_data_worker_ends_the_run_with_a_checkpoint_and_its_name(
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert time.monotonic() - killed < 45
-    said = [line for line in errors.splitlines() if line.startswith("mae: ")]
-    assert len(said) == 1, errors
-    (line,) = said
+    messages = [line for line in errors.splitlines() if line.startswith("mae: ")]
+    assert len(messages) == 1, errors
+    (line,) = messages
     assert f"data worker {workers[-1].pid} (signal 9) died" in line
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert line.endswith(f"the last checkpoint is of step {int(saved.name[5:])}")
@@ -191,7 +191,7 @@ def test_every_order_gives_two_processes_the_curve_of_one(tmp_path, make_shards,
 
 
 def test_a_device_may_decode(tmp_path, make_shards, capsys):
-    """On a CPU by the same library as ours: the same bits."""
+    """A CPU as device decodes by the same library as the workers: the same bits."""
     config = write_config(tmp_path, make_shards(tmp_path / "shards", IMAGES, size=(20, 24)))
     assert main([str(config), *FAST, "data.crop_on_device=true"]) == 0
     cropped = final_weights(tmp_path / "run")
@@ -205,7 +205,7 @@ def test_a_device_may_decode(tmp_path, make_shards, capsys):
     assert "data.decode_on_device: is for JPEGs, not for" in capsys.readouterr().err
 
 
-def test_a_missing_decoder_is_told_before_there_is_a_run(
+def test_a_missing_decoder_is_reported_before_there_is_a_run(
     tmp_path, make_shards, capsys, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", None)

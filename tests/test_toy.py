@@ -272,7 +272,7 @@ print("equal")
 
 
 def test_one_compiled_graph_for_any_progress():
-    """With regions of full precision; in a subprocess, as jaxtyping's checks do not compile."""
+    """Covers full-precision regions; in a subprocess, as jaxtyping's checks do not compile."""
     words = [sys.executable, "-c", COMPILED]
     path = {"PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | path)

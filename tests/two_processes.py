@@ -8,7 +8,7 @@ from tests.runs import environment
 
 
 def run_two(program: str, folder: Path) -> list[str]:
-    """What each printed; both get `folder` and their number, 0 or 1, as arguments."""
+    """Run `program` twice at once, with `folder` and the rank as arguments; return both outputs."""
     file = folder / "program.py"
     file.write_text(program)
     path = {"PYTHONPATH": str(Path(__file__).parents[1])}

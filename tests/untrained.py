@@ -35,7 +35,7 @@ def tiny_config(objective: str = "mae", **sections: Any) -> Config:
 def classifier_config(
     pool: Literal["avg", "token"] = "avg", ema: float = 0.5, **sections: Any
 ) -> Config:
-    """Of three classes, with averaged weights unless `ema` is 0."""
+    """Tiny classifier of three classes, with averaged weights unless `ema` is 0."""
     finetune = {"num_classes": CLASSES, "global_pool": pool}
     train = sections.pop("train", TrainConfig()).model_copy(update={"ema": ema})
     return tiny_config("classifier", finetune=finetune, train=train, **sections)

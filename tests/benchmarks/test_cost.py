@@ -72,7 +72,7 @@ def all_queries(monkeypatch):
 
 
 def whole_head(monkeypatch):
-    """All tokens to the last block, the norm and the head."""
+    """Pass all tokens through the last block, the norm and the head."""
     forward = Block.forward
     monkeypatch.setattr(Block, "forward", lambda self, x, num_queries=None: forward(self, x))
     decode = Decoder.forward

@@ -19,7 +19,7 @@ from mae.commands.supervise import Supervisor, newest_step, run_folder
 from tests.runs import command, environment, events_of, metrics_of, write_config
 
 PRETRAIN = '''
-"""Stands in for mae.pretrain: each life does what the next line of `lives` says."""
+"""Stands in for mae.pretrain: each life follows the next line of `lives`."""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -109,12 +109,12 @@ def lives_of(folder: Path) -> int:
     return (folder / "log").read_text().split().count("0")
 
 
-def told_of(run: Path) -> list[tuple[str, int | None, str]]:
+def event_rows(run: Path) -> list[tuple[str, int | None, str]]:
     return [(row["event"], row["step"], row["reason"]) for row in events_of(run)]
 
 
 def marked() -> list[psutil.Process]:
-    """All living processes of all supervisors that this test started."""
+    """Living processes of the supervisors that this test started."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -143,10 +143,10 @@ def test_as_long_as_checkpoints_get_newer_a_run_that_dies_is_relaunched(fake, tm
     assert code == 0
     assert lives_of(tmp_path) == 4
     assert supervisor.pauses == [10, 10, 10]
-    assert told_of(tmp_path / "run") == [("relaunch", s, "disk full") for s in (8, 16, 24)]
-    said = capfd.readouterr().err.splitlines()
-    assert said[0] == "mae: supervise: disk full; stands at step 8, relaunch in 10 s"
-    assert len(said) == 3
+    assert event_rows(tmp_path / "run") == [("relaunch", s, "disk full") for s in (8, 16, 24)]
+    messages = capfd.readouterr().err.splitlines()
+    assert messages[0] == "mae: supervise: disk full; stands at step 8, relaunch in 10 s"
+    assert len(messages) == 3
 
 
 def test_without_progress_it_gives_up_with_the_runs_own_code(fake, tmp_path, capfd):
@@ -154,7 +154,7 @@ def test_without_progress_it_gives_up_with_the_runs_own_code(fake, tmp_path, cap
     assert code == 3
     assert supervisor.pauses == [10, 10, 20, 40]  # the first life did bring a checkpoint
     assert lives_of(tmp_path) == 5
-    assert told_of(tmp_path / "run")[-1] == ("give up", 8, "loss is nan")
+    assert event_rows(tmp_path / "run")[-1] == ("give up", 8, "loss is nan")
     last = capfd.readouterr().err.splitlines()[-1]
     assert last == (
         "mae: supervise: loss is nan; stands at step 8, giving up after 3 relaunches without a "
@@ -183,11 +183,11 @@ def test_the_longest_pause_is_ten_minutes(fake, tmp_path):
 def test_a_killed_run_left_no_word(fake, tmp_path):
     code, _ = supervised(fake({"kill": True, "step": 4}, {"code": 0}), tmp_path)
     assert code == 0
-    assert told_of(tmp_path / "run") == [("relaunch", 4, "killed by SIGKILL")]
+    assert event_rows(tmp_path / "run") == [("relaunch", 4, "killed by SIGKILL")]
 
 
 def test_the_word_of_another_life_counts_for_nothing(fake, tmp_path):
-    """Of an earlier supervisor: "done", and then the run is killed at its very start."""
+    """A stale "done" of an earlier supervisor is ignored when the run is killed at its start."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").touch()
     (tmp_path / "run" / "exit-status").write_text('{"code": 0, "step": 4, "reason": "done"}')
@@ -235,29 +235,29 @@ def wait_for(*paths: Path, process: subprocess.Popen) -> None:
 
 
 def stop(line: list[str], folder: Path, number: int, ranks: int = 1) -> tuple[int, str]:
-    """Start, wait until every process trains, signal: exit code and what was said."""
+    """Start, wait until every process trains, signal; return the exit code and stderr."""
     process = start(line)
     try:
         wait_for(*(folder / f"ready-{rank}" for rank in range(ranks)), process=process)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
     assert not marked()
-    return process.returncode, said
+    return process.returncode, stderr
 
 
 @pytest.mark.parametrize(
-    ("sent", "met"),
+    ("sent", "received"),
     [("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1"), ("SIGINT", "SIGINT"), ("SIGHUP", "SIGTERM")],
 )
-def test_a_signal_is_passed_on_and_the_run_stops_in_order(fake, tmp_path, sent, met):
+def test_a_signal_is_passed_on_and_the_run_stops_in_order(fake, tmp_path, sent, received):
     line = fake({"wait": True, "step": 4})
-    code, said = stop(line, tmp_path, signal.Signals[sent])
+    code, stderr = stop(line, tmp_path, signal.Signals[sent])
     assert code == 75
-    assert (tmp_path / "seen-0").read_text() == met
-    assert said == f"mae: supervise: stopped by {sent} at step 4; the same command continues\n"
+    assert (tmp_path / "seen-0").read_text() == received
+    assert stderr == f"mae: supervise: stopped by {sent} at step 4; the same command continues\n"
 
 
 def test_the_launcher_of_one_process_is_left_alone(fake, tmp_path):
@@ -269,7 +269,7 @@ def test_the_launcher_of_one_process_is_left_alone(fake, tmp_path):
 
 
 def test_the_launcher_of_several_processes_kills_nobody_who_is_saving(fake, tmp_path, monkeypatch):
-    """Its patience is shorter here than saving takes; each process is told, and told once."""
+    """Its timeout is shorter than saving takes; each process receives one signal."""
     monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "1")
     real = command(tmp_path / "tiny.yaml", processes=2)
     launcher = tuple(real[1 : real.index("mae.pretrain") - 1])
@@ -279,7 +279,7 @@ def test_the_launcher_of_several_processes_kills_nobody_who_is_saving(fake, tmp_
 
 
 def test_one_of_two_processes_dies_and_both_are_relaunched(fake, tmp_path):
-    """The launcher's own end of the other one is no stop that anybody asked for."""
+    """The launcher's own end of the other one is not a requested stop."""
     real = command(tmp_path / "tiny.yaml", processes=2)
     launcher = tuple(real[1 : real.index("mae.pretrain") - 1])
     line = fake({"wait": True, "step": 4, "kill_rank": "1"}, {"code": 0}, launcher=launcher)
@@ -292,7 +292,7 @@ def test_a_run_that_dies_of_the_signal_counts_as_stopped(fake, tmp_path):
     line = fake({"wait": True, "deaf": True, "word": False})
     assert stop(line, tmp_path, signal.SIGTERM)[0] == 75
     assert lives_of(tmp_path) == 1
-    assert told_of(tmp_path / "run") == [("stop", None, "SIGTERM, killed by SIGTERM")]
+    assert event_rows(tmp_path / "run") == [("stop", None, "SIGTERM, killed by SIGTERM")]
 
 
 FORWARDS_NOTHING = (
@@ -319,13 +319,13 @@ def test_a_signal_to_every_process_leaves_the_run_the_time_to_save(
     try:
         wait_for(tmp_path / "ready-0", process=process)
         signal_everybody(process, supervisor_after)
-        _, said = process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
     assert (tmp_path / "seen-0").exists()
     assert process.returncode == 75
-    assert said == "mae: supervise: stopped by SIGTERM at step 4; the same command continues\n"
+    assert stderr == "mae: supervise: stopped by SIGTERM at step 4; the same command continues\n"
     assert not marked()
 
 
@@ -338,11 +338,11 @@ def test_a_third_ctrl_c_kills_a_run_that_saves_without_its_launcher(fake, tmp_pa
             time.sleep(0.3)
             assert process.poll() is None
             process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=10)
+        _, stderr = process.communicate(timeout=10)
     finally:
         process.kill()
     assert process.returncode == 75
-    assert "interrupted for the third time: killing the run" in said
+    assert "interrupted for the third time: killing the run" in stderr
     assert not marked()
 
 
@@ -373,11 +373,11 @@ def test_a_third_ctrl_c_kills(fake, tmp_path):
         for _ in range(3):
             process.send_signal(signal.SIGINT)
             time.sleep(0.3)
-        _, said = process.communicate(timeout=10)
+        _, stderr = process.communicate(timeout=10)
     finally:
         process.kill()
     assert process.returncode == 75
-    assert "interrupted for the third time: killing the run" in said
+    assert "interrupted for the third time: killing the run" in stderr
     assert not marked()
 
 
@@ -394,14 +394,14 @@ def test_a_signal_between_two_launches_ends_the_waiting(fake, tmp_path):
     assert lives_of(tmp_path) == 1
 
 
-def test_wrong_settings_are_told_once_and_nothing_is_launched(fake, tmp_path, capsys):
+def test_wrong_settings_are_reported_once_and_nothing_is_launched(fake, tmp_path, capsys):
     assert main(["supervise", *fake({"code": 0}), "model.mask_raito=0.5"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "model.mask_raito: unknown key, did you mean mask_ratio" in line
     assert not (tmp_path / "log").exists()
 
 
-def test_a_command_that_does_not_exist_is_told(fake, capsys):
+def test_a_command_that_does_not_exist_is_reported(fake, capsys):
     line = fake({"code": 0})
     assert main(["supervise", "/no/such/launcher", *line]) == 2
     assert capsys.readouterr().err == (
@@ -420,7 +420,7 @@ def test_the_run_folder_comes_from_the_command(fake):
 
 
 def test_the_run_folder_of_a_finetuning_is_the_one_that_mae_finetune_takes(fake, tmp_path):
-    """From a YAML file, or beside the pretraining run that it starts from."""
+    """The folder is set in a YAML file, or lies beside the pretraining run of the start."""
     config = fake({})[-1]
     launcher = ["accelerate", "launch", "-m", "mae.finetune"]
     assert run_folder([*launcher, config, "data.train=a.tar"]) == tmp_path / "run"
@@ -436,7 +436,7 @@ def test_the_run_folder_of_a_finetuning_is_the_one_that_mae_finetune_takes(fake,
         run_folder([*launcher, str(tmp_path)])
 
 
-def test_whoever_watches_does_not_import_torch():
+def test_the_supervisor_does_not_import_torch():
     code = "import sys, mae.cli, mae.commands.supervise; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
@@ -455,11 +455,11 @@ def test_a_real_run_that_is_killed_comes_to_its_end(shards, tmp_path):
         wait_for(tmp_path / "run" / "checkpoints" / "step-000000004", process=process)
         (run,) = psutil.Process(process.pid).children()
         run.kill()
-        _, said = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=120)
     finally:
         process.terminate()
         process.wait(30)
-    assert process.returncode == 0, said
+    assert process.returncode == 0, stderr
     assert [row["step"] for row in metrics_of(tmp_path / "run")] == list(range(1, 27))
-    (relaunch,) = (event for event in told_of(tmp_path / "run") if event[0] == "relaunch")
+    (relaunch,) = (event for event in event_rows(tmp_path / "run") if event[0] == "relaunch")
     assert relaunch[1] is not None and relaunch[1] >= 4

@@ -87,7 +87,7 @@ def classifier(folder, pretraining):
 
 @pytest.mark.parametrize("kind", ["pretraining", "classifier"])
 def test_resumed_metrics_equal_the_earlier_versions(kind, request):
-    """All metrics of all steps, up to the rounding differences between machines."""
+    """Every metric of every step is equal up to the rounding differences between machines."""
     run = request.getfixturevalue(kind)
     lines = (EARLIER / kind / "to-the-end.jsonl").read_text().splitlines()
     expected = [json.loads(line) for line in lines]

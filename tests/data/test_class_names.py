@@ -5,7 +5,7 @@ from mae.data.class_names import class_names, copy_class_names
 
 @pytest.fixture
 def shard(tmp_path):
-    """With names of three classes beside it, one of them not of ASCII."""
+    """Shard with a classes.txt of three names beside it, one of them non-ASCII."""
     (tmp_path / "classes.txt").write_text("cat\nbig dog\nKüken\n", encoding="utf-8")
     return f"{tmp_path}/train-000000.tar"
 

@@ -35,7 +35,7 @@ def without_tables(data):
 
 @pytest.fixture
 def shard(tmp_path, make_image, make_tar):
-    """All kinds of images, of all sizes; two are bad, one of them beyond its header."""
+    """Shard of images of several kinds and sizes; two are bad, one of them beyond its header."""
 
     def member(number):
         image = Image.fromarray(make_image(number, (20 + number, 50 - number)))
@@ -129,7 +129,7 @@ class Inverting(JpegDecoder):
 
 
 def test_what_only_the_device_refuses_is_decoded_by_the_cpu(make, shard, monkeypatch):
-    """That image alone: no other's pixels depend on who is beside it, here or elsewhere."""
+    """Only that image: no other's pixels depend on its batch or on the number of processes."""
     monkeypatch.setattr("mae.data.device_decoding.JpegDecoder", Inverting)
     alone = make("decode")
     halves = [make("decode", processes=2, rank=rank) for rank in range(2)]
@@ -142,7 +142,7 @@ def test_what_only_the_device_refuses_is_decoded_by_the_cpu(make, shard, monkeyp
     assert {one.sample for batch in alone for one in batch.bad} == {9, 11}
 
 
-def test_a_device_that_fails_is_told(make, monkeypatch):
+def test_a_device_that_fails_is_reported(make, monkeypatch):
     def fail(self, files):
         raise UserError("nvImageCodec on cuda:0: out of memory")
 

@@ -69,7 +69,7 @@ def test_another_time_is_stale(shard, scans):
 
 
 def test_damage_done_by_copying_is_not_indexed_as_right(shard, tmp_path):
-    """Without the times the index is stale, but its checksum still tells."""
+    """Other file times make the index stale, but its checksum still reveals the damage."""
     shard_index(str(shard))
     copy = Path(shutil.copytree(shard.parent, tmp_path / "copy"), "shard.tar")
     copy.write_bytes(shard.read_bytes().replace(b"AAAA", b"AAAB", 1))
@@ -272,7 +272,7 @@ def test_a_remote_shard_is_fetched_scanned_and_kept(server, shard, index_dir, sh
 def test_a_copy_may_be_given_up_while_it_is_scanned(
     server, shard, index_dir, shard_cache, monkeypatch
 ):
-    """In a small cache the shards that are indexed at a time push each other out."""
+    """Shards indexed at the same time evict each other from a small cache."""
 
     def scan_late(path, name):
         for copy in shard_cache.folder.glob("*.tar"):
@@ -296,7 +296,7 @@ def test_another_size_on_the_server_is_stale(
 
 
 def test_another_version_on_the_server_is_read_again(server, shard, index_dir, shard_cache, scans):
-    """Where the same file was put there once more: then nothing is said."""
+    """The same bytes under a new ETag are scanned again, without an error."""
     url = server.serve("/data/shard.tar", body(shard.read_bytes(), etag="1"))
     expected = shard_index(url, index_dir, shard_cache)
     server.serve("/data/shard.tar", body(shard.read_bytes(), etag="2"))

@@ -109,7 +109,7 @@ def test_a_damaged_shard_among_many_is_named(tmp_path, make_shards):
     assert refused(build_manifest, [pattern]).startswith(f"{bad}: ")
 
 
-def test_progress_is_told(tmp_path, make_shards):
+def test_progress_is_reported(tmp_path, make_shards):
     heard = []
     build_manifest(
         [make_shards(tmp_path, 6, shard_size=2)], progress=lambda *seen: heard.append(seen)

@@ -264,7 +264,7 @@ def test_any_mode_starts_anywhere_without_walking_there(mode):
 @effort(max_examples=30)
 @given(drawn=orders(), restarts=st.lists(st.integers(0, 6), max_size=3), data=st.data())
 def test_ranks_restarts_and_accumulation_never_change_what_is_seen(drawn, restarts, data):
-    """What all ranks saw, put back in its places, is the order's own sequence."""
+    """Samples of all ranks, put at their positions, are the order's own sequence."""
     order, settings = drawn
     batch_size, steps = settings["batch_size"], 6
     seen = np.full((2, steps * batch_size), -1)

@@ -165,7 +165,7 @@ def test_bad_images_are_passed_over(write):
     assert np.allclose([found.mean, found.std], [mean, std], rtol=0, atol=1e-6)
 
 
-def test_nothing_usable_is_told(tmp_path, make_tar):
+def test_nothing_usable_is_reported(tmp_path, make_tar):
     path = make_tar(tmp_path / "a.tar", [("a.jpg", b"no image")])
     with pytest.raises(UserError, match=r"no usable image.*a.tar: key a: does not decode"):
         channel_statistics(Images(build_manifest([str(path)]), 3))

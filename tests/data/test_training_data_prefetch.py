@@ -121,7 +121,7 @@ def test_only_the_remote_shards_of_a_mixed_list_are_fetched(remote, local, serve
 
 
 def test_a_shard_of_long_ago_may_be_asked_for_again(remote, monkeypatch):
-    """In the next epoch it may have been evicted; what is remembered is bounded."""
+    """The next epoch requests a shard again, as it may be evicted; the record is bounded."""
     manifest, cache = remote
     asked = []
 
@@ -170,7 +170,7 @@ def _fetch_all(manifest, order, cache):
 
 
 def test_the_processes_of_a_machine_share_the_shards(server, tmp_path, make_shards):
-    """All want the same at the same time: none waits for a shard that another is bringing."""
+    """Processes want the same shards at once: none waits for one that another downloads."""
     make_shards(tmp_path / "local", 12, shard_size=1)
     running, most, lock = 0, 0, threading.Lock()
 

@@ -160,7 +160,7 @@ def test_one_is_no_plural(tmp_path, make_shards):
     assert describe_verification(verified)[-1] == "1 image in 1 shard: all good"
 
 
-def test_progress_is_told(tmp_path, make_shards):
+def test_progress_is_reported(tmp_path, make_shards):
     manifest = build_manifest([make_shards(tmp_path / "s", 12, shard_size=5)])
     told = []
     verify(manifest, progress=lambda *numbers: told.append(numbers))

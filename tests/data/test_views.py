@@ -185,7 +185,7 @@ def test_another_seed_gives_other_views(manifest, expected):
 # Bad samples
 
 
-def test_bad_images_are_replaced_and_told(damaged):
+def test_bad_images_are_replaced_and_reported(damaged):
     batch = by_all_processes(training_views(damaged), 1, 1)
     assert {sample for sample, _ in batch.bad} == BAD
     for sample, reason in batch.bad:

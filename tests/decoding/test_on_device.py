@@ -121,7 +121,7 @@ def broken():
     ],
 )
 def test_broken_library_is_detected_at_construction(monkeypatch, capfd, fail, message):
-    """Without nvJPEG, importing the library succeeds and only prints the cause to stderr."""
+    """Importing the library without nvJPEG succeeds and only prints the cause to stderr."""
 
     def load(name):
         os.write(2, b"Failed to load\nnvjpeg library!\n")

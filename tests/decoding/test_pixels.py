@@ -20,7 +20,7 @@ def test_requested_channels_are_unchanged(channels, dtype, alpha):
 
 
 def test_luma_equals_pillow():
-    """All pairs of red and green, the colours of largest weight, at four levels of blue."""
+    """Compare all pairs of red and green, the colours of largest weight, at four levels of blue."""
     levels = np.arange(256, dtype=np.uint8)
     red, green = np.meshgrid(levels, levels)
     for blue in (0, 1, 127, 255):

@@ -82,7 +82,7 @@ def test_options_choose_images_size_and_pooling(run, tmp_path, in_process, capsy
 
 
 def test_noise_is_used_on_request_only(run, tmp_path, in_process, capsys):
-    """Without it, an export fails where the run's own images are gone."""
+    """An export without `--images noise` fails where the run's own images are gone."""
     for shard in (tmp_path / "shards").glob("*.tar"):
         shard.unlink()
     out = tmp_path / "out"

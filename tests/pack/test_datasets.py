@@ -99,7 +99,7 @@ def test_files_on_disk_are_packed_unchanged(image_folder):
 
 
 def test_data_set_with_a_split_argument(image_folder, monkeypatch):
-    """As in torchvision, the constructor rejects splits that the data set does not have."""
+    """The constructor rejects unknown splits, as those of torchvision do."""
 
     class Splits(datasets.ImageFolder):
         def __init__(self, root, split="train", download=False):

@@ -118,7 +118,7 @@ def test_a_vit_of_transformers_gives_its_features(tmp_path, kind, skipped):
 
 
 def original_names(model):
-    """As the paper's release spells them: a row for the class token in both position embeddings."""
+    """Tensors as in the paper's release: both position embeddings have a class token's row."""
     tensors = {key: tensor.clone() for key, tensor in model.encoder.state_dict().items()}
     for key, tensor in model.decoder.state_dict().items():
         tensors[key if key == "mask_token" else f"decoder_{key}"] = tensor.clone()
@@ -212,7 +212,7 @@ def test_a_config_that_describes_no_vit_is_refused(tmp_path, config, message):
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_what_is_not_there_is_said_with_a_hint(tmp_path):
+def test_what_is_not_there_is_reported_with_a_hint(tmp_path):
     with pytest.raises(UserError, match=r"init.from: nix: no such file or folder \(timm:NAME"):
         find_weights("nix")
     with pytest.raises(UserError, match=f"did you mean timm:{NAME}"):

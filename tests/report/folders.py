@@ -90,7 +90,7 @@ def write_run(folder: Path, count: int = 100, **train) -> Path:
 
 
 def write_classifier_run(folder: Path, count: int = 100) -> Path:
-    """A run folder of fine-tuning: four classes, judged every tenth row and at the end."""
+    """Write a run folder of fine-tuning: four classes, evaluated every tenth row and at the end."""
     folder.mkdir(parents=True)
     config = config_type("classifier")(output="runs/x", objective="classifier").model_dump(
         mode="json"
@@ -171,6 +171,6 @@ ATTENTIVE = {"step": 1900, "test_images": 512, "accuracy": 0.61, "interval": [0.
 
 
 def write_results(folder: Path) -> None:
-    """What evaluations leave in a run folder."""
+    """Write the result files of evaluations into a run folder."""
     for name, found in (("probe", PROBE), ("segment", SEGMENT), ("attentive", ATTENTIVE)):
         (folder / f"{name}.json").write_text(json.dumps(found))

@@ -34,7 +34,7 @@ def test_thousands_of_rows_become_a_line_within_a_band():
     assert len(markup) < 40_000
 
 
-def test_values_are_told_under_the_pointer():
+def test_values_are_shown_under_the_pointer():
     figure = parsed(chart("t", [Line("loss", [(300.0, 0.25)]), Line("b", [(305.0, 7.0)])], SPAN))
     told = [t.text for rect in figure.iter("rect") for t in rect.iter("title")]
     assert told == ["step 305\nloss 0.25\nb 7"]

@@ -30,7 +30,7 @@ def test_a_large_one_is_made_small(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "absent"])
-def test_a_damaged_one_is_told_as_such(tmp_path, damage):
+def test_a_damaged_one_is_reported_as_such(tmp_path, damage):
     path = write_panel(tmp_path / "step-000000007.png", noise=True)
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[:2000], "empty": b"", "text": b"<svg/>"}.get(damage, whole))

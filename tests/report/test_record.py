@@ -51,7 +51,7 @@ def test_any_file_may_be_absent_or_damaged(tmp_path, name, damage):
         assert len(record.notes) == 1 and record.notes[0].startswith(name)
 
 
-def test_a_last_line_that_a_kill_cut_off_is_normal_and_others_are_told(tmp_path):
+def test_a_last_line_that_a_kill_cut_off_is_normal_and_others_are_reported(tmp_path):
     run = write_run(tmp_path / "run")
     write_rows(run / "metrics.jsonl", metric_rows(3), cut='{"step": 80, "lo')
     record = read_record(run)

@@ -49,7 +49,7 @@ def tried(tmp_path, shards, monkeypatch):
     return run
 
 
-def test_the_plan_is_told_and_nothing_is_left(tried, tmp_path):
+def test_the_plan_is_printed_and_nothing_is_left(tried, tmp_path):
     lines, objective = tried("train.max_device_batch=4")
     text = "\n".join(lines)
     assert "8 = 1 process x 2 accumulated x 4 images on cpu, fp32" in text

@@ -1,4 +1,4 @@
-"""What is noted of a start."""
+"""Record of a run's start: `describe_start` and `git_state`."""
 
 import json
 import subprocess

@@ -171,7 +171,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ["sharded", "ddp", "one"])
 def test_what_was_killed_when_sharded_goes_on_as_any_kind(folder, name):
-    """From step 4's checkpoint to the same losses, gradients and weights as never disturbed."""
+    """Resuming at step 4 yields the losses, gradients and weights of an undisturbed run."""
     run, undisturbed = folder / name / "run", folder / "undisturbed" / "run"
     assert numbers(run, "step") == list(range(1, STEPS + 1))
     for column in ("loss", "grad_norm"):

@@ -39,7 +39,7 @@ def exit_status(folder):
 
 
 def start_and_signal(config, number, *settings, processes=1, whom="all", after=6):
-    """Run until step `after` is told of, send the signal, wait; (exit code, stderr)."""
+    """Run until step `after` is logged, send the signal, wait; return exit code and stderr."""
     process = subprocess.Popen(
         command(config, *settings, processes=processes),
         stdout=subprocess.DEVNULL,
@@ -65,7 +65,7 @@ def start_and_signal(config, number, *settings, processes=1, whom="all", after=6
 
 
 def test_a_second_ctrl_c_leaves_at_once(shards, tmp_path):
-    """Though a checkpoint is being written, and a tracker has much to send."""
+    """A checkpoint is being written, and a tracker has much to send."""
     script = f"""
 import sys, time
 import mae.pretrain, mae.training.checkpoint.saver, mae.training.tracking.tracker
@@ -128,7 +128,7 @@ def test_stopped_and_continued_ends_in_the_same_bits(shards, undisturbed, tmp_pa
         "launcher",
     ],
 )
-def test_two_processes_stop_together_whoever_is_told(shards, tmp_path, whom):
+def test_two_processes_stop_together_whichever_gets_the_signal(shards, tmp_path, whom):
     config = write_config(tmp_path, shards)
     code, errors = start_and_signal(
         config,
@@ -209,12 +209,12 @@ def test_too_many_in_a_row_stop_the_run_with_a_checkpoint(shards, tmp_path):
     assert exit_status(tmp_path)["code"] == 1
 
 
-def test_a_spike_is_told_and_rolled_back_where_asked(shards, tmp_path):
+def test_a_spike_is_reported_and_rolled_back_on_request(shards, tmp_path):
     settings = ("guard.spike=6", "train.epochs=12", "train.checkpoint_every=8")
     config = write_config(tmp_path, shards)
-    told = poisoned(config, [50], *settings, value="1000")
-    assert told.returncode == 0, told.stderr
-    assert "step 50: spike: loss" in told.stdout
+    done = poisoned(config, [50], *settings, value="1000")
+    assert done.returncode == 0, done.stderr
+    assert "step 50: spike: loss" in done.stdout
     assert "rollback" not in [event["event"] for event in events(tmp_path)]
 
     (tmp_path / "other").mkdir()
@@ -276,7 +276,7 @@ def test_inspect_batch_names_and_shows_what_a_step_saw(shards, tmp_path, capsys)
     assert (tmp_path / "run" / "batch-000000005.png").exists()
 
 
-def test_more_epochs_are_allowed_and_told(shards, tmp_path, capsys):
+def test_more_epochs_are_allowed_and_reported(shards, tmp_path, capsys):
     config = write_config(tmp_path, shards)
     assert main([str(config), "train.epochs=2"]) == 0
     capsys.readouterr()

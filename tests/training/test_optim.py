@@ -156,7 +156,7 @@ def test_groups_are_taken_as_they_are(name):
 
 
 def test_only_what_has_been_tried_is_a_name():
-    """Of all that timm has: without others' packages, Hessians and closures, and resumable."""
+    """Names of timm's optimizers without extra packages, Hessians and closures, and resumable."""
     assert set(NAMES) <= set(timm.optim.list_optimizers())
     with pytest.raises(ValueError, match="name"):
         OptimConfig.model_validate({"name": "adahessian"})
@@ -184,7 +184,7 @@ def probe(dtype: torch.dtype) -> tuple[nn.Linear, Tensor, Tensor]:
 
 
 def rates(steps: int) -> list[float]:
-    """As in the linear probe: a ninth of warm-up, half a cosine to 0; the peak of batch 16384."""
+    """Learning rates of the linear probe: 1/9 warm-up, half a cosine to 0, peak of batch 16384."""
     epochs = [90 * step / steps for step in range(steps)]
     return [lr_at(one, lr=6.4, min_lr=0.0, warmup_epochs=10.0, epochs=90.0) for one in epochs]
 

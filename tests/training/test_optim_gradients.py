@@ -261,5 +261,5 @@ dist.destroy_process_group()
 
 
 def test_sharded_weights_are_stepped_clipped_skipped_and_resumed_as_whole_ones(tmp_path):
-    """By every optimizer, on two processes; one bad number in one shard stops both."""
+    """Every optimizer on two processes; one bad number in one shard stops both."""
     assert run_two(SHARDED, tmp_path) == ["all the same"] * 2

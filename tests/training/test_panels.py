@@ -67,12 +67,12 @@ def test_every_command_writes_what_its_name_says(command, kind, run, shards, tmp
 
 
 @pytest.mark.parametrize("command", ["attention", "pca", "neighbours"])
-def test_a_classifier_is_looked_into_too(command, classifier, shards, tmp_path, monkeypatch):
-    """Through the averaged weights, where it has some."""
-    looked = []
+def test_a_classifier_is_shown_too(command, classifier, shards, tmp_path, monkeypatch):
+    """A classifier's averaged weights are used where it has them."""
+    encoders = []
 
     def spy(vit, *rest):
-        looked.append(vit)
+        encoders.append(vit)
         return last_attention(vit, *rest)
 
     monkeypatch.setattr("mae.pictures.attention.last_attention", spy)
@@ -83,12 +83,12 @@ def test_a_classifier_is_looked_into_too(command, classifier, shards, tmp_path, 
     page = out.read_text()
     assert "sample-00001" in page
     if command == "attention":
-        asked_by = {"avg": "the mean patch", "token": "the class token"}
+        query = {"avg": "the mean patch", "token": "the class token"}
         pool = finetune_of(Run(classifier).config()).global_pool
-        assert f"Attention of {asked_by[pool]} in the last block" in page
+        assert f"Attention of {query[pool]} in the last block" in page
         (checkpoint,) = (classifier / "checkpoints").glob("step-*")
         weights = load_file(checkpoint / "model.safetensors")
-        shown = looked[0].state_dict()["blocks.1.attn.qkv.weight"]
+        shown = encoders[0].state_dict()["blocks.1.attn.qkv.weight"]
         assert torch.equal(shown, weights["average.encoder.blocks.1.attn.qkv.weight"])
 
 
@@ -125,7 +125,7 @@ def test_a_query_among_the_images_finds_itself_first(run, shards, tmp_path):
     assert "1.000\nsample-00000\nclass 0" in out.read_text()
 
 
-def test_several_ratios_are_each_told(run, shards, tmp_path, capsys):
+def test_several_ratios_are_each_printed(run, shards, tmp_path, capsys):
     out = tmp_path / "many.png"
     arguments = ["reconstruct", str(run), shards, "--mask", "block", "--out", str(out)]
     assert main([*arguments, "--mask-ratio", "0.5", "0.75"]) == 0

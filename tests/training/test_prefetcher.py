@@ -50,22 +50,22 @@ class FakeEvent:
 
 @pytest.fixture
 def log(monkeypatch):
-    """What would be told to a GPU, which is the CPU here."""
-    told = []
-    main, events = FakeStream(told, "main"), iter(range(100))
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: FakeStream(told, "side"))
+    """Calls to CUDA streams and events, which are fakes on the CPU."""
+    calls = []
+    main, events = FakeStream(calls, "main"), iter(range(100))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: FakeStream(calls, "side"))
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
-    monkeypatch.setattr(torch.cuda, "Event", lambda: FakeEvent(told, next(events)))
+    monkeypatch.setattr(torch.cuda, "Event", lambda: FakeEvent(calls, next(events)))
     monkeypatch.setattr(
-        torch.Tensor, "record_stream", lambda tensor, stream: told.append(f"kept by {stream.name}")
+        torch.Tensor, "record_stream", lambda tensor, stream: calls.append(f"kept by {stream.name}")
     )
     monkeypatch.setattr(
         prefetcher.DevicePrefetcher,
         "_put",
         lambda self, batch, size: prefetcher.DeviceBatch(*[torch.zeros(1)] * 3),
     )
-    return told
+    return calls
 
 
 def test_on_a_gpu_the_loop_is_only_so_far_ahead(log):

@@ -43,7 +43,7 @@ def test_the_command_measures_both_decoders(shards, tmp_path, capsys):
 
 
 def test_different_pixels_are_reported(shards, monkeypatch):
-    """As from a GPU that decodes every value too large by one."""
+    """A stand-in for the codec decodes every value too large by one."""
 
     def brighter(images, batch_size, decoder):
         return [(image.int() + 1).clamp(max=255).to(torch.uint8) for image in decode_on_cpu(images)]

@@ -22,7 +22,7 @@ def measured(shards: str, short: str, others: Others = ALONE) -> dict:
 
 
 def check_rates(result: dict) -> None:
-    """All rates and ratios are positive and in order."""
+    """Check that rates and ratios are positive and in order."""
     for group in GROUPS:
         for rates in result[group].values():
             for spread in rates.values():

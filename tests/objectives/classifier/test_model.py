@@ -308,7 +308,7 @@ def test_encode_equals_that_of_the_autoencoder():
 
 
 def test_pooling_averages_before_the_norm():
-    """With global pooling the norm follows the mean, so tokens are not normalised."""
+    """Global pooling applies the norm after the mean, so tokens are not normalised."""
     autoencoder, classifier = pretrained_pair("avg")
     images = images_of(3)
     norm = autoencoder.encoder.norm

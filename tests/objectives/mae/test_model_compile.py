@@ -31,7 +31,7 @@ for checkpointing in (False, True):
 
 
 def test_captured_as_one_graph_it_computes_the_same():
-    """In a process of its own: the shape checks of the test session cannot be compiled."""
+    """A subprocess is used, as the shape checks of the test session cannot be compiled."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["equal"] * 2

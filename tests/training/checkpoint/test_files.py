@@ -324,7 +324,7 @@ def test_a_state_that_is_written_otherwise_with_the_same_content_is_read(tmp_pat
 
 
 def test_a_checkpoint_of_a_newer_version_stops_the_start(tmp_path):
-    """To pass over it would undo what that version has learned."""
+    """Skipping it would lose the training done by the newer version."""
     write(tmp_path, 1)
     file = write(tmp_path, 2) / "state.json"
     file.write_text(sealed({**json.loads(file.read_text()), "format": 2, "more": "of it"}))
@@ -512,7 +512,7 @@ def test_averaged_weights_are_loaded_where_asked_for(tmp_path):
 
 
 def test_a_part_of_the_model_may_be_an_average_too(tmp_path):
-    """As the classifier's, whose weights are no moving average of train.ema."""
+    """A submodule named `average` is not the moving average of train.ema."""
 
     def build():
         model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "average": nn.Linear(2, 2)})

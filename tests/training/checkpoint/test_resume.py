@@ -27,7 +27,7 @@ from tests.runs import environment
 from tests.training.checkpoint.test_files import flip, names, steps, training_state
 
 DATA: Any = SimpleNamespace(fingerprint="abc")
-"""as much of a manifest as is looked at"""
+"""the manifest's only field that resuming reads"""
 
 
 class Small(nn.Module):
@@ -127,7 +127,7 @@ def go_on_and_build(run):
     return model, optimizer
 
 
-def test_a_damaged_one_is_passed_over_told_and_kept_under_another_name(run):
+def test_a_damaged_one_is_skipped_reported_and_kept_under_another_name(run):
     (run.checkpoints / "step-000000009.1234.tmp").mkdir()
     flip(run.checkpoints / "step-000000003" / "model.safetensors")
     resumed = go_on(run, *build())
@@ -270,7 +270,7 @@ def leg(folder, kind, first, last):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """What two processes leave and say."""
+    """Run folder and stdout of two processes: sharded, DDP, sharded again, failing saves."""
     folder = tmp_path_factory.mktemp("two")
     model, optimizer = build()
     train(model, optimizer, 1, 3)
@@ -282,7 +282,7 @@ leg(f"{{folder}}/cycle", "sharded", 4, 6)
 leg(f"{{folder}}/cycle", "ddp", 7, 9)
 model, optimizer = leg(f"{{folder}}/cycle", "sharded", 10, 12)
 
-def tell(what, call):
+def report(what, call):
     try:
         answer = call()
     except RunFailed as error:
@@ -290,22 +290,22 @@ def tell(what, call):
     print(f"{{what}} {{accelerator.process_index}}: {{answer}}\\n", end="", flush=True)
 
 saver = Saver(Run(f"{{folder}}/cycle").checkpoints, 9, 0, accelerator)
-tell("alone", lambda: saver.save_alone(model, optimizer, training_state(13)))
+report("alone", lambda: saver.save_alone(model, optimizer, training_state(13)))
 lost = Saver(Run(f"{{folder}}/nowhere").checkpoints, 9, 0, accelerator)
-tell("lost", lambda: lost.save(model, optimizer, training_state(13)))
+report("lost", lambda: lost.save(model, optimizer, training_state(13)))
 if accelerator.is_main_process:
     import mae.training.checkpoint.saver
     def fail(*args):
         raise OSError("the disk is on fire")
     mae.training.checkpoint.saver.write_checkpoint = fail
-tell("unlucky", lambda: saver.save(model, optimizer, training_state(13), wait=True))
-tell("problem", saver.problem)
+report("unlucky", lambda: saver.save(model, optimizer, training_state(13), wait=True))
+report("problem", saver.problem)
 saver = Saver(Run(f"{{folder}}/cycle").checkpoints, 9, 0, accelerator)
 if not accelerator.is_main_process:  # in its own shards only
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.to_local().fill_(float("nan"))
-tell("nan", lambda: saver.save(model, optimizer, training_state(13)))
+report("nan", lambda: saver.save(model, optimizer, training_state(13)))
 accelerator.end_training()
 """
     )
@@ -335,7 +335,7 @@ def undisturbed(tmp_path_factory):
 def test_one_process_then_sharded_then_ddp_then_sharded_is_one_run(
     two_processes, undisturbed, number
 ):
-    """Weights and moments by the same names and numbers, whoever saved them."""
+    """Weights and moments have the same names and numbers, however they were saved."""
     folder, _ = two_processes
     run = Run(folder / "cycle")
     assert read_state(run.checkpoints / f"step-{number:09d}") == training_state(number)
@@ -361,8 +361,8 @@ def test_one_process_goes_on_from_what_was_saved_sharded(two_processes, undistur
         ("nan", ["step 13: the weights are not finite; nothing was saved"] * 2),
     ],
 )
-def test_all_processes_are_told_and_none_is_left_waiting(two_processes, what, answers):
-    """What only one of them meets ends `save` on both; `problem` is the main process's."""
+def test_an_error_reaches_all_processes_and_none_is_left_waiting(two_processes, what, answers):
+    """An error on one process ends `save` on both; `problem` is the main process's."""
     lines = two_processes[1].splitlines()
     for process, answer in enumerate(answers):
         (line,) = [line for line in lines if line.startswith(f"{what} {process}: ")]

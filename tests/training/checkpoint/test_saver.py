@@ -109,7 +109,7 @@ def test_waiting_is_until_it_is_on_disk(tmp_path, build_saver, slow_disk):
     assert read_state(tmp_path / "step-000000003") == training_state()
 
 
-def test_a_failed_write_is_told_and_the_next_save_stops(tmp_path, build_saver, monkeypatch):
+def test_a_failed_write_is_reported_and_the_next_save_stops(tmp_path, build_saver, monkeypatch):
     saver, state = build_saver(), stepped()
     saver.save(*state, training_state(1), wait=True)
     with monkeypatch.context() as broken:
@@ -131,7 +131,7 @@ def test_a_failed_write_is_raised_to_who_waits_for_it(build_saver, monkeypatch):
         build_saver().save(*stepped(), training_state(), wait=True)
 
 
-def test_a_mistake_of_ours_in_the_thread_is_told_and_nothing_is_deleted(
+def test_a_mistake_of_ours_in_the_thread_is_reported_and_nothing_is_deleted(
     tmp_path, build_saver, monkeypatch
 ):
     saver, state = build_saver(), stepped()
@@ -242,7 +242,7 @@ def test_a_folder_that_is_gone_is_refused_and_not_made_again(tmp_path, build_sav
     tmp_path.mkdir()
 
 
-def test_a_folder_that_goes_while_it_is_written_is_told(tmp_path, build_saver, slow_disk):
+def test_a_folder_that_goes_while_it_is_written_is_reported(tmp_path, build_saver, slow_disk):
     slow_disk(0.3)
     saver = build_saver()
     saver.save(*stepped(), training_state())
@@ -286,7 +286,7 @@ def test_a_process_saves_alone_while_another_writes_the_same_step(tmp_path, slow
 
 
 def test_a_limit_on_the_size_of_files_ends_in_one_line(tmp_path):
-    """What a full disk is to the writer, in a process of its own."""
+    """A file size limit, set in a subprocess, is to the writer like a full disk."""
     done = run_python(
         f"""
 import resource, signal
@@ -306,9 +306,9 @@ print(json.dumps([refusal(lambda: saver.save(*state, training_state(2), wait=Tru
 
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory):
-    """What a saver says on a file system of 20 MB: with room, full, filled meanwhile, read-only.
+    """Results of saving on a 20 MB file system: with room, filled meanwhile, full, read-only.
 
-    And the folder's checkpoints after each.
+    Each is the refusal, None where there is none, and the folder's checkpoints.
     """
     disk = tmp_path_factory.mktemp("disk")
     unshare = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -333,13 +333,13 @@ def attempt(number, fill=0):
         mae.training.checkpoint.saver.reserve = reserve
     saver.close()
     return reason, sorted(path.name for path in disk.glob("step-*"))
-told = {{"room": attempt(1)}}
-told["filled"] = attempt(2, fill=True)
-told["full"] = attempt(3)
+results = {{"room": attempt(1)}}
+results["filled"] = attempt(2, fill=True)
+results["full"] = attempt(3)
 (disk / "other").unlink()
 subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-told["read-only"] = attempt(4)
-print(json.dumps(told))
+results["read-only"] = attempt(4)
+print(json.dumps(results))
 """
     return run_python(body, [*unshare, "sh", "-c", f'{mount} && exec "$0" "$@"'])
 
@@ -356,7 +356,7 @@ def test_a_small_disk_takes_what_it_has_room_for(small_disk):
         ("read-only", "Read-only file system"),
     ],
 )
-def test_a_disk_that_takes_no_more_is_told_and_keeps_what_it_has(small_disk, fault, words):
+def test_a_full_disk_is_reported_and_keeps_its_checkpoints(small_disk, fault, words):
     reason, left = small_disk[fault]
     assert " takes no checkpoint: " in reason and words in reason
     assert left == ["step-000000001"]

@@ -109,7 +109,7 @@ def test_foreign_lines_are_passed_over(start, file, manifest, line):
 
 
 def test_all_processes_come_to_the_same(start, file, monkeypatch):
-    """What two processes met, the second's as the gathering brings it."""
+    """Bad samples of two processes; a fake `gather_object` adds those of the second."""
     monkeypatch.setattr(module, "gather_object", lambda pending: [*pending, THREE, ONE])
     quarantine = start()
     quarantine.add([TWO, ONE])

@@ -2,7 +2,7 @@ import mae.training.tracking.progress
 from mae.training.tracking.progress import IndexProgress
 
 
-def test_a_long_first_reading_is_told_now_and_then(monkeypatch, capsys):
+def test_a_long_first_reading_is_reported_now_and_then(monkeypatch, capsys):
     clock = iter([0.0, 5.0, 11.0, 11.0, 12.0, 22.0, 22.0])
     monkeypatch.setattr(mae.training.tracking.progress.time, "monotonic", lambda: next(clock))
     told = IndexProgress()

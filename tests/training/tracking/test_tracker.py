@@ -71,7 +71,7 @@ class Broken:
         raise RuntimeError("gone")
 
 
-def test_a_backend_that_fails_is_told_once_and_stops_nothing(tmp_path, capsys):
+def test_a_backend_that_fails_is_reported_once_and_stops_nothing(tmp_path, capsys):
     run, config = opened(tmp_path / "run")
     tracker = Tracker(run, config, is_main=True)
     tracker.backends["broken"] = Broken()
@@ -89,7 +89,7 @@ def test_a_backend_that_fails_is_told_once_and_stops_nothing(tmp_path, capsys):
 
 
 def scalars(folder: Path, name: str) -> dict[int, float]:
-    """What TensorBoard shows."""
+    """Values of the scalar `name` as TensorBoard reads them, by step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     shown = EventAccumulator(str(folder / "tensorboard")).Reload()
@@ -134,7 +134,7 @@ class TestTensorboard:
         assert scalars(run.folder, "loss") == pytest.approx(expected)
 
     def test_a_full_disk_stops_nothing(self, tensorboard, tmp_path):
-        """In a process whose files may grow to 20 kB; the writer's own thread meets the end."""
+        """A subprocess has a file size limit of 20 kB; the writer's own thread runs into it."""
         program = f"""
 import resource, sys
 from mae.config.sections import Config, LogConfig

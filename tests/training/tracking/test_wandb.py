@@ -48,14 +48,14 @@ def go(name, start, steps):
     tracker = Tracker(run, config, is_main=True, step=start)
     seconds = time.monotonic() - began
     backend = tracker.backends.get("wandb")
-    told = {"seconds": seconds, "id": backend and backend.run.id}
+    result = {"seconds": seconds, "id": backend and backend.run.id}
     for step in steps:
         tracker.report({"step": step, "loss": 0.5}, "")
     tracker.log_health({"step": steps[-1], "rankme": 3.0, "knn": None})
     began = time.monotonic()
     tracker.close()
-    told["closing"] = time.monotonic() - began
-    Path(folder, f"{name}-{start}.json").write_text(json.dumps(told))
+    result["closing"] = time.monotonic() - began
+    Path(folder, f"{name}-{start}.json").write_text(json.dumps(result))
 
 go("offline", 0, [1, 2, 3, 4])
 go("offline", 2, [3, 4, 5, 4])
@@ -87,8 +87,8 @@ class Refusing(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """The folder of all runs, and what the process has said."""
+def wandb_runs(tmp_path_factory):
+    """Folder of all runs, and stderr of the process that wrote them."""
     folder = tmp_path_factory.mktemp("wandb")
     (folder / "home").mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
@@ -110,7 +110,7 @@ def told(tmp_path_factory):
 
 
 def records(run: Path) -> Iterator:
-    """What is in a folder's *.wandb files, oldest first: LevelDB's log format, protobuf inside."""
+    """Yield the records of *.wandb files, oldest first: LevelDB's log format, protobuf inside."""
     parse = importlib.import_module("wandb.proto.wandb_internal_pb2").Record.FromString
     for path in sorted(run.glob("wandb/offline-run-*/*.wandb")):
         data, at, whole = path.read_bytes(), 7, b""
@@ -135,9 +135,9 @@ def rows(run: Path) -> list[dict]:
     return found
 
 
-def test_two_starts_are_one_run_and_no_row_is_lost(told):
+def test_two_starts_are_one_run_and_no_row_is_lost(wandb_runs):
     """Also not after a kill or a rollback, where steps come again."""
-    folder, _ = told
+    folder, _ = wandb_runs
     ids = {json.loads((folder / f"offline-{start}.json").read_text())["id"] for start in (0, 2)}
     assert ids == {(folder / "offline" / "wandb-id").read_text()}
     run = folder / "offline"
@@ -152,8 +152,8 @@ def test_two_starts_are_one_run_and_no_row_is_lost(told):
 @pytest.mark.parametrize(
     ("name", "reason"), [("unreachable", "connection refused"), ("refused", "401")]
 )
-def test_a_server_that_fails_costs_one_line_and_little_time(told, name, reason):
-    folder, printed = told
+def test_a_server_that_fails_costs_one_line_and_little_time(wandb_runs, name, reason):
+    folder, printed = wandb_runs
     said = printed.split(f"{name}:\n")[1].split("refused:\n")[0].splitlines()
     lines = [line for line in said if line.startswith("wandb: ")]
     assert len(lines) == 1, said
@@ -163,9 +163,9 @@ def test_a_server_that_fails_costs_one_line_and_little_time(told, name, reason):
     assert [row["step"] for row in rows(folder / name) if "loss" in row] == [1, 2]
 
 
-def test_no_secret_is_on_disk(told):
+def test_no_secret_is_on_disk(wandb_runs):
     """Searched for in all files; what must be there is found in the same way."""
-    folder, printed = told
+    folder, printed = wandb_runs
     files = [path for path in folder.rglob("*") if path.is_file()]
     found = {path: path.read_bytes() for path in files}
     for secret in SECRETS:
