@@ -238,7 +238,7 @@ class Supervisor:
             self._pass_on(self.pending.pop(0), child)
 
     def _pass_on(self, number: int, child: subprocess.Popen) -> None:
-        """To the processes that train, and not to their launchers.
+        """Send a signal to the training processes, not to their launchers.
 
         With one process accelerate's launcher dies of the signal and leaves the run behind; with
         several it passes the signal on, but kills them 30 s later, with or without a checkpoint.

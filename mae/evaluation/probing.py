@@ -102,7 +102,7 @@ class ProbeRequest(EncoderComparison):
         return on_first(work, self.is_main, self.share)
 
     def on_first_with(self, name: str, work: Callable[[], T]) -> T | None:
-        """As `on_first`, with the encoder `name` on the device of the first process meanwhile."""
+        """Like `on_first`, with the encoder `name` on the device of the first process meanwhile."""
 
         def with_encoder() -> T:
             module = self.modules[name].to(self.device)

@@ -99,7 +99,7 @@ def read_record(folder: Path) -> Record:
 
 
 def state(record: Record, now: float) -> State:
-    """How far the run is, `now` in seconds since 1970.
+    """Status of the run; `now` in seconds since 1970.
 
     What the run itself said when it ended decides; where it said nothing, its rows.
     """

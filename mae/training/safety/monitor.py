@@ -32,7 +32,7 @@ class Monitor:
     def __init__(
         self, setup: TrainingSetup, run: Run, tracker: Tracker, accelerator: Accelerator
     ) -> None:
-        """All processes call it.  Raises RunFailed if too many images are bad already."""
+        """Called by all processes.  Raises RunFailed if too many images are bad already."""
         self.config, self.plan, self.data = config, _, data = setup
         self.run = run
         self.tracker, self.accelerator = tracker, accelerator
