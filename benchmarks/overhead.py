@@ -84,7 +84,13 @@ class MonitoredStep:
             totals = self.meter.read(lambda sums, how: accelerator.reduce(sums, reduction=how))
             self.guard.evaluate(totals.steps)
             row = metrics_row(
-                totals, self.declared, self.clock, self.done, self.plan.lr, self.plan, self.device
+                totals,
+                self.declared,
+                clock=self.clock,
+                done=self.done,
+                lr=self.plan.lr,
+                plan=self.plan,
+                device=self.device,
             )
             row |= {"bad": 0, "skipped": self.guard.skipped}
             line = progress_line(row, self.plan.steps, self.size, self.declared)

@@ -127,7 +127,10 @@ def _efficiencies(sizes: Sizes, rate: float) -> Iterator[Sequence[str]]:
 
 def _least(kind: Kind, sizes: Sizes, rate: float, network: Network) -> str:
     numbers = (MACHINE,) if network is NETWORKS[0] else (64, 1024)
-    return " / ".join(f"{least_batch(kind, sizes, n, network, rate, GOAL):,}" for n in numbers)
+    return " / ".join(
+        f"{least_batch(kind, sizes, gpus=n, network=network, images_per_s=rate, goal=GOAL):,}"
+        for n in numbers
+    )
 
 
 HEAD = """\

@@ -63,7 +63,11 @@ def _evaluate(config: Config) -> int:
 
     def work() -> None:
         device = choose_device("auto")
-        print(evaluate_run(folder, config.data.val, "data.val", out, device, workers))
+        print(
+            evaluate_run(
+                folder, config.data.val, key="data.val", out=out, device=device, workers=workers
+            )
+        )
 
     return exit_code(work)
 

@@ -28,14 +28,14 @@ MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 
 def floor_name(module: str) -> str:
-    """`data.tar` → `data`: the longest part of its name that has a floor."""
+    """`data.scan` → `data`: the longest part of its name that has a floor."""
     parts = module.split(".")
     names = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
     return next((name for name in names if name in FLOORS), "")
 
 
 def floor_of(module: str) -> int:
-    """`data.tar` → the number of its floor; the package itself lies below all."""
+    """`data.scan` → the number of its floor; the package itself lies below all."""
     return FLOORS[floor_name(module)] if module not in ("", "__init__") else -1
 
 
@@ -72,7 +72,7 @@ def imported_modules(path: Path) -> list[str]:
 
 
 def module_name(path: Path) -> str:
-    """`data/tar.py` → `data.tar`."""
+    """`data/scan.py` → `data.scan`."""
     return ".".join(path.with_suffix("").parts)
 
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import time
 from typing import TYPE_CHECKING
 
 from mae.base.errors import UserError
@@ -30,6 +31,15 @@ def choose_device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from None
     return name
+
+
+def synchronized_time(device: "torch.device") -> float:
+    """Time in seconds, after `device` has finished all work."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def usable_cores() -> int:

@@ -60,7 +60,17 @@ def run(args: argparse.Namespace) -> None:
 
     out = args.out or find_run(args.run).folder / "evaluation.json"
     device = choose_device(args.device)
-    print(evaluate_run(args.run, args.test, "--test", out, device, args.workers, args.beside))
+    print(
+        evaluate_run(
+            args.run,
+            args.test,
+            key="--test",
+            out=out,
+            device=device,
+            workers=args.workers,
+            beside=args.beside,
+        )
+    )
 
 
 def evaluate_run(
@@ -93,7 +103,7 @@ def evaluate_run(
 
     config, state, images, predictions, names = predict_run(folder, shards, key, device, workers)
     for reason in predictions.skipped:
-        log(f"left out: {reason}")
+        log(f"skipped: {reason}")
     seen, run = trained_on(config, images), find_run(folder).folder
     report = class_report(predictions, names)
     lines = [f"{run}, step {state.step:,}", class_table(report)]

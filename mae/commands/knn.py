@@ -7,8 +7,8 @@ from mae.commands.options import CACHED, add_command, amount, feature_options, p
 
 EPILOG = (
     "Measures the accuracy of a vote among the k nearest training images (cosine similarity, "
-    "weighted as in DINO). Nothing is fitted. For MAE it is a smoke signal only: its features are "
-    f"meant to be fine-tuned. {CACHED}"
+    "weighted as in DINO). Nothing is fitted. For MAE it is a quick indicator only: its features "
+    f"are meant to be fine-tuned. {CACHED}"
 )
 
 

@@ -55,12 +55,12 @@ def run(args: argparse.Namespace) -> None:
     sheet = neighbours_sheet(
         queries,
         names,
-        found,
-        [stack([views.view(number) for number in near]) for near in numbers],
-        [[sample_name(images, number) for number in near] for near in numbers],
-        len(known.samples),
-        source.title,
-        feature,
+        found=found,
+        pictures=[stack([views.view(number) for number in near]) for near in numbers],
+        captions=[[sample_name(images, number) for number in near] for near in numbers],
+        searched=len(known.samples),
+        title=source.title,
+        feature=feature,
     )
     write_sheet(sheet, out)
     print(out)

@@ -43,7 +43,7 @@ def conflicting_settings(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.img_size", f"objective {declared.name} has no default size: set it"
     yield from declared.validate(config)
     if optim.lr is None and optim.blr == 0:
-        yield "optim.blr", "a learning rate of 0 learns nothing"
+        yield "optim.blr", "must be above 0"
 
 
 FREE_ON_RESUME = (

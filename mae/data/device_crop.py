@@ -54,7 +54,7 @@ def resize_crops(crops: Crops, size: tuple[int, int], device: torch.device | str
     out = torch.empty(len(order), crops.channels, *size, dtype=pixels.dtype, device=device)
     for group, tallest, widest in _groups(heights.tolist(), widths.tolist(), crops.channels):
         rows, start, height, width, flip = table[:, group].unbind()
-        padded = _pad(pixels, start, height, width, tallest, widest)
+        padded = _pad(pixels, start, height=height, width=width, tallest=tallest, widest=widest)
         out.index_copy_(0, rows, _resize(padded, height, width, flip, size))
     return out.view(torch.uint16) if out.dtype == torch.int16 else out
 

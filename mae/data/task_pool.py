@@ -106,7 +106,7 @@ def _work(pipe: Connection, function: Callable[[Task], Result]) -> None:
 
 
 def _exit_with_parent() -> None:
-    """Exit once the parent is gone: killed, it cannot stop workers that would go on writing."""
+    """Exit once the parent is gone: so that no orphan keeps writing."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -119,5 +119,5 @@ def _death_message(process: BaseProcess, task: str) -> str:
         return f"{task}: its worker process {process.pid} ended with exit code {code}"
     reason = f"was killed by {signal.Signals(-code).name}"
     if -code == signal.SIGKILL:
-        reason += " (out of memory? fewer workers need less)"
+        reason += " (out of memory? use fewer workers)"
     return f"{task}: its worker process {process.pid} {reason}"

@@ -84,7 +84,9 @@ class TrainingViews(ABC, Dataset[Batch[Pixels] | UserError], Generic[Pixels]):
                 bad += usable.bad
             samples.append(usable.sample)
             _, height, width = usable.image.shape
-            crop = random_view(height, width, drawn, config.scale, config.ratio, config.flip)
+            crop = random_view(
+                height, width, draws=drawn, scale=config.scale, ratio=config.ratio, flip=config.flip
+            )
             add(usable.image, crop)
         seeds = fold(seed, Stream.OBJECTIVE, place.view, place.sample)
         return Batch(
@@ -148,14 +150,13 @@ def build_training_views(
     augment: Augment | None = None,
 ) -> PixelViews | CropViews | EncodedViews:
     """The views by crop_on_device and decode_on_device; `augment` is applied on the CPU only."""
-    kind = PixelViews
+    source = (manifest, order, config, img_size, channels, cache)
     if config.decode_on_device:
-        kind = EncodedViews
-    elif config.crop_on_device:
-        kind = CropViews
-    views = kind(manifest, order, config, img_size, channels, cache)
-    if isinstance(views, PixelViews):
-        views.augment = augment
+        return EncodedViews(*source)
+    if config.crop_on_device:
+        return CropViews(*source)
+    views = PixelViews(*source)
+    views.augment = augment
     return views
 
 

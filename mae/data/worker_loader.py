@@ -72,7 +72,7 @@ def _unwrap(items: Iterator) -> Iterator:
             if not dead:
                 raise
         if dead:
-            item = WorkerDied(f"{dead} died, perhaps out of memory: fewer data.workers need less")
+            item = WorkerDied(f"{dead} died, perhaps out of memory: reduce data.workers")
         if isinstance(item, UserError | WorkerDied):
             del items  # ends the other workers now: the error's traceback would keep them
             raise item

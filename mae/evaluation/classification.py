@@ -105,7 +105,7 @@ def evaluate_classifier(
             own_skipped.add(found.bad)
             own.append(_predict_batch(logits, found, labels, device))
     except (UserError, RunFailed) as error:
-        own = [_Part([], [], [], [], [], error)]
+        own = [_Part(samples=[], predicted=[], in_top=[], losses=[], bad=[], problem=error)]
     parts: list[_Part] = sorted(gather(own), key=lambda part: part.samples)
     for part in parts:
         if part.problem is not None:

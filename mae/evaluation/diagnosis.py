@@ -145,14 +145,14 @@ def about_steps(metrics: Sequence[Row]) -> Iterator[Finding]:
         yield Finding(
             "bad" if share > 0.01 else "watch",
             f"{skipped:,.0f} of {steps:,.0f} steps skipped",
-            "Their gradients were not finite. Up to 1 % is survivable, none is normal in bf16: "
+            "Their gradients were not finite. Up to 1 % is survivable, any is unusual in bf16: "
             "see the events, and the learning rate.",
         )
     if bad:
         yield Finding(
             "watch",
             f"{bad:,.0f} unreadable image{'s' * (bad != 1)} replaced",
-            "Named below with shard and key. data.max_bad of them stop the run; none is normal.",
+            "Named below with shard and key. data.max_bad of them stop the run; any is unusual.",
         )
     norms = series(metrics, "grad_norm")
     if len(norms) >= ENOUGH:
@@ -234,7 +234,7 @@ def about_neighbours(health: Sequence[Row]) -> Iterator[Finding]:
     if not found or chance is None:
         return
     smoke = (
-        "A smoke signal only: k-NN reads features as they lie. Judge by its direction, not its "
+        "A quick indicator only: k-NN uses the features unscaled. Its trend matters, not its "
         "height."
     )
     now, best = found[-1], max(found)

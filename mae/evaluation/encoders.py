@@ -156,14 +156,28 @@ def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
     sha256 = weights_sha256(objective.encoder_module())
     name = FINE_TUNED if is_supervised else PRETRAINED
     size, encode = objective.img_size, ObjectiveEncoder(objective)
-    return FrozenEncoder(encode, sha256, size, data.crop_pct, pixels, name)
+    return FrozenEncoder(
+        encode=encode,
+        sha256=sha256,
+        img_size=size,
+        crop_pct=data.crop_pct,
+        pixels=pixels,
+        name=name,
+    )
 
 
 def pixel_encoder(config: Config, img_size: tuple[int, int], crop_pct: float) -> FrozenEncoder:
     """Encoder that returns the pixels themselves: a baseline."""
     rule = f"{config.data.bits} bits in [0, 1], sides of {PIXEL_SIDE} at most"
     nothing = hashlib.sha256().hexdigest()
-    return FrozenEncoder(pixel_features, nothing, img_size, crop_pct, rule, RAW)
+    return FrozenEncoder(
+        encode=pixel_features,
+        sha256=nothing,
+        img_size=img_size,
+        crop_pct=crop_pct,
+        pixels=rule,
+        name=RAW,
+    )
 
 
 def pixel_features(images: Tensor) -> dict[str, Tensor]:
@@ -200,7 +214,7 @@ def _open_timm(folder: Path) -> LoadedEncoder:
         config = Config(data=DataConfig(**reading, in_chans=channels))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{folder}: no encoder that timm loads: {reason}") from None
+        raise UserError(f"{folder}: timm cannot load the encoder: {reason}") from None
     img_size = int(size[0]), int(size[1])
 
     def untrained() -> tuple[nn.Module, FrozenEncoder]:
@@ -219,4 +233,11 @@ def _timm_encoder(
 ) -> FrozenEncoder:
     encode, data = TimmEncoder(model, config.data).eval(), config.data
     pixels = f"mean {list(data.mean)}, std {list(data.std)}, {data.bits} bits"
-    return FrozenEncoder(encode, weights_sha256(model), img_size, data.crop_pct, pixels, name)
+    return FrozenEncoder(
+        encode=encode,
+        sha256=weights_sha256(model),
+        img_size=img_size,
+        crop_pct=data.crop_pct,
+        pixels=pixels,
+        name=name,
+    )

@@ -48,7 +48,7 @@ class Skipped:
     def report(self, log: Callable[[str], None]) -> None:
         """Log a line for each skipped image."""
         for reason in self.reasons:
-            log(f"left out: {reason}")
+            log(f"skipped: {reason}")
 
 
 class EncodedBatch(NamedTuple):

@@ -128,15 +128,15 @@ class FeatureWriter:
 def read_header(path: Path) -> tuple[dict[str, str], set[str]]:
     """Metadata and names of the columns of a file of features.
 
-    Raises UserError where the file is incomplete, or no file of features.
+    Raises UserError where the file is incomplete, or not a feature file.
     """
     try:
         with safe_open(path, framework="numpy") as whole:  # fails unless the file is whole
             metadata, names = whole.metadata() or {}, set(whole.keys())
     except (OSError, SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: no file of features: {error}") from None
+        raise UserError(f"{path}: not a feature file: {error}") from None
     if metadata.get("format") != FORMAT:
-        raise UserError(f"{path}: no file of features that this version reads; make it anew")
+        raise UserError(f"{path}: not a feature file of this version; write it again")
     return metadata, names
 
 

@@ -140,7 +140,15 @@ def measure_health(
     objective.eval()
     try:
         batches = held_out(len(images.manifest), seed, limit)[process_index::num_processes]
-        own = _measure_parts(objective, images, batches, crop_pct, seed, device, sums)
+        own = _measure_parts(
+            objective,
+            images,
+            batches=batches,
+            crop_pct=crop_pct,
+            seed=seed,
+            device=device,
+            sums=sums,
+        )
     finally:
         objective.train(was_training)
     parts: list[BatchMeasurement] = gather(own)

@@ -18,7 +18,7 @@ CELLS = 2**22
 """similarities held at a time: 16 MB, and about five times that to select among them"""
 
 MEASURES = (
-    "k-NN is a smoke signal, not a verdict: it reads features as they lie. Compare runs and the "
+    "k-NN is a quick indicator, not a result: it uses the features unscaled. Compare runs and the "
     "untrained encoder, not methods."
 )
 PROTOCOL = (

@@ -77,7 +77,9 @@ def check_labels(
             f"--train: {len(known)} classes, not --classes {classes}: none is of {missing[0]}"
         )
     if len(known) < 2:
-        raise UserError(f"--train: all samples are of class {known[0]}: nothing to tell apart")
+        raise UserError(
+            f"--train: all samples are of class {known[0]}: a classifier needs at least two"
+        )
     if len(unknown := np.setdiff1d(test.labels, known)):
         raise UserError(f"--test: class {unknown[0]} does not occur in --train")
     return ClassNumbers(len(known), numbers, np.searchsorted(known, test.labels))

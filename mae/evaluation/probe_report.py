@@ -10,8 +10,8 @@ from mae.evaluation.probe import FEW, FIXED, FOLDS, repeated_probe
 from mae.evaluation.results import Result, Subject, record, result_rows
 
 MEASURES = (
-    "how well classes can be told apart by planes in the frozen features, which is a lower bound "
-    "of what they are worth"
+    "linear separability of the classes in the frozen features, which is a lower bound "
+    "of their quality"
 )
 PROTOCOL = "logistic regression (L-BFGS) on standardised frozen features of centred views"
 SELECTION = (
@@ -20,7 +20,7 @@ SELECTION = (
 )
 
 FEWSHOT_MEASURES = (
-    "what the frozen features are worth where labels are dear: a linear probe of n images per "
+    "quality of the frozen features with few labels: a linear probe of n images per "
     "class, or of some per cent of the labels"
 )
 FEWSHOT_PROTOCOL = (

@@ -110,7 +110,7 @@ def choose_linear(
     order = np.argsort(fold(seed, Stream.ORDER, numbers), kind="stable")
     held_out = np.isin(images, numbers[order[: len(numbers) // 10]])
     if len(np.unique(labels[~held_out])) < 2:
-        raise UserError("--train: nearly all patches are of one class; there is nothing to tell")
+        raise UserError("--train: nearly all patches are of one class; the probe needs two classes")
     scaled, scaled_held_out = standardise(tokens[~held_out], tokens[held_out])
     truth = torch.from_numpy(labels[held_out])[None]
     with threadpool_limits(1 if tokens.size < 10**6 else None), warnings.catch_warnings():
@@ -214,14 +214,29 @@ def evaluate_encoder(
     skipped = Skipped(train.images, max_bad), Skipped(test.images, max_bad)
 
     def dense(part: MaskedImages, bad: Skipped) -> Iterator[Dense]:
-        return encode_dense(encoder, part.images, part.masks, patch_size, device, workers, bad)
+        return encode_dense(
+            encoder,
+            part.images,
+            masks=part.masks,
+            patch_size=patch_size,
+            device=device,
+            workers=workers,
+            skipped=bad,
+        )
 
     images = len(train.images.manifest)
     log(f"tokens of {images:,} training images")
     each = max(1, -(-patches // images))
     fitted = sample_patches(dense(train, skipped[0]), each, seed)
     log(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
-    linear = choose_linear(fitted.tokens, fitted.classes, fitted.images, classes, seed, device)
+    linear = choose_linear(
+        fitted.tokens,
+        fitted.classes,
+        images=fitted.images,
+        classes=classes,
+        seed=seed,
+        device=device,
+    )
     neighbours = KNNClassifier(fitted.tokens, fitted.classes, classes, device)
     scorers: dict[str, Scorer] = {"linear": linear.scores, "k-NN": neighbours.scores}
     log(f"testing on {len(test.images.manifest):,} images")

@@ -29,7 +29,7 @@ from mae.evaluation.segmentation import (
 )
 from mae.evaluation.segmentation_masks import Counts, Masks, Quality, compare, quality, score_counts
 
-MEASURES = "what single frozen patch tokens know of what lies where"
+MEASURES = "class information in single frozen patch tokens"
 PROTOCOL = (
     "linear classifier and k-NN (20 neighbours, temperature 0.07) on frozen patch tokens; a patch "
     "has the class of most of its pixels; at pixels, scores interpolated"
@@ -68,7 +68,7 @@ def segmentation_report(
     if len(unknown := np.setdiff1d(tested, known)):
         raise UserError(f"--test: class {unknown[0]} of the masks does not occur in --train")
     if len(known) < 2:
-        raise UserError(f"--train: masks of {len(known)} class; there is nothing to tell")
+        raise UserError(f"--train: masks of {len(known)} class; the probe needs two classes")
     evaluations: dict[str, EncoderEvaluation] = {}
     for name, encoder in encoders.items():
         evaluations[name] = evaluate_encoder(

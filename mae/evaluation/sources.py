@@ -63,7 +63,7 @@ def open_sources(
     if run is None:
         return _open_files(train, test, baselines, classes, log)
     if any(files):
-        raise UserError("feature files (.safetensors) go without a run folder")
+        raise UserError("feature files (.safetensors) need no RUN: omit it")
 
     opened, folder = open_encoder(run), results_folder(run, out) / FOLDER
     if not encoder_outputs(

@@ -25,7 +25,7 @@ of the run, from which the model is built."""
 CODE = """\
 from mae.training.checkpoint.trained import load_plain
 
-config, objective, position = load_plain("FOLDER")
+config, objective, state = load_plain("FOLDER")
 features = objective.encode(images)  # integers [b, {channels}, {height}, {width}]
 """
 

@@ -65,7 +65,7 @@ def neighbours_sheet(
         f"{WORDS.get(feature, f'the feature `{feature}`')} (below each, with key and class). A "
         "query that is among them finds itself first.",
         "Raw cosines often all lie close together: their order is more informative than their "
-        "size, and neighbours are a smoke signal, not a verdict.",
+        "size, and neighbours are a quick indicator, not a result.",
     ]
     heads = ["query", *(f"{place + 1}." for place in range(found.rows.shape[1]))]
     return Sheet(title, heads, rows, notes)

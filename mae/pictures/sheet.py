@@ -93,16 +93,16 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
     top = 2 * LINE + 2 * GAP
     below = (2 * LINE + GAP) * (sheet.scale is not None) + LINE * len(notes) + 2 * GAP
     canvas = Image.new("RGB", (width, top + rows * cell_h + below), "white")
-    _write(canvas, (GAP, GAP), sheet.title, font, INK, width - 2 * GAP)
+    _write(canvas, (GAP, GAP), words=sheet.title, font=font, fill=INK, width=width - 2 * GAP)
     for half in range(halves):
         left = GAP + half * (block + 3 * GAP)
         for column, head in enumerate(sheet.heads):
             place = (left + column * cell_w, LINE + 2 * GAP)
-            _write(canvas, place, head, small, SOFT, cell_w - GAP)
+            _write(canvas, place, words=head, font=small, fill=SOFT, width=cell_w - GAP)
         for number, row in enumerate(sheet.rows[half * rows : (half + 1) * rows]):
             for column, cell in enumerate(row):
                 place = (left + column * cell_w, top + number * cell_h)
-                _draw_cell(canvas, cell, place, small, cell_w - GAP, most)
+                _draw_cell(canvas, cell, place=place, font=small, width=cell_w - GAP, most=most)
     y = top + rows * cell_h
     if sheet.scale is not None:
         y = _draw_scale(canvas, sheet.scale, small, y)
@@ -123,7 +123,7 @@ def _draw_cell(
     canvas.paste(picture, place, picture if picture.mode == "RGBA" else None)
     x, y = place[0], place[1] + picture.height + 1
     for number, line in enumerate(cell.caption.splitlines()):
-        _write(canvas, (x, y + number * LINE), line, font, INK, width)
+        _write(canvas, (x, y + number * LINE), words=line, font=font, fill=INK, width=width)
 
 
 def fitted(picture: Image.Image, most: int = LARGEST) -> Image.Image:

@@ -168,11 +168,21 @@ def load_encoder(
     if weights.geometry.eps not in (None, eps):
         notes.append(f"trained with LayerNorm epsilon {weights.geometry.eps}, this run has {eps}")
     source[PATCHES] = patch_projection(
-        source[PATCHES], own[PATCHES], where, adapt_channels, adapt_size, notes
+        source[PATCHES],
+        own[PATCHES],
+        where=where,
+        adapt_channels=adapt_channels,
+        adapt_size=adapt_size,
+        notes=notes,
     )
     if POSITIONS in source:
         source[POSITIONS] = encoder_positions(
-            source[POSITIONS], vit, weights.geometry.grid, where, adapt_size, notes
+            source[POSITIONS],
+            vit,
+            old_grid=weights.geometry.grid,
+            where=where,
+            adapt_size=adapt_size,
+            notes=notes,
         )
     else:
         notes.append("the source has no positions: the model's own stay")

@@ -159,7 +159,7 @@ def _curve(run: RunRecord, curve: Curve, style: str) -> Line:
 def _usual_maximum(step: float, curve: Line) -> float | None:
     """99.5th percentile of the curve after `step`; None without points.
 
-    With spikes and the first steps on the axis, the slow decrease would look flat.
+    With spikes and the first steps on the axis, the slow decrease would appear flat.
     """
     values = sorted(y for x, y in curve.points if x > step)
     return values[int(0.995 * len(values))] if values else None

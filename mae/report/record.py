@@ -99,7 +99,7 @@ def read_record(folder: Path) -> Record:
 
 
 def state(record: Record, now: float) -> State:
-    """Status of the run; `now` in seconds since 1970.
+    """State of a run at time `now` (seconds since 1970): progress, and whether it runs.
 
     What the run itself said when it ended decides; where it said nothing, its rows.
     """

@@ -28,7 +28,7 @@ def evaluations(record: Record) -> Iterator[Markup]:
     files = [(name, found) for name, found in record.evaluations.items() if name in NAMES]
     rows = [row for name, found in files for row in _lines(name, found)]
     if not rows:
-        yield none("There are files of evaluations, but no results in them.")
+        yield none("The evaluation files hold no results.")
         return
     lead = "Of the frozen encoder; 95 % intervals over the test images. "
     lead += f"The first {MOST_ROWS} of {len(rows)} results. " if len(rows) > MOST_ROWS else ""

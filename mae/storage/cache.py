@@ -156,7 +156,7 @@ class ShardCache:
             if sha256 is not None and digest != sha256:
                 raise StorageError(
                     f"{redacted(location)}: its sha256 is {digest[:12]}…, not {sha256[:12]}…: "
-                    "damaged on the way, or changed since it was indexed (then delete its index, "
+                    "damaged in transit, or changed since it was indexed (then delete its index, "
                     "in data.index_dir or ~/.cache/mae/index, and renew the one published beside "
                     "it in .mae-index, if there is one)"
                 )

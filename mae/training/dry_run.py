@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
+from mae.base.device import synchronized_time
 from mae.base.errors import UserError
 from mae.base.progress import duration
 from mae.config.sections import Config
@@ -175,21 +176,15 @@ def time_step(
 def _seconds(learner: Learner, batch: TrainingBatch, plan: Plan, accumulation: int) -> float:
     """Mean duration of a step with `accumulation` micro-batches."""
     device = learner.accelerator.device
-    began = _now(device)
+    began = synchronized_time(device)
     for number in range(2, TIMED_STEPS + 2):
         step = Step(number, plan.steps, plan.lr, accumulation)
         train_step(learner, [batch] * accumulation, step)
-    return (_now(device) - began) / TIMED_STEPS
+    return (synchronized_time(device) - began) / TIMED_STEPS
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def _millions(part: torch.nn.Module) -> float:

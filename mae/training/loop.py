@@ -69,11 +69,11 @@ class Trainer:
         stream = self.data.batches(
             config,
             plan.sharding,
-            learner.objective.img_size,
-            start,
-            plan.steps,
-            self.skipped,
-            learner.accelerator.device,
+            img_size=learner.objective.img_size,
+            first=start,
+            last=plan.steps,
+            skipped=self.skipped,
+            device=learner.accelerator.device,
         )
         monitor.begin()
         saved_at = time.monotonic()
@@ -142,10 +142,10 @@ class Trainer:
         state, notes = resume(
             self.run,
             learner.objective,
-            learner.optimizer,
-            self.data.manifest,
-            learner.accelerator,
-            before,
+            optimizer=learner.optimizer,
+            manifest=self.data.manifest,
+            accelerator=learner.accelerator,
+            before=before,
             average=learner.average,
         )
         self.monitor.guard.rewind(state.step)

@@ -73,7 +73,15 @@ def build_learner(config: Config, objective: Objective, accelerator: Accelerator
     model, optimizer = prepare(objective, optimizer, accelerator)
     average = MovingAverage(objective, config.train.ema) if config.train.ema else None
     prefetcher = DevicePrefetcher(accelerator.device)
-    return Learner(config, objective, model, optimizer, accelerator, average, prefetcher)
+    return Learner(
+        config=config,
+        objective=objective,
+        model=model,
+        optimizer=optimizer,
+        accelerator=accelerator,
+        average=average,
+        prefetcher=prefetcher,
+    )
 
 
 def train_step(

@@ -26,7 +26,7 @@ from tests.config.test_loading import refused
         (["model.decoder_embed_dim=500"], "500 must divide by 4 (sine-cosine positions) and by"),
         (["model.decoder_embed_dim=6", "model.decoder_num_heads=3"], "6 must divide by 4"),
         (["model.encoder_kwargs.img_size=96"], "model.encoder_kwargs.img_size: is set elsewhere"),
-        (["optim.blr=0"], "optim.blr: a learning rate of 0 learns nothing"),
+        (["optim.blr=0"], "optim.blr: must be above 0"),
     ],
 )
 def test_conflicting_settings(write, overrides, message):

@@ -36,10 +36,10 @@ def test_commands_share_features_encoded_once(run, given, capsys):
     assert main(["knn", str(run), *given, "--baselines"]) == 0
     printed = capsys.readouterr()
     assert printed.err.count("encoding into") == 6  # three encoders, two data sets
-    assert "k-NN is a smoke signal for MAE, not a result" in printed.out
+    assert "k-NN is a quick indicator for MAE, not a result" in printed.out
     report = json.loads((run / "knn.json").read_text())
     assert report["step"] == 15 and report["k"] == 20 and report["settings"]["baselines"]
-    assert "smoke signal" in report["measures"] and report["test_images_in_train"] == 0
+    assert "quick indicator" in report["measures"] and report["test_images_in_train"] == 0
     assert [(r["encoder"], r["feature"]) for r in report["results"]] == [
         ("pretrained", "cls"),
         ("pretrained", "mean"),
@@ -107,7 +107,7 @@ def test_bad_images_are_named_and_recorded(run, given, make_shards, tmp_path, ca
     out = tmp_path / "knn.json"
     command = ["knn", str(run), "--train", train, *given[2:], "--out", str(out)]
     assert main(command) == 0
-    assert "left out: " in capsys.readouterr().err
+    assert "skipped: " in capsys.readouterr().err
     report = json.loads(out.read_text())
     assert report["train_images"] == 29
     assert len(report["train"]["left_out"]) == 1
@@ -155,7 +155,7 @@ def test_wrong_input_gives_one_line_and_no_files(
     assert "not one of --classes 2" in refused(str(run), *given, "--classes", "2")
     assert "no run here" in refused(str(tmp_path), *given)
     assert "one feature file each" in refused("--train", "a", "b", "--test", "c")
-    assert "no file of features" in refused("--train", "a", "--test", "b")
+    assert "not a feature file" in refused("--train", "a", "--test", "b")
     assert "without a run folder" in refused(str(run), "--train", "a.safetensors", *given[2:])
     assert "needs a run folder" in refused("--train", "a", "--test", "b", "--baselines")
     assert not out.exists()
@@ -185,7 +185,7 @@ def test_a_wrong_name_and_no_budget_are_refused(run, data, given, tmp_path, caps
 def test_help_describes_what_is_measured(capsys):
     for command, words in {
         "features": "one safetensors file",
-        "knn": "For MAE it is a smoke signal only",
+        "knn": "For MAE it is a quick indicator only",
         "probe": "hyperplanes in the frozen, standardised features",
         "fewshot": "where labels are scarce",
     }.items():

@@ -86,13 +86,13 @@ def test_folders_without_encoder_are_refused(exported, tmp_path):
         open_encoder(tmp_path)
     weights = load_file(exported[1] / "model.safetensors")
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="no encoder that timm loads"):
+    with pytest.raises(UserError, match="timm cannot load the encoder"):
         open_encoder(tmp_path)
     config = json.loads((exported[1] / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
     weights.pop("norm.bias")
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match=r"no encoder that timm loads: .*norm\.bias"):
+    with pytest.raises(UserError, match=r"timm cannot load the encoder: .*norm\.bias"):
         open_encoder(tmp_path)
 
 

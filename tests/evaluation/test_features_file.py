@@ -76,15 +76,15 @@ def test_write_error_is_one_line(tmp_path):
 
 def test_other_and_incomplete_files_are_refused(tmp_path):
     path = tmp_path / "f.safetensors"
-    with pytest.raises(UserError, match="no file of features"):
+    with pytest.raises(UserError, match="not a feature file"):
         read_features(path)
     path.write_bytes(b"abc")
-    with pytest.raises(UserError, match="no file of features"):
+    with pytest.raises(UserError, match="not a feature file"):
         read_features(path)
     save_file({"mean": MEAN}, path)
     with pytest.raises(UserError, match="that this version reads"):
         read_features(path)
     write(path, 11)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="no file of features"):
+    with pytest.raises(UserError, match="not a feature file"):
         read_features(path)

@@ -375,7 +375,7 @@ def test_masks_without_usable_classes_are_refused(tmp_path, make_tar, scenes):
     encoder = {"pretrained": colour_encoder()}
     with pytest.raises(UserError, match="--test: class 9 of the masks does not occur in --train"):
         segmentation_report(encoder, (4, 4), train, one_class("9.tar", 9), log=silent)
-    with pytest.raises(UserError, match="masks of 1 class; there is nothing to tell"):
+    with pytest.raises(UserError, match="masks of 1 class; the probe needs two classes"):
         same = one_class("1.tar", 4, 4)
         segmentation_report(encoder, (4, 4), same, same, log=silent)
     with pytest.raises(UserError, match="--train: 2 images with classes; a tenth must choose"):

@@ -35,4 +35,4 @@ def test_check_runs_in_a_fresh_process_without_our_models(tmp_path, monkeypatch)
     assert exported("timm", export_request(), tmp_path / "export").max_error == 0
     assert "timm.models" in processes[0].stderr
     assert "mae.export.check" in processes[0].stderr or "mae.export" in processes[0].stderr
-    assert "mae.models" not in processes[0].stderr
+    assert "mae.networks" not in processes[0].stderr

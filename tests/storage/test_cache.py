@@ -162,7 +162,7 @@ def test_wrong_checksum_is_an_error(server, folder):
     assert line.startswith(f"{server.url}/a.tar: its sha256 is ")
     assert hashlib.sha256(bad).hexdigest()[:12] in line
     assert SHA256[:12] in line
-    assert "damaged on the way, or changed since" in line
+    assert "damaged in transit, or changed since" in line
     assert "in data.index_dir or ~/.cache/mae/index, and renew the one published beside it" in line
     assert server.gets("/a.tar") == 2
     assert not list(folder.glob("*.part"))

@@ -19,9 +19,10 @@ from typing import TextIO
 import psutil
 import torch
 
+from mae.base.device import synchronized_time
 from mae.base.errors import UserError
 from mae.commands.bench.cases import Case
-from mae.commands.bench.timing import now, seconds_per_call
+from mae.commands.bench.timing import seconds_per_call
 
 BUILDER = "mae.commands.bench.training_step"
 """module whose `build_step(case)` builds our step"""
@@ -90,7 +91,7 @@ def case_rounds(task: dict, device: torch.device, builder: str) -> Round:
         nonlocal one
         step()
         count = max(1, round(seconds / one))
-        now(device)
+        synchronized_time(device)
         cpu = time.process_time()
         one = seconds_per_call(step, count, device)
         cpu = (time.process_time() - cpu) / count

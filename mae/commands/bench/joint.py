@@ -92,7 +92,14 @@ def bench_joint(
         progress("the step, before", 1, 3)
         every = max(1, round(effort.seconds / rounds[0]["seconds"]))
         with tempfile.TemporaryDirectory(prefix="mae-bench-") as folder:
-            rows = run_loop(config, images, every, effort.rounds, Path(folder), device)
+            rows = run_loop(
+                config,
+                images,
+                every=every,
+                rounds=effort.rounds,
+                folder=Path(folder),
+                device=device,
+            )
         progress("the run", 2, 3)
         rounds += [step.round(effort.seconds) for _ in range(effort.rounds)]
         progress("the step, after", 3, 3)
@@ -192,7 +199,7 @@ def advice(share: float, data_wait: float, data: DataConfig, has_gpu: bool = Fal
     ways = data_wait_remedies(data, 1, usable_cores(), has_gpu)
     return (
         f"Data is the bottleneck: {1 / share:.2f} times as fast without waiting for it. "
-        f"What would help: {', '.join(ways)}."
+        f"Remedies: {', '.join(ways)}."
     )
 
 

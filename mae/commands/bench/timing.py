@@ -3,7 +3,6 @@
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from mae.base.device import synchronized_time
 
 PACKAGES = ("torch", "torchvision", "timm", "webdataset", "pillow", "simplejpeg", "numpy")
 
@@ -40,17 +41,10 @@ def interleaved(
 
 def seconds_per_call(work: Callable[[], object], count: int, device: torch.device) -> float:
     """Mean seconds of `count` calls in a row, until the device has finished them."""
-    start = now(device)
+    start = synchronized_time(device)
     for _ in range(count):
         work()
-    return (now(device) - start) / count
-
-
-def now(device: torch.device) -> float:
-    """Time in seconds, after the device has finished all work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return (synchronized_time(device) - start) / count
 
 
 def ratios(reference: Sequence[float], own: Sequence[float]) -> list[float]:

@@ -152,13 +152,29 @@ def attentive_probe(
         refuse_uneven(min(recipe.batch_size, rows), request.num_processes, recipe.batch_size)
     log(f"selecting among {len(candidates)} settings on {len(held_out):,} of {n:,} training images")
     probe = _fit(request, data, recipe, candidates, fitted, f"{NAME}-choosing", NAME)
-    found = _ranks(request, data.encoder, probe, train, numbers.train, held_out, recipe)
+    found = _ranks(
+        request,
+        data.encoder,
+        probe=probe,
+        tokens=train,
+        labels=numbers.train,
+        rows=held_out,
+        recipe=recipe,
+    )
     accuracies = request.share([float((row == 0).mean()) for row in found])
     best = candidates[int(np.argmax(accuracies))]
     log(f"selected: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
     probe = _fit(request, data, recipe, [best], np.arange(n), NAME)
     everything = np.arange(len(numbers.test))
-    tested = _ranks(request, data.encoder, probe, data.test, numbers.test, everything, recipe)
+    tested = _ranks(
+        request,
+        data.encoder,
+        probe=probe,
+        tokens=data.test,
+        labels=numbers.test,
+        rows=everything,
+        recipe=recipe,
+    )
     return ProbeResult(tested.flatten(), best, accuracies, rate_at_edge(candidates, accuracies))
 
 
@@ -187,7 +203,15 @@ def _fit(
     suffix = "" if data.encoder in TRAINED_ENCODERS else f"-{data.encoder}"
     folder, *later = (request.folder / f"{name}{suffix}" for name in names)
     labels = np.unique(train.manifest.label[data.train.samples]).tolist()
-    config = run_settings(request, encoder, recipe, candidates, labels, len(rows), str(folder))
+    config = run_settings(
+        request,
+        encoder,
+        recipe=recipe,
+        candidates=candidates,
+        labels=labels,
+        images=len(rows),
+        output=str(folder),
+    )
     source = token_data(data.train, rows, train, recipe.seed)
     probe = request.fit(config, source, later[0] if later else None)
     assert isinstance(probe, AttentiveProbe)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 EVALUATION_NOTES = {
-    "knn": "k-NN is a smoke signal for MAE, not a result: it uses the features as they are, and "
+    "knn": "k-NN is a quick indicator for MAE, not a result: it uses the features as they are, and "
     "these are meant to be fine-tuned. Compare runs and the untrained encoder, not methods.",
     "probe": "linear separability of the classes in the frozen features. MAE's "
     "features are meant to be fine-tuned: this is a lower bound of their quality",
@@ -96,7 +96,7 @@ class MaeDeclaration(Declaration):
             axis_includes=-0.05,  # shows the line at 0, the result of predicting the mean
         ),
     )
-    about_features = "k-NN is a smoke signal for masked autoencoders: watch its direction."
+    about_features = "k-NN is a quick indicator for masked autoencoders: watch its direction."
     evaluation_notes = EVALUATION_NOTES
 
     def figures(

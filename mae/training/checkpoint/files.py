@@ -175,7 +175,7 @@ def read_state(path: Path) -> TrainingState:
     try:
         content = json.loads(file.read_text())
         if content != with_checksum(content):
-            raise DamagedCheckpoint(f"{path}: state.json is damaged (not what was written)")
+            raise DamagedCheckpoint(f"{path}: state.json is damaged (checksum mismatch)")
         if content["format"] != FORMAT:
             made = f"{path}: format {content['format']}"
             raise UserError(f"{made}; this version reads {FORMAT}: install a newer one")

@@ -57,7 +57,9 @@ class Monitor:
         totals = self.meter.read(lambda sums, how: self.accelerator.reduce(sums, reduction=how))
         skipped, spikes = self.guard.evaluate(totals.steps)
         device = self.accelerator.device
-        row = metrics_row(totals, self.declared, self.clock, step, lr, self.plan, device)
+        row = metrics_row(
+            totals, self.declared, clock=self.clock, done=step, lr=lr, plan=self.plan, device=device
+        )
         row["bad"] = self.quarantine.synchronize(step)
         row["skipped"] = self.guard.skipped
         batch_size = self.plan.sharding.batch_size
@@ -154,5 +156,5 @@ class DataWaitHint:
         self.is_done = True
         return (
             f"data    waited for {share:.0%} of the time ({1 / (1 - share):.1f} times as fast "
-            f"without). What would help: {self.remedies}; all but data.workers need a new run"
+            f"without). Remedies: {self.remedies}; all but data.workers need a new run"
         )

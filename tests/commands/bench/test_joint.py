@@ -117,7 +117,7 @@ def test_advice(monkeypatch):
     assert advice(0.97, 0.02, data).endswith("the step is the bottleneck.")
     assert advice(0.5, 0.5, data) == (
         "Data is the bottleneck: 2.00 times as fast without waiting for it. "
-        "What would help: data.workers=8 (there are 8 cores), mae pack --resize, data.repeats=2."
+        "Remedies: data.workers=8 (there are 8 cores), mae pack --resize, data.repeats=2."
     )
     assert "compete for the cores (fewer data.workers)" in advice(0.5, 0.1, data)
 
