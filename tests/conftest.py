@@ -88,6 +88,15 @@ def reference_run_by_two(tmp_path_factory, shards):
 
 
 @pytest.fixture
+def in_process(monkeypatch):
+    """Check exports in this process instead of a fresh one."""
+    # Here: modules with shape checks must not be imported before pytest is configured.
+    from tests.export_checks import run_here
+
+    monkeypatch.setattr("mae.export.folder.run_check", run_here)
+
+
+@pytest.fixture
 def fast_retries(monkeypatch):
     """Retries of downloads without noticeable pauses, and no proxy between here and loopback."""
     monkeypatch.setattr("mae.storage.retry.FIRST_DELAY", 0.001)

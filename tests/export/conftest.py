@@ -1,21 +1,10 @@
-import contextlib
-import io
-import subprocess
-import traceback
-
 import pytest
 import torch
 
-from mae.export import check
 from mae.export.folder import export_folder
 from mae.export.graphs import write_onnx
 from tests.export.models import NO_FACTS, export_request
-
-
-@pytest.fixture
-def in_process(monkeypatch):
-    """Check exports in this process, which saves the seconds of importing torch."""
-    monkeypatch.setattr("mae.export.folder.run_check", _run_here)
+from tests.export_checks import run_here
 
 
 @pytest.fixture(scope="session")
@@ -40,20 +29,6 @@ def graph(tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx") / "export"
     images = torch.randint(0, 256, (3, 3, 32, 48), dtype=torch.uint8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mae.export.folder.run_check", _run_here)
+        patch.setattr("mae.export.folder.run_check", run_here)
         done = export_folder(write_onnx, request, images, NO_FACTS, "3 images of noise", folder)
     return request, folder, done
-
-
-def _run_here(arguments):
-    """Stand-in for `python -m mae.export.check …`."""
-    printed, errors, code = io.StringIO(), "", 0
-    threads = torch.get_num_threads()
-    try:
-        with contextlib.redirect_stdout(printed):
-            code = check.main(arguments)
-    except Exception:
-        errors, code = traceback.format_exc(), 1
-    finally:
-        torch.set_num_threads(threads)
-    return subprocess.CompletedProcess(arguments, code, printed.getvalue(), errors)

@@ -1,3 +1,0 @@
-from tests.export.conftest import in_process
-
-__all__ = ["in_process"]
