@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.networks.parameter_groups import parameter_groups
+from mae.networks.vit import parameter_groups
 
 if TYPE_CHECKING:
     from pathlib import Path

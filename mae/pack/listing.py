@@ -1,14 +1,15 @@
-"""Listing of the images to pack: types shared by all kinds of sources, and reading of files."""
+"""Listing of the images to pack: types shared by all kinds of sources, and folders of images."""
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mae.base.errors import StorageError
+from mae.base.errors import StorageError, UserError
 from mae.decoding.pixels import EXTENSIONS, BadImage
 from mae.storage.cache import ShardCache
 
@@ -162,3 +163,63 @@ def printable(name: str) -> str:
     """File name on one line of a terminal: line ends, tabs and bytes outside UTF-8 escaped."""
     text = name.encode("utf-8", "backslashreplace").decode()
     return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+
+
+def list_folder(source: Path, labels: bool | None = None) -> Listing:
+    """List all image files below `source`, sorted by path; hidden files and folders are skipped.
+
+    Args:
+        source: the folder; links to folders are followed, except to one of their own parents.
+        labels: True makes every top-level folder a class, False none; None makes them classes
+            where no image lies directly in `source` and there are at least two folders.
+
+    Raises UserError where there is no image, or `labels` is True and an image has no class folder.
+    """
+    if not source.is_dir():
+        raise UserError(f"{source}: no such folder")
+    # "é" may be one code point or two, and names may be invalid UTF-8: sort by bytes.
+    paths = sorted(_visible_files(str(source)), key=os.fsencode)
+    files = stat_files(FileReader(str(source)), paths)
+    if not files.paths:
+        suffixes = sorted({Path(path).suffix or Path(path).name for path, _ in files.skipped})
+        found = f"only {', '.join(map(printable, suffixes[:5]))}" if suffixes else "no files"
+        raise UserError(f"{source}: no images: expected .{', .'.join(EXTENSIONS)}, found {found}")
+
+    tops = [path.partition("/")[0] for path in files.paths]
+    loose = [path for path in files.paths if "/" not in path]
+    if labels is None:
+        labels = not loose and len(set(tops)) > 1
+    if labels and loose:
+        where = source / loose[0]
+        raise UserError(f"{where}: lies in no class folder (--no-labels packs without classes)")
+    classes = tuple(sorted(set(tops), key=os.fsencode)) if labels else ()
+    numbers = {name: i for i, name in enumerate(classes)}
+    sources = [
+        Source(path, extension_of(path), numbers.get(top))
+        for path, top in zip(files.paths, tops, strict=True)
+    ]
+    return Listing(
+        name=str(source),
+        sources=sources,
+        reader=FileReader(str(source)),
+        sizes=files.sizes,
+        fingerprint=fingerprint([files.fingerprint, *classes]),
+        splits=(("train", len(sources)),),
+        classes=classes,
+        skipped=files.skipped,
+    )
+
+
+def _visible_files(source: str) -> Iterator[str]:
+    """Paths of files below `source`, without hidden files and folders; links are followed."""
+    for folder, folders, names in os.walk(source, followlinks=True):
+        here = Path(folder).resolve()
+        # A link to one of its own parents would be followed forever.
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not here.is_relative_to(Path(folder, name).resolve())
+        ]
+        below = os.path.relpath(folder, source)
+        prefix = "" if below == "." else f"{below}/"
+        yield from (prefix + name for name in names if not name.startswith("."))

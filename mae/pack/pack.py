@@ -20,7 +20,14 @@ from mae.base.progress import Progress, progress_bar
 from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import BadImage
 from mae.pack.duplicates import DIGEST_WORDS, content_digest, exact_duplicates
-from mae.pack.listing import UNKNOWN_SIZE, Listing, PackRequest, printable
+from mae.pack.listing import (
+    DATASET_PREFIX,
+    UNKNOWN_SIZE,
+    Listing,
+    PackRequest,
+    list_folder,
+    printable,
+)
 from mae.pack.plan import (
     PackOptions,
     ShardReport,
@@ -32,11 +39,42 @@ from mae.pack.plan import (
     sample_key,
 )
 from mae.pack.report import PackReport, summarize, to_json
-from mae.pack.sources import list_sources
+from mae.pack.tables import SUFFIXES, list_table
+from mae.pack.tars import list_tars
 from mae.pack.unfinished import PLAN, start_or_resume, unfinished_folder, write_atomically
 
 if TYPE_CHECKING:
     from mae.pack.shard_writer import ShardWriter
+
+
+def list_sources(request: PackRequest) -> Listing:
+    """List all images of a request.
+
+    Raises UserError, one line per fault, where there is no image or a table or label is wrong.
+    """
+    first = request.sources[0]
+    if len(request.sources) == 1:
+        if first.startswith(DATASET_PREFIX):
+            from mae.pack.datasets import list_dataset  # torchvision comes with it
+
+            return list_dataset(first.removeprefix(DATASET_PREFIX), request.root, request.labels)
+        path = Path(first).expanduser()
+        if path.is_dir():
+            return list_folder(path, request.labels)
+        if path.suffix.lower() in SUFFIXES:
+            return list_table(path, request.path_column, request.label_column, request.labels)
+    for source in request.sources:
+        if source.startswith(DATASET_PREFIX) or Path(source).is_dir():
+            raise UserError(
+                f"{source}: only tars can be packed together; give one folder, table or data set"
+            )
+        if not source.partition("?")[0].endswith(".tar") and not source.startswith("pipe:"):
+            if not Path(source).exists():
+                raise UserError(f"{source}: no such folder")
+            expected = f"a folder, {', '.join(SUFFIXES)}, .tar or {DATASET_PREFIX}NAME"
+            raise UserError(f"{source}: cannot be packed: expected {expected}")
+    return list_tars(request.sources, request.labels, request.cache)
+
 
 PLAN_VERSION = 2
 """changes whenever the same listing and options give other shards"""

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from mae.config.sections import OptimConfig
-from mae.networks.parameter_groups import is_decayed
+from mae.networks.vit import is_decayed
 from mae.training.checkpoint.average import local
 
 COUNTS_SKIPPED = frozenset("adabelief adan adanw lamb lambc lambcw lambw radabelief".split())

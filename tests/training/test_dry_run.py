@@ -8,7 +8,7 @@ import torch
 from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.data.training_data import open_training_data
-from mae.networks.parameter_groups import parameter_groups
+from mae.networks.vit import parameter_groups
 from mae.pretrain import main
 from mae.training import dry_run as module
 from mae.training import step as stepping

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mae.config.sections import OptimConfig, OptimizerName
-from mae.networks.parameter_groups import parameter_groups
+from mae.networks.vit import parameter_groups
 from mae.training.checkpoint.resume import load_optimizer
 from mae.training.checkpoint.snapshot import checkpoint_tensors
 from mae.training.optim import (

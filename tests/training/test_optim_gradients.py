@@ -189,7 +189,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
 from mae.config.sections import OptimConfig
-from mae.networks.parameter_groups import parameter_groups
+from mae.networks.vit import parameter_groups
 from mae.training.optim import take_step
 from mae.training.optim import build_optimizer, set_lr
 from mae.training.checkpoint.resume import load_optimizer

@@ -13,8 +13,14 @@ from typing import NamedTuple
 from mae.base.errors import UserError
 from mae.base.files import write_json
 from mae.base.progress import progress_counter
-from mae.commands.bench.pipeline import StagedBatches, Stages, copy_samples, our_batches, our_bytes
-from mae.commands.bench.pixels import pixel_differences
+from mae.commands.bench.pipeline import (
+    StagedBatches,
+    Stages,
+    copy_samples,
+    our_batches,
+    our_bytes,
+    pixel_differences,
+)
 from mae.commands.bench.timing import interleaved, machine, one_thread, ratios, spread
 from mae.config.sections import DataConfig
 from mae.data.manifest import Manifest, build_manifest

@@ -12,7 +12,7 @@ from mae.data.class_names import check_class_names, class_names
 from mae.data.images import Images
 from mae.evaluation.classification import evaluate_classifier, require_classes, summary
 from mae.export.contract import Pool
-from mae.networks.parameter_groups import layer_groups
+from mae.networks.vit import layer_groups
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.classifier.model import Classifier, build_classifier

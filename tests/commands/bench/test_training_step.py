@@ -9,7 +9,7 @@ from mae.commands.bench.cases import Case
 from mae.commands.bench.rounds import gflop_per_image
 from mae.commands.bench.training_step import LR, build_step, synthetic_images
 from mae.config.loading import load_config
-from mae.networks.parameter_groups import parameter_groups
+from mae.networks.vit import parameter_groups
 from mae.objectives.base import total_loss
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 from mae.training.meter import Meter

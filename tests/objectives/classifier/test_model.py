@@ -12,8 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mae.config.sections import OptimConfig
-from mae.networks.parameter_groups import layer_of
-from mae.networks.vit import build_encoder
+from mae.networks.vit import build_encoder, layer_of
 from mae.objectives.base import total_loss
 from mae.objectives.classifier.declaration import DECLARATION, FinetuneConfig
 from mae.objectives.classifier.implementation import IMPLEMENTATION

@@ -14,7 +14,7 @@ from torch import nn
 
 from mae.base.errors import StorageError, UserError
 from mae.config.sections import OptimConfig
-from mae.networks.parameter_groups import parameter_groups
+from mae.networks.vit import parameter_groups
 from mae.training.checkpoint import files, resume
 from mae.training.checkpoint.average import MovingAverage
 from mae.training.checkpoint.files import (

@@ -3,7 +3,7 @@ from PIL import Image
 
 from mae.base.errors import UserError
 from mae.pack.listing import PackRequest, Source
-from mae.pack.sources import list_sources
+from mae.pack.pack import list_sources
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
-from mae.networks.parameter_groups import parameter_groups
-from mae.networks.vit import build_encoder
+from mae.networks.vit import build_encoder, parameter_groups
 from mae.objectives.mae.model import MaskedAutoencoder
 
 

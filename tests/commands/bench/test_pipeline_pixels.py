@@ -1,7 +1,7 @@
 """Difference between our pixels and Pillow's."""
 
-from mae.commands.bench import pixels
-from mae.commands.bench.pixels import pixel_differences
+from mae.commands.bench import pipeline
+from mae.commands.bench.pipeline import pixel_differences
 from mae.decoding.decode import decode
 
 SIZE = (32, 32)
@@ -16,5 +16,5 @@ def test_pixels_equal_pillows(loader_manifest):
 
 
 def test_other_pixels_are_reported(loader_manifest, monkeypatch):
-    monkeypatch.setattr(pixels, "decode", lambda *arguments: decode(*arguments) ^ 1)
+    monkeypatch.setattr(pipeline, "decode", lambda *arguments: decode(*arguments) ^ 1)
     assert pixel_differences(loader_manifest, SIZE)["decode"] == {"mean": 1, "max": 1}

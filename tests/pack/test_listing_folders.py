@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from mae.base.errors import UserError
-from mae.pack.folders import list_folder
+from mae.pack.listing import list_folder
 
 
 @pytest.fixture
