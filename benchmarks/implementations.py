@@ -13,7 +13,7 @@ from mae.commands.bench import training_step
 from mae.commands.bench.cases import OURS, Case
 from mae.commands.bench.training_step import LR, TimedStep, synthetic_images
 from mae.config.sections import Config
-from mae.networks.pixels import gather_tokens, patch_statistics, patchify
+from mae.networks.patches import gather_tokens, patch_statistics, patchify
 from mae.networks.vit import parameter_groups, position_embedding
 from mae.objectives.base import Output, total_loss
 from mae.objectives.mae.decoder import Decoder

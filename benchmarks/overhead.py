@@ -39,7 +39,7 @@ from mae.training.plan import Plan, build_accelerator
 from mae.training.safety.guard import Guard
 from mae.training.safety.step_flags import StepFlagReducer, StepFlags
 from mae.training.step import Learner, Step, build_learner, train_step
-from mae.training.tracking.progress import metrics_row, progress_line
+from mae.training.tracking.progress_line import metrics_row, progress_line
 from mae.training.tracking.tracker import Clock, Tracker
 
 STEPS = 10**6

@@ -20,7 +20,7 @@ import torch
 
 from mae.pretrain import main
 from mae.training.checkpoint import saver
-from mae.training.checkpoint.files import _stamp, read_state, with_checksum
+from mae.training.checkpoint.checkpoint_files import _stamp, read_state, with_checksum
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
 from mae.training.evaluator import Evaluator

@@ -16,7 +16,7 @@ NAMES = """
     objectives.declaration objectives.registry
     config
     decoding storage data pack networks objectives.base
-    objectives.sections training.checkpoint pretrained_weights
+    objectives.shared_sections training.checkpoint pretrained_weights
     evaluation export pictures objectives
     training report
     commands pretrain finetune cli __main__

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mae.config.sections import Config, DataConfig, TrainConfig
 from mae.objectives.registry import config_type
-from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
+from mae.training.checkpoint.checkpoint_files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import AVERAGE, CheckpointTensors
 from mae.training.checkpoint.trained import build_objective

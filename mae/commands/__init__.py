@@ -1,5 +1,5 @@
 """Commands of `mae`: a module each, with its options (`add_parser`) and its work (`run`).
 
 Modules are imported for `mae --help`: what is slow to import (torch) is imported inside functions.
-Shared: `options` (torch-free), `shards`, `images`, `frozen`, `trained_head`.
+Shared: `options` (torch-free), `shard_cache`, `pictures`, `frozen_encoders`, `trained_head`.
 """

@@ -16,7 +16,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the picture; print its path."""
-    from mae.commands.images import open_picture_source, picture_path, write_sheet
+    from mae.commands.pictures import open_picture_source, picture_path, write_sheet
     from mae.networks.vit import timm_encoder
     from mae.pictures.attention import attention_sheet, last_attention
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mae.config.sections import Config
     from mae.data.images import Images
     from mae.evaluation.classification import Predictions
-    from mae.training.checkpoint.files import TrainingState
+    from mae.training.checkpoint.checkpoint_files import TrainingState
 
 
 class EvaluatedRun(NamedTuple):
@@ -94,8 +94,8 @@ def evaluate_run(
 
     from mae import __version__
     from mae.base.files import write_json
-    from mae.commands.frozen import log
-    from mae.commands.images import write_png
+    from mae.commands.frozen_encoders import log
+    from mae.commands.pictures import write_png
     from mae.evaluation.classification import class_report, class_table, confusion
     from mae.evaluation.confidence import paired_difference
     from mae.pictures.confusion import draw_confusion
@@ -194,10 +194,10 @@ def trained_on(config: Config, test: Images) -> int | None:
     None, with a warning, where it is not known: remote training shards are not fetched for it.
     """
     from mae.base.errors import UserError
-    from mae.commands.frozen import log
+    from mae.commands.frozen_encoders import log
     from mae.data.training_data import training_manifest
-    from mae.evaluation.sources import seen_in_train
-    from mae.storage.files import is_remote
+    from mae.evaluation.comparison import seen_in_train
+    from mae.storage.remote import is_remote
 
     data = config.data
     patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]

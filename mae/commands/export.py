@@ -146,9 +146,9 @@ def check_images(
     are on this machine.  Raises UserError where these, or the chosen ones, cannot be read.
     """
     from mae.base.errors import UserError
-    from mae.commands.images import load_images
+    from mae.commands.pictures import load_images
     from mae.data.shards import expand_shards
-    from mae.storage.files import is_remote
+    from mae.storage.remote import is_remote
 
     if chosen == [NOISE]:
         return noise(config, img_size), f"{NOISE} (--images {NOISE})"

@@ -34,13 +34,13 @@ def run(args: argparse.Namespace) -> None:
     """
     from mae.base.device import choose_device
     from mae.base.errors import UserError
-    from mae.commands.frozen import log
+    from mae.commands.frozen_encoders import log
     from mae.data.training_data import open_images
+    from mae.evaluation.comparison import results_folder
     from mae.evaluation.encoders import open_encoder
     from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
     from mae.evaluation.features import BATCH, encoder_outputs, missing_features
     from mae.evaluation.features_file import read_features
-    from mae.evaluation.sources import results_folder
 
     if args.out.suffix != SUFFIX:
         raise UserError(f"--out: {args.out} must end in {SUFFIX}")

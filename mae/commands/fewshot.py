@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate; write the JSON file, print the table."""
     from mae.base.errors import UserError
-    from mae.commands.frozen import finish_features, open_features
+    from mae.commands.frozen_encoders import finish_features, open_features
     from mae.evaluation.probe_report import fewshot_report
 
     if not args.shots and not args.percent:

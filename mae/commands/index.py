@@ -24,10 +24,10 @@ def run(args: argparse.Namespace) -> None:
     """Index the shards, print a summary, write what options name."""
     from mae.base.errors import UserError
     from mae.base.progress import progress_counter
-    from mae.commands.shards import open_cache, print_statistics
+    from mae.commands.shard_cache import open_cache, print_statistics
     from mae.data.index import write_wds2idx, write_wids
     from mae.data.manifest import build_manifest, summary
-    from mae.storage.files import is_remote
+    from mae.storage.remote import is_remote
 
     cache = open_cache(args)
     progress = progress_counter("indexed", "shards")

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     """
     import torch
 
-    from mae.commands.images import write_png
+    from mae.commands.pictures import write_png
     from mae.data.training_data import open_training_data
     from mae.data.views import PixelViews
     from mae.pictures.drawing import tile
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
 def refuse_other_samples(run: Run, fingerprint: str) -> None:
     """Raise UserError where the run was trained on other samples than data.train has now."""
     from mae.base.errors import UserError
-    from mae.training.checkpoint.files import newest_checkpoint
+    from mae.training.checkpoint.checkpoint_files import newest_checkpoint
 
     found = newest_checkpoint(run.checkpoints)
     if found and found.state.data != fingerprint:

@@ -26,7 +26,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate; write the JSON file, print the table."""
-    from mae.commands.frozen import finish_features, open_features
+    from mae.commands.frozen_encoders import finish_features, open_features
     from mae.evaluation.knn import knn_report
 
     compared = open_features(args)

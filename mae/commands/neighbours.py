@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     """Encode the images to search (cached in RUN/features); write the picture."""
     import torch
 
-    from mae.commands.images import open_picture_source, picture_path, sample_name, write_sheet
+    from mae.commands.pictures import open_picture_source, picture_path, sample_name, write_sheet
     from mae.data.training_data import open_images
     from mae.data.transform import stack
     from mae.data.views import CentredViews

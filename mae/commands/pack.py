@@ -61,12 +61,12 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the shards; print a report, and the statistics of the training pixels."""
     from mae.base.errors import UserError
-    from mae.commands.shards import open_cache, print_statistics
+    from mae.commands.shard_cache import open_cache, print_statistics
     from mae.data.manifest import build_manifest
     from mae.pack.listing import PackRequest
     from mae.pack.pack import pack
-    from mae.pack.plan import PackOptions
-    from mae.pack.report import summary_lines
+    from mae.pack.shard_plan import PackOptions
+    from mae.pack.summary import summary_lines
 
     request = PackRequest(
         sources=tuple(args.sources),

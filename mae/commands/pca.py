@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the picture; print its path."""
     import torch
 
-    from mae.commands.images import open_picture_source, picture_path, write_sheet
+    from mae.commands.pictures import open_picture_source, picture_path, write_sheet
     from mae.evaluation.encoders import TOKENS, ObjectiveEncoder
     from mae.pictures.components import (
         components_sheet,

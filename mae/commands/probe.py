@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 
 def _run_fast(args: argparse.Namespace) -> None:
-    from mae.commands.frozen import finish_features, open_features
+    from mae.commands.frozen_encoders import finish_features, open_features
     from mae.evaluation.probe_report import probe_report
 
     compared = open_features(args)

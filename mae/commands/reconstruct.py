@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     from mae.base.files import write_json
     from mae.base.hashing import Stream, fold
     from mae.base.tensor_hashing import as_tensor
-    from mae.commands.images import open_picture_source, picture_path, write_sheet
+    from mae.commands.pictures import open_picture_source, picture_path, write_sheet
     from mae.objectives import registry
     from mae.pictures.reconstruction import ReconstructionRequest, reconstruct
 

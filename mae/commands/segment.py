@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate; write the JSON file, print the table."""
     from mae.base.device import choose_device
-    from mae.commands.frozen import finish, log, open_comparison
+    from mae.commands.frozen_encoders import finish, log, open_comparison
     from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 
     compared, device = open_comparison(args, log), choose_device(args.device)

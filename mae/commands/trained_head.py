@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from mae.base.device import choose_device
 from mae.base.errors import UserError
-from mae.commands import frozen
+from mae.commands import frozen_encoders
 from mae.config.sections import Config
 from mae.data.training_data import TrainingSource
 from mae.evaluation.probing import ProbeRequest, claim_folder, on_first
@@ -42,9 +42,9 @@ def train_head(
         use_cpu = _use_cpu(args.device)
         processes = PartialState(cpu=use_cpu, timeout=PATIENCE)
         is_main = processes.is_main_process
-        log = frozen.log if is_main else _log_nothing
+        log = frozen_encoders.log if is_main else _log_nothing
         with processes.main_process_first():  # the first to come writes the indexes
-            comparison = frozen.open_comparison(args, log, needs_tokens)
+            comparison = frozen_encoders.open_comparison(args, log, needs_tokens)
 
         def fit(
             config: Config, source: TrainingSource | None = None, followed_by: Path | None = None
@@ -72,7 +72,7 @@ def train_head(
         if is_main:
             out = args.out or comparison.folder / f"{name}.json"
             shown, step = table(title, dict(report)), comparison.opened.step
-            frozen.finish(args, out, report, shown, step=step, seen=comparison.seen)
+            frozen_encoders.finish(args, out, report, shown, step=step, seen=comparison.seen)
 
     return lifecycle.execute(work)
 

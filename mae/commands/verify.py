@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Verify the shards; raises RunFailed (exit code 1) where a shard or an image is bad."""
     from mae.base.errors import RunFailed
-    from mae.commands.shards import open_cache
+    from mae.commands.shard_cache import open_cache
     from mae.data.verify import describe_verification, verify_shards
 
     cache = open_cache(args)

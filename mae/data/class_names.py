@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mae.base.errors import UserError
 from mae.base.files import new_file
-from mae.storage.files import is_remote
+from mae.storage.remote import is_remote
 
 FILE = "classes.txt"
 """file beside the shards with one class name a line; `mae pack` writes it"""

@@ -27,7 +27,7 @@ from safetensors.numpy import save
 from mae.base.errors import StorageError, UserError
 from mae.data.scan import ShardIndex, scan, walk
 from mae.storage.cache import ShardCache
-from mae.storage.files import canonical_address, download, is_remote, redacted, stat
+from mae.storage.remote import canonical_address, download, is_remote, redacted, stat
 
 FORMAT = "2"
 INDEX_FOLDER = ".mae-index"

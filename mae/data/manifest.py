@@ -15,7 +15,7 @@ from mae.data.scan import NO_LABEL, ShardIndex
 from mae.data.shards import expand_shards
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
-from mae.storage.files import redacted
+from mae.storage.remote import redacted
 from mae.storage.retry import BackgroundThreads
 
 REMOTE_READERS = 16

@@ -8,7 +8,7 @@ from typing import Any
 from mae.base.errors import SampleError, StorageError
 from mae.data.manifest import Manifest
 from mae.storage.cache import ShardCache
-from mae.storage.files import is_remote, redacted
+from mae.storage.remote import is_remote, redacted
 
 OPEN_SHARDS = 64
 """maximum number of open shards per reader"""

@@ -11,7 +11,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from mae.base.errors import UserError
-from mae.storage.files import (
+from mae.storage.remote import (
     canonical_address,
     check_pipe_allowed,
     download,

@@ -20,7 +20,7 @@ from mae.data.views import EncodedViews, build_training_views
 from mae.data.worker_loader import load_in_workers
 from mae.objectives.registry import declaration
 from mae.storage.cache import ShardCache, build_cache
-from mae.storage.files import is_remote
+from mae.storage.remote import is_remote
 from mae.storage.retry import BackgroundThreads
 
 CPU = torch.device("cpu")

@@ -17,7 +17,7 @@ from mae.data.shards import expand_shards
 from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import EXTENSIONS, BadImage
 from mae.storage.cache import ShardCache
-from mae.storage.files import is_remote, redacted
+from mae.storage.remote import is_remote, redacted
 from mae.storage.retry import BackgroundThreads
 
 CHUNK = 1 << 20

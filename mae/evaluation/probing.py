@@ -20,8 +20,8 @@ from mae.data.manifest import Manifest
 from mae.data.training_data import TrainingSource
 from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, LoadedEncoder
 from mae.objectives.base import Objective
-from mae.objectives.sections import classes_of
-from mae.training.checkpoint.files import newest_checkpoint
+from mae.objectives.shared_sections import classes_of
+from mae.training.checkpoint.checkpoint_files import newest_checkpoint
 from mae.training.checkpoint.run import Run
 
 ENDS_DIFFERENTLY = ("train.epochs",)

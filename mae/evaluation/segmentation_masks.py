@@ -22,8 +22,8 @@ from mae.data.images import BadSample, Images
 from mae.data.scan import split_name, walk
 from mae.data.shard_reader import ShardReader
 from mae.data.transform import apply_view, center_box, stack
-from mae.networks.pixels import patchify
-from mae.storage.files import is_remote, redacted
+from mae.networks.patches import patchify
+from mae.storage.remote import is_remote, redacted
 
 EXTENSIONS = ("mask.png", "seg.png")
 IGNORE = 255

@@ -13,8 +13,8 @@ from mae.export.contract import ExportFiles, ExportRequest
 from mae.networks.vit import timm_encoder
 from mae.objectives import registry
 from mae.objectives.declaration import Card, Declaration
-from mae.pretrained_weights.record import data_names, shown_source
-from mae.training.checkpoint.files import TrainingState
+from mae.pretrained_weights.init_record import data_names, shown_source
+from mae.training.checkpoint.checkpoint_files import TrainingState
 from mae.training.checkpoint.run import Run
 
 CARD = """\

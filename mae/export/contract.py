@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.networks.pixels import normalize_images, pixel_affine
+from mae.networks.patches import normalize_images, pixel_affine
 from mae.networks.vit import timm_encoder
 from mae.objectives.base import Implementation, Objective
-from mae.objectives.sections import VitModel
-from mae.training.checkpoint.files import TrainingState
+from mae.objectives.shared_sections import VitModel
+from mae.training.checkpoint.checkpoint_files import TrainingState
 
 NORMALISED_IMAGES = """\
 Images come as numbers in [0, 1], less the mean and divided by the standard deviation (below),

@@ -14,8 +14,8 @@ from mae.config.sections import Config, DataConfig
 from mae.export.contract import ExportFiles, ExportRequest, refuse_options, weights
 from mae.objectives import registry
 from mae.objectives.base import Features, Objective
-from mae.pretrained_weights.record import shown_source
-from mae.training.checkpoint.files import WEIGHTS
+from mae.pretrained_weights.init_record import shown_source
+from mae.training.checkpoint.checkpoint_files import WEIGHTS
 from mae.training.checkpoint.trained import load_plain, write_description
 
 FILES = f"""\

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
-from mae.networks.pixels import gather_tokens
+from mae.networks.patches import gather_tokens
 
 
 def build_encoder(

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mae.evaluation.probing import ProbeRequest
     from mae.export.contract import Pool, Writer
     from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
-    from mae.pretrained_weights.record import InitialWeights
+    from mae.pretrained_weights.init_record import InitialWeights
 
 CAPABILITIES = ("encode", "reconstruct", "decode", "sample", "logits")
 """methods of an objective that use its weights, besides `forward`; only `encode` is required.

@@ -12,7 +12,7 @@ from mae.config.sections import Config
 from mae.data.class_names import class_names
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.objectives.base import Features, Implementation, Objective
-from mae.objectives.sections import frozen_model_of
+from mae.objectives.shared_sections import frozen_model_of
 
 
 class Frozen(nn.Module):

@@ -28,7 +28,7 @@ from mae.pack.listing import (
     list_folder,
     printable,
 )
-from mae.pack.plan import (
+from mae.pack.shard_plan import (
     PackOptions,
     ShardReport,
     ShardTask,
@@ -38,7 +38,7 @@ from mae.pack.plan import (
     plan_shards,
     sample_key,
 )
-from mae.pack.report import PackReport, summarize, to_json
+from mae.pack.summary import PackReport, summarize, to_json
 from mae.pack.tables import SUFFIXES, list_table
 from mae.pack.tars import list_tars
 from mae.pack.unfinished import PLAN, start_or_resume, unfinished_folder, write_atomically

@@ -28,7 +28,7 @@ from mae.decoding.pixels import BadImage
 from mae.pack.duplicates import content_digest
 from mae.pack.examine import examine
 from mae.pack.listing import UNKNOWN_SIZE, Listing
-from mae.pack.plan import PackOptions, ShardTask, report_file, sample_key, save_report
+from mae.pack.shard_plan import PackOptions, ShardTask, report_file, sample_key, save_report
 
 DEFAULT_QUALITY = 90
 """JPEG quality of images that are resized without a quality"""

@@ -13,7 +13,7 @@ from mae.data.shard_reader import ShardReader
 from mae.decoding.pixels import EXTENSIONS
 from mae.pack.listing import Listing, Source, fingerprint
 from mae.storage.cache import ShardCache
-from mae.storage.files import is_remote
+from mae.storage.remote import is_remote
 
 
 def list_tars(

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import DataConfig
-from mae.pretrained_weights.files import Geometry, Normalisation
+from mae.pretrained_weights.weight_files import Geometry, Normalisation
 
 Grid = tuple[int, int]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mae.base.errors import UserError
 from mae.networks.vit import position_embedding, sincos_positions
 from mae.pretrained_weights.description import Grid, activation_of, eps_of, grid_of, num_heads_of
-from mae.pretrained_weights.files import Weights
+from mae.pretrained_weights.weight_files import Weights
 
 PATCHES, POSITIONS = "patch_embed.proj.weight", "pos_embed"
 

@@ -15,18 +15,18 @@ from mae.config.sections import Config, DataConfig, InitConfig
 from mae.objectives.base import Objective
 from mae.objectives.registry import implementation
 from mae.pretrained_weights.description import normalisation_note
-from mae.pretrained_weights.files import Weights, read_tensors, sha256_of
+from mae.pretrained_weights.find import TrainedModel, find_trained_model, find_weights
 from mae.pretrained_weights.fit import LoadedTensors, abbreviate, load_encoder, shape_mismatch
-from mae.pretrained_weights.licence import folder_licence
-from mae.pretrained_weights.names import prefer_averages
-from mae.pretrained_weights.record import (
+from mae.pretrained_weights.init_record import (
     InitialWeights,
     WeightsSource,
     history_of,
     record_initial_weights,
 )
-from mae.pretrained_weights.sources import TrainedModel, find_trained_model, find_weights
-from mae.training.checkpoint.files import checkpoints
+from mae.pretrained_weights.licence import folder_licence
+from mae.pretrained_weights.names import prefer_averages
+from mae.pretrained_weights.weight_files import Weights, read_tensors, sha256_of
+from mae.training.checkpoint.checkpoint_files import checkpoints
 from mae.training.checkpoint.run import Run
 
 NEW_LAYERS = ("head.", "fc_norm.")

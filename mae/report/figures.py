@@ -6,7 +6,7 @@ from mae.evaluation.diagnosis import Row, RunRecord, interval, number, series
 from mae.objectives.declaration import LOSS, Chart, Curve, Declaration, Level
 from mae.pictures.html import Markup, tag, text
 from mae.report.charts import Line, Marks, chart
-from mae.report.record import Record
+from mae.report.run_record import Record
 from mae.report.scales import compact, percent
 
 HUGE = 1e30

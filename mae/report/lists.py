@@ -16,7 +16,7 @@ from PIL import Image
 from mae.config.types import flatten
 from mae.evaluation.diagnosis import number
 from mae.pictures.html import Markup, join, table, tag, text, void
-from mae.report.record import Record, changed_settings, default_settings
+from mae.report.run_record import Record, changed_settings, default_settings
 
 MOST = 6
 """maximum number of panels"""

@@ -7,8 +7,8 @@ from pathlib import Path
 from mae.evaluation.diagnosis import diagnose_run, number
 from mae.objectives.declaration import Chart, Declaration
 from mae.pictures.html import Markup, document, tag, text, write_document
-from mae.report import figures, lists, results
-from mae.report.record import Record, State, read_record, state
+from mae.report import evaluations, figures, lists
+from mae.report.run_record import Record, State, read_record, state
 from mae.report.scales import compact, formatted, percent
 
 
@@ -48,7 +48,7 @@ def _learning(record: Record) -> Iterator[Markup]:
     charts = _charts(record, figures.learning(record))
     yield from _section("Learning", about, _legend(record), charts)
     if "evaluation" in record.evaluations or (declared and declared.supervises_encoder):
-        yield from _section("Class by class", *results.class_by_class(record))
+        yield from _section("Class by class", *evaluations.class_by_class(record))
 
 
 def _optimisation(record: Record) -> Iterator[Markup]:
@@ -66,8 +66,8 @@ def _features(record: Record) -> Iterator[Markup]:
 
 
 def _evaluations(record: Record) -> Iterator[Markup]:
-    if any(name in record.evaluations for name in results.NAMES):
-        yield from _section("Evaluations", *results.evaluations(record))
+    if any(name in record.evaluations for name in evaluations.NAMES):
+        yield from _section("Evaluations", *evaluations.evaluations(record))
 
 
 def _panels(record: Record) -> Iterator[Markup]:

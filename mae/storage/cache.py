@@ -23,7 +23,7 @@ from typing import BinaryIO, Literal, overload
 
 from mae.base.errors import StorageError, UserError
 from mae.config.sections import DataConfig
-from mae.storage.files import canonical_address, download, redacted
+from mae.storage.remote import canonical_address, download, redacted
 
 SLOTS = 4096
 """number of lock files; shards that share one are downloaded one after the other"""

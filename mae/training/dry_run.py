@@ -20,7 +20,7 @@ from mae.training.optim import num_moments
 from mae.training.plan import Plan, TrainingSetup
 from mae.training.safety.monitor import remedies_for_run
 from mae.training.step import Learner, Step, build_learner, train_step
-from mae.training.tracking.progress import describe_run
+from mae.training.tracking.progress_line import describe_run
 
 READ_SECONDS = 5.0
 """seconds of data loading that are timed"""

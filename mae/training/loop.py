@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from mae.base.errors import ProcessFailed, ProcessStopped, RunFailed, Stopped, UserError, WorkerDied
 from mae.base.exit_status import append_event
 from mae.data.batch import TrainingBatch
-from mae.training.checkpoint.files import TrainingState, checkpoints, step_of
+from mae.training.checkpoint.checkpoint_files import TrainingState, checkpoints, step_of
 from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver

@@ -18,7 +18,7 @@ from mae.decoding.on_device import JpegDecoder
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
 from mae.pretrained_weights.start import start_from_weights
-from mae.training.checkpoint.files import TrainingState
+from mae.training.checkpoint.checkpoint_files import TrainingState
 from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
@@ -39,7 +39,7 @@ from mae.training.safety.lifecycle import RunLifecycle
 from mae.training.safety.monitor import Monitor
 from mae.training.safety.step_flags import StepFlagReducer
 from mae.training.step import attention_kernel, build_learner
-from mae.training.tracking.progress import IndexProgress, describe_run
+from mae.training.tracking.progress_line import IndexProgress, describe_run
 from mae.training.tracking.tensorboard import require_tensorboard
 from mae.training.tracking.tracker import Tracker
 

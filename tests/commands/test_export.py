@@ -5,10 +5,10 @@ import torch
 
 from mae.cli import main
 from mae.commands.export import check_images
-from mae.commands.images import load_images
+from mae.commands.pictures import load_images
 from mae.config.sections import DataConfig, InitConfig, MixturePart
 from mae.pretrained_weights.start import initialize
-from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
+from mae.training.checkpoint.checkpoint_files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import CheckpointTensors
 from mae.training.checkpoint.trained import build_objective

@@ -9,7 +9,7 @@ from mae.data.training_data import open_images
 from mae.evaluation.encoders import FrozenEncoder, objective_encoder
 from mae.objectives.mae.declaration import MaeModel
 from mae.objectives.registry import config_type
-from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
+from mae.training.checkpoint.checkpoint_files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import CheckpointTensors
 from mae.training.checkpoint.trained import build_objective

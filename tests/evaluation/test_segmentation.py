@@ -31,7 +31,7 @@ from mae.evaluation.segmentation_masks import (
     score_counts,
 )
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
-from mae.networks.pixels import patchify
+from mae.networks.patches import patchify
 from tests.evaluation.frozen import images_of, tiny_run
 from tests.evaluation.test_features import spoil
 

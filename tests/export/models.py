@@ -10,7 +10,7 @@ from mae.objectives.mae.declaration import MaeModel
 from mae.objectives.mae.implementation import IMPLEMENTATION
 from mae.objectives.mae.model import build_mae
 from mae.objectives.registry import config_type
-from mae.training.checkpoint.files import TrainingState
+from mae.training.checkpoint.checkpoint_files import TrainingState
 
 STATE = TrainingState(step=7, samples=56, data="f" * 64)
 NO_FACTS = CardFacts(None, [], {})

@@ -6,7 +6,7 @@ from mae.export.card import model_card, read_facts
 from mae.export.check import load_timm
 from mae.export.contract import ExportFiles
 from mae.objectives.registry import declaration
-from mae.training.checkpoint.files import TrainingState
+from mae.training.checkpoint.checkpoint_files import TrainingState
 from mae.training.checkpoint.run import Run
 from tests.export.models import NO_FACTS, export_request
 

@@ -9,8 +9,8 @@ import yaml
 from mae.base.files import write_json
 from mae.cli import main
 from mae.config.sections import InitConfig
+from mae.pretrained_weights.find import find_weights
 from mae.pretrained_weights.licence import Licence
-from mae.pretrained_weights.sources import find_weights
 from mae.pretrained_weights.start import initialize
 from mae.training.checkpoint.trained import build_objective
 from tests.untrained import classifier_config, tiny_config, untrained_run

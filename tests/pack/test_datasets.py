@@ -13,7 +13,7 @@ from mae.data.shard_reader import ShardReader
 from mae.pack.datasets import list_dataset
 from mae.pack.listing import PackRequest
 from mae.pack.pack import pack
-from mae.pack.plan import PackOptions
+from mae.pack.shard_plan import PackOptions
 
 
 @pytest.fixture

@@ -18,12 +18,12 @@ from mae.data.manifest import build_manifest
 from mae.data.scan import NO_LABEL
 from mae.data.shard_reader import ShardReader
 from mae.decoding.decode import decode_native
-from mae.pack import report as pack_report
+from mae.pack import summary as pack_report
 from mae.pack.listing import PackRequest
 from mae.pack.pack import pack
-from mae.pack.plan import PackOptions
-from mae.pack.report import suggested_settings, summary_lines
+from mae.pack.shard_plan import PackOptions
 from mae.pack.shard_writer import ShardWriter
+from mae.pack.summary import suggested_settings, summary_lines
 
 write_shard = ShardWriter.write
 
@@ -545,7 +545,7 @@ COMMAND = """
 import sys, time
 from pathlib import Path
 from mae.pack.pack import pack
-from mae.pack.plan import PackOptions
+from mae.pack.shard_plan import PackOptions
 from mae.pack.shard_writer import ShardWriter
 from mae.pack.listing import PackRequest
 

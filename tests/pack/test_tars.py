@@ -5,7 +5,7 @@ from mae.data.manifest import build_manifest
 from mae.data.shard_reader import ShardReader
 from mae.pack.listing import PackRequest
 from mae.pack.pack import list_sources, pack
-from mae.pack.plan import PackOptions
+from mae.pack.shard_plan import PackOptions
 from mae.pack.tars import list_tars
 
 

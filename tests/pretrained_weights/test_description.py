@@ -14,8 +14,8 @@ from mae.pretrained_weights.description import (
     preprocessor_normalisation,
     read_normalisation,
 )
-from mae.pretrained_weights.files import Normalisation
-from mae.pretrained_weights.sources import find_weights
+from mae.pretrained_weights.find import find_weights
+from mae.pretrained_weights.weight_files import Normalisation
 from tests.pretrained_weights.models import NAME, SIZES, our_mae
 from tests.untrained import NUMBERS, tiny_config, untrained_run
 

@@ -11,10 +11,10 @@ from timm.models.vision_transformer import VisionTransformer
 from mae.base.errors import UserError
 from mae.networks.vit import position_embedding
 from mae.objectives.mae.implementation import load_decoder
-from mae.pretrained_weights.files import Geometry, Weights
 from mae.pretrained_weights.fit import load_encoder
 from mae.pretrained_weights.licence import Licence
 from mae.pretrained_weights.names import to_our_names
+from mae.pretrained_weights.weight_files import Geometry, Weights
 from tests.pretrained_weights.models import NAME, SIZES, classifier, our_mae, shaken, some_images
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from mae.base.errors import UserError
 from mae.config.sections import InitConfig
 from mae.objectives.classifier.model import Classifier
-from mae.pretrained_weights.sources import find_weights
+from mae.pretrained_weights.find import find_weights
 from mae.pretrained_weights.start import initialize
 from mae.training.checkpoint.trained import build_objective
 from tests.untrained import classifier_config, earlier_layout, tiny_config, untrained_run

@@ -10,9 +10,9 @@ import mae.cli
 from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.pretrain import main
+from mae.pretrained_weights.find import find_weights
 from mae.pretrained_weights.fit import load_encoder
-from mae.pretrained_weights.sources import find_weights
-from mae.training.checkpoint.files import newest_checkpoint
+from mae.training.checkpoint.checkpoint_files import newest_checkpoint
 from mae.training.checkpoint.run import Run
 from tests.pretrained_weights.models import classifier
 from tests.runs import final_weights, launch, metrics_of, write_config

@@ -11,11 +11,11 @@ from mae.config.sections import Config
 from mae.objectives import registry
 from mae.objectives.declaration import Chart, Curve
 from mae.report.figures import draw, learning, marks
-from mae.report.record import read_record
+from mae.report.run_record import read_record
 from tests.report.folders import metric_rows, write_classifier_run, write_panel, write_rows
 from tests.report.folders import write_run as write_mae_run
+from tests.report.test_evaluations import heads, said
 from tests.report.test_page import report
-from tests.report.test_results import heads, said
 
 FEATURES = {"rankme": 3.0, "width": 4, "spread": 0.6, "dead": 0.0, "cosine": 0.4, "images": 50}
 

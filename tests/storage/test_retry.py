@@ -13,12 +13,12 @@ import pytest
 
 from mae.base.errors import StorageError
 from mae.data.manifest import build_manifest
-from mae.storage import files, retry
+from mae.storage import remote, retry
 from mae.storage.cache import ShardCache
-from mae.storage.files import download, stat
+from mae.storage.remote import download, stat
 from mae.storage.retry import BackgroundThreads
 from tests.servers import body, slow, status
-from tests.storage.test_files import DATA, fetched, refused
+from tests.storage.test_remote import DATA, fetched, refused
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.usefixtures("fast_retries")
@@ -238,7 +238,7 @@ def test_stuck_library_call_is_abandoned(monkeypatch):
             late.append(error)
             raise
 
-    monkeypatch.setattr(files, "receive_file", stuck)
+    monkeypatch.setattr(remote, "receive_file", stuck)
     target = io.BytesIO()
     with pytest.raises(StorageError, match=r"nothing came for 0.1 s \(tried 2 times\)"):
         download("s3://bucket/a.tar", target)

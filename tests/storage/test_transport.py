@@ -9,7 +9,7 @@ import pytest
 from mae.base.errors import UserError
 from mae.storage import retry, transport
 from tests.servers import body
-from tests.storage.test_files import DATA, download_in_child, fetched, refused
+from tests.storage.test_remote import DATA, download_in_child, fetched, refused
 
 pytestmark = pytest.mark.usefixtures("fast_retries")
 

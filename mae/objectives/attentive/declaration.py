@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from mae.config.sections import Config
 from mae.config.types import Rate, Section
 from mae.objectives.declaration import Chart, Curve, Metric
-from mae.objectives.sections import FrozenModel, ProbeDeclaration
+from mae.objectives.shared_sections import FrozenModel, ProbeDeclaration
 
 
 class HeadSettings(Section):

@@ -12,7 +12,7 @@ from mae.config.sections import Config
 from mae.config.types import Fraction, NonNegative, Rate, Section, Share, Text
 from mae.evaluation.diagnosis import RunRecord, number
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Level, Metric
-from mae.objectives.sections import VitModel, refuse_arguments
+from mae.objectives.shared_sections import VitModel, refuse_arguments
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest

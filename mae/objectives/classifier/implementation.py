@@ -16,7 +16,7 @@ from mae.networks.vit import layer_groups
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.classifier.model import Classifier, build_classifier
-from mae.pretrained_weights.record import InitialWeights
+from mae.pretrained_weights.init_record import InitialWeights
 from mae.pretrained_weights.start import start_encoder
 
 

@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.config.sections import Config
-from mae.networks.pixels import Affine, normalize_images, pixel_affine
+from mae.networks.patches import Affine, normalize_images, pixel_affine
 from mae.networks.vit import check_sizes, create_vit
 from mae.objectives.base import Features, Objective, Output
 from mae.objectives.classifier.declaration import FinetuneConfig, finetune_of, model_of

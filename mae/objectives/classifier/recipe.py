@@ -14,7 +14,7 @@ from mae.config.loading import (
 )
 from mae.config.sections import Config
 from mae.config.types import flatten
-from mae.objectives.sections import VitModel
+from mae.objectives.shared_sections import VitModel
 
 NAME = "classifier"
 

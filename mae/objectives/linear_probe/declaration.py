@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from mae.config.sections import Config
 from mae.config.types import Positive
 from mae.objectives.declaration import Chart, Curve, Metric
-from mae.objectives.sections import FrozenModel, ProbeDeclaration
+from mae.objectives.shared_sections import FrozenModel, ProbeDeclaration
 
 GROUP = 512
 """number of images that BatchNorm normalises together in the released code: those of one GPU"""

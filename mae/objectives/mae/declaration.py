@@ -10,7 +10,7 @@ from mae import __version__
 from mae.config.sections import Config
 from mae.config.types import Fraction, Positive
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
-from mae.objectives.sections import VitModel, refuse_arguments
+from mae.objectives.shared_sections import VitModel, refuse_arguments
 
 if TYPE_CHECKING:
     from mae.evaluation.diagnosis import Finding, RunRecord

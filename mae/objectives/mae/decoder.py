@@ -19,7 +19,7 @@ from jaxtyping import Float
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from mae.networks.pixels import gather_tokens
+from mae.networks.patches import gather_tokens
 from mae.networks.vit import initialize_linears, sincos_positions
 from mae.objectives.mae.masking import PatchSplit
 

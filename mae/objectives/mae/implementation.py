@@ -20,10 +20,10 @@ from mae.objectives.mae.pictures import reconstruct
 from mae.objectives.mae.reconstruction import hidden_sums, shares_explained
 from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
 from mae.pretrained_weights.description import Grid, grid_of
-from mae.pretrained_weights.files import Weights
 from mae.pretrained_weights.fit import POSITIONS, LoadedTensors, check_tensors, square_grid
-from mae.pretrained_weights.record import InitialWeights
+from mae.pretrained_weights.init_record import InitialWeights
 from mae.pretrained_weights.start import start_encoder
+from mae.pretrained_weights.weight_files import Weights
 
 
 def start_mae(model: MaskedAutoencoder, init: InitConfig, data: DataConfig) -> InitialWeights:

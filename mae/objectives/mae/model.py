@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.networks.pixels import (
+from mae.networks.patches import (
     Affine,
     computable,
     gather_tokens,

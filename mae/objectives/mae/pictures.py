@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae.networks.pixels import unpatchify
+from mae.networks.patches import unpatchify
 from mae.objectives.mae.chosen_masks import ChosenMask, choose_masks, grid_of
 from mae.objectives.mae.masking import PatchSplit, binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder

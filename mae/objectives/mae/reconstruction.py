@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mae.networks.pixels import gather_tokens, patch_statistics, patchify, unpatchify
+from mae.networks.patches import gather_tokens, patch_statistics, patchify, unpatchify
 from mae.objectives.mae.masking import PatchSplit
 from mae.objectives.mae.model import MaskedAutoencoder
 

@@ -17,7 +17,7 @@ from mae.base.errors import UserError
 from mae.data.manifest import Manifest
 from mae.objectives.base import Objective
 from mae.training.checkpoint.average import MovingAverage, local
-from mae.training.checkpoint.files import (
+from mae.training.checkpoint.checkpoint_files import (
     MOMENTS,
     WEIGHTS,
     TrainingState,

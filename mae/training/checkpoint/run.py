@@ -19,7 +19,7 @@ from mae.config.loading import dump_config, recorded_config
 from mae.config.sections import Config
 from mae.config.validation import changed_settings
 from mae.objectives.registry import declaration
-from mae.training.checkpoint.files import checkpoints, step_of
+from mae.training.checkpoint.checkpoint_files import checkpoints, step_of
 
 
 class Run:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from mae.base.errors import RunFailed
 from mae.training.checkpoint.average import MovingAverage
-from mae.training.checkpoint.files import (
+from mae.training.checkpoint.checkpoint_files import (
     DAMAGED_SUFFIX,
     TrainingState,
     checkpoints,

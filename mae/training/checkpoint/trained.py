@@ -17,7 +17,7 @@ from mae.config.loading import parse_recorded_config
 from mae.config.sections import Config
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration, implementation
-from mae.training.checkpoint.files import TrainingState, newest_checkpoint, read_state
+from mae.training.checkpoint.checkpoint_files import TrainingState, newest_checkpoint, read_state
 from mae.training.checkpoint.resume import load_model
 from mae.training.checkpoint.run import find_run
 

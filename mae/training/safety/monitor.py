@@ -13,7 +13,7 @@ from mae.training.checkpoint.run import Run
 from mae.training.meter import Meter
 from mae.training.plan import TrainingSetup, local_processes
 from mae.training.safety.guard import Guard, Quarantine, Rollback
-from mae.training.tracking.progress import metrics_row, progress_line
+from mae.training.tracking.progress_line import metrics_row, progress_line
 from mae.training.tracking.tracker import Clock, Tracker
 
 SAMPLES_NAMED = 8

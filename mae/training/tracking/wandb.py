@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mae.config.sections import Config
-from mae.storage.files import redacted
+from mae.storage.remote import redacted
 from mae.training.checkpoint.run import Run
 
 INIT_SECONDS = 60

@@ -149,4 +149,4 @@ def test_findings_are_sorted_by_level_and_have_reasons():
     assert [finding.level for finding in found] == ["bad", "watch", "good", "good", "good", "good"]
     assert all(len(finding.reason) > 20 for finding in found)
     knn = next(finding for finding in found if "k-NN" in finding.text)
-    assert "smoke signal" in knn.reason
+    assert "quick indicator" in knn.reason

@@ -8,7 +8,7 @@ from torch import nn
 from benchmarks.cost import cost_of
 from mae.base.errors import UserError
 from mae.config.loading import load_config
-from mae.networks.pixels import patchify
+from mae.networks.patches import patchify
 from mae.networks.vit import build_encoder
 from mae.objectives.base import total_loss
 from mae.objectives.mae.declaration import DECLARATION

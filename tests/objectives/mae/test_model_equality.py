@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from mae.networks.pixels import patchify
+from mae.networks.patches import patchify
 from mae.networks.vit import build_encoder, forward_visible, position_embedding, sincos_positions
 from mae.objectives.base import total_loss
 from mae.objectives.mae.decoder import Decoder

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.networks.pixels import patchify, unpatchify
+from mae.networks.patches import patchify, unpatchify
 from mae.objectives.mae.chosen_masks import choose_masks
 from mae.objectives.mae.masking import binary_mask
 from mae.objectives.mae.pictures import (

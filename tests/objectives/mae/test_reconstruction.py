@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mae.networks.pixels import patchify
+from mae.networks.patches import patchify
 from mae.objectives.base import total_loss
 from mae.objectives.mae.masking import random_masking
 from mae.objectives.mae.reconstruction import explained_variance, fill_in, interpolate_hidden

@@ -82,7 +82,7 @@ from pathlib import Path
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from mae.training.checkpoint.average import MovingAverage
-from mae.training.checkpoint.files import TrainingState, reserve, write_checkpoint
+from mae.training.checkpoint.checkpoint_files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.resume import load_average, load_model
 from mae.training.checkpoint.snapshot import Snapshots, checkpoint_tensors
 

@@ -16,15 +16,15 @@ from torch import nn
 from mae.base.errors import UserError
 from mae.config.sections import OptimConfig
 from mae.networks.vit import parameter_groups
-from mae.training.checkpoint import files
+from mae.training.checkpoint import checkpoint_files
 from mae.training.checkpoint.average import MovingAverage
-from mae.training.checkpoint.files import read_state, with_checksum
+from mae.training.checkpoint.checkpoint_files import read_state, with_checksum
 from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
 from mae.training.optim import build_optimizer, set_lr
 from tests.runs import environment
-from tests.training.checkpoint.test_files import flip, names, steps, training_state
+from tests.training.checkpoint.test_checkpoint_files import flip, names, steps, training_state
 
 DATA: Any = SimpleNamespace(fingerprint="abc")
 """the manifest's only field that resuming reads"""
@@ -163,7 +163,7 @@ def test_one_that_cannot_be_judged_stops_the_start_and_all_stays(run, monkeypatc
         def fail(path):
             raise PermissionError(errno.EACCES, reason)
 
-        monkeypatch.setattr(files, "_stamp", fail)
+        monkeypatch.setattr(checkpoint_files, "_stamp", fail)
     with pytest.raises(UserError, match=reason) as refused:
         go_on(run, *build())
     assert len(str(refused.value).splitlines()) == 1 and str(newest) in str(refused.value)
@@ -237,7 +237,7 @@ from torch.distributed.tensor import DTensor
 from mae.base.errors import RunFailed
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
-from tests.training.checkpoint.test_files import training_state
+from tests.training.checkpoint.test_checkpoint_files import training_state
 from tests.training.checkpoint.test_resume import build, go_on, save, train
 
 accelerator = Accelerator(cpu=True)

@@ -11,12 +11,18 @@ from accelerate import Accelerator
 
 from mae.base.errors import RunFailed
 from mae.training.checkpoint import saver as saver_module
-from mae.training.checkpoint.files import newest_checkpoint, read_state
+from mae.training.checkpoint.checkpoint_files import newest_checkpoint, read_state
 from mae.training.checkpoint.resume import load_model
 from mae.training.checkpoint.saver import Saver
 from mae.training.checkpoint.snapshot import Snapshots, buffer_checksums, checkpoint_tensors
 from tests.runs import environment
-from tests.training.checkpoint.test_files import names, step, stepped, steps, training_state
+from tests.training.checkpoint.test_checkpoint_files import (
+    names,
+    step,
+    stepped,
+    steps,
+    training_state,
+)
 from tests.two_processes import run_two
 
 
@@ -137,7 +143,7 @@ def test_a_mistake_of_ours_in_the_thread_is_reported_and_nothing_is_deleted(
     saver, state = build_saver(), stepped()
     for number in (1, 2):
         saver.save(*state, training_state(number), wait=True)
-    monkeypatch.setattr("mae.training.checkpoint.files._stamp", lambda path: 1 / 0)
+    monkeypatch.setattr("mae.training.checkpoint.checkpoint_files._stamp", lambda path: 1 / 0)
     with pytest.raises(RunFailed, match=r"takes no checkpoint: ZeroDivisionError\("):
         saver.save(*state, training_state(3), wait=True)
     assert steps(tmp_path) == [1, 2]
@@ -189,7 +195,7 @@ from accelerate import Accelerator
 from mae.base.errors import RunFailed
 from mae.training.checkpoint.saver import Saver
 from mae.training.fsdp2 import prepare
-from tests.training.checkpoint.test_files import training_state
+from tests.training.checkpoint.test_checkpoint_files import training_state
 from tests.training.checkpoint.test_resume import build
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
@@ -258,7 +264,8 @@ def test_a_disk_without_room_is_refused_before_anything_is_copied(
     saver, state = build_saver(), stepped()
     saver.save(*state, training_state(1), wait=True)
     monkeypatch.setattr(
-        "mae.training.checkpoint.files.MARGIN_BYTES", 2 * shutil.disk_usage(tmp_path).free
+        "mae.training.checkpoint.checkpoint_files.MARGIN_BYTES",
+        2 * shutil.disk_usage(tmp_path).free,
     )
     monkeypatch.setattr(saver.snapshots, "take", None)
     with pytest.raises(RunFailed) as refused:
@@ -372,7 +379,7 @@ from accelerate import Accelerator
 import mae.training.checkpoint.saver
 from mae.base.errors import RunFailed
 from mae.training.checkpoint.saver import Saver
-from tests.training.checkpoint.test_files import training_state, stepped
+from tests.training.checkpoint.test_checkpoint_files import training_state, stepped
 def refusal(call):
     try:
         call()

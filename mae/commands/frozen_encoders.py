@@ -9,11 +9,11 @@ from typing import Any
 from mae.base.device import choose_device
 from mae.base.files import write_json
 from mae.data.training_data import open_images
+from mae.evaluation.comparison import Comparison, open_sources, results_folder, seen_in_train
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.features import BATCH, encoder_outputs, missing_features
 from mae.evaluation.probing import EncoderComparison
 from mae.evaluation.results import table
-from mae.evaluation.sources import Comparison, open_sources, results_folder, seen_in_train
 from mae.objectives.registry import declaration
 
 

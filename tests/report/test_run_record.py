@@ -4,7 +4,7 @@ import os
 import pytest
 
 from mae.base.errors import UserError
-from mae.report.record import changed_settings, read_record, state
+from mae.report.run_record import changed_settings, read_record, state
 from tests.report.folders import metric_rows, write_rows, write_run
 
 

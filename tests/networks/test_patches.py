@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from mae.networks.pixels import gather_tokens, patch_statistics, patchify, unpatchify
+from mae.networks.patches import gather_tokens, patch_statistics, patchify, unpatchify
 
 SHAPES = [
     ((2, 3, 32, 32), (16, 16)),

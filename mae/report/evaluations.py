@@ -6,7 +6,7 @@ from typing import Any
 from mae.evaluation.diagnosis import Row, interval, number
 from mae.pictures.html import Markup, join, tag, text, void
 from mae.report.lists import none, read_picture
-from mae.report.record import Record
+from mae.report.run_record import Record
 
 MOST_ROWS = 60
 """maximum number of rows of a table"""

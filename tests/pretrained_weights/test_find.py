@@ -23,8 +23,8 @@ from mae.config.sections import DataConfig, InitConfig
 from mae.networks.vit import build_encoder, sincos_positions
 from mae.objectives.base import total_loss
 from mae.objectives.mae.implementation import start_mae
+from mae.pretrained_weights.find import find_weights
 from mae.pretrained_weights.fit import load_encoder
-from mae.pretrained_weights.sources import find_weights
 from tests.pretrained_weights.models import NAME, classifier, our_mae, shaken, some_images
 
 SIZES = {

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mae.pack.duplicates import exact_duplicates, near_duplicates
 from mae.pack.listing import MAX_LISTED, Listing, printable
-from mae.pack.plan import ShardReport, ShardTask
+from mae.pack.shard_plan import ShardReport, ShardTask
 
 FEW_SHARDS, MANY_BYTES = 64, 1_000_000_000
 """fewer training shards than this for more bytes than this get a note about data.order=lanes"""

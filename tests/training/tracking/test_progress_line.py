@@ -1,10 +1,10 @@
-import mae.training.tracking.progress
-from mae.training.tracking.progress import IndexProgress
+import mae.training.tracking.progress_line
+from mae.training.tracking.progress_line import IndexProgress
 
 
 def test_a_long_first_reading_is_reported_now_and_then(monkeypatch, capsys):
     clock = iter([0.0, 5.0, 11.0, 11.0, 12.0, 22.0, 22.0])
-    monkeypatch.setattr(mae.training.tracking.progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(mae.training.tracking.progress_line.time, "monotonic", lambda: next(clock))
     told = IndexProgress()
     for done in (1, 2, 3, 1400):
         told(done, 2000)

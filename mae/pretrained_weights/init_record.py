@@ -9,7 +9,7 @@ from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import declaration
 from mae.pretrained_weights.fit import LoadedTensors
 from mae.pretrained_weights.licence import Licence
-from mae.training.checkpoint.files import TrainingState
+from mae.training.checkpoint.checkpoint_files import TrainingState
 
 MAX_NAMED = 4
 """maximum number of tensors that are listed by name"""

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from mae.base.errors import UserError
-from mae.pretrained_weights.files import read_tensors
+from mae.pretrained_weights.weight_files import read_tensors
 
 TENSORS = {"a": torch.arange(3.0), "b": torch.ones(2, 2)}
 

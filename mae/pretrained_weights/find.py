@@ -14,14 +14,17 @@ from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import Config
 from mae.networks.vit import build_encoder
-from mae.objectives.sections import VitModel
+from mae.objectives.shared_sections import VitModel
 from mae.pretrained_weights.description import (
     geometry_from_config,
     geometry_of,
     preprocessor_normalisation,
     read_normalisation,
 )
-from mae.pretrained_weights.files import (
+from mae.pretrained_weights.init_record import history_of
+from mae.pretrained_weights.licence import Licence, file_licence, folder_licence, named_licence
+from mae.pretrained_weights.names import to_our_names
+from mae.pretrained_weights.weight_files import (
     ENDINGS,
     Geometry,
     Normalisation,
@@ -29,10 +32,12 @@ from mae.pretrained_weights.files import (
     read_tensors,
     sha256_of,
 )
-from mae.pretrained_weights.licence import Licence, file_licence, folder_licence, named_licence
-from mae.pretrained_weights.names import to_our_names
-from mae.pretrained_weights.record import history_of
-from mae.training.checkpoint.files import WEIGHTS, TrainingState, newest_checkpoint, read_state
+from mae.training.checkpoint.checkpoint_files import (
+    WEIGHTS,
+    TrainingState,
+    newest_checkpoint,
+    read_state,
+)
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.trained import CONFIG, is_plain, read_description
 

@@ -10,7 +10,7 @@ import pytest
 
 from mae.base.errors import StorageError, UserError
 from mae.storage import retry, transport
-from mae.storage.files import canonical_address, download, glob_remote, is_remote, redacted, stat
+from mae.storage.remote import canonical_address, download, glob_remote, is_remote, redacted, stat
 from tests.servers import (
     body,
     chunked,

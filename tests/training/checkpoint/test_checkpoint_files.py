@@ -15,9 +15,9 @@ from torch import nn
 from mae.base.errors import StorageError, UserError
 from mae.config.sections import OptimConfig
 from mae.networks.vit import parameter_groups
-from mae.training.checkpoint import files, resume
+from mae.training.checkpoint import checkpoint_files, resume
 from mae.training.checkpoint.average import MovingAverage
-from mae.training.checkpoint.files import (
+from mae.training.checkpoint.checkpoint_files import (
     TrainingState,
     checkpoints,
     newest_checkpoint,
@@ -114,7 +114,7 @@ def test_a_write_cut_short_leaves_the_one_before_and_nothing_temporary(tmp_path,
     def disk_full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mae.training.checkpoint.files._sync", disk_full)
+    monkeypatch.setattr("mae.training.checkpoint.checkpoint_files._sync", disk_full)
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path, 2)
     assert names(tmp_path) == ["step-000000001"]
@@ -126,8 +126,10 @@ def test_a_write_cut_short_leaves_the_one_before_and_nothing_temporary(tmp_path,
 def test_all_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     """Files, then their folder, then the rename, then the folder that holds the name."""
     events = []
-    sync, rename = files._sync, Path.rename
-    monkeypatch.setattr(files, "_sync", lambda path: (events.append(path.name), sync(path)))
+    sync, rename = checkpoint_files._sync, Path.rename
+    monkeypatch.setattr(
+        checkpoint_files, "_sync", lambda path: (events.append(path.name), sync(path))
+    )
     monkeypatch.setattr(
         Path, "rename", lambda old, new: (events.append("rename"), rename(old, new))[1]
     )
@@ -139,7 +141,7 @@ def test_all_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
 
 def test_a_file_system_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     free = shutil.disk_usage(tmp_path).free
-    monkeypatch.setattr(files, "MARGIN_BYTES", 0)
+    monkeypatch.setattr(checkpoint_files, "MARGIN_BYTES", 0)
     with pytest.raises(OSError, match=r"it needs [\d,.]+ MB, and [\d,.]+ MB are free"):
         reserve(tmp_path, training_state(), 2 * free)
     assert names(tmp_path) == []
@@ -222,13 +224,15 @@ def test_of_damaged_ones_the_newest_is_kept_and_counts_as_none(tmp_path):
 def test_a_damaged_one_goes_where_its_room_is_needed(tmp_path, monkeypatch):
     keep_newest_damaged(tmp_path, [write(tmp_path, 3)])
     kept = tmp_path / "step-000000003.damaged"
-    need = 2 * files.MARGIN_BYTES
+    need = 2 * checkpoint_files.MARGIN_BYTES
     monkeypatch.setattr(
-        files, "_free_bytes", lambda folder: 1.5 * files.MARGIN_BYTES if kept.exists() else need
+        checkpoint_files,
+        "_free_bytes",
+        lambda folder: 1.5 * checkpoint_files.MARGIN_BYTES if kept.exists() else need,
     )
     reserve(tmp_path, training_state(4), 0).rmdir()
     assert kept.exists()
-    reserve(tmp_path, training_state(4), files.MARGIN_BYTES).rmdir()
+    reserve(tmp_path, training_state(4), checkpoint_files.MARGIN_BYTES).rmdir()
     assert names(tmp_path) == []
 
 
@@ -427,7 +431,7 @@ def test_a_pickle_by_that_name_is_refused_and_not_executed(tmp_path, file, dump)
     with (path / file).open("wb") as hostile:
         dump(Trap(sprung), hostile)
     state = json.loads((path / "state.json").read_text())
-    state["files"][file] = files._stamp(path / file)
+    state["files"][file] = checkpoint_files._stamp(path / file)
     (path / "state.json").write_text(sealed(state))
     assert read_state(path)
     model, optimizer = stepped()
