@@ -233,14 +233,14 @@ def about_neighbours(health: Sequence[Row]) -> Iterator[Finding]:
     chance = number(health[-1], "chance") if health else None
     if not found or chance is None:
         return
-    smoke = (
+    caution = (
         "A quick indicator only: k-NN uses the features unscaled. Its trend matters, not its "
         "height."
     )
     now, best = found[-1], max(found)
     if now < chance + 0.02:
-        yield Finding("watch", f"k-NN accuracy {now:.0%} is chance ({chance:.0%})", smoke)
+        yield Finding("watch", f"k-NN accuracy {now:.0%} is chance ({chance:.0%})", caution)
     elif len(found) > 2 and now < 0.9 * best:
-        yield Finding("watch", f"k-NN accuracy {now:.0%}, down from {best:.0%}", smoke)
+        yield Finding("watch", f"k-NN accuracy {now:.0%}, down from {best:.0%}", caution)
     else:
-        yield Finding("good", f"k-NN accuracy {now:.0%} (chance {chance:.0%})", smoke)
+        yield Finding("good", f"k-NN accuracy {now:.0%} (chance {chance:.0%})", caution)
