@@ -81,9 +81,9 @@ class BatchSharding(NamedTuple):
     def micro_batches(
         self, first_step: int, last_step: int, skipped: Container[int] = ()
     ) -> Iterator[range]:
-        """Positions of each micro-batch of the steps in [first_step, last_step), from 0.
+        """Positions of each micro-batch of steps first_step + 1 … last_step, counted from 1.
 
-        `skipped` counts steps from 1.
+        Steps in `skipped` are passed over.
         """
         share = self.batch_size // self.num_processes
         for step in range(first_step, last_step):

@@ -1,4 +1,4 @@
-"""Order of training as a pure function: position → (epoch, sample).
+"""Order of training as a pure function: position → (view, sample).
 
 It depends on the seed, the sizes of the shards and the settings of `data`, not on the number of
 processes, workers or restarts.  Three modes:
@@ -14,7 +14,8 @@ own share of the permuted shards, window by window.  A process takes whole lanes
 its share of the shards, yet the global batch is the same for every number of processes.
 
 In every mode each lane (`global` and `window` have one) yields each of its samples exactly once
-per epoch, and continues with the next epoch at once: no batch is cut at the end of an epoch.
+per epoch (`repeats` times in a row), and continues with the next epoch at once: no batch is cut
+at the end of an epoch.
 """
 
 import math
@@ -40,7 +41,7 @@ class Place(NamedTuple):
     """View and sample of each position of the order."""
 
     view: Integers
-    """number of earlier views of the sample: epoch * repeats + view within the epoch"""
+    """number of views of the sample before this one: epoch * repeats + view within the epoch"""
     sample: Integers
     """number in the manifest"""
 

@@ -98,7 +98,7 @@ def _read_wids(index: str, allow_pipe: bool) -> list[str]:
     """
     shown = redacted(index)
     try:
-        content = json.loads(_read_text(index))
+        content = json.loads(_read_bytes(index))
     except (ValueError, RecursionError):  # not JSON or not UTF-8
         raise UserError(f"{shown}: is not JSON") from None
     shards = content.get("shardlist") if isinstance(content, dict) else None
@@ -120,7 +120,7 @@ def _read_wids(index: str, allow_pipe: bool) -> list[str]:
     return found
 
 
-def _read_text(location: str) -> bytes:
+def _read_bytes(location: str) -> bytes:
     if is_remote(location):
         body = io.BytesIO()
         download(location, body)

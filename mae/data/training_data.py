@@ -59,7 +59,7 @@ class TrainingSource(Protocol):
         skipped: Container[int] = (),
         device: torch.device = ...,
     ) -> Generator[TrainingBatch]:
-        """Micro-batches of this process for steps [first, last), without the `skipped` steps."""
+        """Micro-batches of this process for steps first + 1 to last, without the `skipped` ones."""
         ...
 
 
@@ -88,12 +88,11 @@ class TrainingData(NamedTuple):
         skipped: Container[int] = (),
         device: torch.device = CPU,
     ) -> Generator[TrainingBatch]:
-        """Micro-batches of this process for steps [first, last), without the `skipped` steps.
+        """Micro-batches of this process for steps first + 1 to last, without the `skipped` ones.
 
-        `first` and `last` are numbers of finished steps: step n lies in [n - 1, n); `skipped` holds
-        step numbers, counted from 1.  `device` decodes the images if data.decode_on_device is set.
-        Raises SampleError for a bad sample without a usable replacement, StorageError for an
-        unreadable shard, WorkerDied for a dead worker.
+        Steps count from 1.  `device` decodes the images if data.decode_on_device is set.  Raises
+        SampleError for a bad sample without a usable replacement, StorageError for an unreadable
+        shard, WorkerDied for a dead worker.
         """
         views = build_training_views(
             self.manifest,

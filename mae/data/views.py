@@ -32,7 +32,7 @@ from mae.storage.cache import ShardCache
 
 
 class TrainingViews(ABC, Dataset[Batch[Pixels] | UserError], Generic[Pixels]):
-    """Positions of the order → Batch: shards read, images decoded, random crops drawn."""
+    """Dataset of micro-batches: range of positions → shards read, images decoded, random crops."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class TrainingViews(ABC, Dataset[Batch[Pixels] | UserError], Generic[Pixels]):
         add: Callable[[Image, View], None],
         collected: Callable[[], Pixels],
     ) -> Batch[Pixels]:
-        """The batch of images that `read` returns, cropped by `add`, stacked by `collected`."""
+        """Build a batch: `read` each image, crop it by `add`, assemble the crops by `collected`."""
         config, seed = self.config, self.order.seed
         draws = draw_views(fold(seed, Stream.VIEW, place.view, place.sample))
         samples: list[int] = []

@@ -50,7 +50,7 @@ class Output(NamedTuple):
     """Result of one forward pass, with the same keys in every pass."""
 
     losses: dict[str, Tensor]
-    """weighted means over the micro-batch, 0-d; their sum is minimised"""
+    """means over the micro-batch times their weights, 0-d; their sum is minimised"""
     statistics: dict[str, Tensor]
     """further numbers, detached: means over the micro-batch (0-d) or sums (any shape), as
     `Declaration.statistics` declares"""

@@ -145,7 +145,7 @@ class Declaration:
     losses: ClassVar[Sequence[str]]
     """keys of `Output.losses`; where there are several, metrics.jsonl has `loss_KEY` of each"""
     statistics: ClassVar[Mapping[str, Kind]] = {}
-    """keys of `Output.statistics`, each a mean or a sum over the micro-batch"""
+    """keys of `Output.statistics`, and how each is merged over micro-batches: mean or sum"""
     metrics: ClassVar[Sequence[Metric]] = ()
     """columns of metrics.jsonl, computed by `figures` from losses and statistics"""
     guarded_loss: ClassVar[str | None] = None

@@ -38,7 +38,7 @@ class Trainer:
         self.monitor, self.evaluator = monitor, evaluator
         self.flag_reducer, self.stop = flag_reducer, stop
         self.skipped: set[int] = set()
-        """steps that are never trained, because their batches came before a spike of the loss"""
+        """steps that are never trained: after rollbacks, those of the spikes and the ones before"""
 
     def fit(self, state: TrainingState) -> None:
         """Train to the end of the plan, rolling back after loss spikes if guard.rollback is on.

@@ -1,4 +1,4 @@
-"""Prefetching of batches to the device, beside the steps that it still computes."""
+"""Copies of batches to the device while it computes earlier steps."""
 
 from collections import deque
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from mae.data.batch import TrainingBatch
 from mae.data.device_crop import resize_crops
 
 MAX_AHEAD = 2
-"""maximum number of batches on the device that wait for their step"""
+"""maximum number of steps that the loop is ahead of a GPU"""
 
 
 class DeviceBatch(NamedTuple):
@@ -33,7 +33,7 @@ class DevicePrefetcher:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.events: deque[torch.cuda.Event] = deque()
-        """starts of the last steps, recorded in the stream that computes them"""
+        """recorded in the computing stream when each of the last steps could start"""
 
     def __call__(self, batch: TrainingBatch, img_size: tuple[int, int]) -> DeviceBatch:
         """Return the batch on the device, ready for the current stream."""

@@ -56,8 +56,9 @@ def train(
 ) -> Objective:
     """Train the run that `config` describes, resuming from its newest checkpoint, if any.
 
-    `source`: training data in place of data.train.  `is_dry`: only check the input, do a dry run
-    and print its report; no run folder is created.  `use_cpu`: ignore GPUs.
+    `source`: samples other than those of data.train, such as cached features.  `is_dry`: only
+    check the input, do a dry run and print its report; no run folder is created.  `use_cpu`:
+    ignore GPUs.
 
     Returns the trained objective.  The process group stays open for another run; end it with
     `destroy_process_group`.  Raises UserError before any training where the input is wrong, and

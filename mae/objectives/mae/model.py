@@ -116,9 +116,10 @@ class MaskedAutoencoder(Objective):
     def forward(
         self, images: Shaped[Tensor, "b c h w"], noise: PatchSplit, progress: Float[Tensor, ""]
     ) -> Output:
-        """Encoder on the visible patches, decoder for the hidden ones, loss (paper, figure 1).
+        """Encoder on the visible patches, decoder for hidden ones, loss (paper, figure 1).
 
-        `noise`: the masks that `draw` returned.
+        `noise`: the masks that `draw` returned.  The decoder predicts the first `num_predicted`
+        hidden patches: all of them unless model.prediction_ratio is set.
         """
         patches = self.patchify(images)
         split = PatchSplit(noise.ids_keep, noise.ids_masked[:, : self.num_predicted])

@@ -54,7 +54,7 @@ class Tracker:
     """Prints and records on the main process; does nothing on the others."""
 
     def __init__(self, run: Run, config: Config, is_main: bool, step: int = 0) -> None:
-        """`step`: the step that the run resumes from; later rows of backends are discarded."""
+        """`step`: the step that the run resumes from; TensorBoard hides earlier rows after it."""
         self.run = run
         self.is_main = is_main
         self.backends = start_backends(run, config, step) if is_main else {}
