@@ -136,8 +136,8 @@ def test_padded_buffers_stay_small(monkeypatch):
     monkeypatch.setattr(device_crop, "LARGEST_GROUP", 40_000)
     seen, pad = [], device_crop._pad
 
-    def watch(*arguments):
-        seen.append(pad(*arguments))
+    def watch(*arguments, **named):
+        seen.append(pad(*arguments, **named))
         return seen[-1]
 
     monkeypatch.setattr(device_crop, "_pad", watch)
