@@ -87,7 +87,7 @@ def test_past_the_budget_the_run_stops_with_a_checkpoint_and_goes_on_with_a_larg
     assert main([str(config), "data.max_bad=1"]) == 1
     message = capsys.readouterr().err
     assert "2 unreadable images, more than data.max_bad = 1" in message
-    assert "quarantine.jsonl names them" in message
+    assert "quarantine.jsonl lists them" in message
     stopped = metrics_of(config.parent / "run")[-1]["step"]
     assert (config.parent / "run" / "checkpoints" / f"step-{stopped:09d}").is_dir()
     assert main([str(config), "data.max_bad=1"]) == 1  # and not a step further
