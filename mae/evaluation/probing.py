@@ -193,9 +193,9 @@ def claim_folder(
             before, _, now = values.partition(" → ")
             raise UserError(
                 f"{one.folder}: an unfinished probe with another {key} ({before}, not {now}): go "
-                "back to that, or delete the folder to begin anew"
+                "back to that, or delete the folder to start over"
             )
-    log(f"{run.folder}: held a finished probe with another {lines[0]}: begun anew")
+    log(f"{run.folder}: held a finished probe with another {lines[0]}: started over")
     doomed = run.folder.rename(run.folder.with_name(f"{run.folder.name}.{secrets.token_hex(4)}"))
     shutil.rmtree(doomed, ignore_errors=True)
 

@@ -164,7 +164,7 @@ def test_a_signal_stops_it_and_the_same_command_resumes(trained, run, shards, mo
     ):
         assert main([*asked, *more]) == 2
         said = capsys.readouterr().err.strip().splitlines()
-        assert line in said[-1] and "delete the folder to begin anew" in said[-1]
+        assert line in said[-1] and "delete the folder to start over" in said[-1]
     assert main(asked) == 0
     assert same_weights(final_weights(folder), final_weights(trained / "probe-mae"))
 

@@ -67,7 +67,7 @@ def test_a_real_run_trains_on_the_shards(shards, fake_step):
 def test_crops_or_decoding_on_the_device(shards, fake_step, monkeypatch, on_device):
     settings = []
 
-    def run_loop(config, *arguments):
+    def run_loop(config, *arguments, **named):
         settings.extend([config.data.crop_on_device, config.data.decode_on_device])
         return [{"images_per_second": 100.0, "data_wait": 0.2}] * 2
 
