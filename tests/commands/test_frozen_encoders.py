@@ -156,7 +156,9 @@ def test_wrong_input_gives_one_line_and_no_files(
     assert "no run here" in refused(str(tmp_path), *given)
     assert "one feature file each" in refused("--train", "a", "b", "--test", "c")
     assert "not a feature file" in refused("--train", "a", "--test", "b")
-    assert "(.safetensors) need no RUN: omit it" in refused(str(run), "--train", "a.safetensors", *given[2:])
+    assert "(.safetensors) need no RUN: omit it" in refused(
+        str(run), "--train", "a.safetensors", *given[2:]
+    )
     assert "needs a run folder" in refused("--train", "a", "--test", "b", "--baselines")
     assert not out.exists()
     assert sorted((run / "features").glob("*")) == files or not files
