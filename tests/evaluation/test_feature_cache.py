@@ -89,7 +89,7 @@ def test_bad_images_are_skipped_named_and_counted(objective, make_shards, tmp_pa
     assert found.samples.tolist() == [0, 1, 2, 4, 5, 6, 7, 9, 10, 11]
     assert found.labels.tolist() == [i % 3 for i in found.samples]
     assert [name[-5:] for name in found.names()] == [f"{i:05d}" for i in found.samples]
-    assert [line.partition(":")[0] for line in said[-2:]] == ["left out"] * 2
+    assert [line.partition(":")[0] for line in said[-2:]] == ["skipped"] * 2
     assert len(found.dropped()) == 2 and "sample-00008" in found.dropped()[1]
     with pytest.raises(UserError, match=r"2 bad images so far, more than data.max_bad = 1"):
         load_or_encode(encoder, images, tmp_path / "few", max_bad=1)

@@ -82,7 +82,7 @@ def test_other_and_incomplete_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="not a feature file"):
         read_features(path)
     save_file({"mean": MEAN}, path)
-    with pytest.raises(UserError, match="that this version reads"):
+    with pytest.raises(UserError, match="not a feature file of this version"):
         read_features(path)
     write(path, 11)
     path.write_bytes(path.read_bytes()[:-1])
