@@ -79,22 +79,20 @@ def test_every_program_accepts_its_options(stub_run):
     assert {"step", "joint", "benchmarks.peers", "decode", "profile", "attention"} <= set(accepted)
 
 
-def test_a_real_run_measures_the_chosen_parts(tmp_path):
-    """Step and training run at toy size by the real programs: a minute on two free cores."""
-    parts = {"step-vit_tiny_patch16_224", "joint"}
-    variables = {"PYTHON": sys.executable, "BENCH_PARTS": "step joint"}
+def test_a_real_run_measures_the_chosen_part(tmp_path):
+    """The step runs at toy size by the real program: half a minute on two free cores."""
+    part = "step-vit_tiny_patch16_224"
+    variables = {"PYTHON": sys.executable, "BENCH_PARTS": "step"}
     done = run(tmp_path, **variables, CUDA_VISIBLE_DEVICES="", BENCH_SECONDS="900")
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "gpu_bench.json").read_text())
-    assert set(results) == parts, done.stdout
-    steps = results["step-vit_tiny_patch16_224"]["rows"]
+    assert set(results) == {part}, done.stdout
+    steps = results[part]["rows"]
     assert [row["batch_size"] for row in steps] == [2, 4]
     assert all(row["images_per_s"]["median"] > 0 for row in steps)
-    assert results["joint"]["images"] == 16
-    assert results["joint"]["loop"]["images_per_s"]["median"] > 0
     page = (tmp_path / "gpu_bench.md").read_text()
-    assert all(f"## {part}\n" in page for part in parts) and "Not measured" not in page
-    assert (tmp_path / "step-vit_tiny_patch16_224.png").exists()
+    assert f"## {part}\n" in page and "Not measured" not in page
+    assert (tmp_path / f"{part}.png").exists()
 
 
 def test_an_unknown_part_is_refused(tmp_path):
