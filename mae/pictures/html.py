@@ -1,13 +1,11 @@
 """HTML pages: style sheet, escaped markup, and documents that load and run nothing."""
 
 import html
-import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NewType
 
-from mae.base.errors import UserError
+from mae.base.files import new_file
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Content-Security-Policy: nothing is fetched and no script runs, whatever the content"""
@@ -225,12 +223,5 @@ def document(title: str, body: Markup, css: str = "") -> str:
 
 def write_document(page: str, out: Path) -> None:
     """Write a page, whole or not at all.  Raises UserError where `out` cannot be written."""
-    part = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(out) as part:
         part.write_text(page, encoding="utf-8")
-        part.replace(out)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
