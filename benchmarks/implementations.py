@@ -164,7 +164,7 @@ def transformers_model(model: MaskedAutoencoder) -> nn.Module:
     try:
         from transformers import ViTMAEConfig, ViTMAEForPreTraining
     except ImportError:
-        raise UserError("benchmarks: needs transformers (pip install 'mae[test]')") from None
+        raise UserError("benchmarks: needs transformers (pip install 'maekit[test]')") from None
     encoder, decoder = model.encoder, model.decoder
     assert isinstance(encoder, VisionTransformer)
     block: Any = encoder.blocks[0]

@@ -40,4 +40,4 @@ def test_recipes_and_launcher_files_are_inside(wheel, pattern, folder):
 def test_every_module_is_inside_and_nothing_else(wheel):
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "mae").rglob("*.py")}
     assert {name for name in wheel if name.endswith(".py")} == modules
-    assert {name.partition("/")[0] for name in wheel} == {"mae", "mae-0.1.0.dist-info"}
+    assert {name.partition("/")[0] for name in wheel} == {"mae", "maekit-0.1.0.dist-info"}

@@ -21,7 +21,7 @@ from mae.base.errors import UserError
 from mae.decoding.decode import jpeg_header
 
 END_OF_IMAGE = b"\xff\xd9"
-INSTALL_HINT = "pip install 'mae[decode-on-device]' (CUDA 12: 'nvidia-nvimgcodec-cu12[nvjpeg]')"
+INSTALL_HINT = "pip install 'maekit[decode-on-device]' (CUDA 12: 'nvidia-nvimgcodec-cu12[nvjpeg]')"
 
 
 class JpegFile(NamedTuple):

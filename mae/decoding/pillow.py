@@ -18,7 +18,7 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 WITH_ALPHA = (2, 4)
 CHANNELS = {"1": 1, "I": 1} | {mode: channels for channels, mode in MODES.items()}
-PNG_INSTALL_HINT = "16-bit colour PNG needs imagecodecs: pip install 'mae[formats]'"
+PNG_INSTALL_HINT = "16-bit colour PNG needs imagecodecs: pip install 'maekit[formats]'"
 
 
 @contextmanager

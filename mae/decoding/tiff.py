@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tifffile import TiffPage
 
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-TIFF_INSTALL_HINT = "TIFF needs tifffile and imagecodecs: pip install 'mae[formats]'"
+TIFF_INSTALL_HINT = "TIFF needs tifffile and imagecodecs: pip install 'maekit[formats]'"
 
 # Reduced copies included.  A limit is needed because the chain of pages may be a ring.
 MAX_PAGES = 32

@@ -68,7 +68,7 @@ def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--format onnx: needs {error.name}: pip install 'mae[onnx]'") from None
+        raise UserError(f"--format onnx: needs {error.name}: pip install 'maekit[onnx]'") from None
     program = trace(request, images)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's about itself

@@ -98,7 +98,7 @@ def _read_parquet(table: Path) -> tuple[list[str], list[list[str]]]:
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise UserError(f"{table}: needs pyarrow: pip install 'mae[parquet]'") from None
+        raise UserError(f"{table}: needs pyarrow: pip install 'maekit[parquet]'") from None
     try:
         with parquet.ParquetFile(table) as file:
             # Flat columns only: images embedded in a table may be larger than memory.

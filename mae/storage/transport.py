@@ -123,7 +123,7 @@ def backend(location: str) -> tuple[Any, str, str]:
         if scheme not in EXTRAS:
             raise UserError(f"{scheme}://…: {error}") from None
         package, extra = EXTRAS[scheme]
-        raise UserError(f"{scheme}://…: needs {package}: pip install 'mae[{extra}]'") from None
+        raise UserError(f"{scheme}://…: needs {package}: pip install 'maekit[{extra}]'") from None
     except ValueError:
         raise UserError(f"{scheme}://…: unknown kind of address") from None
     return files, files._strip_protocol(f"{scheme}://{rest}"), scheme

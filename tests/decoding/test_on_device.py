@@ -82,7 +82,9 @@ def test_jpeg_for_device_takes_plain_complete_jpegs_only(picture, monkeypatch):
 
 def test_missing_library_is_reported_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.nvimgcodec", None)
-    with pytest.raises(UserError, match=r"needs nvImageCodec: pip install 'mae\[decode-on-device"):
+    with pytest.raises(
+        UserError, match=r"needs nvImageCodec: pip install 'maekit\[decode-on-device"
+    ):
         JpegDecoder(CPU, 3)
 
 

@@ -63,7 +63,7 @@ def test_missing_imagecodecs_is_reported_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     assert decode(deep(1)[1], "png", 1, 16).dtype == torch.uint16  # needs Pillow alone
     message = refused(deep(3)[1], "png", 3, 16)
-    assert message == "16-bit colour PNG needs imagecodecs: pip install 'mae[formats]'"
+    assert message == "16-bit colour PNG needs imagecodecs: pip install 'maekit[formats]'"
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP"])

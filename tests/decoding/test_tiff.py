@@ -362,7 +362,7 @@ def test_missing_packages_are_reported_with_their_install_command(monkeypatch):
     for missing in ("tifffile", "imagecodecs"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, missing, None)
-            message = "TIFF needs tifffile and imagecodecs: pip install 'mae[formats]'"
+            message = "TIFF needs tifffile and imagecodecs: pip install 'maekit[formats]'"
             assert refused(data) == message
 
 

@@ -66,6 +66,6 @@ def paths_in(file):
 
 def test_missing_onnxruntime_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"needs onnxruntime: pip install 'mae\[onnx\]'"):
+    with pytest.raises(UserError, match=r"needs onnxruntime: pip install 'maekit\[onnx\]'"):
         exported("onnx", export_request(), tmp_path / "export")
     assert not list(tmp_path.iterdir())

@@ -156,7 +156,7 @@ def test_parquet_without_pyarrow_is_refused(table, monkeypatch):
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert refused(path) == [f"{path}: needs pyarrow: pip install 'mae[parquet]'"]
+    assert refused(path) == [f"{path}: needs pyarrow: pip install 'maekit[parquet]'"]
 
 
 def test_table_is_packed(table, tmp_path):

@@ -62,9 +62,11 @@ def test_missing_package_is_named_with_its_install_command(monkeypatch):
         raise ImportError("no such package")
 
     monkeypatch.setattr(transport.fsspec, "filesystem", absent)
-    assert refused("s3://b/a.tar", error=UserError) == ("s3://…: needs s3fs: pip install 'mae[s3]'")
+    assert refused("s3://b/a.tar", error=UserError) == (
+        "s3://…: needs s3fs: pip install 'maekit[s3]'"
+    )
     assert refused("gs://b/a.tar", error=UserError) == (
-        "gs://…: needs gcsfs: pip install 'mae[gcs]'"
+        "gs://…: needs gcsfs: pip install 'maekit[gcs]'"
     )
     assert refused("sftp://b/a.tar", error=UserError) == "sftp://…: no such package"
 

@@ -90,7 +90,7 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
     try:
         import transformers  # noqa: F401  (the check of the export needs it)
     except ImportError:
-        raise UserError("--format hf: needs transformers: pip install 'mae[hf]'") from None
+        raise UserError("--format hf: needs transformers: pip install 'maekit[hf]'") from None
     if config.data.bits != 8:
         raise UserError(
             "--format hf: transformers' image processors read 8 bits a channel, these images have "

@@ -61,5 +61,5 @@ def require_tensorboard(config: LogConfig) -> None:
     """Raise UserError if log.tensorboard is on and the package is not installed."""
     if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError(
-            "log.tensorboard: needs the package tensorboard (pip install 'mae[tensorboard]')"
+            "log.tensorboard: needs the package tensorboard (pip install 'maekit[tensorboard]')"
         )

@@ -98,6 +98,6 @@ def test_sixteen_bits_are_refused(tmp_path):
 
 def test_without_transformers_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"needs transformers: pip install 'mae\[hf\]'"):
+    with pytest.raises(UserError, match=r"needs transformers: pip install 'maekit\[hf\]'"):
         exported("hf", export_request(), tmp_path / "export")
     assert not list(tmp_path.iterdir())
