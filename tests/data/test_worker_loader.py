@@ -12,13 +12,19 @@ from mae.base.errors import WorkerDied
 from mae.data.worker_loader import load_in_workers
 
 
+@pytest.fixture
 def workers_left():
-    """Child processes, running or zombies, except the resource tracker of multiprocessing."""
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "resource_tracker" not in " ".join(child.cmdline())
-    ]
+    """`workers_left()`: child processes of this test, running or zombies.
+
+    Without the resource tracker of multiprocessing, which stays for other tests.
+    """
+    before = set(psutil.Process().children(recursive=True))
+
+    def left():
+        new = set(psutil.Process().children(recursive=True)) - before
+        return [child for child in new if "resource_tracker" not in " ".join(child.cmdline())]
+
+    return left
 
 
 class Handlers(Dataset):
@@ -40,7 +46,7 @@ class Pids(Dataset):
         return torch.tensor(os.getpid())
 
 
-def test_a_killed_worker_ends_the_stream_soon_and_is_named():
+def test_a_killed_worker_ends_the_stream_soon_and_is_named(workers_left):
     items = load_in_workers(Pids(), [range(1)] * 10_000, workers=2)
     victim = int(next(items))
     os.kill(victim, signal.SIGKILL)
@@ -84,7 +90,7 @@ def test_a_worker_that_is_still_dying_is_named():
         list(load_in_workers(DyingSlowly(), [range(1)], workers=1))
 
 
-def test_a_closed_stream_leaves_no_workers():
+def test_a_closed_stream_leaves_no_workers(workers_left):
     items = load_in_workers(Pids(), [range(4)] * 50, workers=2)
     next(items)
     assert len(workers_left()) == 2

@@ -240,7 +240,10 @@ def test_a_start_that_fails_altogether_is_one_line_without_secrets(tmp_path, mon
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(wandb, "init", refuse)
     run, config = opened(tmp_path / "run")
-    assert start_wandb(run, config) is None
+    try:
+        assert start_wandb(run, config) is None
+    finally:
+        wandb.teardown()  # ends its service process, which `setup` started
     (line,) = capsys.readouterr().err.splitlines()
     expected = "no route to https://server.example/train-{000..147}.tar"
     assert line == f"wandb: not tracking: {expected}"
