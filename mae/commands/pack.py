@@ -40,6 +40,13 @@ def add_parser(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="top-level folders are classes (default: if every image is in one)",
     )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="number the classes as in this classes.txt, pack.json or packed folder, as for a "
+        "second set of the same classes",
+    )
     parser.add_argument("--path-column", default="path", help="column of paths in a table")
     parser.add_argument(
         "--label-column", help="column of labels in a table (default: `label`, if there is one)"
@@ -71,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
     request = PackRequest(
         sources=tuple(args.sources),
         labels=args.labels,
+        classes=args.classes,
         path_column=args.path_column,
         label_column=args.label_column,
         root=args.root,

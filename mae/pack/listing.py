@@ -31,6 +31,8 @@ class PackRequest(NamedTuple):
     """column of a table with the images' paths"""
     label_column: str | None = None
     """column of a table with the labels; None: `label`, if there is such a column"""
+    classes: Path | None = None
+    """file or packed folder with the class names by number; None: numbered in sorted order"""
     root: Path = Path("data")
     """torchvision's data folder"""
     cache: ShardCache | None = None

@@ -19,6 +19,7 @@ from mae.base.errors import SampleError, UserError
 from mae.base.progress import Progress, progress_bar
 from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import BadImage
+from mae.pack.class_list import ENCODING, apply_class_list, escaped, read_class_list
 from mae.pack.duplicates import DIGEST_WORDS, content_digest, exact_duplicates
 from mae.pack.listing import (
     DATASET_PREFIX,
@@ -52,6 +53,17 @@ def list_sources(request: PackRequest) -> Listing:
 
     Raises UserError, one line per fault, where there is no image or a table or label is wrong.
     """
+    if request.classes is None:
+        return _list_sources(request, None)
+    if request.labels is False:
+        raise UserError("--classes and --no-labels contradict each other")
+    names = read_class_list(request.classes)
+    listing = _list_sources(request._replace(labels=True), names)
+    return apply_class_list(listing, names, request.classes)
+
+
+def _list_sources(request: PackRequest, names: Sequence[str] | None) -> Listing:
+    """List the images of a request; `names`: class names of --classes."""
     first = request.sources[0]
     if len(request.sources) == 1:
         if first.startswith(DATASET_PREFIX):
@@ -62,7 +74,10 @@ def list_sources(request: PackRequest) -> Listing:
         if path.is_dir():
             return list_folder(path, request.labels)
         if path.suffix.lower() in SUFFIXES:
-            return list_table(path, request.path_column, request.label_column, request.labels)
+            # Where classes are called "0", "1" …, such labels are names as well.
+            named = any(name.isdecimal() for name in names or ())
+            columns = (request.path_column, request.label_column)
+            return list_table(path, *columns, request.labels, named=named)
     for source in request.sources:
         if source.startswith(DATASET_PREFIX) or Path(source).is_dir():
             raise UserError(
@@ -80,8 +95,6 @@ PLAN_VERSION = 2
 """changes whenever the same listing and options give other shards"""
 FILES_AT_ONCE = 256
 """files that a worker process compares per task"""
-FILE_NAME_ENCODING = ("utf-8", "surrogateescape")
-"""keeps the bytes of file names that are not UTF-8"""
 
 
 def pack(
@@ -189,19 +202,13 @@ def _write_tables(
     lines = ["key\tfile\n"]
     for task, found in zip(tasks, reports, strict=True):
         for image, position in found.images[["image", "position"]].tolist():
-            name = _escaped(listing.reader.name(listing.sources[image].reference))
+            name = escaped(listing.reader.name(listing.sources[image].reference))
             lines.append(f"{sample_key(task.split, position)}\t{name}\n")
-    write_atomically(part / "sources.tsv", "".join(lines).encode(*FILE_NAME_ENCODING))
+    write_atomically(part / "sources.tsv", "".join(lines).encode(*ENCODING))
     if listing.classes:
-        names = "".join(f"{_escaped(name)}\n" for name in listing.classes)
-        write_atomically(part / "classes.txt", names.encode(*FILE_NAME_ENCODING))
+        names = "".join(f"{escaped(name)}\n" for name in listing.classes)
+        write_atomically(part / "classes.txt", names.encode(*ENCODING))
     write_atomically(part / "pack.json", (json.dumps(to_json(packed), indent=1) + "\n").encode())
-
-
-def _escaped(name: str) -> str:
-    """File name as a field of `sources.tsv`: backslashes, tabs and line ends escaped."""
-    name = name.replace("\\", "\\\\")
-    return name.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _find_duplicates(listing: Listing, kept: Path, workers: int) -> npt.NDArray[np.int64]:

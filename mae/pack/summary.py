@@ -113,7 +113,7 @@ def summarize(
         shards=shards,
         bytes_in=int(rows["bytes_in"].sum()),
         bytes_out=int(rows["bytes_out"].sum()),
-        classes=tuple(map(printable, listing.classes)),
+        classes=tuple(listing.classes),
         labels=sum(listing.sources[image].label is not None for image in rows["image"].tolist()),
         channels=_histogram(rows["channels"]),
         bits=_histogram(rows["bits"]),

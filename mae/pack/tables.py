@@ -31,11 +31,13 @@ def list_table(
     path_column: str = "path",
     label_column: str | None = None,
     labels: bool | None = None,
+    *,
+    named: bool = False,
 ) -> Listing:
     """List the images of a table, in its order; paths are relative to its folder.
 
-    Labels that are all whole numbers are class numbers; other labels are class names, numbered in
-    sorted order.
+    Labels that are all whole numbers are class numbers, unless `named`; other labels are class
+    names, numbered in sorted order.
     Raises UserError, one line per fault and at most ten: unknown columns, empty cells, missing
     files, duplicate paths, labels out of range.
     """
@@ -47,7 +49,7 @@ def list_table(
 
     paths = [row[path_at] for row in rows]
     texts = [row[label_at] for row in rows] if label_at is not None else []
-    numbers, classes = _class_numbers(texts)
+    numbers, classes = _class_numbers(texts, named)
     faults = list(_faults(table, paths, texts, numbers))
     if faults:
         lines = faults[:MAX_LISTED]
@@ -129,9 +131,11 @@ def _column(table: Path, columns: Sequence[str], name: str, option: str) -> int:
     raise UserError(f"{table}: no column {name}: {hint}{option} names one of {names}")
 
 
-def _class_numbers(texts: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
+def _class_numbers(texts: Sequence[str], named: bool) -> tuple[list[int], tuple[str, ...]]:
     """Class number of each label, and class names by number where labels are names."""
     try:
+        if named:
+            raise ValueError
         return [_whole_number(text) for text in texts if text], ()
     except ValueError:
         names = tuple(sorted(set(texts)))

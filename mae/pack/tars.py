@@ -11,6 +11,7 @@ from mae.data.manifest import Manifest, build_manifest, require_labels
 from mae.data.scan import NO_LABEL, split_name, walk
 from mae.data.shard_reader import ShardReader
 from mae.decoding.pixels import EXTENSIONS
+from mae.pack.class_list import unescaped
 from mae.pack.listing import Listing, Source, fingerprint
 from mae.storage.cache import ShardCache
 from mae.storage.remote import is_remote
@@ -93,4 +94,4 @@ def _class_names(manifest: Manifest) -> tuple[str, ...]:
         return ()
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    return tuple(lines) if manifest.label.max() < len(lines) else ()
+    return tuple(map(unescaped, lines)) if manifest.label.max() < len(lines) else ()

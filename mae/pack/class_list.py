@@ -1,0 +1,149 @@
+"""Class names of `mae pack --classes`: read from a file, applied to a listing."""
+
+import json
+import shlex
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mae.base.errors import UserError
+from mae.data.class_names import FILE
+from mae.data.scan import NO_LABEL
+from mae.pack.listing import MAX_LISTED, Listing, fingerprint, printable
+
+ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+"""characters that would end a field or a line"""
+ENCODING = ("utf-8", "surrogateescape")
+"""keeps the bytes of file names that are not UTF-8"""
+
+
+def escaped(name: str) -> str:
+    """File or class name as a field of a text file: backslashes, tabs and line ends escaped."""
+    return "".join(ESCAPES.get(letter, letter) for letter in name)
+
+
+def unescaped(field: str) -> str:
+    """Name that `escaped` wrote as `field`; other backslashes are kept."""
+    letters = {code[1]: letter for letter, code in ESCAPES.items()}
+    name, rest = "", field
+    while rest:
+        code = letters.get(rest[1:2]) if rest[0] == "\\" else None
+        name += code or rest[0]
+        rest = rest[2 if code else 1 :]
+    return name
+
+
+def normal(name: str) -> str:
+    """`name` in one Unicode spelling (NFC): macOS stores an accent as a letter of its own."""
+    return unicodedata.normalize("NFC", name)
+
+
+def read_class_list(source: Path) -> tuple[str, ...]:
+    """Class names by class number from a text file (a name a line), a `pack.json`, or its folder.
+
+    Raises UserError where there are none, a line is empty, or a name occurs twice.
+    """
+    file = source / FILE if source.is_dir() else source
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        hint = " (packed without class names?)" if file != source else ""
+        raise UserError(f"--classes: {file}: no such file{hint}") from None
+    except OSError as error:
+        raise UserError(f"--classes: {file}: cannot be read: {error.strerror}") from None
+    names = _from_json(file, data) if file.suffix.lower() == ".json" else _from_lines(file, data)
+    first_line: dict[str, int] = {}
+    for line, name in enumerate(names, 1):
+        if not name.strip():
+            raise UserError(f"--classes: {file}: line {line} is empty: one class name a line")
+        if name in first_line:
+            where = f"line {line} repeats line {first_line[name]}"
+            raise UserError(f"--classes: {file}: {where}: {quoted([name])}")
+        first_line[name] = line
+    if not names:
+        raise UserError(f"--classes: {file}: names no class: one class name a line is expected")
+    return names
+
+
+def _from_json(file: Path, data: bytes) -> tuple[str, ...]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        raise UserError(f"--classes: {file}: is not JSON") from None
+    names = content.get("classes") if isinstance(content, dict) else content
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f'--classes: {file}: has no list "classes" of names, as pack.json has')
+    return tuple(map(normal, names))
+
+
+def _from_lines(file: Path, data: bytes) -> tuple[str, ...]:
+    if b"\0" in data:
+        raise UserError(f"--classes: {file}: is not text in UTF-8")
+    lines = data.removeprefix(b"\xef\xbb\xbf").decode(*ENCODING).split("\n")
+    if not lines[-1].strip():
+        lines.pop()
+    return tuple(normal(unescaped(line.removesuffix("\r"))) for line in lines)
+
+
+def apply_class_list(listing: Listing, names: Sequence[str], source: Path) -> Listing:
+    """`listing` with the class numbers of `names`, read from `source`.
+
+    Class names are looked up; class numbers without names are positions in `names` already.
+    Raises UserError where a label is none of `names`.
+    """
+    labels = [NO_LABEL if found.label is None else found.label for found in listing.sources]
+    if max(labels, default=NO_LABEL) == NO_LABEL:
+        raise UserError(f"--classes: {listing.name} has no labels")
+    used = Counter(labels)
+    where = f"--classes: {listing.name}: "
+    if listing.classes:
+        number_of = {name: number for number, name in enumerate(names)}
+        numbers = [number_of.get(normal(name)) for name in listing.classes]
+        unknown = [
+            name
+            for old, (name, new) in enumerate(zip(listing.classes, numbers, strict=True))
+            if new is None and used[old]
+        ]
+        if unknown:
+            raise UserError(
+                f"{where}{_count(unknown)} not in {source}: {quoted(unknown)}; {source} has "
+                f"{quoted(names)}: rename or leave out (--exclude) what is misnamed, or pack both "
+                "sets with a list of all classes"
+            )
+    else:
+        numbers = list(range(len(names)))
+        if (largest := max(labels)) >= len(names):
+            raise UserError(
+                f"{where}class number {largest}, but {source} has {len(names)} classes, numbered "
+                f"from 0: {quoted(names)}"
+            )
+    new = [None if label == NO_LABEL else numbers[label] for label in labels]
+    present = {number for number in new if number is not None}
+    missing = [name for number, name in enumerate(names) if number not in present]
+    notes = listing.notes
+    if missing:
+        notes += (f"no image of {len(missing):,} of {len(names):,} classes: {quoted(missing)}",)
+    return listing._replace(
+        sources=[
+            found._replace(label=label) for found, label in zip(listing.sources, new, strict=True)
+        ],
+        classes=tuple(names),
+        fingerprint=fingerprint(
+            [listing.fingerprint, *names],
+            np.array([NO_LABEL if label is None else label for label in new], np.int64),
+        ),
+        notes=notes,
+    )
+
+
+def quoted(names: Sequence[str]) -> str:
+    """The first ten names, quoted where needed, for a message."""
+    shown = ", ".join(shlex.quote(printable(name)) for name in names[:MAX_LISTED])
+    return shown + (f", … ({len(names):,} in all)" if len(names) > MAX_LISTED else "")
+
+
+def _count(names: Sequence[str]) -> str:
+    return "1 class is" if len(names) == 1 else f"{len(names):,} classes are"
