@@ -123,7 +123,7 @@ def test_pack_succeeds_where_statistics_fail(tmp_path, capsys):
     assert main(["pack", f"{tmp_path}/photos", f"{tmp_path}/out", "--workers", "0"]) == 0
     printed = capsys.readouterr().out
     assert "mean and std were not measured: channel 0 is the same in all pixels" in printed
-    assert printed.splitlines()[-1] == f"  {tmp_path}/out/train-*.tar"
+    assert printed.splitlines()[-1] == f"  '{tmp_path}/out/train-*.tar'"
 
 
 @pytest.mark.parametrize("command", [["pack", "a", "b"], ["verify", "a"]])

@@ -1,6 +1,7 @@
 """`mae pack`: images of folders, tables, datasets or tars to shards."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,14 +97,14 @@ def run(args: argparse.Namespace) -> None:
     packed = pack(request, args.out, options, workers=args.workers, log=_log)
     print("\n".join(summary_lines(packed)))
     for split in packed.splits:
-        pattern = f"{args.out}/{split}-*.tar"
-        manifest = build_manifest([pattern], split)  # cached beside the shards
+        shards = sorted(map(str, args.out.glob(f"{split}-*.tar")))
+        manifest = build_manifest(shards, split)  # cached beside the shards
         if split == "train":
             try:
                 print_statistics(manifest, *packed.usual)
             except UserError as error:  # the shards are complete, whatever their pixels
                 print(f"{'pixels':12} mean and std were not measured: {error}")
-        print(f"  {pattern}")
+        print(f"  {shlex.quote(f'{args.out}/{split}-*.tar')}")
 
 
 def _log(text: str) -> None:

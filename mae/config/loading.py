@@ -63,7 +63,10 @@ def load_config(
         if not equals or not key:
             errors.append(f"command line: {override}: write section.key=value")
             continue
-        error = _assign(values, key, _parse_value(text))
+        value = _parse_value(text)
+        if key == "output" and not isinstance(value, str):
+            value = text  # a folder may be called 2026-01-01 or [v2]
+        error = _assign(values, key, value)
         errors += [f"command line: {key}: {error}"] if error else []
         source[key] = "command line"
     if command is not None:
@@ -196,10 +199,17 @@ def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    """Parse a value of the command line as YAML; brace patterns (`{a,b}`) stay strings."""
+    """Parse a value of the command line as YAML.
+
+    Brace patterns (`{a,b}`) stay strings, as do names with ` #` or `: ` in them.
+    """
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        return value if text.lstrip()[:1] in ("'", '"') else text.strip()
+    if isinstance(value, dict | list) and text.lstrip()[:1] not in ("{", "["):
         return text
     is_pattern = isinstance(value, dict) and value and all(v is None for v in value.values())
     return text if is_pattern else value

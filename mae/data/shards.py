@@ -3,14 +3,19 @@
 import glob
 import io
 import json
+import os
 import posixpath
+import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from braceexpand import braceexpand
 
 from mae.base.errors import UserError
+from mae.decoding.pixels import EXTENSIONS
 from mae.storage.remote import (
     canonical_address,
     check_pipe_allowed,
@@ -21,12 +26,16 @@ from mae.storage.remote import (
     redacted,
 )
 
+MAX_SEARCHED = 10_000
+"""maximum number of files of a folder that are searched for an image"""
+
 
 def expand_shards(
     patterns: Sequence[str], key: str = "data.train", allow_pipe: bool = False
 ) -> tuple[str, ...]:
     """The paths and addresses that `patterns` stand for, in the order written (globs sorted).
 
+    Files and folders that exist under the very name, with brackets and braces, are taken literally.
     A name that ends in `.json` is a wids index and stands for the shards it lists; `pipe:` is not
     expanded.  Local shards exist; remote ones are not checked, except those found by a glob.
     Raises UserError, naming `key`, for an empty list, a pattern that matches nothing, an unmatched
@@ -46,12 +55,15 @@ def expand_shards(
     except UserError as error:
         raise type(error)(f"{key}: {error}") from None
     local = [location for location in found if not is_remote(location)]
-    missing += [path for path in local if not Path(path).exists()]
+    missing += [path for path in local if not _exists(Path(path))]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{key}: no such shard: {missing[0]}{more}")
     if folders := [path for path in local if Path(path).is_dir()]:
-        raise UserError(f"{key}: {folders[0]} is a folder: write {folders[0]}/*.tar")
+        raise UserError(f"{key}: {_about_folder(os.path.commonpath(folders))}")
+    if images := [path for path in local if _is_image(path)]:
+        folder = str(Path(images[0]).parent)
+        raise UserError(f"{key}: {images[0]} is an image, no shard: {_pack_first(folder)}")
     times = Counter(map(_resolved, found))
     if twice := [location for location in found if times[_resolved(location)] > 1]:
         raise UserError(f"{key}: shard named twice: {redacted(twice[-1])}")
@@ -63,10 +75,11 @@ def _expand_braces(pattern: str) -> list[str]:
         return [pattern]  # the shell expands its braces and stars
     if pattern.startswith("file:///"):
         pattern = pattern.removeprefix("file://")
+    folder, rest = ("", pattern) if is_remote(pattern) else _literal_folder(with_home(pattern))
+    if folder and _exists(Path(folder, rest)):
+        return [str(Path(folder, rest))]
     try:
-        if is_remote(pattern):
-            return list(braceexpand(pattern))
-        return list(braceexpand(str(Path(pattern).expanduser())))
+        return [str(Path(folder, name)) if folder else name for name in braceexpand(rest)]
     except ValueError:
         raise UserError(f"{redacted(pattern)}: unmatched brace") from None
 
@@ -76,14 +89,61 @@ def _match(name: str, allow_pipe: bool) -> list[str]:
     check_pipe_allowed(name, allow_pipe)
     if name.startswith("pipe:"):
         return [name]
-    if name.partition("?")[0].lower().endswith(".json"):
+    path = name.partition("?")[0] if is_remote(name) else name
+    if path.lower().endswith(".json"):
         return _read_wids(name, allow_pipe)
     if is_remote(name):
-        return glob_remote(name) if has_magic(name) else [name]
-    # An existing file comes before the glob, so that names with brackets need no escaping.
-    if Path(name).exists():
+        found = glob_remote(name) if has_magic(name) else [name]
+        # Brackets alone may be part of the name; the server says whether there is such a file.
+        return found or ([] if "*" in name else [name])
+    if _exists(Path(name)):
         return [name]
-    return sorted(glob.glob(name, recursive=True))  # noqa: PTH207  (may be absolute)
+    folder, rest = _literal_folder(name)
+    found = glob.glob(rest, root_dir=folder, recursive=True)  # noqa: PTH207  (may be absolute)
+    return sorted(str(Path(folder, path)) for path in found)
+
+
+def _literal_folder(path: str) -> tuple[str, str]:
+    """Longest leading folder of `path` that exists under this very name, and the rest."""
+    parent = next(folder for folder in Path(path).parents or [Path()] if _exists(folder))
+    return str(parent), str(Path(path).relative_to(parent))
+
+
+def with_home(path: str) -> str:
+    """`path` with its home folder, unless `~…` is a name here or no user's."""
+    with suppress(RuntimeError):
+        if not _exists(Path(path.partition("/")[0])):
+            return str(Path(path).expanduser())
+    return path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # names that are too long, folders without permission
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _about_folder(folder: str) -> str:
+    """Sentence on a folder given as a shard: its content, the remedy."""
+    names = islice(
+        (name for _, _, files in os.walk(folder) for name in sorted(files)), MAX_SEARCHED
+    )
+    if any(Path(folder).glob("*.tar")):
+        return f"{folder} is a folder: write {shlex.quote(f'{folder}/*.tar')}"
+    if any(map(_is_image, names)):
+        return f"{folder} is a folder of images, no shards: {_pack_first(folder)}"
+    return f"{folder} is a folder without .tar files"
+
+
+def _is_image(path: str) -> bool:
+    return Path(path).suffix[1:].lower() in EXTENSIONS
+
+
+def _pack_first(folder: str) -> str:
+    out = f"{folder.rstrip('/')}-shards" if Path(folder).name else "shards"
+    pack = shlex.join(["mae", "pack", folder, out])
+    return f"pack the images first: {pack} (then write {shlex.quote(f'{out}/train-*.tar')})"
 
 
 def _resolved(location: str) -> str:

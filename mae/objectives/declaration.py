@@ -14,6 +14,7 @@ has a default.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -238,7 +239,11 @@ class Declaration:
 
     def next_steps(self, run: Path) -> list[str]:
         """Commands to suggest after a finished run."""
-        return [f"mae export {run} {run}/export", f"mae report {run}"]
+        folder = str(run)
+        return [
+            shlex.join(["mae", "export", folder, f"{folder}/export"]),
+            shlex.join(["mae", "report", folder]),
+        ]
 
     def history(self, config: Config) -> str:
         """Training in a few words, for the cards of models that start from its weights."""

@@ -19,14 +19,12 @@ from mae.base.errors import SampleError, UserError
 from mae.base.progress import Progress, progress_bar
 from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import BadImage
-from mae.pack.class_list import ENCODING, apply_class_list, escaped, read_class_list
+from mae.pack.class_list import ENCODING, escaped
 from mae.pack.duplicates import DIGEST_WORDS, content_digest, exact_duplicates
 from mae.pack.listing import (
-    DATASET_PREFIX,
     UNKNOWN_SIZE,
     Listing,
     PackRequest,
-    list_folder,
     printable,
 )
 from mae.pack.shard_plan import (
@@ -39,56 +37,12 @@ from mae.pack.shard_plan import (
     plan_shards,
     sample_key,
 )
+from mae.pack.sources import list_sources
 from mae.pack.summary import PackReport, summarize, to_json
-from mae.pack.tables import SUFFIXES, list_table
-from mae.pack.tars import list_tars
 from mae.pack.unfinished import PLAN, start_or_resume, unfinished_folder, write_atomically
 
 if TYPE_CHECKING:
     from mae.pack.shard_writer import ShardWriter
-
-
-def list_sources(request: PackRequest) -> Listing:
-    """List all images of a request.
-
-    Raises UserError, one line per fault, where there is no image or a table or label is wrong.
-    """
-    if request.classes is None:
-        return _list_sources(request, None)
-    if request.labels is False:
-        raise UserError("--classes and --no-labels contradict each other")
-    names = read_class_list(request.classes)
-    listing = _list_sources(request._replace(labels=True), names)
-    return apply_class_list(listing, names, request.classes)
-
-
-def _list_sources(request: PackRequest, names: Sequence[str] | None) -> Listing:
-    """List the images of a request; `names`: class names of --classes."""
-    first = request.sources[0]
-    if len(request.sources) == 1:
-        if first.startswith(DATASET_PREFIX):
-            from mae.pack.datasets import list_dataset  # torchvision comes with it
-
-            return list_dataset(first.removeprefix(DATASET_PREFIX), request.root, request.labels)
-        path = Path(first).expanduser()
-        if path.is_dir():
-            return list_folder(path, request.labels)
-        if path.suffix.lower() in SUFFIXES:
-            # Where classes are called "0", "1" …, such labels are names as well.
-            named = any(name.isdecimal() for name in names or ())
-            columns = (request.path_column, request.label_column)
-            return list_table(path, *columns, request.labels, named=named)
-    for source in request.sources:
-        if source.startswith(DATASET_PREFIX) or Path(source).is_dir():
-            raise UserError(
-                f"{source}: only tars can be packed together; give one folder, table or data set"
-            )
-        if not source.partition("?")[0].endswith(".tar") and not source.startswith("pipe:"):
-            if not Path(source).exists():
-                raise UserError(f"{source}: no such folder")
-            expected = f"a folder, {', '.join(SUFFIXES)}, .tar or {DATASET_PREFIX}NAME"
-            raise UserError(f"{source}: cannot be packed: expected {expected}")
-    return list_tars(request.sources, request.labels, request.cache)
 
 
 PLAN_VERSION = 2

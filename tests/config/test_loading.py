@@ -75,6 +75,14 @@ def test_patterns_on_the_command_line_stay_strings(write, text):
     assert load_config(write(""), [f"data.train={text}"]).data.train == (text,)
 
 
+@pytest.mark.parametrize(
+    "text", ["run #2", "a: b", "[v2]", "2026-01-01", "7", "null", "- x", "{a,b} #1", "it's", "on"]
+)
+def test_run_folder_on_the_command_line_is_taken_as_written(write, text):
+    config = load_config(write(""), [f"output={text}", f"data.train={text}/x: #1.tar"])
+    assert (config.output, config.data.train) == (text, (f"{text}/x: #1.tar",))
+
+
 def test_list_of_shards(write):
     expected = ("a-{0..1}.tar", "b.tar")
     assert load_config(write("data: {train: ['a-{0..1}.tar', b.tar]}")).data.train == expected

@@ -64,7 +64,7 @@ def test_home_is_expanded(folder, monkeypatch):
         (["train-{000..004}.tar"], "no such shard: train-003.tar and 1 more"),
         (["nope-*.tar"], "no such shard: nope-*.tar"),
         (["train-{000..001.tar"], "train-{000..001.tar: unmatched brace"),
-        (["more"], "more is a folder: write more/*.tar"),
+        (["more"], "more is a folder: write 'more/*.tar'"),
         (["train-000.tar", "./train-00*.tar"], "shard named twice: train-000.tar"),
         (["http://host/{0..1.tar?sig=SECRET"], "http://host/{0..1.tar: unmatched brace"),
         (["https://h/a.tar?sig=1", "https://h/a.tar?sig=2"], "shard named twice: https://h/a.tar"),
@@ -222,3 +222,56 @@ def test_a_wids_index_that_does_not_come(server):
 def test_malformed_wids_indexes_are_named(folder, text, message):
     Path("index.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert message in refused("index.json")
+
+
+# Names with the letters of patterns.
+
+
+@pytest.mark.parametrize(
+    "name", ["[12]", "{a,b}", "a{", "*", "?", "a [v2] {1..3}", "\\{x\\}", "~nobody", "p::q", "%20"]
+)
+def test_folders_that_exist_are_taken_literally(name, folder):
+    for number in range(3):
+        path = folder / name / name / f"t-{number}.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for inside in (f"{name}/{name}", f"{folder}/{name}/{name}"):
+        expected = [f"{inside}/t-{number}.tar" for number in range(3)]
+        assert names(f"{inside}/t-*.tar") == expected
+        assert names(f"{inside}/t-[01].tar") == expected[:2]
+        assert names(f"{inside}/t-{{0..2}}.tar") == expected
+        assert names(f"{inside}/{{t-1,t-0}}.tar") == [expected[1], expected[0]]
+        assert names(*expected) == expected
+        assert f"no such shard: {inside}/u-*.tar" in refused(f"{inside}/u-*.tar")
+
+
+def test_braces_before_a_folder_with_brackets(folder):
+    for name in ("a", "b"):
+        (folder / name / "[v2]").mkdir(parents=True)
+        (folder / name / "[v2]" / "1.tar").touch()
+    assert names("{a,b}/[v2]/*.tar") == ["a/[v2]/1.tar", "b/[v2]/1.tar"]
+    assert names("*/[[]v2]/*.tar") == ["a/[v2]/1.tar", "b/[v2]/1.tar"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "my photos",
+            "my photos is a folder of images, no shards: pack the images first: mae pack",
+        ),
+        ("my photos/*", "my photos is a folder of images, no shards"),
+        ("my photos/cat/1.jpg", "my photos/cat/1.jpg is an image, no shard: pack the images first"),
+        ("empty", "empty is a folder without .tar files"),
+        ("empty/*", "no such shard: empty/*"),
+    ],
+)
+def test_folder_of_images_is_to_be_packed(given, message, folder):
+    for name in ("my photos/cat/1.jpg", "my photos/dog/2.PNG"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "empty").mkdir()
+    line = refused(given)
+    assert message in line
+    if given == "my photos":
+        assert "mae pack 'my photos' 'my photos-shards'" in line

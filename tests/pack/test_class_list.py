@@ -9,7 +9,7 @@ from mae.cli import main
 from mae.data.manifest import build_manifest
 from mae.pack.class_list import escaped, read_class_list, unescaped
 from mae.pack.listing import PackRequest
-from mae.pack.pack import list_sources
+from mae.pack.sources import list_sources
 
 
 @pytest.fixture

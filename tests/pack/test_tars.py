@@ -4,8 +4,9 @@ from mae.base.errors import UserError
 from mae.data.manifest import build_manifest
 from mae.data.shard_reader import ShardReader
 from mae.pack.listing import PackRequest
-from mae.pack.pack import list_sources, pack
+from mae.pack.pack import pack
 from mae.pack.shard_plan import PackOptions
+from mae.pack.sources import list_sources
 from mae.pack.tars import list_tars
 
 

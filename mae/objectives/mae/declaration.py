@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -131,7 +132,8 @@ class MaeDeclaration(Declaration):
     def next_steps(self, run: Path) -> list[str]:
         """Commands to suggest after a finished run: export, fine-tuning, report."""
         export, report = super().next_steps(run)
-        return [export, f"mae finetune {run} …  (where there are labels)", report]
+        finetune = shlex.join(["mae", "finetune", str(run)])
+        return [export, f"{finetune} …  (where there are labels)", report]
 
     def history(self, config: Config) -> str:
         """Training in a few words, for the cards of models that start from its weights."""
