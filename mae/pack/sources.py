@@ -10,7 +10,8 @@ from mae.data.shards import with_home
 from mae.decoding.pixels import EXTENSIONS
 from mae.pack.class_list import apply_class_list, read_class_list
 from mae.pack.listing import DATASET_PREFIX, Listing, PackRequest, extension_of, list_folder
-from mae.pack.tables import SUFFIXES, list_table
+from mae.pack.table_rows import SUFFIXES
+from mae.pack.tables import list_table
 from mae.pack.tars import list_tars
 from mae.storage.remote import is_remote, redacted
 

@@ -1,7 +1,8 @@
 """Tables of image paths and labels (CSV, TSV, Parquet) as a source of `mae pack`."""
 
-import csv
 import difflib
+import shlex
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from mae.base.errors import UserError
 from mae.data.scan import NO_LABEL
 from mae.decoding.pixels import EXTENSIONS
+from mae.pack.class_list import normal
 from mae.pack.listing import (
     MAX_LISTED,
     FileReader,
@@ -20,9 +22,13 @@ from mae.pack.listing import (
     printable,
     stat_files,
 )
+from mae.pack.table_rows import read_table
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
 LABEL_COLUMN = "label"
+PATH_NAMES = ("paths", "file", "files", "filename", "filepath", "image", "imagepath", "img", "name")
+LABEL_NAMES = ("labels", "class", "classes", "classname", "classid", "category", "target", "y")
+"""usual names of the columns of paths and labels, without underscores; these are only suggested"""
+NOT_UTF8 = "the table is not in UTF-8: save it as CSV in UTF-8"
 LARGEST_LABEL = 2**31 - 1
 
 
@@ -41,16 +47,14 @@ def list_table(
     Raises UserError, one line per fault and at most ten: unknown columns, empty cells, missing
     files, duplicate paths, labels out of range.
     """
-    columns, rows = _read(table)
+    columns, rows, row_numbers = read_table(table, path_column)
     path_at = _column(table, columns, path_column, "--path-column")
-    label_at = None
-    if labels is not False and (labels or label_column or LABEL_COLUMN in columns):
-        label_at = _column(table, columns, label_column or LABEL_COLUMN, "--label-column")
+    label_at = _label_column(table, columns, label_column, labels)
 
-    paths = [row[path_at] for row in rows]
-    texts = [row[label_at] for row in rows] if label_at is not None else []
+    paths = [_spelled_as_on_disk(table.parent, row[path_at]) for row in rows]
+    texts = [normal(row[label_at].strip()) for row in rows] if label_at is not None else []
     numbers, classes = _class_numbers(texts, named)
-    faults = list(_faults(table, paths, texts, numbers))
+    faults = list(_faults(table, row_numbers, paths, texts, numbers))
     if faults:
         lines = faults[:MAX_LISTED]
         if len(faults) > MAX_LISTED:
@@ -77,58 +81,47 @@ def list_table(
     )
 
 
-def _read(table: Path) -> tuple[list[str], list[list[str]]]:
-    """Names of the columns, and all rows as text; a missing value is an empty text."""
-    try:
-        if table.suffix.lower() == ".parquet":
-            return _read_parquet(table)
-        with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            delimiter = "\t" if table.suffix.lower() == ".tsv" else ","
-            lines = csv.reader(file, delimiter=delimiter, strict=True)
-            columns = next(lines, None)
-            if columns is None:
-                raise UserError(f"{table}: is empty: a first line of column names is expected")
-            rows = [row + [""] * (len(columns) - len(row)) for row in lines if row]
-            return columns, rows
-    except csv.Error as error:
-        raise UserError(f"{table}: cannot be parsed as a table: {error}") from None
-    except OSError as error:
-        raise UserError(f"{table}: cannot be read: {error.strerror or error}") from None
-
-
-def _read_parquet(table: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise UserError(f"{table}: needs pyarrow: pip install 'maekit[parquet]'") from None
-    try:
-        with parquet.ParquetFile(table) as file:
-            # Flat columns only: images embedded in a table may be larger than memory.
-            fields = [field for field in file.schema_arrow if not field.type.num_fields]
-            names = [field.name for field in fields if "binary" not in str(field.type)]
-            content = file.read(columns=names)
-    except ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{table}: cannot be parsed as Parquet: {reason}") from None
-    columns = [content.column(name).to_pylist() for name in names]
-    return names, [[_text(value) for value in row] for row in zip(*columns, strict=True)]
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
-
 def _column(table: Path, columns: Sequence[str], name: str, option: str) -> int:
-    """Number of the column called `name`; UserError, naming `option`, where there is none."""
+    """Number of the column called `name`, in any case; UserError where there is none.
+
+    `option` chooses another column.
+    """
     if name in columns:
         return columns.index(name)
-    near = difflib.get_close_matches(name, columns, 1) or [
-        column for column in columns if column.lower() == name.lower()
-    ]
-    hint = f"did you mean {near[0]}? " if near else ""
+    alike = [i for i, column in enumerate(columns) if column.casefold() == name.casefold()]
+    if len(alike) == 1:
+        return alike[0]
+    usual = PATH_NAMES if option == "--path-column" else LABEL_NAMES
+    near = difflib.get_close_matches(name, columns, 1) or _called(columns, usual)
+    hint = f"did you mean {option} {shlex.quote(near[0])}? " if near else ""
     names = ", ".join(map(printable, columns[:MAX_LISTED]))
     names += ", …" if len(columns) > MAX_LISTED else ""
     raise UserError(f"{table}: no column {name}: {hint}{option} names one of {names}")
+
+
+def _called(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Columns with one of `names`, in any case."""
+    return [column for column in columns if column.casefold().replace("_", "") in names]
+
+
+def _label_column(
+    table: Path, columns: Sequence[str], chosen: str | None, labels: bool | None
+) -> int | None:
+    """Number of the column of labels; None without labels.
+
+    Raises UserError where it is missing, or where another column seems to be meant.
+    """
+    if labels is False:
+        return None
+    if labels or chosen or LABEL_COLUMN in map(str.casefold, columns):
+        return _column(table, columns, chosen or LABEL_COLUMN, "--label-column")
+    near = difflib.get_close_matches(LABEL_COLUMN, map(str.casefold, columns), 1, 0.8)
+    if meant := _called(columns, (*near, *LABEL_NAMES)):
+        raise UserError(
+            f"{table}: no column {LABEL_COLUMN}, but {printable(meant[0])}: --label-column "
+            f"{shlex.quote(meant[0])} reads it, --no-labels packs without classes"
+        )
+    return None
 
 
 def _class_numbers(texts: Sequence[str], named: bool) -> tuple[list[int], tuple[str, ...]]:
@@ -154,22 +147,43 @@ def _whole_number(text: str) -> int:
         return int(number)
 
 
+def _spelled_as_on_disk(folder: Path, path: str) -> str:
+    """`path`, or a spelling of it that exists: without blanks, Windows', another Unicode form."""
+    if not path or Path(folder, path).exists():
+        return path
+    bare = path.strip()
+    forms = [bare, bare.replace("\\", "/")]
+    forms += [unicodedata.normalize(form, text) for text in forms for form in ("NFC", "NFD")]
+    return next((form for form in forms if form and Path(folder, form).exists()), bare)
+
+
 def _faults(
-    table: Path, paths: Sequence[str], texts: Sequence[str], numbers: Sequence[int]
+    table: Path,
+    row_numbers: Sequence[int],
+    paths: Sequence[str],
+    texts: Sequence[str],
+    numbers: Sequence[int],
 ) -> Iterator[str]:
-    """Lines on invalid rows, numbered as in a spreadsheet: the header is row 1."""
+    """Lines on invalid rows."""
     first_row: dict[str, int] = {}
     complete = len(numbers) == len(texts)  # otherwise an empty label is reported by itself
     for i, path in enumerate(paths):
-        where = f"{table}: row {i + 2}"
+        where = f"{table}: row {row_numbers[i]}"
         if not path:
             yield f"{where}: no path"
         elif path in first_row:
             yield f"{where}: {printable(path)}: duplicate of row {first_row[path]}"
         elif not Path(table.parent, path).exists():
-            yield f"{where}: {printable(path)}: no such file in {table.parent}"
-        first_row.setdefault(path, i + 2)
-        if texts and not texts[i]:
+            hint = "" if _is_utf8(path) else f" ({NOT_UTF8})"
+            yield f"{where}: {printable(path)}: no such file in {table.parent}{hint}"
+        first_row.setdefault(path, row_numbers[i])
+        if texts and not _is_utf8(texts[i]):
+            yield f"{where}: label {printable(texts[i])}: {NOT_UTF8}"
+        elif texts and not texts[i]:
             yield f"{where}: no label (--no-labels packs without classes)"
         elif complete and numbers and not 0 <= numbers[i] <= LARGEST_LABEL:
             yield f"{where}: label {numbers[i]}: class numbers start at 0"
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\udc80" <= letter <= "\udcff" for letter in text)

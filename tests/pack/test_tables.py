@@ -1,5 +1,7 @@
 import builtins
 import csv
+import os
+import unicodedata
 
 import pyarrow as pa
 import pytest
@@ -82,8 +84,27 @@ def test_byte_order_mark_is_ignored(table):
 @pytest.mark.parametrize(
     ("header", "options", "message"),
     [
-        (["paths", "x"], {}, "no column path: did you mean paths? --path-column names one of"),
-        (["Path", "x"], {}, "no column path: did you mean Path?"),
+        (
+            ["paths", "x"],
+            {},
+            "no column path: did you mean --path-column paths? --path-column names",
+        ),
+        (["File_Name", "x"], {}, "no column path: did you mean --path-column File_Name?"),
+        (["a b path", "x"], {}, "no column path: did you mean --path-column 'a b path'?"),
+        (
+            ["path", "labels"],
+            {},
+            "no column label, but labels: --label-column labels reads it, --no-",
+        ),
+        (["path", "Category"], {}, "no column label, but Category: --label-column Category reads"),
+        (["path", "lable"], {}, "no column label, but lable: --label-column"),
+        (["path", "class name"], {"labels": True}, "no column label: --label-column names one of"),
+        (
+            ["path", "class"],
+            {"labels": True},
+            "no column label: did you mean --label-column class?",
+        ),
+        (["path", "path"], {}, "two columns are called path"),
         (["path", "x"], {"label_column": "lable"}, "no column lable: --label-column names one of"),
         (["path", "x"], {"labels": True}, "no column label: --label-column names one of path, x"),
     ],
@@ -102,6 +123,8 @@ def test_unknown_column_is_refused(table, header, options, message):
         (["a.jpg", "0"], "row 3: a.jpg: duplicate of row 2"),
         (["b.png", ""], "row 3: no label (--no-labels packs without classes)"),
         (["b.png"], "row 3: no label"),
+        (["b.png", " "], "row 3: no label"),
+        (["b.png", "1", "2"], "row 3 has 3 cells for 2 columns: put quotes around"),
         (["b.png", "-1"], "row 3: label -1: class numbers start at 0"),
         (["b.png", str(2**31)], f"row 3: label {2**31}: class numbers"),
     ],
@@ -121,6 +144,55 @@ def test_all_faults_at_once_but_at_most_ten(table):
     path = table([["path"], *([f"{number}.jpg"] for number in range(25))])
     lines = refused(path)
     assert len(lines) == 11 and lines[-1] == f"{path}: and 15 more faults"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("name", "delimiter"), [("t.csv", ";"), ("t.csv", "\t"), ("t.tsv", ",")])
+def test_tables_of_other_programs(table, encoding, end, name, delimiter):
+    path = table([["path"]], name)
+    rows = [[" Path", "x", "LABEL "], ["a.jpg ", "1,5|", " dög"], ["sub\\c.jpg", "", "ant"]]
+    text = "".join(delimiter.join(f'"{cell}"' for cell in row) + end for row in rows)
+    mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
+    path.write_bytes(mark + text.encode(encoding))
+    listing = list_table(path)
+    assert labels(listing) == {"a.jpg": 1, "sub/c.jpg": 0}
+    assert listing.classes == ("ant", "dög")
+
+
+def test_latin_1_is_named(table, tmp_path):
+    path = table([["path", "label"]])
+    path.write_bytes("path,label\na.jpg,caf\xe9\ncaf\xe9.jpg,x\n".encode("latin-1"))
+    hint = "the table is not in UTF-8: save it as CSV in UTF-8"
+    assert refused(path) == [
+        f"{path}: row 2: label caf\\udce9: {hint}",
+        f"{path}: row 3: caf\\udce9.jpg: no such file in {tmp_path} ({hint})",
+    ]
+    os.rename(tmp_path / "b.png", os.fsencode(tmp_path) + b"/caf\xe9.png")  # noqa: PTH104
+    path.write_bytes("path,label\ncaf\xe9.png,x\n".encode("latin-1"))  # as the file is called
+    assert labels(list_table(path)) == {"caf\udce9.png": 0}
+
+
+def test_utf_16_without_a_mark_is_refused(table):
+    path = table([["path"], ["a.jpg"]])
+    path.write_bytes("path\na.jpg\n".encode("utf-16-le"))
+    assert refused(path) == [f"{path}: is not text in UTF-8: save it as CSV in UTF-8"]
+
+
+def test_rows_are_numbered_as_in_a_spreadsheet(table):
+    path = table([["path"], ["a.jpg"], [], [], ["gone.jpg"]])
+    (line,) = refused(path)
+    assert line.startswith(f"{path}: row 5: gone.jpg: no such file")
+
+
+def test_two_spellings_of_an_accent_are_one_file_and_one_class(table, tmp_path):
+    composed, split = (unicodedata.normalize(form, "é.jpg") for form in ("NFC", "NFD"))
+    (tmp_path / "a.jpg").rename(tmp_path / split)
+    path = table([["path", "label"], [composed, composed], ["b.png", split]])
+    listing = list_table(path)
+    assert labels(listing) == {split: 0, "b.png": 0} and listing.classes == (composed,)
+    path = table([["path"], [composed], [split]])
+    assert "duplicate of row 2" in refused(path)[0]
 
 
 @pytest.mark.parametrize(
