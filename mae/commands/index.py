@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> None:
     manifest = build_manifest(args.shards, "index", args.index_dir, cache, progress)
     for word, value in summary(manifest):
         print(f"{word:12} {value}")
+    for line in manifest.warnings():
+        print(f"{'warning':12} {line}")
     if args.stats:
         from mae.data.statistics import channels_and_bits
 

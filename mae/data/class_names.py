@@ -1,10 +1,12 @@
 """Class names of a data set, from classes.txt beside its shards."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from mae.base.errors import UserError
 from mae.base.files import new_file
+from mae.base.printable import printable
 from mae.storage.remote import is_remote
 
 FILE = "classes.txt"
@@ -39,6 +41,13 @@ def num_named_classes(shards: Sequence[str]) -> int:
     return len(_names(shards))
 
 
+def class_numbers(folder: str) -> dict[str, int]:
+    """Class name → number from the classes.txt in `folder`; names that it lists twice have none."""
+    names = [printable(name.strip()) for name in _lines(Path(folder, FILE))]
+    times = Counter(names)
+    return {name: number for number, name in enumerate(names) if name and times[name] == 1}
+
+
 def check_class_names(shards: Sequence[str], others: Sequence[str], key: str) -> None:
     """Raise UserError where both have a classes.txt and the two differ; `key` names `others`."""
     ours, theirs = _names(shards), _names(others)
@@ -54,6 +63,8 @@ def _names(shards: Sequence[str]) -> list[str]:
 
 def _lines(file: Path) -> list[str]:
     try:
+        if not file.is_file():  # reading a FIFO would wait forever
+            return []
         return file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,13 +25,17 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from mae.base.errors import StorageError, UserError
-from mae.data.scan import ShardIndex, scan, walk
+from mae.data.labels import NO_LABEL
+from mae.data.passed_over import PassedOver, Reason
+from mae.data.scan import ShardIndex, scan
+from mae.data.tar_members import walk
+from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
 from mae.storage.remote import canonical_address, download, is_remote, redacted, stat
 
-FORMAT = "2"
+FORMAT = "3"
 INDEX_FOLDER = ".mae-index"
-COLUMNS = {
+COLUMNS: dict[str, type[np.generic]] = {
     "offset": np.int64,
     "size": np.uint32,
     "crc": np.uint32,
@@ -188,22 +192,47 @@ def _index_beside(location: str, size: int | None) -> ShardIndex | None:
 def _load(file: Path, size: int | None) -> _Cached | None:
     """The cached index, if it is undamaged and of a shard of this size."""
     try:
+        if not file.is_file():
+            return None
         with safe_open(file, framework="np") as stored:
             metadata = stored.metadata()
             version = metadata["version"]
             arrays = {name: stored.get_tensor(name) for name in ("keys", *COLUMNS)}
-        valid = (
-            metadata["format"] == FORMAT
-            and (size is None or metadata["bytes"] == str(size))
-            and metadata["digest"] == _digest(arrays, metadata["sha256"])
+        if (
+            metadata["format"] != FORMAT
+            or (size is not None and metadata["bytes"] != str(size))
+            or metadata["digest"] != _digest(arrays, metadata)
+        ):
+            return None
+        keys = arrays.pop("keys").tobytes()
+        index = ShardIndex(
+            keys=keys,
+            **arrays,
+            bytes=int(metadata["bytes"]),
+            sha256=metadata["sha256"],
+            **_members_from_json(metadata["members"]),
         )
+        return _Cached(index, version) if _is_sound(index) else None
     except Exception:  # absent or damaged in whatever way: the shard is read again
         return None
-    if not valid:
-        return None
-    keys = arrays.pop("keys").tobytes()
-    index = ShardIndex(keys, **arrays, bytes=int(metadata["bytes"]), sha256=metadata["sha256"])
-    return _Cached(index, version)
+
+
+def _is_sound(index: ShardIndex) -> bool:
+    """True where every column has a value for each sample, and all images lie in the shard.
+
+    The digest detects damage; an index may also be made by a stranger.
+    """
+    n = index.keys.count(b"\0") + 1 if index.keys or len(index.offset) else 0
+    columns = {name: getattr(index, name) for name in COLUMNS}
+    if any(values.shape != (n,) or values.dtype != COLUMNS[c] for c, values in columns.items()):
+        return False
+    # Compared so that no sum overflows.
+    inside = (index.offset >= 0) & (index.offset <= index.bytes - index.size.astype(np.int64))
+    return bool(
+        inside.all()
+        and (index.kind < len(EXTENSIONS)).all()
+        and (index.label >= NO_LABEL - len(index.label_names)).all()
+    )
 
 
 def _store(file: Path, index: ShardIndex, version: str) -> None:
@@ -211,7 +240,8 @@ def _store(file: Path, index: ShardIndex, version: str) -> None:
     arrays = {"keys": np.frombuffer(index.keys, np.uint8)}
     arrays |= {name: getattr(index, name) for name in COLUMNS}
     metadata = {"format": FORMAT, "bytes": str(index.bytes), "version": version}
-    metadata |= {"sha256": index.sha256, "digest": _digest(arrays, index.sha256)}
+    metadata |= {"sha256": index.sha256, "members": _members_to_json(index)}
+    metadata["digest"] = _digest(arrays, metadata)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
@@ -222,9 +252,26 @@ def _store(file: Path, index: ShardIndex, version: str) -> None:
         return
 
 
-def _digest(arrays: dict[str, npt.NDArray], sha256: str) -> str:
+def _members_to_json(index: ShardIndex) -> str:
+    """The fields that are no columns."""
+    return json.dumps([index.label_names, index.passed_over, index.others])
+
+
+def _members_from_json(text: str) -> dict[str, Any]:
+    names, passed_over, others = json.loads(text)
+    return {
+        "label_names": tuple(str(name) for name in names),
+        "passed_over": tuple(
+            PassedOver(Reason(*map(str, reason)), int(count), str(first))
+            for reason, count, first in passed_over
+        ),
+        "others": tuple((str(extension), int(count)) for extension, count in others),
+    }
+
+
+def _digest(arrays: dict[str, npt.NDArray], metadata: dict[str, str]) -> str:
     """sha256 over the columns: safetensors itself does not detect flipped bits."""
-    digest = hashlib.sha256(sha256.encode())
+    digest = hashlib.sha256((metadata["sha256"] + metadata["members"]).encode())
     for name in ("keys", *COLUMNS):
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy.typing as npt
 
 from mae.base.errors import UserError
 from mae.data.index import COLUMNS, shard_index
-from mae.data.scan import NO_LABEL, ShardIndex
+from mae.data.labels import NO_LABEL, with_class_numbers
+from mae.data.passed_over import PassedOver, kinds_of_files, over_all
+from mae.data.scan import ShardIndex
 from mae.data.shards import expand_shards
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
@@ -52,6 +55,10 @@ class Manifest:
     """sha256 over names, positions, sizes and checksums: equal for the same samples in one order"""
     datasets: tuple[int, ...]
     """number of shards of each data set (more than one in a mixture)"""
+    passed_over: tuple[tuple[PassedOver, ...], ...] = ()
+    """of each shard, the members that are, or may be, images or labels, and are not read"""
+    others: tuple[tuple[tuple[str, int], ...], ...] = ()
+    """of each shard, (extension, number) of the other members that are not read"""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -77,6 +84,18 @@ class Manifest:
     def name(self, sample: int) -> str:
         """`SHARD: key KEY`, for messages."""
         return f"{self.shard_name(sample)}: key {self.key(sample)}"
+
+    def warnings(self) -> list[str]:
+        """Lines on members that are, or may be, images or labels, and are not read."""
+        shards = map(redacted, self.shards)
+        return [f"not read: {one}" for one in over_all(zip(shards, self.passed_over, strict=False))]
+
+    def other_members(self) -> Counter[str]:
+        """Numbers of the members that are neither read nor warned of, by extension."""
+        counts: Counter[str] = Counter()
+        for found in self.others:
+            counts.update(dict(found))
+        return counts
 
 
 def build_manifest(
@@ -110,7 +129,11 @@ def build_manifest(
 
 
 def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
-    """The manifest of one data set, from the indexes of its shards."""
+    """The manifest of one data set, from the indexes of its shards.
+
+    Labels that are names become numbers by the classes.txt beside their shard.
+    """
+    indexes = with_class_numbers(shards, indexes)
     digest = hashlib.sha256()
     for shard, index in zip(shards, indexes, strict=True):
         name = redacted(shard).rpartition("/")[2]
@@ -130,6 +153,8 @@ def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
         shard=np.repeat(np.arange(len(shards), dtype=np.int32), counts),
         fingerprint=digest.hexdigest(),
         datasets=(len(shards),),
+        passed_over=tuple(index.passed_over for index in indexes),
+        others=tuple(index.others for index in indexes),
         **columns,
     )
 
@@ -155,6 +180,8 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
         shard=np.concatenate([shard for shard, _ in shifted]),
         fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
         datasets=tuple(len(one.shards) for one in manifests),
+        passed_over=tuple(found for one in manifests for found in one.passed_over),
+        others=tuple(found for one in manifests for found in one.others),
         **columns,
     )
 
@@ -180,6 +207,8 @@ def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
         shard=manifest.shard[samples],
         fingerprint=digest.hexdigest(),
         datasets=manifest.datasets,
+        passed_over=manifest.passed_over,
+        others=manifest.others,
         **{name: getattr(manifest, name)[samples] for name in COLUMNS},
     )
 
@@ -213,4 +242,6 @@ def summary(manifest: Manifest) -> Iterable[tuple[str, str]]:
     yield "size", f"{manifest.size.sum() / 1e6:,.1f} MB of images"
     classes = len(np.unique(labelled))
     yield "labels", f"{len(labelled):,} samples, {classes:,} classes" if len(labelled) else "none"
+    if others := manifest.other_members():
+        yield "not read", f"{kinds_of_files(others)}"
     yield "fingerprint", manifest.fingerprint[:16]

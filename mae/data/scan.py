@@ -1,44 +1,36 @@
-"""Scan of a shard: a strict walk over its tar headers, and the index of its samples.
+"""Scan of a shard: the index of its samples, and what is passed over.
 
-tarfile and webdataset stop without an error at damage in the middle of an archive and so lose
-samples; here every block must be a valid header, a member's content, or the end.
+A member belongs to a sample by WebDataset's rule: its key is its name up to the first dot of the
+base name (`KEY.jpg`, `KEY.cls`, `KEY.mask.png`).  An image of several extensions (`KEY.05.01.jpg`)
+belongs to the sample KEY where that has an image of one extension, and is not read; where it has
+none, the image is a sample of its own, whose key goes up to the last dot (`KEY.05.01`).
 """
 
 import hashlib
 import os
-import tarfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import UserError
-from mae.decoding.pixels import EXTENSIONS
+from mae.data.labels import LONGEST_LABEL, NO_LABEL, Label, fault_reason, read_label
+from mae.data.passed_over import PassedOver, PassedOverCounter, Reason, kinds_of_files
+from mae.data.tar_members import Member, members
+from mae.decoding.pixels import EXTENSIONS, READ_FORMATS
+from mae.decoding.signatures import SNIFFED, image_format, other_format
 
-NO_LABEL = -1
-"""label of a sample without a class number"""
-
-# All sizes in bytes.
-BLOCK = 512
 CHUNK = 1 << 20
 LARGEST_IMAGE = 1 << 31
-LONGEST_EXTENDED_HEADER = 1 << 20
-LONGEST_LABEL = 20
-LONGEST_PADDING = (1 << 20) + 2 * BLOCK  # tar pads to a record, of 10 KiB by default
-COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")  # gzip, zstd, bzip2, xz
-
-
-class Member(NamedTuple):
-    """A regular file in a tar."""
-
-    name: str
-    offset: int
-    """position of the content, bytes from the start of the tar"""
-    size: int
-    """bytes"""
+SECOND_IMAGE = Reason(
+    "images of a key that has one already",
+    "keep one, or make their names differ before the first dot",
+)
+MASKS = ("mask.png", "seg.png")
+"""compound extensions of segmentation masks, which are never images of their own"""
 
 
 class ShardIndex(NamedTuple):
@@ -53,20 +45,26 @@ class ShardIndex(NamedTuple):
     crc: npt.NDArray[np.uint32]
     """crc32 of the image's bytes"""
     label: npt.NDArray[np.int32]
-    """class number from the sample's `.cls`; NO_LABEL without one or where it is not a number"""
+    """class number from the sample's `.cls`; NO_LABEL without one; -2 - i: `label_names[i]`"""
     kind: npt.NDArray[np.uint8]
     """index into EXTENSIONS"""
     bytes: int
     """size of the shard"""
     sha256: str
     """checksum of the shard, hexadecimal"""
+    label_names: tuple[str, ...] = ()
+    """texts of labels that are no numbers: class names, if classes.txt lists them"""
+    passed_over: tuple[PassedOver, ...] = ()
+    """members that are, or may be, images or labels, and are not read"""
+    others: tuple[tuple[str, int], ...] = ()
+    """(extension, number) of the other members"""
 
 
 def scan(path: Path, name: str | None = None) -> ShardIndex:
     """Index one shard by reading it once; `name` is used in messages (default: the path).
 
-    An empty tar is a shard without samples.  Raises UserError as `walk` does, for a shard with
-    files but no images, and for a key with two images or labels.
+    An empty tar is a shard without samples.  Raises UserError as `members` does, and for a shard
+    with files but no images.
     """
     name = name or str(path)
     try:
@@ -74,23 +72,6 @@ def scan(path: Path, name: str | None = None) -> ShardIndex:
             return _scan(path, name, file.fileno())
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror}") from None
-
-
-def walk(path: Path, name: str | None = None) -> Iterator[Member]:
-    """The regular files of the uncompressed tar at `path`, in order.
-
-    Understands ustar, GNU long names and PAX records; skips folders; reads headers only.  `name`
-    is used in messages (default: the path).  Raises UserError where the file is not a tar, is cut
-    short or damaged, or holds links or sparse files.
-    """
-    name = name or str(path)
-    try:
-        with path.open("rb") as file:
-            yield from _walk(file, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror}") from None
-    except _Damage as damage:
-        raise UserError(f"{name}: {damage}") from None
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -103,146 +84,153 @@ def split_name(name: str) -> tuple[str, str]:
     return (f"{folder}{slash}{stem}", extension.lower()) if stem else (name, "")
 
 
-class _Damage(Exception):
-    pass
+class _Image(NamedTuple):
+    member: Member
+    crc: int
+    kind: int
 
 
-def _walk(file: BinaryIO, total: int) -> Iterator[Member]:
-    if total == 0:
-        raise _Damage("is empty (0 bytes)")
-    position = 0
-    overrides: dict[str, Any] = {}
-    while True:
-        file.seek(position)
-        block = file.read(BLOCK)
-        if len(block) < BLOCK and position:
-            raise _Damage(f"is cut short at byte {total}: no end-of-archive block")
-        if len(block) == BLOCK and not any(block):
-            return _check_end(file, position, total)
-        header = _parse(block, position)
-        content, size = position + BLOCK, header.size
-        if size < 0:
-            raise _Damage(f"is damaged at byte {position}: a negative size")
-        if header.type == tarfile.GNUTYPE_LONGNAME:
-            name = _read_record(file, content, size).partition(b"\0")[0]
-            overrides["path"] = name.decode("utf-8", "surrogateescape")
-        elif header.type in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-            overrides |= _pax_records(_read_record(file, content, size), position)
-        elif header.type == tarfile.XGLTYPE:
-            pass  # comments and defaults for all members, as git writes; it names no files
-        elif header.type == tarfile.DIRTYPE:
-            overrides, size = {}, 0
-        elif header.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
-            size = overrides.get("size", size)
-            name = overrides.get("path", header.name)
-            if content + size > total:
-                raise _Damage(f"is cut short: {name} ends at byte {content + size} of {total}")
-            yield Member(name, content, size)
-            overrides = {}
+class _Scan:
+    """Members of a shard, sorted into images, labels and others."""
+
+    def __init__(self) -> None:
+        self.images: dict[str, _Image] = {}
+        self.labels: dict[str, tuple[str, Label]] = {}
+        self.compound: list[tuple[str, str, _Image]] = []
+        """(key by the first dot, by the last dot, image)"""
+        self.unread: list[tuple[str, bool, Reason, str]] = []
+        """(key by the first dot, True if it may belong to another image, reason, name)"""
+        self.others: Counter[str] = Counter()
+        self.passed_over = PassedOverCounter()
+
+    def add(self, member: Member, content: bytes) -> None:
+        """Sort in a member; `content` is whole for images and labels, else its first bytes."""
+        key, extension = split_name(member.name)
+        last = extension.rpartition(".")[2]
+        is_compound = last != extension
+        reason = _unread_reason(member, extension, content)
+        if reason:
+            self.unread.append((key, is_compound and not member.kind, reason, member.name))
+        elif is_image(extension):
+            image = _Image(member, zlib.crc32(content), EXTENSIONS.index(last))
+            if is_compound:
+                self.compound.append((key, member.name[: -len(last) - 1], image))
+            else:
+                self._add_image(key, image)
+        elif last == "cls":
+            key = member.name[: -len(last) - 1]
+            label = read_label(content)
+            if self.labels.setdefault(key, (member.name, label))[1] != label:
+                label = Label(fault="that contradict another of their key")
+                self.labels[key] = member.name, label
         else:
-            kind = "link" if header.islnk() or header.issym() else f"member of type {header.type!r}"
-            raise _Damage(f"holds a {kind}: {header.name}; only regular files and folders are read")
-        position = content + -(-size // BLOCK) * BLOCK
+            self.others[extension] += 1
+
+    def finish(self) -> None:
+        """Decide on the members of several extensions, which may belong to another image."""
+        single = set(self.images)
+        for key, own_key, image in self.compound:
+            if key in single:
+                self.others[split_name(image.member.name)[1]] += 1
+            else:
+                self._add_image(own_key, image)
+        for key, is_compound, reason, name in self.unread:
+            if is_compound and key in single:
+                self.others[split_name(name)[1]] += 1
+            else:
+                self.passed_over.add(reason, name)
+        if self.compound:  # in tar order, as all samples are
+            self.images = dict(sorted(self.images.items(), key=lambda one: one[1].member.offset))
+
+    def _add_image(self, key: str, image: _Image) -> None:
+        if key in self.images:
+            used = self.images[key].member.name
+            self.passed_over.add(SECOND_IMAGE, f"{image.member.name} ({used} is used)")
+        else:
+            self.images[key] = image
+
+    def numbers(self) -> tuple[list[int], tuple[str, ...]]:
+        """Labels of the images, in their order, and the texts among them."""
+        numbers: list[int] = []
+        names: dict[str, int] = {}
+        used = set[str]()
+        for key in self.images:
+            key = key if key in self.labels else split_name(key)[0]
+            if key not in self.labels:
+                numbers.append(NO_LABEL)
+                continue
+            used.add(key)
+            name, label = self.labels[key]
+            if label.fault:
+                self.passed_over.add(fault_reason(label.fault), name)
+            place = names.setdefault(label.name, len(names)) if label.name else None
+            numbers.append(label.number if place is None else -2 - place)
+        if len(used) < len(self.labels):
+            self.others["cls"] += len(self.labels) - len(used)
+        return numbers, tuple(names)
 
 
-def _parse(block: bytes, position: int) -> tarfile.TarInfo:
-    try:
-        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
-        if position == 0:
-            compressed = block.startswith(COMPRESSED)
-            defect = "is compressed: unpack it first" if compressed else "is not a tar"
-            raise _Damage(defect) from None
-        raise _Damage(f"is damaged at byte {position}: {error}") from None
+def is_image(extension: str) -> bool:
+    """True for the extension of an image that is read, or its compound form (`05.01.jpg`)."""
+    last = extension.rpartition(".")[2]
+    return last in EXTENSIONS and not extension.endswith(MASKS)
 
 
-def _check_end(file: BinaryIO, position: int, total: int) -> None:
-    """Raise _Damage unless only padding follows the first zero block: a hole may hide members."""
-    if total - position > LONGEST_PADDING:
-        raise _Damage(f"is damaged at byte {position}: a hole of zeros, not the end")
-    rest = file.read()
-    if any(rest):
-        raise _Damage(f"is damaged at byte {position}: a hole of zeros, with more behind it")
-
-
-def _read_record(file: BinaryIO, content: int, size: int) -> bytes:
-    if size > LONGEST_EXTENDED_HEADER:
-        raise _Damage(f"is damaged at byte {content}: a name of {size} bytes")
-    file.seek(content)
-    return file.read(size)
-
-
-def _pax_records(data: bytes, position: int) -> dict[str, Any]:
-    """`LENGTH KEY=VALUE newline` records (POSIX.1-2001, pax interchange format)."""
-    records: dict[str, Any] = {}
-    while data.strip(b"\0"):
-        digits = data.partition(b" ")[0]
-        length = _number(digits)
-        key, equals, value = data[len(digits) + 1 : length].partition(b"=")
-        if not 0 < length <= len(data) or not equals or not value.endswith(b"\n"):
-            raise _Damage(f"is damaged at byte {position}: unreadable PAX record")
-        if key.startswith(b"GNU.sparse"):
-            raise _Damage("holds a sparse file; only regular files and folders are read")
-        if key == b"path":
-            name = value[:-1].partition(b"\0")[0]
-            records["path"] = name.decode("utf-8", "surrogateescape")
-        elif key == b"size":
-            records["size"] = _number(value[:-1])
-            if records["size"] < 0:
-                raise _Damage(f"is damaged at byte {position}: a size of {value[:-1]!r}")
-        data = data[length:]
-    return records
-
-
-def _number(digits: bytes) -> int:
-    """The number, or -1 for text that is no number or a number beyond any file size."""
-    return int(digits) if digits.isdigit() and len(digits) < 19 else -1
+def _unread_reason(member: Member, extension: str, content: bytes) -> Reason | None:
+    """Reason why a member that is, or may be, an image or a label is not read; else None."""
+    last = extension.rpartition(".")[2]
+    if member.kind:
+        return member.kind
+    if is_image(extension):
+        too_large = member.size >= LARGEST_IMAGE
+        return Reason("images of 2 GB or more", "reduce them") if too_large else None
+    convert = f"convert them to one of {READ_FORMATS}"
+    if format := other_format(extension):
+        return Reason(f".{last} images ({format})", convert)
+    if last == "cls" or extension.endswith(MASKS) or not (format := image_format(content)):
+        return None
+    if not extension and member.name.rpartition("/")[2].startswith("."):
+        return Reason(f"hidden files that hold images ({format})", "remove the dot they begin with")
+    named = f"named .{last}" if extension else "without an extension"
+    is_read = format in READ_FORMATS.split(", ")
+    rename = f"rename them to end in .{format.lower()}"
+    return Reason(f"images ({format}) {named}", rename if is_read else convert)
 
 
 def _scan(path: Path, name: str, file: int) -> ShardIndex:
-    images: dict[str, tuple[Member, int, int]] = {}
-    labels: dict[str, int] = {}
-    seen: set[str] = set()
+    found = _Scan()
     digest, position = hashlib.sha256(), 0
-    for member in walk(path, name):
-        key, extension = split_name(member.name)
-        seen.add(extension)
-        is_image = extension in EXTENSIONS
-        if is_image and member.size >= LARGEST_IMAGE:
-            raise UserError(f"{name}: key {key}: an image of {member.size:,} bytes")
-        wanted = member.size if is_image else min(member.size, LONGEST_LABEL + 1)
+    for member in members(path, name):
+        extension = split_name(member.name)[1]
+        wanted = 0 if member.kind else min(member.size, max(LONGEST_LABEL + 1, SNIFFED))
+        if is_image(extension) and not member.kind and member.size < LARGEST_IMAGE:
+            wanted = member.size
         content = os.pread(file, wanted, member.offset)
         _feed(digest, file, position, member.offset)
         digest.update(content)
         position = member.offset + len(content)
-        if is_image:
-            if key in images:
-                raise UserError(
-                    f"{name}: key {key}: more than one image ({member.name}); "
-                    "keep one, or make their names differ before the first dot"
-                )
-            images[key] = (member, zlib.crc32(content), EXTENSIONS.index(extension))
-        elif extension == "cls":
-            if key in labels:
-                raise UserError(f"{name}: key {key}: more than one label ({member.name})")
-            labels[key] = _read_label(content)
+        found.add(member, content)
     total = os.fstat(file).st_size
     _feed(digest, file, position, total)
-    if seen and not images:
-        names = [f".{extension}" if extension else "no extension" for extension in sorted(seen)]
-        held = f"only {', '.join(names[:5])}"
-        held += f" and {len(seen) - 5} more" if len(seen) > 5 else ""
-        raise UserError(f"{name}: no images: expected .{', .'.join(EXTENSIONS)}, found {held}")
-    members = [member for member, _, _ in images.values()]
+    found.finish()
+    labels, label_names = found.numbers()
+    passed_over = found.passed_over.result()
+    if not found.images and (passed_over or found.others):
+        held = [*map(str, passed_over), *filter(None, [kinds_of_files(found.others)])]
+        raise UserError(f"{name}: no images: expected {READ_FORMATS}, found {'; '.join(held)}")
+    images = list(found.images.values())
     return ShardIndex(
-        keys="\0".join(images).encode("utf-8", "surrogateescape"),
-        offset=np.array([member.offset for member in members], np.int64),
-        size=np.array([member.size for member in members], np.uint32),
-        crc=np.array([crc for _, crc, _ in images.values()], np.uint32),
-        label=np.array([labels.get(key, NO_LABEL) for key in images], np.int32),
-        kind=np.array([kind for _, _, kind in images.values()], np.uint8),
+        keys="\0".join(found.images).encode("utf-8", "surrogateescape"),
+        offset=np.array([image.member.offset for image in images], np.int64),
+        size=np.array([image.member.size for image in images], np.uint32),
+        crc=np.array([image.crc for image in images], np.uint32),
+        label=np.array(labels, np.int32),
+        kind=np.array([image.kind for image in images], np.uint8),
         bytes=total,
         sha256=digest.hexdigest(),
+        label_names=label_names,
+        passed_over=passed_over,
+        others=tuple(sorted(found.others.items())),
     )
 
 
@@ -250,12 +238,3 @@ def _feed(digest: "hashlib._Hash", file: int, start: int, end: int) -> None:
     while start < end and (part := os.pread(file, min(CHUNK, end - start), start)):
         digest.update(part)
         start += len(part)
-
-
-def _read_label(text: bytes) -> int:
-    """The class number, or NO_LABEL for other text: commands that need labels check them."""
-    try:
-        label = int(text)
-    except ValueError:
-        return NO_LABEL
-    return label if 0 <= label < 2**31 else NO_LABEL

@@ -11,6 +11,7 @@ from mae.base.errors import SampleError, StorageError, UserError
 from mae.base.progress import Progress, progress_bar
 from mae.data.index import shard_index
 from mae.data.manifest import Manifest, join
+from mae.data.passed_over import kinds_of_files
 from mae.data.scan import ShardIndex, scan
 from mae.data.shard_reader import ShardReader
 from mae.data.shards import expand_shards
@@ -36,6 +37,8 @@ class Defect(NamedTuple):
     shard: str
     key: str
     reason: str
+    unread: int = 0
+    """number of the shard's members that are not read for this reason"""
 
 
 class Verification(NamedTuple):
@@ -51,6 +54,10 @@ class Verification(NamedTuple):
     """number of good samples per number of channels"""
     bits: dict[int, int]
     """number of good samples per bits of a channel"""
+    others: tuple[tuple[str, int], ...] = ()
+    """(extension, number) of members that are no images or labels and were not decoded"""
+    empty: int = 0
+    """number of shards without images"""
 
 
 class _Task(NamedTuple):
@@ -82,7 +89,7 @@ def verify(
         for shard, (first, count) in enumerate(
             zip(manifest.first.tolist(), manifest.counts().tolist(), strict=True)
         )
-        for start in range(first, first + count, SAMPLES_AT_ONCE)
+        for start in range(first, first + max(count, 1), SAMPLES_AT_ONCE)
     ]
     results: dict[int, _TaskResult] = {}
     done = 0
@@ -91,7 +98,7 @@ def verify(
         checker = _Checker(manifest, cache)
 
         def name(task: _Task) -> str:
-            return manifest.name(task.samples.start)
+            return manifest.name(task.samples[0]) if task.samples else manifest.shards[task.shard]
 
         for number, result in run_tasks(checker, tasks, workers, name):
             results[number] = result
@@ -104,6 +111,10 @@ def verify(
         for sample, reason in results[number].bad:
             shard = redacted(manifest.shards[tasks[number].shard])
             bad.append(Defect(shard, manifest.key(sample) if sample >= 0 else "", reason))
+    for shard, found in zip(manifest.shards, manifest.passed_over, strict=True):
+        bad += [Defect(redacted(shard), "", f"not read: {one}", one.count) for one in found]
+    places = {redacted(shard): place for place, shard in enumerate(manifest.shards)}
+    bad.sort(key=lambda one: (places[one.shard], one.key != ""))
     return Verification(
         samples=len(manifest),
         shards=len(manifest.shards),
@@ -111,6 +122,8 @@ def verify(
         formats=_count(kinds, 0),
         channels=_count(kinds, 1),
         bits=_count(kinds, 2),
+        others=tuple(sorted(manifest.other_members().items())),
+        empty=int((manifest.counts() == 0).sum()),
     )
 
 
@@ -145,7 +158,7 @@ def verify_shards(
                     with suppress(UserError):
                         whole[shard] = scan(Path(shard))
     result = Verification(samples=0, shards=0, bad=(), formats={}, channels={}, bits={})
-    if any(len(index.offset) for index in whole.values()):
+    if whole and (damaged or any(len(index.offset) for index in whole.values())):
         result = verify(join(list(whole), list(whole.values())), workers, cache=cache)
     elif not damaged:
         raise UserError(f"{key}: no images in {len(shards)} shards, first {redacted(shards[0])}")
@@ -164,8 +177,16 @@ def describe_verification(verification: Verification) -> list[str]:
     bits = ", ".join(f"{n:,} of {value} bits" for value, n in verification.bits.items())
     images = f"{verification.samples:,} image{'s' * (verification.samples != 1)}"
     whole = f"{images} in {verification.shards:,} shard{'s' * (verification.shards != 1)}"
-    result = f"{len(verification.bad):,} bad" if verification.bad else "all good"
-    return [*lines, *filter(None, (kinds, channels, bits)), f"{whole}: {result}"]
+    unread = sum(one.unread for one in verification.bad)
+    bad = sum(not one.unread for one in verification.bad)
+    faults = [f"{bad:,} bad"] * bool(bad) + [f"{unread:,} more files not read"] * bool(unread)
+    result = ", ".join(faults) or "all good"
+    others = kinds_of_files(dict(verification.others))
+    not_decoded = f"not decoded, no images: {others}" if others else ""
+    empty = verification.empty
+    without = f"{empty:,} shard{'s' * (empty != 1)} without images" if empty else ""
+    about = filter(None, (kinds, channels, bits, not_decoded, without))
+    return [*lines, *about, f"{whole}: {result}"]
 
 
 class _Checker:

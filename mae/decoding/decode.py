@@ -14,6 +14,7 @@
 | more than 8 bits, 8 requested     | BadImage                                                 |
 | EXIF orientation                  | ignored                                                  |
 | orientation tag of a TIFF         | applied, as Pillow does                                  |
+| AVIF of more than 8 bits          | BadImage, at any data.bits                               |
 | several pages, animation          | BadImage (reduced copies in a TIFF are not pages)        |
 | more than PIL's MAX_IMAGE_PIXELS  | BadImage, by the header alone                            |
 
@@ -94,7 +95,7 @@ def _format(data: bytes | bytearray, extension: str) -> str:
         return "tiff"
     if start == MAGIC:
         return "npy"
-    if start.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF")):
+    if start.startswith((b"\xff\xd8", b"\x89PNG", b"RIFF", b"BM")) or start[4:] == b"ft":
         return "picture"
     return FORMATS.get(extension, "picture")
 

@@ -1,4 +1,4 @@
-"""Decoding of JPEG, PNG and WebP with Pillow; its errors become BadImage."""
+"""Decoding of JPEG, PNG, WebP, BMP and AVIF with Pillow; its errors become BadImage."""
 
 import io
 import warnings
@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import AvifImagePlugin, Image, features
 from PIL.ImageFile import ImageFile
 
 from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_bits, check_size, undecodable
+from mae.decoding.signatures import SNIFFED, image_format
+
+# Worker processes decode side by side: one thread each.
+vars(AvifImagePlugin)["DEFAULT_MAX_THREADS"] = 1
 
 # Pillow reads many other formats, for some of which it starts other programs.
-FORMATS = ("JPEG", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "AVIF")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 WITH_ALPHA = (2, 4)
+SAVE_APART = "save one, or each, as a file of its own"
 CHANNELS = {"1": 1, "I": 1} | {mode: channels for channels, mode in MODES.items()}
+AVIF_INSTALL_HINT = "AVIF needs Pillow's own wheel, with AVIF: pip install 'pillow>=11.3'"
 PNG_INSTALL_HINT = "16-bit colour PNG needs imagecodecs: pip install 'maekit[formats]'"
 
 
@@ -35,13 +41,13 @@ def open_image(file: BinaryIO | Path) -> Iterator[ImageFile]:
             with Image.open(file, formats=FORMATS) as image:
                 # JPEGs are exempt: the pictures that some cameras append are no animation.
                 frames = getattr(image, "n_frames", 1)
-                if image.format in ("PNG", "WEBP") and frames > 1:
-                    raise BadImage(f"is animated: {frames} frames")
+                if image.format in ("PNG", "WEBP", "AVIF") and frames > 1:
+                    raise BadImage(f"is animated: {frames} frames; {SAVE_APART}")
                 yield image
     except BadImage:
         raise
     except Image.UnidentifiedImageError:  # its message is the address of a buffer
-        raise BadImage("does not decode: no JPEG, PNG or WebP inside") from None
+        raise BadImage(f"does not decode: no image inside ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"refused: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:
@@ -79,13 +85,17 @@ def _open_checked(data: bytes | bytearray) -> Iterator[ImageFile]:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         # Before Pillow opens it: libwebp allocates two whole pictures at once.
         check_size(*_webp_size(data))
+    if data[4:8] == b"ftyp":
+        _check_avif(data)
     with open_image(io.BytesIO(data)) as image:
         check_size(image.height, image.width)
         yield image
 
 
 def is_lossy(data: bytes | bytearray) -> bool:
-    """True for a JPEG and for a WebP with lossy colours."""
+    """True for a JPEG, an AVIF, and a WebP with lossy colours."""
+    if data[4:8] == b"ftyp":
+        return True
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return data[:2] == b"\xff\xd8"
     place = 12
@@ -117,6 +127,22 @@ def _deep_png(data: bytes | bytearray, channels: int) -> np.ndarray:
         return imagecodecs.png_decode(bytes(data))[..., :channels]
     except RuntimeError as error:
         raise undecodable(error) from None
+
+
+def _check_avif(data: bytes | bytearray) -> None:
+    """Raise BadImage where Pillow cannot read AVIF, and for depths that it would cut to 8 bits."""
+    found = image_format(bytes(data[:SNIFFED]))
+    if found not in ("AVIF", "AVIF sequence") and not (found == "HEIF" and b"av1C" in data):
+        raise BadImage(f"does not decode: {found or 'no image'} inside, not AVIF")
+    if not features.check("avif"):
+        raise BadImage(AVIF_INSTALL_HINT)
+    # AV1 codec configuration (AV1-ISOBMFF, section 2.3.3): high_bitdepth, twelve_bit.
+    for part in bytes(data).split(b"av1C\x81")[1:]:
+        if len(part) > 1 and part[1] & 0x40:
+            bits = 12 if part[1] & 0x20 else 10
+            raise BadImage(
+                f"{bits} bits a channel: AVIF is read with 8; convert to a 16-bit PNG or TIFF"
+            )
 
 
 def _webp_size(data: bytes | bytearray) -> tuple[int, int]:

@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy")
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy", "jfif", "jpe", "jif", "jfi")
+EXTENSIONS += ("pjpeg", "pjp", "bmp", "dib", "avif")
 """file extensions of images; indexes store places in this tuple, so new ones go to its end"""
+READ_FORMATS = "JPEG, PNG, WebP, BMP, AVIF, TIFF, .npy"
 
 # Pillow's weights of red, green and blue (ITU-R 601-2), times 65536.
 LUMA = np.array([19595, 38470, 7471], np.uint32)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mae.decoding.pillow import open_image
+from mae.decoding.pillow import SAVE_APART, open_image
 from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_size, undecodable
 
 if TYPE_CHECKING:
@@ -123,16 +123,16 @@ def _only_page(pages) -> "TiffPage":
         if not page.subfiletype & 0b101:
             full_pages.append(page)
     else:
-        raise BadImage(f"holds more than {MAX_PAGES} pages, one expected")
+        raise BadImage(f"holds more than {MAX_PAGES} pages, one expected; {SAVE_APART}")
     if len(full_pages) != 1:
-        raise BadImage(f"holds {len(full_pages) or 'no'} pages, one expected")
+        raise BadImage(f"holds {len(full_pages) or 'no'} pages, one expected; {SAVE_APART}")
     return full_pages[0]
 
 
 def _check_header(page: "TiffPage") -> None:
     depth, samples = page.bitspersample, page.samplesperpixel
     if page.imagedepth != 1 or page.tiledepth != 1:
-        raise BadImage(f"is {page.imagedepth} images deep, one expected")
+        raise BadImage(f"is {page.imagedepth} images deep, one expected; {SAVE_APART}")
     check_size(page.imagelength, page.imagewidth, samples)
     if page.is_tiled:
         check_size(page.tilelength, page.tilewidth, samples)

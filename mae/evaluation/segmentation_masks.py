@@ -19,13 +19,13 @@ from torch.utils.data import Dataset
 
 from mae.base.errors import SampleError, UserError
 from mae.data.images import BadSample, Images
-from mae.data.scan import split_name, walk
+from mae.data.scan import MASKS
 from mae.data.shard_reader import ShardReader
+from mae.data.tar_members import walk
 from mae.data.transform import apply_view, center_box, stack
 from mae.networks.patches import patchify
 from mae.storage.remote import is_remote, redacted
 
-EXTENSIONS = ("mask.png", "seg.png")
 IGNORE = 255
 """value of pixels that belong to no class"""
 
@@ -53,8 +53,11 @@ class Masks:
             number = {name: first + i for i, name in enumerate(names)}
             with _local_copy(images, shard) as path, path.open("rb") as file:
                 for member in walk(path, redacted(location)):
-                    name, extension = split_name(member.name)
-                    if extension not in EXTENSIONS or name not in number:
+                    # Also of a key with dots: `KEY.05.01.mask.png` belongs to `KEY.05.01.jpg`.
+                    name, dot, last = member.name.rpartition(".")
+                    name, second_dot, second = name.rpartition(".")
+                    extension = f"{second}{dot}{last}".lower()
+                    if not second_dot or extension not in MASKS or name not in number:
                         continue
                     sample = number[name]
                     if size[sample]:
@@ -64,7 +67,7 @@ class Masks:
         if len(missing := np.flatnonzero(size == 0)):
             raise UserError(
                 f"{key}: {len(missing)} of {len(manifest)} images have no mask "
-                f"(.{', .'.join(EXTENSIONS)}), first {manifest.name(int(missing[0]))}"
+                f"(.{', .'.join(MASKS)}), first {manifest.name(int(missing[0]))}"
             )
         self.manifest = replace(manifest, offset=offset, size=size, crc=crc)
         self.reader = ShardReader(self.manifest, cache)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import StorageError, UserError
-from mae.decoding.pixels import EXTENSIONS, BadImage
+from mae.base.printable import printable
+from mae.decoding.pixels import EXTENSIONS, READ_FORMATS, BadImage
+from mae.decoding.signatures import SNIFFED, image_format, other_format
 from mae.storage.cache import ShardCache
 
 DATASET_PREFIX = "torchvision:"
@@ -130,12 +133,11 @@ def stat_files(reader: FileReader, paths: Sequence[str]) -> ImageFiles:
     times: list[int] = []
     skipped: list[tuple[str, str]] = []
     for path in paths:
-        if extension_of(path) not in EXTENSIONS:
-            suffix = printable(Path(path).suffix) or "no extension"
-            skipped.append((path, f"{suffix}: not among .{', .'.join(EXTENSIONS)}"))
-            continue
         try:
             status = Path(reader.folder, path).stat()
+            if reason := why_skipped(Path(reader.folder, path), status.st_mode):
+                skipped.append((path, reason))
+                continue
         except OSError as error:  # a broken link, for one
             skipped.append((path, f"cannot be read: {error.strerror}"))
             continue
@@ -146,6 +148,25 @@ def stat_files(reader: FileReader, paths: Sequence[str]) -> ImageFiles:
         [reader.folder, *kept], np.array(sizes, np.int64), np.array(times, np.int64)
     )
     return ImageFiles(kept, np.array(sizes, np.int64), digest, tuple(skipped))
+
+
+def why_skipped(path: Path, mode: int) -> str:
+    """Reason why a file of this mode is not packed; empty for one with an image's extension."""
+    if not stat.S_ISREG(mode):  # reading a FIFO would wait forever
+        return "a folder, FIFO, device or socket, not a file"
+    extension = extension_of(str(path))
+    if extension in EXTENSIONS:
+        return ""
+    suffix = f".{printable(extension)}" if extension else "no extension"
+    if format := other_format(path.name.lower()):
+        return f"{suffix} ({format}) is not read: convert it to one of {READ_FORMATS}"
+    with path.open("rb") as file:
+        format = image_format(file.read(SNIFFED))
+    if format in READ_FORMATS.split(", "):
+        return f"{suffix}, but holds an image ({format}): rename it to end in .{format.lower()}"
+    if format:
+        return f"{suffix}, holds an image ({format}) that is not read: convert it"
+    return f"{suffix}: no image"
 
 
 def extension_of(path: str) -> str:
@@ -159,12 +180,6 @@ def fingerprint(texts: Sequence[str], *columns: npt.NDArray) -> str:
     for column in columns:
         digest.update(column.tobytes())
     return digest.hexdigest()
-
-
-def printable(name: str) -> str:
-    """File name on one line of a terminal: line ends, tabs and bytes outside UTF-8 escaped."""
-    text = name.encode("utf-8", "backslashreplace").decode()
-    return text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
 def list_folder(source: Path, labels: bool | None = None) -> Listing:
@@ -185,7 +200,7 @@ def list_folder(source: Path, labels: bool | None = None) -> Listing:
     if not files.paths:
         suffixes = sorted({Path(path).suffix or Path(path).name for path, _ in files.skipped})
         found = f"only {', '.join(map(printable, suffixes[:5]))}" if suffixes else "no files"
-        raise UserError(f"{source}: no images: expected .{', .'.join(EXTENSIONS)}, found {found}")
+        raise UserError(f"{source}: no images: expected {READ_FORMATS}, found {found}")
 
     tops = [path.partition("/")[0] for path in files.paths]
     loose = [path for path in files.paths if "/" not in path]

@@ -139,10 +139,16 @@ def to_json(packed: PackReport) -> dict:
 
 
 def _about_files(packed: PackReport) -> Iterator[str]:
-    for name, reason in packed.skipped[:MAX_LISTED]:
-        yield f"skipped {name}: {reason}"
-    if len(packed.skipped) > MAX_LISTED:
-        yield f"skipped {len(packed.skipped) - MAX_LISTED:,} more files, see pack.json"
+    names: dict[str, list[str]] = {}
+    for name, reason in packed.skipped:
+        names.setdefault(reason, []).append(name)
+    for reason, alike in list(names.items())[:MAX_LISTED]:
+        if len(alike) == 1:
+            yield f"skipped {alike[0]}: {reason}"
+        else:
+            yield f"skipped {len(alike):,} files, first {alike[0]}: {reason}"
+    if more := sum(map(len, list(names.values())[MAX_LISTED:])):
+        yield f"skipped {more:,} more files, see pack.json"
     yield from packed.notes
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from mae.base.errors import UserError
 from mae.data.scan import NO_LABEL
-from mae.decoding.pixels import EXTENSIONS
+from mae.decoding.pixels import READ_FORMATS
 from mae.pack.class_list import normal
 from mae.pack.listing import (
     MAX_LISTED,
@@ -65,7 +65,7 @@ def list_table(
 
     files = stat_files(FileReader(str(table.parent)), paths)
     if not files.paths:
-        raise UserError(f"{table}: no images: expected .{', .'.join(EXTENSIONS)}")
+        raise UserError(f"{table}: no images: expected {READ_FORMATS}")
     label_of = dict(zip(paths, numbers, strict=True)) if numbers else {}
     sources = [Source(path, extension_of(path), label_of.get(path)) for path in files.paths]
     labels_found = [NO_LABEL if source.label is None else source.label for source in sources]

@@ -1,14 +1,14 @@
 """Existing shards as a source of `mae pack`: images and labels; other members are skipped."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mae.base.errors import UserError
+from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest, build_manifest, require_labels
-from mae.data.scan import NO_LABEL, split_name, walk
+from mae.data.passed_over import kinds_of_files
 from mae.data.shard_reader import ShardReader
 from mae.decoding.pixels import EXTENSIONS
 from mae.pack.class_list import unescaped
@@ -63,22 +63,10 @@ class TarReader:
 
 
 def _notes_on_skipped_members(manifest: Manifest, labels: bool) -> tuple[str, ...]:
-    """Counts of the members of local shards that are not packed."""
-    others: Counter[str] = Counter()
-    texts = 0
-    for number, shard in enumerate(manifest.shards):
-        if not is_remote(shard):
-            found = Counter(split_name(member.name)[1] for member in walk(Path(shard)))
-            numbers = manifest.label[manifest.shard == number] != NO_LABEL
-            texts += found.pop("cls", 0) - int(numbers.sum())
-            others += Counter({name: found[name] for name in found if name not in EXTENSIONS})
-    notes = []
-    if others:
-        kinds = ", ".join(f".{name}" if name else "no extension" for name in sorted(others)[:5])
-        members = f"{others.total():,} members that are no images or labels"
-        notes.append(f"{members} are not packed: {kinds}")
-    if labels and texts:
-        notes.append(f"{texts:,} .cls without an image or a class number are not packed")
+    """Lines on the members that are not packed."""
+    notes = [line for line in manifest.warnings() if labels or "labels (.cls)" not in line]
+    if others := manifest.other_members():
+        notes.append(f"not packed: {kinds_of_files(others)}")
     return tuple(notes)
 
 

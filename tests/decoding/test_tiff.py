@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from mae.decoding.decode import decode, decode_native, read_info
+from mae.decoding.pillow import SAVE_APART
 from mae.decoding.pixels import BadImage
 
 
@@ -227,9 +228,9 @@ def test_several_pages_are_refused():
     with tifffile.TiffWriter(file) as writer:
         for _ in range(3):
             writer.write(values)
-    assert refused(file.getvalue()) == "holds 3 pages, one expected"
+    assert refused(file.getvalue()) == f"holds 3 pages, one expected; {SAVE_APART}"
     many = tiff(np.zeros((200, 8, 8), np.uint8), photometric="minisblack")
-    assert refused(many) == "holds more than 32 pages, one expected"
+    assert refused(many) == f"holds more than 32 pages, one expected; {SAVE_APART}"
 
 
 @pytest.mark.parametrize("copies_in", ["subifds", "pages", "pages-first"])
@@ -252,7 +253,7 @@ def test_ring_of_pages_is_refused():
         place = file.pages.first.offset
     tags = struct.unpack_from("<H", data, place)[0]
     struct.pack_into("<I", data, place + 2 + 12 * tags, place)
-    assert refused(bytes(data)) == "holds more than 32 pages, one expected"
+    assert refused(bytes(data)) == f"holds more than 32 pages, one expected; {SAVE_APART}"
 
 
 @pytest.mark.parametrize("compression", [*COMPRESSIONS, "jpeg"])
@@ -337,7 +338,7 @@ def test_unsupported_kinds_are_named(options, message):
 
 def test_volumes_are_refused():
     data = tiff(np.zeros((16, 32, 32), np.uint8), volumetric=True, tile=(16, 16, 16))
-    assert refused(data, 1) == "is 16 images deep, one expected"
+    assert refused(data, 1) == f"is 16 images deep, one expected; {SAVE_APART}"
 
 
 @pytest.mark.parametrize(
@@ -354,7 +355,9 @@ def test_volumes_are_refused():
 )
 def test_garbage_is_refused(data):
     message = refused(data)
-    assert message.startswith("does not decode: ") or message == "holds no pages, one expected"
+    assert message.startswith("does not decode: ") or message.startswith(
+        "holds no pages, one expected"
+    )
 
 
 def test_missing_packages_are_reported_with_their_install_command(monkeypatch):

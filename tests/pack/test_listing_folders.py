@@ -69,13 +69,33 @@ def test_files_without_an_image_extension_are_skipped(tmp_path, save):
     listing = list_folder(folder)
     assert names(listing) == ["B.JPEG", "a.jpg", "c.PNG", "d.webp", "e.TIFF", "f.npy"]
     assert [source.extension for source in listing.sources][:2] == ["jpeg", "jpg"]
-    kinds = ".jpg, .jpeg, .png, .webp, .tif, .tiff, .npy"
     assert dict(listing.skipped) == {
-        "notes.txt": f".txt: not among {kinds}",
-        "README": f"no extension: not among {kinds}",
+        "notes.txt": ".txt: no image",
+        "README": "no extension: no image",
         "gone.jpg": "cannot be read: No such file or directory",
     }
     assert listing.sizes.tolist() == [(folder / name).stat().st_size for name in names(listing)]
+
+
+def test_images_that_are_not_read_are_named_with_the_remedy(tmp_path, save):
+    folder = save("a.jpg").parent
+    jpeg = (folder / "a.jpg").read_bytes()
+    (folder / "b.heic").write_bytes(b"any")
+    (folder / "c").write_bytes(jpeg)
+    (folder / "d.dat").write_bytes(b"GIF89a")
+    (folder / "e.CR2").write_bytes(b"II*\0")
+    save("IMG_2019.05.01.jpg"), save("f.JFIF")
+    os.mkfifo(folder / "g.jpg")
+    listing = list_folder(folder)
+    assert names(listing) == ["IMG_2019.05.01.jpg", "a.jpg", "f.JFIF"]
+    convert = "is not read: convert it to one of JPEG, PNG, WebP, BMP, AVIF, TIFF, .npy"
+    assert dict(listing.skipped) == {
+        "b.heic": f".heic (HEIF) {convert}",
+        "c": "no extension, but holds an image (JPEG): rename it to end in .jpeg",
+        "d.dat": ".dat, holds an image (GIF) that is not read: convert it",
+        "e.CR2": f".cr2 (camera raw) {convert}",
+        "g.jpg": "a folder, FIFO, device or socket, not a file",
+    }
 
 
 def test_hidden_files_and_folders_are_skipped(tmp_path, save):
@@ -102,7 +122,7 @@ def test_folder_without_images_is_refused(tmp_path, files, message):
         (tmp_path / name).touch()
     with pytest.raises(UserError) as error:
         list_folder(tmp_path)
-    kinds = ".jpg, .jpeg, .png, .webp, .tif, .tiff, .npy"
+    kinds = "JPEG, PNG, WebP, BMP, AVIF, TIFF, .npy"
     assert str(error.value) == f"{tmp_path}: no images: expected {kinds}, {message}"
 
 

@@ -44,7 +44,7 @@ def test_other_members_are_counted_and_not_packed(make_tar, make_shards, tmp_pat
     path = make_tar(tmp_path / "mixed.tar", members)
     listing = list_sources(PackRequest((str(path),)))
     assert [source.label for source in listing.sources] == [3]
-    assert listing.notes == ("2 members that are no images or labels are not packed: .json, .txt",)
+    assert listing.notes == ("not packed: 1 .json, 1 .txt",)
 
 
 def test_text_labels_are_counted_and_not_packed(make_tar, make_shards, tmp_path):
@@ -53,7 +53,9 @@ def test_text_labels_are_counted_and_not_packed(make_tar, make_shards, tmp_path)
     path = str(make_tar(tmp_path / "mixed.tar", members))
     listing = list_tars([path])
     assert [source.label for source in listing.sources] == [None, 3]
-    assert listing.notes == ("1 .cls without an image or a class number are not packed",)
+    (note,) = listing.notes
+    assert note.startswith("not read: labels (.cls), text instead of a class number: 1, first ")
+    assert f"{path}: a.cls (cat); list the class names in a classes.txt beside" in note
     assert list_tars([path], labels=False).notes == ()
     with pytest.raises(UserError, match="--labels: 1 of 2 samples have no label"):
         list_tars([path], labels=True)
