@@ -1,5 +1,7 @@
 """Training data built from the settings: manifest, order, cache, batches, shards fetched ahead."""
 
+import os
+import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -144,10 +146,14 @@ def open_training_data(
 def open_images(patterns: Sequence[str], key: str, config: Config) -> Images:
     """Images of shards other than the training shards, read with the settings of a run.
 
-    `key` names `patterns` in messages.  Raises as `build_manifest` does.
+    `key` names `patterns` in messages.  The first process warns on stderr of images and labels
+    that are not read.  Raises as `build_manifest` does.
     """
     data, cache = config.data, build_cache(config.data)
     manifest = build_manifest(patterns, key, data.index_dir, cache)
+    if os.environ.get("RANK", "0") == "0":
+        for line in manifest.warnings():
+            print(f"warning: {key}: {line}", file=sys.stderr)
     return Images(manifest, config.data.in_chans, data.bits, cache)
 
 

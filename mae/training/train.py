@@ -72,6 +72,7 @@ def train(
     notes = run.check(config)
     setup = build_setup(config, accelerator, source)
     config = setup.config
+    notes += [f"warning: {line}" for line in setup.data.manifest.warnings()]
     objective = build_objective(config)
     initial = start_from_weights(config, objective, run, accelerator)
     notes += initial.lines if initial else []

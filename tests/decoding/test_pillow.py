@@ -1,3 +1,4 @@
+import io
 import struct
 import sys
 import zlib
@@ -108,3 +109,73 @@ def test_open_image_reads_the_header_alone(picture, tmp_path):
         assert image.size == (80, 60)
     with pytest.raises(BadImage, match="truncated"), open_image(path) as image:
         image.load()
+
+
+# BMP and AVIF
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_bmp_is_exact(picture, mode):
+    stored = picture.convert(mode)
+    data = encoded(stored, "BMP")
+    expected = np.array(stored.convert("RGB"))
+    for extension in ("bmp", "dib", "jpg"):  # the content decides
+        found = decode(data, extension, 3).permute(1, 2, 0).numpy()
+        assert np.array_equal(found, expected)
+    assert read_info(data, "bmp")[:2] == (60, 80)
+    assert not is_lossy(data)
+
+
+def test_cut_and_oversized_bmps_are_refused(picture):
+    data = encoded(picture, "BMP")
+    for end in (1, 10, 40, len(data) // 2):
+        assert refused(data[:end], "bmp").startswith("does not decode: ")
+    huge = bytearray(data)
+    huge[18:26] = struct.pack("<ii", 60_000, 60_000)
+    assert refused(huge, "bmp").startswith("refused: ")
+
+
+def test_avif_is_read_as_pillow_reads_it(picture):
+    faint = picture.copy()
+    faint.putalpha(200)
+    for stored, channels in ((picture, 3), (picture.convert("L"), 1), (faint, 4)):
+        data = encoded(stored, "AVIF", quality=90)
+        with Image.open(io.BytesIO(data)) as image:
+            expected = np.array(image.convert("RGB"))
+        for extension in ("avif", "jpg"):
+            found = decode(data, extension, 3).permute(1, 2, 0).numpy()
+            assert np.array_equal(found, expected)
+        assert np.abs(found - np.array(stored.convert("RGB"), float)).mean() < 4
+        assert read_info(data, "avif")[:4] == (60, 80, channels, 8)
+        assert is_lossy(data)
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_deep_avif_is_refused_and_not_cut_to_eight_bits(bits):
+    imagecodecs = pytest.importorskip("imagecodecs")
+    if not imagecodecs.AVIF.available:
+        pytest.skip("imagecodecs without AVIF")
+    values = np.random.default_rng(0).integers(0, 1 << bits, (16, 24, 3), np.uint16)
+    data = imagecodecs.avif_encode(values, bitspersample=bits)
+    assert refused(data, "avif") == (
+        f"{bits} bits a channel: AVIF is read with 8; convert to a 16-bit PNG or TIFF"
+    )
+
+
+def test_animated_cut_and_foreign_avifs_are_refused(picture):
+    other = picture.transpose(Image.Transpose.ROTATE_180)
+    data = encoded(picture, "AVIF", save_all=True, append_images=[other])
+    assert refused(data, "avif").startswith("is animated: 2 frames")
+    data = encoded(picture, "AVIF")
+    for end in (11, 12, 40, len(data) - 50):
+        assert refused(data[:end], "avif").startswith("does not decode: ")
+    heic = bytes(4) + b"ftypheic" + bytes(100)
+    assert refused(heic, "avif") == "does not decode: HEIF inside, not AVIF"
+
+
+def test_missing_avif_is_reported_with_its_install_command(picture, monkeypatch):
+    data = encoded(picture, "AVIF")
+    monkeypatch.setattr("PIL.features.check", lambda feature: False)
+    assert refused(data, "avif") == (
+        "AVIF needs Pillow's own wheel, with AVIF: pip install 'pillow>=11.3'"
+    )

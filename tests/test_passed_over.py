@@ -1,0 +1,103 @@
+"""Images and labels that are not read are counted and named by every command that meets them."""
+
+import io
+import tarfile
+
+import pytest
+from PIL import Image
+
+from mae.cli import main
+from mae.pretrain import main as pretrain
+from tests.runs import write_config
+
+
+@pytest.fixture
+def odd(tmp_path, make_image, make_tar):
+    """A tar of ten images that are read, and of each kind that is not, with the lines expected."""
+
+    def encoded(number, format):
+        file = io.BytesIO()
+        Image.fromarray(make_image(number)).save(file, format)
+        return file.getvalue()
+
+    names = [f"IMG_2019.05.{day:02}.jpg" for day in range(6)]
+    members = [(name, encoded(number, "JPEG")) for number, name in enumerate(names)]
+    members += [("a.jfif", encoded(6, "JPEG")), ("b.JPE", encoded(7, "JPEG"))]
+    members += [("c.bmp", encoded(8, "BMP")), ("d.avif", encoded(9, "AVIF"))]
+    members += [("a.cls", b"cat"), ("a.json", b"{}"), ("b.cls", b"0.0")]
+    members += [("e.heic", b""), ("f.HEIC", b""), ("g", encoded(1, "PNG")), ("c.png", b"")]
+    shard = make_tar(tmp_path / "odd.tar", members)
+    with tarfile.open(shard, "a") as tar:
+        link = tarfile.TarInfo("h.jpg")
+        link.type, link.linkname = tarfile.LNKTYPE, names[0]
+        tar.addfile(link)
+    convert = "convert them to one of JPEG, PNG, WebP, BMP, AVIF, TIFF, .npy"
+    return shard, [
+        f".heic images (HEIF): 2, first PLACEe.heic; {convert}",
+        "images (PNG) without an extension: 1, first PLACEg; rename them to end in .png",
+        "images of a key that has one already: 1, first PLACEc.png (c.bmp is used); keep one, or "
+        "make their names differ before the first dot",
+        "hard links: 1, first PLACEh.jpg; tar with --hard-dereference stores the files",
+        "labels (.cls), no whole number: 1, first PLACEb.cls; write a class number, 0 or more, as "
+        "text",
+        "labels (.cls), text instead of a class number: 1, first PLACEa.cls (cat); list the class "
+        "names in a classes.txt beside the shard, one a line in the order of their numbers",
+    ]
+
+
+def named(lines, place):
+    return sorted(f"not read: {line.replace('PLACE', place)}" for line in lines)
+
+
+def test_mae_index_warns(odd, capsys):
+    shard, lines = odd
+    for _ in range(2):  # also from the cached index
+        assert main(["index", str(shard)]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        warned = [line.removeprefix("warning      ") for line in printed if "warning" in line]
+        assert sorted(warned) == named(lines, f"{shard}: ")
+        assert "images       10: 6 jpg, 1 jfif, 1 jpe, 1 bmp, 1 avif" in printed
+        assert "not read     1 .json" in printed
+
+
+def test_mae_verify_is_never_all_good_about_what_it_did_not_read(odd, capsys):
+    shard, lines = odd
+    assert main(["verify", str(shard), "--workers", "0"]) == 1
+    out, err = capsys.readouterr()
+    defects = [line for line in out.splitlines() if line.startswith(f"{shard}: ")]
+    assert sorted(defects) == [f"{shard}: {line}" for line in named(lines, "")]
+    assert "not decoded, no images: 1 .json" in out
+    assert err == "mae: 10 images in 1 shard: 7 more files not read\n"
+
+
+def test_a_run_warns_at_its_start(odd, tmp_path, capsys):
+    shard, lines = odd
+    assert pretrain([str(write_config(tmp_path, str(shard))), "--dry-run"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    warned = [line.removeprefix("warning: ") for line in printed if line.startswith("warning: ")]
+    assert sorted(warned) == named(lines, f"{shard}: ")
+
+
+def test_mae_pack_names_them(odd, tmp_path, capsys):
+    shard, lines = odd
+    assert main(["pack", str(shard), str(tmp_path / "out"), "--workers", "0"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in named(lines, f"{shard}: ") if line not in out] == []
+    assert "not packed: 1 .json" in out
+
+
+def test_class_names_beside_the_shards_number_labels_that_are_text(tmp_path, make_tar, capsys):
+    members = [("a.jpg", b""), ("a.cls", b"dog\n"), ("b.jpg", b""), ("b.cls", b"bird")]
+    shard = make_tar(tmp_path / "a.tar", [*members, ("c.jpg", b""), ("c.cls", b"2")])
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert main(["index", str(shard)]) == 0
+    out = capsys.readouterr().out
+    assert "labels       2 samples, 2 classes" in out
+    assert (
+        f"that the classes.txt beside the shard does not list: 1, first {shard}: b.cls (bird)"
+        in out
+    )
+    (tmp_path / "classes.txt").write_text("bird\ndog\ncat\n")  # the cached index holds the names
+    assert main(["index", str(shard)]) == 0
+    out = capsys.readouterr().out
+    assert "labels       3 samples, 3 classes" in out and "warning" not in out
