@@ -1,16 +1,21 @@
 """Atomic writing of files and folders, JSON files, and the run folder of a checkpoint."""
 
 import json
+import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
 from mae.base.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -25,7 +30,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is not empty; nothing is overwritten")
     part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    discard(part)
     try:
         part.mkdir(parents=True)
         yield part
@@ -35,7 +40,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{out}: cannot be written: {error}") from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        discard(part)
 
 
 @contextmanager
@@ -53,8 +58,46 @@ def new_file(out: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     finally:
-        with suppress(OSError):  # absent: renamed, or never written
-            part.unlink()
+        discard(part)  # absent: renamed, or never written
+
+
+def discard(path: Path) -> None:
+    """Delete a temporary file or folder if it is there; errors are ignored.
+
+    For cleaning up: an error there would hide the one that the cleaning up follows.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the file names of a folder, to disk; OSError where that fails."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        with suppress(OSError):  # nothing was written through it
+            os.close(file)
+
+
+def save_tensors(
+    tensors: Mapping[str, "Tensor"], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file that may be read by whom the umask allows to.
+
+    safetensors itself makes files that only their owner may read.  Raises OSError or
+    SafetensorError where it cannot be written.
+    """
+    from safetensors.torch import save_file  # imports torch
+
+    path.touch()  # as any new file
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(dict(tensors), path, metadata)
+    with suppress(OSError):  # a file system without permissions
+        path.chmod(mode)
 
 
 def run_folder(folder: Path) -> Path:
@@ -76,6 +119,6 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; empty where the file is absent, damaged or holds no object."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

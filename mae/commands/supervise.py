@@ -145,7 +145,9 @@ class Supervisor:
             signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._note) for number in signals}
         try:
-            with tempfile.TemporaryDirectory(prefix="mae-supervise-") as own:
+            with tempfile.TemporaryDirectory(
+                prefix="mae-supervise-", ignore_cleanup_errors=True
+            ) as own:
                 return self._run(Path(own) / STATUS_FILE)
         finally:
             self._kill_all()

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from mae.base.errors import StorageError, UserError
+from mae.base.files import new_file
 from mae.data.labels import NO_LABEL
 from mae.data.passed_over import PassedOver, Reason
 from mae.data.scan import ShardIndex, scan
@@ -180,7 +181,10 @@ def _index_beside(location: str, size: int | None) -> ShardIndex | None:
     address, question, query = location.partition("?")
     folder, _, name = address.rpartition("/")
     beside = f"{folder}/{INDEX_FOLDER}/{name}.safetensors{question}{query}"
-    with tempfile.TemporaryDirectory() as temporary, suppress(StorageError):
+    with (
+        suppress(StorageError, OSError),  # such as a full /tmp
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary,
+    ):
         path = Path(temporary, "index")
         with path.open("wb") as file:
             download(beside, file, None)
@@ -242,14 +246,8 @@ def _store(file: Path, index: ShardIndex, version: str) -> None:
     metadata = {"format": FORMAT, "bytes": str(index.bytes), "version": version}
     metadata |= {"sha256": index.sha256, "members": _members_to_json(index)}
     metadata["digest"] = _digest(arrays, metadata)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            whole = Path(folder, file.name)
-            whole.write_bytes(save(arrays, metadata))  # save_file's mode is 0600
-            whole.replace(file)
-    except OSError:
-        return
+    with suppress(UserError), new_file(file) as part:
+        part.write_bytes(save(arrays, metadata))  # save_file's mode is 0600
 
 
 def _members_to_json(index: ShardIndex) -> str:
@@ -279,12 +277,6 @@ def _digest(arrays: dict[str, npt.NDArray], metadata: dict[str, str]) -> str:
 
 def _write(out: Path, text: str) -> None:
     """Write `out` atomically."""
-    part = out.with_name(f".{out.name}.part")
-    try:
+    with new_file(out) as part:
         # File names that are not UTF-8 are written byte for byte.
         part.write_text(text, encoding="utf-8", errors="surrogateescape")
-        part.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    finally:
-        part.unlink(missing_ok=True)

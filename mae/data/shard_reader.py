@@ -3,6 +3,7 @@
 import os
 import zlib
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 from mae.base.errors import SampleError, StorageError
@@ -88,7 +89,8 @@ class ShardReader:
     def _refresh(self, shard: int) -> None:
         """Close the shard, and delete the cached copy of a remote one."""
         if shard in self._files:
-            os.close(self._files.pop(shard))
+            with suppress(OSError):
+                os.close(self._files.pop(shard))
         location = self.manifest.shards[shard]
         if self.cache is not None and is_remote(location):
             self.cache.discard(location, **self._identity(shard))
@@ -99,4 +101,5 @@ class ShardReader:
 
     def __del__(self) -> None:
         for file in self._files.values():
-            os.close(file)
+            with suppress(OSError):
+                os.close(file)

@@ -120,7 +120,7 @@ def check_export(folder: Path, written: ExportFiles, out: Path) -> float:
     settings = {"threads": str(torch.get_num_threads()), **written.settings}
     loader = f"{written.loader.__module__}:{written.loader.__name__}"
     expected = {f"{EXPECTED_PREFIX}{name}": tensor for name, tensor in written.expected.items()}
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         file = Path(scratch) / "check.safetensors"
         tensors = written.inputs | expected
         save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, file, settings)

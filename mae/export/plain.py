@@ -7,9 +7,10 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from mae.base.files import save_tensors
 from mae.config.sections import Config, DataConfig
 from mae.export.contract import ExportFiles, ExportRequest, refuse_options, weights
 from mae.objectives import registry
@@ -46,7 +47,7 @@ def write_plain(folder: Path, request: ExportRequest, images: Tensor) -> ExportF
         },
     )
     tensors = {name: tensor.clone() for name, tensor in weights(request.model).items()}
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     write_description(folder, without_local_paths(request.config), request.state)
     bits, (height, width) = request.config.data.bits, request.model.img_size
     package = registry.OBJECTIVES[request.config.objective]

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from mae.base.files import save_tensors
 from mae.export.check import load_timm
 from mae.export.contract import (
     ExportFiles,
@@ -42,7 +42,7 @@ tokens = encoder.forward_features(images)  # [b, {prefix} + {patches}, {width}]
 def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write config.json and model.safetensors."""
     vit = request.encoder
-    save_file(weights(vit), folder / "model.safetensors", {"format": "pt"})
+    save_tensors(weights(vit), folder / "model.safetensors", {"format": "pt"})
     config = timm_config(request)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     normalised = request.normalize(images)

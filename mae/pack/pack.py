@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import SampleError, UserError
+from mae.base.files import discard
 from mae.base.progress import Progress, progress_bar
 from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import BadImage
@@ -135,7 +136,7 @@ def _require_images(
     for split in sorted({task.split for task in tasks}):
         own = [found for task, found in zip(tasks, reports, strict=True) if task.split == split]
         if not any(len(found.images) for found in own):
-            (part / PLAN).unlink()
+            discard(part / PLAN)  # without it nothing is kept
             bad = [pair for r in own for pair in zip(r.skipped, r.reasons, strict=True)]
             image, reason = min(bad)
             name = printable(listing.reader.name(listing.sources[image].reference))

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mae.base.errors import RunFailed, UserError
+from mae.base.files import discard, sync
 
 PLAN = "plan"
 """file with the digest of the plan that the work so far belongs to"""
@@ -42,14 +43,14 @@ def unfinished_folder(out: Path, log: Callable[[str], None]) -> Iterator[Path]:
                 yield part
             finally:
                 if not (part / PLAN).exists():
-                    shutil.rmtree(part, ignore_errors=True)
+                    discard(part)
             for name in (PLAN, LOCK):
                 (part / name).unlink()
-            sync_folder(part)
+            sync(part)
             if out.exists():
                 out.rmdir()
             part.rename(out)
-            sync_folder(out.parent)
+            sync(out.parent)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error}; {kept}") from None
     except (UserError, RunFailed, KeyboardInterrupt):
@@ -77,15 +78,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the file names of `folder` to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _lock(file: int, out: Path) -> None:

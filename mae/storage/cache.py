@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, overload
 
 from mae.base.errors import StorageError, UserError
+from mae.base.files import discard
 from mae.config.sections import DataConfig
 from mae.storage.remote import canonical_address, download, redacted
 
@@ -114,7 +115,7 @@ class ShardCache:
     ) -> None:
         """Delete a damaged copy, so that the next `fetch` downloads the shard again."""
         if copy := self._find(self._ref(location, size, version), size, sha256, 0.0):
-            copy.unlink(missing_ok=True)
+            discard(copy)
 
     def _ref(self, location: str, size: int | None, version: str) -> Path:
         text = f"{canonical_address(location)}\0{size}\0{version}"
@@ -173,7 +174,7 @@ class ShardCache:
                 link.rename(ref)
             return copy
         finally:
-            part.unlink(missing_ok=True)
+            discard(part)
 
     def _download(self, location: str, part: Path, size: int | None) -> str:
         """Download to `part`, evicting copies where the disk is full; returns the sha256."""
@@ -288,13 +289,15 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
 
     Without `wait`, raises BlockingIOError where the lock is held.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         try:
             yield
         finally:
             # Explicitly, not by closing: a process forked meanwhile has the file open, too.
-            fcntl.flock(file, fcntl.LOCK_UN)
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)
     finally:
-        os.close(file)
+        with suppress(OSError):
+            os.close(file)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mae.base.errors import UserError
-from mae.base.files import read_json, write_json
+from mae.base.files import discard, new_file, new_folder, read_json, write_json
 
 
 def test_full_disk_leaves_the_previous_file(tmp_path, monkeypatch):
@@ -39,3 +39,32 @@ def test_read_json_of_no_object_is_empty(tmp_path, content):
     assert read_json(file) == {}
     file.write_text(json.dumps({"a": 1}))
     assert read_json(file) == {"a": 1}
+
+
+def test_a_clean_up_that_fails_does_not_hide_the_first_error(tmp_path, monkeypatch):
+    """Everything on the storage fails from some moment on."""
+
+    def fail(*arguments, **named):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for make in (new_file, new_folder):
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(UserError, match="the first error"),
+            make(tmp_path / "out"),
+        ):
+            for name in ("unlink", "rmdir", "rename", "replace"):
+                patch.setattr(Path, name, fail)
+            patch.setattr("os.rmdir", fail)
+            raise UserError("the first error")
+
+
+def test_discard_deletes_files_folders_and_links_and_never_fails(tmp_path):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    (tmp_path / "file").touch()
+    for name in ("link", "file", "absent"):
+        discard(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    discard(tmp_path / "folder")
+    assert not list(tmp_path.iterdir())

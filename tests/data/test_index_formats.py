@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 import tarfile
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 from mae.base.errors import UserError
 from mae.data.index import write_wds2idx, write_wids
 from mae.data.shards import expand_shards
+from tests.mounts import run_with_mounts
 
 
 @pytest.fixture
@@ -122,8 +125,22 @@ def test_wids_itself_opens_the_index(tmp_path, make_tar):
 
 
 def test_what_cannot_be_written_is_named(shard, tmp_path):
-    out = tmp_path / "nope" / "a.idx"
-    with pytest.raises(UserError, match=r"a.idx: cannot be written: No such file"):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "a.idx"
+    with pytest.raises(UserError, match=r"a.idx: cannot be written: (File exists|Not a dir)"):
         write_wds2idx(shard, out)
     with pytest.raises(UserError, match=r"nope.tar: cannot be read: No such file"):
         write_wids([tmp_path / "nope.tar"], [1], tmp_path / "i.json")
+
+
+@pytest.mark.parametrize("options", [["--wds2idx"], ["--wids", "shards/wids.json"]])
+def test_read_only_storage_is_one_line(options, make_shards, tmp_path):
+    make_shards(tmp_path / "shards", 4)
+    mounts = f"mount --bind {tmp_path}/shards {tmp_path}/shards\n"
+    mounts += f"mount -o remount,ro,bind {tmp_path}/shards"
+    words = [sys.executable, "-m", "mae", "index", f"{tmp_path}/shards/shard-000000.tar", *options]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
+    done = run_with_mounts(mounts, words, cwd=tmp_path, env=env)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mae: ") and line.endswith("cannot be written: Read-only file system")

@@ -91,7 +91,7 @@ def bench_joint(
         rounds = [step.round(effort.seconds) for _ in range(effort.rounds)]
         progress("the step, before", 1, 3)
         every = max(1, round(effort.seconds / rounds[0]["seconds"]))
-        with tempfile.TemporaryDirectory(prefix="mae-bench-") as folder:
+        with tempfile.TemporaryDirectory(prefix="mae-bench-", ignore_cleanup_errors=True) as folder:
             rows = run_loop(
                 config,
                 images,

@@ -117,7 +117,8 @@ def bench_loader(
     workers = (os.cpu_count() or 1) if workers is None else workers
     if images < batch_size or images % batch_size:
         raise UserError(f"bench: {images} images are no multiple of the batch of {batch_size}")
-    with tempfile.TemporaryDirectory(prefix="mae-bench-") as folder, one_thread():
+    scratch = tempfile.TemporaryDirectory(prefix="mae-bench-", ignore_cleanup_errors=True)
+    with scratch as folder, one_thread():
 
         def copied(patterns: Sequence[str], name: str) -> Manifest:
             manifest = build_manifest(patterns, name, index_dir, cache)

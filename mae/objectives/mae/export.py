@@ -9,12 +9,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from timm.layers import Mlp, resample_abs_pos_embed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
+from mae.base.files import save_tensors
 from mae.export import timm
 from mae.export.contract import (
     ExportFiles,
@@ -41,7 +41,7 @@ def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
     if not request.decoder:
         return written
     # In a file of its own: timm mistakes a state dict with a mask token for DINOv2's.
-    save_file(weights(mae_of(request).decoder), folder / DECODER_FILE, {"format": "pt"})
+    save_tensors(weights(mae_of(request).decoder), folder / DECODER_FILE, {"format": "pt"})
     return written._replace(files=written.files + DECODER)
 
 
@@ -150,7 +150,7 @@ def write_original(folder: Path, request: ExportRequest, images: Tensor) -> Expo
     refuse_beyond_plain(vit, "mae")
     decoder, remarks = named_decoder(request, "mae")
     tensors = original_names(vit, decoder)
-    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     torch.save({"model": tensors}, folder / PICKLED)
     normalised = request.normalize(images)
     inputs, expected = {"images": normalised}, expected_features(request, normalised)

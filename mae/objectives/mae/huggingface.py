@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from timm.layers import Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor
 
 from mae.base.errors import UserError
+from mae.base.files import save_tensors
 from mae.config.sections import Config
 from mae.export.contract import (
     ExportFiles,
@@ -225,6 +225,6 @@ def processor_config(config: Config, model: MaskedAutoencoder) -> dict[str, Any]
 def _write(
     folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], processor: str
 ) -> None:
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "preprocessor_config.json").write_text(processor)

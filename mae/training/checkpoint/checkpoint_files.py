@@ -17,12 +17,12 @@ import math
 import os
 import re
 import secrets
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae.base.errors import StorageError, UserError
+from mae.base.files import discard, save_tensors, sync
 
 if TYPE_CHECKING:
     from mae.training.checkpoint.snapshot import CheckpointTensors
@@ -80,23 +80,19 @@ def write_checkpoint(part: Path, tensors: CheckpointTensors, state: TrainingStat
     Raises OSError or SafetensorError where the disk is full or fails; `part` is deleted then, and
     existing checkpoints stay.
     """
-    from safetensors.torch import (
-        save_file,  # imports torch, which readers of state.json do not need
-    )
-
     try:
-        save_file(tensors.model, part / WEIGHTS)
-        save_file(tensors.optimizer, part / MOMENTS)
+        save_tensors(tensors.model, part / WEIGHTS)
+        save_tensors(tensors.optimizer, part / MOMENTS)
         files = {name: _stamp(part / name) for name in (WEIGHTS, MOMENTS)}
         content = with_checksum({"format": FORMAT, **state._asdict(), "files": files})
         (part / "state.json").write_text(json.dumps(content, indent=1))
         for path in [*part.iterdir(), part]:
-            _sync(path)
+            sync(path)
         final = part.parent / f"step-{state.step:09d}"
         _commit(part, final, state)
-        _sync(part.parent)
+        sync(part.parent)
     except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
+        discard(part)
         raise
     return final
 
@@ -109,7 +105,7 @@ def _commit(part: Path, final: Path, state: TrainingState) -> None:
         if not final.exists():
             raise
         if is_intact(final, state):
-            shutil.rmtree(part)
+            discard(part)  # a leftover is deleted at the next start
             return
         # Damaged, or from before a rollback.  Another process may be saving the same step: check
         # again what it may have put there by now.
@@ -132,7 +128,7 @@ def step_of(path: Path) -> int:
 def remove(path: Path) -> None:
     """Delete a checkpoint atomically: it is renamed first, in case a kill interrupts."""
     doomed = path.rename(path.with_suffix(f".{secrets.token_hex(4)}.tmp"))
-    shutil.rmtree(doomed, ignore_errors=True)  # leftovers are deleted at the next start
+    discard(doomed)  # leftovers are deleted at the next start
 
 
 class IntactCheckpoint(NamedTuple):
@@ -233,11 +229,3 @@ def _stamp(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

@@ -1,6 +1,5 @@
 """Resuming: load weights, their average and optimizer state, on any number of processes."""
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mae.base.errors import UserError
+from mae.base.files import discard
 from mae.data.manifest import Manifest
 from mae.objectives.base import Objective
 from mae.training.checkpoint.average import MovingAverage, local
@@ -222,7 +222,7 @@ def resume(
         kept = keep_newest_damaged(run.checkpoints, damaged)
         delete_after(run.checkpoints, state.step)  # written again when the run reaches them
         for leftover in run.checkpoints.glob("*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            discard(leftover)
     accelerator.wait_for_everyone()  # before other processes read the folder
     notes = [
         f"damaged {reason}; "

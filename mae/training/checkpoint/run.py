@@ -86,7 +86,7 @@ class Run:
 
     def _lock(self) -> None:
         """Lock the folder until this process ends, so that a job submitted twice runs once."""
-        file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT)  # never closed
+        file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT, 0o666)  # never closed
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mae.base.errors import RunFailed
+from mae.base.files import discard
 from mae.training.checkpoint.average import MovingAverage
 from mae.training.checkpoint.checkpoint_files import (
     DAMAGED_SUFFIX,
@@ -115,7 +116,7 @@ class Saver:
         for reason in (*problems, _buffer_mismatch(sums, state)):
             if reason:
                 if part:
-                    part.rmdir()
+                    discard(part)
                 raise RunFailed(reason)
         if is_main or is_sharded(model):
             snapshot = self.snapshots.take(tensors, is_kept=is_main)

@@ -114,7 +114,7 @@ def test_a_write_cut_short_leaves_the_one_before_and_nothing_temporary(tmp_path,
     def disk_full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mae.training.checkpoint.checkpoint_files._sync", disk_full)
+    monkeypatch.setattr("mae.training.checkpoint.checkpoint_files.sync", disk_full)
     with pytest.raises(OSError, match="No space left"):
         write(tmp_path, 2)
     assert names(tmp_path) == ["step-000000001"]
@@ -126,9 +126,9 @@ def test_a_write_cut_short_leaves_the_one_before_and_nothing_temporary(tmp_path,
 def test_all_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     """Files, then their folder, then the rename, then the folder that holds the name."""
     events = []
-    sync, rename = checkpoint_files._sync, Path.rename
+    sync, rename = checkpoint_files.sync, Path.rename
     monkeypatch.setattr(
-        checkpoint_files, "_sync", lambda path: (events.append(path.name), sync(path))
+        checkpoint_files, "sync", lambda path: (events.append(path.name), sync(path))
     )
     monkeypatch.setattr(
         Path, "rename", lambda old, new: (events.append("rename"), rename(old, new))[1]
