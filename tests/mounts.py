@@ -1,12 +1,13 @@
 """Processes with mounts of their own: read-only folders, small file systems."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
 
 def run_with_mounts(
-    mounts: str, words: list[str], timeout: float = 120, **options: object
+    mounts: str, words: list[str], cwd: Path, env: dict[str, str], timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """Run a command after the shell lines `mounts`, which no other process notices.
 
@@ -24,5 +25,6 @@ def run_with_mounts(
         capture_output=True,
         text=True,
         timeout=timeout,
-        **options,  # pyrefly: ignore
+        cwd=cwd,
+        env=env,
     )

@@ -1,16 +1,16 @@
 """Exit codes, the exit status file of a run, and its event log (events.jsonl)."""
 
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mae.base.errors import RunFailed, UserError
+from mae.base.rows import append_row, read_file
 
 DONE, FAILED, WRONG_USE, STOPPED = 0, 1, 2, 75
 """exit codes; STOPPED: stopped early with a checkpoint, the same command resumes the run"""
@@ -68,7 +68,7 @@ def write_exit_status(folder: Path | None, status: ExitStatus) -> None:
 def read_exit_status(path: Path) -> ExitStatus | None:
     """Read an exit status; None where the file is absent or damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        row = json.loads(path.read_text())
+        row = json.loads(read_file(path))
         return ExitStatus(int(row["code"]), row["step"], str(row["reason"]))
     return None
 
@@ -89,26 +89,3 @@ def append_event(folder: Path, step: int | None, event: str, reason: str) -> Non
         append_row(
             folder / "events.jsonl", {"time": now, "step": step, "event": event, "reason": reason}
         )
-
-
-def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append a row to a JSON Lines file; raises OSError where it cannot be written.
-
-    A last line without its newline (the writer was killed) is ended first.  Non-finite numbers
-    become null, since JSON cannot represent them.
-    """
-    text = json.dumps(_non_finite_to_null(row), allow_nan=False)
-    with path.open("a+b") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-        is_cut_off = file.read() not in (b"", b"\n")
-        file.write(b"\n" * is_cut_off + text.encode() + b"\n")
-
-
-def _non_finite_to_null(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _non_finite_to_null(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_non_finite_to_null(item) for item in value]
-    return value

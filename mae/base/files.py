@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from mae.base.errors import UserError
+from mae.base.rows import read_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -118,7 +119,7 @@ def write_json(path: Path, content: dict) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; empty where the file is absent, damaged or holds no object."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

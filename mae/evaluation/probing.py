@@ -1,7 +1,6 @@
 """Probes that train a head on a frozen encoder: their request, settings and run folders."""
 
 import argparse
-import json
 import secrets
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from torch import nn
 
 from mae.base.errors import UserError
 from mae.base.exit_status import DONE, STATUS_FILE, read_exit_status
+from mae.base.rows import read_rows
 from mae.config.sections import Config
 from mae.config.validation import changed_settings
 from mae.data.images import Images
@@ -202,7 +202,10 @@ def claim_folder(
 
 def replaced_images(folder: Path, manifest: Manifest) -> list[str]:
     """Errors of the unreadable training images of the run in `folder`, which were replaced."""
-    file = Run(folder).quarantine_file
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    own = {row["sample"]: row["error"] for row in rows if row["data"] == manifest.fingerprint}
+    rows = read_rows(Run(folder).quarantine_file).rows
+    own = {
+        row["sample"]: str(row.get("error"))
+        for row in rows
+        if row.get("data") == manifest.fingerprint and isinstance(row.get("sample"), int)
+    }
     return [own[sample] for sample in sorted(own)]

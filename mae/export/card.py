@@ -1,11 +1,12 @@
 """Model card of an export: Markdown on how to use it, its training, results and licence."""
 
-import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mae.base.files import read_json
+from mae.base.rows import read_rows
 from mae.config.sections import Config
 from mae.evaluation.diagnosis import interval, number
 from mae.evaluation.results import PRETRAINED, TRAINED_ENCODERS, budget_name
@@ -167,12 +168,10 @@ def _uncertainty(row: dict[str, Any], key: str, images: object) -> str:
 def _last_row(path: Path, step: int) -> dict[str, Any]:
     """Last row of a .jsonl file up to `step`; empty where there is none."""
     found: dict[str, Any] = {}
-    for line in path.read_text().splitlines() if path.is_file() else []:
-        try:
-            row = json.loads(line)
-            found = row if row["step"] <= step else found
-        except (ValueError, KeyError, TypeError):
-            continue
+    with suppress(OSError):
+        for row in read_rows(path).rows:
+            at = row.get("step")
+            found = row if isinstance(at, int | float) and at <= step else found
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from mae.base.errors import UserError
 from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, ExitStatus, read_exit_status
+from mae.base.rows import read_file
 from mae.config.migration import migrate_settings
 from mae.config.sections import Config
 from mae.config.types import flatten
@@ -160,9 +162,8 @@ def _interval(record: Record) -> float:
 def _read_rows(path: Path, notes: list[str]) -> list[Row]:
     """Lines that are JSON objects.  Damaged ones are noted, except a last line that is cut off."""
     try:
-        lines = path.read_bytes().decode("utf-8", "replace").split("\n")
-    except FileNotFoundError:
-        return []
+        whole = read_file(path) if os.path.lexists(path) else b""
+        lines = whole.decode("utf-8", "replace").split("\n")
     except OSError as error:
         notes.append(f"{path.name}: cannot be read: {error.strerror}")
         return []
@@ -183,9 +184,7 @@ def _read_rows(path: Path, notes: list[str]) -> list[Row]:
 
 def _read_object(path: Path, notes: list[str]) -> Row:
     try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
+        found = json.loads(read_file(path)) if os.path.lexists(path) else {}
     except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):

@@ -88,7 +88,7 @@ def train(
         config, objective, setup.data, is_main or accelerator.is_fsdp2
     )
     if is_main:
-        run.open(config)
+        notes += run.open(config)
         if initial:
             write_json(run.folder / "init.json", initial.record)
         clear_exit_status(run.folder)

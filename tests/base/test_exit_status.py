@@ -1,16 +1,11 @@
 """Exit status files and event logs."""
 
 import json
-import math
-
-import numpy as np
-import pytest
 
 from mae.base.exit_status import (
     STATUS_VARIABLE,
     ExitStatus,
     append_event,
-    append_row,
     clear_exit_status,
     read_exit_status,
     write_exit_status,
@@ -61,33 +56,6 @@ def test_exit_status_is_cleared_in_run_folders_only(tmp_path):
     clear_exit_status(tmp_path)
     clear_exit_status(tmp_path)
     assert not file.exists()
-
-
-def test_row_is_appended_after_a_truncated_line(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    append_row(path, {"step": 1})
-    path.write_text(path.read_text() + '{"step": 2, "lo')
-    append_row(path, {"step": 3})
-    assert path.read_text() == '{"step": 1}\n{"step": 2, "lo\n{"step": 3}\n'
-
-
-def test_non_finite_numbers_become_null(tmp_path):
-    """Standard JSON has no NaN: strict readers reject the whole line."""
-    path = tmp_path / "rows.jsonl"
-    values = [math.nan, math.inf, -math.inf, np.float64("nan"), 1.5]
-    append_row(path, {"loss": math.nan, "deep": {"all": values}, "two": (math.inf, 2), "n": None})
-
-    def refuse(constant):
-        raise AssertionError(constant)
-
-    row = json.loads(path.read_text(), parse_constant=refuse)
-    expected = {"all": [None, None, None, None, 1.5]}
-    assert row == {"loss": None, "deep": expected, "two": [None, 2], "n": None}
-
-
-def test_unwritable_row_raises_os_error(tmp_path):
-    with pytest.raises(OSError, match="gone"):
-        append_row(tmp_path / "gone" / "rows.jsonl", {"step": 1})
 
 
 def test_events_need_a_run_folder_and_follow_a_truncated_line(tmp_path):

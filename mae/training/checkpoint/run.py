@@ -7,19 +7,23 @@ checkpoints/  panels/  wandb/  tensorboard/
 
 import errno
 import fcntl
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from mae.base.errors import UserError
-from mae.base.exit_status import append_row
 from mae.base.files import run_folder
+from mae.base.rows import append_row, read_rows, repair_rows, set_aside, write_lines
 from mae.config.loading import dump_config, recorded_config
 from mae.config.sections import Config
 from mae.config.validation import changed_settings
 from mae.objectives.registry import declaration
 from mae.training.checkpoint.checkpoint_files import checkpoints, step_of
+
+ROW_FILES = ("metrics.jsonl", "health.jsonl", "events.jsonl", "starts.jsonl", "quarantine.jsonl")
+RECORD_FILES = ("exit-status", "wandb-id", "init.json", "classes.txt", "report.html")
+RECORD_FOLDERS = ("panels", "wandb", "tensorboard")
+"""what a run records beside its checkpoints"""
 
 
 class Run:
@@ -66,12 +70,16 @@ class Run:
             raise UserError(f"output: {self.folder} is not empty and holds no run")
         return []
 
-    def open(self, config: Config) -> None:
-        """Create and lock the folder and record the settings; UserError where that fails."""
+    def open(self, config: Config) -> list[str]:
+        """Create and lock the folder and record the settings; UserError where that fails.
+
+        Record files that are damaged or not readable are set aside; returns messages on them.
+        """
         try:
             # The settings first: after a kill they identify the folder as this run's.
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
+            notes = self._repair_records()
             if not self.config_file.exists() or self.config() != config:
                 with self.config_part.open("w") as file:
                     file.write(dump_config(config))
@@ -81,6 +89,7 @@ class Run:
             declaration(config.objective).write_run_files(config, self.folder)
             self.checkpoints.mkdir(exist_ok=True)
             self.panels.mkdir(exist_ok=True)
+            return notes
         except OSError as error:
             raise UserError(f"output: {self.folder} cannot be written: {error.strerror}") from None
 
@@ -93,6 +102,19 @@ class Run:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise UserError(f"output: {self.folder} is in use by another process") from None
             # Some network file systems have no locks: continue without.
+
+    def _repair_records(self) -> list[str]:
+        """Set aside what is damaged of the record files: they must never stop a run."""
+        notes = [repair_rows(self.folder / name) for name in ROW_FILES]
+        for name in RECORD_FILES:
+            path = self.folder / name
+            if os.path.lexists(path) and not path.is_file():
+                notes.append(set_aside(path, "is no file"))
+        for name in RECORD_FOLDERS:
+            path = self.folder / name
+            if os.path.lexists(path) and not path.is_dir():
+                notes.append(set_aside(path, "is no folder"))
+        return [note for note in notes if note]
 
     def config(self) -> Config:
         """Read the recorded settings; UserError where there are none."""
@@ -120,20 +142,15 @@ class Run:
             if not path.exists():
                 continue
             kept = []
-            for line in path.read_text().splitlines(keepends=True):
-                try:
-                    if json.loads(line)["step"] <= step and line.endswith("\n"):
-                        kept.append(line)
-                except (ValueError, KeyError, TypeError):
-                    continue  # truncated by a kill
-            part = path.with_suffix(".tmp")
-            part.write_text("".join(kept))
-            part.replace(path)
+            found = read_rows(path)
+            for line, row in zip(found.lines, found.rows, strict=True):
+                if isinstance(row.get("step"), int | float) and row["step"] <= step:
+                    kept.append(line)
+            write_lines(path, kept)
 
     def last_metrics(self) -> dict[str, Any]:
         """Read the last row of metrics.jsonl; empty where there is none."""
-        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
-        return json.loads(lines[-1]) if lines else {}
+        return next(reversed(read_rows(self.metrics_file).rows), {})
 
 
 def find_run(folder: str | Path) -> Run:

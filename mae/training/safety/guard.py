@@ -1,6 +1,5 @@
 """Guard against skipped steps and loss spikes, and quarantine of unreadable images."""
 
-import json
 import math
 import statistics
 from collections import deque
@@ -11,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from mae.base.errors import RunFailed
+from mae.base.rows import append_row, read_rows
 from mae.config.sections import GuardConfig
 from mae.data.images import BadSample
 from mae.data.manifest import Manifest
@@ -143,7 +143,7 @@ class Quarantine:
         """
         self.file, self.manifest, self.max_bad = file, manifest, max_bad
         self.is_main = accelerator.is_main_process
-        recorded = _recorded_samples(file, manifest.fingerprint) if self.is_main else None
+        recorded = _recorded_samples(file, manifest) if self.is_main else None
         self.known: set[int] = set(broadcast_object_list([recorded])[0] or ())
         """numbers of the unreadable images that all processes know of"""
         self.pending: list[BadSample] = []
@@ -195,25 +195,16 @@ class Quarantine:
             "step": step,
             "data": self.manifest.fingerprint,
         }
-        with self.file.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_row(self.file, row)
 
 
-def _recorded_samples(file: Path, fingerprint: str) -> list[int]:
-    """Read the sample numbers that the file lists for this data.
-
-    A line that a kill has truncated is skipped, and a line break is appended to it.
-    """
-    text = file.read_text() if file.exists() else ""
-    if text and not text.endswith("\n"):
-        with file.open("a") as rest:
-            rest.write("\n")
-    known = []
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-            if row["data"] == fingerprint:  # the numbers of other data mean other images
-                known.append(int(row["sample"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-    return known
+def _recorded_samples(file: Path, manifest: Manifest) -> list[int]:
+    """Read the sample numbers that the file lists for this data, and that still count as bad."""
+    known: dict[int, None] = {}
+    for row in read_rows(file).rows:
+        sample = row.get("sample")
+        if row.get("data") != manifest.fingerprint or not isinstance(sample, int):
+            continue  # the numbers of other data mean other images
+        if 0 <= sample < len(manifest):
+            known[sample] = None
+    return list(known)

@@ -41,7 +41,8 @@ class Monitor:
             run.quarantine_file, data.manifest, config.data.max_bad, accelerator
         )
         self.quarantine.check()
-        self.guard = Guard(config.guard, int(run.last_metrics().get("skipped", 0)))
+        skipped = run.last_metrics().get("skipped")
+        self.guard = Guard(config.guard, skipped if isinstance(skipped, int) else 0)
         self.hint = DataWaitHint(remedies_for_run(config, accelerator.device))
         self.begin()
 
