@@ -26,6 +26,7 @@ class EvaluatedRun(NamedTuple):
     predictions: Predictions
     names: list[str]
     """names of the classes"""
+    crop_pct: float
 
 
 def add_parser(commands: Any) -> None:
@@ -101,7 +102,8 @@ def evaluate_run(
     from mae.pictures.confusion import draw_confusion
     from mae.training.checkpoint.run import find_run
 
-    config, state, images, predictions, names = predict_run(folder, shards, key, device, workers)
+    evaluated = predict_run(folder, shards, key, device, workers)
+    config, state, images, predictions, names, _ = evaluated
     for reason in predictions.skipped:
         log(f"skipped: {reason}")
     seen, run = trained_on(config, images), find_run(folder).folder
@@ -132,7 +134,7 @@ def evaluate_run(
         "step": state.step,
         "test_images_in_train": seen,
         "data": images.manifest.fingerprint,
-        "crop_pct": config.data.crop_pct,
+        "crop_pct": evaluated.crop_pct,
         "averaged_weights": config.train.ema > 0,
         "seed": config.train.seed,
         "interval_rule": "95 %: Wilson's, of the test images; differences: paired bootstrap",
@@ -154,6 +156,7 @@ def predict_run(
     from mae.base.errors import UserError
     from mae.data.class_names import class_names
     from mae.data.training_data import open_images
+    from mae.data.transform import choose_crop_pct
     from mae.evaluation.classification import evaluate_classifier, require_classes
     from mae.evaluation.features import missing_features
     from mae.networks.vit import timm_encoder
@@ -185,7 +188,8 @@ def predict_run(
         workers=workers,
         max_bad=config.data.max_bad,
     )
-    return EvaluatedRun(config, state, images, predictions, names)
+    crop_pct = choose_crop_pct(config.data.crop_pct, objective.img_size)
+    return EvaluatedRun(config, state, images, predictions, names, crop_pct)
 
 
 def trained_on(config: Config, test: Images) -> int | None:

@@ -91,8 +91,9 @@ class DataConfig(Section):
     """normalisation: standard deviation of each channel, for pixels in [0, 1]"""
     own_statistics: bool = False
     """measure mean and std on the training images instead of using the values above"""
-    crop_pct: Share = 0.875
-    """evaluation: centre crop's side as a fraction of the resized short side, in (0, 1]"""
+    crop_pct: Share | None = None
+    """evaluation: centre crop's side as a fraction of the resized short side, in (0, 1] (default:
+    0.875 for images of up to 224 px, 1 for larger ones)"""
     workers: NonNegative = 4
     """data workers (decoding processes) per training process (0: decode in the training process)"""
 

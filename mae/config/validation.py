@@ -56,6 +56,7 @@ FREE_ON_RESUME = (
     "data.cache_gb",
     "data.allow_pipe",
     "data.max_bad",
+    "data.crop_pct",  # of held-out images only
     "train.attention",
     "train.compile",
     "train.grad_checkpointing",

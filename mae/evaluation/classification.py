@@ -78,7 +78,7 @@ def evaluate_classifier(
     images: Images,
     labels: Labels,
     img_size: tuple[int, int],
-    crop_pct: float,
+    crop_pct: float | None,
     *,
     device: torch.device | str = "cpu",
     workers: int = 0,

@@ -9,11 +9,13 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import torch.nn.functional as F
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import Config, DataConfig
+from mae.data.transform import choose_crop_pct
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
 from mae.training.checkpoint.trained import build_objective, is_plain, load_pretrained, refuse_probe
@@ -29,6 +31,9 @@ RAW = "raw"
 PIXEL_SIDE = 16
 """longest side in pixels of images used as features"""
 
+
+ONLY = {"crop_mode": "center", "interpolation": "bicubic"}
+"""keys of timm's on the reading of images, and their only supported values"""
 
 Encode = Callable[[Tensor], dict[str, Tensor]]
 """integers [b c h w] → vectors [b d] by name, the preferred one first; patch `tokens` [b p d] where
@@ -160,7 +165,7 @@ def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
         encode=encode,
         sha256=sha256,
         img_size=size,
-        crop_pct=data.crop_pct,
+        crop_pct=choose_crop_pct(data.crop_pct, size),
         pixels=pixels,
         name=name,
     )
@@ -210,13 +215,14 @@ def _open_timm(folder: Path) -> LoadedEncoder:
         pretrained: dict[str, Any] = written["pretrained_cfg"]
         channels, *size = pretrained["input_size"]
         name = FINE_TUNED if written.get("num_classes") else PRETRAINED
-        reading: dict[str, Any] = {key: pretrained[key] for key in ("mean", "std", "crop_pct")}
-        config = Config(data=DataConfig(**reading, in_chans=channels))
+        reading: dict[str, Any] = resolve_data_config(pretrained)
+        _refuse_other_views(folder, reading)
+        used = {key: reading[key] for key in ("mean", "std", "crop_pct")}
+        config = Config(data=DataConfig(**used, in_chans=channels))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: timm cannot load the encoder: {reason}") from None
     img_size = int(size[0]), int(size[1])
-
     def untrained() -> tuple[nn.Module, FrozenEncoder]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -228,6 +234,20 @@ def _open_timm(folder: Path) -> LoadedEncoder:
     )
 
 
+def _refuse_other_views(folder: Path, reading: dict[str, Any]) -> None:
+    """Raise UserError for an export whose images are not read by `center_view`."""
+    for key, supported in ONLY.items():
+        if reading[key] != supported:
+            raise UserError(
+                f"{folder}/config.json: {key} {reading[key]}: images are read with {supported} only"
+            )
+    if not 0 < reading["crop_pct"] <= 1:
+        raise UserError(
+            f"{folder}/config.json: crop_pct {reading['crop_pct']}: images are read with numbers "
+            "in (0, 1] only"
+        )
+
+
 def _timm_encoder(
     model: Any, config: Config, img_size: tuple[int, int], name: str
 ) -> FrozenEncoder:
@@ -237,7 +257,7 @@ def _timm_encoder(
         encode=encode,
         sha256=weights_sha256(model),
         img_size=img_size,
-        crop_pct=data.crop_pct,
+        crop_pct=choose_crop_pct(data.crop_pct, img_size),
         pixels=pixels,
         name=name,
     )

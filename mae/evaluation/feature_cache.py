@@ -23,6 +23,7 @@ from mae.base.progress import duration
 from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.manifest import Manifest
+from mae.data.transform import CENTER_RULE
 from mae.evaluation.encoders import TOKENS, FrozenEncoder, objective_encoder
 from mae.evaluation.features import BATCH, Skipped, encode_images
 from mae.evaluation.features_file import (
@@ -149,7 +150,8 @@ def identity(encoder: FrozenEncoder, images: Images) -> dict[str, str]:
         "channels": str(images.channels),
         "bits": str(images.bits),
         "img_size": "x".join(map(str, encoder.img_size)),
-        "crop_pct": f"{encoder.crop_pct:g}",
+        "crop_pct": str(encoder.crop_pct),
+        "view": CENTER_RULE,
         "pixels": encoder.pixels,
         "precision": "computed in float32, kept in float16",
     }

@@ -118,7 +118,7 @@ NOTHING = BatchMeasurement([], np.empty((0, 0), np.float32), np.empty(0), 0, Non
 def measure_health(
     objective: Objective,
     images: Images,
-    crop_pct: float,
+    crop_pct: float | None,
     seed: int,
     limit: int,
     *,
@@ -195,7 +195,7 @@ def _measure_parts(
     objective: Objective,
     images: Images,
     batches: list[list[int]],
-    crop_pct: float,
+    crop_pct: float | None,
     seed: int,
     device: torch.device | str,
     sums: Sums | None,

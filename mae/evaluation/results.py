@@ -36,7 +36,7 @@ DRAWS = "draws of the labels"
 SLICES = "slices that choose C"
 """values of `deviation_of` in a row: the source of the deviation between splits"""
 
-SAME = ("encoder", "img_size", "crop_pct", "pixels", "channels", "bits")
+SAME = ("encoder", "img_size", "crop_pct", "view", "pixels", "channels", "bits")
 """metadata in which features must agree to be compared"""
 
 MOST_NAMED = 4

@@ -22,7 +22,7 @@ from mae.data.images import BadSample, Images
 from mae.data.scan import MASKS
 from mae.data.shard_reader import ShardReader
 from mae.data.tar_members import walk
-from mae.data.transform import apply_view, center_box, stack
+from mae.data.transform import center_fit, center_view, cut, stack, trim
 from mae.networks.patches import patchify
 from mae.storage.remote import is_remote, redacted
 
@@ -125,7 +125,7 @@ class MaskedViews(Dataset):
     """Data set: range of sample numbers → centred views and masks, cropped and resized alike."""
 
     def __init__(
-        self, images: Images, masks: Masks, img_size: tuple[int, int], crop_pct: float
+        self, images: Images, masks: Masks, img_size: tuple[int, int], crop_pct: float | None
     ) -> None:
         self.images, self.masks = images, masks
         self.img_size, self.crop_pct = img_size, crop_pct
@@ -154,11 +154,15 @@ class MaskedViews(Dataset):
         if image.shape[-2:] != mask.shape:
             shapes = f"{list(mask.shape)} pixels, the image {list(image.shape[-2:])}"
             raise SampleError(f"{self.images.manifest.name(sample)}: the mask has {shapes}")
-        height, width = mask.shape
-        box = center_box(height, width, self.img_size, self.crop_pct)
-        part = mask[box.top : box.top + box.height, box.left : box.left + box.width]
-        nearest = F.interpolate(part[None, None], size=self.img_size, mode="nearest-exact")
-        return apply_view(image, box, self.img_size), nearest[0, 0]
+        return center_view(image, self.img_size, self.crop_pct), self._mask(mask)
+
+    def _mask(self, mask: Tensor) -> Tensor:
+        """The part of a mask [h w] that the view of its image shows."""
+        mask = trim(mask)
+        fit = center_fit(mask.shape[0], mask.shape[1], self.img_size, self.crop_pct)
+        size = fit.height, fit.width
+        nearest = F.interpolate(mask[None, None], size=size, mode="nearest-exact")[0, 0]
+        return cut(nearest, fit, self.img_size)
 
 
 def patch_classes(masks: Tensor, patch_size: tuple[int, int]) -> Tensor:

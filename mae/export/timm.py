@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mae.base.files import save_tensors
+from mae.data.transform import choose_crop_pct
 from mae.export.check import load_timm
 from mae.export.contract import (
     ExportFiles,
@@ -92,7 +93,7 @@ def timm_config(request: ExportRequest) -> dict[str, Any]:
             "input_size": [channels, *img_size],
             "fixed_input_size": True,
             "interpolation": "bicubic",
-            "crop_pct": data.crop_pct,
+            "crop_pct": choose_crop_pct(data.crop_pct, request.model.img_size),
             "crop_mode": "center",
             "mean": list(data.mean),
             "std": list(data.std),

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,6 +68,25 @@ def test_export_for_timm_equals_the_encoder(exported):
     torch.testing.assert_close(theirs["tokens"], ours.tokens, atol=1e-5, rtol=1e-5)
     for name in ("mean", "cls"):
         torch.testing.assert_close(theirs[name], ours.pooled[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("crop_mode", "squash", "crop_mode squash: images are read with center only"),
+        ("interpolation", "bilinear", "interpolation bilinear: images are read with bicubic only"),
+        ("crop_pct", 1.1, r"crop_pct 1.1: images are read with numbers in \(0, 1\] only"),
+    ],
+)
+def test_export_whose_images_are_read_otherwise_is_refused(exported, tmp_path, key, value, line):
+    """They would be other images than the encoder was made for, and another result."""
+    folder = Path(shutil.copytree(exported[1], tmp_path / "encoder"))
+    path = folder / "config.json"
+    described = json.loads(path.read_text())
+    described["pretrained_cfg"][key] = value
+    path.write_text(json.dumps(described))
+    with pytest.raises(UserError, match=f"config.json: {line}"):
+        open_encoder(folder)
 
 
 def test_untrained_encoder_differs_and_is_reproducible(exported):

@@ -41,6 +41,9 @@ TAKEN_OVER = {
 }
 """settings that are copied from the pretraining run, by section"""
 
+FORMER_CROP_PCT = 0.875
+"""default of data.crop_pct in earlier versions, which their runs recorded"""
+
 NONE = "none"
 """value of init.from for training from scratch"""
 
@@ -66,6 +69,8 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
             section: {key: values[section][key] for key in keys}
             for section, keys in TAKEN_OVER.items()
         }
+        if base["data"]["crop_pct"] == FORMER_CROP_PCT:
+            base["data"]["crop_pct"] = None  # by the size of the classifier's images
         # finetune.drop_path sets this rate.
         base["model"]["encoder_kwargs"].pop("drop_path_rate", None)
         base["output"] = f"{run_folder(source)}-finetuned"
