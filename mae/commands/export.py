@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae.commands.options import add_command, positive
 from mae.objectives.registry import OBJECTIVES, declaration
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
     trained_size = model.img_size
     if args.img_size:
         config = resize(config, model, own, args.img_size)
-    images, checked_on = check_images(args.images, config, model.img_size)
+    images, photograph, checked_on = check_images(args.images, config, model.img_size)
     given = {"--pool": args.pool is not None, "--no-decoder": not args.decoder}
     request = ExportRequest(
         config=config,
@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> None:
         trained_size=trained_size,
         class_names=own.class_names(config, trained.folder),
         options=frozenset(option for option, is_given in given.items() if is_given),
+        photograph=photograph,
     )
     facts = read_facts(trained, state, declaration(config.objective))
     done = export_folder(
@@ -137,10 +138,20 @@ def run(args: argparse.Namespace) -> None:
         print(push(args.out, args.push))
 
 
+class CheckImages(NamedTuple):
+    """Images to check an export on."""
+
+    images: Tensor
+    """centred views, raw, [b c h w]"""
+    photograph: Tensor
+    """one image [c h w] as decoded, for the check of the printed code"""
+    description: str
+
+
 def check_images(
     chosen: list[str] | None, config: Config, img_size: tuple[int, int]
-) -> tuple[Tensor, str]:
-    """Raw images [b c h w] to check an export on, and a description of them.
+) -> CheckImages:
+    """Read the images that an export is checked on.
 
     Default: the first of the run's held-out or training images, from remote shards only where none
     are on this machine.  Raises UserError where these, or the chosen ones, cannot be read.
@@ -151,10 +162,11 @@ def check_images(
     from mae.storage.remote import is_remote
 
     if chosen == [NOISE]:
-        return noise(config, img_size), f"{NOISE} (--images {NOISE})"
+        images = noise(config, img_size)
+        return CheckImages(images, images[0], f"{NOISE} (--images {NOISE})")
     if chosen:
-        images = load_images(chosen, config, img_size, COUNT).images
-        return images, f"{len(images)} images of {' '.join(chosen)}"
+        images, _, first = load_images(chosen, config, img_size, COUNT)
+        return CheckImages(images, first, f"{len(images)} images of {' '.join(chosen)}")
     data = config.data
     sets = [("data.val", data.val), ("data.train", data.train)]
     sets += [(f"data.mixture.{i}", part.shards) for i, part in enumerate(data.mixture)]
@@ -165,11 +177,11 @@ def check_images(
         try:
             # One shard: more would mean downloads, or hours of indexing, for a few images.
             first = expand_shards(patterns, key, data.allow_pipe)[:1]
-            images = load_images(first, config, img_size, COUNT).images
+            images, _, photograph = load_images(first, config, img_size, COUNT)
         except UserError as error:  # moved or deleted since, or out of reach
             reasons.append(str(error))
             continue
-        return images, f"{len(images)} images of the run's {key}"
+        return CheckImages(images, photograph, f"{len(images)} images of the run's {key}")
     raise UserError(
         f"--images: none of the run's own can be read ({'; '.join(reasons)}): give some to check "
         f"the export on, or --images {NOISE}"

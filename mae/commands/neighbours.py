@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
     if not vectors:
         raise source.lacking("pooled features")
     feature = vectors[0]
-    queries, names = source.load()
+    queries, names, _ = source.load()
     images = open_images(args.among, "--among", config)
     known = cached_features(
         find_run(args.run).folder,

@@ -16,7 +16,6 @@ from mae.data.images import Images
 from mae.data.scan import NO_LABEL
 from mae.data.training_data import open_images
 from mae.data.transform import center_view, stack
-from mae.data.views import CentredViews
 from mae.decoding.decode import decode
 from mae.decoding.pillow import BadImage
 from mae.decoding.pixels import EXTENSIONS
@@ -51,8 +50,8 @@ class PictureSource(NamedTuple):
         """The first `limit` images of the command line (default: --count), on the device."""
         args = self.args
         size = self.objective.img_size
-        images, names = load_images(args.images, self.config, size, limit or args.count)
-        return Loaded(images.to(choose_device(args.device)), names)
+        loaded = load_images(args.images, self.config, size, limit or args.count)
+        return loaded._replace(images=loaded.images.to(choose_device(args.device)))
 
     def outputs(self) -> EncoderOutputs:
         """Vectors and tokens that the objective's encoder has."""
@@ -75,6 +74,8 @@ class Loaded(NamedTuple):
     images: Tensor
     """uint8 or uint16 [b c h w]"""
     names: list[str]
+    first: Tensor
+    """the first image [c h w] as decoded"""
 
 
 def open_picture_source(args: argparse.Namespace, what: str) -> PictureSource:
@@ -97,9 +98,10 @@ def load_images(
     cannot be read or no image is usable.
     """
     if all(Path(source).suffix[1:].lower() in EXTENSIONS for source in sources):
-        found = _of_files(sources, config, size)
+        found = _of_files(sources, config)
     else:
-        found = _of_shards(open_images(sources, "images", config), config, size)
+        found = _of_shards(open_images(sources, "images", config))
+    first = None
     images: list[Tensor] = []
     names: list[str] = []
     bad: list[str] = []
@@ -107,21 +109,20 @@ def load_images(
         if isinstance(image, UserError):
             bad.append(str(image))
             continue
-        images.append(image)
+        first = image if first is None else first
+        images.append(center_view(image, size, config.data.crop_pct))
         names.append(name)
         if len(images) == limit:
             break
-    if not images:
+    if first is None:
         none = f"none of {len(bad)} images is usable, first " if len(bad) > 1 else ""
         raise UserError(f"{none}{bad[0]}")
     for reason in bad:
         print(f"skipped  {reason}", file=sys.stderr)
-    return Loaded(stack(images), names)
+    return Loaded(stack(images), names, first)
 
 
-def _of_files(
-    paths: Sequence[str], config: Config, size: tuple[int, int]
-) -> Iterator[tuple[str, Tensor | UserError]]:
+def _of_files(paths: Sequence[str], config: Config) -> Iterator[tuple[str, Tensor | UserError]]:
     for path in map(Path, paths):
         try:
             data, extension = path.read_bytes(), path.suffix[1:].lower()
@@ -131,16 +132,13 @@ def _of_files(
         except BadImage as error:
             yield path.name, UserError(f"{path}: {error}")
         else:
-            yield path.name, center_view(image, size, config.data.crop_pct)
+            yield path.name, image
 
 
-def _of_shards(
-    images: Images, config: Config, size: tuple[int, int]
-) -> Iterator[tuple[str, Tensor | UserError]]:
-    views = CentredViews(images, size, config.data.crop_pct)
-    for number in range(len(views)):
+def _of_shards(images: Images) -> Iterator[tuple[str, Tensor | UserError]]:
+    for number in range(len(images.manifest)):
         try:
-            yield sample_name(images, number), views.view(number)
+            yield sample_name(images, number), images[number]
         except SampleError as error:
             yield "", error
 

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     objective, name = source.objective, source.config.objective
     if not hasattr(objective, "reconstruct"):
         raise source.lacking("reconstructions")
-    images, names = source.load(max(args.count, args.measured))
+    images, names, _ = source.load(max(args.count, args.measured))
     seeds = as_tensor(fold(args.seed, Stream.PANEL, torch.arange(len(images)).numpy()))
     request = ReconstructionRequest(
         images=images,

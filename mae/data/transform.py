@@ -118,9 +118,7 @@ def choose_crop_pct(chosen: float | None, size: tuple[int, int]) -> float:
     return 0.875 if max(size) <= 224 else 1.0
 
 
-def center_fit(
-    height: int, width: int, size: tuple[int, int], crop_pct: float | None
-) -> CenterFit:
+def center_fit(height: int, width: int, size: tuple[int, int], crop_pct: float | None) -> CenterFit:
     """Geometry of `center_view` for an image of `height` by `width` pixels, as timm computes it.
 
     Where both sides of `size` give the same floor(side / crop_pct), that is the resized short side;

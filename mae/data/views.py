@@ -163,9 +163,7 @@ def build_training_views(
 class CentredViews(Dataset[Tensor | UserError]):
     """Ranges of sample numbers → centred views, for evaluation."""
 
-    def __init__(
-        self, images: Images, img_size: tuple[int, int], crop_pct: float | None
-    ) -> None:
+    def __init__(self, images: Images, img_size: tuple[int, int], crop_pct: float | None) -> None:
         self.images = images
         self.img_size = img_size
         self.crop_pct = crop_pct

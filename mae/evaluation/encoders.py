@@ -223,6 +223,7 @@ def _open_timm(folder: Path) -> LoadedEncoder:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: timm cannot load the encoder: {reason}") from None
     img_size = int(size[0]), int(size[1])
+
     def untrained() -> tuple[nn.Module, FrozenEncoder]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

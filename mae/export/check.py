@@ -1,8 +1,9 @@
 """Check of an export in a fresh process: `python -m mae.export.check LOADER FOLDER FILE`.
 
 LOADER (`module:function`) loads FOLDER through the library that it is meant for, without any of
-our models.  FILE holds the inputs and, with a prefix, the expected outputs.  Prints as JSON the
-maximum difference of each output, relative to the root mean square of the expected one.
+our models.  FILE holds the inputs and, with a prefix, the expected outputs.  The printed code, if
+any, is run on an image file.  Prints as JSON the maximum difference of each output, relative to the
+root mean square of the expected one.
 """
 
 import json
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -33,6 +35,8 @@ def main(argv: list[str]) -> int:
     inputs = {k: tensor for k, tensor in tensors.items() if not k.startswith(EXPECTED_PREFIX)}
     with torch.no_grad():
         found = getattr(import_module(module), function)(Path(folder), inputs, settings)
+        if code := settings.get("code"):
+            found["photograph"] = run_code(code)
     errors = {}
     for key, expected in tensors.items():
         if key.startswith(EXPECTED_PREFIX):
@@ -40,6 +44,13 @@ def main(argv: list[str]) -> int:
             errors[name] = relative_error(found[name], expected)
     print(json.dumps(errors))
     return 0
+
+
+def run_code(code: str) -> Tensor:
+    """Run the code of the model card, which makes `images` of an image file; returns them."""
+    names: dict[str, Any] = {}
+    exec(compile(code, "code of the model card", "exec"), names)
+    return torch.as_tensor(names["images"])
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

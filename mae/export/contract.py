@@ -44,6 +44,8 @@ class ExportRequest(NamedTuple):
     """in the order of the logits; empty without logits or names"""
     options: frozenset[str] = frozenset()
     """names of options given by the user that not every format supports, such as `--pool`"""
+    photograph: Tensor | None = None
+    """decoded image [c h w] of any size, to check the printed code on"""
 
     @property
     def encoder(self) -> VisionTransformer:
@@ -79,7 +81,8 @@ class ExportFiles(NamedTuple):
     files: str
     """content of each file, for the model card"""
     code: str
-    """Python code that loads the files, with FOLDER for the folder's name"""
+    """Python code that loads the files, with FOLDER for the folder's name; where an image is
+    `expected` by it, it reads one from a file and leaves the model's input in `images`"""
     loader: Loader
     """loads the files in a fresh process and computes the outputs"""
     library: str

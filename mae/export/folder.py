@@ -22,6 +22,7 @@ from mae.export.check import EXPECTED_PREFIX
 from mae.export.contract import ExportFiles, ExportRequest, Writer
 from mae.export.graphs import write_onnx, write_program
 from mae.export.plain import write_plain
+from mae.export.reading import PHOTOGRAPH, write_photograph
 from mae.export.timm import write_timm
 from mae.networks.vit import timm_encoder
 from mae.objectives.base import Implementation, Objective
@@ -32,6 +33,10 @@ ENCODER_FORMATS: Mapping[str, Writer] = {
     "torch": write_program,
 }
 """formats of objectives with a timm encoder"""
+
+SAME_PIXELS = 1e-4
+"""maximum difference of the inputs that the printed code and ours make of a photograph, relative to
+their root mean square: the rounding of the normalisation"""
 
 GENERAL_FORMATS: Mapping[str, Writer] = {"plain": write_plain}
 """formats of all objectives"""
@@ -96,24 +101,34 @@ def export_folder(
     with new_folder(out) as part:
         written = write(part, request, images)
         code = hub_code(written.code, repo_id) if repo_id else written.code
-        code = code.replace("FOLDER", out.name)
+        code = place(code, {"FOLDER": out.name})
         proof = f"{written.reader} computed the same on {checked_on}"
         card = model_card(request, facts, written._replace(code=code), proof)
         (part / "README.md").write_text(card)
-        max_error = check_export(part, written, out)
+        max_error = check_export(part, written, out, request.photograph)
     return ExportResult(
         reader=written.reader,
-        code=written.code.replace("FOLDER", str(out)),
+        code=place(written.code, {"FOLDER": str(out)}),
         max_error=max_error,
         part=written.part,
         remarks=written.remarks,
     )
 
 
-def check_export(folder: Path, written: ExportFiles, out: Path) -> float:
+def place(code: str, names: Mapping[str, str]) -> str:
+    """Fill in the names of files and folders, which lie inside double quotes in `code`."""
+    for name, value in names.items():
+        code = code.replace(name, value.replace("\\", r"\\").replace('"', r"\""))
+    return code
+
+
+def check_export(
+    folder: Path, written: ExportFiles, out: Path, photograph: Tensor | None = None
+) -> float:
     """Load the export in a fresh process and return the maximum relative difference.
 
-    `out` is the folder's final name, for messages.  Raises RunFailed where it does not load, or
+    The printed code is run on `photograph`, written to a file.  `out` is the folder's final name,
+    for messages.  Raises RunFailed where it does not load, or
     the difference exceeds the format's tolerance.
     """
     # The number of threads changes the order of sums, and so the last bits.
@@ -123,6 +138,10 @@ def check_export(folder: Path, written: ExportFiles, out: Path) -> float:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         file = Path(scratch) / "check.safetensors"
         tensors = written.inputs | expected
+        if PHOTOGRAPH in written.expected and photograph is not None:
+            names = {"FOLDER": str(folder)}
+            names |= write_photograph(photograph, Path(scratch))
+            settings["code"] = place(written.code, names)
         save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, file, settings)
         done = run_check([loader, str(folder), str(file)])
     if done.returncode:
@@ -130,12 +149,14 @@ def check_export(folder: Path, written: ExportFiles, out: Path) -> float:
         raise RunFailed(f"{out}: not written: {written.reader} cannot load it: {last}")
     errors = json.loads(done.stdout.splitlines()[-1])
     for name, error in errors.items():
-        if not error <= written.tolerance:
+        tolerance = SAME_PIXELS if name == PHOTOGRAPH else written.tolerance
+        if not error <= tolerance:
+            what = "input of a photograph" if name == PHOTOGRAPH else name
             raise RunFailed(
-                f"{out}: not written: {written.reader} computes other {name}: relative difference "
-                f"{error:.1e}, tolerance {written.tolerance:.0e}"
+                f"{out}: not written: {written.reader} computes other {what}: relative difference "
+                f"{error:.1e}, tolerance {tolerance:.0e}"
             )
-    return max(errors.values())
+    return max(error for name, error in errors.items() if name != PHOTOGRAPH)
 
 
 def run_check(arguments: list[str]) -> subprocess.CompletedProcess[str]:

@@ -18,6 +18,7 @@ from mae.export.contract import (
     exported_part,
     features,
 )
+from mae.export.reading import expected_photograph, prepare_code
 
 GRAPH, PROGRAM = "encoder.onnx", "encoder.pt2"
 
@@ -32,17 +33,16 @@ FILES = """\
 and gives `tokens` [batch, {tokens}, {width_of_tokens}] and `pooled`, {pooled}."""
 
 ONNX_CODE = """\
-import onnxruntime
-
+{imports}import onnxruntime
+{define}
 session = onnxruntime.InferenceSession("FOLDER/encoder.onnx")
-tokens, pooled = session.run(None, {"images": images})  # a float32 array, normalised
+{read}tokens, pooled = session.run(None, {{"images": images}})
 """
 
 PROGRAM_CODE = """\
-import torch
-
+{imports}{define}
 encoder = torch.export.load("FOLDER/encoder.pt2").module()
-tokens, pooled = encoder(images)  # normalised
+{read}tokens, pooled = encoder(images)
 """
 
 
@@ -90,11 +90,11 @@ def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
     normalised = request.normalize(images)
     return ExportFiles(
         inputs={"images": normalised},
-        expected=expected_features(request, normalised),
+        expected=expected_features(request, normalised) | expected_photograph(request),
         tolerance=1e-4,
         reader="onnxruntime",
         files=_files(request, GRAPH),
-        code=ONNX_CODE,
+        code=ONNX_CODE.format(**prepare_code(request, as_tensor=False)._asdict()),
         loader=load_onnx,
         library="onnx",
         part=exported_part(request),
@@ -107,11 +107,11 @@ def write_program(folder: Path, request: ExportRequest, images: Tensor) -> Expor
     normalised = request.normalize(images)
     return ExportFiles(
         inputs={"images": normalised},
-        expected=expected_features(request, normalised),
+        expected=expected_features(request, normalised) | expected_photograph(request),
         tolerance=1e-5,
         reader="torch.export",
         files=_files(request, PROGRAM),
-        code=PROGRAM_CODE,
+        code=PROGRAM_CODE.format(**prepare_code(request, as_tensor=True)._asdict()),
         loader=load_program,
         library="pytorch",
         part=exported_part(request),

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from mae.base.files import save_tensors
 from mae.config.sections import Config, DataConfig
+from mae.data.transform import center_view
 from mae.export.contract import ExportFiles, ExportRequest, refuse_options, weights
+from mae.export.reading import ARRAY, PHOTOGRAPH, PICTURE, is_picture
 from mae.objectives import registry
 from mae.objectives.base import Features, Objective
 from mae.pretrained_weights.init_record import shown_source
@@ -24,10 +26,17 @@ FILES = f"""\
 of the run, from which the model is built."""
 
 CODE = """\
+from pathlib import Path
+
+from mae.data.transform import center_view
+from mae.decoding.decode import decode
 from mae.training.checkpoint.trained import load_plain
 
 config, objective, state = load_plain("FOLDER")
-features = objective.encode(images)  # integers [b, {channels}, {height}, {width}]
+file = Path("{file}")
+image = decode(file.read_bytes(), file.suffix[1:], config.data.in_chans, config.data.bits)
+images = center_view(image, objective.img_size, config.data.crop_pct)[None]
+features = objective.encode(images)  # integers [1, {channels}, {height}, {width}]
 """
 
 IMAGES = "Images come as integers of {bits} bits, from black, 0, to white, {white}."
@@ -53,11 +62,16 @@ def write_plain(folder: Path, request: ExportRequest, images: Tensor) -> ExportF
     package = registry.OBJECTIVES[request.config.objective]
     return ExportFiles(
         inputs={"images": images},
-        expected=encode_all(request.model, images),
+        expected=encode_all(request.model, images) | _expected_view(request),
         tolerance=1e-6,
         reader="mae",
         files=FILES,
-        code=CODE.format(channels=request.config.data.in_chans, height=height, width=width),
+        code=CODE.format(
+            file=PICTURE if is_picture(request.config.data) else ARRAY,
+            channels=request.config.data.in_chans,
+            height=height,
+            width=width,
+        ),
         loader=load_written,
         library="pytorch",
         part="model",
@@ -70,6 +84,13 @@ def write_plain(folder: Path, request: ExportRequest, images: Tensor) -> ExportF
         },
         images=IMAGES.format(bits=bits, white=2**bits - 1),
     )
+
+
+def _expected_view(request: ExportRequest) -> dict[str, Tensor]:
+    if request.photograph is None:
+        return {}
+    view = center_view(request.photograph, request.model.img_size, request.config.data.crop_pct)
+    return {PHOTOGRAPH: view[None]}
 
 
 def load_written(

@@ -16,6 +16,13 @@ from mae.export.contract import (
     exported_part,
     weights,
 )
+from mae.export.reading import (
+    ReadingCode,
+    expected_photograph,
+    is_picture,
+    open_code,
+    prepare_code,
+)
 
 FILES = "`model.safetensors` is the encoder, in timm's own names."
 
@@ -23,20 +30,24 @@ CLASSIFIER_FILES = "`model.safetensors` is the classifier, in timm's own names."
 
 CLASSIFIER_CODE = """\
 import timm
-
+{imports}{define}
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
-transform = timm.data.create_transform(**timm.data.resolve_data_config(model.pretrained_cfg))
-probabilities = model(transform(image)[None]).softmax(1)  # [1, {classes}]; image: Pillow, in RGB
+{read}probabilities = model(images).softmax(1)  # [1, {classes}]
 names = model.pretrained_cfg.get("label_names")
 """
 
 CODE = """\
 import timm
+{imports}{define}
+encoder = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
+{read}vector = encoder(images)  # {pooled}
+tokens = encoder.forward_features(images)  # [1, {prefix} + {patches}, {width}]
+# To fine-tune: timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)
+"""
 
-model = timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)  # fine-tune
-encoder = timm.create_model("local-dir:FOLDER", pretrained=True)  # {pooled}
-transform = timm.data.create_transform(**timm.data.resolve_data_config(encoder.pretrained_cfg))
-tokens = encoder.forward_features(images)  # [b, {prefix} + {patches}, {width}]
+TRANSFORM = """\
+transform = timm.data.create_transform(**timm.data.resolve_data_config({model}.pretrained_cfg))
+images = transform({image})[None]
 """
 
 
@@ -47,15 +58,16 @@ def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
     config = timm_config(request)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     normalised = request.normalize(images)
+    code = CLASSIFIER_CODE if vit.num_classes else CODE
     return ExportFiles(
         inputs={"images": normalised},
-        expected=expected_features(request, normalised),
+        expected=expected_features(request, normalised) | expected_photograph(request),
         tolerance=1e-6,
         reader="timm",
         files=CLASSIFIER_FILES if vit.num_classes else FILES,
-        code=CLASSIFIER_CODE.format(classes=vit.num_classes)
-        if vit.num_classes
-        else CODE.format(
+        code=code.format(
+            **_reading(request)._asdict(),
+            classes=vit.num_classes,
             pooled="the class token" if request.pool == "token" else "the mean of the patch tokens",
             prefix=vit.num_prefix_tokens,
             patches=vit.patch_embed.num_patches,
@@ -65,6 +77,16 @@ def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
         library="timm",
         part=exported_part(request),
     )
+
+
+def _reading(request: ExportRequest) -> ReadingCode:
+    """Code that makes `images` of a file: timm's own transform where Pillow opens such files."""
+    data = request.config.data
+    if not is_picture(data):
+        return prepare_code(request, as_tensor=True)
+    model = "model" if request.encoder.num_classes else "encoder"
+    read = TRANSFORM.format(model=model, image=open_code(data))
+    return ReadingCode("from PIL import Image\n", "", read)
 
 
 def timm_config(request: ExportRequest) -> dict[str, Any]:

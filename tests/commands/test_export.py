@@ -102,7 +102,7 @@ def test_images_of_a_mixture_are_used(run, tmp_path, capsys):
     gone, there = (f"{tmp_path}/{name}/shard-*.tar" for name in ("gone", "shards"))
     parts = (MixturePart(shards=(gone,)), MixturePart(shards=(there,)))
     data = config.data.model_copy(update={"train": (), "mixture": parts})
-    images, told = check_images(None, config.model_copy(update={"data": data}), (16, 16))
+    images, _, told = check_images(None, config.model_copy(update={"data": data}), (16, 16))
     assert told == "8 images of the run's data.mixture.1"
     assert images.shape == (8, 3, 16, 16) and images.dtype == torch.uint8
 
@@ -120,7 +120,7 @@ def test_one_remote_shard_is_downloaded_at_most(run, tmp_path, monkeypatch):
         pattern = f"{server.url}/shard-{{000000..000001}}.tar"
         data = config.data.model_copy(update={"train": (pattern,), **places})
         remote = config.model_copy(update={"data": data})
-        images, told = check_images(None, remote, (16, 16))
+        images, _, told = check_images(None, remote, (16, 16))
         assert server.gets(f"/{shards[0].name}") == 1 and not server.gets(f"/{shards[1].name}")
     assert told == "8 images of the run's data.train"
     local = load_images([str(shards[0])], config, (16, 16), 8).images

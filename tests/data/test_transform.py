@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -234,10 +236,10 @@ SIZES = [(32, 32), (96, 96), (224, 224), (256, 256), (384, 384), (32, 48), (224,
 
 
 def timm_view(image, size, crop_pct):
-    """View of a Pillow image by timm's own transform, uint8 [c h w]."""
+    """View of a Pillow image by timm's own transform, uint8 [h w c]."""
     settings = {"interpolation": "bicubic", "normalize": False}
-    transform = create_transform((3, *size), crop_pct=crop_pct, **settings)
-    return transform(image)
+    transform: Any = create_transform((3, *size), crop_pct=crop_pct, **settings)
+    return transform(image).permute(1, 2, 0).numpy()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -248,7 +250,7 @@ def test_center_view_of_a_photograph_is_timms(shared_data, size, crop_pct):
         with Image.open(shared_data / "kodak" / name) as opened:
             image = opened.convert("RGB")
         usual = crop_pct or (0.875 if max(size) <= 224 else 1.0)
-        theirs = timm_view(image, size, usual).permute(1, 2, 0).numpy()
+        theirs = timm_view(image, size, usual)
         ours = center_view(to_tensor(np.array(image)), size, crop_pct)
         far = difference(ours, theirs)
         assert far.max() <= 2 and (far > 0).float().mean() < 0.01
@@ -266,7 +268,7 @@ def test_center_view_is_timms_for_all_shapes(height, width, size, crop_pct):
     """Of noise, which shows any shift: a pixel off differs by tens of 255."""
     assume(max(height, width) <= LONGEST * min(height, width))
     pixels = np.random.default_rng(height).integers(0, 256, (height, width), np.uint8)
-    theirs = timm_view(Image.fromarray(pixels), size, crop_pct).permute(1, 2, 0).numpy()
+    theirs = timm_view(Image.fromarray(pixels), size, crop_pct)
     far = difference(center_view(to_tensor(pixels), size, crop_pct), theirs)
     assert far.mean() < 2
 
@@ -277,7 +279,7 @@ def test_centre_of_a_very_long_image_takes_little_memory(make_image, shape, size
     image = make_image(3, shape)
     assert max(trim(to_tensor(image)).shape) == LONGEST * 9
     found = center_view(to_tensor(image), size, 0.875)
-    wanted = timm_view(Image.fromarray(image), size, 0.875).permute(1, 2, 0).numpy()
+    wanted = timm_view(Image.fromarray(image), size, 0.875)
     assert difference(found, wanted).mean() < 3
 
 

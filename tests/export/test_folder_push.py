@@ -52,7 +52,7 @@ def test_failed_upload_keeps_the_export_and_names_the_command(hub, tmp_path, mon
     [
         (timm.CODE, 'timm.create_model("hf-hub:me/x", pretrained=True'),
         (timm.CLASSIFIER_CODE, 'timm.create_model("hf-hub:me/x", pretrained=True'),
-        (huggingface.CODE, 'AutoImageProcessor.from_pretrained("me/x")'),
+        (huggingface.PROCESSOR, 'AutoImageProcessor.from_pretrained("me/x", backend="pil")'),
         (huggingface.PRETRAINING, 'ViTMAEForPreTraining.from_pretrained("me/x")'),
         (export.CODE, 'torch.load(hf_hub_download("me/x", "mae.pth"), weights_only=True)'),
         (graphs.ONNX_CODE, 'InferenceSession(hf_hub_download("me/x", "encoder.onnx"))'),

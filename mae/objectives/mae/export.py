@@ -23,6 +23,7 @@ from mae.export.contract import (
     refuse_options,
     weights,
 )
+from mae.export.reading import expected_photograph, prepare_code
 from mae.export.timm import timm_config
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.decoder import Decoder
@@ -136,10 +137,14 @@ MASK_TOKEN = """
 (timm mistakes a file with a mask token for DINOv2's: export with `--no-decoder` for timm.)"""
 
 CODE = """\
-import torch
-
+import timm
+{imports}{define}
 weights = torch.load("FOLDER/mae.pth", weights_only=True)["model"]
-print(model.load_state_dict(weights, strict=False))  # the model of your tool; read what it prints
+names = [name for name in weights if not name.startswith(("decoder_", "mask_token"))]
+encoder = timm.create_model("{encoder}", num_classes=0, **{arguments}).eval()
+encoder.load_state_dict({{name: weights[name] for name in names}})
+{read}tokens = encoder.forward_features(images)
+# Into the model of your tool: print(model.load_state_dict(weights, strict=False)), and read it
 """
 
 
@@ -153,10 +158,12 @@ def write_original(folder: Path, request: ExportRequest, images: Tensor) -> Expo
     save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
     torch.save({"model": tensors}, folder / PICKLED)
     normalised = request.normalize(images)
-    inputs, expected = {"images": normalised}, expected_features(request, normalised)
+    inputs = {"images": normalised}
+    expected = expected_features(request, normalised) | expected_photograph(request)
     if decoder:
         noise, prediction = expect_prediction(model, normalised)
         inputs, expected = inputs | noise, expected | prediction
+    described = timm_config(request)
     return ExportFiles(
         inputs=inputs,
         expected=expected,
@@ -164,7 +171,11 @@ def write_original(folder: Path, request: ExportRequest, images: Tensor) -> Expo
         reader="timm",
         files=FILES.format(what="encoder and decoder" if decoder else "the encoder only")
         + (MASK_TOKEN if decoder else ""),
-        code=CODE,
+        code=CODE.format(
+            **prepare_code(request, as_tensor=True)._asdict(),
+            encoder=described["architecture"],
+            arguments=described["model_args"],
+        ),
         loader=load_original,
         library="pytorch",
         settings=loader_settings(request),

@@ -16,12 +16,20 @@ from torch import Tensor
 from mae.base.errors import UserError
 from mae.base.files import save_tensors
 from mae.config.sections import Config
+from mae.data.transform import choose_crop_pct
 from mae.export.contract import (
     ExportFiles,
     ExportRequest,
     expected_features,
     refuse_options,
     weights,
+)
+from mae.export.reading import (
+    ReadingCode,
+    expected_photograph,
+    is_picture,
+    open_code,
+    prepare_code,
 )
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.export import (
@@ -66,12 +74,22 @@ FULL = f"""\
 the encoder alone, a ViTModel, for features and fine-tuning (ViTMAEModel hides patches even in
 evaluation mode)."""
 ENCODER_ONLY = "`config.json` and `model.safetensors` are the encoder, a ViTModel."
-CODE = """\
-from transformers import AutoImageProcessor, {classes}
+CROP = """
+`preprocessor_config.json` is for transformers' image processor: with `backend="pil"` it resizes as
+timm and mae do, and its crop begins in the same place or one pixel above or to the left of theirs.
+Its default backend differs from `pil` in about 3 pixels of 1,000, by 1 or 2 of 255."""
+NO_PROCESSOR = """
+No image processor of transformers crops these images as timm and mae do: read them as above."""
 
-processor = AutoImageProcessor.from_pretrained("FOLDER")
-encoder = ViTModel.from_pretrained({encoder}, add_pooling_layer=False)
-tokens = encoder(**processor(images=image, return_tensors="pt")).last_hidden_state
+CODE = """\
+{imports}from transformers import {classes}
+{define}
+encoder = ViTModel.from_pretrained({encoder}, add_pooling_layer=False).eval()
+{read}tokens = encoder(images).last_hidden_state
+"""
+PROCESSOR = """\
+processor = AutoImageProcessor.from_pretrained("FOLDER", backend="pil")
+images = processor(images={image}, return_tensors="pt")["pixel_values"]
 """
 PRETRAINING = """\
 model = ViTMAEForPreTraining.from_pretrained("FOLDER")  # further pretraining, reconstructions
@@ -99,12 +117,16 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
     exported_decoder, remarks = named_decoder(request, "hf")
     if exported_decoder and len(set(vit.patch_embed.grid_size)) > 1:
         raise UserError("--format hf: ViTMAEForPreTraining takes square images: --no-decoder")
+    has_processor = is_picture(config.data) and len(set(model.img_size)) == 1
     processor = json.dumps(processor_config(config, model), indent=2) + "\n"
+    processor = processor if has_processor else ""
     encoder = hub_names(weights(vit), ENCODER_NAMES)
     arguments = encoder_config(model)
     normalised = request.normalize(images)
-    inputs = {"images": normalised, "pixels": images}
-    expected = expected_features(request, normalised) | {"pixel_values": normalised}
+    inputs, expected = {"images": normalised}, expected_features(request, normalised)
+    expected |= expected_photograph(request, rounds_down=has_processor)
+    if has_processor:
+        inputs, expected = inputs | {"pixels": images}, expected | {"pixel_values": normalised}
     if exported_decoder:
         decoder = hub_names(weights(exported_decoder), DECODER_NAMES)
         positions = decoder["decoder_pos_embed"]  # the hub has a row of zeros for the class token
@@ -123,9 +145,12 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
         expected=expected,
         tolerance=1e-5,
         reader="transformers",
-        files=FULL if exported_decoder else ENCODER_ONLY,
+        files=(FULL if exported_decoder else ENCODER_ONLY)
+        + (CROP if has_processor else NO_PROCESSOR),
         code=CODE.format(
-            classes="ViTMAEForPreTraining, ViTModel" if exported_decoder else "ViTModel",
+            **_reading(request, has_processor)._asdict(),
+            classes="AutoImageProcessor, " * has_processor
+            + ("ViTMAEForPreTraining, ViTModel" if exported_decoder else "ViTModel"),
             encoder=f'"FOLDER/{ENCODER}"' if exported_decoder else '"FOLDER"',
         )
         + (PRETRAINING if exported_decoder else ""),
@@ -134,6 +159,14 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
         settings=loader_settings(request),
         remarks=remarks,
     )
+
+
+def _reading(request: ExportRequest, has_processor: bool) -> ReadingCode:
+    """Code that makes `images` of a file, by the exported image processor where there is one."""
+    if not has_processor:
+        return prepare_code(request, as_tensor=True)
+    read = PROCESSOR.format(image=open_code(request.config.data))
+    return ReadingCode("from PIL import Image\n", "", read)
 
 
 def hub_names(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
@@ -201,19 +234,18 @@ def pretraining_config(
 def processor_config(config: Config, model: MaskedAutoencoder) -> dict[str, Any]:
     """Contents of preprocessor_config.json: resize the short side, crop the centre, normalise.
 
-    Where the model's images are not square, images are resized to their size without a crop.
+    For square images.
     """
     height, width = model.img_size
-    size = {"height": height, "width": width}
-    is_square = height == width
+    crop_pct = choose_crop_pct(config.data.crop_pct, model.img_size)
     return {
-        "image_processor_type": "BitImageProcessor" if is_square else "ViTImageProcessor",
+        "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": config.data.in_chans == 3,
         "do_resize": True,
-        "size": {"shortest_edge": round(height / config.data.crop_pct)} if is_square else size,
+        "size": {"shortest_edge": int(height / crop_pct)},
         "resample": 3,  # bicubic
-        "do_center_crop": is_square,
-        "crop_size": size,
+        "do_center_crop": True,
+        "crop_size": {"height": height, "width": width},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -227,4 +259,5 @@ def _write(
 ) -> None:
     save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "preprocessor_config.json").write_text(processor)
+    if processor:
+        (folder / "preprocessor_config.json").write_text(processor)

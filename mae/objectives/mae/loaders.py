@@ -81,18 +81,18 @@ def load_huggingface(folder: Path, inputs: Tensors, settings: dict[str, str]) ->
     encoder_folder = folder / "encoder" if "noise" in inputs else folder
     images = inputs["images"]
     tokens = load(ViTModel, encoder_folder, add_pooling_layer=False)(images).last_hidden_state
-    processor = AutoImageProcessor.from_pretrained(folder)
-    pixels = [image.numpy() for image in inputs["pixels"]]
-    values = processor(
-        pixels,
-        do_resize=False,  # they have the model's size
-        do_center_crop=False,
-        do_convert_rgb=False,
-        input_data_format="channels_first",
-        return_tensors="pt",
-    )
     found = {"tokens": tokens, "pooled": _pooled(tokens, settings)}
-    found["pixel_values"] = values["pixel_values"]
+    if "pixels" in inputs:
+        processor = AutoImageProcessor.from_pretrained(folder)
+        values = processor(
+            [image.numpy() for image in inputs["pixels"]],
+            do_resize=False,  # they have the model's size
+            do_center_crop=False,
+            do_convert_rgb=False,
+            input_data_format="channels_first",
+            return_tensors="pt",
+        )
+        found["pixel_values"] = values["pixel_values"]
     if "noise" in inputs:
         full = load(ViTMAEForPreTraining, folder)
         found["prediction"] = _hidden(full(images, noise=inputs["noise"]).logits, inputs)
