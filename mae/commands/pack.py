@@ -48,6 +48,23 @@ def add_parser(commands: Any) -> None:
         help="number the classes as in this classes.txt, pack.json or packed folder, as for a "
         "second set of the same classes",
     )
+    for option, help in (
+        ("--include", "pack only files that match"),
+        ("--exclude", "leave out files that match"),
+    ):
+        parser.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help=f"{help}: a file's or a folder's name, or a path, with *, ? and [] (repeatable)",
+        )
+    parser.add_argument(
+        "--masks",
+        metavar="PATTERN",
+        help="segmentation masks for mae segment, packed as KEY.mask.png: '*_mask.png' beside the "
+        "images, 'masks/*.png' in a folder; none: no file is a mask",
+    )
     parser.add_argument("--path-column", default="path", help="column of paths in a table")
     parser.add_argument(
         "--label-column", help="column of labels in a table (default: `label`, if there is one)"
@@ -80,6 +97,9 @@ def run(args: argparse.Namespace) -> None:
         sources=tuple(args.sources),
         labels=args.labels,
         classes=args.classes,
+        include=tuple(args.include),
+        exclude=tuple(args.exclude),
+        masks=args.masks,
         path_column=args.path_column,
         label_column=args.label_column,
         root=args.root,

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from mae.base.errors import UserError
+from mae.base.printable import printable
 from mae.data.class_names import FILE
 from mae.data.scan import NO_LABEL
-from mae.pack.listing import MAX_LISTED, Listing, fingerprint, printable
+from mae.pack.listing import MAX_LISTED, Listing, fingerprint
 
 ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
 """characters that would end a field or a line"""
@@ -121,11 +122,6 @@ def apply_class_list(listing: Listing, names: Sequence[str], source: Path) -> Li
                 f"from 0: {quoted(names)}"
             )
     new = [None if label == NO_LABEL else numbers[label] for label in labels]
-    present = {number for number in new if number is not None}
-    missing = [name for number, name in enumerate(names) if number not in present]
-    notes = listing.notes
-    if missing:
-        notes += (f"no image of {len(missing):,} of {len(names):,} classes: {quoted(missing)}",)
     return listing._replace(
         sources=[
             found._replace(label=label) for found, label in zip(listing.sources, new, strict=True)
@@ -135,7 +131,6 @@ def apply_class_list(listing: Listing, names: Sequence[str], source: Path) -> Li
             [listing.fingerprint, *names],
             np.array([NO_LABEL if label is None else label for label in new], np.int64),
         ),
-        notes=notes,
     )
 
 

@@ -1,16 +1,15 @@
 """Listing of the images to pack: types shared by all kinds of sources, and folders of images."""
 
 import hashlib
-import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from mae.base.errors import StorageError, UserError
+from mae.base.errors import StorageError
 from mae.base.printable import printable
 from mae.decoding.pixels import EXTENSIONS, READ_FORMATS, BadImage
 from mae.decoding.signatures import SNIFFED, image_format, other_format
@@ -36,6 +35,12 @@ class PackRequest(NamedTuple):
     """column of a table with the labels; None: `label`, if there is such a column"""
     classes: Path | None = None
     """file or packed folder with the class names by number; None: numbered in sorted order"""
+    include: tuple[str, ...] = ()
+    """patterns of the files of a folder or table to pack; empty: all"""
+    exclude: tuple[str, ...] = ()
+    """patterns of files that are left out"""
+    masks: str | None = None
+    """pattern of the masks in a folder; "none": there are none; None: likely ones are refused"""
     root: Path = Path("data")
     """torchvision's data folder"""
     cache: ShardCache | None = None
@@ -51,6 +56,8 @@ class Source(NamedTuple):
     """one of EXTENSIONS"""
     label: int | None
     """class number"""
+    mask: Any = None
+    """reference of the image's segmentation mask"""
 
 
 class Reader(Protocol):
@@ -85,6 +92,8 @@ class Listing(NamedTuple):
     """class names by class number; empty where classes have no names"""
     skipped: tuple[tuple[str, str], ...] = ()
     """(file, reason) of files that are not listed as images"""
+    left_out: tuple[tuple[str, int], ...] = ()
+    """(reason, number) of files that are left out on request"""
     notes: tuple[str, ...] = ()
     """lines for the user about the listing"""
 
@@ -180,63 +189,3 @@ def fingerprint(texts: Sequence[str], *columns: npt.NDArray) -> str:
     for column in columns:
         digest.update(column.tobytes())
     return digest.hexdigest()
-
-
-def list_folder(source: Path, labels: bool | None = None) -> Listing:
-    """List all image files below `source`, sorted by path; hidden files and folders are skipped.
-
-    Args:
-        source: the folder; links to folders are followed, except to one of their own parents.
-        labels: True makes every top-level folder a class, False none; None makes them classes
-            where no image lies directly in `source` and there are at least two folders.
-
-    Raises UserError where there is no image, or `labels` is True and an image has no class folder.
-    """
-    if not source.is_dir():
-        raise UserError(f"{source}: no such folder")
-    # "é" may be one code point or two, and names may be invalid UTF-8: sort by bytes.
-    paths = sorted(_visible_files(str(source)), key=os.fsencode)
-    files = stat_files(FileReader(str(source)), paths)
-    if not files.paths:
-        suffixes = sorted({Path(path).suffix or Path(path).name for path, _ in files.skipped})
-        found = f"only {', '.join(map(printable, suffixes[:5]))}" if suffixes else "no files"
-        raise UserError(f"{source}: no images: expected {READ_FORMATS}, found {found}")
-
-    tops = [path.partition("/")[0] for path in files.paths]
-    loose = [path for path in files.paths if "/" not in path]
-    if labels is None:
-        labels = not loose and len(set(tops)) > 1
-    if labels and loose:
-        where = source / loose[0]
-        raise UserError(f"{where}: lies in no class folder (--no-labels packs without classes)")
-    classes = tuple(sorted(set(tops), key=os.fsencode)) if labels else ()
-    numbers = {name: i for i, name in enumerate(classes)}
-    sources = [
-        Source(path, extension_of(path), numbers.get(top))
-        for path, top in zip(files.paths, tops, strict=True)
-    ]
-    return Listing(
-        name=str(source),
-        sources=sources,
-        reader=FileReader(str(source)),
-        sizes=files.sizes,
-        fingerprint=fingerprint([files.fingerprint, *classes]),
-        splits=(("train", len(sources)),),
-        classes=classes,
-        skipped=files.skipped,
-    )
-
-
-def _visible_files(source: str) -> Iterator[str]:
-    """Paths of files below `source`, without hidden files and folders; links are followed."""
-    for folder, folders, names in os.walk(source, followlinks=True):
-        here = Path(folder).resolve()
-        # A link to one of its own parents would be followed forever.
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not here.is_relative_to(Path(folder, name).resolve())
-        ]
-        below = os.path.relpath(folder, source)
-        prefix = "" if below == "." else f"{below}/"
-        yield from (prefix + name for name in names if not name.startswith("."))

@@ -83,6 +83,8 @@ def pack(
     options = options or PackOptions()
     with unfinished_folder(out, log) as part:
         listing = list_sources(request)
+        if options.resize and any(source.mask is not None for source in listing.sources):
+            raise UserError("--resize: images with --masks keep their size: resize both before")
         plan_shards(listing, options, np.array([], np.int64))  # raises before earlier work changes
         resumed = _start_or_resume(part, listing, options, log)
         dropped = np.zeros((0, 2), np.int64)

@@ -20,11 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from mae.base.errors import RunFailed, SampleError, UserError
+from mae.base.printable import printable
 from mae.data.transform import center_view
 from mae.decoding.arrays import MAGIC, array_shape, check_axes
 from mae.decoding.decode import decode, read_info
 from mae.decoding.pillow import MODES, is_lossy
-from mae.decoding.pixels import BadImage
+from mae.decoding.pixels import BadImage, undecodable
 from mae.pack.duplicates import content_digest
 from mae.pack.examine import examine
 from mae.pack.listing import UNKNOWN_SIZE, Listing
@@ -36,6 +37,8 @@ VIEW_SIZE = 224
 """side in pixels of the square in which pixel costs are measured"""
 MEASURED = 64
 """number of training images whose pixel cost is measured"""
+MASK_MODES = ("1", "L", "P")
+"""modes of PNGs that are masks: the class is the gray value, or the number in the palette"""
 
 
 class Encoded(NamedTuple):
@@ -156,6 +159,7 @@ class ShardWriter(NamedTuple):
                     measured = task.split == "train" and position < MEASURED
                     try:
                         stored, row = self._prepare(number, measured)
+                        mask = self._mask(number, row)
                     except (BadImage, SampleError) as error:
                         skipped.append((number, str(error)))
                         continue
@@ -172,6 +176,8 @@ class ShardWriter(NamedTuple):
                     label = self.listing.sources[number].label
                     if label is not None:
                         record["cls"] = str(label).encode()
+                    if mask is not None:
+                        record["mask.png"] = mask
                     tar.write(record)
                     rows.append((number, position, *row))
             file.flush()
@@ -201,3 +207,22 @@ class ShardWriter(NamedTuple):
         difference_hash = (properties.hash or 0, properties.hash is not None)
         kind = (info.height, info.width, info.colours, info.bits)
         return stored, (len(data), len(stored.data), *kind, digest, *difference_hash, cost)
+
+    def _mask(self, number: int, row: tuple) -> bytes | None:
+        """The image's mask, as it is; BadImage where it is none of the image's size."""
+        reference = self.listing.sources[number].mask
+        if reference is None:
+            return None
+        data = self.listing.reader.read(reference)
+        try:
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as mask:
+                mask.load()
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise BadImage(f"mask {printable(reference)}: {undecodable(error)}") from None
+        if mask.mode not in MASK_MODES:
+            kinds = "it must be gray or have a palette, 8 bits a pixel"
+            raise BadImage(f"mask {printable(reference)}: of mode {mask.mode}: {kinds}")
+        if mask.size != (row[3], row[2]):
+            sizes = f"{mask.size[0]} x {mask.size[1]} pixels, the image {row[3]} x {row[2]}"
+            raise BadImage(f"mask {printable(reference)}: {sizes}")
+        return data

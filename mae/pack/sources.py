@@ -9,7 +9,8 @@ from mae.base.errors import UserError
 from mae.data.shards import with_home
 from mae.decoding.pixels import EXTENSIONS
 from mae.pack.class_list import apply_class_list, read_class_list
-from mae.pack.listing import DATASET_PREFIX, Listing, PackRequest, extension_of, list_folder
+from mae.pack.folders import list_folder
+from mae.pack.listing import DATASET_PREFIX, Listing, PackRequest, extension_of
 from mae.pack.table_rows import SUFFIXES
 from mae.pack.tables import list_table
 from mae.pack.tars import list_tars
@@ -36,6 +37,7 @@ def list_sources(request: PackRequest) -> Listing:
 def _list_sources(request: PackRequest, names: Sequence[str] | None) -> Listing:
     """List the images of a request; `names`: class names of --classes."""
     first = request.sources[0]
+    _refuse_options(request)
     if len(request.sources) == 1:
         if first.startswith(DATASET_PREFIX):
             from mae.pack.datasets import list_dataset  # torchvision comes with it
@@ -43,15 +45,26 @@ def _list_sources(request: PackRequest, names: Sequence[str] | None) -> Listing:
             return list_dataset(first.removeprefix(DATASET_PREFIX), request.root, request.labels)
         path = Path(with_home(first))
         if path.is_dir():
-            return list_folder(path, request.labels)
+            chosen = (request.include, request.exclude, request.masks)
+            return list_folder(path, request.labels, *chosen)
         if path.suffix.lower() in SUFFIXES and path.exists():
             # Where classes are called "0", "1" …, such labels are names as well.
             named = any(name.isdecimal() for name in names or ())
             columns = (request.path_column, request.label_column)
-            return list_table(path, *columns, request.labels, named=named)
+            chosen = (request.include, request.exclude)
+            return list_table(path, *columns, request.labels, *chosen, named=named)
     for source in request.sources:
         _require_tars(source)
     return list_tars(request.sources, request.labels, request.cache)
+
+
+def _refuse_options(request: PackRequest) -> None:
+    """Raise UserError for options that this kind of source does not have."""
+    path = Path(with_home(request.sources[0]))
+    if request.masks is not None and not path.is_dir():
+        raise UserError("--masks is for folders of images")
+    if (request.include or request.exclude) and not (path.is_dir() or _is_table(path)):
+        raise UserError("--include and --exclude are for folders and tables of images")
 
 
 def _require_tars(source: str) -> None:

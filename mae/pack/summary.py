@@ -7,8 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mae.base.printable import printable
+from mae.pack.class_list import quoted
 from mae.pack.duplicates import exact_duplicates, near_duplicates
-from mae.pack.listing import MAX_LISTED, Listing, printable
+from mae.pack.listing import MAX_LISTED, Listing
 from mae.pack.shard_plan import ShardReport, ShardTask
 
 FEW_SHARDS, MANY_BYTES = 64, 1_000_000_000
@@ -65,6 +67,8 @@ class PackReport(NamedTuple):
     """smallest, median and largest short side in pixels, as stored"""
     skipped: tuple[tuple[str, str], ...]
     """(file, reason) of the files that are not packed"""
+    left_out: tuple[tuple[str, int], ...]
+    """(reason, number) of files that are left out on request"""
     copies: ExactDuplicates
     alike: HeldOutDuplicates
     pixel_cost: float | None
@@ -103,7 +107,8 @@ def summarize(
     )
     few = _count(shards["train"], "training shard", "training shards")
     few_lanes = f"{few}: data.order=lanes needs data.lanes no larger"
-    notes = (
+    notes = [*listing.notes, *_about_classes(listing, rows["image"])]
+    notes += (
         [few_lanes] if shards["train"] < FEW_SHARDS and rows["bytes_out"].sum() > MANY_BYTES else []
     )
     return PackReport(
@@ -120,10 +125,11 @@ def summarize(
         usual=max(kinds, key=lambda kind: (kinds[kind], kind)),
         short_side=(int(sides.min()), int(np.median(sides)), int(sides.max())),
         skipped=tuple((printable(name), reason) for name, reason in (*listing.skipped, *unusable)),
+        left_out=listing.left_out,
         copies=_exact_duplicates(listing, rows, split, dropped),
         alike=_held_out_duplicates(listing, rows, split == splits.index("train")),
         pixel_cost=float(measured.mean()) if len(measured) else None,
-        notes=(*listing.notes, *notes),
+        notes=tuple(notes),
     )
 
 
@@ -150,6 +156,15 @@ def _about_files(packed: PackReport) -> Iterator[str]:
     if more := sum(map(len, list(names.values())[MAX_LISTED:])):
         yield f"skipped {more:,} more files, see pack.json"
     yield from packed.notes
+    parts = [
+        (sum(packed.splits.values()), "packed"),
+        (packed.copies.dropped, "exact copies"),
+        (len(packed.skipped), "skipped"),
+        *((number, reason) for reason, number in packed.left_out),
+    ]
+    if total := sum(number for number, _ in parts[1:]):
+        counted = ", ".join(f"{number:,} {reason}" for number, reason in parts if number)
+        yield f"{total + parts[0][0]:,} files found: {counted}"
 
 
 def _about_copies(packed: PackReport) -> Iterator[str]:
@@ -220,6 +235,15 @@ def _histogram(values: npt.NDArray[np.int64]) -> dict[int, int]:
 
 def _name(listing: Listing, image: int) -> str:
     return listing.reader.name(listing.sources[image].reference)
+
+
+def _about_classes(listing: Listing, packed: npt.NDArray[np.int64]) -> list[str]:
+    """Note on classes without a packed image."""
+    present = {listing.sources[image].label for image in packed.tolist()}
+    missing = [name for number, name in enumerate(listing.classes) if number not in present]
+    if not missing:
+        return []
+    return [f"no image of {len(missing):,} of {len(listing.classes):,} classes: {quoted(missing)}"]
 
 
 def _exact_duplicates(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mae.base.errors import UserError
+from mae.base.printable import printable
 from mae.data.scan import NO_LABEL
 from mae.decoding.pixels import READ_FORMATS
 from mae.pack.class_list import normal
@@ -19,9 +20,9 @@ from mae.pack.listing import (
     Source,
     extension_of,
     fingerprint,
-    printable,
     stat_files,
 )
+from mae.pack.selection import select
 from mae.pack.table_rows import read_table
 
 LABEL_COLUMN = "label"
@@ -37,6 +38,8 @@ def list_table(
     path_column: str = "path",
     label_column: str | None = None,
     labels: bool | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     *,
     named: bool = False,
 ) -> Listing:
@@ -49,6 +52,11 @@ def list_table(
     """
     columns, rows, row_numbers = read_table(table, path_column)
     path_at = _column(table, columns, path_column, "--path-column")
+    total = len(rows)
+    if include or exclude:
+        chosen = set(select([row[path_at] for row in rows], include, exclude, str(table)))
+        kept = [i for i, row in enumerate(rows) if row[path_at] in chosen]
+        rows, row_numbers = [rows[i] for i in kept], [row_numbers[i] for i in kept]
     label_at = _label_column(table, columns, label_column, labels)
 
     paths = [_spelled_as_on_disk(table.parent, row[path_at]) for row in rows]
@@ -78,6 +86,7 @@ def list_table(
         splits=(("train", len(sources)),),
         classes=classes,
         skipped=files.skipped,
+        left_out=(("left out by --include or --exclude", total - len(rows)),),
     )
 
 
