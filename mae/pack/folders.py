@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mae.base.errors import UserError
 from mae.base.printable import printable
+from mae.decoding.pixels import READ_FORMATS
 from mae.pack.class_list import normal, quoted
 from mae.pack.listing import (
     FileReader,
