@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 import yaml
+from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
 
@@ -171,17 +172,60 @@ def test_bad_test_images_are_named_counted_and_limited(finetuned, make_shards, t
     assert not (copy / "evaluation.json").exists()
 
 
-def test_images_of_other_classes_are_refused(finetuned, make_shards, tmp_path, capsys):
+def test_classes_of_test_images_are_matched_by_name(finetuned, make_shards, tmp_path, capsys):
     copy, test = tmp_path / "run", make_shards(tmp_path / "test", 6)
     shutil.copytree(finetuned, copy)
+    names, out = tmp_path / "test" / "classes.txt", copy / "evaluation.json"
     (copy / "classes.txt").write_text("a\nb\nc\n")
-    command = ["evaluate", str(copy), "--test", test]
-    assert main(command) == 0  # no names here: numbers
-    (tmp_path / "test" / "classes.txt").write_text("c\nb\na\n")
-    assert main(command) == 2
-    assert "--test: its classes.txt names other classes than those of" in capsys.readouterr().err
+    words = ["evaluate", str(copy), "--test", test]
+    assert main(words) == 0
+    numbered = json.loads(out.read_text())
+    assert "compared by number: no class names (classes.txt) of --test" in capsys.readouterr().out
+    names.write_text("c\nb\na\n")  # the same numbers for other classes
+    assert main(words) == 0
+    found = json.loads(out.read_text())
+    assert found["confusion"] == numbered["confusion"][::-1]
+    assert "matched by name" in found["notes"][0]
+    assert f"note: {found['notes'][0]}" in capsys.readouterr().out
+    names.write_text("a\nb\nzebra\n")
+    assert main(words) == 2
+    assert f"1 class is not in {copy}: zebra" in capsys.readouterr().err
     assert main(["evaluate", str(finetuned), "--test", test, "--beside", str(copy)]) == 2
-    assert f"than those of {copy}" in capsys.readouterr().err
+    assert f"not in {copy}: zebra" in capsys.readouterr().err
+
+
+def test_two_folders_packed_apart(pretrained, make_image, tmp_path, capsys):
+    """a, b, c in one and a, c in the other: c is class 1 of the second."""
+    for folder, classes in (("tr", "abc"), ("va", "ac")):
+        for name in classes:
+            (tmp_path / folder / name).mkdir(parents=True)
+            for number in range(4):
+                image = make_image("abc".index(name) + 3 * number + 30 * (folder == "va"))
+                Image.fromarray(image).save(tmp_path / folder / name / f"{number}.png")
+        words = ["pack", str(tmp_path / folder), str(tmp_path / f"{folder}-packed")]
+        assert main([*words, "--workers", "0"]) == 0
+    train, val = (f"{tmp_path}/{folder}-packed/*.tar" for folder in ("tr", "va"))
+    more = (f"data.train={train}", f"data.val={val}", "train.epochs=2")
+    assert finetune(pretrained, tmp_path / "run", *more) == 0
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [sum(row) for row in report["confusion"]] == [4, 0, 4]
+    assert {row["name"]: row["images"] for row in report["classes"]}["c"] == 4
+    assert (tmp_path / "run" / "classes.txt").read_text() == "a\nb\nc\n"
+    knn = ["knn", str(pretrained), "--train", train, "--test", val, "--out"]
+    assert main([*knn, str(tmp_path / "knn.json")]) == 0
+    of_shards = json.loads((tmp_path / "knn.json").read_text())
+    assert "matched by name" in of_shards["notes"][0]
+    files = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
+    for pattern, file in zip((train, val), files, strict=True):
+        assert main(["features", str(pretrained), pattern, "--out", file]) == 0
+    words = ["knn", "--train", files[0], "--test", files[1], "--out", str(tmp_path / "f.json")]
+    assert main(words) == 0
+    of_files = json.loads((tmp_path / "f.json").read_text())
+    assert of_files["results"] == of_shards["results"] and of_files["notes"] == of_shards["notes"]
+    (tmp_path / "tr-packed" / "classes.txt").write_text("b\na\nc\n")
+    assert finetune(pretrained, tmp_path / "run", *more, "train.epochs=3") == 2
+    error = capsys.readouterr().err
+    assert "data.train: its classes (b, a, c) are not those that" in error
 
 
 def test_a_checkpoint_is_evaluated_and_the_run_keeps_it(finetuned, shards, tmp_path, capsys):
@@ -481,9 +525,9 @@ def test_held_out_classes_of_other_names_are_refused_at_once(
     shards = [make_shards(tmp_path / name, 16, size=(20, 24)) for name in ("a", "b")]
     names = [f"class {number}" for number in range(10)]
     (tmp_path / "a" / "classes.txt").write_text("\n".join(names))
-    (tmp_path / "b" / "classes.txt").write_text("\n".join(reversed(names)))
+    (tmp_path / "b" / "classes.txt").write_text("\n".join(["other", *names[1:]]))
     settings = [f"data.train={shards[0]}", f"data.val={shards[1]}", f"output={tmp_path}/run"]
     for more in ([], ["--dry-run"]):
         assert main(["finetune", str(pretrained), *settings, "train.batch_size=8", *more]) == 2
-        assert "data.val: its classes.txt names other classes" in capsys.readouterr().err
+        assert "data.val: 1 class is not in data.train: other (" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -25,8 +25,10 @@ class EvaluatedRun(NamedTuple):
     images: Images
     predictions: Predictions
     names: list[str]
-    """names of the classes"""
+    """a name for each class"""
     crop_pct: float
+    matched: str
+    """line on how the classes of model and images were matched; "": by the same names"""
 
 
 def add_parser(commands: Any) -> None:
@@ -94,6 +96,7 @@ def evaluate_run(
     import numpy as np
 
     from mae import __version__
+    from mae.base.errors import UserError
     from mae.base.files import write_json
     from mae.commands.frozen_encoders import log
     from mae.commands.pictures import write_png
@@ -103,14 +106,20 @@ def evaluate_run(
     from mae.training.checkpoint.run import find_run
 
     evaluated = predict_run(folder, shards, key, device, workers)
-    config, state, images, predictions, names, _ = evaluated
+    config, state, images, predictions, names, _, matched = evaluated
     for reason in predictions.skipped:
         log(f"skipped: {reason}")
     seen, run = trained_on(config, images), find_run(folder).folder
     report = class_report(predictions, names)
+    report["notes"] = [matched] * bool(matched)
     lines = [f"{run}, step {state.step:,}", class_table(report)]
     if beside is not None:
-        other = predict_run(beside, shards, key, device, workers).predictions
+        other_run = predict_run(beside, shards, key, device, workers)
+        other = other_run.predictions
+        if other.skipped != predictions.skipped:
+            raise UserError(f"--beside {beside}: reads other images of {key} than {folder}")
+        if other_run.matched not in ("", matched):
+            report["notes"].append(other_run.matched)
         ours, others = (one.predicted == one.labels for one in (predictions, other))
         above = paired_difference(ours, others, config.train.seed)
         report["above"] = {
@@ -146,6 +155,7 @@ def evaluate_run(
     title = f"{run.name}, step {state.step:,}: {report['accuracy']:.1%} of "
     title += f"{report['images']:,} images right"
     write_png(draw_confusion(confusion(predictions, len(names)), names, title), picture)
+    lines += [f"note: {note}" for note in report["notes"]]
     return "\n".join([*lines, str(out), str(picture)])
 
 
@@ -154,8 +164,7 @@ def predict_run(
 ) -> EvaluatedRun:
     """Evaluate a checkpoint, or a run's newest, on all `shards`; raises as `evaluate_run` does."""
     from mae.base.errors import UserError
-    from mae.data.class_names import class_names
-    from mae.data.training_data import open_images
+    from mae.data.training_data import open_labelled
     from mae.data.transform import choose_crop_pct
     from mae.evaluation.classification import evaluate_classifier, require_classes
     from mae.evaluation.features import missing_features
@@ -165,19 +174,15 @@ def predict_run(
     from mae.training.checkpoint.trained import load_pretrained
 
     config, objective, state = load_pretrained(folder)
-    names = list(implementation(config.objective).class_names(config, find_run(folder).folder))
+    known = implementation(config.objective).classes(config, find_run(folder).folder)
     classify: Any = getattr(objective.to(device), "logits", None)
-    if classify is None or not names:
+    if classify is None or known is None:
         refusal = missing_features(folder, config.objective, "class scores", "evaluate")
         if timm_encoder(objective) is None:
             raise refusal
         raise UserError(f"{refusal} (`mae finetune` makes a classifier of a pretraining run)")
-    images = open_images(shards, key, config)
-    labels = require_classes(images, key, len(names))
-    theirs = class_names(images.manifest.shards, len(names))
-    numbers = [str(number) for number in range(len(names))]
-    if theirs != names and numbers not in (theirs, names):
-        raise UserError(f"{key}: its classes.txt names other classes than those of {folder}")
+    images, matched = open_labelled(shards, key, config, known.names, str(folder))
+    labels = require_classes(images, key, known.count)
     predictions = evaluate_classifier(
         classify,
         images,
@@ -189,7 +194,7 @@ def predict_run(
         max_bad=config.data.max_bad,
     )
     crop_pct = choose_crop_pct(config.data.crop_pct, objective.img_size)
-    return EvaluatedRun(config, state, images, predictions, names, crop_pct)
+    return EvaluatedRun(config, state, images, predictions, known.shown(), crop_pct, matched)
 
 
 def trained_on(config: Config, test: Images) -> int | None:

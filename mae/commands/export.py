@@ -111,6 +111,7 @@ def run(args: argparse.Namespace) -> None:
         config = resize(config, model, own, args.img_size)
     images, photograph, checked_on = check_images(args.images, config, model.img_size)
     given = {"--pool": args.pool is not None, "--no-decoder": not args.decoder}
+    known = own.classes(config, trained.folder)
     request = ExportRequest(
         config=config,
         model=model,
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
         pool=pool,
         decoder=args.decoder,
         trained_size=trained_size,
-        class_names=own.class_names(config, trained.folder),
+        class_names=tuple(known.shown()) if known else (),
         options=frozenset(option for option, is_given in given.items() if is_given),
         photograph=photograph,
     )

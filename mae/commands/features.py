@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from mae.base.device import choose_device
     from mae.base.errors import UserError
     from mae.commands.frozen_encoders import log
-    from mae.data.training_data import open_images
+    from mae.data.training_data import open_labelled
     from mae.evaluation.comparison import results_folder
     from mae.evaluation.encoders import open_encoder
     from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
@@ -54,7 +54,8 @@ def run(args: argparse.Namespace) -> None:
         raise missing_features(args.run, opened.objective, "patch tokens", "features --tokens")
     if not (args.tokens or outputs.vectors):
         raise missing_features(args.run, opened.objective, "pooled features", "features")
-    images, folder = open_images(args.shards, "shards", opened.config), results_folder(args.run)
+    images = open_labelled(args.shards, "shards", opened.config, (), "").images
+    folder = results_folder(args.run)
     chosen: dict[str, Any] = {"tokens": args.tokens, "step": opened.step, "log": log}
     if not copy_features(encoder, images, folder / FOLDER, args.out, **chosen):
         write_features(

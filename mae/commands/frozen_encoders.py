@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mae.base.device import choose_device
 from mae.base.files import write_json
-from mae.data.training_data import open_images
+from mae.data.training_data import open_images, open_labelled
 from mae.evaluation.comparison import Comparison, open_sources, results_folder, seen_in_train
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.features import BATCH, encoder_outputs, missing_features
@@ -18,11 +18,15 @@ from mae.objectives.registry import declaration
 
 
 def open_comparison(
-    args: argparse.Namespace, log: Callable[[str], None], needs_tokens: bool = True
+    args: argparse.Namespace,
+    log: Callable[[str], None],
+    needs_tokens: bool = True,
+    needs_labels: bool = True,
 ) -> EncoderComparison:
     """Open RUN (and the untrained encoder), --train and --test.
 
-    Raises UserError where the encoder has no patch tokens but `needs_tokens`.
+    Raises UserError where the encoder has no patch tokens but `needs_tokens`, or the two data sets
+    have other classes but `needs_labels`.
     """
     opened = open_encoder(args.run)
     module, encoder = opened.module.eval(), opened.encoder
@@ -33,8 +37,16 @@ def open_comparison(
     if args.baselines:
         fresh_module, fresh = opened.untrained()
         encoders[fresh.name], modules[fresh.name] = fresh, fresh_module.eval()
-    train = open_images(args.train, "--train", opened.config)
-    test = open_images(args.test, "--test", opened.config)
+    if needs_labels:
+        train, _ = open_labelled(args.train, "--train", opened.config, (), "")
+        names = train.manifest.class_names
+        test, matched = open_labelled(args.test, "--test", opened.config, names, "--train")
+    else:
+        train, test = (
+            open_images(patterns, key, opened.config)
+            for key, patterns in (("--train", args.train), ("--test", args.test))
+        )
+        matched = ""
     return EncoderComparison(
         opened=opened,
         encoders=encoders,
@@ -44,6 +56,7 @@ def open_comparison(
         seen=seen_in_train(train.manifest, test.manifest, log),
         folder=results_folder(args.run, args.out),
         patch_size=outputs.patch_size,
+        matched=matched,
     )
 
 
@@ -69,10 +82,16 @@ def finish_features(args: argparse.Namespace, compared: Comparison, report: dict
     if compared.objective:
         own = declaration(compared.objective).evaluation_notes
         report["measures"] = own.get(args.command, report["measures"])
+    report = with_notes(report, [compared.matched] * bool(compared.matched))
     folder = results_folder(args.run) if args.run else Path(args.test[0]).parent
     out = args.out or folder / f"{args.command}.json"
     shown = table(args.command, report)
     finish(args, out, report, shown, step=compared.step, seen=compared.seen)
+
+
+def with_notes(report: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    """`report` with further notes."""
+    return {**report, "notes": [*report.get("notes", ()), *notes]}
 
 
 def finish(

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from mae.commands.frozen_encoders import finish, log, open_comparison
     from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 
-    compared, device = open_comparison(args, log), choose_device(args.device)
+    compared, device = open_comparison(args, log, needs_labels=False), choose_device(args.device)
     assert compared.patch_size is not None
     for module in compared.modules.values():
         module.to(device)

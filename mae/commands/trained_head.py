@@ -70,6 +70,9 @@ def train_head(
         )
         destroy_process_group()
         if is_main:
+            report = frozen_encoders.with_notes(
+                report, [comparison.matched] * bool(comparison.matched)
+            )
             out = args.out or comparison.folder / f"{name}.json"
             shown, step = table(title, dict(report)), comparison.opened.step
             frozen_encoders.finish(args, out, report, shown, step=step, seen=comparison.seen)

@@ -43,6 +43,10 @@ class Images:
         self.bits = bits
         self.reader = ShardReader(manifest, cache)
 
+    def of(self, manifest: Manifest) -> "Images":
+        """The images of another manifest, read in the same way."""
+        return Images(manifest, self.channels, self.bits, self.reader.cache)
+
     def __getitem__(self, sample: int) -> Tensor:
         """[c h w], uint8 or (16 bits) uint16.
 

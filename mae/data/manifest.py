@@ -59,6 +59,8 @@ class Manifest:
     """of each shard, the members that are, or may be, images or labels, and are not read"""
     others: tuple[tuple[tuple[str, int], ...], ...] = ()
     """of each shard, (extension, number) of the other members that are not read"""
+    class_names: tuple[str, ...] = ()
+    """names of the classes from 0 on, in commands that use labels; empty: unknown"""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -155,6 +157,7 @@ def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
         datasets=(len(shards),),
         passed_over=tuple(index.passed_over for index in indexes),
         others=tuple(index.others for index in indexes),
+        class_names=(),
         **columns,
     )
 
@@ -182,6 +185,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
         datasets=tuple(len(one.shards) for one in manifests),
         passed_over=tuple(found for one in manifests for found in one.passed_over),
         others=tuple(found for one in manifests for found in one.others),
+        class_names=(),
         **columns,
     )
 
@@ -209,6 +213,7 @@ def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
         datasets=manifest.datasets,
         passed_over=manifest.passed_over,
         others=manifest.others,
+        class_names=manifest.class_names,
         **{name: getattr(manifest, name)[samples] for name in COLUMNS},
     )
 
@@ -229,6 +234,11 @@ def checked_labels(
             f"first {name(int(unlabelled[0]))}"
         )
     return labels.astype(np.int64)
+
+
+def labels_digest(manifest: Manifest) -> str:
+    """sha256 over the labels, which the fingerprint does not cover."""
+    return hashlib.sha256(manifest.label.tobytes()).hexdigest()
 
 
 def summary(manifest: Manifest) -> Iterable[tuple[str, str]]:

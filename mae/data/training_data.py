@@ -13,6 +13,8 @@ import torch
 from mae.base.errors import UserError
 from mae.config.sections import Config, DataConfig
 from mae.data.batch import BatchSharding, TrainingBatch, step_names
+from mae.data.class_matching import in_classes_of, match_note, with_class_names
+from mae.data.class_names import Names
 from mae.data.device_decoding import CropDecoder, decoded_on_device
 from mae.data.images import Images
 from mae.data.manifest import Manifest, build_manifest, merge
@@ -133,9 +135,11 @@ def open_training_data(
 
     `local_share` is the share of all processes that run on this machine; `progress` is called with
     the number of indexed shards and of all shards.  Raises UserError and StorageError as
-    `build_manifest`, `build_order`, `check_cache` and `with_own_statistics` do.
+    `build_manifest`, `with_class_names`, `build_order`, `check_cache` and `with_own_statistics` do.
     """
     manifest = training_manifest(config.data, progress)
+    if declaration(config.objective).needs_labels:
+        manifest = with_class_names(manifest, "data.train")
     order = build_order(config.data, manifest, config.train.seed, config.train.batch_size)
     check_cache(config.data, manifest, local_share)
     config = with_own_statistics(config, manifest)
@@ -155,6 +159,27 @@ def open_images(patterns: Sequence[str], key: str, config: Config) -> Images:
         for line in manifest.warnings():
             print(f"warning: {key}: {line}", file=sys.stderr)
     return Images(manifest, config.data.in_chans, data.bits, cache)
+
+
+class LabelledImages(NamedTuple):
+    """Images whose labels count the classes of other data, or of a model."""
+
+    images: Images
+    note: str
+    """line on how the classes were matched; "": both have the same names"""
+
+
+def open_labelled(
+    patterns: Sequence[str], key: str, config: Config, names: Names, of: str
+) -> LabelledImages:
+    """Images as `open_images`, with the labels that the class `names` of `of` give to them.
+
+    Raises UserError also where the classes are others (`with_class_names`, `in_classes_of`).
+    """
+    images = open_images(patterns, key, config)
+    manifest = with_class_names(images.manifest, key)
+    note = match_note(manifest.class_names, names, key, of)
+    return LabelledImages(images.of(in_classes_of(manifest, names, key, of)), note)
 
 
 def training_manifest(

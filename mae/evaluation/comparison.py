@@ -8,8 +8,9 @@ import numpy as np
 from torch import nn
 
 from mae.base.errors import UserError
+from mae.data.class_matching import match_note, renumber
 from mae.data.manifest import Manifest
-from mae.data.training_data import open_images
+from mae.data.training_data import open_labelled
 from mae.evaluation.encoders import (
     PRETRAINED,
     FrozenEncoder,
@@ -36,6 +37,8 @@ class Comparison(NamedTuple):
     different data"""
     objective: str | None = None
     """objective of the run; None: unknown, for exports and feature files"""
+    matched: str = ""
+    """line on how the classes of test and train were matched; "": by the same names"""
 
 
 def open_sources(
@@ -70,8 +73,9 @@ def open_sources(
         opened.module, opened.encoder.encode, opened.encoder.img_size, opened.config
     ).vectors:
         raise missing_features(run, opened.objective, "pooled features", command)
-    train_images = open_images(train, "--train", opened.config)
-    test_images = open_images(test, "--test", opened.config)
+    train_images, _ = open_labelled(train, "--train", opened.config, (), "")
+    names = train_images.manifest.class_names
+    test_images, matched = open_labelled(test, "--test", opened.config, names, "--train")
     check_labels(
         manifest_labels(train_images.manifest), manifest_labels(test_images.manifest), classes
     )
@@ -102,8 +106,9 @@ def open_sources(
         subjects.append(encoded(encoder, module))
         pixels = pixel_encoder(opened.config, encoder.img_size, encoder.crop_pct)
         subjects.append(encoded(pixels, None))
-    check_labels(feature_labels(subjects[0].train), feature_labels(subjects[0].test), classes)
-    return Comparison(subjects, opened.step, seen, opened.objective)
+    decoded = (feature_labels(part) for part in (subjects[0].train, subjects[0].test))
+    check_labels(*(part._replace(class_names=names) for part in decoded), classes=classes)
+    return Comparison(subjects, opened.step, seen, opened.objective, matched)
 
 
 def _open_files(
@@ -125,10 +130,16 @@ def _open_files(
         ours, theirs = (part.metadata.get(key) for part in (train_features, test_features))
         if ours != theirs:
             raise UserError(f"--train, --test: features of another {key}: {ours} and {theirs}")
+    ours, theirs = train_features.class_names(), test_features.class_names()
+    numbers = renumber(test_features.labels, theirs, ours, "--test", "--train")
     check_labels(feature_labels(train_features), feature_labels(test_features), classes)
+    subject = subject._replace(test=test_features._replace(labels=numbers))
     step = train_features.metadata.get("step")
     return Comparison(
-        [subject], int(step) if step else None, _shared_rows(train_features, test_features, log)
+        [subject],
+        int(step) if step else None,
+        _shared_rows(train_features, test_features, log),
+        matched=match_note(theirs, ours, "--test", "--train"),
     )
 
 
@@ -147,8 +158,13 @@ def seen_in_train(
 
     `key` is the name of `train` in messages.
     """
+    return _warned(count_seen(train, test), key, log)
+
+
+def count_seen(train: Manifest, test: Manifest) -> int:
+    """Number of test images whose bytes (length and CRC-32) occur in train."""
     ours, theirs = ((m.size.astype(np.uint64) << np.uint64(32)) | m.crc for m in (test, train))
-    return _warned(int(np.isin(ours, theirs).sum()), key, log)
+    return int(np.isin(ours, theirs).sum())
 
 
 def _warned(seen: int, key: str, log: Callable[[str], None]) -> int:

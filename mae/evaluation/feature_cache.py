@@ -22,11 +22,12 @@ from mae.base.files import new_file
 from mae.base.progress import duration
 from mae.config.sections import Config
 from mae.data.images import Images
-from mae.data.manifest import Manifest
+from mae.data.manifest import Manifest, labels_digest
 from mae.data.transform import CENTER_RULE
 from mae.evaluation.encoders import TOKENS, FrozenEncoder, objective_encoder
 from mae.evaluation.features import BATCH, Skipped, encode_images
 from mae.evaluation.features_file import (
+    CLASSES,
     FeatureSet,
     FeatureWriter,
     read_features,
@@ -110,12 +111,18 @@ def load_or_encode(
 
 
 def find_cached(folder: Path, wanted: Mapping[str, str], tokens: bool) -> Path | None:
-    """Smallest file in `folder` with the identity `wanted`, and with patch tokens if `tokens`."""
-    found = []
+    """Smallest file in `folder` with the identity `wanted`, and with patch tokens if `tokens`.
+
+    The file may be without class names.
+    """
+    found, names = [], wanted.get(CLASSES)
+    wanted = {key: value for key, value in wanted.items() if key != CLASSES}
     for path in folder.glob(f"*{SUFFIX}"):
         with suppress(UserError, OSError):  # damaged, or deleted meanwhile: it is encoded again
             metadata, columns = read_header(path)
-            if wanted.items() <= metadata.items() and (TOKENS in columns or not tokens):
+            named_so = metadata.get(CLASSES) in (None, names)
+            same = named_so and wanted.items() <= metadata.items()
+            if same and (TOKENS in columns or not tokens):
                 found.append((path.stat().st_size, path))
     return min(found)[1] if found else None
 
@@ -131,8 +138,12 @@ def copy_features(
     log: Callable[[str], None] = print,
 ) -> bool:
     """Copy features from the cache to `out`, if it has what `write_features` would write."""
-    path = find_cached(folder, _metadata(encoder, images, step), tokens)
-    if path is None or (TOKENS in read_header(path)[1]) != tokens:
+    wanted = _metadata(encoder, images, step)
+    path = find_cached(folder, wanted, tokens)
+    if path is None:
+        return False
+    metadata, columns = read_header(path)
+    if (TOKENS in columns) != tokens or metadata.get(CLASSES) != wanted.get(CLASSES):
         return False
     log(f"features of {len(images.manifest):,} images: a copy of {path}, made before")
     with new_file(out) as part:
@@ -141,12 +152,13 @@ def copy_features(
 
 
 def identity(encoder: FrozenEncoder, images: Images) -> dict[str, str]:
-    """Everything that determines the features of these images, and their labels."""
-    manifest = images.manifest
+    """Everything that determines the features of these images, their labels and class names."""
+    manifest, names = images.manifest, images.manifest.class_names
     return {
+        **({CLASSES: json.dumps(names)} if names else {}),
         "encoder": encoder.sha256,
         "data": manifest.fingerprint,
-        "labels": hashlib.sha256(manifest.label.tobytes()).hexdigest(),
+        "labels": labels_digest(manifest),
         "channels": str(images.channels),
         "bits": str(images.bits),
         "img_size": "x".join(map(str, encoder.img_size)),

@@ -19,10 +19,14 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from mae.base.errors import UserError
+from mae.data.class_names import Names
 from mae.evaluation.features import Halves
 
 FORMAT = "mae features 1"
 """`format` in the metadata of the header"""
+
+CLASSES = "classes"
+"""entry of the metadata with the class names, a JSON list; absent where they are unknown"""
 
 NUMBERS = ("label", "sample")
 TEXTS = ("name", "dropped")
@@ -50,6 +54,10 @@ class FeatureSet(NamedTuple):
     def names(self) -> list[str]:
         """`shard: key KEY` of each row."""
         return _texts(self.path, "name")
+
+    def class_names(self) -> Names:
+        """Names of the classes from 0 on; empty: unknown."""
+        return tuple(json.loads(self.metadata.get(CLASSES, "[]")))
 
     def dropped(self) -> list[str]:
         """Shard, key and error of each image that has no row."""

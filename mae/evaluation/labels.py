@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import UserError
-from mae.data.class_names import check_class_names
+from mae.data.class_matching import renumber
+from mae.data.class_names import Names, quoted
 from mae.data.manifest import Manifest, checked_labels
 from mae.evaluation.features_file import FeatureSet
 
@@ -19,8 +20,8 @@ class DatasetLabels(NamedTuple):
     """[n]"""
     name: Callable[[int], str]
     """number of a row → its name in messages"""
-    shards: Sequence[str] = ()
-    """shards, which may have class names beside them"""
+    class_names: Names = ()
+    """names of the classes from 0 on; empty: unknown"""
 
 
 class ClassNumbers(NamedTuple):
@@ -36,7 +37,7 @@ class ClassNumbers(NamedTuple):
 
 def manifest_labels(manifest: Manifest) -> DatasetLabels:
     """Labels of shards."""
-    return DatasetLabels(manifest.label.astype(np.int64), manifest.name, manifest.shards)
+    return DatasetLabels(manifest.label.astype(np.int64), manifest.name, manifest.class_names)
 
 
 def sample_labels(manifest: Manifest, samples: npt.NDArray[np.int64]) -> DatasetLabels:
@@ -44,13 +45,13 @@ def sample_labels(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Dataset
     return DatasetLabels(
         manifest.label[samples].astype(np.int64),
         lambda row: manifest.name(int(samples[row])),
-        manifest.shards,
+        manifest.class_names,
     )
 
 
 def feature_labels(features: FeatureSet) -> DatasetLabels:
     """Labels of a file of features."""
-    return DatasetLabels(features.labels, lambda row: features.names()[row])
+    return DatasetLabels(features.labels, lambda row: features.names()[row], features.class_names())
 
 
 def check_labels(
@@ -59,10 +60,11 @@ def check_labels(
     """Check that a classifier can be fitted to `train` and tested on `test`; number the classes.
 
     Raises UserError where a label is missing, `train` has fewer than two classes, `test` has a
-    class that `train` lacks, both name their classes and differ, or, with `classes`, the classes
-    of `train` are not exactly 0, 1 … classes - 1.
+    class that `train` lacks (by name, where both have class names), or, with `classes`, the
+    classes of `train` are not exactly 0, 1 … classes - 1.
     """
-    check_class_names(train.shards, test.shards, "--test")
+    names = train.class_names
+    test = test._replace(labels=renumber(test.labels, test.class_names, names, "--test", "--train"))
     for key, (labels, name, _) in (("--train", train), ("--test", test)):
         checked_labels(labels, name, key)
         if classes is not None and len(beyond := np.flatnonzero(labels >= classes)):
@@ -74,12 +76,19 @@ def check_labels(
     if classes is not None and len(known) != classes:
         missing = np.setdiff1d(np.arange(classes), known)
         raise UserError(
-            f"--train: {len(known)} classes, not --classes {classes}: none is of {missing[0]}"
+            f"--train: {len(known)} classes, not --classes {classes}: none is of "
+            f"{_shown(missing[0], names)}"
         )
     if len(known) < 2:
         raise UserError(
-            f"--train: all samples are of class {known[0]}: a classifier needs at least two"
+            f"--train: all samples are of class {_shown(known[0], names)}: a classifier needs at "
+            "least two"
         )
     if len(unknown := np.setdiff1d(test.labels, known)):
-        raise UserError(f"--test: class {unknown[0]} does not occur in --train")
+        raise UserError(f"--test: class {_shown(unknown[0], names)} does not occur in --train")
     return ClassNumbers(len(known), numbers, np.searchsorted(known, test.labels))
+
+
+def _shown(label: int, names: Sequence[str]) -> str:
+    """Number of a class, with its name where that is known."""
+    return f"{label} ({quoted(names[label : label + 1])})" if label < len(names) else str(label)

@@ -16,7 +16,7 @@ from mae.base.rows import read_rows
 from mae.config.sections import Config
 from mae.config.validation import changed_settings
 from mae.data.images import Images
-from mae.data.manifest import Manifest
+from mae.data.manifest import Manifest, labels_digest
 from mae.data.training_data import TrainingSource
 from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, LoadedEncoder
 from mae.objectives.base import Objective
@@ -74,6 +74,8 @@ class EncoderComparison:
     """folder of the results"""
     patch_size: tuple[int, int] | None
     """height and width of a patch token in pixels; None: the encoder has no patch tokens"""
+    matched: str
+    """line on how the classes of test and train were matched; "": by the same names"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +186,9 @@ def claim_folder(
     if found and found.state.data != manifest.fingerprint:
         short = (one[:16] for one in (found.state.data, manifest.fingerprint))
         lines.append("training data: " + " → ".join(short))
+    before, now = run.last_start().get("labels"), labels_digest(manifest)
+    if before and before != now:
+        lines.append(f"training labels: {before[:16]} → {now[:16]}")
     if not lines:
         return
     for one in (run, *([Run(followed_by)] if followed_by else [])):

@@ -11,7 +11,7 @@ Settings, metrics and texts are declared without torch: see `mae.objectives.decl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
+    from mae.data.class_names import Classes
     from mae.data.images import Images
     from mae.evaluation.probing import ProbeRequest
     from mae.export.contract import Pool, Writer
@@ -269,6 +270,6 @@ class Implementation(ABC):
         `old_grid`: rows and columns of patches before.
         """
 
-    def class_names(self, config: Config, run: Path) -> Sequence[str]:
-        """Class names in the order of the logits (default: none); `run` is the run folder."""
-        return ()
+    def classes(self, config: Config, run: Path) -> Classes | None:
+        """Classes in the order of the logits (default: none); `run` is the run folder."""
+        return None

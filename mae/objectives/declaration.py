@@ -230,9 +230,6 @@ class Declaration:
         """Further augmentation in the data workers, (crop [c h w], key) → crop; None: no more."""
         return None
 
-    def write_run_files(self, config: Config, run: Path) -> None:
-        """Write further files into the folder of a new run, such as class names."""
-
     def describe(self, config: Config, size: str) -> str:
         """Description of the model in a few words; `size` is the text "12.3 M parameters"."""
         return f"{self.name}, {size}"

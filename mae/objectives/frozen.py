@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from mae.config.sections import Config
-from mae.data.class_names import class_names
+from mae.data.class_names import Classes, run_classes
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.objectives.base import Features, Implementation, Objective
 from mae.objectives.shared_sections import frozen_model_of
@@ -99,7 +99,15 @@ class Probe(Objective):
 class ProbeImplementation(Implementation):
     """Base class of the implementations of probes."""
 
-    def class_names(self, config: Config, run: Path) -> Sequence[str]:
-        """Class names in the order of the logits; none where class i does not have label i."""
+    def classes(self, config: Config, run: Path) -> Classes | None:
+        """Classes in the order of the logits.
+
+        None where class i does not have label i and the classes have no names.
+        """
         model = frozen_model_of(config)
-        return () if model.labels else class_names(config.data.train, model.classes, run)
+        labels = model.labels or range(model.classes)
+        known = run_classes(config.data.train, labels[-1] + 1, run)
+        if model.labels and not known.names:
+            return None
+        names = known.shown() if known.names else ()
+        return Classes(len(labels), tuple(names[label] for label in labels) if names else ())

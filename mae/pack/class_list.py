@@ -1,8 +1,6 @@
 """Class names of `mae pack --classes`: read from a file, applied to a listing."""
 
 import json
-import shlex
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,36 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from mae.base.errors import UserError
-from mae.base.printable import printable
-from mae.data.class_names import FILE
+from mae.data.class_names import FILE, class_lines, normal, quoted
 from mae.data.scan import NO_LABEL
-from mae.pack.listing import MAX_LISTED, Listing, fingerprint
-
-ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-"""characters that would end a field or a line"""
-ENCODING = ("utf-8", "surrogateescape")
-"""keeps the bytes of file names that are not UTF-8"""
-
-
-def escaped(name: str) -> str:
-    """File or class name as a field of a text file: backslashes, tabs and line ends escaped."""
-    return "".join(ESCAPES.get(letter, letter) for letter in name)
-
-
-def unescaped(field: str) -> str:
-    """Name that `escaped` wrote as `field`; other backslashes are kept."""
-    letters = {code[1]: letter for letter, code in ESCAPES.items()}
-    name, rest = "", field
-    while rest:
-        code = letters.get(rest[1:2]) if rest[0] == "\\" else None
-        name += code or rest[0]
-        rest = rest[2 if code else 1 :]
-    return name
-
-
-def normal(name: str) -> str:
-    """`name` in one Unicode spelling (NFC): macOS stores an accent as a letter of its own."""
-    return unicodedata.normalize("NFC", name)
+from mae.pack.listing import Listing, fingerprint
 
 
 def read_class_list(source: Path) -> tuple[str, ...]:
@@ -55,7 +26,8 @@ def read_class_list(source: Path) -> tuple[str, ...]:
         raise UserError(f"--classes: {file}: no such file{hint}") from None
     except OSError as error:
         raise UserError(f"--classes: {file}: cannot be read: {error.strerror}") from None
-    names = _from_json(file, data) if file.suffix.lower() == ".json" else _from_lines(file, data)
+    is_json = file.suffix.lower() == ".json"
+    names = _from_json(file, data) if is_json else class_lines(data, f"--classes: {file}")
     first_line: dict[str, int] = {}
     for line, name in enumerate(names, 1):
         if not name.strip():
@@ -78,15 +50,6 @@ def _from_json(file: Path, data: bytes) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f'--classes: {file}: has no list "classes" of names, as pack.json has')
     return tuple(map(normal, names))
-
-
-def _from_lines(file: Path, data: bytes) -> tuple[str, ...]:
-    if b"\0" in data:
-        raise UserError(f"--classes: {file}: is not text in UTF-8")
-    lines = data.removeprefix(b"\xef\xbb\xbf").decode(*ENCODING).split("\n")
-    if not lines[-1].strip():
-        lines.pop()
-    return tuple(normal(unescaped(line.removesuffix("\r"))) for line in lines)
 
 
 def apply_class_list(listing: Listing, names: Sequence[str], source: Path) -> Listing:
@@ -132,12 +95,6 @@ def apply_class_list(listing: Listing, names: Sequence[str], source: Path) -> Li
             np.array([NO_LABEL if label is None else label for label in new], np.int64),
         ),
     )
-
-
-def quoted(names: Sequence[str]) -> str:
-    """The first ten names, quoted where needed, for a message."""
-    shown = ", ".join(shlex.quote(printable(name)) for name in names[:MAX_LISTED])
-    return shown + (f", … ({len(names):,} in all)" if len(names) > MAX_LISTED else "")
 
 
 def _count(names: Sequence[str]) -> str:

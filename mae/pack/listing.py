@@ -18,8 +18,6 @@ from mae.storage.cache import ShardCache
 DATASET_PREFIX = "torchvision:"
 """marks the name of a torchvision data set among the sources"""
 UNKNOWN_SIZE = -1
-MAX_LISTED = 10
-"""maximum number of examples (files, faults, columns) that one message or report names"""
 
 
 class PackRequest(NamedTuple):

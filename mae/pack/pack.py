@@ -17,16 +17,16 @@ import numpy.typing as npt
 
 from mae.base.errors import SampleError, UserError
 from mae.base.files import discard
+from mae.base.printable import printable
 from mae.base.progress import Progress, progress_bar
+from mae.data.class_names import ENCODING, escaped
 from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import BadImage
-from mae.pack.class_list import ENCODING, escaped
 from mae.pack.duplicates import DIGEST_WORDS, content_digest, exact_duplicates
 from mae.pack.listing import (
     UNKNOWN_SIZE,
     Listing,
     PackRequest,
-    printable,
 )
 from mae.pack.shard_plan import (
     PackOptions,

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.base.printable import printable
-from mae.pack.class_list import quoted
+from mae.data.class_names import MAX_LISTED, quoted
 from mae.pack.duplicates import exact_duplicates, near_duplicates
-from mae.pack.listing import MAX_LISTED, Listing
+from mae.pack.listing import Listing
 from mae.pack.shard_plan import ShardReport, ShardTask
 
 FEW_SHARDS, MANY_BYTES = 64, 1_000_000_000

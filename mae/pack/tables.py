@@ -10,11 +10,10 @@ import numpy as np
 
 from mae.base.errors import UserError
 from mae.base.printable import printable
+from mae.data.class_names import MAX_LISTED, normal
 from mae.data.scan import NO_LABEL
 from mae.decoding.pixels import READ_FORMATS
-from mae.pack.class_list import normal
 from mae.pack.listing import (
-    MAX_LISTED,
     FileReader,
     Listing,
     Source,

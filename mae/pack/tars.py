@@ -1,20 +1,17 @@
 """Existing shards as a source of `mae pack`: images and labels; other members are skipped."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from mae.base.errors import UserError
+from mae.data.class_matching import with_class_names
 from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest, build_manifest, require_labels
 from mae.data.passed_over import kinds_of_files
 from mae.data.shard_reader import ShardReader
 from mae.decoding.pixels import EXTENSIONS
-from mae.pack.class_list import unescaped
 from mae.pack.listing import Listing, Source, fingerprint
 from mae.storage.cache import ShardCache
-from mae.storage.remote import is_remote
 
 
 def list_tars(
@@ -22,11 +19,14 @@ def list_tars(
 ) -> Listing:
     """List the samples of the shards that match `patterns`.
 
-    Raises UserError as `build_manifest`, and with `labels=True` where samples have no label.
+    Raises UserError as `build_manifest`, as `with_class_names` unless `labels` is False, and with
+    `labels=True` where samples have no label.
     """
     manifest = build_manifest(patterns, "mae pack", cache=cache)
     if labels:
         require_labels(manifest, "--labels")
+    if labels is not False:
+        manifest = with_class_names(manifest, "mae pack")
     numbers = manifest.label.tolist() if labels is not False else [NO_LABEL] * len(manifest)
     return Listing(
         name=" ".join(patterns),
@@ -38,7 +38,7 @@ def list_tars(
         sizes=manifest.size.astype(np.int64),
         fingerprint=fingerprint([manifest.fingerprint, *manifest.shards], manifest.label),
         splits=(("train", len(manifest)),),
-        classes=_class_names(manifest) if labels is not False else (),
+        classes=manifest.class_names,
         notes=_notes_on_skipped_members(manifest, labels is not False),
     )
 
@@ -68,18 +68,3 @@ def _notes_on_skipped_members(manifest: Manifest, labels: bool) -> tuple[str, ..
     if others := manifest.other_members():
         notes.append(f"not packed: {kinds_of_files(others)}")
     return tuple(notes)
-
-
-def _class_names(manifest: Manifest) -> tuple[str, ...]:
-    """Class names from the `classes.txt` beside the shards; empty where it has too few lines."""
-    folders = {Path(shard).parent for shard in manifest.shards if not is_remote(shard)}
-    if len(folders) != 1 or any(map(is_remote, manifest.shards)):
-        return ()
-    file = folders.pop() / "classes.txt"
-    try:
-        lines = file.read_text("utf-8", "surrogateescape").split("\n")[:-1]
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
-    return tuple(map(unescaped, lines)) if manifest.label.max() < len(lines) else ()

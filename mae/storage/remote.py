@@ -1,6 +1,7 @@
 """Remote files (`https://`, `s3://`, `gs://`, `hf://`, `pipe:COMMAND`): stat, glob, download."""
 
 import glob
+import io
 import re
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -142,6 +143,21 @@ def download(
     written = _call_with_retries(location, receive, target, size)
     target.flush()
     return written
+
+
+def read_if_present(location: str) -> bytes | None:
+    """Contents of a small remote file; None where there is none, or no access to one.
+
+    Raises errors as `stat` does.
+    """
+    body = io.BytesIO()
+    try:
+        call_with_retries(lambda attempt: receive_file(location, attempt), body)
+    except RetriesExhausted as failure:
+        if failure.is_absent:
+            return None
+        raise StorageError(f"{redacted(location)}: {redacted(str(failure))}") from None
+    return body.getvalue()
 
 
 def _call_with_retries(

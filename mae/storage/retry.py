@@ -36,6 +36,9 @@ T = TypeVar("T")
 class RetriesExhausted(Exception):
     """Failure of all attempts; the message holds the last error and the number of attempts."""
 
+    is_absent = False
+    """the server has no such file, or no access to one (some answer so where there is none)"""
+
 
 class Attempt:
     """One attempt of a transfer into `target`, of `size` bytes where that is known."""
@@ -136,7 +139,9 @@ def call_with_retries(
             cause = _root_cause(error)
             if not _is_retryable(cause) or number == MAX_ATTEMPTS:
                 times = "once" if number == 1 else f"{number} times"
-                raise RetriesExhausted(f"{_reason(cause)} (tried {times})") from None
+                failure = RetriesExhausted(f"{_reason(cause)} (tried {times})")
+                failure.is_absent = _is_absent(cause)
+                raise failure from None
             retry_after = _retry_after(cause)
         time.sleep(max(_retry_delay(number), retry_after))
     raise AssertionError("unreachable")
@@ -171,6 +176,11 @@ def _is_retryable(error: BaseException) -> bool:
     if status := _status(error):
         return status >= 500 or status in RETRYABLE_STATUSES
     return not (isinstance(error, FileNotFoundError | PermissionError) or _lacks_credentials(error))
+
+
+def _is_absent(error: BaseException) -> bool:
+    absent = (HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE)
+    return isinstance(error, FileNotFoundError | PermissionError) or _status(error) in absent
 
 
 def _reason(error: BaseException) -> str:

@@ -2,8 +2,10 @@
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from PIL import Image
@@ -13,9 +15,13 @@ from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import Config
+from mae.data.class_matching import with_class_names
 from mae.data.images import Images, usable_image
-from mae.data.training_data import TrainingSource, open_images
+from mae.data.manifest import Manifest
+from mae.data.scan import NO_LABEL
+from mae.data.training_data import TrainingSource, open_images, open_labelled
 from mae.data.transform import center_view, stack
+from mae.evaluation.comparison import count_seen
 from mae.evaluation.health import measure_held_out
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.registry import declaration, implementation
@@ -40,22 +46,52 @@ class EvaluationImages(NamedTuple):
 
     panel: PanelImages | None
     held_out: Images | None
+    notes: list[str]
+    """lines on the held-out images, for the user"""
 
 
-def open_held_out(config: Config) -> Images | None:
-    """Open data.val for evaluation during training; None unless log.health_every is set.
+class HeldOutImages(NamedTuple):
+    """Images of data.val for evaluation during training."""
+
+    images: Images | None
+    """None: none, or log.health_every is 0"""
+    notes: list[str]
+    """lines for the user"""
+
+
+def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
+    """Open data.val, and compare it with the training samples.
 
     Raises UserError where the images cannot be read or do not fit the objective.  For an
     objective that needs labels they are checked in any case, since it is evaluated on them
     afterwards.
     """
     if not config.data.val:
-        return None
-    if not (config.log.health_every or declaration(config.objective).needs_labels):
-        return None
-    images = open_images(config.data.val, "data.val", config)
+        return HeldOutImages(None, [])
+    notes: list[str] = []
+    if declaration(config.objective).needs_labels:
+        names = training.class_names
+        images, matched = open_labelled(config.data.val, "data.val", config, names, "data.train")
+        notes += [matched] * bool(matched)
+    else:
+        images, notes = open_measured(config)
     implementation(config.objective).check_held_out(config, images)
-    return images if config.log.health_every else None
+    if seen := count_seen(training, images.manifest):
+        notes.append(
+            f"warning: {seen:,} of {len(images.manifest):,} images of data.val are in data.train "
+            "too, byte for byte: what is measured on them is no held-out result"
+        )
+    return HeldOutImages(images if config.log.health_every else None, notes)
+
+
+def open_measured(config: Config) -> tuple[Images, list[str]]:
+    """Open data.val for an objective that needs no labels: without them where they conflict."""
+    images = open_images(config.data.val, "data.val", config)
+    try:
+        return images.of(with_class_names(images.manifest, "data.val")), []
+    except UserError as error:
+        label = np.full_like(images.manifest.label, NO_LABEL)
+        return images.of(replace(images.manifest, label=label)), [f"labels not used: {error}"]
 
 
 def panel_images(config: Config, objective: Objective, training: TrainingSource) -> PanelImages:
@@ -76,10 +112,10 @@ def open_evaluation_images(
     config: Config, objective: Objective, data: TrainingSource, draws: bool
 ) -> EvaluationImages:
     """Open the images for panels, if this process `draws` them, and the held-out images."""
-    held_out = open_held_out(config)
+    held_out, notes = open_held_out(config, data.manifest)
     if not (draws and draws_panels(config, objective)):
-        return EvaluationImages(None, held_out)
-    return EvaluationImages(panel_images(config, objective, data), held_out)
+        return EvaluationImages(None, held_out, notes)
+    return EvaluationImages(panel_images(config, objective, data), held_out, notes)
 
 
 def draws_panels(config: Config, objective: Objective) -> bool:
@@ -121,7 +157,7 @@ class Evaluator:
         self.config, self.plan, _ = setup
         self.learner = learner
         self.run, self.tracker = run, tracker
-        self.panel, self.held_out = evaluated
+        self.panel, self.held_out, _ = evaluated
         if self.held_out is not None and is_sharded(learner.objective):
             self.held_out = None
             tracker.print_line("held-out images are not evaluated while the weights are sharded")

@@ -9,10 +9,12 @@ from pathlib import Path
 from accelerate import Accelerator, PartialState
 
 from mae.base.device import keep_freed_memory
-from mae.base.errors import RunFailed
+from mae.base.errors import RunFailed, UserError
 from mae.base.exit_status import append_event, clear_exit_status
 from mae.base.files import write_json
 from mae.config.sections import Config
+from mae.data.class_names import check_kept_names, write_class_names
+from mae.data.manifest import Manifest, labels_digest
 from mae.data.training_data import TrainingSource, open_training_data
 from mae.decoding.on_device import JpegDecoder
 from mae.objectives.base import Objective
@@ -76,19 +78,23 @@ def train(
     objective = build_objective(config)
     initial = start_from_weights(config, objective, run, accelerator)
     notes += initial.lines if initial else []
+    if declaration(config.objective).needs_labels:
+        check_labels_of_run(run, setup.data.manifest)
     if source is None:  # samples of other sources need not be images
         setup = setup._replace(plan=add_flops(setup, objective, accelerator))
     if is_dry:
-        open_held_out(config)
-        lines = [*notes, *dry_run(setup, objective, accelerator)]
+        held_out = open_held_out(config, setup.data.manifest)
+        lines = [*notes, *held_out.notes, *dry_run(setup, objective, accelerator)]
         print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
         return objective
     # All processes take part in drawing if the weights are sharded.
     evaluated = open_evaluation_images(
         config, objective, setup.data, is_main or accelerator.is_fsdp2
     )
+    notes += evaluated.notes
     if is_main:
         notes += run.open(config)
+        write_class_names(setup.data.manifest.class_names, run.folder)
         if initial:
             write_json(run.folder / "init.json", initial.record)
         clear_exit_status(run.folder)
@@ -121,6 +127,17 @@ def train(
     )
     run_to_end(trainer, state)
     return objective
+
+
+def check_labels_of_run(run: Run, manifest: Manifest) -> None:
+    """Raise UserError where a run that is resumed was started with other labels or class names."""
+    check_kept_names(manifest.class_names, run.folder, "data.train")
+    before = run.last_start().get("labels")
+    if before not in (None, labels_digest(manifest)):
+        raise UserError(
+            f"data.train: not the labels that {run.folder} was trained on; restore them, or choose "
+            "another output for a new run"
+        )
 
 
 def destroy_process_group() -> None:
@@ -165,7 +182,10 @@ def record_start(run: Run, setup: TrainingSetup, step: int, notes: list[str]) ->
     """Record the start in starts.jsonl and events.jsonl."""
     event = "resume" if step else "start"
     fingerprint = setup.data.manifest.fingerprint
-    run.write_start({"event": event, "step": step, **describe_start(), "data": fingerprint})
+    data = {"data": fingerprint}
+    if declaration(setup.config.objective).needs_labels:
+        data["labels"] = labels_digest(setup.data.manifest)
+    run.write_start({"event": event, "step": step, **describe_start(), **data})
     append_event(run.folder, step, event, ", ".join(notes))
 
 

@@ -5,21 +5,16 @@ from mae.base.errors import UserError
 from mae.evaluation.labels import DatasetLabels, check_labels
 
 
-def test_classes_of_other_names_are_refused(tmp_path):
-    """Equal labels with different class names: cat in one, dog in the other."""
-    for folder, names in (("a", "cat\ndog\n"), ("b", "dog\ncat\n"), ("c", "cat\ndog\n")):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "classes.txt").write_text(names)
-    (tmp_path / "bare").mkdir()
-
-    def beside(folder):
-        return labelled(0, 1)._replace(shards=[f"{tmp_path}/{folder}/0.tar"])
-
-    for fits in ("a", "c", "bare"):
-        check_labels(beside("a"), beside(fits))
-        check_labels(beside(fits), beside("a"))
-    with pytest.raises(UserError, match=r"--test: its classes\.txt names other classes"):
-        check_labels(beside("a"), beside("b"))
+def test_test_labels_are_matched_by_name():
+    train = labelled(0, 1, 2)._replace(class_names=("a", "b", "c"))
+    test = labelled(0, 1)
+    assert check_labels(train, test).test.tolist() == [0, 1]
+    numbers = check_labels(train, test._replace(class_names=("a", "c")))
+    assert numbers.test.tolist() == [0, 2]
+    with pytest.raises(UserError, match="--test: 1 class is not in --train: dog"):
+        check_labels(train, test._replace(class_names=("a", "dog")))
+    with pytest.raises(UserError, match=r"--test: class 2 \(c\) does not occur in --train"):
+        check_labels(labelled(0, 1)._replace(class_names=("a", "b", "c")), labelled(2))
 
 
 def labelled(*labels) -> DatasetLabels:

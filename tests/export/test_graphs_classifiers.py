@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from mae.cli import main
-from mae.config.sections import DataConfig
+from mae.data.class_names import write_class_names
 from mae.objectives.classifier.model import Classifier
 from mae.training.checkpoint.resume import load_model
 from mae.training.checkpoint.trained import load_pretrained
 from tests.runs import same_weights
-from tests.untrained import NUMBERS, classifier_config, earlier_layout, untrained_run
+from tests.untrained import classifier_config, earlier_layout, untrained_run
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,9 @@ def test_averaged_weights_of_an_earlier_version_are_exported(tmp_path, in_proces
     assert same_weights(one, other)
 
 
-def test_class_names_do_not_depend_on_the_working_directory(tmp_path, in_process, monkeypatch):
-    """The shards' paths are relative to the directory in which the run was started."""
-    (tmp_path / "shards").mkdir()
-    (tmp_path / "shards" / "classes.txt").write_text("cat\ndog\nhen\n")
-    monkeypatch.chdir(tmp_path)
-    data = DataConfig(train=("shards/train-*.tar",), mean=NUMBERS, std=NUMBERS)
-    run = untrained_run(tmp_path / "run", classifier_config(data=data))
-    (tmp_path / "shards" / "classes.txt").unlink()
+def test_class_names_are_those_of_the_run_folder(tmp_path, in_process):
+    run = untrained_run(tmp_path / "run", classifier_config())
+    write_class_names(("cat", "dog", "hen"), run)
     assert main(["export", str(run), str(tmp_path / "out"), "--images", "noise"]) == 0
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["pretrained_cfg"]["label_names"] == ["cat", "dog", "hen"]

@@ -37,6 +37,7 @@ def probing(
         seen=0,
         folder=run,
         patch_size=None,
+        matched="",
         device="cpu",
         num_processes=1,
         is_main=True,

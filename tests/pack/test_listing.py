@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from mae.base.errors import StorageError
+from mae.base.printable import printable
 from mae.decoding.pixels import BadImage
-from mae.pack.listing import FileReader, printable
+from mae.pack.listing import FileReader
 
 
 def test_printable_names_are_one_line():

@@ -67,7 +67,9 @@ def test_class_names_are_read_from_classes_txt(make_shards, tmp_path):
     (tmp_path / "old" / "classes.txt").write_text("x\ny\nz\n")
     assert list_tars([pattern]).classes == ("x", "y", "z")
     (tmp_path / "old" / "classes.txt").write_text("x\ny\n")
-    assert list_tars([pattern]).classes == ()
+    with pytest.raises(UserError, match=r"classes\.txt names 2 classes, but .* has label 2"):
+        list_tars([pattern])
+    assert list_tars([pattern], labels=False).classes == ()
 
 
 def test_sample_with_a_wrong_checksum_is_skipped(make_shards, tmp_path):

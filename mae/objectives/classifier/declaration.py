@@ -156,7 +156,6 @@ class ClassifierDeclaration(Declaration):
         """
         import numpy as np
 
-        from mae.data.class_names import num_named_classes
         from mae.data.manifest import require_labels
 
         self.augmentation(config, (1, 1))  # refuses an unknown policy now, not in the run
@@ -174,7 +173,7 @@ class ClassifierDeclaration(Declaration):
             raise UserError(
                 f"finetune.num_classes: {num_classes}, but labels go up to {largest}, first {first}"
             )
-        named = num_named_classes(manifest.shards)
+        named = len(manifest.class_names)
         if num_classes and num_classes < named:
             raise UserError(f"finetune.num_classes: {num_classes}, but classes.txt names {named}")
         update = {"num_classes": num_classes or max(2, largest + 1, named)}
@@ -202,12 +201,6 @@ class ClassifierDeclaration(Declaration):
         from mae.data.transform import build_augment
 
         return build_augment(policy, config.data.mean, img_size, "finetune.rand_augment")
-
-    def write_run_files(self, config: Config, run: Path) -> None:
-        """Write the class names into the folder of a new run."""
-        from mae.data.class_names import copy_class_names
-
-        copy_class_names(config.data.train, finetune_of(config).num_classes, run)
 
     def describe(self, config: Config, size: str) -> str:
         """Description of the model in a few words: encoder, size and number of classes."""

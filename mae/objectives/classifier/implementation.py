@@ -8,7 +8,7 @@ import numpy as np
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.data.class_names import check_class_names, class_names
+from mae.data.class_names import Classes, run_classes
 from mae.data.images import Images
 from mae.evaluation.classification import evaluate_classifier, require_classes, summary
 from mae.export.contract import Pool
@@ -38,11 +38,9 @@ class ClassifierImplementation(Implementation):
     def check_held_out(self, config: Config, images: Images) -> None:
         """Check the labels of the held-out images.
 
-        Raises UserError where a label is missing or no class of the training, and where classes.txt
-        names other classes.
+        Raises UserError where a label is missing or no class of the training.
         """
         require_classes(images, "data.val", finetune_of(config).num_classes)
-        check_class_names(config.data.train, images.manifest.shards, "data.val")
 
     def measure(self, objective: Objective, held_out: HeldOut) -> Mapping[str, Any]:
         """Evaluate accuracy and cross-entropy; prints the accuracy with its interval."""
@@ -86,9 +84,9 @@ class ClassifierImplementation(Implementation):
             raise UserError(f"--pool {chosen}: this classifier was trained on {pool}")
         return pool
 
-    def class_names(self, config: Config, run: Path) -> list[str]:
-        """Class names from the run folder, else from the shards' folder, else numbers."""
-        return class_names(config.data.train, finetune_of(config).num_classes, run)
+    def classes(self, config: Config, run: Path) -> Classes:
+        """Classes, with names from the run folder, else from the shards' folder."""
+        return run_classes(config.data.train, finetune_of(config).num_classes, run)
 
 
 IMPLEMENTATION = ClassifierImplementation()

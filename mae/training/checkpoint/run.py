@@ -8,6 +8,7 @@ checkpoints/  panels/  wandb/  tensorboard/
 import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from mae.base.rows import append_row, read_rows, repair_rows, set_aside, write_l
 from mae.config.loading import dump_config, recorded_config
 from mae.config.sections import Config
 from mae.config.validation import changed_settings
-from mae.objectives.registry import declaration
 from mae.training.checkpoint.checkpoint_files import checkpoints, step_of
 
 ROW_FILES = ("metrics.jsonl", "health.jsonl", "events.jsonl", "starts.jsonl", "quarantine.jsonl")
@@ -86,7 +86,6 @@ class Run:
                     file.flush()
                     os.fsync(file.fileno())
                 self.config_part.replace(self.config_file)
-            declaration(config.objective).write_run_files(config, self.folder)
             self.checkpoints.mkdir(exist_ok=True)
             self.panels.mkdir(exist_ok=True)
             return notes
@@ -135,6 +134,12 @@ class Run:
     def write_start(self, row: dict[str, Any]) -> None:
         """Append a row to starts.jsonl: the environment of this start."""
         append_row(self.starts_file, row)
+
+    def last_start(self) -> dict[str, Any]:
+        """Read the last intact row of starts.jsonl; empty where there is none."""
+        with suppress(OSError):
+            return next(reversed(read_rows(self.starts_file).rows), {})
+        return {}
 
     def rewind_metrics(self, step: int) -> None:
         """Delete the rows of metrics and health after `step`; a resumed run writes them again."""
