@@ -17,27 +17,25 @@
 | AVIF of more than 8 bits          | BadImage, at any data.bits                               |
 | several pages, animation          | BadImage (reduced copies in a TIFF are not pages)        |
 | more than PIL's MAX_IMAGE_PIXELS  | BadImage, by the header alone                            |
+| JPEG of more than 100 scans       | BadImage, by its markers alone                           |
+| JPEG of 12 bits, lossless JPEG    | BadImage                                                 |
+| texts, profiles, EXIF             | ignored                                                  |
 
 The format is detected from the content; the extension decides only where the content does not.
 """
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mae.decoding.arrays import MAGIC, array_info, read_array
+from mae.decoding.jpeg import JPEG_CHANNELS, jpeg_header
 from mae.decoding.pillow import picture_info, read_picture
 from mae.decoding.pixels import ImageInfo, Pixels, convert_pixels
 from mae.decoding.tiff import TIFF_STARTS, read_tiff, tiff_info
 
 JPEG_COLORSPACES = {1: "GRAY", 3: "RGB"}
-# Colour spaces as stored; CMYK and YCCK are left to Pillow, whose conversion is the reference.
-JPEG_CHANNELS = {"Gray": 1, "YCbCr": 3, "RGB": 3}
 
 FORMATS = {"tif": "tiff", "tiff": "tiff", "npy": "npy"}
 """extension → format, for content without a known start"""
@@ -108,29 +106,3 @@ def _decode_jpeg(data: bytes | bytearray, channels: int) -> np.ndarray | None:
         return simplejpeg.decode_jpeg(data, colorspace=JPEG_COLORSPACES[channels])
     except ValueError:
         return None
-
-
-class JpegHeader(NamedTuple):
-    """Header of a JPEG."""
-
-    height: int
-    width: int
-    space: str
-    """colour space, a key of JPEG_CHANNELS"""
-
-
-def jpeg_header(data: bytes | bytearray) -> JpegHeader | None:
-    """Read the header of a JPEG; None for files that simplejpeg is not to decode.
-
-    These are other formats, other colour spaces, and more pixels than PIL's MAX_IMAGE_PIXELS.
-    """
-    if data[:2] != b"\xff\xd8":
-        return None
-    try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-        height, width = int(height), int(width)
-    except ValueError:
-        return None
-    if space not in JPEG_CHANNELS or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
-        return None
-    return JpegHeader(height, width, space)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from mae.base.errors import UserError
-from mae.decoding.decode import jpeg_header
+from mae.decoding.jpeg import jpeg_header
 
 END_OF_IMAGE = b"\xff\xd9"
 INSTALL_HINT = "pip install 'maekit[decode-on-device]' (CUDA 12: 'nvidia-nvimgcodec-cu12[nvjpeg]')"

@@ -11,7 +11,9 @@ import numpy as np
 from PIL import AvifImagePlugin, Image, features
 from PIL.ImageFile import ImageFile
 
+from mae.decoding.jpeg import check_jpeg
 from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_bits, check_size, undecodable
+from mae.decoding.png import without_metadata
 from mae.decoding.signatures import SNIFFED, image_format
 
 # Worker processes decode side by side: one thread each.
@@ -76,7 +78,7 @@ def read_picture(data: bytes | bytearray, channels: int, bits: int) -> Pixels:
             values = np.array(image, np.uint16)
         else:
             image.verify()  # checksums, which imagecodecs does not check
-            values = _deep_png(data, stored)
+            values = _deep_png(without_metadata(data), stored)
         return Pixels(values.reshape(image.height, image.width, stored), stored in WITH_ALPHA)
 
 
@@ -87,7 +89,8 @@ def _open_checked(data: bytes | bytearray) -> Iterator[ImageFile]:
         check_size(*_webp_size(data))
     if data[4:8] == b"ftyp":
         _check_avif(data)
-    with open_image(io.BytesIO(data)) as image:
+    check_jpeg(data)
+    with open_image(io.BytesIO(without_metadata(data))) as image:
         check_size(image.height, image.width)
         yield image
 

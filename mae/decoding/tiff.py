@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from mae.decoding.jpeg import check_jpeg
 from mae.decoding.pillow import SAVE_APART, open_image
 from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_size, undecodable
 
@@ -187,6 +188,7 @@ def _check_segments(page: "TiffPage", data: bytes | bytearray) -> None:
 
 def _check_jpeg(page: "TiffPage", segment: bytes) -> None:
     """Check a JPEG segment: libjpeg allocates the claimed size and fills missing data with gray."""
+    check_jpeg(segment)
     limit = page.tilelength if page.is_tiled else page.rowsperstrip
     with open_image(io.BytesIO(segment)) as image:
         if image.height > limit or image.width > (page.tilewidth or page.imagewidth):

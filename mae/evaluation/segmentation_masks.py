@@ -23,6 +23,7 @@ from mae.data.scan import MASKS
 from mae.data.shard_reader import ShardReader
 from mae.data.tar_members import walk
 from mae.data.transform import center_fit, center_view, cut, stack, trim
+from mae.decoding.png import without_metadata
 from mae.networks.patches import patchify
 from mae.storage.remote import is_remote, redacted
 
@@ -76,7 +77,8 @@ class Masks:
         """Mask [h w] of a sample; SampleError, naming shard and key, for a bad mask."""
         name = self.manifest.name(sample)
         try:
-            with Image.open(io.BytesIO(self.reader.read(sample)), formats=("PNG",)) as mask:
+            data = without_metadata(self.reader.read(sample))
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as mask:
                 if mask.mode not in MODES:
                     raise SampleError(
                         f"{name}: a mask of mode {mask.mode}; it must be gray or have a palette, "

@@ -1,0 +1,91 @@
+"""Headers of JPEG files, and a bound on their scans."""
+
+import math
+from typing import NamedTuple
+
+import simplejpeg
+from PIL import Image
+
+from mae.decoding.pixels import BadImage
+
+MAX_SCANS = 100
+"""Maximum number of scans of a progressive JPEG.
+
+Encoders write 10 to 20.  Each costs a pass over the whole image, however few bytes it has: 100 take
+3 s at 24 million pixels, ten times as long as usual, and a file of 100 kB may hold 10,000.
+"""
+JPEG_CHANNELS = {"Gray": 1, "YCbCr": 3, "RGB": 3}
+"""Colour spaces as stored; CMYK and YCCK are left to Pillow, whose conversion is the reference."""
+
+CONVERT = "8 bits and lossy expected; convert it to PNG or TIFF, which may have 16 bits"
+START, SCAN = b"\xff\xd8", b"\xff\xda"
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""markers start-of-frame (ITU-T T.81, table B.1)"""
+LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
+PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+END_OF_IMAGE = 0xD9
+WITHOUT_LENGTH = (0x00, 0x01, *range(0xD0, 0xD9))
+
+
+class JpegHeader(NamedTuple):
+    """Header of a JPEG."""
+
+    height: int
+    width: int
+    space: str
+    """colour space, a key of JPEG_CHANNELS"""
+
+
+def jpeg_header(data: bytes | bytearray) -> JpegHeader | None:
+    """Read the header of a JPEG; None for files that simplejpeg is not to decode.
+
+    These are other formats, other colour spaces, more pixels than PIL's MAX_IMAGE_PIXELS, and those
+    that `check_jpeg` refuses.
+    """
+    if data[:2] != START:
+        return None
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+        height, width = int(height), int(width)
+    except ValueError:
+        return None
+    if space not in JPEG_CHANNELS or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
+        return None
+    return None if _defect(data) else JpegHeader(height, width, space)
+
+
+def check_jpeg(data: bytes | bytearray) -> None:
+    """Raise BadImage for a JPEG of more than MAX_SCANS scans, or of more than 8 bits."""
+    if data[:2] == START and (defect := _defect(data)):
+        raise BadImage(defect)
+
+
+def _defect(data: bytes | bytearray) -> str:
+    """Reason not to decode a JPEG, from its markers up to the first scan; empty: none."""
+    place, is_progressive, components = 2, False, 0
+    # As libjpeg reads it: bytes before a marker and fill bytes are skipped.
+    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 4:
+        marker = data[place + 1]
+        if marker == 0xFF:
+            place += 1
+        elif marker in WITHOUT_LENGTH:
+            place += 2
+        elif marker == END_OF_IMAGE:
+            break
+        elif marker == 0xDA:
+            # Only such files may have more than one scan.
+            if is_progressive or data[place + 4] < components:
+                scans = data.count(SCAN, place)
+                if scans > MAX_SCANS:
+                    return f"refused: {scans:,} scans, more than {MAX_SCANS}; save it again"
+            break
+        else:
+            if marker in FRAMES and place + 9 < len(data):
+                bits, components = data[place + 4], data[place + 9]
+                is_progressive = marker in PROGRESSIVE
+                if bits > 8:
+                    return f"JPEG of {bits} bits a channel: {CONVERT}"
+                if marker in LOSSLESS:
+                    return f"lossless JPEG: {CONVERT}"
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return ""
