@@ -197,6 +197,20 @@ def test_other_data_under_the_same_names_is_refused(reference_run, make_shards, 
     assert "data.train: not the samples that" in message
 
 
+def test_a_run_continues_where_its_shards_were_renamed(reference_run, shards, tmp_path, capsys):
+    folder = Path(shutil.copytree(Path(shards).parent, tmp_path / "shards"))
+    for shard in folder.glob("*.tar"):
+        shard.rename(shard.with_name(f"set-b-{shard.name[6:]}"))
+    shutil.copytree(reference_run.folder, tmp_path / "run")
+    *_, older, newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    shutil.rmtree(newest)
+    capsys.readouterr()
+    assert main([str(write_config(tmp_path, f"{folder}/*.tar"))]) == 0
+    assert f"resumed at step {int(older.name[5:])}\n" in capsys.readouterr().out
+    expected, found = final_weights(reference_run[0]), final_weights(tmp_path / "run")
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(reference_run, shards, tmp_path, capsys):
     config = write_config(tmp_path, shards)
     launch_and_kill(config, after_step=13)

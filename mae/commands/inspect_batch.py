@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mae.commands.options import add_command, positive
 
 if TYPE_CHECKING:
+    from mae.data.manifest import Manifest
     from mae.training.checkpoint.run import Run
 
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
     trained = Run(args.run)
     config, data = open_training_data(trained.config())
-    refuse_other_samples(trained, data.manifest.fingerprint)
+    refuse_other_samples(trained, data.manifest)
     size, step = config.train.batch_size, args.step
     names = data.names(step, size)
     # The crops of the run, though it may have made them on its device: the same within rounding
@@ -64,14 +65,14 @@ def run(args: argparse.Namespace) -> None:
     print(out)
 
 
-def refuse_other_samples(run: Run, fingerprint: str) -> None:
+def refuse_other_samples(run: Run, manifest: Manifest) -> None:
     """Raise UserError where the run was trained on other samples than data.train has now."""
     from mae.base.errors import UserError
     from mae.training.checkpoint.checkpoint_files import newest_checkpoint
 
     found = newest_checkpoint(run.checkpoints)
-    if found and found.state.data != fingerprint:
+    if found and not manifest.is_recorded_as(found.state.data):
         raise UserError(
             f"{run.folder}: was trained on other samples than data.train names (fingerprint "
-            f"{found.state.data[:16]}, now {fingerprint[:16]}): its steps cannot be shown"
+            f"{found.state.data[:16]}, now {manifest.fingerprint[:16]}): its steps cannot be shown"
         )

@@ -52,9 +52,11 @@ class Manifest:
     kind: npt.NDArray[np.uint8]
     """file format, as an index into EXTENSIONS"""
     fingerprint: str
-    """sha256 over names, positions, sizes and checksums: equal for the same samples in one order"""
+    """sha256 over keys, positions, sizes and checksums: equal for the same samples in one order"""
     datasets: tuple[int, ...]
     """number of shards of each data set (more than one in a mixture)"""
+    former_fingerprint: str = ""
+    """the fingerprint that earlier versions recorded: over the shards' names, too"""
     passed_over: tuple[tuple[PassedOver, ...], ...] = ()
     """of each shard, the members that are, or may be, images or labels, and are not read"""
     others: tuple[tuple[tuple[str, int], ...], ...] = ()
@@ -86,6 +88,10 @@ class Manifest:
     def name(self, sample: int) -> str:
         """`SHARD: key KEY`, for messages."""
         return f"{self.shard_name(sample)}: key {self.key(sample)}"
+
+    def is_recorded_as(self, fingerprint: str) -> bool:
+        """True where `fingerprint`, recorded by this or an earlier version, is of these samples."""
+        return fingerprint in (self.fingerprint, self.former_fingerprint)
 
     def warnings(self) -> list[str]:
         """Lines on members that are, or may be, images or labels, and are not read."""
@@ -136,12 +142,14 @@ def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
     Labels that are names become numbers by the classes.txt beside their shard.
     """
     indexes = with_class_numbers(shards, indexes)
-    digest = hashlib.sha256()
+    digest, former = hashlib.sha256(), hashlib.sha256()
     for shard, index in zip(shards, indexes, strict=True):
         name = redacted(shard).rpartition("/")[2]
-        digest.update(f"{name} {len(index.offset)}\n".encode() + index.keys)
-        for column in (index.offset, index.size, index.crc):
-            digest.update(column.tobytes())
+        former.update(f"{name} ".encode("utf-8", "surrogateescape"))
+        for one in (digest, former):
+            one.update(f"{len(index.offset)}\n".encode() + index.keys)
+            for column in (index.offset, index.size, index.crc):
+                one.update(column.tobytes())
     counts = [len(index.offset) for index in indexes]
     columns = {
         name: np.concatenate([getattr(index, name) for index in indexes]) for name in COLUMNS
@@ -155,6 +163,7 @@ def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
         shard=np.repeat(np.arange(len(shards), dtype=np.int32), counts),
         fingerprint=digest.hexdigest(),
         datasets=(len(shards),),
+        former_fingerprint=former.hexdigest(),
         passed_over=tuple(index.passed_over for index in indexes),
         others=tuple(index.others for index in indexes),
         class_names=(),
@@ -174,6 +183,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
         (one.shard + np.int32(shards), one.first + samples) for one, shards, samples in offsets
     ]
     fingerprints = " ".join(one.fingerprint for one in manifests)
+    former = " ".join(one.former_fingerprint for one in manifests)
     return Manifest(
         shards=tuple(shard for one in manifests for shard in one.shards),
         keys=tuple(keys for one in manifests for keys in one.keys),
@@ -183,6 +193,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
         shard=np.concatenate([shard for shard, _ in shifted]),
         fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
         datasets=tuple(len(one.shards) for one in manifests),
+        former_fingerprint=hashlib.sha256(former.encode()).hexdigest(),
         passed_over=tuple(found for one in manifests for found in one.passed_over),
         others=tuple(found for one in manifests for found in one.others),
         class_names=(),
@@ -200,8 +211,11 @@ def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
     for known, first, own in zip(manifest.keys, manifest.first, parts, strict=True):
         names = known.split(b"\0")
         keys.append(b"\0".join(names[number] for number in (own - first).tolist()))
-    digest = hashlib.sha256(f"{manifest.fingerprint} of which\n".encode())
-    digest.update(samples.astype("<i8").tobytes())
+    chosen = samples.astype("<i8").tobytes()
+    fingerprints = [
+        hashlib.sha256(f"{whole} of which\n".encode() + chosen).hexdigest()
+        for whole in (manifest.fingerprint, manifest.former_fingerprint)
+    ]
     return Manifest(
         shards=manifest.shards,
         keys=tuple(keys),
@@ -209,8 +223,9 @@ def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
         shard_bytes=manifest.shard_bytes,
         sha256=manifest.sha256,
         shard=manifest.shard[samples],
-        fingerprint=digest.hexdigest(),
+        fingerprint=fingerprints[0],
         datasets=manifest.datasets,
+        former_fingerprint=fingerprints[1],
         passed_over=manifest.passed_over,
         others=manifest.others,
         class_names=manifest.class_names,

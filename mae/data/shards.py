@@ -6,6 +6,7 @@ import json
 import os
 import posixpath
 import shlex
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,6 +27,13 @@ from mae.storage.remote import (
     redacted,
 )
 
+KINDS = {
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFDIR: "folder",
+}
 MAX_SEARCHED = 10_000
 """maximum number of files of a folder that are searched for an image"""
 
@@ -61,6 +69,11 @@ def expand_shards(
         raise UserError(f"{key}: no such shard: {missing[0]}{more}")
     if folders := [path for path in local if Path(path).is_dir()]:
         raise UserError(f"{key}: {_about_folder(os.path.commonpath(folders))}")
+    for path in local:
+        try:
+            require_regular(Path(path))
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
     if images := [path for path in local if _is_image(path)]:
         folder = str(Path(images[0]).parent)
         raise UserError(f"{key}: {images[0]} is an image, no shard: {_pack_first(folder)}")
@@ -124,6 +137,17 @@ def _exists(path: Path) -> bool:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
+def require_regular(path: Path) -> None:
+    """Raise UserError for a FIFO, device or socket: reading one may wait forever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "special file")
+        raise UserError(f"{path} is a {kind}, not a file: save its content as a file first")
+
+
 def _about_folder(folder: str) -> str:
     """Sentence on a folder given as a shard: its content, the remedy."""
     names = islice(
@@ -166,12 +190,14 @@ def _read_wids(index: str, allow_pipe: bool) -> list[str]:
         raise UserError(f'{shown}: is not a wids index: no "shardlist" in it')
     own_folder = posixpath.dirname(index.partition("?")[0] if is_remote(index) else index)
     base = content.get("base") or own_folder
+    if not isinstance(base, str) or not _is_name(base):
+        raise UserError(f'{shown}: "base" is no folder or address')
     found = []
     for number, shard in enumerate(shards):
         url = shard.get("url") if isinstance(shard, dict) else None
-        if not isinstance(url, str) or not url:
-            raise UserError(f'{shown}: shardlist[{number}] has no "url"')
-        location = _join(str(base), url)
+        if not isinstance(url, str) or not url or not _is_name(url):
+            raise UserError(f'{shown}: shardlist[{number}] has no "url" that is a name')
+        location = _join(base, url)
         check_pipe_allowed(location, allow_pipe)
         local = not is_remote(location) or location.startswith(("pipe:", "file:"))
         if is_remote(index) and local:
@@ -180,15 +206,25 @@ def _read_wids(index: str, allow_pipe: bool) -> list[str]:
     return found
 
 
+def _is_name(text: str) -> bool:
+    """False for text that is no path and no address: NUL, line ends, half of a surrogate pair."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return not any(letter in text for letter in "\0\n\r")
+
+
 def _read_bytes(location: str) -> bytes:
     if is_remote(location):
         body = io.BytesIO()
         download(location, body)
         return body.getvalue()
+    if not _exists(Path(location)):
+        raise UserError(f"no such shard: {location}")
+    require_regular(Path(location))
     try:
         return Path(location).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"no such shard: {location}") from None
     except OSError as error:
         raise UserError(f"{location}: cannot be read: {error.strerror}") from None
 

@@ -46,9 +46,8 @@ def channel_statistics(images: Images, index_dir: Path | None = None) -> Statist
     manifest = images.manifest
     name = f"statistics-{manifest.fingerprint[:16]}-{images.channels}x{images.bits}.json"
     file = index_folder(manifest.shards[0], index_dir) / name
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(file.read_text())
-        return Statistics(stored["images"], tuple(stored["mean"]), tuple(stored["std"]))
+    if stored := _load(file, images.channels):
+        return stored
     statistics = _measure(images)
     with suppress(OSError):  # not cached where the folder is not writable
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +55,20 @@ def channel_statistics(images: Images, index_dir: Path | None = None) -> Statist
         part.write_text(json.dumps(statistics._asdict()))
         part.replace(file)
     return statistics
+
+
+def _load(file: Path, channels: int) -> Statistics | None:
+    """The cached statistics; None where the file is absent, damaged or of other channels."""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        if not file.is_file():
+            return None
+        stored = json.loads(file.read_text())
+        mean, std = ([float(value) for value in stored[name]] for name in ("mean", "std"))
+        if len(mean) == len(std) == channels and all(
+            0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)
+        ):
+            return Statistics(int(stored["images"]), tuple(mean), tuple(std))
+    return None
 
 
 def channels_and_bits(manifest: Manifest, cache: ShardCache | None = None) -> tuple[int, int]:

@@ -183,7 +183,7 @@ def claim_folder(
     fixed, free = changed_settings(old, config)
     lines = [*(line for line in free if line.startswith(ENDS_DIFFERENTLY)), *fixed]
     found = newest_checkpoint(run.checkpoints)
-    if found and found.state.data != manifest.fingerprint:
+    if found and not manifest.is_recorded_as(found.state.data):
         short = (one[:16] for one in (found.state.data, manifest.fingerprint))
         lines.append("training data: " + " → ".join(short))
     before, now = run.last_start().get("labels"), labels_digest(manifest)
@@ -211,6 +211,6 @@ def replaced_images(folder: Path, manifest: Manifest) -> list[str]:
     own = {
         row["sample"]: str(row.get("error"))
         for row in rows
-        if row.get("data") == manifest.fingerprint and isinstance(row.get("sample"), int)
+        if manifest.is_recorded_as(str(row.get("data"))) and isinstance(row.get("sample"), int)
     }
     return [own[sample] for sample in sorted(own)]

@@ -175,6 +175,67 @@ def test_no_flipped_bit_of_the_cache_is_believed(shard, scans):
         assert equal(shard_index(str(shard)), expected)
 
 
+def _forged(change):
+    """A cached index with other columns or members, and the digest that belongs to them."""
+
+    def forge(file):
+        with module.safe_open(file, framework="np") as stored:
+            about = stored.metadata()
+        arrays = dict(load_file(file))
+        change(arrays, about)
+        about["digest"] = module._digest(arrays, about)
+        save_file(arrays, file, about)
+
+    return forge
+
+
+def _columns(**values):
+    types = {name: np.dtype(module.COLUMNS[name]) for name in values}
+    return lambda arrays, about: arrays.update(
+        {name: np.asarray(value).astype(types[name]) for name, value in values.items()}
+    )
+
+
+FORGERIES = {
+    "negative offset": _columns(offset=[-512, 512]),
+    "most negative offset": _columns(offset=[-(2**63), 512]),
+    "offset beyond the file": _columns(offset=[512, 1 << 40]),
+    "largest offset": _columns(offset=[512, 2**63 - 1]),
+    "size beyond the file": _columns(size=[2**32 - 1, 9]),
+    "a column too short": _columns(offset=[512]),
+    "a column too long": _columns(crc=[1, 2, 3]),
+    "a column of two axes": _columns(crc=[[1], [2]]),
+    "no rows": _columns(offset=[], size=[], crc=[], label=[], kind=[]),
+    "an unknown format": _columns(kind=[0, 200]),
+    "a name of a label that is not there": _columns(label=[-2, 0]),
+    "NaN": lambda arrays, about: arrays.update(offset=np.array([np.nan, 512.0])),
+    "wider integers": lambda arrays, about: arrays.update(label=arrays["label"].astype("i8")),
+    "more keys": lambda arrays, about: arrays.update(keys=np.frombuffer(b"a\0b\0c", np.uint8)),
+    "no keys": lambda arrays, about: arrays.update(keys=np.zeros(0, np.uint8)),
+    "members that are no JSON": lambda arrays, about: about.update(members="["),
+    "members of other types": lambda arrays, about: about.update(members='[[], [[3, "x"]], []]'),
+    "counts that are none": lambda arrays, about: about.update(members='[[], [], [["a", {}]]]'),
+    "endless members": lambda arrays, about: about.update(members="[" * 100_000),
+    "a size that is no number": lambda arrays, about: about.update(bytes="10240 "),
+}
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_a_forged_index_is_not_believed(shard, scans, kind):
+    """By a stranger who knows the format: the shard is read again."""
+    expected = shard_index(str(shard))
+    (cache,) = (shard.parent / ".mae-index").iterdir()
+    _forged(FORGERIES[kind])(cache)
+    assert equal(shard_index(str(shard)), expected)
+    assert scans == [shard, shard]
+
+
+def test_a_fifo_in_place_of_the_index_is_not_waited_for(shard, scans):
+    (shard.parent / ".mae-index").mkdir()
+    os.mkfifo(shard.parent / ".mae-index" / "shard.tar.safetensors")
+    assert keys_of(shard_index(str(shard))) == ["a", "b"]
+
+
 def test_a_folder_that_cannot_be_written_only_costs_time(shard, tmp_path, scans):
     (tmp_path / "file").touch()
     for index_dir in (tmp_path / "file", tmp_path / "file" / "below"):

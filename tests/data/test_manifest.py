@@ -65,6 +65,25 @@ def test_fingerprint_follows_the_samples_not_their_place(tmp_path, make_shards):
     assert fingerprint("d", labels=False) != original  # other positions in the tar
 
 
+def test_fingerprint_does_not_follow_the_names_of_the_shards(tmp_path, make_shards):
+    """Earlier versions recorded one that does: it is still known."""
+    pattern = make_shards(tmp_path / "a", 6, shard_size=2)
+    before = build_manifest([pattern])
+    subset = select(before, np.array([1, 4]))
+    for shard in before.shards:
+        Path(shard).rename(Path(shard).with_name(f"renamed-{Path(shard).name}"))
+    after = build_manifest([f"{tmp_path}/a/*.tar"])
+    assert after.fingerprint == before.fingerprint
+    assert after.former_fingerprint != before.former_fingerprint
+    assert select(after, np.array([1, 4])).fingerprint == subset.fingerprint
+    assert after.is_recorded_as(before.fingerprint)
+    assert before.is_recorded_as(before.former_fingerprint)
+    assert not after.is_recorded_as(before.former_fingerprint)
+    turned = build_manifest(after.shards[::-1])
+    assert not turned.is_recorded_as(after.fingerprint)
+    assert merge([before, turned]).is_recorded_as(merge([after, turned]).fingerprint)
+
+
 def test_fingerprint_follows_keys_and_order(tmp_path, make_tar):
     members = [("a.jpg", b"1"), ("b.jpg", b"2")]
     shards = []

@@ -1,4 +1,6 @@
 import json
+import os
+import socket
 from pathlib import Path
 
 import boto3
@@ -214,6 +216,13 @@ def test_a_wids_index_that_does_not_come(server):
         ('{"shardlist": [3]}', 'shardlist[0] has no "url"'),
         ('{"shardlist": [{"url": "train-000.tar"}, {}]}', 'shardlist[1] has no "url"'),
         ('{"shardlist": [{"url": 3}]}', 'shardlist[0] has no "url"'),
+        ('{"shardlist": [{"url": "a\\u0000.tar"}]}', 'shardlist[0] has no "url" that is a name'),
+        ('{"shardlist": [{"url": "a\\n.tar"}]}', 'shardlist[0] has no "url" that is a name'),
+        ('{"shardlist": [{"url": "\\ud800.tar"}]}', 'shardlist[0] has no "url" that is a name'),
+        ('{"shardlist": [{"url": NaN}]}', 'shardlist[0] has no "url"'),
+        ('{"base": {}, "shardlist": [{"url": "a.tar"}]}', "no such shard: a.tar"),
+        ('{"base": ["x"], "shardlist": [{"url": "a.tar"}]}', '"base" is no folder or address'),
+        ('{"base": "\\u0000", "shardlist": [{"url": "a"}]}', '"base" is no folder or address'),
         ('{"shardlist": [{"url": "nope.tar"}]}', "no such shard: nope.tar"),
         ('{"shardlist": [{"url": "more"}]}', "more is a folder"),
         ('{"shardlist": [{"url": "val-000.tar"}, {"url": "./val-000.tar"}]}', "named twice"),
@@ -222,6 +231,17 @@ def test_a_wids_index_that_does_not_come(server):
 def test_malformed_wids_indexes_are_named(folder, text, message):
     Path("index.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert message in refused("index.json")
+
+
+@pytest.mark.parametrize("name", ["a.tar", "index.json"])
+def test_what_is_no_file_is_refused_and_not_waited_for(folder, name):
+    os.mkfifo(name)
+    assert refused(name).endswith(f"{name} is a FIFO, not a file: save its content as a file first")
+    Path(name).unlink()
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        assert f"{name} is a socket, not a file" in refused(name)
+    assert "/dev/null is a device, not a file" in refused("/dev/null")
 
 
 # Names with the letters of patterns.

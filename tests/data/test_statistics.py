@@ -115,6 +115,28 @@ def test_measured_once_for_a_data_set(write, monkeypatch):
     assert channel_statistics(Images(manifest, 3)) == first
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[" * 100_000,
+        '{"images": 9, "mean": [NaN, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}',
+        '{"images": 9, "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.0, 0.2]}',
+        '{"images": 9, "mean": [0.5, 0.5, 0.5], "std": [0.2, 1e999, 0.2]}',
+        '{"images": 9, "mean": [0.5, 0.5], "std": [0.2, 0.2]}',
+        '{"images": 9, "mean": "abc", "std": [0.2, 0.2, 0.2]}',
+        '{"images": [], "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}',
+    ],
+)
+def test_forged_statistics_are_measured_again(write, text):
+    manifest = write(noise(9, (8, 8, 3)))
+    first = channel_statistics(Images(manifest, 3))
+    (file,) = (Path(manifest.shards[0]).parent / ".mae-index").glob("statistics-*.json")
+    file.write_text(text)
+    assert channel_statistics(Images(manifest, 3)) == first
+
+
 def test_other_samples_channels_or_bits_are_measured_again(write):
     manifest = write(noise(9, (8, 8, 3)))
     kept = [channel_statistics(Images(manifest, channels, bits)) for channels, bits in SETTINGS]

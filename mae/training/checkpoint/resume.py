@@ -202,11 +202,12 @@ def resume(
         raise UserError("data.train: not the same samples on all machines")
     if state:
         path = run.checkpoints / name
-        if state.data != manifest.fingerprint:
+        if not manifest.is_recorded_as(state.data):
             raise UserError(
                 f"data.train: not the samples that {path} was trained on "
-                f"(fingerprint {manifest.fingerprint[:16]}, then {state.data[:16]}); restore "
-                "data.train, or choose another output for a new run"
+                f"(fingerprint {manifest.fingerprint[:16]}, then {state.data[:16]}): contents and "
+                "order of the shards must be the same, their names need not; restore data.train, "
+                "or choose another output for a new run"
             )
         if not path.is_dir():
             raise UserError(f"output: {run.folder} is not the same folder on all machines")

@@ -203,7 +203,7 @@ def _recorded_samples(file: Path, manifest: Manifest) -> list[int]:
     known: dict[int, None] = {}
     for row in read_rows(file).rows:
         sample = row.get("sample")
-        if row.get("data") != manifest.fingerprint or not isinstance(sample, int):
+        if not manifest.is_recorded_as(str(row.get("data"))) or not isinstance(sample, int):
             continue  # the numbers of other data mean other images
         if 0 <= sample < len(manifest):
             known[sample] = None

@@ -26,7 +26,7 @@ from mae.training.optim import build_optimizer, set_lr
 from tests.runs import environment
 from tests.training.checkpoint.test_checkpoint_files import flip, names, steps, training_state
 
-DATA: Any = SimpleNamespace(fingerprint="abc")
+DATA: Any = SimpleNamespace(fingerprint="abc", is_recorded_as="abc".__eq__)
 """the manifest's only field that resuming reads"""
 
 
@@ -195,7 +195,7 @@ def test_where_there_is_nothing_to_go_back_to_all_is_left_as_it_is(run):
 
 def test_other_data_is_refused(run):
     model, optimizer = build()
-    others: Any = SimpleNamespace(fingerprint="def")
+    others: Any = SimpleNamespace(fingerprint="def", is_recorded_as="def".__eq__)
     with pytest.raises(UserError, match=r"data\.train: not the samples that .*step-000000003 was"):
         resume(run, model, optimizer, others, Accelerator(cpu=True))
 
