@@ -69,3 +69,42 @@ def test_every_install_line_names_this_project_and_an_extra_it_has():
 def test_an_install_line_by_the_old_name_is_found(line):
     assert ANOTHERS.search(line.format("mae"))
     assert not ANOTHERS.search(line.format("maekit"))
+
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+SOURCE = re.compile(r"\b(?:table \d|\w+\.md\b|mmpretrain|github\.com/|measured)")
+FIGURE = re.compile(r"\b\d\d\.\d\b")
+
+
+def expectations(path: Path) -> str:
+    """Text of a config's header from "Expected" to the hardware or the command."""
+    lines = [line[2:] for line in path.read_text().splitlines() if line.startswith("# ")]
+    text = " ".join(lines).partition("Expected")[2]
+    return re.split(r" Hardware: | Two CPU cores| accelerate launch | mae (?:pre|fine)", text)[0]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_each_expected_figure_of_a_config_names_its_source(path):
+    """In brackets behind it, before the next figures that have another."""
+    text = expectations(path)
+    assert text
+    for figures, source in re.findall(r"([^()]*)(\([^()]*\))?", text.replace("`", "")):
+        if FIGURE.search(figures) or " % " in figures:
+            assert SOURCE.search(source), figures
+
+
+def test_expected_figures_of_the_readme_are_those_of_the_configs():
+    rows = re.findall(
+        r"^\| `(configs/[^`]+)` \|[^|]*\|([^|]*)\|([^|]*)\|$",
+        (ROOT / "README.md").read_text(),
+        re.M,
+    )
+    assert len(rows) == len([path for path in CONFIGS if "finetune" not in path.stem])
+    for name, figures, source in rows:
+        text = expectations(ROOT / name)
+        assert source.strip(), name
+        for figure in FIGURE.findall(figures):
+            assert figure in text, (name, figure)
+        for recipe in re.findall(r"`(configs/[^`]+)`", figures):
+            assert recipe in text
+            assert FIGURE.findall(figures)[0] in expectations(ROOT / recipe)

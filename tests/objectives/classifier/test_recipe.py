@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from mae.config.loading import load_config
+from mae.objectives.classifier.declaration import finetune_of
+from mae.objectives.classifier.recipe import finetune_settings
+from mae.training.checkpoint.run import Run
+from tests.export.models import config_of
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        # github.com/IcarusWizard/MAE, train_classifier.py: nothing but AdamW
+        ("vit_tiny_patch2_cifar10", ("token", 1.0, 0.0, 0.0, 0.0, 0.0, "", 0.0, 100, 128, 1e-3)),
+        # github.com/wangsr126/MAE-Lite, finetuning_exp.py with the options of SMALL.md
+        (
+            "vit_small_patch16_224",
+            ("avg", 0.75, 0.0, 0.0, 0.2, 0.0, "rand-m10-mstd0.5-inc1", 0.0, 300, 1024, 1e-3),
+        ),
+    ],
+)
+def test_recipes_that_published_figures_belong_to(name, published):
+    given = ["data.train=a.tar", "init.from=runs/x"]
+    config = finetune_settings(CONFIGS / f"{name}_finetune.yaml", given)
+    ours = *finetune_of(config).model_dump(exclude={"num_classes"}).values(), config.train.epochs
+    assert (*ours, config.train.batch_size, config.optim.blr) == published
+    assert config.optim.warmup_epochs == 5 and config.optim.betas == (0.9, 0.999)
+    pretraining = load_config(CONFIGS / f"{name}.yaml")
+    for key in ("mean", "std", "crop_pct", "img_size", "in_chans"):
+        assert getattr(config.data, key) == getattr(pretraining.data, key)
+    for key in ("encoder", "encoder_kwargs", "patch_size"):
+        assert getattr(config.model, key) == getattr(pretraining.model, key)
+
+
+@pytest.mark.parametrize(("recorded", "taken"), [(None, None), (0.875, None), (0.9, 0.9)])
+def test_crop_follows_the_size_of_the_classifiers_images(tmp_path, recorded, taken):
+    """0.875 was the default at all sizes, which earlier versions recorded in every run."""
+    config = config_of()
+    data = config.data.model_copy(update={"crop_pct": recorded})
+    Run(tmp_path / "run").open(config.model_copy(update={"data": data}))
+    assert finetune_settings(tmp_path / "run", []).data.crop_pct == taken
+    assert finetune_settings(tmp_path / "run", ["data.crop_pct=0.5"]).data.crop_pct == 0.5
