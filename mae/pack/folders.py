@@ -21,7 +21,7 @@ from mae.pack.listing import (
     stat_files,
 )
 from mae.pack.mask_pairs import NONE, Pairs, pair_masks, refuse_unnamed_masks
-from mae.pack.selection import is_system_name, select
+from mae.pack.selection import is_own_name, is_system_name, select
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
 """usual names of folders of splits, in lower case"""
@@ -134,7 +134,7 @@ def search(source: Path) -> Found:
         for entry in entries:
             path = below + entry.name
             if is_system_name(entry.name):
-                system.append(path)
+                system += [] if is_own_name(entry.name) else [path]
             elif not _is_folder(entry):
                 files.append(path)
             else:

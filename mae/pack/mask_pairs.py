@@ -7,6 +7,7 @@ from posixpath import splitext
 from typing import NamedTuple
 
 from mae.base.errors import UserError
+from mae.base.printable import printable
 from mae.decoding.pixels import EXTENSIONS
 
 NONE = "none"
@@ -54,11 +55,12 @@ def pair_masks(paths: Sequence[str], pattern: str, source: str) -> Pairs:
     for mask, place in named.items():
         found = places.get(place, [])
         if len(found) > 1:
-            raise UserError(f"{where}: {mask} fits {found[0]} and {found[1]}")
+            raise UserError(f"{where}: {_shown(mask, *found[:2])}: a mask of several images")
         if not found:
             unpaired.append(mask)
         elif mask_of.setdefault(found[0], mask) != mask:
-            raise UserError(f"{where}: {found[0]} has two masks, {mask_of[found[0]]} and {mask}")
+            both = _shown(found[0], mask_of[found[0]], mask)
+            raise UserError(f"{where}: {both}: an image with two masks")
     return Pairs(images, mask_of, unpaired)
 
 
@@ -72,16 +74,18 @@ def refuse_unnamed_masks(paths: Sequence[str], source: str) -> None:
         try:
             pairs = pair_masks(paths, pattern, source)
         except UserError as error:
+            if pattern == "*.png":
+                continue
             raise UserError(f"{error} (--masks none packs all files as images)") from None
         images = [path for path in pairs.images if _extension(path) in EXTENSIONS]
         certain = pattern != "*.png" or (len(images) > 1 and len(images) == len(pairs.mask_of))
         if pairs.mask_of and certain:
             image, mask = next(iter(pairs.mask_of.items()))
-            quoted = shlex.quote(pattern)
+            quoted = shlex.quote(printable(pattern))
             raise UserError(
-                f"{source}: {len(pairs.mask_of):,} files look like masks of images, first {mask} "
-                f"of {image}: --masks {quoted} packs them as masks, --exclude {quoted} leaves them "
-                "out, --masks none packs them as images"
+                f"{source}: {len(pairs.mask_of):,} files look like masks of images, first "
+                f"{_shown(mask, image)}: --masks {quoted} packs them as masks, --exclude {quoted} "
+                "leaves them out, --masks none packs them as images"
             )
 
 
@@ -104,6 +108,10 @@ def _likely_patterns(paths: Sequence[str]) -> list[str]:
         if _stem(path) in others:
             found["*.png"] = None
     return list(found)
+
+
+def _shown(*paths: str) -> str:
+    return ", ".join(map(printable, paths))
 
 
 def _places(image: str, in_folder: bool) -> list[tuple[str, str]]:

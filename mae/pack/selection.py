@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fnmatch import translate
 
 from mae.base.errors import UserError
+from mae.data.index import INDEX_FOLDER
 
 SYSTEM_FOLDERS = ("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "__macosx")
 SYSTEM_FOLDERS += ("lost+found", "$recycle.bin", "recycler", "system volume information")
@@ -16,6 +17,11 @@ SYSTEM_NAMES = frozenset(SYSTEM_FOLDERS + SYSTEM_FILES)
 def is_system_name(name: str) -> bool:
     """True for hidden names, which start with a dot, and for SYSTEM_NAMES."""
     return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def is_own_name(name: str) -> bool:
+    """True for folders that this program writes: unfinished packs, indexes."""
+    return name.startswith(".") and (name.endswith(".part") or name == INDEX_FOLDER)
 
 
 def select(

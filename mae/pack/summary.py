@@ -125,7 +125,7 @@ def summarize(
         usual=max(kinds, key=lambda kind: (kinds[kind], kind)),
         short_side=(int(sides.min()), int(np.median(sides)), int(sides.max())),
         skipped=tuple((printable(name), reason) for name, reason in (*listing.skipped, *unusable)),
-        left_out=listing.left_out,
+        left_out=tuple(pair for pair in listing.left_out if pair[1]),
         copies=_exact_duplicates(listing, rows, split, dropped),
         alike=_held_out_duplicates(listing, rows, split == splits.index("train")),
         pixel_cost=float(measured.mean()) if len(measured) else None,

@@ -29,8 +29,7 @@ def unfinished_folder(out: Path, log: Callable[[str], None]) -> Iterator[Path]:
     """
     if not out.name:
         raise UserError(f"{out}: write the name of a new folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is not empty; nothing is overwritten")
+    _require_new(out)
     part = out.with_name(f".{out.name}.part")
     kept = f"{part} keeps the finished part: run the same command again to resume"
     try:
@@ -52,11 +51,25 @@ def unfinished_folder(out: Path, log: Callable[[str], None]) -> Iterator[Path]:
             part.rename(out)
             sync(out.parent)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error}; {kept}") from None
+        kept = f"; {kept}" if part.exists() else ""
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}{kept}") from None
     except (UserError, RunFailed, KeyboardInterrupt):
         if part.exists():
             log(kept)
         raise
+
+
+def _require_new(out: Path) -> None:
+    """Raise UserError unless `out` is new or an empty folder."""
+    try:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out}: is a file; write the name of a new folder")
+        if out.exists() and any(out.iterdir()):
+            raise UserError(
+                f"{out}: is not empty; nothing is overwritten: write the name of a new folder"
+            )
+    except OSError as error:
+        raise UserError(f"{out}: cannot be read: {error.strerror}") from None
 
 
 def start_or_resume(part: Path, plan: str) -> bool:

@@ -42,16 +42,16 @@ def test_masks_find_their_images(pattern, pairs):
         ("*_m.png", ["1.jpg"], "photos: --masks '*_m.png': matches none of 1 files"),
         ("*_m.*", ["1.jpg"], "write `*` once, for the image's name, and .png at the end"),
         ("masks", ["1.jpg"], "write `*` once"),
-        ("*.png", ["1.jpg", "1.jpeg", "1.png"], "1.png fits 1.jpg and 1.jpeg"),
+        ("*.png", ["1.jpg", "1.jpeg", "1.png"], "1.png, 1.jpg, 1.jpeg: a mask of several images"),
         (
             "masks/*.png",
             ["cat/1.jpg", "dog/1.jpg", "masks/1.png"],
-            "masks/1.png fits cat/1.jpg and dog/1.jpg",
+            "masks/1.png, cat/1.jpg, dog/1.jpg: a mask of several images",
         ),
         (
             "masks/*.png",
             ["a/1.jpg", "a/masks/1.png", "masks/1.png"],
-            "a/1.jpg has two masks, a/masks/1.png and masks/1.png",
+            "a/1.jpg, a/masks/1.png, masks/1.png: an image with two masks",
         ),
     ],
 )
@@ -85,7 +85,10 @@ def test_likely_masks_are_not_taken_for_images(paths, pattern):
 
 
 def test_masks_that_fit_two_images_are_not_taken_for_images():
-    with pytest.raises(UserError, match=r"fits 1.jpg and 1.tif \(--masks none packs all files"):
+    with pytest.raises(
+        UserError,
+        match=r"1_mask.png, 1.jpg, 1.tif: a mask of several .*none",
+    ):
         refuse_unnamed_masks(["1.jpg", "1.tif", "1_mask.png"], "photos")
 
 
@@ -95,6 +98,7 @@ def test_masks_that_fit_two_images_are_not_taken_for_images():
         ["cat/1.jpg", "dog/1.png"],
         ["cat/1.png", "dog/1.png", "cat/2.png", "dog/2.png"],
         ["1.jpg", "1.png", "2.jpg"],
+        ["1.jpg", "1.png", "1.jpeg", "2.jpg", "2.png"],
         ["1.jpg", "unmask.png", "gas mask.png"],
         ["mask/a.png", "no mask/b.png"],
     ],

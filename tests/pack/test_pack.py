@@ -450,8 +450,77 @@ def test_existing_output_is_refused_and_unchanged(classes, tmp_path, kind):
         (out / "mine.txt").write_text("mine")
     else:
         out.write_text("mine")
-    assert refused(classes, out) == f"{out}: is not empty; nothing is overwritten"
+    message = "is a file" if kind == "file" else "is not empty; nothing is overwritten"
+    assert refused(classes, out).startswith(f"{out}: {message}")
+    assert "write the name of a new folder" in refused(classes, out)
     assert (out / "mine.txt" if kind == "folder" else out).read_text() == "mine"
+
+
+def test_output_that_cannot_be_written_is_named(classes, tmp_path):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    assert refused(classes, out) == f"{out}: cannot be written: Not a directory"
+
+
+FULL = """\
+import resource, sys
+from mae.cli import main
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+sys.exit(main(["pack", *sys.argv[1:], "--workers", "2"]))
+"""
+
+
+def test_full_disk_is_named_and_the_same_command_resumes(classes, tmp_path):
+    """A limit on the size of files stands for the disk."""
+    out = tmp_path / "out"
+    words = [sys.executable, "-c", FULL, str(classes), str(out)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    part = f"{tmp_path}/.out.part"
+    assert line == (
+        f"mae: {out}: cannot be written: File too large; {part} keeps the finished part: run the "
+        "same command again to resume"
+    )
+    assert not out.exists()
+    assert pack_folder(classes, out).splits == {"train": 10}
+
+
+def test_output_inside_of_the_source(classes, tmp_path):
+    assert pack_folder(classes, classes / "shards").splits == {"train": 10}
+    packed = pack_folder(classes, classes / "again")
+    assert packed.splits == {"train": 10} and packed.classes == ("cat", "dog")
+    assert "1 folder has no images: shards" in packed.notes
+    assert all(name.startswith("shards/") for name, _ in packed.skipped)
+
+
+def test_files_found_are_accounted_for(tmp_path, save):
+    for number, name in enumerate(("A.jpg", "a.jpg", "x.jpg", "x.jpeg", "x.png", "d.o.t/x.y.jpg")):
+        save(name, number)
+    folder = tmp_path / "images"
+    shutil.copy(folder / "A.jpg", folder / "copy.jpg")
+    (folder / "link.jpg").symlink_to("A.jpg")
+    (folder / "broken.jpg").symlink_to("gone.jpg")
+    (folder / "empty.jpg").touch()
+    (folder / "notes.txt").touch()
+    save("out/1.jpg", 9)
+    request = PackRequest((str(folder),), exclude=("out",))
+    packed = pack(request, tmp_path / "packed", PackOptions(drop_duplicates=True))
+    assert packed.splits == {"train": 6} and packed.copies.dropped == 2
+    assert {name for name, _ in packed.skipped} == {"broken.jpg", "empty.jpg", "notes.txt"}
+    counted = "6 packed, 2 exact copies, 3 skipped, 1 left out by --include or --exclude"
+    assert f"12 files found: {counted}" in summary_lines(packed)
+    members = [name for _, name in sources(tmp_path / "packed").items()]
+    assert len(set(members)) == 6 and {"A.jpg", "a.jpg", "x.jpg", "x.jpeg", "x.png"} < set(members)
+
+
+def test_class_without_a_usable_image_is_named(classes, tmp_path):
+    (classes / "fox").mkdir()
+    (classes / "fox" / "1.jpg").write_bytes(b"no image")
+    packed = pack_folder(classes, tmp_path / "out")
+    assert packed.classes == ("cat", "dog", "fox")
+    assert "no image of 1 of 3 classes: fox" in packed.notes
 
 
 def test_output_needs_a_name(classes, tmp_path, monkeypatch):
