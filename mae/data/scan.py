@@ -29,7 +29,7 @@ SECOND_IMAGE = Reason(
     "images of a key that has one already",
     "keep one, or make their names differ before the first dot",
 )
-MASKS = ("mask.png", "seg.png")
+MASKS = tuple(f"{kind}.{of}" for kind in ("mask", "seg") for of in ("png", "jpg", "jpeg", "webp"))
 """compound extensions of segmentation masks, which are never images of their own"""
 
 

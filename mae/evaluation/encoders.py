@@ -30,6 +30,8 @@ RAW = "raw"
 
 PIXEL_SIDE = 16
 """longest side in pixels of images used as features"""
+PATCH_SIDE = 8
+"""longest side in pixels of patches used as tokens"""
 
 
 ONLY = {"crop_mode": "center", "interpolation": "bicubic"}
@@ -192,6 +194,24 @@ def pixel_features(images: Tensor) -> dict[str, Tensor]:
     if list(images.shape[-2:]) != side:
         pixels = F.interpolate(pixels, size=side, mode="bilinear", antialias=True)
     return {PIXELS: pixels.flatten(1)}
+
+
+def patch_pixel_encoder(
+    config: Config, patch_size: tuple[int, int], img_size: tuple[int, int], crop_pct: float
+) -> FrozenEncoder:
+    """Encoder whose patch tokens are the pixels of the patches: a baseline."""
+
+    def encode(images: Tensor) -> dict[str, Tensor]:
+        pixels = images.float() / torch.iinfo(images.dtype).max
+        patches = F.unfold(pixels, patch_size, stride=patch_size).transpose(1, 2)
+        patches = patches.unflatten(2, (images.shape[1], *patch_size))
+        side = min(patch_size[0], PATCH_SIDE), min(patch_size[1], PATCH_SIDE)
+        reduced = F.adaptive_avg_pool2d(patches.flatten(0, 1), side)
+        return {TOKENS: reduced.flatten(1).unflatten(0, patches.shape[:2])}
+
+    rule = f"{config.data.bits} bits in [0, 1], patches reduced to sides of {PATCH_SIDE} at most"
+    nothing = hashlib.sha256().hexdigest()
+    return FrozenEncoder(encode, nothing, img_size, crop_pct, rule, RAW)
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -6,7 +6,6 @@ interpolated between patches and evaluated at every pixel.  The encoder is not t
 is no decoder.
 """
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -14,9 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from mae.base.errors import UserError
@@ -24,30 +20,15 @@ from mae.base.hashing import Stream, fold
 from mae.data.images import Images
 from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.evaluation.features import Matrix, Skipped, ranges
-from mae.evaluation.knn import TEMPERATURE, K
-from mae.evaluation.probe import is_edge, regularisation_path, standardise
-from mae.evaluation.segmentation_masks import (
-    IGNORE,
-    Counts,
-    MaskedViews,
-    Masks,
-    count,
-    patch_classes,
-    quality,
+from mae.evaluation.features import Skipped
+from mae.evaluation.mask_classes import IGNORE, MaskClasses
+from mae.evaluation.segmentation_classifiers import (
+    KNNClassifier,
+    LinearClassifier,
+    choose_linear,
 )
-
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""candidates of scikit-learn's C, the inverse of the penalty on the squared weights"""
-
-ITERATIONS = 200
-"""maximum number of L-BFGS iterations"""
-
-SIMILARITIES = 2**24
-"""similarities held at a time: 64 MB"""
-
-NEVER = -1e30
-"""score of classes that are never predicted: finite, since interpolation multiplies it by 0"""
+from mae.evaluation.segmentation_masks import MaskedViews, Masks, patch_classes
+from mae.evaluation.segmentation_scores import Counts, count
 
 BATCH = 32
 """images per batch"""
@@ -55,100 +36,8 @@ BATCH = 32
 PATCHES = 50_000
 """training patches to fit the classifiers to"""
 
-Numbers = npt.NDArray[np.int64]
-
 Scorer = Callable[[Tensor], Tensor]
 """tokens [m d] → scores [m classes], the highest of which is the prediction"""
-
-
-class LinearClassifier:
-    """Multinomial logistic regression on standardised tokens."""
-
-    def __init__(
-        self, tokens: Matrix, labels: Numbers, classes: int, strength: float, device: str
-    ) -> None:
-        self.strength, self.at_edge = strength, False
-        """at_edge: C is the smallest or largest candidate, and better than all in between"""
-        scaled, _ = standardise(tokens, tokens[:1])
-        model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(scaled, labels)
-        self.iterations = int(np.max(model.n_iter_))
-        """iterations of the fit; ITERATIONS: stopped before it converged"""
-        weights, bias = model.coef_, model.intercept_
-        if len(model.classes_) == 2:  # then one row only: the second class against the first
-            weights, bias = np.vstack([0 * weights, weights]), np.array([0.0, *bias])
-        mean, deviation = tokens.mean(axis=0), tokens.std(axis=0)
-        own = weights / np.where(deviation > 1e-6, deviation, 1)
-        width = tokens.shape[1]
-        # Classes without a training patch are never predicted.
-        self.weights = torch.zeros(classes, width)
-        self.bias = torch.full((classes,), NEVER)
-        self.weights[model.classes_] = torch.from_numpy(own).float()
-        self.bias[model.classes_] = torch.from_numpy(bias - own @ mean).float()
-        self.weights, self.bias = self.weights.to(device), self.bias.to(device)
-
-    def scores(self, tokens: Tensor) -> Tensor:
-        """[m d] → [m classes]."""
-        return tokens @ self.weights.T + self.bias
-
-
-def choose_linear(
-    tokens: Matrix,
-    labels: Numbers,
-    images: Numbers,
-    classes: int,
-    seed: int,
-    device: torch.device | str,
-) -> LinearClassifier:
-    """Choose C by mean IoU on the patches of a tenth of the images, then fit to all patches.
-
-    Whole images are held out, because patches of one image resemble each other.  Raises UserError
-    for fewer than ten images, or where nearly all patches are of one class.
-    """
-    numbers = np.unique(images)
-    if len(numbers) < 10:
-        raise UserError(f"--train: {len(numbers)} images with classes; a tenth must choose")
-    order = np.argsort(fold(seed, Stream.ORDER, numbers), kind="stable")
-    held_out = np.isin(images, numbers[order[: len(numbers) // 10]])
-    if len(np.unique(labels[~held_out])) < 2:
-        raise UserError("--train: nearly all patches are of one class; the probe needs two classes")
-    scaled, scaled_held_out = standardise(tokens[~held_out], tokens[held_out])
-    truth = torch.from_numpy(labels[held_out])[None]
-    with threadpool_limits(1 if tokens.size < 10**6 else None), warnings.catch_warnings():
-        # A fit that stops early is compared by its mean IoU like any other.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fits = regularisation_path(
-            scaled, labels[~held_out], scaled_held_out, STRENGTHS, ITERATIONS
-        )
-        reached = [
-            quality(count(torch.from_numpy(fit.predicted)[None], truth, classes)[0]).mean_iou
-            for fit in fits
-        ]
-        best = STRENGTHS[int(np.argmax(reached))]  # the strongest penalty among equals
-        linear = LinearClassifier(tokens, labels, classes, best, str(device))
-    linear.at_edge = is_edge(np.array(reached))
-    return linear
-
-
-class KNNClassifier:
-    """Vote of the K most similar training patches, as in DINO (Caron et al. 2021, section 4.1)."""
-
-    def __init__(
-        self, tokens: Matrix, labels: Numbers, classes: int, device: torch.device | str
-    ) -> None:
-        self.tokens = torch.nn.functional.normalize(torch.from_numpy(tokens).to(device), dim=1)
-        self.labels = torch.from_numpy(labels).to(device)
-        self.classes = classes
-
-    def scores(self, tokens: Tensor) -> Tensor:
-        """[m d] → [m classes]: share of the votes, each of weight exp(cosine / TEMPERATURE)."""
-        found = []
-        for part in tokens.split(max(1, SIMILARITIES // len(self.tokens))):
-            similar = torch.nn.functional.normalize(part, dim=1) @ self.tokens.T
-            near = similar.topk(min(K, len(self.tokens)), dim=1)
-            share = (near.values / TEMPERATURE).softmax(dim=1)
-            votes = torch.zeros(len(part), self.classes, device=tokens.device)
-            found.append(votes.scatter_add_(1, self.labels[near.indices], share))
-        return torch.cat(found)
 
 
 class Dense(NamedTuple):
@@ -167,6 +56,8 @@ class MaskedImages(NamedTuple):
 
     images: Images
     masks: Masks
+    classes: MaskClasses
+    """meaning of the masks"""
 
 
 class Patches(NamedTuple):
@@ -186,8 +77,8 @@ class EncoderEvaluation(NamedTuple):
     counts: dict[tuple[str, str], Counts]
     """counts of every test image, by classifier and by unit: patches or pixels"""
     linear: LinearClassifier
-    fitted: npt.NDArray[np.int64]
-    """[m] classes of the training patches"""
+    fitted: Patches
+    """training patches"""
     skipped: tuple[list[str], list[str]]
     """shard, key and error of each skipped image of train and of test"""
 
@@ -197,7 +88,6 @@ def evaluate_encoder(
     patch_size: tuple[int, int],
     train: MaskedImages,
     test: MaskedImages,
-    classes: int,
     *,
     patches: int = PATCHES,
     seed: int = 0,
@@ -216,15 +106,14 @@ def evaluate_encoder(
     def dense(part: MaskedImages, bad: Skipped) -> Iterator[Dense]:
         return encode_dense(
             encoder,
-            part.images,
-            masks=part.masks,
+            part,
             patch_size=patch_size,
             device=device,
             workers=workers,
             skipped=bad,
         )
 
-    images = len(train.images.manifest)
+    images, classes = len(train.masks.samples), len(train.classes.numbers)
     log(f"tokens of {images:,} training images")
     each = max(1, -(-patches // images))
     fitted = sample_patches(dense(train, skipped[0]), each, seed)
@@ -239,28 +128,29 @@ def evaluate_encoder(
     )
     neighbours = KNNClassifier(fitted.tokens, fitted.classes, classes, device)
     scorers: dict[str, Scorer] = {"linear": linear.scores, "k-NN": neighbours.scores}
-    log(f"testing on {len(test.images.manifest):,} images")
+    log(f"testing on {len(test.masks.samples):,} images")
     found = dense(test, skipped[1])
     counts = count_predictions(found, scorers, encoder.img_size, patch_size, classes)
     for bad in skipped:
         bad.report(log)
-    return EncoderEvaluation(
-        counts, linear, fitted.classes, (skipped[0].reasons, skipped[1].reasons)
-    )
+    # Tokens are not kept: one encoder's are enough to fill the memory.
+    fitted = fitted._replace(tokens=fitted.tokens[:0])
+    return EncoderEvaluation(counts, linear, fitted, (skipped[0].reasons, skipped[1].reasons))
 
 
 def encode_dense(
     encoder: FrozenEncoder,
-    images: Images,
-    masks: Masks,
+    part: MaskedImages,
     patch_size: tuple[int, int],
     device: torch.device | str,
     workers: int,
     skipped: Skipped,
 ) -> Iterator[Dense]:
-    """Encode all images in order; bad ones are added to `skipped`."""
-    views = MaskedViews(images, masks, encoder.img_size, encoder.crop_pct)
-    for pixels, classes, bad in load_in_workers(views, ranges(len(views), BATCH), workers):
+    """Encode all images with masks in order; bad ones are added to `skipped`."""
+    views = MaskedViews(*part, encoder.img_size, encoder.crop_pct)
+    samples = part.masks.samples
+    batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
+    for pixels, classes, bad in load_in_workers(views, batches, workers):
         skipped.add(bad)
         if pixels is None:
             continue
@@ -286,7 +176,7 @@ def sample_patches(found: Iterator[Dense], each: int, seed: int) -> Patches:
             images.append(np.full(len(chosen), number))
             number += 1
     if not sum(map(len, classes)):
-        raise UserError(f"--train: every patch is of {IGNORE}, which stands for no class")
+        raise UserError("--train: no patch has a class: all pixels are void")
     return Patches(torch.cat(tokens).numpy(), np.concatenate(classes), np.concatenate(images))
 
 

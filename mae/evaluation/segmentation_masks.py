@@ -1,19 +1,17 @@
-"""Segmentation masks: ground truth per pixel and patch from the shards, and scores against it."""
+"""Masks of shards: ground truth per pixel and patch, cropped and resized like the images."""
 
-import io
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -23,31 +21,43 @@ from mae.data.scan import MASKS
 from mae.data.shard_reader import ShardReader
 from mae.data.tar_members import walk
 from mae.data.transform import center_fit, center_view, cut, stack, trim
-from mae.decoding.png import without_metadata
+from mae.data.worker_loader import load_in_workers
+from mae.decoding.decode import read_info
+from mae.decoding.mask_files import COLOUR, StoredMask, orientation, read_mask
+from mae.decoding.pixels import EXTENSIONS as IMAGES
+from mae.decoding.pixels import BadImage
+from mae.evaluation.mask_classes import IGNORE, MaskClasses
+from mae.evaluation.mask_survey import Summary, Survey, summarise
 from mae.networks.patches import patchify
 from mae.storage.remote import is_remote, redacted
 
-IGNORE = 255
-"""value of pixels that belong to no class"""
+NAMES = ("mask", "masks", "seg", "label", "gt")
+"""first part of the extension of files that are masks, or meant to be"""
 
-MODES = ("1", "L", "P")
-"""modes of PNGs: the class is the gray value, or the number in the palette"""
+REFUSE, SKIP, BACKGROUND = "refuse", "skip", "background"
+"""treatments of images without a mask"""
 
-RESAMPLES = 1000
-"""bootstrap resamples"""
-
-Counts = npt.NDArray[np.int64]
-"""[images classes 3] numbers of pixels: true positives, predicted, true"""
+PART = 32
+"""masks surveyed at a time"""
 
 
 class Masks:
     """Masks of the images of a manifest, by the same numbers: `KEY.mask.png` or `.seg.png`."""
 
-    def __init__(self, images: Images, key: str) -> None:
-        """Scan all shards for masks; UserError, naming `key`, unless each image has exactly one."""
+    def __init__(
+        self, images: Images, key: str, *, unmasked: str = REFUSE, by_colour: bool = False
+    ) -> None:
+        """Scan all shards for masks.
+
+        `key` names the data in messages.  `by_colour`: gray levels and palette indices are read
+        as their colours.  UserError for more than one mask of an image, for none where `unmasked`
+        is REFUSE, and where no image has one.
+        """
         manifest, cache = images.manifest, images.reader.cache
+        self.key, self.unmasked, self.by_colour = key, unmasked, by_colour
         offset = np.zeros(len(manifest), np.int64)
         size, crc = np.zeros(len(manifest), np.uint32), np.zeros(len(manifest), np.uint32)
+        others: set[str] = set()
         for shard, location in enumerate(manifest.shards):
             first = int(manifest.first[shard])
             names = manifest.keys[shard].decode("utf-8", "surrogateescape").split("\0")
@@ -59,44 +69,41 @@ class Masks:
                     name, second_dot, second = name.rpartition(".")
                     extension = f"{second}{dot}{last}".lower()
                     if not second_dot or extension not in MASKS or name not in number:
+                        if name in number and second.lower() in NAMES:
+                            others.add(f".{extension}")
                         continue
                     sample = number[name]
                     if size[sample]:
                         raise UserError(f"{key}: {manifest.name(sample)}: more than one mask")
                     offset[sample], size[sample] = member.offset, member.size
                     crc[sample] = zlib.crc32(os.pread(file.fileno(), member.size, member.offset))
-        if len(missing := np.flatnonzero(size == 0)):
+        self.missing: npt.NDArray[np.int64] = np.flatnonzero(size == 0)
+        """images without a mask"""
+        if len(self.missing) and (unmasked == REFUSE or len(self.missing) == len(manifest)):
+            found = f"; found {', '.join(sorted(others))}, which is not read" if others else ""
+            remedy = "" if len(self.missing) == len(manifest) else "; see --unmasked"
             raise UserError(
-                f"{key}: {len(missing)} of {len(manifest)} images have no mask "
-                f"(.{', .'.join(MASKS)}), first {manifest.name(int(missing[0]))}"
+                f"{key}: {len(self.missing)} of {len(manifest)} images have no mask "
+                f"(.mask.png, .seg.png), first {manifest.name(int(self.missing[0]))}"
+                f"{found}{remedy}"
             )
+        skipped = self.missing if unmasked == SKIP else []
+        self.samples: list[int] = np.setdiff1d(np.arange(len(manifest)), skipped).tolist()
+        """images to use"""
         self.manifest = replace(manifest, offset=offset, size=size, crc=crc)
         self.reader = ShardReader(self.manifest, cache)
 
-    def __getitem__(self, sample: int) -> npt.NDArray[np.uint8]:
-        """Mask [h w] of a sample; SampleError, naming shard and key, for a bad mask."""
-        name = self.manifest.name(sample)
+    def __getitem__(self, sample: int) -> StoredMask | None:
+        """Mask of a sample, None where there is none; SampleError, naming it, for a bad one."""
+        if not self.manifest.size[sample]:
+            return None
         try:
-            data = without_metadata(self.reader.read(sample))
-            with Image.open(io.BytesIO(data), formats=("PNG",)) as mask:
-                if mask.mode not in MODES:
-                    raise SampleError(
-                        f"{name}: a mask of mode {mask.mode}; it must be gray or have a palette, "
-                        "8 bits a pixel"
-                    )
-                return np.asarray(mask).astype(np.uint8)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            unknown = isinstance(error, UnidentifiedImageError)
-            raise SampleError(f"{name}: mask: {'no PNG' if unknown else error}") from None
-
-    def classes(self) -> npt.NDArray[np.int64]:
-        """All classes that occur, ascending; reads every mask and skips bad ones."""
-        seen = np.zeros(256, bool)
-        for sample in range(len(self.manifest)):
-            with suppress(SampleError):  # skipped and counted when its image is read
-                seen[self[sample]] = True
-        seen[IGNORE] = False
-        return np.flatnonzero(seen)
+            mask = read_mask(self.reader.read(sample))
+            if not self.by_colour:
+                return mask
+            return StoredMask(mask.colours(), COLOUR, 0xFFFFFF, mask.lossy)
+        except BadImage as error:
+            raise SampleError(f"{self.manifest.name(sample)}: the mask {error}") from None
 
 
 @contextmanager
@@ -112,6 +119,81 @@ def _local_copy(images: Images, shard: int) -> Iterator[Path]:
         yield Path(f"/dev/fd/{copy.fileno()}")
 
 
+class Surveyed(NamedTuple):
+    """Part of the masks of a data set."""
+
+    masks: list[Summary]
+    bad: list[str]
+    """shard, key and defect of masks that do not decode"""
+    unfit: list[str]
+    """the same of masks that do not fit their images"""
+
+
+class _Summaries(Dataset):
+    """Data set: numbers of samples → summaries of their masks."""
+
+    def __init__(self, images: Images, masks: Masks) -> None:
+        self.images, self.masks = images, masks
+
+    def __getitem__(self, index: Sequence[int]) -> Surveyed | UserError:
+        found = Surveyed([], [], [])
+        for sample in index:
+            name = self.masks.manifest.name(sample)
+            try:
+                if (mask := self.masks[sample]) is None:
+                    continue
+                if reason := self._misfit(sample, mask):
+                    found.unfit.append(f"{name}: {reason}")
+                found.masks.append(summarise(name, mask))
+            except SampleError as error:
+                found.bad.append(str(error))
+            except UserError as error:
+                return error
+        return found
+
+    def _misfit(self, sample: int, mask: StoredMask) -> str:
+        """Defect of a mask that is not of its image's pixels; "": none is known."""
+        data = self.images.reader.read(sample)
+        try:
+            info = read_info(data, IMAGES[self.images.manifest.kind.item(sample)])
+        except BadImage:
+            return ""  # named when the image is decoded
+        height, width = mask.values.shape
+        turn = orientation(data)
+        exif = f"EXIF orientation {turn}, which is not applied"
+        remedy = "turn the pixels and remove the tag (PIL.ImageOps.exif_transpose)"
+        if (info.height, info.width) != (height, width):
+            reason = (
+                f"the mask has {width} × {height} pixels, the image {info.width} × {info.height}"
+            )
+            is_turned = turn > 4 and (info.width, info.height) == (height, width)
+            return f"{reason} and {exif}: {remedy}" if is_turned else reason
+        if turn in (2, 3, 4) or (turn > 4 and height == width):
+            return f"the image has {exif}; the mask may be of turned pixels: {remedy}"
+        return ""
+
+
+def survey_masks(images: Images, masks: Masks, survey: Survey, workers: int = 0) -> None:
+    """Add all masks to `survey`; bad ones are left to be counted when they are used.
+
+    UserError for masks that do not fit their images, and where none decodes.
+    """
+    samples = [sample for sample in masks.samples if masks.manifest.size[sample]]
+    parts = [samples[start : start + PART] for start in range(0, len(samples), PART)]
+    bad: list[str] = []
+    unfit: list[str] = []
+    for found in load_in_workers(_Summaries(images, masks), parts, workers):
+        for mask in found.masks:
+            survey.add(masks.key, mask)
+        bad += found.bad
+        unfit += found.unfit
+    if unfit:
+        count = f" ({len(unfit)} of {len(samples)} masks)" if len(unfit) > 1 else ""
+        raise UserError(f"{masks.key}: {unfit[0]}{count}")
+    if len(bad) == len(samples):
+        raise UserError(f"{masks.key}: {bad[0]} (none of {len(samples)} masks is readable)")
+
+
 class Pairs(NamedTuple):
     """Batch of images and masks that decode."""
 
@@ -124,19 +206,21 @@ class Pairs(NamedTuple):
 
 
 class MaskedViews(Dataset):
-    """Data set: range of sample numbers → centred views and masks, cropped and resized alike."""
+    """Data set: sample numbers → centred views and masks, cropped and resized alike."""
 
     def __init__(
-        self, images: Images, masks: Masks, img_size: tuple[int, int], crop_pct: float | None
+        self,
+        images: Images,
+        masks: Masks,
+        classes: MaskClasses,
+        img_size: tuple[int, int],
+        crop_pct: float | None,
     ) -> None:
-        self.images, self.masks = images, masks
+        self.images, self.masks, self.classes = images, masks, classes
         self.img_size, self.crop_pct = img_size, crop_pct
 
-    def __len__(self) -> int:
-        return len(self.images.manifest)
-
-    def __getitem__(self, index: range) -> Pairs | UserError:
-        """Views and masks of a range; the StorageError, returned, where a shard cannot be read."""
+    def __getitem__(self, index: Sequence[int]) -> Pairs | UserError:
+        """Views and masks of samples; the StorageError, returned, where a shard is unreadable."""
         pairs, bad = [], []
         for sample in index:
             try:
@@ -152,7 +236,11 @@ class MaskedViews(Dataset):
 
     def view(self, sample: int) -> tuple[Tensor, Tensor]:
         """View [c h w] and mask [h w] of a sample; the mask is resized by nearest pixels."""
-        image, mask = self.images[sample], torch.from_numpy(self.masks[sample])
+        image, stored = self.images[sample], self.masks[sample]
+        if stored is None:
+            mask = torch.full(image.shape[-2:], self.classes.background(), dtype=torch.uint8)
+        else:
+            mask = torch.from_numpy(self.classes.of(stored))
         if image.shape[-2:] != mask.shape:
             shapes = f"{list(mask.shape)} pixels, the image {list(image.shape[-2:])}"
             raise SampleError(f"{self.images.manifest.name(sample)}: the mask has {shapes}")
@@ -178,76 +266,3 @@ def patch_classes(masks: Tensor, patch_size: tuple[int, int]) -> Tensor:
     counts[..., IGNORE] = 0
     most, winner = counts.max(dim=2)
     return torch.where(most > 0, winner, IGNORE)
-
-
-class Quality(NamedTuple):
-    """Mean IoU and accuracy, 0 to 1."""
-
-    mean_iou: float
-    """mean over classes of intersection over union (as in PASCAL VOC, Everingham et al. 2015)"""
-    accuracy: float
-    """share of the pixels that are classified correctly"""
-
-
-class SegmentationScores(NamedTuple):
-    """Mean IoU and accuracy with 95 % bootstrap intervals over images."""
-
-    mean_iou: float
-    mean_iou_interval: tuple[float, float]
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-
-
-def count(predicted: Tensor, truth: Tensor, classes: int) -> Counts:
-    """Counts of a batch from predicted classes and true ones, or IGNORE: int64 [b …] each."""
-    predicted, truth = predicted.flatten(1), truth.flatten(1)
-    valid = truth != IGNORE
-    rows = []
-    for guess, true, ok in zip(predicted, truth, valid, strict=True):
-        guess, true = guess[ok], true[ok]
-        parts = (guess[guess == true], guess, true)
-        rows.append(torch.stack([part.bincount(minlength=classes) for part in parts], dim=1))
-    return torch.stack(rows).cpu().numpy()
-
-
-def quality(counts: npt.NDArray) -> Quality:
-    """Mean IoU and accuracy of summed counts [classes 3], over classes predicted or true."""
-    right, predicted, true = np.moveaxis(counts.astype(np.float64), -1, 0)
-    union = predicted + true - right
-    present = union > 0
-    iou = right[present] / union[present]
-    return Quality(
-        float(iou.mean()) if present.any() else 0.0, float(right.sum() / max(1, true.sum()))
-    )
-
-
-def score_counts(counts: Counts, seed: int) -> SegmentationScores:
-    """Scores over all images, with intervals by bootstrap over images (Efron 1979)."""
-    low, high = np.percentile(sampled(counts, seed), [2.5, 97.5], axis=0).tolist()
-    found = quality(counts.sum(axis=0))
-    return SegmentationScores(found.mean_iou, (low[0], high[0]), found.accuracy, (low[1], high[1]))
-
-
-def compare(counts: Counts, other: Counts, seed: int) -> dict[str, Any]:
-    """Differences of the scores of `counts` and `other`, with paired bootstrap intervals."""
-    change = np.subtract(quality(counts.sum(axis=0)), quality(other.sum(axis=0))).tolist()
-    drawn = sampled(counts, seed) - sampled(other, seed)
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0).tolist()
-    return {
-        "mean_iou_difference": change[0],
-        "mean_iou_interval": [low[0], high[0]],
-        "difference": change[1],
-        "interval": [low[1], high[1]],
-    }
-
-
-def sampled(counts: Counts, seed: int) -> npt.NDArray[np.float64]:
-    """Scores [RESAMPLES 2] of bootstrap resamples; `seed` alone determines the images drawn."""
-    return np.array([quality(total) for total in resampled(counts, seed)])
-
-
-def resampled(counts: Counts, seed: int) -> npt.NDArray[np.float64]:
-    """Summed counts [RESAMPLES classes 3] of bootstrap resamples of the images."""
-    n = len(counts)
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    return (drawn @ counts.reshape(n, -1)).reshape(RESAMPLES, *counts.shape[1:]).astype(np.float64)

@@ -1,6 +1,6 @@
 """Report of `mae segment`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from mae.base.errors import UserError
 from mae.data.images import Images
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
+from mae.evaluation.mask_classes import MaskClasses, MaskOptions, mask_classes
+from mae.evaluation.mask_survey import Survey, listed
 from mae.evaluation.results import (
     TRAINED_ENCODERS,
     aligned,
@@ -21,13 +23,21 @@ from mae.evaluation.results import (
     provenance,
 )
 from mae.evaluation.segmentation import (
-    ITERATIONS,
     PATCHES,
     EncoderEvaluation,
     MaskedImages,
     evaluate_encoder,
 )
-from mae.evaluation.segmentation_masks import Counts, Masks, Quality, compare, quality, score_counts
+from mae.evaluation.segmentation_classifiers import ITERATIONS
+from mae.evaluation.segmentation_masks import BACKGROUND, REFUSE, SKIP, Masks, survey_masks
+from mae.evaluation.segmentation_scores import (
+    Counts,
+    Quality,
+    class_ious,
+    compare,
+    quality,
+    score_counts,
+)
 
 MEASURES = "class information in single frozen patch tokens"
 PROTOCOL = (
@@ -39,9 +49,16 @@ SELECTION = (
     "once"
 )
 INTERVAL = (
-    "95 %, percentile bootstrap over the test images, 1,000 resamples; differences: the same "
-    "images drawn for both encoders"
+    "95 %, BCa bootstrap over the test images (Efron and Tibshirani 1993), 1,000 resamples; mean "
+    "IoU of resamples without a rare class both without it and with its IoU over all images; "
+    "differences: the same images drawn for both encoders"
 )
+
+FEW = 10
+"""number of test images with a class below which the intervals are said to be too narrow"""
+
+MOST_ROWS = 30
+"""maximum number of classes in the printed table"""
 
 
 def segmentation_report(
@@ -50,6 +67,8 @@ def segmentation_report(
     train: Images,
     test: Images,
     *,
+    options: MaskOptions | None = None,
+    unmasked: str = REFUSE,
     patches: int = PATCHES,
     seed: int = 0,
     max_bad: int = 0,
@@ -59,23 +78,27 @@ def segmentation_report(
 ) -> dict[str, Any]:
     """Mean IoU and accuracy of a linear classifier and of k-NN, for patches and for pixels.
 
-    `encoders` by name: the evaluated one first, then the untrained.  Raises UserError where an
-    image has no mask, more than `max_bad` of either data set do not decode or have bad masks, or
-    test masks have a class that training masks lack.
+    `encoders` by name: the evaluated one first, then the baselines.  `unmasked`: treatment of
+    images without a mask.  Raises UserError where masks do not fit their images or have no clear
+    classes, more than `max_bad` of either data set do not decode, or test masks have a class that
+    training masks lack.
     """
-    both = MaskedImages(train, Masks(train, "--train")), MaskedImages(test, Masks(test, "--test"))
-    known, tested = (part.masks.classes() for part in both)
-    if len(unknown := np.setdiff1d(tested, known)):
-        raise UserError(f"--test: class {unknown[0]} of the masks does not occur in --train")
-    if len(known) < 2:
-        raise UserError(f"--train: masks of {len(known)} class; the probe needs two classes")
+    options = options or MaskOptions()
+    by_colour = options.table is not None and options.table.of_colours
+    survey, masks = Survey(options.table), []
+    for key, images in (("--train", train), ("--test", test)):
+        masks.append(Masks(images, key, unmasked=unmasked, by_colour=by_colour))
+        survey_masks(images, masks[-1], survey, workers)
+    classes = mask_classes(survey, options)
+    log(f"masks: {classes.about}")
+    known = checked_classes(classes, survey, masks)
+    both = MaskedImages(train, masks[0], classes), MaskedImages(test, masks[1], classes)
     evaluations: dict[str, EncoderEvaluation] = {}
     for name, encoder in encoders.items():
         evaluations[name] = evaluate_encoder(
             encoder,
             patch_size,
             *both,
-            int(known.max()) + 1,
             patches=patches,
             seed=seed,
             max_bad=max_bad,
@@ -85,23 +108,53 @@ def segmentation_report(
         )
     ours = next(iter(evaluations.values()))
     train_part, test_part = (
-        evaluated_images(p.images, bad) for p, bad in zip(both, ours.skipped, strict=True)
+        part._replace(images=len(masked.masks.samples) - len(bad))
+        for masked, bad in zip(both, ours.skipped, strict=True)
+        for part in [evaluated_images(masked.images, bad)]
     )
+    rows = class_rows(evaluations, classes)
+    notes = [*mask_notes(masks, ours.skipped), *class_notes(rows)]
+    notes += [note for name, found in evaluations.items() for note in fit_notes(name, found)]
     return {
         "measures": MEASURES,
         "protocol": PROTOCOL,
         "selection": SELECTION,
         "interval_rule": INTERVAL,
-        "patches": len(ours.fitted),
+        "masks": {"reading": classes.reading, "about": classes.about, "void": classes.void},
+        "without_mask": {m.key.strip("-"): len(m.missing) for m in masks},
+        "patches": len(ours.fitted.classes),
         "patch_size": list(patch_size),
         "seed": seed,
-        "notes": [note for name, found in evaluations.items() for note in fit_notes(name, found)],
-        "classes": known.tolist(),
+        "notes": notes,
+        "classes": [classes.numbers[c] for c in known],
         **provenance(identity(next(iter(encoders.values())), train), train_part, test_part),
         "results": segmentation_rows(evaluations, seed),
-        "always_commonest": commonest(ours.fitted, ours.counts["linear", "pixels"]),
-        "iou_by_class": by_class(ours.counts["linear", "pixels"], known),
+        "always_commonest": commonest(ours.fitted.classes, ours.counts["linear", "pixels"]),
+        "iou_by_class": {str(row["class"]): row["iou"] for row in rows},
+        "by_class": rows,
     }
+
+
+def checked_classes(classes: MaskClasses, survey: Survey, masks: Sequence[Masks]) -> list[int]:
+    """Classes of the training masks; UserError for fewer than two, or others in the test masks."""
+    known, tested = (
+        {*classes.seen(survey, m.key)}
+        | ({classes.background()} if m.unmasked == BACKGROUND and len(m.missing) else set())
+        for m in masks
+    )
+    if unknown := sorted(tested - known):
+        shown = listed(classes.names[c] for c in unknown)
+        raise UserError(
+            f"--test: class {shown} of the masks does not occur in --train ({classes.about}): move "
+            "images that have it to --train, or make it void in --palette"
+        )
+    if len(known) < 2:
+        shown = listed(classes.names[c] for c in known)
+        raise UserError(
+            f"--train: masks of {len(known)} class; the probe needs two classes (only {shown}; "
+            f"{classes.about})"
+        )
+    return sorted(known)
 
 
 def segmentation_rows(
@@ -149,11 +202,69 @@ def commonest(classes: npt.NDArray[np.int64], counts: Counts) -> dict[str, float
     return found._asdict()
 
 
-def by_class(counts: Counts, known: npt.NDArray[np.int64]) -> dict[str, float | None]:
-    """IoU of each class; None for classes neither predicted nor true in any test image."""
-    right, predicted, true = counts.sum(axis=0).T
-    union = predicted + true - right
-    return {str(c): float(right[c] / union[c]) if union[c] else None for c in known.tolist()}
+def class_rows(
+    evaluations: Mapping[str, EncoderEvaluation], classes: MaskClasses
+) -> list[dict[str, Any]]:
+    """Row of each class: how much of it there is, and its IoU at pixels by linear classifiers.
+
+    `predicted`: number of test pixels that the evaluated encoder's classifier takes for it.
+    IoU is None for a class neither predicted nor true in any test image.  `always`: IoU of
+    predicting this class everywhere, which is its share of the pixels.
+    """
+    ours = next(iter(evaluations.values()))
+    true = ours.counts["linear", "pixels"][..., 2]
+    share = true.sum(axis=0) / max(1, true.sum())
+    predicted = ours.counts["linear", "pixels"][..., 1].sum(axis=0)
+    ious = {
+        name: class_ious(found.counts["linear", "pixels"].sum(axis=0))
+        for name, found in evaluations.items()
+    }
+    shown = {
+        name: [None if np.isnan(iou) else float(iou) for iou in of] for name, of in ious.items()
+    }
+    first, *others = shown
+    return [
+        {
+            "class": number,
+            "name": classes.names[c],
+            "train_patches": int((ours.fitted.classes == c).sum()),
+            "predicted": int(predicted[c]),
+            "train_images": len(np.unique(ours.fitted.images[ours.fitted.classes == c])),
+            "test_share": float(share[c]),
+            "test_images": int((true[:, c] > 0).sum()),
+            "iou": shown[first][c],
+            "baselines": {name: shown[name][c] for name in others},
+            "always": float(share[c]),
+        }
+        for c, number in enumerate(classes.numbers)
+    ]
+
+
+def mask_notes(masks: Sequence[Masks], skipped: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Notes on images without a mask, and on bad ones."""
+    for part, bad in zip(masks, skipped, strict=True):
+        all_images = f"of {len(part.manifest):,} images"
+        if len(part.missing):
+            treated = "left out" if part.unmasked == SKIP else "taken for background"
+            yield f"{part.key}: {len(part.missing):,} {all_images} have no mask: {treated}"
+        if bad:
+            yield f"{part.key}: {len(bad):,} {all_images} skipped, they or their masks are bad"
+
+
+def class_notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Notes on classes that are absent or hardly there."""
+    absent = [row["name"] for row in rows if not row["test_images"]]
+    rare = [row["name"] for row in rows if 0 < row["test_images"] < FEW]
+    never = [row["name"] for row in rows if not row["train_patches"]]
+    if absent:
+        yield f"not in the masks of --test, so not measured: {listed(absent)}"
+    if rare:
+        yield f"in fewer than {FEW} test images, so intervals are too narrow: {listed(rare)}"
+    missed = [r["name"] for r in rows if r["train_patches"] and not r["predicted"]]
+    if missed:
+        yield f"predicted at no test pixel by the linear classifier: {listed(missed)}"
+    if never:
+        yield f"in no patch drawn from --train the commonest, so never predicted: {listed(never)}"
 
 
 def segmentation_table(report: dict[str, Any]) -> str:
@@ -184,4 +295,28 @@ def segmentation_table(report: dict[str, Any]) -> str:
     blank = ["", *[""] * len(others)]
     scores = [f"{floor['mean_iou']:.1%}", *blank, f"{floor['accuracy']:.1%}", ""]
     lines.append(["always the commonest", *scores])
-    return "\n".join([*aligned(lines), *(f"note: {note}" for note in report["notes"])])
+    notes = (f"note: {note}" for note in report["notes"])
+    return "\n".join([*aligned(lines), "", *class_table(report["by_class"]), *notes])
+
+
+def class_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Lines of the classes, where there are many those of the lowest IoU."""
+    others = list(rows[0]["baselines"])
+    heads = ["train patches", "in images", "test pixels", "in images"]
+    heads += ["IoU, linear", *others, "always this"]
+    lines = [["class", *heads]]
+    shown = sorted(rows, key=lambda row: row["iou"] or 0) if len(rows) > MOST_ROWS else rows
+    for row in shown[:MOST_ROWS]:
+        ious = [row["iou"], *(row["baselines"][other] for other in others), row["always"]]
+        lines.append(
+            [
+                row["name"],
+                f"{row['train_patches']:,}",
+                f"{row['train_images']:,}",
+                f"{row['test_share']:.2%}",
+                f"{row['test_images']:,}",
+                *("–" if iou is None else f"{iou:.1%}" for iou in ious),
+            ]
+        )
+    more = [f"the {MOST_ROWS} classes of lowest IoU of {len(rows)}; all in the JSON file"]
+    return [*aligned(lines), *(more if len(rows) > MOST_ROWS else [])]

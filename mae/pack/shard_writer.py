@@ -24,8 +24,9 @@ from mae.base.printable import printable
 from mae.data.transform import center_view
 from mae.decoding.arrays import MAGIC, array_shape, check_axes
 from mae.decoding.decode import decode, read_info
+from mae.decoding.mask_files import read_mask
 from mae.decoding.pillow import MODES, is_lossy
-from mae.decoding.pixels import BadImage, undecodable
+from mae.decoding.pixels import BadImage
 from mae.pack.duplicates import content_digest
 from mae.pack.examine import examine
 from mae.pack.listing import UNKNOWN_SIZE, Listing
@@ -37,8 +38,6 @@ VIEW_SIZE = 224
 """side in pixels of the square in which pixel costs are measured"""
 MEASURED = 64
 """number of training images whose pixel cost is measured"""
-MASK_MODES = ("1", "L", "P")
-"""modes of PNGs that are masks: the class is the gray value, or the number in the palette"""
 
 
 class Encoded(NamedTuple):
@@ -215,14 +214,10 @@ class ShardWriter(NamedTuple):
             return None
         data = self.listing.reader.read(reference)
         try:
-            with Image.open(io.BytesIO(data), formats=("PNG",)) as mask:
-                mask.load()
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise BadImage(f"mask {printable(reference)}: {undecodable(error)}") from None
-        if mask.mode not in MASK_MODES:
-            kinds = "it must be gray or have a palette, 8 bits a pixel"
-            raise BadImage(f"mask {printable(reference)}: of mode {mask.mode}: {kinds}")
-        if mask.size != (row[3], row[2]):
-            sizes = f"{mask.size[0]} x {mask.size[1]} pixels, the image {row[3]} x {row[2]}"
+            height, width = read_mask(data).values.shape
+        except BadImage as error:
+            raise BadImage(f"mask {printable(reference)}: {error}") from None
+        if (height, width) != (row[2], row[3]):
+            sizes = f"{width} x {height} pixels, the image {row[3]} x {row[2]}"
             raise BadImage(f"mask {printable(reference)}: {sizes}")
         return data

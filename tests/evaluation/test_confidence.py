@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score
 
 from mae.evaluation.confidence import (
     balanced_accuracy,
+    bca,
     bootstrap,
     paired_difference,
     share_right,
@@ -81,3 +83,57 @@ def test_balanced_accuracy_equals_scikit_learn():
     found = balanced_accuracy((guess == labels).astype(float), labels)
     assert found == pytest.approx(expected)
     assert abs(expected - (guess == labels).mean()) > 0.1
+
+
+def _contains(interval, estimate):
+    return interval.low <= estimate <= interval.high
+
+
+@pytest.mark.parametrize("images", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("splits", [1, 2, 3, 4, 7])
+def test_intervals_contain_the_estimate(images, splits):
+    """All right, all wrong, one image of them, and thirds, which no sum of floats hits exactly."""
+    one = np.zeros((splits, images))
+    one[:, 0] = 1
+    cases = [np.ones((splits, images)), np.zeros((splits, images)), one, 1 - one]
+    for right in cases:
+        assert _contains(share_right(right, 0), right.mean())
+        assert _contains(wilson(right.mean(), images), right.mean())
+        for other in cases:
+            mean, interval = paired_difference(right, other, 0)
+            assert mean == (right - other).mean() and _contains(interval, mean)
+    for values in (np.full((splits, images), 1 / 3), np.full((splits, images), 0.1)):
+        assert _contains(bootstrap(values, 0), values.mean())
+
+
+def test_one_image_says_nothing_of_a_difference():
+    found = paired_difference(np.ones((1, 1)), np.zeros((1, 1)), 0)
+    assert found.mean == 1 and found.interval == (-1, 1)
+
+
+def test_bca_equals_scipy():
+    values = np.random.default_rng(0).exponential(size=40)
+    statistic = lambda x: x.std() / x.mean()  # noqa: E731  # skewed and biased
+    rng = np.random.default_rng(1)
+    drawn = np.array([statistic(values[rng.integers(0, 40, 40)]) for _ in range(20_000)])
+    left_out = np.array([statistic(np.delete(values, i)) for i in range(40)])
+    found = bca(statistic(values), drawn, left_out)
+    theirs = stats.bootstrap(
+        (values,),
+        lambda x, axis: x.std(axis=axis) / x.mean(axis=axis),
+        n_resamples=20_000,
+        method="BCa",
+        rng=np.random.default_rng(2),
+    ).confidence_interval
+    assert found == pytest.approx((theirs.low, theirs.high), abs=0.015)
+    assert abs(found.high - np.quantile(drawn, 0.975)) > 0.02  # percentiles differ
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_bca_contains_an_estimate_beyond_all_resamples(side):
+    drawn = np.linspace(0.4, 0.6, 500)
+    left_out = np.random.default_rng(0).normal(0.5, 0.1, 30) ** 3
+    estimate = 0.5 + side * 0.3
+    found = bca(estimate, drawn, left_out)
+    assert found.low <= estimate <= found.high
+    assert bca(0.5, np.full(100, 0.5), np.full(30, 0.5)) == (0.5, 0.5)

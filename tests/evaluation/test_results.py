@@ -115,3 +115,18 @@ def test_the_table_names_every_row_and_aligns():
     assert lines[1].startswith("pretrained mean") and " all " in lines[1]
     assert "87.5%" in lines[2] and "5 per class" in lines[2] and "+12.5 (" in lines[2]
     assert "1 %" in lines[4]
+
+
+@pytest.mark.parametrize("wrong", [[], [0], list(range(7)), list(range(8))])
+@pytest.mark.parametrize("splits", [1, 3])
+def test_intervals_of_rows_contain_their_numbers(wrong, splits):
+    results = [result("pretrained", wrong, splits=splits), result("untrained", [1], splits=splits)]
+    for row in result_rows(results, LABELS, seed=0):
+        pairs = [(row["accuracy"], row["interval"])]
+        pairs += [
+            (found["difference"], found["interval"]) for found in row.get("above", {}).values()
+        ]
+        assert all(low <= estimate <= high for estimate, (low, high) in pairs)
+    ranks = np.where(np.isin(np.arange(8), wrong), 9, 0)
+    more = ranking_result("pretrained", "mean", ranks, 10, {}).more
+    assert more["top5_interval"][0] <= more["top5_accuracy"] <= more["top5_interval"][1]

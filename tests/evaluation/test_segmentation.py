@@ -10,26 +10,20 @@ from mae.base.errors import SampleError, UserError
 from mae.cli import main
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.features import Skipped
+from mae.evaluation.mask_classes import IGNORE, MaskClasses, MaskOptions, mask_classes
+from mae.evaluation.mask_survey import Survey
 from mae.evaluation.segmentation import (
     Dense,
-    KNNClassifier,
-    LinearClassifier,
-    choose_linear,
+    MaskedImages,
     count_predictions,
     encode_dense,
     sample_patches,
 )
-from mae.evaluation.segmentation_masks import (
-    IGNORE,
-    MaskedViews,
-    Masks,
-    Pairs,
-    compare,
-    count,
-    patch_classes,
-    quality,
-    score_counts,
+from mae.evaluation.segmentation_classifiers import (
+    LinearClassifier,
+    choose_linear,
 )
+from mae.evaluation.segmentation_masks import MaskedViews, Masks, Pairs, patch_classes, survey_masks
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.networks.patches import patchify
 from tests.evaluation.frozen import images_of, tiny_run
@@ -51,14 +45,9 @@ def scene(number):
     return (COLOURS[classes] + noise).clip(0, 255).astype(np.uint8), classes
 
 
-def png(pixels, mode=None):
+def png(pixels, **options):
     file = io.BytesIO()
-    image = Image.fromarray(pixels)
-    if mode == "P":
-        image = Image.fromarray(pixels, "L").convert("P")
-        image.putdata(pixels.flatten().tolist())
-        image.putpalette([255, 0, 0] * 256)
-    image.save(file, "PNG")
+    Image.fromarray(pixels).save(file, options.pop("format", "PNG"), **options)
     return file.getvalue()
 
 
@@ -111,26 +100,27 @@ def silent(text):
     pass
 
 
+def classes_of(images, masks) -> MaskClasses:
+    survey = Survey()
+    survey_masks(images, masks, survey)
+    return mask_classes(survey, MaskOptions())
+
+
+def masked(pattern, key="--train") -> MaskedImages:
+    """Images of a data set with their masks."""
+    images = images_of(pattern, key)
+    masks = Masks(images, key)
+    return MaskedImages(images, masks, classes_of(images, masks))
+
+
 def test_masks_match_their_images(scenes):
-    images = images_of(scenes[0])
-    masks = Masks(images, "--train")
+    _, masks, classes = masked(scenes[0])
     for sample in (0, 19, 20, 39):
-        np.testing.assert_array_equal(masks[sample], scene(sample)[1])
+        stored = masks[sample]
+        assert stored is not None
+        np.testing.assert_array_equal(classes.of(stored), scene(sample)[1])
         assert masks.manifest.key(sample) == f"{sample:04d}"
-    assert masks.classes().tolist() == [0, 1, 2]
-
-
-def test_palette_and_bilevel_masks_give_class_numbers(tmp_path, make_tar):
-    classes = np.array([[0, 3], [IGNORE, 7]], np.uint8)
-    bits = io.BytesIO()
-    Image.fromarray(classes > 3).save(bits, "PNG")
-    pixels = png(np.zeros((2, 2, 3), np.uint8))
-    members = [("a.png", pixels), ("a.seg.png", png(classes, "P"))]
-    members += [("b.png", pixels), ("b.mask.png", bits.getvalue())]
-    masks = Masks(images_of(str(make_tar(tmp_path / "p.tar", members))), "--train")
-    assert masks[0].tolist() == classes.tolist()
-    assert masks[1].tolist() == [[0, 0], [1, 1]]
-    assert masks.classes().tolist() == [0, 1, 3, 7]
+    assert classes.numbers == [0, 1, 2] and classes.reading == "classes"
 
 
 def test_bad_masks_are_named(tmp_path, make_tar):
@@ -139,27 +129,32 @@ def test_bad_masks_are_named(tmp_path, make_tar):
     def open_masks(name, *members):
         path = make_tar(tmp_path / name, [("k.png", png(pixels)), *members])
         images = images_of(str(path))
-        masks = Masks(images, "--test")
-        return MaskedViews(images, masks, (SIZE, SIZE), 1.0)
+        return images, Masks(images, "--test")
 
     with pytest.raises(UserError, match=r"--test: 1 of 1 images have no mask .*0.tar: key k"):
         open_masks("0.tar", ("other.mask.png", png(classes)))
+    with pytest.raises(UserError, match=r"no mask .*; found \.mask\.tif, which is not read"):
+        open_masks("3.tar", ("k.mask.tif", png(classes)))
     with pytest.raises(UserError, match="key k: more than one mask"):
         open_masks("2.tar", ("k.mask.png", png(classes)), ("k.seg.png", png(classes)))
+    lut = {255: np.arange(256, dtype=np.uint8)}
+    known = MaskClasses("classes", [0, 1], ["0", "1"], lut, "")
     for content, line in (
-        (png(pixels), "a mask of mode RGB; it must be gray or have a palette"),
-        (b"no picture", "mask: no PNG"),
-        (png(classes)[:60], "mask: "),
+        (b"no picture", "the mask does not decode"),
+        (png(classes)[:60], "the mask does not decode"),
         (png(classes[:-1]), r"the mask has \[31, 32\] pixels, the image \[32, 32\]"),
     ):
-        views = open_masks("1.tar", ("k.mask.png", content))
+        images, masks = open_masks("1.tar", ("k.mask.png", content))
         (tmp_path / ".mae-index" / "1.tar.safetensors").unlink()
+        views = MaskedViews(images, masks, known, (SIZE, SIZE), 1.0)
         found = views[range(1)]
         assert isinstance(found, Pairs) and found.images is None
         (bad,) = found.bad
         assert bad.sample == 0 and "1.tar: key k" in bad.reason
-        with pytest.raises(SampleError, match=f"1.tar: key k: {line}"):
+        with pytest.raises(SampleError, match=rf"1\.tar: key k: {line}"):
             views.view(0)
+        with pytest.raises(UserError, match=r"--test: .*1\.tar: key k: the mask"):
+            classes_of(images, masks)
 
 
 def test_masks_are_cropped_like_their_images(tmp_path, make_tar):
@@ -170,7 +165,9 @@ def test_masks_are_cropped_like_their_images(tmp_path, make_tar):
     members += [("k.mask.png", png(blocks))]
     images = images_of(str(make_tar(tmp_path / "m.tar", members)))
     for size, crop_pct in (((40, 60), 1.0), ((30, 30), 1.0), ((32, 16), 0.875)):
-        view = MaskedViews(images, Masks(images, ""), size, crop_pct).view(0)
+        masks = Masks(images, "")
+        given = masks, classes_of(images, masks), size, crop_pct
+        view = MaskedViews(images, *given).view(0)
         image, mask = view[0][0].float() / 9, view[1].float()
         assert mask.shape == size and ((image - mask).abs() < 0.2).float().mean() > 0.55
         assert (image - mask).mean().abs() < 0.25  # no shift
@@ -191,76 +188,9 @@ def test_patches_have_the_class_of_most_of_their_pixels():
     assert found[0, 0] == IGNORE and found[0, 3] == 0
 
 
-def test_counts_and_quality_by_hand():
-    truth = torch.tensor([[0, 0, 1, 1, IGNORE, 2], [0, 0, 0, 0, 0, IGNORE]])
-    predicted = torch.tensor([[0, 1, 1, 1, 1, 0], [0, 0, 0, 3, 3, 3]])
-    counts = count(predicted, truth, 5)
-    assert counts[0].tolist() == [[1, 2, 2], [2, 3, 2], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
-    assert counts[1].tolist() == [[3, 3, 5], [0, 0, 0], [0, 0, 0], [0, 2, 0], [0, 0, 0]]
-    first = quality(counts[0])
-    assert first.mean_iou == pytest.approx((1 / 3 + 2 / 3 + 0) / 3)  # classes 3, 4: no one's
-    assert first.accuracy == pytest.approx(3 / 5)
-    both = quality(counts.sum(0))
-    assert both.mean_iou == pytest.approx((4 / 8 + 2 / 3 + 0 + 0) / 4)
-    assert both.accuracy == pytest.approx(6 / 10)
-
-
-def test_intervals_contain_the_score_and_shrink_with_images():
-    rng = np.random.default_rng(0)
-
-    def counts(images):
-        right = rng.binomial(100, 0.7, images)
-        rows = [[[r, 100, 100], [r, 100, 100]] for r in right.tolist()]
-        return np.array(rows)
-
-    few, many = score_counts(counts(10), 0), score_counts(counts(1000), 0)
-    for evaluations in (few, many):
-        assert (
-            evaluations.accuracy_interval[0]
-            <= evaluations.accuracy
-            <= evaluations.accuracy_interval[1]
-        )
-        assert (
-            evaluations.mean_iou_interval[0]
-            <= evaluations.mean_iou
-            <= evaluations.mean_iou_interval[1]
-        )
-    width = [high - low for low, high in (few.accuracy_interval, many.accuracy_interval)]
-    assert 4 < width[0] / width[1] < 25  # about 10
-
-
-def test_linear_scores_equal_scikit_learn():
-    from sklearn.linear_model import LogisticRegression
-
-    rng = np.random.default_rng(0)
-    for classes in ([0, 1, 3], [1, 3]):
-        labels = rng.choice(classes, 200)
-        tokens = (rng.standard_normal((200, 6)) * 10.0 ** np.arange(-2, 4)).astype(np.float32)
-        tokens[:, 0] += labels * 0.01
-        linear = LinearClassifier(tokens, labels, 5, 0.1, "cpu")
-        scaled = (tokens - tokens.mean(0)) / tokens.std(0)
-        model = LogisticRegression(C=0.1, max_iter=200).fit(scaled, labels)
-        chance = linear.scores(torch.from_numpy(tokens)).softmax(1).numpy()
-        np.testing.assert_allclose(chance[:, classes], model.predict_proba(scaled), atol=2e-4)
-        assert chance[:, [c for c in range(5) if c not in classes]].max() == 0
-
-
-def test_knn_classifier_equals_image_knn():
-    from mae.evaluation.knn import knn_classes
-
-    rng = np.random.default_rng(0)
-    labels = rng.integers(0, 4, 300)
-    train = (rng.standard_normal((300, 8)) + labels[:, None]).astype(np.float32)
-    test = (rng.standard_normal((90, 8)) + rng.integers(0, 4, 90)[:, None]).astype(np.float32)
-    scores = KNNClassifier(train, labels, 6, "cpu").scores(torch.from_numpy(test))
-    assert scores.argmax(1).tolist() == knn_classes(train, labels, test).tolist()
-    torch.testing.assert_close(scores.sum(1), torch.ones(90))
-
-
 def test_patches_are_drawn_evenly_from_all_images(scenes):
-    images = images_of(scenes[0])
-    masks = Masks(images, "--train")
-    given = colour_encoder(), images, masks, (4, 4), "cpu", 0, Skipped(images, 0)
+    part = masked(scenes[0])
+    given = colour_encoder(), part, (4, 4), "cpu", 0, Skipped(part.images, 0)
     patches = sample_patches(encode_dense(*given), 5, seed=0)
     assert np.bincount(patches.images).tolist() == [5] * 40
     again, other = (sample_patches(encode_dense(*given), 5, seed=s) for s in (0, 1))
@@ -308,9 +238,8 @@ def test_noise_tokens_score_as_the_commonest_class(scenes):
 
 
 def test_pixels_use_scores_interpolated_between_patches(scenes):
-    images = images_of(scenes[1])
-    masks = Masks(images, "")
-    given = colour_encoder(), images, masks, (4, 4), "cpu", 0, Skipped(images, 0)
+    part = masked(scenes[1])
+    given = colour_encoder(), part, (4, 4), "cpu", 0, Skipped(part.images, 0)
     found = list(encode_dense(*given))
     assert found[0].pixels.shape == (20, SIZE, SIZE) and found[0].patches.shape == (20, 64)
 
@@ -391,23 +320,6 @@ def test_masks_without_usable_classes_are_refused(tmp_path, make_tar, scenes):
         pytest.fail("the only patch of its class was never held out")
 
 
-def test_differences_are_paired_by_image():
-    """Predictions differ in one pixel of each image, so the interval is narrow."""
-    rng = np.random.default_rng(0)
-    right = rng.integers(20, 90, 100)
-    counts, other = (
-        np.array([[[r, 100, 100], [r, 100, 100]] for r in rights.tolist()])
-        for rights in (right, right - 2)
-    )
-    found = compare(counts, other, 0)
-    assert found["difference"] == pytest.approx(0.02)
-    assert found["interval"] == pytest.approx([0.02, 0.02])
-    low, high = found["mean_iou_interval"]
-    assert low <= found["mean_iou_difference"] <= high and high - low < 0.005
-    evaluations = score_counts(counts, 0)
-    assert evaluations.accuracy_interval[1] - evaluations.accuracy_interval[0] > 0.04
-
-
 def test_bad_images_and_masks_are_left_out_and_counted(tmp_path, make_scenes):
     pattern = make_scenes(tmp_path / "train", range(40))
     spoil(tmp_path / "train", "0005")  # the image and its mask
@@ -425,11 +337,12 @@ def test_segment_command(tmp_path, scenes, make_shards, capsys):
     run = tiny_run(tmp_path / "run")
     words = ["segment", str(run), "--train", scenes[0], "--test", scenes[1], "--device", "cpu"]
     assert main([*words, "--patches", "400", "--baselines"]) == 0
-    assert "above untrained" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "above untrained" in shown and "above raw" in shown
     report = json.loads((run / "segment.json").read_text())
     assert report["patches"] == 400 and report["classes"] == [0, 1, 2] and report["step"] == 3
     assert report["train_images"] == 40 and report["encoder"]["img_size"] == "16x16"
-    assert report["test_images_in_train"] == 0 and len(report["results"]) == 8
+    assert report["test_images_in_train"] == 0 and len(report["results"]) == 12
     bare = make_shards(tmp_path / "bare", 3)
     assert main([*words[:5], bare, "--train", scenes[0]]) == 2
     assert "--test: 3 of 3 images have no mask (.mask.png, .seg.png)" in capsys.readouterr().err

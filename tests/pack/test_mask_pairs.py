@@ -135,13 +135,14 @@ def test_masks_are_packed_as_segmentation_reads_them(photos, tmp_path):
     masks = Masks(Images(manifest, 3, 8, None), "--test")
     for sample in range(4):
         name = source[manifest.key(sample)].removeprefix("images/").removesuffix(".jpg")
-        assert (masks[sample] == int(name)).all()
+        mask = masks[sample]
+        assert mask is not None and (mask.values == int(name)).all()
 
 
 @pytest.mark.parametrize(
     ("mask", "reason"),
     [
-        (Image.new("RGB", (16, 12)), "mask masks/1.png: of mode RGB: it must be gray or have"),
+        (Image.new("RGBA", (16, 12)), "mask masks/1.png: has transparent pixels"),
         (Image.new("L", (12, 16)), "mask masks/1.png: 12 x 16 pixels, the image 16 x 12"),
         (None, "mask masks/1.png: does not decode"),
     ],
