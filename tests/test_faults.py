@@ -28,6 +28,7 @@ from mae.training.safety import lifecycle
 from mae.training.safety.guard import Quarantine
 from mae.training.safety.step_flags import StepFlagReducer
 from mae.training.tracking.tracker import Tracker
+from tests.mounts import run_with_mounts
 from tests.runs import command, environment, final_weights, launch, metrics_of, write_config
 from tests.servers import body, stall, web_server
 from tests.waiting import wait_for
@@ -571,3 +572,52 @@ def test_two_thousand_steps_take_no_more_memory(shards, tmp_path):
     early = statistics.median(level for step, level in levels.items() if step <= 800)
     late = statistics.median(level for step, level in levels.items() if step >= 1700)
     assert late - early < 8, levels
+
+
+STUCK = """
+import os, sys
+from mae.data.shard_reader import ShardReader
+from mae.pretrain import main
+
+whole, reads = ShardReader.read, []
+
+def read(self, sample):
+    reads.append(sample)
+    if len(reads) > 60:  # the images of the panels and of 6 steps, and some of the seventh
+        os.open(sys.argv[1], os.O_RDONLY)  # a pipe that nobody writes to
+    return whole(self, sample)
+
+ShardReader.read = read
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_read_that_never_returns_ends_the_run_by_name(shards, undisturbed, tmp_path, workers):
+    config, run = write_config(tmp_path, shards), tmp_path / "run"
+    os.mkfifo(tmp_path / "pipe")
+    settings = ["train.timeout_minutes=0.1", f"data.workers={workers}"]
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK, str(tmp_path / "pipe"), str(config), *settings],
+        capture_output=True,
+        text=True,
+        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        timeout=100,
+    )
+    assert done.returncode == 1
+    (line,) = mae_lines(done.stderr)
+    assert line.startswith("mae: step 7: no data for 0.1 minutes: waited for ")
+    assert ("data worker" if workers else f"{Path(shards).parent}/shard-") in line
+    assert line.endswith("the last checkpoint is of step 6")
+    assert exit_status(run)["code"] == 1 and exit_status(run)["step"] == 6
+    assert main([str(config)]) == 0
+    assert_same(run, undisturbed)
+
+
+def test_a_container_with_little_shared_memory_trains_the_same(shards, undisturbed, tmp_path):
+    config, root = write_config(tmp_path, shards), Path(__file__).parents[1]
+    mounts = "mount -t tmpfs -o size=1m tmpfs /dev/shm"
+    done = run_with_mounts(mounts, command(config, "data.workers=1"), root, environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("mae: /dev/shm (1 MB) has no room") == 1
+    assert_same(tmp_path / "run", undisturbed)

@@ -35,3 +35,7 @@ class ProcessFailed(RunFailed):
 
 class WorkerDied(RunFailed):
     """Death of a data worker of this process."""
+
+
+class DataTimeout(RunFailed):
+    """Wait for data that took longer than allowed."""

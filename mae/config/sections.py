@@ -197,7 +197,8 @@ class TrainConfig(Section):
     """decay per step of an exponential moving average of the weights, in [0, 1), which is then
     evaluated and exported (0: no average)"""
     timeout_minutes: Annotated[float, Field(gt=0)] = 30.0
-    """maximum number of minutes that processes wait for each other before the run fails"""
+    """maximum number of minutes that processes wait for each other, or for data, before the run
+    fails"""
     seed: Seed = 0
     """random seed of initialisation, data order, crops and objective noise, from 0 to 2^63 - 1"""
 

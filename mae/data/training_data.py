@@ -116,10 +116,11 @@ class TrainingData(NamedTuple):
             self.cache,
             ahead=min(MAX_AHEAD, int(in_window / sharding.device_batch) + 1),
         )
+        workers, minutes = config.data.workers, config.train.timeout_minutes
         if not isinstance(views, EncodedViews):
-            return load_in_workers(views, positions, config.data.workers)
+            return load_in_workers(views, positions, workers, minutes)
         return decoded_on_device(
-            load_in_workers(views, positions, config.data.workers),
+            load_in_workers(views, positions, workers, minutes),
             sharding.micro_batches(first, last, skipped),
             views,
             CropDecoder(device, config.data.in_chans),

@@ -1,9 +1,19 @@
 """The training loop: steps, reports, checkpoints, evaluation, rollback, stopping."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
-from mae.base.errors import ProcessFailed, ProcessStopped, RunFailed, Stopped, UserError, WorkerDied
+from mae.base.errors import (
+    DataTimeout,
+    ProcessFailed,
+    ProcessStopped,
+    RunFailed,
+    Stopped,
+    UserError,
+    WorkerDied,
+)
 from mae.base.exit_status import append_event
 from mae.data.batch import TrainingBatch
 from mae.training.checkpoint.checkpoint_files import TrainingState, checkpoints, step_of
@@ -12,11 +22,17 @@ from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
 from mae.training.evaluator import Evaluator
 from mae.training.plan import TrainingSetup
+from mae.training.safety.data_watch import DataWatch
 from mae.training.safety.guard import Rollback
 from mae.training.safety.lifecycle import StopSignals
 from mae.training.safety.monitor import Monitor
 from mae.training.safety.step_flags import StepFlagReducer, StepFlags
 from mae.training.step import Learner, Step, train_step
+
+WORKERS_GRACE = 60
+"""seconds after which a wait for data workers is ended from outside: it should have ended itself"""
+SAVE_SECONDS = 300
+"""seconds for the last checkpoint where the wait for data does not end: its disk may be stuck"""
 
 
 class Trainer:
@@ -32,11 +48,19 @@ class Trainer:
         evaluator: Evaluator,
         flag_reducer: StepFlagReducer,
         stop: StopSignals,
+        end_process: Callable[[ProcessFailed], NoReturn],
     ) -> None:
+        """`end_process`: reports an error and ends the process, from any thread."""
         self.config, self.plan, self.data = setup
         self.learner, self.run, self.saver = learner, run, saver
         self.monitor, self.evaluator = monitor, evaluator
         self.flag_reducer, self.stop = flag_reducer, stop
+        self.end_process = end_process
+        self.waiting_for = (0, 0, 0)
+        """first step of this start, step that waits for data, last finished step"""
+        seconds = 60 * self.config.train.timeout_minutes
+        grace = WORKERS_GRACE if self.config.data.workers else 0
+        self.watch = DataWatch(seconds + grace, self._end_wait)
         self.skipped: set[int] = set()
         """steps that are never trained: after rollbacks, those of the spikes and the ones before"""
 
@@ -114,11 +138,12 @@ class Trainer:
         self, stream: Iterator[TrainingBatch], start: int, step: int, done: int
     ) -> Iterator[TrainingBatch]:
         """Micro-batches of `step`; ProcessFailed or ProcessStopped where they cannot be loaded."""
+        self.waiting_for = (start, step, done)
         for _ in range(self.plan.sharding.accumulation):
             try:
-                with self.stop.waiting():
+                with self.stop.waiting(), self.watch.waiting():
                     batch = self.monitor.clock.wait_for(stream)
-            except (WorkerDied, UserError, Stopped) as error:
+            except (WorkerDied, DataTimeout, UserError, Stopped) as error:
                 raise self._data_error(error, start, step, done) from error
             self.monitor.quarantine.add(batch.bad)
             yield batch
@@ -171,6 +196,26 @@ class Trainer:
         if isinstance(error, Stopped):
             return ProcessStopped(f"{error}; the last checkpoint is of step {saved}")
         return ProcessFailed(f"step {step}: {error}; the last checkpoint is of step {saved}")
+
+    def _end_wait(self) -> None:
+        """End the process after a wait for data that the waiting thread cannot end."""
+        start, step, done = self.waiting_for
+        sharding = self.plan.sharding
+        names = self.data.names(step, sharding.batch_size)
+        first = sharding.process_index * sharding.batch_size // sharding.num_processes
+        what = (
+            f"no data for {self.config.train.timeout_minutes:g} minutes: waited for the images "
+            f"from {names[first]} on; is the storage of the shards stuck?"
+        )
+        found = [f"step {step}: {what}"]
+
+        def save() -> None:
+            found.append(str(self._data_error(DataTimeout(what), start, step, done)))
+
+        saving = threading.Thread(target=save, daemon=True)
+        saving.start()
+        saving.join(SAVE_SECONDS)
+        self.end_process(ProcessFailed(found[-1]))
 
     def _save_alone(self, step: int) -> int:
         """Write a checkpoint from this process alone; returns the step of the newest checkpoint.

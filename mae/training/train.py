@@ -124,7 +124,9 @@ def train(
         evaluator=Evaluator(setup, learner, evaluated, run, tracker),
         flag_reducer=StepFlagReducer(timedelta(minutes=config.train.timeout_minutes)),
         stop=lifecycle.stop,
+        end_process=lifecycle.end_process,
     )
+    lifecycle.run_cleanup.callback(trainer.watch.close)
     run_to_end(trainer, state)
     return objective
 

@@ -1,15 +1,18 @@
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from mae.base.errors import WorkerDied
+from mae.base.errors import DataTimeout, WorkerDied
 from mae.data.worker_loader import load_in_workers
+from tests.mounts import run_with_mounts
 
 
 @pytest.fixture
@@ -96,3 +99,60 @@ def test_a_closed_stream_leaves_no_workers(workers_left):
     assert len(workers_left()) == 2
     items.close()
     assert not workers_left()
+
+
+def test_a_stopped_worker_ends_the_wait_and_is_named(workers_left):
+    items = load_in_workers(Pids(), [range(1)] * 10_000, workers=1, timeout_minutes=0.02)
+    victim = int(next(items))
+    os.kill(victim, signal.SIGSTOP)
+    expected = rf"no data for 0.02 minutes: waited for data worker {victim} \(stopped\)"
+    with pytest.raises(DataTimeout, match=expected):
+        for _ in items:
+            pass
+    assert not workers_left()
+
+
+BIG_ITEMS = """
+import torch
+from torch.utils.data import Dataset
+from mae.data.worker_loader import load_in_workers
+
+class Big(Dataset):
+    def __getitem__(self, index):
+        (number,) = index
+        whole = torch.full((40 * 2**20,), number, dtype=torch.uint8)
+        return whole, {"bits": torch.full((3,), number, dtype=torch.uint16)}, [torch.zeros(0), "x"]
+
+numbers = [range(n, n + 1) for n in range(6)]
+for number, (whole, bits, rest) in enumerate(load_in_workers(Big(), numbers, workers=2)):
+    assert whole.numel() == 40 * 2**20 and (whole == number).all()
+    assert bits["bits"].tolist() == [number] * 3 and bits["bits"].dtype == torch.uint16
+    assert rest[0].shape == (0,) and rest[1] == "x"
+print(number)
+"""
+
+
+def run_with_shared_memory(size, script):
+    """Run a script of Python in a container's /dev/shm of this size."""
+    root = Path(__file__).parents[2]
+    mounts = f"mount -t tmpfs -o size={size} tmpfs /dev/shm"
+    env = os.environ | {"PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore"}
+    return run_with_mounts(mounts, [sys.executable, "-c", script], cwd=root, env=env)
+
+
+def test_batches_beyond_the_shared_memory_of_a_container_all_arrive():
+    done = run_with_shared_memory("64m", BIG_ITEMS)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "5\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mae: /dev/shm (67 MB) has no room") and "--shm-size" in line
+
+
+def test_shared_memory_without_room_for_a_queue_is_refused_in_one_line():
+    script = BIG_ITEMS.replace("\nnumbers", "\nimport mae.base.exit_status as e\nnumbers")
+    script = f"{script.partition('for number')[0]}\n"
+    script += "raise SystemExit(e.exit_code(lambda: next(load_in_workers(Big(), numbers, 2))))"
+    done = run_with_shared_memory("4k", script)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("mae: data.workers: 2 cannot be started: No space left on device")

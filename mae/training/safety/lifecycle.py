@@ -1,6 +1,7 @@
 """Lifecycle of a run's process: stop signals, cleanup, errors and exit status."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
 
 from mae.base.errors import (
     ProcessFailed,
@@ -137,6 +139,13 @@ class RunLifecycle:
             self.stop.in_loop = True  # a signal must not interrupt what follows
             self._record(code, reason, is_local)
             return code
+
+    def end_process(self, error: ProcessFailed) -> NoReturn:
+        """Report `error` and end the process at once, from any thread; workers are killed."""
+        self._record(FAILED, str(error), is_local=True)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        os._exit(FAILED)
 
     def _record(self, code: int, reason: str, is_local: bool) -> None:
         """Print and record the reason, once for all processes.
