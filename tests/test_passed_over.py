@@ -1,12 +1,15 @@
 """Images and labels that are not read are counted and named by every command that meets them."""
 
 import io
+import json
 import tarfile
 
 import pytest
 from PIL import Image
 
+from mae.base.errors import UserError
 from mae.cli import main
+from mae.data.manifest import build_manifest, require_labels
 from mae.pretrain import main as pretrain
 from tests.runs import write_config
 
@@ -60,13 +63,51 @@ def test_mae_index_warns(odd, capsys):
         assert "not read     1 .json" in printed
 
 
+def test_other_loaders_would_join_images_with_dots(odd, tmp_path, make_tar, capsys):
+    shard, _ = odd
+    for option in (["--wds2idx"], ["--wids", str(tmp_path / "index.json")]):
+        assert main(["index", str(shard), *option]) == 2
+        assert f"{shard}: key IMG_2019.05.00: other loaders end a key" in capsys.readouterr().err
+    members = [("a.heic", b""), ("b.jpg", b""), ("b.txt", b""), ("c.json", b"")]
+    shard = make_tar(tmp_path / "plain.tar", members)
+    assert main(["index", str(shard), "--wids", str(tmp_path / "index.json")]) == 0
+    assert json.loads((tmp_path / "index.json").read_text())["shardlist"][0]["nsamples"] == 3
+
+
+def test_images_beside_the_one_of_their_key_are_named(tmp_path, make_image, make_tar, capsys):
+    """They belong to the sample, and are no fault."""
+    file = io.BytesIO()
+    Image.fromarray(make_image(0)).save(file, "PNG")
+    members = [(name, file.getvalue()) for name in ("a.png", "a.1.png", "a.mask.png")]
+    shard = make_tar(tmp_path / "a.tar", [*members, ("a.json", b"{}")])
+    assert main(["verify", str(shard), "--workers", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "not decoded, no samples of their own: 1 .1.png, 1 .json, 1 .mask.png\n" in out
+    assert main(["index", str(shard)]) == 0
+    assert (
+        "warning      not read: 1 .1.png: images beside the one of their" in capsys.readouterr().out
+    )
+
+
+def test_labels_that_are_none_are_named_where_labels_are_needed(tmp_path, make_tar):
+    members = [("a.jpg", b""), ("a.cls", b"cat"), ("b.jpg", b""), ("b.cls", b"1")]
+    shard = make_tar(tmp_path / "a.tar", members)
+    with pytest.raises(UserError) as error:
+        require_labels(build_manifest([str(shard)]), "--train")
+    assert str(error.value) == (
+        f"--train: 1 of 2 samples have no label (.cls), first {shard}: key a; not read: labels "
+        f"(.cls), text instead of a class number: 1, first {shard}: a.cls (cat); list the class "
+        "names in a classes.txt beside the shard, one a line in the order of their numbers"
+    )
+
+
 def test_mae_verify_is_never_all_good_about_what_it_did_not_read(odd, capsys):
     shard, lines = odd
     assert main(["verify", str(shard), "--workers", "0"]) == 1
     out, err = capsys.readouterr()
     defects = [line for line in out.splitlines() if line.startswith(f"{shard}: ")]
     assert sorted(defects) == [f"{shard}: {line}" for line in named(lines, "")]
-    assert "not decoded, no images: 1 .json" in out
+    assert "not decoded, no samples of their own: 1 .json" in out
     assert err == "mae: 10 images in 1 shard: 7 more files not read\n"
 
 

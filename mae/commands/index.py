@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mae.commands.options import SHARDS, add_command, cache_options
+
+if TYPE_CHECKING:
+    from mae.data.manifest import Manifest
 
 
 def add_parser(commands: Any) -> None:
@@ -25,7 +28,7 @@ def run(args: argparse.Namespace) -> None:
     from mae.base.errors import UserError
     from mae.base.progress import progress_counter
     from mae.commands.shard_cache import open_cache, print_statistics
-    from mae.data.index import write_wds2idx, write_wids
+    from mae.data.index import webdataset_samples, write_wds2idx, write_wids
     from mae.data.manifest import build_manifest, summary
     from mae.storage.remote import is_remote
 
@@ -44,10 +47,26 @@ def run(args: argparse.Namespace) -> None:
     paths = [Path(shard) for shard in manifest.shards if not is_remote(shard)]
     if (args.wds2idx or args.wids) and len(paths) < len(manifest.shards):
         raise UserError("--wds2idx and --wids describe local shards only")
+    if args.wds2idx or args.wids:
+        _refuse_dots(manifest)
     if args.wds2idx:
         for path in paths:
             write_wds2idx(path, path.with_suffix(".idx"))
         print(f"{'DALI':12} {len(paths)} .idx files beside the shards")
     if args.wids:
-        write_wids(paths, manifest.counts().tolist(), args.wids)
+        write_wids(paths, [len(webdataset_samples(path)) for path in paths], args.wids)
         print(f"{'wids':12} {args.wids}")
+
+
+def _refuse_dots(manifest: "Manifest") -> None:
+    """Raise UserError where other loaders would join images to one sample."""
+    from mae.base.errors import UserError
+
+    for keys, shard in zip(manifest.keys, manifest.shards, strict=True):
+        for key in keys.split(b"\0"):
+            if b"." in key.rpartition(b"/")[2]:
+                name = key.decode("utf-8", "backslashreplace")
+                raise UserError(
+                    f"{shard}: key {name}: other loaders end a key at its first dot and join "
+                    "images to one sample: mae pack gives the images new names"
+                )

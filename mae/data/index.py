@@ -26,10 +26,11 @@ from safetensors.numpy import save
 
 from mae.base.errors import StorageError, UserError
 from mae.base.files import new_file
+from mae.base.printable import printable
 from mae.data.labels import NO_LABEL
 from mae.data.passed_over import PassedOver, Reason
 from mae.data.scan import ShardIndex, scan
-from mae.data.tar_members import walk
+from mae.data.tar_members import Member, walk
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
 from mae.storage.remote import canonical_address, download, is_remote, redacted, stat
@@ -114,25 +115,35 @@ def write_wds2idx(shard: Path, out: Path) -> int:
     samples.  Raises UserError, naming the shard or `out`, where the shard is damaged or empty, a
     name has blanks, or `out` cannot be written.
     """
-    samples: list[list[str]] = []
+    samples = webdataset_samples(shard)
+    if not samples:
+        raise UserError(f"{shard}: no samples to index")
+    lines = [f"v1.2 {len(samples)}"]
+    for sample in samples:
+        for _, member in sample:
+            if len(member.name.split()) != 1:
+                where = f"{shard}: {printable(member.name)}"
+                raise UserError(f"{where}: DALI's index cannot hold names with blanks")
+        lines.append(" ".join(f"{name} {one.offset} {one.size} {one.name}" for name, one in sample))
+    _write(out, "".join(f"{line}\n" for line in lines))
+    return len(samples)
+
+
+def webdataset_samples(shard: Path) -> list[list[tuple[str, Member]]]:
+    """(extension, file) of each sample as WebDataset groups them, with or without an image."""
+    samples: list[list[tuple[str, Member]]] = []
     last = None
     for member in walk(shard):
         folder, slash, base = member.name.rpartition("/")
         stem, _, extension = base.partition(".")
         if not stem or not extension:
             continue
-        if len(member.name.split()) != 1:
-            raise UserError(f"{shard}: {member.name}: DALI's index cannot hold names with blanks")
         key = f"{folder}{slash}{stem}"
         if key != last:
             samples.append([])
             last = key
-        samples[-1].append(f"{extension} {member.offset} {member.size} {member.name}")
-    if not samples:
-        raise UserError(f"{shard}: no samples to index")
-    lines = [f"v1.2 {len(samples)}", *map(" ".join, samples)]
-    _write(out, "".join(f"{line}\n" for line in lines))
-    return len(samples)
+        samples[-1].append((extension, member))
+    return samples
 
 
 def write_wids(shards: Sequence[Path], counts: Sequence[int], out: Path) -> None:

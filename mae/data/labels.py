@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mae.base.printable import printable
-from mae.data.class_names import class_numbers
+from mae.data.class_names import class_numbers, normal
 from mae.data.passed_over import PassedOverCounter, Reason
 from mae.storage.remote import is_remote
 
@@ -60,7 +60,7 @@ def read_label(content: bytes) -> Label:
         return Label(fault="negative" if negative else "no whole number")
     if text.startswith(("{", "[")):
         return Label(fault="JSON")
-    return Label(name=printable(text))
+    return Label(name=printable(normal(text)))
 
 
 def fault_reason(fault: str) -> Reason:

@@ -14,7 +14,7 @@ from mae.base.errors import UserError
 from mae.data.index import COLUMNS, shard_index
 from mae.data.labels import NO_LABEL, with_class_numbers
 from mae.data.passed_over import PassedOver, kinds_of_files, over_all
-from mae.data.scan import ShardIndex
+from mae.data.scan import ShardIndex, is_image
 from mae.data.shards import expand_shards
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
@@ -96,7 +96,15 @@ class Manifest:
     def warnings(self) -> list[str]:
         """Lines on members that are, or may be, images or labels, and are not read."""
         shards = map(redacted, self.shards)
-        return [f"not read: {one}" for one in over_all(zip(shards, self.passed_over, strict=False))]
+        found = over_all(zip(shards, self.passed_over, strict=False))
+        lines = [f"not read: {one}" for one in found]
+        beside = {name: count for name, count in self.other_members().items() if is_image(name)}
+        if beside:
+            lines.append(
+                f"not read: {kinds_of_files(beside)}: images beside the one of their key, KEY.jpg "
+                "for example; rename them without the dot in between to use them, too"
+            )
+        return lines
 
     def other_members(self) -> Counter[str]:
         """Numbers of the members that are neither read nor warned of, by extension."""
@@ -235,7 +243,11 @@ def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
 
 def require_labels(manifest: Manifest, key: str) -> npt.NDArray[np.int64]:
     """Labels of all samples, int64 [n]; UserError, naming `key`, where a sample has none."""
-    return checked_labels(manifest.label, manifest.name, key)
+    try:
+        return checked_labels(manifest.label, manifest.name, key)
+    except UserError as error:
+        why = [line for line in manifest.warnings() if "labels (.cls)" in line]
+        raise UserError("; ".join([str(error), *why])) from None
 
 
 def checked_labels(

@@ -55,7 +55,7 @@ class Verification(NamedTuple):
     bits: dict[int, int]
     """number of good samples per bits of a channel"""
     others: tuple[tuple[str, int], ...] = ()
-    """(extension, number) of members that are no images or labels and were not decoded"""
+    """(extension, number) of members that are no samples and were not decoded"""
     empty: int = 0
     """number of shards without images"""
 
@@ -179,10 +179,12 @@ def describe_verification(verification: Verification) -> list[str]:
     whole = f"{images} in {verification.shards:,} shard{'s' * (verification.shards != 1)}"
     unread = sum(one.unread for one in verification.bad)
     bad = sum(not one.unread for one in verification.bad)
-    faults = [f"{bad:,} bad"] * bool(bad) + [f"{unread:,} more files not read"] * bool(unread)
+    faults = [f"{bad:,} bad"] * bool(bad) + [
+        f"{unread:,} more file{'s' * (unread != 1)} not read"
+    ] * bool(unread)
     result = ", ".join(faults) or "all good"
     others = kinds_of_files(dict(verification.others))
-    not_decoded = f"not decoded, no images: {others}" if others else ""
+    not_decoded = f"not decoded, no samples of their own: {others}" if others else ""
     empty = verification.empty
     without = f"{empty:,} shard{'s' * (empty != 1)} without images" if empty else ""
     about = filter(None, (kinds, channels, bits, not_decoded, without))

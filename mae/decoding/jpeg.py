@@ -1,6 +1,7 @@
 """Headers of JPEG files, and a bound on their scans."""
 
 import math
+import re
 from typing import NamedTuple
 
 import simplejpeg
@@ -24,7 +25,11 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
 PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 END_OF_IMAGE = 0xD9
-WITHOUT_LENGTH = (0x00, 0x01, *range(0xD0, 0xD9))
+MARKER = re.compile(rb"\xff[^\xff\x00\x01\xd0-\xd8]", re.DOTALL)
+"""Next marker with a segment, or end-of-image.
+
+As libjpeg finds it: what precedes a marker is skipped, and so are fill bytes (several 0xFF).
+"""
 
 
 class JpegHeader(NamedTuple):
@@ -63,29 +68,23 @@ def check_jpeg(data: bytes | bytearray) -> None:
 def _defect(data: bytes | bytearray) -> str:
     """Reason not to decode a JPEG, from its markers up to the first scan; empty: none."""
     place, is_progressive, components = 2, False, 0
-    # As libjpeg reads it: bytes before a marker and fill bytes are skipped.
-    while 0 <= (place := data.find(b"\xff", place)) < len(data) - 4:
-        marker = data[place + 1]
-        if marker == 0xFF:
-            place += 1
-        elif marker in WITHOUT_LENGTH:
-            place += 2
-        elif marker == END_OF_IMAGE:
+    while (found := MARKER.search(data, place)) and found.end() + 2 < len(data):
+        place, marker = found.end(), data[found.end() - 1]
+        if marker == END_OF_IMAGE:
             break
-        elif marker == 0xDA:
+        if marker == SCAN[1]:
             # Only such files may have more than one scan.
-            if is_progressive or data[place + 4] < components:
-                scans = data.count(SCAN, place)
+            if is_progressive or data[place + 2] < components:
+                scans = data.count(SCAN, place - 2)
                 if scans > MAX_SCANS:
                     return f"refused: {scans:,} scans, more than {MAX_SCANS}; save it again"
             break
-        else:
-            if marker in FRAMES and place + 9 < len(data):
-                bits, components = data[place + 4], data[place + 9]
-                is_progressive = marker in PROGRESSIVE
-                if bits > 8:
-                    return f"JPEG of {bits} bits a channel: {CONVERT}"
-                if marker in LOSSLESS:
-                    return f"lossless JPEG: {CONVERT}"
-            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker in FRAMES and place + 7 < len(data):
+            bits, components = data[place + 2], data[place + 7]
+            is_progressive = marker in PROGRESSIVE
+            if bits > 8:
+                return f"JPEG of {bits} bits a channel: {CONVERT}"
+            if marker in LOSSLESS:
+                return f"lossless JPEG: {CONVERT}"
+        place += int.from_bytes(data[place : place + 2], "big")
     return ""

@@ -1,6 +1,5 @@
 import gzip
 import hashlib
-import os
 import pickle
 import tarfile
 import zlib
@@ -304,13 +303,17 @@ def test_the_sha256_covers_members_that_are_no_images(tmp_path, make_tar, size):
     assert scan(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_an_image_of_two_gigabytes_is_refused(tmp_path):
-    path = tmp_path / "a.tar"
-    member = tarfile.TarInfo("huge.png")
-    member.size = LARGEST_IMAGE
-    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT))
-    os.truncate(path, 512 + LARGEST_IMAGE + 1024)  # of zeros that take no place on disk
-    assert "images of 2 GB or more: 1, first huge.png" in refused(scan, path)
+def test_images_of_two_gigabytes_are_passed_over(tmp_path, make_tar, monkeypatch):
+    assert LARGEST_IMAGE == 2**31
+    monkeypatch.setattr("mae.data.scan.LARGEST_IMAGE", 5000)
+    members = [("a.png", bytes(4999)), ("huge.png", bytes(5000)), ("b.png", b"")]
+    path = make_tar(tmp_path / "a.tar", members)
+    index = scan(path)
+    assert keys_of(index) == ["a", "b"]
+    assert index.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [str(one) for one in index.passed_over] == [
+        "images of 2 GB or more: 1, first huge.png; reduce them"
+    ]
 
 
 # What a hostile or careless tar may hold: nothing is written, followed or executed
