@@ -83,6 +83,9 @@ class DataConfig(Section):
     """RandomResizedCrop: range of the crop's area as a fraction of the image's, in (0, 1]"""
     ratio: Interval = (3 / 4, 4 / 3)
     """RandomResizedCrop: range of the crop's aspect ratio, width / height"""
+    oversized: Literal["redraw", "clamp"] = "redraw"
+    """random crops that do not fit into the image: drawn again, as in torchvision, or cut to the
+    image, as in the linear probe of the MAE release"""
     flip: bool = True
     """flip crops left to right with probability 0.5"""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)

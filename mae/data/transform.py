@@ -55,11 +55,13 @@ def random_view(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     flip: bool,
+    clamp: bool = False,
 ) -> View:
     """Random resized crop (Szegedy et al. 2014) as in torchvision, from one row of `draw_views`.
 
     ATTEMPTS tries of an area in `scale` (as a share of the image's) and a ratio of width to height
     in `ratio`, uniform in its logarithm; then the largest centred crop with a ratio in that range.
+    With `clamp` one draw, whose sides are cut to the image's: such crops are larger on average.
     """
     mirrored = bool(flip and draws[-1] < 0.5)
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
@@ -68,6 +70,8 @@ def random_view(
         area = height * width * (scale[0] + (scale[1] - scale[0]) * area_u)
         aspect = math.exp(log_low + (log_high - log_low) * ratio_u)
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if clamp:
+            w, h = min(max(w, 1), width), min(max(h, 1), height)
         if 0 < w <= width and 0 < h <= height:
             top, left = int(top_u * (height - h + 1)), int(left_u * (width - w + 1))
             return View(top, left, h, w, mirrored)

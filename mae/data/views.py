@@ -85,7 +85,13 @@ class TrainingViews(ABC, Dataset[Batch[Pixels] | UserError], Generic[Pixels]):
             samples.append(usable.sample)
             _, height, width = usable.image.shape
             crop = random_view(
-                height, width, draws=drawn, scale=config.scale, ratio=config.ratio, flip=config.flip
+                height,
+                width,
+                draws=drawn,
+                scale=config.scale,
+                ratio=config.ratio,
+                flip=config.flip,
+                clamp=config.oversized == "clamp",
             )
             add(usable.image, crop)
         seeds = fold(seed, Stream.OBJECTIVE, place.view, place.sample)

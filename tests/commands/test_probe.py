@@ -127,6 +127,7 @@ def test_the_run_folder_is_that_of_any_run(trained, capsys):
     assert {"loss", "accuracy", "lr"} <= metrics_of(folder)[-1].keys()
     config, probe, state = load_pretrained(folder)
     assert config.objective == "linear_probe" and state.step == 9
+    assert config.data.oversized == "clamp" and config.data.scale == (0.08, 1.0)
     assert isinstance(probe, LinearProbe)
     assert probe.logits(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape == (2, 3)
     assert main(["report", str(folder)]) == 0

@@ -32,9 +32,9 @@ GOLDEN = [
 ]
 
 
-def views(height, width, count=4000, scale=SCALE, ratio=RATIO, flip=True):
+def views(height, width, count=4000, scale=SCALE, ratio=RATIO, flip=True, clamp=False):
     draws = draw_views(fold(0, np.arange(count)))
-    return [random_view(height, width, row, scale, ratio, flip) for row in draws]
+    return [random_view(height, width, row, scale, ratio, flip, clamp) for row in draws]
 
 
 def to_tensor(pixels):
@@ -59,6 +59,33 @@ def test_random_view_stays_inside(height, width):
     for view in views(height, width, 1000):
         assert view.height >= 1 and 0 <= view.top <= height - view.height
         assert view.width >= 1 and 0 <= view.left <= width - view.width
+
+
+@pytest.mark.parametrize(("height", "width"), [(375, 500), (1, 1), (3, 200), (200, 3)])
+def test_clamped_view_stays_inside(height, width):
+    for view in views(height, width, 1000, scale=(0.0001, 1.0), clamp=True):
+        assert view.height >= 1 and 0 <= view.top <= height - view.height
+        assert view.width >= 1 and 0 <= view.left <= width - view.width
+
+
+@pytest.mark.parametrize(("clamp", "share"), [(True, 0.517), (False, 0.432)])
+def test_clamped_views_are_larger_than_redrawn_ones(clamp, share):
+    """Mean share of an image of 375 x 500 px, by integration over areas and ratios."""
+    found = views(375, 500, 20_000, scale=(0.08, 1.0), clamp=clamp)
+    areas = [view.height * view.width / (375 * 500) for view in found]
+    assert np.mean(areas) == pytest.approx(share, abs=0.006)  # 4 standard errors
+
+
+def test_clamped_views_are_those_of_the_definition():
+    """One area, one ratio, both sides cut to the image's, a uniform place."""
+    draws = draw_views(fold(1, np.arange(500)))
+    for row in draws:
+        area, ratio, top, left = row[:4]
+        target = (0.08 + 0.92 * area) * 300 * 200
+        aspect = (3 / 4) * (16 / 9) ** ratio
+        h, w = min(300, round((target / aspect) ** 0.5)), min(200, round((target * aspect) ** 0.5))
+        wanted = (int(top * (300 - h + 1)), int(left * (200 - w + 1)), h, w, False)
+        assert random_view(300, 200, row, (0.08, 1.0), RATIO, False, clamp=True) == wanted
 
 
 @pytest.mark.parametrize(

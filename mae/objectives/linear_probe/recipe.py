@@ -20,6 +20,13 @@ LEAST_STEPS = 10
 SCALE = (0.08, 1.0)
 """area of the random crops: RandomResizedCrop's default, a wider range than in pretraining"""
 
+OVERSIZED = "clamp"
+"""crops that do not fit the image: cut to it, as in the released code, whose crops are larger on
+average than torchvision's (52 % of an image of 375 x 500 px, against 43 %)"""
+
+CROPS = {"scale": SCALE, "ratio": (3 / 4, 4 / 3), "oversized": OVERSIZED}
+"""settings of the random crops"""
+
 MOMENTUM = 0.9
 WARMUP = 10.0
 """epochs of warm-up, of 90"""
@@ -103,7 +110,7 @@ def run_settings(
         base={
             "output": output,
             "objective": "linear_probe",
-            "data": {**request.data_settings(encoder), "scale": SCALE, "ratio": (3 / 4, 4 / 3)},
+            "data": {**request.data_settings(encoder), **CROPS},
             "model": {**request.model_settings(encoder, labels), "group": group},
             **training_sections(recipe, batch_size, group, warmup_epochs, samples),
             "log": request.log_settings(),

@@ -134,7 +134,7 @@ def recorded(
         "lr": plan.lr,
         "warmup_epochs": warmup_epochs,
         "optimizer": f"LARS, momentum {MOMENTUM}, no weight decay",
-        "crops": f"random resized, area {SCALE[0]} to {SCALE[1]:g}",
+        "crops": f"random resized, area {SCALE[0]} to {SCALE[1]:g}, cut to the image",
         "flip": flip,
         "seed": recipe.seed,
     }
