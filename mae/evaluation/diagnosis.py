@@ -56,7 +56,8 @@ def interval(row: Row, key: str = "interval") -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-LEVELS = ("bad", "watch", "good")
+LEVELS = ("bad", "watch", "note", "good")
+"""worst first; a note is a number that is neither good nor bad by itself"""
 
 ENOUGH = 12
 """minimum number of rows after warm-up for a trend"""
@@ -66,13 +67,16 @@ WAITING, STARVED = 0.1, 0.4
 
 COLLAPSED, NARROW = 0.02, 0.05
 """RankMe as a share of its maximum, below which features are bad, or to watch; an untrained ViT
-reaches about 0.03, a good one 0.2 and more"""
+reaches about 0.03, trained ones 0.2 and more"""
+
+ABOVE = 0.02
+"""minimum margin of a k-NN accuracy above its baselines"""
 
 
 class Finding(NamedTuple):
     """Finding of a diagnosis."""
 
-    level: Literal["good", "watch", "bad"]
+    level: Literal["good", "note", "watch", "bad"]
     text: str
     """statement in one line"""
     reason: str
@@ -84,8 +88,8 @@ def diagnose_run(run: RunRecord, own: Iterable[Finding] = ()) -> list[Finding]:
     found = [
         *about_loss(run.metrics, run.warmup_epochs),
         *own,
-        *about_features(run.health, run.warmup_epochs),
         *about_neighbours(run.health),
+        *about_features(run.health, run.warmup_epochs),
         *about_steps(run.metrics),
         *about_speed(run.metrics),
     ]
@@ -133,7 +137,11 @@ def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Finding
             f"{compared} A loss that keeps rising after warm-up needs a lower learning rate.",
         )
     else:
-        yield Finding("good", f"Loss steady {over}", compared)
+        yield Finding(
+            "note",
+            f"Loss steady {over}",
+            f"{compared} It has converged, or does not learn: held-out measurements decide.",
+        )
 
 
 def about_steps(metrics: Sequence[Row]) -> Iterator[Finding]:
@@ -218,7 +226,15 @@ def about_features(health: Sequence[Row], warmup_epochs: float) -> Iterator[Find
             "Less than half of the run's best RankMe.",
         )
     else:
-        yield Finding("good", f"Features are spread out: {shown}", why)
+        knn, chance = number(last, "knn"), number(last, "chance")
+        at_chance = knn is not None and chance is not None and knn < chance + ABOVE
+        yield Finding(
+            "note",
+            f"Features have not collapsed: {shown}",
+            (f"Yet k-NN accuracy {knn:.0%} is chance ({chance:.0%}). " if at_chance else "")
+            + "A high RankMe does not mean good features: noise has one, too. Only accuracies show "
+            f"whether they separate classes, against chance and the untrained encoder. {why}",
+        )
     if dead > 0.1:
         yield Finding(
             "bad" if dead > 0.5 else "watch",
@@ -228,7 +244,7 @@ def about_features(health: Sequence[Row], warmup_epochs: float) -> Iterator[Find
 
 
 def about_neighbours(health: Sequence[Row]) -> Iterator[Finding]:
-    """Finding on k-NN accuracy against chance and against the best so far."""
+    """Finding on k-NN accuracy against chance, the first measurement and the best so far."""
     found = series(health, "knn")
     chance = number(health[-1], "chance") if health else None
     if not found or chance is None:
@@ -237,10 +253,24 @@ def about_neighbours(health: Sequence[Row]) -> Iterator[Finding]:
         "A quick indicator only: k-NN uses the features unscaled. Its trend matters, not its "
         "height."
     )
-    now, best = found[-1], max(found)
-    if now < chance + 0.02:
+    now, best, first = found[-1], max(found), found[0]
+    if now < chance + ABOVE:
         yield Finding("watch", f"k-NN accuracy {now:.0%} is chance ({chance:.0%})", caution)
     elif len(found) > 2 and now < 0.9 * best:
         yield Finding("watch", f"k-NN accuracy {now:.0%}, down from {best:.0%}", caution)
+    elif len(found) == 1:
+        yield Finding(
+            "note",
+            f"k-NN accuracy {now:.0%} (chance {chance:.0%})",
+            f"The only measurement; encoders that are not trained are above chance, too. {caution}",
+        )
+    elif now < first + ABOVE:
+        yield Finding(
+            "watch",
+            f"k-NN accuracy {now:.0%} (chance {chance:.0%}), {first:.0%} at first",
+            f"Above chance, but training has added nothing to it. {caution}",
+        )
     else:
-        yield Finding("good", f"k-NN accuracy {now:.0%} (chance {chance:.0%})", caution)
+        yield Finding(
+            "good", f"k-NN accuracy {now:.0%} (chance {chance:.0%}), {first:.0%} at first", caution
+        )

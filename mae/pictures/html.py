@@ -61,7 +61,7 @@ progress::-moz-progress-bar { background: var(--a); }
 .level::before { content: ""; display: inline-block; width: 9px; height: 9px; border-radius: 50%;
   background: currentColor; margin-right: 7px; }
 .level.good { color: var(--good); } .level.watch { color: var(--watch); }
-.level.bad { color: var(--bad); }
+.level.bad { color: var(--bad); } .level.note { color: var(--soft); }
 
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr));
   gap: 18px; margin-top: 12px; }

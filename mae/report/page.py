@@ -121,7 +121,13 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
     for metric in metrics:
         form = formatted(metric.format)
         tiles.append((f"held-out {metric.label}", number(health, metric.key), form))
+    chance = number(health, "chance")
     tiles += [
+        (
+            "k-NN" if chance is None else f"k-NN, chance {percent(chance)}",
+            number(health, "knn"),
+            percent,
+        ),
         ("RankMe", number(health, "rankme"), lambda rank: f"{rank:.0f}"),
         ("images/s", number(last, "images_per_second"), lambda speed: f"{speed:,.0f}"),
         ("data wait", number(last, "data_wait"), percent),

@@ -12,12 +12,27 @@ HEALTH = {
 }
 
 
+def verdicts(*health):
+    return {finding.text: finding.level for finding in diagnose_run(RunRecord(health=health))}
+
+
 def test_features_of_any_objective_are_diagnosed():
-    found = {finding.text: finding.level for finding in diagnose_run(RunRecord(health=[HEALTH]))}
-    assert found == {
-        "Features are spread out: RankMe 3 of 4": "good",
-        "k-NN accuracy 60% (chance 10%)": "good",
-    }
+    """A number is good only beside its baseline."""
+    rank = {"Features have not collapsed: RankMe 3 of 4": "note"}
+    assert verdicts(HEALTH) == rank | {"k-NN accuracy 60% (chance 10%)": "note"}
+    better = "k-NN accuracy 60% (chance 10%), 30% at first"
+    assert verdicts({**HEALTH, "knn": 0.3}, HEALTH) == rank | {better: "good"}
+    equal = "k-NN accuracy 60% (chance 10%), 59% at first"
+    assert verdicts({**HEALTH, "knn": 0.59}, HEALTH) == rank | {equal: "watch"}
+    unlabelled = {**HEALTH, "knn": None, "chance": None}
+    assert verdicts(unlabelled) == rank
+
+
+def test_features_at_chance_are_never_praised():
+    first, second = diagnose_run(RunRecord(health=[{**HEALTH, "knn": 0.1}]))
+    assert (first.level, first.text) == ("watch", "k-NN accuracy 10% is chance (10%)")
+    assert second.level == "note" and second.text.startswith("Features have not collapsed")
+    assert second.reason.startswith("Yet k-NN accuracy 10% is chance (10%). A high RankMe does not")
 
 
 def test_findings_of_the_objective_are_included():

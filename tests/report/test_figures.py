@@ -57,7 +57,7 @@ def test_the_page_of_an_objective_follows_from_its_declaration(tmp_path, knows_t
         assert words in page, words
     for words in ("R²", "accuracy", "Class by class", "masked autoencoders", "not known here"):
         assert words not in page, words
-    assert "Features are spread out: RankMe 3 of 4" in page
+    assert "Features have not collapsed: RankMe 3 of 4" in page
     assert (
         "model. beta 0.1" not in page.partition("differ from the defaults")[2].partition("All")[0]
     )
@@ -69,7 +69,7 @@ def test_an_objective_that_is_not_known_has_all_its_columns(tmp_path):
     assert "objective gone: not known here" in page
     assert captions(run)[:5] == ["Loss", "Losses by name", "nats", "usage", "odd"]
     assert "training 2.5" in page and "held-out 3" in page
-    assert "Features are spread out: RankMe 3 of 4" in page
+    assert "Features have not collapsed: RankMe 3 of 4" in page
     assert "Reconstructions" in heads(run)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
+from typing import Literal
 
 from mae.evaluation.diagnosis import Finding, Row, RunRecord, interval, number, series
 
@@ -60,8 +61,11 @@ def _about_accuracy(
     before = accuracies[: -max(1, len(accuracies) // 3)]
     best = max(accuracies)
     compared = f"Against the first two thirds of the measurements; below {CHANGE:.0%} is no change."
+    is_compared = bool(classes) and balanced is not None
+    guessing = f"Guessing is {1 / classes:.1%}." if classes else "Guessing is not known."
+    usual: Literal["good", "note"] = "good" if is_compared else "note"
     if len(accuracies) < 3:
-        yield Finding("good", shown, "Too few measurements for a trend.")
+        yield Finding(usual, shown, f"Too few measurements for a trend. {guessing}")
     elif best - accuracy > max(CHANGE, _half_interval(last)):
         yield Finding(
             "watch",
@@ -71,12 +75,12 @@ def _about_accuracy(
         )
     elif accuracy - max(before) > CHANGE:
         yield Finding(
-            "good",
+            usual,
             f"{shown}, still rising",
-            f"{compared} At the end of a run this means: longer training may still help.",
+            f"{compared} {guessing} At the end of a run this means: longer training may still help.",
         )
     else:
-        yield Finding("good", f"{shown}, steady", compared)
+        yield Finding(usual, f"{shown}, steady", f"{compared} {guessing}")
 
 
 def _about_overfitting(metrics: Sequence[Row], health: Sequence[Row]) -> Iterator[Finding]:

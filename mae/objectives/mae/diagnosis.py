@@ -38,11 +38,18 @@ def diagnose(run: RunRecord) -> Iterator[Finding]:
             f"R² {r2:.2f} below smooth interpolation ({smooth:.2f})",
             "Filling in from the visible patches, without a model, explains more.",
         )
+    elif r2 <= 0:
+        yield Finding(
+            "bad",
+            f"Held-out R² {r2:.2f}: the model does no better than predicting the mean",
+            "Above 0 structure begins. Is the learning rate too high, or mean and std of the data "
+            "wrong?",
+        )
     else:
         rivals = (("interpolation", smooth), ("the patch mean", means))
         beaten = [f"{name} ({value:.2f})" for name, value in rivals if value is not None]
         yield Finding(
-            "good",
+            "good" if beaten else "note",
             f"Held-out R² {r2:.2f}" + f", above {' and '.join(beaten)}" * bool(beaten),
             "Share of the hidden pixels' variance that is explained, on images it never saw.",
         )

@@ -111,6 +111,14 @@ def test_classes_that_are_never_recognised_are_named():
     assert not any("never" in text for text in verdicts(rows(), health(0.7), 10.0, EVALUATION))
 
 
+def test_accuracy_is_not_praised_without_its_baseline():
+    for measured in (health(0.7), health(0.5, 0.6, 0.7), health(0.5, 0.7, 0.695, 0.7)):
+        levels = verdicts(measured=measured, classes=None)
+        assert {level for text, level in levels.items() if "accuracy" in text} == {"note"}
+    (found,) = judged(measured=health(0.7))
+    assert found.level == "good" and "Guessing is 10.0%" in found.reason
+
+
 def test_a_run_without_held_out_images_has_a_finding():
     assert verdicts(rows())["Never measured on held-out images"] == "watch"
     assert verdicts() == {}
@@ -125,4 +133,6 @@ def test_rows_may_lack_any_number():
 def test_findings_are_sorted_by_level():
     measured = health(0.13, losses=(1.0,))
     levels = [v.level for v in judged(rows(), measured)]
-    assert levels == sorted(levels, key=("bad", "watch", "good").index) and levels[0] == "bad"
+    assert (
+        levels == sorted(levels, key=("bad", "watch", "note", "good").index) and levels[0] == "bad"
+    )

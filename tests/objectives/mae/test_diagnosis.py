@@ -54,13 +54,13 @@ def verdicts(metrics=(), health=()):
     return {finding.text: finding.level for finding in judged(metrics, health, **WARMUP)}
 
 
-def test_a_healthy_run_has_good_findings_only():
-    assert verdicts(rows(), [HEALTHY]) == {
+def test_a_healthy_run_has_nothing_to_watch():
+    assert verdicts(rows(), [HEALTHY | {"knn": 0.3}, HEALTHY]) == {
         "Loss still falling: 1.8 % over the last tenth": "good",
         "2% of the time is spent waiting for data": "good",
-        "Features are spread out: RankMe 90 of 192": "good",
+        "Features have not collapsed: RankMe 90 of 192": "note",
         "Held-out R² 0.62, above interpolation (0.55) and the patch mean (0.00)": "good",
-        "k-NN accuracy 60% (chance 10%)": "good",
+        "k-NN accuracy 60% (chance 10%), 30% at first": "good",
     }
 
 
@@ -74,7 +74,7 @@ def test_an_empty_run_has_no_findings():
     [
         (rows(loss=math.nan), [], "The loss is not a number", "bad"),
         (rows(12), [], "Too early to evaluate the loss", "watch"),
-        (rows(fall=0), [], "Loss steady over the last tenth", "good"),
+        (rows(fall=0), [], "Loss steady over the last tenth", "note"),
         (rows(fall=-0.005), [], "Loss rising: 4.6 % over the last tenth", "watch"),
         (rows(fall=-0.03), [], "Loss rising: 30.5 % over the last tenth", "bad"),
         (rows(skipped=3), [], "3 of 1,000 steps skipped", "watch"),
@@ -119,6 +119,18 @@ def test_an_empty_run_has_no_findings():
             "R² 0.62 below the patch mean (0.72)",
             "watch",
         ),
+        (
+            [],
+            [HEALTHY | {"r2": -0.01, "r2_interpolation": -0.2, "r2_patch_mean": -0.1}],
+            "Held-out R² -0.01: the model does no better than predicting the mean",
+            "bad",
+        ),
+        (
+            [],
+            [HEALTHY | {"r2_interpolation": None, "r2_patch_mean": None}],
+            "Held-out R² 0.62",
+            "note",
+        ),
         ([], [HEALTHY | {"r2": 0.5}], "R² 0.50 below smooth interpolation (0.55)", "watch"),
         (
             rows(),
@@ -146,7 +158,7 @@ def test_a_fresh_encoder_does_not_count_as_collapsed():
 
 def test_findings_are_sorted_by_level_and_have_reasons():
     found = judged(rows(loss=math.nan, bad=1), [HEALTHY], **WARMUP)
-    assert [finding.level for finding in found] == ["bad", "watch", "good", "good", "good", "good"]
+    assert [finding.level for finding in found] == ["bad", "watch", "note", "note", "good", "good"]
     assert all(len(finding.reason) > 20 for finding in found)
     knn = next(finding for finding in found if "k-NN" in finding.text)
     assert "quick indicator" in knn.reason
