@@ -77,7 +77,7 @@ def _about_accuracy(
         yield Finding(
             usual,
             f"{shown}, still rising",
-            f"{compared} {guessing} At the end of a run this means: longer training may still help.",
+            f"{compared} {guessing} At the end of a run this means: longer training may help.",
         )
     else:
         yield Finding(usual, f"{shown}, steady", f"{compared} {guessing}")
