@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mae import __version__
 from mae.base.exit_status import FAILED, exit_code
+from mae.base.terminal import guarded_output
 from mae.commands import (
     attention,
     attentive,
@@ -62,6 +63,7 @@ COMMANDS = (
 """modules of all other commands, in the order of `mae --help`"""
 
 
+@guarded_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
     argv = sys.argv[1:] if argv is None else argv

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae.base.exit_status import DONE, exit_code
+from mae.base.terminal import guarded_output
 from mae.config.loading import describe_settings
 from mae.config.sections import Config
 from mae.objectives.registry import declarations
@@ -21,6 +22,7 @@ from mae.training.start import start
 COMMAND = "mae finetune"
 
 
+@guarded_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
     (trained,) = declarations(COMMAND)
@@ -65,7 +67,13 @@ def _evaluate(config: Config) -> int:
         device = choose_device("auto")
         print(
             evaluate_run(
-                folder, config.data.val, key="data.val", out=out, device=device, workers=workers
+                folder,
+                config.data.val,
+                key="data.val",
+                out=out,
+                device=device,
+                workers=workers,
+                read_with=lambda recorded: recorded.model_copy(update={"data": config.data}),
             )
         )
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mae.base.errors import UserError
+from mae.base.terminal import guarded_output
 from mae.config.loading import describe_settings, load_config
 from mae.config.sections import Config
 from mae.training.start import start
@@ -15,6 +16,7 @@ from mae.training.start import start
 COMMAND = "mae pretrain"
 
 
+@guarded_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
     parser = argparse.ArgumentParser(

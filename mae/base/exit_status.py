@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mae.base.errors import RunFailed, UserError
+from mae.base.redaction import without_secrets
 from mae.base.rows import append_row, read_file
 
 DONE, FAILED, WRONG_USE, STOPPED = 0, 1, 2, 75
@@ -61,13 +62,13 @@ def write_exit_status(folder: Path | None, status: ExitStatus) -> None:
     for path in paths:
         with suppress(OSError):  # a run without a status counts as killed
             part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-            part.write_text(json.dumps(status._asdict()))
+            part.write_text(json.dumps(without_secrets(status._asdict())))
             part.replace(path)
 
 
 def read_exit_status(path: Path) -> ExitStatus | None:
     """Read an exit status; None where the file is absent or damaged."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         row = json.loads(read_file(path))
         return ExitStatus(int(row["code"]), row["step"], str(row["reason"]))
     return None

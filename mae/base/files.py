@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from mae.base.errors import UserError
+from mae.base.redaction import without_secrets
 from mae.base.rows import read_file
 
 if TYPE_CHECKING:
@@ -108,12 +109,12 @@ def run_folder(folder: Path) -> Path:
 
 
 def write_json(path: Path, content: dict) -> None:
-    """Write indented JSON atomically, creating parent folders.
+    """Write indented JSON atomically, without secrets, creating parent folders.
 
     Raises UserError where `path` cannot be written.
     """
     with new_file(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.write_text(json.dumps(without_secrets(content), indent=1) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

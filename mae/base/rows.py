@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mae.base.redaction import without_secrets
+
 
 class Rows(NamedTuple):
     """Contents of a JSON Lines file."""
@@ -46,10 +48,12 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Append a row to a JSON Lines file; raises OSError where it cannot be written.
 
     A last line without its newline (the writer was killed) is ended first.  Non-finite numbers
-    become null, since JSON cannot represent them.
+    become null, since JSON cannot represent them; secrets are left out.  A symbolic link is not
+    followed: a run folder may come from somebody else.
     """
-    text = json.dumps(_non_finite_to_null(row), allow_nan=False)
-    with path.open("a+b") as file:
+    text = json.dumps(_non_finite_to_null(without_secrets(row)), allow_nan=False)
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+    with open(os.open(path, flags, 0o666), "a+b") as file:  # noqa: PTH123  (no link is followed)
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         is_cut_off = file.read() not in (b"", b"\n")
         file.write(b"\n" * is_cut_off + text.encode() + b"\n")

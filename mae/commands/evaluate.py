@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae.base.device import usable_cores
-from mae.commands.options import add_command, device_option, natural
+from mae.commands.options import (
+    add_command,
+    device_option,
+    natural,
+    run_cache_options,
+    with_own_cache,
+)
 
 if TYPE_CHECKING:
     from mae.config.sections import Config
@@ -54,6 +60,7 @@ def add_parser(commands: Any) -> None:
         "--workers", type=natural, default=usable_cores(), help="decoding processes"
     )
     device_option(parser)
+    run_cache_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -71,6 +78,7 @@ def run(args: argparse.Namespace) -> None:
             out=out,
             device=device,
             workers=args.workers,
+            read_with=lambda config: with_own_cache(config, args),
             beside=args.beside,
         )
     )
@@ -83,11 +91,13 @@ def evaluate_run(
     out: Path,
     device: str,
     workers: int,
+    read_with: Callable[[Config], Config],
     beside: Path | None = None,
 ) -> str:
     """Write `out` and the confusion matrix beside it; the lines to print.
 
-    Messages call `shards` by `key`.  `beside`: another run, to compare with on the same images.
+    Messages call `shards` by `key`.  `read_with` completes a run's settings by those of this
+    call.  `beside`: another run, to compare with on the same images.
     Raises UserError where a folder holds no classifier, the labels are not its classes or more
     than data.max_bad images cannot be decoded.
     """
@@ -105,7 +115,7 @@ def evaluate_run(
     from mae.pictures.confusion import draw_confusion
     from mae.training.checkpoint.run import find_run
 
-    evaluated = predict_run(folder, shards, key, device, workers)
+    evaluated = predict_run(folder, shards, key, device, workers, read_with)
     config, state, images, predictions, names, _, matched = evaluated
     for reason in predictions.skipped:
         log(f"skipped: {reason}")
@@ -114,7 +124,7 @@ def evaluate_run(
     report["notes"] = [matched] * bool(matched)
     lines = [f"{run}, step {state.step:,}", class_table(report)]
     if beside is not None:
-        other_run = predict_run(beside, shards, key, device, workers)
+        other_run = predict_run(beside, shards, key, device, workers, read_with)
         other = other_run.predictions
         if other.skipped != predictions.skipped:
             raise UserError(f"--beside {beside}: reads other images of {key} than {folder}")
@@ -160,7 +170,12 @@ def evaluate_run(
 
 
 def predict_run(
-    folder: Path, shards: Sequence[str], key: str, device: str, workers: int
+    folder: Path,
+    shards: Sequence[str],
+    key: str,
+    device: str,
+    workers: int,
+    read_with: Callable[[Config], Config],
 ) -> EvaluatedRun:
     """Evaluate a checkpoint, or a run's newest, on all `shards`; raises as `evaluate_run` does."""
     from mae.base.errors import UserError
@@ -174,6 +189,7 @@ def predict_run(
     from mae.training.checkpoint.trained import load_pretrained
 
     config, objective, state = load_pretrained(folder)
+    config = read_with(config)
     known = implementation(config.objective).classes(config, find_run(folder).folder)
     classify: Any = getattr(objective.to(device), "logits", None)
     if classify is None or known is None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mae.commands.options import add_command, positive
+from mae.commands.options import add_command, positive, run_cache_options, with_own_cache
 from mae.objectives.registry import OBJECTIVES, declaration
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def add_parser(commands: Any) -> None:
         nargs="+",
         help=f"images or shards to check the export on, or the word {NOISE} (default: the run's)",
     )
+    run_cache_options(parser)
     parser.add_argument(
         "--push",
         metavar="NAME/REPO",
@@ -109,7 +110,9 @@ def run(args: argparse.Namespace) -> None:
     trained_size = model.img_size
     if args.img_size:
         config = resize(config, model, own, args.img_size)
-    images, photograph, checked_on = check_images(args.images, config, model.img_size)
+    images, photograph, checked_on = check_images(
+        args.images, with_own_cache(config, args), model.img_size
+    )
     given = {"--pool": args.pool is not None, "--no-decoder": not args.decoder}
     known = own.classes(config, trained.folder)
     request = ExportRequest(

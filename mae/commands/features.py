@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mae.commands.options import SHARDS, add_command, encoding_options
+from mae.commands.options import SHARDS, add_command, encoding_options, with_own_cache
 
 EPILOG = (
     "Writes one safetensors file: float16 vectors per image (`mean` of the patch tokens, `cls` "
@@ -48,13 +48,14 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--out: {args.out} exists; nothing is overwritten")
     device = choose_device(args.device)
     opened = open_encoder(args.run)
+    config = with_own_cache(opened.config, args)
     encoder, module = opened.encoder, opened.module.to(device).eval()
     outputs = encoder_outputs(module, encoder.encode, encoder.img_size, opened.config, device)
     if args.tokens and not outputs.patch_size:
         raise missing_features(args.run, opened.objective, "patch tokens", "features --tokens")
     if not (args.tokens or outputs.vectors):
         raise missing_features(args.run, opened.objective, "pooled features", "features")
-    images = open_labelled(args.shards, "shards", opened.config, (), "").images
+    images = open_labelled(args.shards, "shards", config, (), "").images
     folder = results_folder(args.run)
     chosen: dict[str, Any] = {"tokens": args.tokens, "step": opened.step, "log": log}
     if not copy_features(encoder, images, folder / FOLDER, args.out, **chosen):

@@ -8,6 +8,7 @@ from typing import Any
 
 from mae.base.device import choose_device
 from mae.base.files import write_json
+from mae.commands.options import with_own_cache
 from mae.data.training_data import open_images, open_labelled
 from mae.evaluation.comparison import Comparison, open_sources, results_folder, seen_in_train
 from mae.evaluation.encoders import open_encoder
@@ -29,6 +30,7 @@ def open_comparison(
     have other classes but `needs_labels`.
     """
     opened = open_encoder(args.run)
+    opened = opened._replace(config=with_own_cache(opened.config, args))
     module, encoder = opened.module.eval(), opened.encoder
     outputs = encoder_outputs(module, encoder.encode, encoder.img_size, opened.config)
     if needs_tokens and outputs.patch_size is None:
@@ -69,6 +71,7 @@ def open_features(args: argparse.Namespace) -> Comparison:
         command=args.command,
         baselines=args.baselines,
         classes=args.classes,
+        read_with=lambda config: with_own_cache(config, args),
         out=args.out,
         device=choose_device(args.device),
         batch_size=args.batch_size or BATCH,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae.commands.options import add_command, positive
+from mae.commands.options import add_command, positive, run_cache_options, with_own_cache
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest
@@ -24,6 +24,12 @@ def add_parser(commands: Any) -> None:
         "--count", type=positive, default=64, help="maximum number of images in the picture"
     )
     parser.add_argument("--out", type=Path, help="PNG (default: RUN/batch-STEP.png)")
+    parser.add_argument(
+        "--train",
+        nargs="+",
+        help="the training shards, where they have moved or the run has no signed addresses",
+    )
+    run_cache_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,6 +39,7 @@ def run(args: argparse.Namespace) -> None:
     """
     import torch
 
+    from mae.base.errors import UserError
     from mae.commands.pictures import write_png
     from mae.data.training_data import open_training_data
     from mae.data.views import PixelViews
@@ -41,7 +48,13 @@ def run(args: argparse.Namespace) -> None:
     from mae.training.checkpoint.trained import build_objective
 
     trained = Run(args.run)
-    config, data = open_training_data(trained.config())
+    config = with_own_cache(trained.config(), args)
+    if args.train:
+        if config.data.mixture:
+            raise UserError("--train: the run draws from a mixture, whose shards stay its own")
+        moved = config.data.model_copy(update={"train": tuple(args.train)})
+        config = config.model_copy(update={"data": moved})
+    config, data = open_training_data(config)
     refuse_other_samples(trained, data.manifest)
     size, step = config.train.batch_size, args.step
     names = data.names(step, size)

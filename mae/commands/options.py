@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mae.config.sections import OF_THIS_CALL, Config
+
 SHARDS = "tar files: paths, URLs, brace patterns, globs"
 RESULTS = (
     "JSON file (default: RUN/COMMAND.json; for an export, in the folder EXPORT-evaluations beside "
@@ -65,6 +67,23 @@ def cache_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def run_cache_options(parser: argparse.ArgumentParser) -> None:
+    """Add the cache options of commands that read images with the settings of a run.
+
+    The run's own settings of this kind do not count: its folder may come from somebody else.
+    """
+    cache_options(parser)
+    parser.add_argument(
+        "--index-dir", type=Path, help="folder of cached shard indexes (as data.index_dir)"
+    )
+
+
+def with_own_cache(config: Config, args: argparse.Namespace) -> Config:
+    """Settings of a run with the cache options of this call, see `run_cache_options`."""
+    chosen = {name: value for name in OF_THIS_CALL if (value := getattr(args, name))}
+    return config.model_copy(update={"data": config.data.model_copy(update=chosen)})
+
+
 def device_option(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument("--device", default="auto", help="cuda, cpu …; auto: a GPU if there is one")
@@ -78,6 +97,7 @@ def seed_option(parser: argparse.ArgumentParser, use: str = "random seed") -> No
 def encoding_options(parser: argparse.ArgumentParser) -> None:
     """Add the device, data workers and batch size of encoding images."""
     device_option(parser)
+    run_cache_options(parser)
     parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
     parser.add_argument(
         "--batch-size", type=positive, help="images encoded at a time (default: 256)"
@@ -115,6 +135,7 @@ def head_options(parser: argparse.ArgumentParser, shards: str) -> None:
     seed_option(parser)
     parser.add_argument("--out", type=Path, help=RESULTS)
     device_option(parser)
+    run_cache_options(parser)
     parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
 
 
@@ -136,6 +157,7 @@ def picture_options(parser: argparse.ArgumentParser, name: str) -> None:
     )
     parser.add_argument("--count", type=positive, default=8, help="maximum number of images shown")
     device_option(parser)
+    run_cache_options(parser)
 
 
 def positive(text: str) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mae.base.device import choose_device
 from mae.base.errors import SampleError, UserError
+from mae.commands.options import with_own_cache
 from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.scan import NO_LABEL
@@ -85,6 +86,7 @@ def open_picture_source(args: argparse.Namespace, what: str) -> PictureSource:
     """
     refuse_probe(args.run)
     config, objective, state = load_pretrained(args.run)
+    config = with_own_cache(config, args)
     title = f"{args.run}, step {state.step:,}: {what}"
     return PictureSource(args, config, objective.to(choose_device(args.device)), state.step, title)
 

@@ -14,8 +14,9 @@ import yaml
 from pydantic import ValidationError
 
 from mae.base.errors import UserError
+from mae.base.redaction import for_record
 from mae.config.migration import is_recorded_config, migrate_settings, rename_old_keys, renamed_keys
-from mae.config.sections import Config, sections
+from mae.config.sections import OF_THIS_CALL, Config, sections
 from mae.config.types import Section, flatten, keys_of
 from mae.config.validation import conflicting_settings
 from mae.objectives.declaration import Declaration
@@ -49,7 +50,7 @@ def load_config(
         path = Path(path)
         written = read_yaml(path)
         if is_recorded_config(written):
-            written = migrate_settings(written, str(path))
+            written = of_a_stranger(migrate_settings(written, str(path)))
         written = rename_old_keys(written, str(path))
         source |= dict.fromkeys(flatten(written), str(path))
         _merge(values, written)
@@ -87,29 +88,48 @@ def check_objective(command: str, name: object) -> None:
 
 
 def recorded_config(folder: Path) -> Config:
-    """Settings recorded in a run folder (config.yaml).
+    """Settings recorded in a run folder, OF_THIS_CALL at their defaults.
 
-    Raises UserError where the file is absent, unreadable or invalid.
+    Raises UserError where config.yaml is absent, unreadable or invalid.
     """
+    values, where = read_recorded(folder)
+    return parse_recorded_config(values, where)
+
+
+def config_as_recorded(folder: Path) -> Config:
+    """All settings recorded in a run folder, for comparison alone; raises as `recorded_config`."""
+    values, where = read_recorded(folder)
+    values = migrate_settings(values, where)
+    return parse_config(values, dict.fromkeys(flatten(values), where))
+
+
+def read_recorded(folder: Path) -> tuple[dict[str, Any], str]:
+    """Content of a run folder's config.yaml, and its path."""
     path = folder / "config.yaml"
-    try:
-        values = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no run here (no config.yaml)") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable: {error}") from None
-    if not isinstance(values, dict):
+    if not path.exists():
+        raise UserError(f"{folder}: no run here (no config.yaml)")
+    values = read_yaml(path)
+    if not values:
         raise UserError(f"{path}: not a config")
-    return parse_recorded_config(values, str(path))
+    return values, str(path)
 
 
 def parse_recorded_config(values: dict[str, Any], where: str) -> Config:
     """Config from a run's recorded settings, written by this or an earlier version.
 
-    `where` is their source, for errors.  Raises UserError with one line per error.
+    `where` is their source, for errors.  OF_THIS_CALL are at their defaults: the folder may come
+    from somebody else.  Raises UserError with one line per error.
     """
-    values = migrate_settings(values, where)
+    values = of_a_stranger(migrate_settings(values, where))
     return parse_config(values, dict.fromkeys(flatten(values), where))
+
+
+def of_a_stranger(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings without those OF_THIS_CALL."""
+    data = values.get("data")
+    if not isinstance(data, dict):
+        return values
+    return {**values, "data": {key: one for key, one in data.items() if key not in OF_THIS_CALL}}
 
 
 def parse_config(
@@ -149,8 +169,12 @@ def parse_config(
 
 
 def dump_config(config: Config) -> str:
-    """Resolved settings as YAML, from which `load_config` restores the same config."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """Resolved settings as YAML, from which `load_config` restores the same config.
+
+    Secrets of addresses and the words of `pipe:` commands are left out: whoever reads the run
+    folder must not get them, and a run takes them from the settings of each start.
+    """
+    return yaml.safe_dump(for_record(config.model_dump(mode="json")), sort_keys=False)
 
 
 class _Loader(yaml.SafeLoader):

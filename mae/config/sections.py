@@ -101,6 +101,11 @@ class DataConfig(Section):
     """data workers (decoding processes) per training process (0: decode in the training process)"""
 
 
+OF_THIS_CALL = ("index_dir", "cache_dir", "cache_gb", "allow_pipe")
+"""settings of `data` that act on this machine: they count from the command line and the user's own
+YAML file alone, never from a run folder or an export, which may come from somebody else"""
+
+
 class InitConfig(Section):
     """Initial weights."""
 

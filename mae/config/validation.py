@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from mae.base.redaction import for_record
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.objectives.registry import declaration
@@ -81,7 +82,8 @@ def changed_settings(old: Config, new: Config) -> tuple[list[str], list[str]]:
 
     Settings that a run measures itself, such as data.mean, are not compared.
     """
-    before, after = (flatten(config.model_dump(mode="json")) for config in (old, new))
+    # As recorded, without secrets: a new signature of the same address is no change.
+    before, after = (flatten(for_record(one.model_dump(mode="json"))) for one in (old, new))
     measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
     measured |= declaration(new.objective).completed_keys(new)
     fixed, free = [], []

@@ -27,13 +27,14 @@ from safetensors.numpy import save
 from mae.base.errors import StorageError, UserError
 from mae.base.files import new_file
 from mae.base.printable import printable
+from mae.base.redaction import redacted
 from mae.data.labels import NO_LABEL
 from mae.data.passed_over import PassedOver, Reason
 from mae.data.scan import ShardIndex, scan
 from mae.data.tar_members import Member, walk
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
-from mae.storage.remote import canonical_address, download, is_remote, redacted, stat
+from mae.storage.remote import canonical_address, download, is_remote, stat
 
 FORMAT = "3"
 INDEX_FOLDER = ".mae-index"
@@ -168,7 +169,8 @@ def _index_file(location: str, index_dir: Path | None) -> Path:
     if is_remote(location):
         # The hash tells apart shards whose addresses differ in the query only (`get?id=7`).
         address_hash = _short_hash(canonical_address(location))
-        name = f"{redacted(location).rpartition('/')[2][:100]}-{address_hash}"
+        shown = "pipe" if location.startswith("pipe:") else redacted(location).rpartition("/")[2]
+        name = f"{shown[:100]}-{address_hash}"
     return index_folder(location, index_dir) / f"{name}.safetensors"
 
 

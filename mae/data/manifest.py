@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import UserError
+from mae.base.printable import printable
+from mae.base.redaction import redacted, unsigned
 from mae.data.index import COLUMNS, shard_index
 from mae.data.labels import NO_LABEL, with_class_numbers
 from mae.data.passed_over import PassedOver, kinds_of_files, over_all
@@ -18,7 +20,6 @@ from mae.data.scan import ShardIndex, is_image
 from mae.data.shards import expand_shards
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
-from mae.storage.remote import redacted
 from mae.storage.retry import BackgroundThreads
 
 REMOTE_READERS = 16
@@ -76,14 +77,14 @@ class Manifest:
         return np.split(self.counts(), np.cumsum(self.datasets)[:-1])
 
     def key(self, sample: int) -> str:
-        """The sample's key: its name in the tar up to the first dot."""
+        """The sample's key, for people: its name in the tar up to the first dot."""
         shard = int(self.shard[sample])
         key = self.keys[shard].split(b"\0")[sample - int(self.first[shard])]
-        return key.decode("utf-8", "backslashreplace")
+        return printable(key.decode("utf-8", "backslashreplace"))
 
     def shard_name(self, sample: int) -> str:
         """The sample's shard, without the signature of a signed address."""
-        return redacted(self.shards[self.shard[sample]])
+        return printable(redacted(self.shards[self.shard[sample]]))
 
     def name(self, sample: int) -> str:
         """`SHARD: key KEY`, for messages."""
@@ -152,7 +153,7 @@ def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
     indexes = with_class_numbers(shards, indexes)
     digest, former = hashlib.sha256(), hashlib.sha256()
     for shard, index in zip(shards, indexes, strict=True):
-        name = redacted(shard).rpartition("/")[2]
+        name = unsigned(shard).rpartition("/")[2]
         former.update(f"{name} ".encode("utf-8", "surrogateescape"))
         for one in (digest, former):
             one.update(f"{len(index.offset)}\n".encode() + index.keys)

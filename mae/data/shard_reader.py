@@ -7,9 +7,10 @@ from contextlib import suppress
 from typing import Any
 
 from mae.base.errors import SampleError, StorageError
+from mae.base.redaction import redacted
 from mae.data.manifest import Manifest
 from mae.storage.cache import ShardCache
-from mae.storage.remote import is_remote, redacted
+from mae.storage.remote import is_remote
 
 OPEN_SHARDS = 64
 """maximum number of open shards per reader"""

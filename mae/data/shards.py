@@ -16,6 +16,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from mae.base.errors import UserError
+from mae.base.redaction import lacks_secret, redacted
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.remote import (
     canonical_address,
@@ -24,7 +25,6 @@ from mae.storage.remote import (
     glob_remote,
     has_magic,
     is_remote,
-    redacted,
 )
 
 KINDS = {
@@ -99,6 +99,10 @@ def _expand_braces(pattern: str) -> list[str]:
 
 def _match(name: str, allow_pipe: bool) -> list[str]:
     """The locations that one name stands for; none for a missing path."""
+    if lacks_secret(name):
+        raise UserError(
+            f"{redacted(name)}: its secret part was not recorded with the run: give the shards again"
+        )
     check_pipe_allowed(name, allow_pipe)
     if name.startswith("pipe:"):
         return [name]

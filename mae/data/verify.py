@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mae.base.errors import SampleError, StorageError, UserError
 from mae.base.progress import Progress, progress_bar
+from mae.base.redaction import redacted
 from mae.data.index import shard_index
 from mae.data.manifest import Manifest, join
 from mae.data.passed_over import kinds_of_files
@@ -18,7 +19,7 @@ from mae.data.shards import expand_shards
 from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import EXTENSIONS, BadImage
 from mae.storage.cache import ShardCache
-from mae.storage.remote import is_remote, redacted
+from mae.storage.remote import is_remote
 from mae.storage.retry import BackgroundThreads
 
 CHUNK = 1 << 20

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from mae.base.errors import UserError
+from mae.config.sections import Config
 from mae.data.class_matching import match_note, renumber
 from mae.data.manifest import Manifest
 from mae.data.training_data import open_labelled
@@ -49,6 +50,7 @@ def open_sources(
     command: str,
     baselines: bool = False,
     classes: int | None = None,
+    read_with: Callable[[Config], Config] = lambda config: config,
     out: Path | None = None,
     device: str = "cpu",
     batch_size: int = BATCH,
@@ -57,8 +59,9 @@ def open_sources(
 ) -> Comparison:
     """Encode the shards `train` and `test` with the encoder of `run`, or open two feature files.
 
-    With `baselines` features of the untrained encoder and raw pixels are added.  `out`: file of
-    the report, where that is set; messages name the `command`.  Raises UserError for labels that
+    `read_with` completes the settings of `run` by those of this call, for reading the shards.  With
+    `baselines` features of the untrained encoder and raw pixels are added.  `out`: file of the
+    report, where that is set; messages name the `command`.  Raises UserError for labels that
     do not fit (`check_labels`), feature files together with a run, and encoders without pooled
     features.
     """
@@ -73,9 +76,10 @@ def open_sources(
         opened.module, opened.encoder.encode, opened.encoder.img_size, opened.config
     ).vectors:
         raise missing_features(run, opened.objective, "pooled features", command)
-    train_images, _ = open_labelled(train, "--train", opened.config, (), "")
+    config = read_with(opened.config)
+    train_images, _ = open_labelled(train, "--train", config, (), "")
     names = train_images.manifest.class_names
-    test_images, matched = open_labelled(test, "--test", opened.config, names, "--train")
+    test_images, matched = open_labelled(test, "--test", config, names, "--train")
     check_labels(
         manifest_labels(train_images.manifest), manifest_labels(test_images.manifest), classes
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mae.base.errors import SampleError, UserError
+from mae.base.redaction import redacted
 from mae.data.images import BadSample, Images
 from mae.data.scan import MASKS
 from mae.data.shard_reader import ShardReader
@@ -29,7 +30,7 @@ from mae.decoding.pixels import BadImage
 from mae.evaluation.mask_classes import IGNORE, MaskClasses
 from mae.evaluation.mask_survey import Summary, Survey, summarise
 from mae.networks.patches import patchify
-from mae.storage.remote import is_remote, redacted
+from mae.storage.remote import is_remote
 
 NAMES = ("mask", "masks", "seg", "label", "gt")
 """first part of the extension of files that are masks, or meant to be"""

@@ -17,6 +17,7 @@ from torch import Tensor
 import mae
 from mae.base.errors import RunFailed, UserError
 from mae.base.files import new_folder
+from mae.base.redaction import shown
 from mae.export.card import CardFacts, model_card
 from mae.export.check import EXPECTED_PREFIX
 from mae.export.contract import ExportFiles, ExportRequest, Writer
@@ -104,7 +105,7 @@ def export_folder(
         code = place(code, {"FOLDER": out.name})
         proof = f"{written.reader} computed the same on {checked_on}"
         card = model_card(request, facts, written._replace(code=code), proof)
-        (part / "README.md").write_text(card)
+        (part / "README.md").write_text(shown(card), encoding="utf-8")
         max_error = check_export(part, written, out, request.photograph)
     return ExportResult(
         reader=written.reader,

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mae.base.files import save_tensors
+from mae.base.redaction import redacted
 from mae.config.sections import Config, DataConfig
 from mae.data.transform import center_view
 from mae.export.contract import ExportFiles, ExportRequest, refuse_options, weights
@@ -141,6 +142,8 @@ def without_local_paths(config: Config) -> Config:
         "mixture": tuple(mixture),
         "index_dir": default.index_dir,
         "cache_dir": default.cache_dir,
+        "cache_gb": default.cache_gb,
+        "allow_pipe": default.allow_pipe,
     }
     source = {"from_": shown_source(config.init.from_)}
     return config.model_copy(
@@ -153,4 +156,4 @@ def without_local_paths(config: Config) -> Config:
 
 
 def _names(shards: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(Path(pattern).name for pattern in shards)
+    return tuple(Path(redacted(pattern)).name for pattern in shards)

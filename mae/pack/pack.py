@@ -19,6 +19,7 @@ from mae.base.errors import SampleError, UserError
 from mae.base.files import discard
 from mae.base.printable import printable
 from mae.base.progress import Progress, progress_bar
+from mae.base.redaction import without_secrets
 from mae.data.class_names import ENCODING, escaped
 from mae.data.task_pool import run_tasks
 from mae.decoding.pixels import BadImage
@@ -165,7 +166,8 @@ def _write_tables(
     if listing.classes:
         names = "".join(f"{escaped(name)}\n" for name in listing.classes)
         write_atomically(part / "classes.txt", names.encode(*ENCODING))
-    write_atomically(part / "pack.json", (json.dumps(to_json(packed), indent=1) + "\n").encode())
+    summary = json.dumps(without_secrets(to_json(packed)), indent=1)
+    write_atomically(part / "pack.json", f"{summary}\n".encode())
 
 
 def _find_duplicates(listing: Listing, kept: Path, workers: int) -> npt.NDArray[np.int64]:

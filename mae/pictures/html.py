@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NewType
 
 from mae.base.files import new_file
+from mae.base.redaction import shown
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Content-Security-Policy: nothing is fetched and no script runs, whatever the content"""
@@ -177,8 +178,8 @@ def void(name: str, /, **attributes: Any) -> Markup:
 
 
 def text(value: Any) -> Markup:
-    """Escape any value as text."""
-    return Markup(html.escape(str(value), quote=True))
+    """Escape any value as text, without secrets and control characters."""
+    return Markup(html.escape(shown(str(value)), quote=True))
 
 
 def join(parts: Iterable[Markup]) -> Markup:
@@ -204,7 +205,9 @@ def _attributes(attributes: dict[str, Any]) -> str:
         if value is True:
             written += f" {name}"
         elif value is not None and value is not False:
-            written += f' {name}="{html.escape(str(value), quote=True)}"'
+            # Pictures hold no text, and megabytes.
+            is_picture = str(value).startswith("data:image/")
+            written += f' {name}="{value if is_picture else text(value)}"'
     return written
 
 

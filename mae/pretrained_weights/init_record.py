@@ -5,6 +5,8 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mae.base.printable import printable
+from mae.base.redaction import redacted
 from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import declaration
 from mae.pretrained_weights.fit import LoadedTensors
@@ -130,9 +132,10 @@ def history_of(config: Config, state: TrainingState, init: Mapping[str, Any]) ->
 
 
 def data_names(data: DataConfig) -> str:
-    """File names of the training shards, without their folders."""
+    """File names of the training shards, without their folders and secrets."""
     patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
-    return ", ".join(f"`{Path(pattern).name}`" for pattern in patterns)
+    names = [printable(Path(redacted(pattern)).name).replace("`", "'") for pattern in patterns]
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def shown_source(source: str) -> str:

@@ -13,6 +13,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -23,9 +24,12 @@ from typing import BinaryIO, Literal, overload
 
 from mae.base.errors import StorageError, UserError
 from mae.base.files import discard
+from mae.base.redaction import redacted
 from mae.config.sections import DataConfig
-from mae.storage.remote import canonical_address, download, redacted
+from mae.storage.remote import canonical_address, download
 
+COPY, PART = re.compile(r"[0-9a-f]{64}-\d+\.tar"), re.compile(r"[0-9a-f]{3}-\d+\.part")
+"""names of files that are the cache's own, and may be deleted"""
 SLOTS = 4096
 """number of lock files; shards that share one are downloaded one after the other"""
 ROOM_POLL_INTERVAL = 0.2
@@ -255,6 +259,8 @@ def copies(folder: Path) -> list[tuple[int, Path, int]]:
     """List all copies as (time of last use in ns, path, bytes), least recently used first."""
     rows = []
     for copy in folder.glob("*.tar"):
+        if not COPY.fullmatch(copy.name):
+            continue  # somebody's own tar
         with suppress(FileNotFoundError):
             status = copy.stat()
             rows.append((status.st_mtime_ns, copy, status.st_size))
@@ -264,15 +270,20 @@ def copies(folder: Path) -> list[tuple[int, Path, int]]:
 def size_of_parts(folder: Path) -> int:
     """Bytes reserved by running downloads, or written where their size is unknown."""
     total = 0
-    for part in folder.glob("*.part"):
+    for part in _parts(folder):
         with suppress(FileNotFoundError):
             total += max(part.stat().st_size, int(part.stem.partition("-")[2]))
     return total
 
 
+def _parts(folder: Path) -> list[Path]:
+    """Files of running or killed downloads."""
+    return [path for path in folder.glob("*.part") if PART.fullmatch(path.name)]
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the parts of killed processes: those whose lock is free."""
-    for part in folder.glob("*.part"):
+    for part in _parts(folder):
         slot = part.stem.partition("-")[0]
         with suppress(BlockingIOError), locked(lock_file(folder, slot), wait=False):
             part.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from mae.base.errors import StorageError, UserError
+from mae.base.redaction import redacted, redacted_error
 from mae.storage.retry import Attempt, RetriesExhausted, call_with_retries
 from mae.storage.transport import backend, receive_file, run_pipe
 
@@ -39,15 +40,6 @@ def is_remote(location: str) -> bool:
     return re.match(r"[A-Za-z][\w+.-]*://|pipe:", location) is not None
 
 
-def redacted(text: str) -> str:
-    """Remove the secrets of URLs from a text: user info, queries, keys in headers."""
-    text = re.sub(r"(://)[^/@\s'\"?]*@", r"\1", text)
-    text = re.sub(r"(?i)(\bhttps?://[^\s'\"?#]*)[?#][^\s'\")>]*", r"\1", text)
-    # In other addresses `?` may be a wildcard: only `?name=value` is a query.
-    text = re.sub(r"(\b[\w+.-]+://[^\s'\"?]*)\?[\w.-]+=[^\s'\")>]*", r"\1", text)
-    return re.sub(r"(?i)\b(authorization:\s*)[^'\"]+", r"\1…", text)
-
-
 def canonical_address(location: str) -> str:
     """Address without user info and signature: equal for two signed URLs of one file."""
     if location.startswith("pipe:") or not is_remote(location):
@@ -67,7 +59,7 @@ def check_pipe_allowed(location: str, allow_pipe: bool) -> None:
     if location.startswith("pipe:") and not allow_pipe:
         raise UserError(
             f"{redacted(location)}: would run a command on this machine: "
-            "data.allow_pipe=true allows it"
+            "data.allow_pipe=true in this call's settings, or --allow-pipe, allows it"
         )
 
 
@@ -169,4 +161,6 @@ def _call_with_retries(
     try:
         return call_with_retries(work, target, size)
     except RetriesExhausted as failure:
-        raise StorageError(f"{redacted(location)}: {redacted(str(failure))}") from None
+        raise StorageError(
+            f"{redacted(location)}: {redacted_error(str(failure), location)}"
+        ) from None

@@ -17,6 +17,7 @@ from queue import Queue
 from typing import Any, BinaryIO, Self, TypeVar
 
 from mae.base.errors import UserError
+from mae.base.redaction import redacted
 
 MAX_ATTEMPTS = 8
 FIRST_DELAY = 1.0
@@ -197,7 +198,7 @@ def _reason(error: BaseException) -> str:
     if _lacks_credentials(error):
         return "no credentials: set them, or FSSPEC_S3_ANON=true for a public bucket"
     lines = str(error).strip().splitlines()
-    return lines[-1][:200] if lines else type(error).__name__
+    return redacted(lines[-1])[:200] if lines else type(error).__name__
 
 
 def _status(error: Any) -> int | None:

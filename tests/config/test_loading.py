@@ -241,7 +241,7 @@ def test_config_is_frozen():
 
 def test_dump_and_load_round_trip(write):
     path = write("data: {img_size: [96, 160]}\nmodel: {encoder_kwargs: {depth: 2, eps: 1e-6}}")
-    overrides = ["data.train=['a-{0..9}.tar', b.tar]", "data.index_dir=there", "optim.eps=1e-9"]
+    overrides = ["data.train=['a-{0..9}.tar', b.tar]", "data.max_bad=3", "optim.eps=1e-9"]
     config = load_config(path, [*overrides, "optim.blr=1e-3", "output=a #b: {c}"])
     again = write(dump_config(config))
     assert load_config(again) == config

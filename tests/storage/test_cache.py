@@ -500,3 +500,14 @@ def test_full_disk_evicts_copies_before_it_fails(server, folder, monkeypatch):
     monkeypatch.setattr(cache, "download", download)
     assert shard_cache.fetch(wanted[2][0], **wanted[2][1]).exists()
     assert [path.exists() for path in kept] == [False, True]
+
+
+def test_files_that_are_not_the_caches_own_are_never_deleted(server, folder):
+    folder.mkdir(parents=True)
+    for name in ("photos.tar", "notes.part", "a-5.tar"):
+        (folder / name).write_bytes(bytes(5000))
+    small = ShardCache(folder, 1500)
+    for url, options in shards(server, 3):
+        small.fetch(url, **options)
+    assert len(copies(folder)) == 3  # one shard, and two that are not ours
+    assert (folder / "notes.part").exists()

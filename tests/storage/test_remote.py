@@ -10,7 +10,7 @@ import pytest
 
 from mae.base.errors import StorageError, UserError
 from mae.storage import retry, transport
-from mae.storage.remote import canonical_address, download, glob_remote, is_remote, redacted, stat
+from mae.storage.remote import canonical_address, download, glob_remote, is_remote, stat
 from tests.servers import (
     body,
     chunked,
@@ -74,27 +74,6 @@ def download_in_child(location, results):
 )
 def test_is_remote(location, expected):
     assert is_remote(location) is expected
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("https://host/a.tar?X-Amz-Signature=abc&b=c", "https://host/a.tar"),
-        ("https://host/a.tar?TOKEN", "https://host/a.tar"),
-        ("https://host/a.tar#part", "https://host/a.tar"),
-        ("https://me:secret@host:80/a.tar", "https://host:80/a.tar"),
-        ("s3://key:secret@bucket/a.tar", "s3://bucket/a.tar"),
-        ("s3://bucket/a.tar?versionId=1", "s3://bucket/a.tar"),
-        ("s3://bucket/a-??.tar", "s3://bucket/a-??.tar"),
-        ("hf://datasets/who/what@main/a.tar", "hf://datasets/who/what@main/a.tar"),
-        ("pipe:curl -s 'https://u:p@h/a?s=1' | cat", "pipe:curl -s 'https://h/a' | cat"),
-        ("pipe:curl -H 'Authorization: Bearer abc' x", "pipe:curl -H 'Authorization: …' x"),
-        ("Cannot get https://h/a?s=1, really", "Cannot get https://h/a really"),
-        ("/data/what?=a@b.tar", "/data/what?=a@b.tar"),
-    ],
-)
-def test_secrets_are_redacted(text, expected):
-    assert redacted(text) == expected
 
 
 def test_canonical_address_is_without_signature():
@@ -263,8 +242,8 @@ def test_storage_error_can_be_pickled():
 
 def test_pipe_needs_permission(tmp_path):
     line = refused(f"pipe:touch {tmp_path}/made", error=UserError)
-    assert line.startswith(f"pipe:touch {tmp_path}/made: would run a command")
-    assert line.endswith("data.allow_pipe=true allows it")
+    assert line.startswith("pipe:touch…") and ": would run a command on this machine" in line
+    assert line.endswith("or --allow-pipe, allows it")
     assert not list(tmp_path.iterdir())
 
 

@@ -31,8 +31,8 @@ SCALE = (0.08, 1.0)
 
 TAKEN_OVER = {
     "data": (
-        *("train", "val", "index_dir", "cache_dir", "cache_gb", "allow_pipe", "workers"),
-        *("order", "window", "lanes", "max_bad", "img_size", "in_chans", "bits", "mean", "std"),
+        *("train", "val", "workers", "order", "window", "lanes", "max_bad"),
+        *("img_size", "in_chans", "bits", "mean", "std"),
         *("crop_pct", "flip"),
     ),
     "model": ("encoder", "encoder_kwargs", "patch_size"),

@@ -15,7 +15,7 @@ from typing import Any
 from mae.base.errors import UserError
 from mae.base.files import run_folder
 from mae.base.rows import append_row, read_rows, repair_rows, set_aside, write_lines
-from mae.config.loading import dump_config, recorded_config
+from mae.config.loading import config_as_recorded, dump_config, recorded_config
 from mae.config.sections import Config
 from mae.config.validation import changed_settings
 from mae.training.checkpoint.checkpoint_files import checkpoints, step_of
@@ -59,7 +59,7 @@ class Run:
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise UserError(f"output: {self.folder} is not writable")
         if self.config_file.exists():
-            fixed, free = changed_settings(self.config(), config)
+            fixed, free = changed_settings(config_as_recorded(self.folder), config)
             if fixed:
                 raise UserError(
                     f"output: {self.folder} holds a run with other settings; nothing was changed. "
@@ -80,9 +80,10 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
             notes = self._repair_records()
-            if not self.config_file.exists() or self.config() != config:
+            recorded = dump_config(config)
+            if not self.config_file.exists() or self.config_file.read_text() != recorded:
                 with self.config_part.open("w") as file:
-                    file.write(dump_config(config))
+                    file.write(recorded)
                     file.flush()
                     os.fsync(file.fileno())
                 self.config_part.replace(self.config_file)
@@ -116,7 +117,7 @@ class Run:
         return [note for note in notes if note]
 
     def config(self) -> Config:
-        """Read the recorded settings; UserError where there are none."""
+        """Read the recorded settings, those of a call at their defaults; raises UserError."""
         return recorded_config(self.folder)
 
     def newest_step(self) -> int | None:

@@ -13,6 +13,7 @@ import torch
 
 from mae import __version__
 from mae.base.errors import UserError
+from mae.base.files import write_json
 from mae.config.loading import parse_recorded_config
 from mae.config.sections import Config
 from mae.objectives.base import Objective
@@ -83,7 +84,7 @@ def write_description(folder: Path, config: Config, state: TrainingState) -> Non
         "data": state.data,
         "config": config.model_dump(mode="json"),
     }
-    (folder / CONFIG).write_text(json.dumps(content, indent=1) + "\n")
+    write_json(folder / CONFIG, content)
 
 
 def is_plain(content: Mapping[str, Any]) -> bool:
@@ -98,7 +99,7 @@ def read_description(folder: Path) -> PlainExport:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{folder}: no plain export here (no {CONFIG})") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not isinstance(content, dict) or not is_plain(content):
         raise UserError(f"{path}: describes no plain export")

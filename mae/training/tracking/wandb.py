@@ -1,7 +1,6 @@
 """Weights & Biases backend: metrics and pictures, online with a login, else in RUN/wandb."""
 
 import os
-import re
 import secrets
 import sys
 from collections.abc import Iterator
@@ -9,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from mae.base.redaction import redacted, without_secrets
 from mae.config.sections import Config
-from mae.storage.remote import redacted
 from mae.training.checkpoint.run import Run
 
 INIT_SECONDS = 60
@@ -107,17 +106,6 @@ def _run_id(run: Run) -> str:
     return new
 
 
-def without_secrets(value: Any) -> Any:
-    """Copy JSON values without the secrets in URLs and without `pipe:` commands."""
-    if isinstance(value, str):
-        return redacted(re.sub(r"(?s)\bpipe:.*", "pipe:…", value))
-    if isinstance(value, dict):
-        return {key: without_secrets(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [without_secrets(one) for one in value]
-    return value
-
-
 @contextmanager
 def _redacted_arguments() -> Iterator[None]:
     """Remove secrets from sys.argv, which wandb records, as long as the context is open."""
@@ -130,4 +118,4 @@ def _redacted_arguments() -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     """Format an error as one line without secrets."""
-    return " ".join(without_secrets(str(error)).split()) or repr(error)
+    return " ".join(redacted(str(error)).split()) or repr(error)

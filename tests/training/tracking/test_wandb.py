@@ -12,11 +12,12 @@ from threading import Thread
 
 import pytest
 
+from mae.base.redaction import redacted, without_secrets
 from mae.config.sections import Config
 from mae.training.checkpoint.run import Run
 from mae.training.tracking import wandb
 from mae.training.tracking.tracker import Tracker
-from mae.training.tracking.wandb import start_wandb, without_secrets
+from mae.training.tracking.wandb import start_wandb
 
 KEY = "0123456789abcdef" * 2 + "01234567"
 SECRETS = (KEY, "ThePassword", "TheSignature", "TheHeader", "TheMixture")
@@ -176,7 +177,7 @@ def test_no_secret_is_on_disk(wandb_runs):
     assert len(offline) >= 4 and all(data.count(address) >= 2 for data in offline)
     environments = [r.environment for r in records(folder / "offline") if r.HasField("environment")]
     assert f"data.train={address.decode()}" in environments[0].args
-    assert "data.val=[pipe:…" in environments[0].args
+    assert any(word.startswith("data.val=[pipe:curl…") for word in environments[0].args)
 
 
 def opened(folder: Path) -> tuple[Run, Config]:
@@ -254,8 +255,11 @@ def test_without_secrets_keeps_everything_else():
     assert without_secrets(config) == config
     nested = {"a": [{"b": ADDRESSES[0]}, 1, None, True], "c": ADDRESSES[1]}
     clean = "https://server.example/train-{000..147}.tar"
-    assert without_secrets(nested) == {"a": [{"b": clean}, 1, None, True], "c": "pipe:…"}
-    assert without_secrets("data.train=[a.tar, pipe:x TheHeader]") == "data.train=[a.tar, pipe:…"
+    assert without_secrets(nested) == {
+        "a": [{"b": clean}, 1, None, True],
+        "c": redacted(ADDRESSES[1]),
+    }
+    assert "TheHeader" not in without_secrets("data.train=[a.tar, pipe:x TheHeader]")
 
 
 def test_a_server_is_given_a_minute(monkeypatch):
