@@ -34,8 +34,10 @@ from mae.data.scan import ShardIndex, scan
 from mae.data.tar_members import Member, walk
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
-from mae.storage.remote import canonical_address, download, is_remote, stat
+from mae.storage.remote import at_most, canonical_address, download, is_remote, stat
 
+HEADER_BYTES = 1 << 20
+"""more than the header of an index"""
 FORMAT = "3"
 INDEX_FOLDER = ".mae-index"
 COLUMNS: dict[str, type[np.generic]] = {
@@ -200,7 +202,8 @@ def _index_beside(location: str, size: int | None) -> ShardIndex | None:
     ):
         path = Path(temporary, "index")
         with path.open("wb") as file:
-            download(beside, file, None)
+            # No index is larger than its shard, but for its header.
+            download(beside, file, check=at_most(size + HEADER_BYTES, beside))
         cached = _load(path, size)
         return cached.index if cached else None
     return None

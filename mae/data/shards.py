@@ -19,6 +19,7 @@ from mae.base.errors import UserError
 from mae.base.redaction import lacks_secret, redacted
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.remote import (
+    at_most,
     canonical_address,
     check_pipe_allowed,
     download,
@@ -36,6 +37,8 @@ KINDS = {
 }
 MAX_SEARCHED = 10_000
 """maximum number of files of a folder that are searched for an image"""
+MAX_WIDS = 256 << 20
+"""maximum size of a wids index in bytes: some 100 for each shard"""
 
 
 def expand_shards(
@@ -101,7 +104,8 @@ def _match(name: str, allow_pipe: bool) -> list[str]:
     """The locations that one name stands for; none for a missing path."""
     if lacks_secret(name):
         raise UserError(
-            f"{redacted(name)}: its secret part was not recorded with the run: give the shards again"
+            f"{redacted(name)}: its secret part was not recorded with the run: give the shards "
+            "again"
         )
     check_pipe_allowed(name, allow_pipe)
     if name.startswith("pipe:"):
@@ -222,7 +226,7 @@ def _is_name(text: str) -> bool:
 def _read_bytes(location: str) -> bytes:
     if is_remote(location):
         body = io.BytesIO()
-        download(location, body)
+        download(location, body, check=at_most(MAX_WIDS, location))
         return body.getvalue()
     if not _exists(Path(location)):
         raise UserError(f"no such shard: {location}")

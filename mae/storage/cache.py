@@ -27,13 +27,20 @@ from mae.base.files import discard
 from mae.base.redaction import redacted
 from mae.config.sections import DataConfig
 from mae.storage.remote import canonical_address, download
+from mae.storage.retry import Check
 
 COPY, PART = re.compile(r"[0-9a-f]{64}-\d+\.tar"), re.compile(r"[0-9a-f]{3}-\d+\.part")
 """names of files that are the cache's own, and may be deleted"""
 SLOTS = 4096
 """number of lock files; shards that share one are downloaded one after the other"""
+GROWTH = 16 << 20
+"""bytes after which a download of unknown size makes room again"""
 ROOM_POLL_INTERVAL = 0.2
 """seconds between checks for room while the downloads of other processes run"""
+
+
+class _NoRoom(StorageError):
+    """Running downloads of unknown size exceed the limit together."""
 
 
 @dataclass(frozen=True)
@@ -152,10 +159,15 @@ class ShardCache:
             leftover.unlink()
         # The size in the name reserves room: other processes count it before they download.
         part = self.folder / f"{slot}-{size or 0}.part"
-        while not self._reserve(part, size or 0):
-            time.sleep(ROOM_POLL_INTERVAL)
+        self._wait_for_room(part, size or 0)
         try:
-            digest = self._download(location, part, size)
+            try:
+                digest = self._download(location, part, size)
+            except _NoRoom:  # of unknown size, beside others: once more, when they are done
+                part.unlink()
+                part = self.folder / f"{slot}-{self.limit}.part"
+                self._wait_for_room(part, self.limit)
+                digest = self._download(location, part, size)
             if sha256 is not None and digest != sha256:
                 digest = self._download(location, part, size)
             if sha256 is not None and digest != sha256:
@@ -185,7 +197,8 @@ class ShardCache:
         while True:
             try:
                 with part.open("w+b", buffering=0) as file:
-                    download(location, file, size, self.allow_pipe)
+                    check = None if size else self._room_check(location, part)
+                    download(location, file, size, self.allow_pipe, check)
                     os.fsync(file.fileno())
                     file.seek(0)
                     return hashlib.file_digest(file, "sha256").hexdigest()
@@ -202,6 +215,33 @@ class ShardCache:
                         f"{redacted(location)} needs {_gigabytes(needed)}, {_gigabytes(free)} are "
                         "free: lower data.cache_gb or choose another data.cache_dir"
                     ) from None
+
+    def _room_check(self, location: str, part: Path) -> Check:
+        """Check of a download of unknown size, which evicts copies as `part` grows.
+
+        Raises UserError beyond `limit` bytes, and _NoRoom where `part` and those of other running
+        downloads exceed it together, unless `part` has reserved all of it.
+        """
+        is_alone, seen = part.stem.endswith(f"-{self.limit}"), 0
+
+        def check(written: int) -> None:
+            nonlocal seen
+            if written > self.limit:
+                raise self._too_large(location, written)
+            if is_alone or seen <= written < seen + GROWTH:
+                return
+            seen = written
+            with locked(lock_file(self.folder, "room")):
+                parts = size_of_parts(self.folder)
+                if parts > self.limit:
+                    raise _NoRoom
+                self._evict(self.limit - parts)
+
+        return check
+
+    def _wait_for_room(self, part: Path, size: int) -> None:
+        while not self._reserve(part, size):
+            time.sleep(ROOM_POLL_INTERVAL)
 
     def _reserve(self, part: Path, size: int) -> bool:
         """Create `part`, evicting copies for it; False where running downloads leave no room."""

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from mae.base.errors import StorageError, UserError
 from mae.base.redaction import redacted, redacted_error
-from mae.storage.retry import Attempt, RetriesExhausted, call_with_retries
+from mae.storage.retry import Attempt, Check, RetriesExhausted, call_with_retries
 from mae.storage.transport import backend, receive_file, run_pipe
 
 VERSIONS = (
@@ -110,15 +110,30 @@ def has_magic(location: str) -> bool:
     return glob.has_magic(location)
 
 
+def at_most(limit: int, location: str) -> Check:
+    """Check of a download that raises StorageError beyond `limit` bytes."""
+
+    def check(written: int) -> None:
+        if written > limit:
+            raise StorageError(f"{redacted(location)}: sends more than {limit / 1e6:,.0f} MB")
+
+    return check
+
+
 def download(
-    location: str, target: BinaryIO, size: int | None = None, allow_pipe: bool = False
+    location: str,
+    target: BinaryIO,
+    size: int | None = None,
+    allow_pipe: bool = False,
+    check: Check | None = None,
 ) -> int:
     """Download a whole file into `target`, from its start; returns the number of bytes.
 
     Retried after errors of the network and the server, after a stall, and where the number of
-    bytes differs from `size` or from what the server reported.  Raises StorageError and UserError
-    as `stat` does, UserError for a `pipe:` that is not allowed, and OSError where `target` cannot
-    be written.
+    bytes differs from `size` or from what the server reported.  What `check` raises for the number
+    of bytes ends the download: a server may announce no size, and send forever.  Raises
+    StorageError and UserError as `stat` does, UserError for a `pipe:` that is not allowed, and
+    OSError where `target` cannot be written.
     """
     check_pipe_allowed(location, allow_pipe)
 
@@ -132,7 +147,7 @@ def download(
             raise ConnectionError(f"ends at byte {attempt.written} of {expected}")
         return attempt.written
 
-    written = _call_with_retries(location, receive, target, size)
+    written = _call_with_retries(location, receive, target, size, check)
     target.flush()
     return written
 
@@ -157,9 +172,10 @@ def _call_with_retries(
     work: Callable[[Attempt], T],
     target: BinaryIO | None = None,
     size: int | None = None,
+    check: Check | None = None,
 ) -> T:
     try:
-        return call_with_retries(work, target, size)
+        return call_with_retries(work, target, size, check)
     except RetriesExhausted as failure:
         raise StorageError(
             f"{redacted(location)}: {redacted_error(str(failure), location)}"

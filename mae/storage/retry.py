@@ -27,11 +27,16 @@ MAX_DELAY = 60.0
 MAX_RETRY_AFTER = 120.0
 """maximum number of seconds to wait on a server's request (`Retry-After`)"""
 STALL_TIMEOUT = 60.0
-"""seconds without a byte after which an attempt fails"""
+"""seconds in which STALL_TIMEOUT * MIN_RATE bytes must come, or else an attempt fails"""
+MIN_RATE = 1000
+"""slowest transfer in bytes per second"""
 RETRYABLE_STATUSES = (408, 425, 429)
 """HTTP client errors (4xx) that are retried: timeout, too early, too many requests"""
 
 T = TypeVar("T")
+Check = Callable[[int], None]
+"""called with the number of bytes before they are written; raises UserError where those are too
+many"""
 
 
 class RetriesExhausted(Exception):
@@ -44,9 +49,12 @@ class RetriesExhausted(Exception):
 class Attempt:
     """One attempt of a transfer into `target`, of `size` bytes where that is known."""
 
-    def __init__(self, target: BinaryIO | None = None, size: int | None = None) -> None:
+    def __init__(
+        self, target: BinaryIO | None = None, size: int | None = None, check: Check | None = None
+    ) -> None:
         self.target = target
         self.size = size
+        self.check = check
         self.reported_size: int | None = None
         """size in bytes as reported by the server"""
         self.written = 0
@@ -58,7 +66,8 @@ class Attempt:
         self._lock = threading.Lock()
         self._abandoned = False
         self._ended = threading.Event()
-        self._last_progress = time.monotonic()
+        self._mark = (time.monotonic(), 0)
+        """time at which that many bytes were written, MIN_RATE kept until then"""
 
     def write(self, data: bytes) -> int:
         """Append to the target; returns the number of bytes.
@@ -70,6 +79,8 @@ class Attempt:
             raise ConnectionError(f"has {self.reported_size} bytes, expected {self.size}")
         if self.size is not None and self.written + len(data) > self.size:
             raise ConnectionError(f"has more bytes than the {self.size} expected")
+        if self.check:
+            self.check(self.written + len(data))
         with self._lock:
             if self._abandoned or self.target is None:
                 raise ConnectionAbortedError("abandoned")
@@ -81,13 +92,14 @@ class Attempt:
                     self.target_error = error
                     raise
             self.written += len(data)
-            self._last_progress = time.monotonic()
+            if self.written - self._mark[1] >= STALL_TIMEOUT * MIN_RATE:
+                self._mark = (time.monotonic(), self.written)
         return len(data)
 
     def run(self, work: Callable[["Attempt"], T]) -> T:
         """Return or raise what `work(self)` does in a daemon thread.
 
-        Raises TimeoutError where no byte comes for STALL_TIMEOUT seconds.
+        Raises TimeoutError where nothing, or less than MIN_RATE, comes for STALL_TIMEOUT seconds.
         """
         results: list[T] = []
         errors: list[BaseException] = []
@@ -104,7 +116,9 @@ class Attempt:
         try:
             while not self._ended.wait(max(0.0, self._seconds_to_stall())):
                 if self._seconds_to_stall() <= 0:
-                    raise TimeoutError(f"nothing came for {STALL_TIMEOUT:g} s")
+                    came = self.written - self._mark[1]
+                    what = f"only {came:,} bytes" if came else "nothing"
+                    raise TimeoutError(f"{what} came for {STALL_TIMEOUT:g} s")
         finally:
             with self._lock:  # from here on a late write is refused
                 self._abandoned = True
@@ -114,11 +128,14 @@ class Attempt:
         return results[0]
 
     def _seconds_to_stall(self) -> float:
-        return self._last_progress + STALL_TIMEOUT - time.monotonic()
+        return self._mark[0] + STALL_TIMEOUT - time.monotonic()
 
 
 def call_with_retries(
-    work: Callable[[Attempt], T], target: BinaryIO | None = None, size: int | None = None
+    work: Callable[[Attempt], T],
+    target: BinaryIO | None = None,
+    size: int | None = None,
+    check: Check | None = None,
 ) -> T:
     """Call `work` in up to MAX_ATTEMPTS attempts, emptying `target` before each.
 
@@ -129,7 +146,7 @@ def call_with_retries(
         if target is not None:
             target.seek(0)
             target.truncate()
-        attempt = Attempt(target, size)
+        attempt = Attempt(target, size, check)
         try:
             return attempt.run(work)
         except UserError:
