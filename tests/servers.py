@@ -2,8 +2,9 @@
 
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
@@ -120,6 +121,39 @@ def unannounced(data: bytes) -> Behaviour:
         _start(handler, None)
         if handler.command == "GET":
             handler.wfile.write(data)
+        handler.close_connection = True
+
+    return answer
+
+
+def slow_unannounced(data: bytes, pieces: int, pause: float) -> Behaviour:
+    """Send `data` without a Content-Length in `pieces` parts, with a pause after each."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        _start(handler, None)
+        step = -(-len(data) // pieces)
+        for start in range(0, len(data) if handler.command == "GET" else 0, step):
+            handler.wfile.write(data[start : start + step])
+            time.sleep(pause)
+        handler.close_connection = True
+
+    return answer
+
+
+def endless(compressed: bool = False) -> Behaviour:
+    """Send zeros until the client closes the connection, `compressed` a thousandfold with gzip."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        if compressed:
+            handler.send_header("Content-Encoding", "gzip")
+        handler.end_headers()
+        packer = zlib.compressobj(wbits=31)
+        with suppress(OSError):
+            while handler.command == "GET":
+                zeros = bytes(1 << 20)
+                piece = packer.compress(zeros) if compressed else zeros
+                handler.wfile.write(piece + packer.flush(zlib.Z_SYNC_FLUSH) * compressed)
         handler.close_connection = True
 
     return answer

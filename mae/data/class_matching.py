@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import UserError
+from mae.base.redaction import redacted
 from mae.data.class_names import FILE, Names, beside, count_classes, quoted, read_names
 from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest
-from mae.storage.remote import redacted
 
 REMEDY = "use the same classes (mae pack --classes FILE packs a second set by the first's names)"
 

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from mae.base.errors import UserError
 from mae.base.files import new_file
 from mae.base.printable import printable
-from mae.storage.remote import is_remote, read_if_present, redacted
+from mae.base.redaction import redacted
+from mae.storage.remote import is_remote, read_if_present
 
 FILE = "classes.txt"
 """file beside the shards with one class name a line; `mae pack` writes it"""

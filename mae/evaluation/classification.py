@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mae.base.errors import RunFailed, UserError
+from mae.base.printable import printable
 from mae.data.images import BadSample, Images
 from mae.data.manifest import require_labels
 from mae.data.views import CentredViews
@@ -207,13 +208,14 @@ def class_table(report: dict[str, Any], rows: int = 5) -> str:
     known = [one for one in report["classes"] if one["accuracy"] is not None]
     lines.append("weakest classes" if len(known) > rows else "classes")
     lines += [
-        f"  {one['accuracy']:6.1%} of {one['images']:5,}  {one['name']}"
+        f"  {one['accuracy']:6.1%} of {one['images']:5,}  {printable(one['name'])}"
         for one in sorted(known, key=lambda one: one["accuracy"])[:rows]
     ]
     if report["errors"]:
         lines.append("commonest errors")
         lines += [
-            f"  {error['images']:6,}  {error['class']} taken for {error['taken_for']}"
+            f"  {error['images']:6,}  {printable(error['class'])} taken for "
+            f"{printable(error['taken_for'])}"
             for error in report["errors"][:rows]
         ]
     return "\n".join(lines)

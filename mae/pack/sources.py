@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae.base.errors import UserError
+from mae.base.redaction import redacted
 from mae.data.shards import with_home
 from mae.decoding.pixels import EXTENSIONS
 from mae.pack.class_list import apply_class_list, read_class_list
@@ -14,7 +15,7 @@ from mae.pack.listing import DATASET_PREFIX, Listing, PackRequest, extension_of
 from mae.pack.table_rows import SUFFIXES
 from mae.pack.tables import list_table
 from mae.pack.tars import list_tars
-from mae.storage.remote import is_remote, redacted
+from mae.storage.remote import is_remote
 
 EXPECTED = f"a folder of images, {', '.join(SUFFIXES)}, .tar or {DATASET_PREFIX}NAME"
 ARCHIVES = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")

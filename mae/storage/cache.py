@@ -227,7 +227,10 @@ class ShardCache:
         def check(written: int) -> None:
             nonlocal seen
             if written > self.limit:
-                raise self._too_large(location, written)
+                raise UserError(
+                    f"{redacted(location)}: sends more than the {_gigabytes(self.limit)} of the "
+                    "cache: raise data.cache_gb, if that is a shard"
+                )
             if is_alone or seen <= written < seen + GROWTH:
                 return
             seen = written

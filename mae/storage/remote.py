@@ -22,6 +22,8 @@ SIGNING = re.compile(
     re.IGNORECASE,
 )
 """query parameters of signed URLs (S3, Google, CloudFront, Azure), which grant access"""
+SMALL_BYTES = 16 << 20
+"""maximum size of a list of class names"""
 
 T = TypeVar("T")
 
@@ -159,11 +161,13 @@ def read_if_present(location: str) -> bytes | None:
     """
     body = io.BytesIO()
     try:
-        call_with_retries(lambda attempt: receive_file(location, attempt), body)
+        check = at_most(SMALL_BYTES, location)
+        call_with_retries(lambda attempt: receive_file(location, attempt), body, check=check)
     except RetriesExhausted as failure:
         if failure.is_absent:
             return None
-        raise StorageError(f"{redacted(location)}: {redacted(str(failure))}") from None
+        reason = redacted_error(str(failure), location)
+        raise StorageError(f"{redacted(location)}: {reason}") from None
     return body.getvalue()
 
 

@@ -16,7 +16,7 @@ import pytest
 from mae.base.errors import StorageError, UserError
 from mae.storage import cache
 from mae.storage.cache import ShardCache
-from tests.servers import body, slow, stall, status, unannounced
+from tests.servers import body, endless, slow, slow_unannounced, stall, status, unannounced
 
 DATA = os.urandom(100_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -36,6 +36,15 @@ def folder(tmp_path):
 
 def copies(folder):
     return sorted(path for path in folder.glob("*.tar"))
+
+
+def present(folder):
+    """Bytes of copies and parts."""
+    total = 0
+    for path in (*folder.glob("*.tar"), *folder.glob("*.part")):
+        with suppress(FileNotFoundError):  # renamed at this moment
+            total += path.stat().st_size
+    return total
 
 
 def shards(server, count, size=1000):
@@ -392,7 +401,11 @@ def test_running_downloads_count_towards_the_limit(server, folder):
 def test_shard_over_the_limit_is_refused(server, folder, size):
     url = server.serve("/a.tar", body(DATA))
     line = refused(ShardCache(folder, 50_000), url, size, version="1", error=UserError)
-    assert line == f"{url}: 0.0001 GB do not fit into 5e-05 GB: raise data.cache_gb"
+    assert line == f"{url}: " + (
+        "0.0001 GB do not fit into 5e-05 GB: raise data.cache_gb"
+        if size
+        else "sends more than the 5e-05 GB of the cache: raise data.cache_gb, if that is a shard"
+    )
     assert server.gets("/a.tar") == (size is None)
     assert not copies(folder)
 
@@ -511,3 +524,37 @@ def test_files_that_are_not_the_caches_own_are_never_deleted(server, folder):
         small.fetch(url, **options)
     assert len(copies(folder)) == 3  # one shard, and two that are not ours
     assert (folder / "notes.part").exists()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_body_without_end_is_refused_and_leaves_nothing(server, folder, compressed):
+    url = server.serve("/a.tar", endless(compressed))
+    shard_cache = ShardCache(folder, 3_000_000)
+    line = refused(shard_cache, url, version="1", error=UserError)
+    assert line.startswith(f"{url}: sends more than the 0.003 GB of the cache: raise data.cache_gb")
+    assert server.gets("/a.tar") == 1
+    assert not copies(folder) and not list(folder.glob("*.part"))
+
+
+def test_bodies_of_unknown_size_share_the_cache(server, folder, monkeypatch):
+    """Where they do not fit beside each other, they are downloaded one after the other."""
+    monkeypatch.setattr(cache, "GROWTH", 1000)
+    data = [bytes([number]) * 40_000 for number in range(4)]
+    urls = [
+        server.serve(f"/{number}.tar", slow_unannounced(one, 10, 0.01))
+        for number, one in enumerate(data)
+    ]
+    shard_cache, most, found = ShardCache(folder, 60_000), 0, []
+
+    def fetch(url):
+        with shard_cache.open(url, version="1") as copy:
+            found.append(copy.read())
+
+    threads = [threading.Thread(target=fetch, args=(url,)) for url in urls]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        most = max(most, present(folder))
+        time.sleep(0.002)
+    assert sorted(found) == data
+    assert most <= 60_000 + 4 * 8_000  # each is noticed after its next piece

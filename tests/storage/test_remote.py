@@ -190,6 +190,21 @@ def test_slow_steady_transfer_does_not_stall(server, monkeypatch):
     assert server.gets("/a.tar") == 1
 
 
+def test_a_transfer_that_drips_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(retry, "STALL_TIMEOUT", 0.3)
+    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
+    url = server.serve("/a.tar", slow(DATA[:200], pieces=200, pause=0.02))
+    assert refused(url).startswith(f"{url}: only ") and server.gets("/a.tar") == 2
+    assert "bytes came for 0.3 s (tried 2 times)" in refused(url)
+
+
+def test_endless_redirects_end(server, monkeypatch):
+    monkeypatch.setattr(retry, "MAX_ATTEMPTS", 2)
+    url = server.serve("/a.tar", redirect("/a.tar"))
+    assert refused(url).startswith(f"{url}: ")
+    assert server.gets("/a.tar") < 50
+
+
 def test_refused_connection_is_retried(server):
     line = refused("http://127.0.0.1:1/a.tar")
     assert "127.0.0.1:1" in line
