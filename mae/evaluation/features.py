@@ -165,11 +165,20 @@ def encoder_outputs(
     config: Config,
     device: torch.device | str = "cpu",
 ) -> EncoderOutputs:
-    """Outputs of `encode`, which runs `module` on `device`, found by encoding one black image."""
+    """Outputs of `encode`, which runs `module` on `device`, found by encoding one black image.
+
+    UserError where they are not finite.
+    """
     dtype = torch.uint8 if config.data.bits == 8 else torch.uint16
     image = torch.zeros(1, config.data.in_chans, *img_size, dtype=dtype)
     with torch.no_grad():
         found = encode(image.to(device))
+    for name, values in found.items():
+        if not values.isfinite().all():
+            raise UserError(
+                f"encoder: `{name}` of a black image is not finite: the weights are damaged; take "
+                "another checkpoint"
+            )
     tokens = found.pop(TOKENS, None)
     size = None if tokens is None else _patch_size(module, img_size, tokens.shape[1])
     return EncoderOutputs(list(found), size)

@@ -146,7 +146,10 @@ def encode_dense(
     workers: int,
     skipped: Skipped,
 ) -> Iterator[Dense]:
-    """Encode all images with masks in order; bad ones are added to `skipped`."""
+    """Encode all images with masks in order; bad ones are added to `skipped`.
+
+    UserError for tokens that are not finite.
+    """
     views = MaskedViews(*part, encoder.img_size, encoder.crop_pct)
     samples = part.masks.samples
     batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
@@ -156,6 +159,8 @@ def encode_dense(
             continue
         with torch.no_grad():
             tokens = encoder.encode(pixels.to(device))[TOKENS].float()
+        if not tokens.isfinite().all():
+            raise UserError(f"{encoder.name}: patch tokens are not finite: the weights are damaged")
         classes = classes.to(device)
         yield Dense(tokens, patch_classes(classes, patch_size), classes.long())
 

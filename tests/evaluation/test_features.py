@@ -5,12 +5,14 @@ import pytest
 import torch
 
 from mae.base.errors import StorageError, UserError
+from mae.cli import main
 from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.manifest import build_manifest
 from mae.data.views import CentredViews
 from mae.evaluation.encoders import objective_encoder
 from mae.evaluation.features import encode_images
+from tests.evaluation.frozen import tiny_run
 from tests.objectives.mae.test_model import small_mae
 
 
@@ -74,3 +76,16 @@ def spoil(folder, *keys):
             for offset, size in (place for place in found if place[1] > 1):
                 file.seek(offset)
                 file.write(b"x" * size)
+
+
+@pytest.mark.parametrize("command", ["pca", "attention", "neighbours", "features", "segment"])
+def test_damaged_weights_are_refused_by_every_command(command, tmp_path, make_shards, capsys):
+    run, shards = tiny_run(tmp_path / "run", float("nan")), make_shards(tmp_path / "shards", 4)
+    out = tmp_path / ("out.safetensors" if command == "features" else "out.png")
+    data = {
+        "segment": ["--train", shards, "--test", shards],
+        "neighbours": [shards, "--among", shards],
+    }.get(command, [shards])
+    assert main([command, str(run), *data, "--out", str(out), "--device", "cpu"]) == 2
+    assert "of a black image is not finite: the weights are damaged" in capsys.readouterr().err
+    assert not out.exists()
