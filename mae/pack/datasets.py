@@ -53,9 +53,8 @@ def list_dataset(name: str, root: Path, labels: bool | None = None) -> Listing:
     """
     known = [known for known in datasets.__all__ if _is_dataset(known)]
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1) or [
-            other for other in known if other.lower() == name.lower()
-        ]
+        near = [other for other in known if other.lower() == name.lower()]
+        near += difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]}?" if near else "see torchvision.datasets"
         raise UserError(f"{DATASET_PREFIX}{name}: no such data set, {hint}")
     sources: list[Source] = []

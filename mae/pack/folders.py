@@ -237,12 +237,12 @@ def _about_classes(
 
 def _about_stems(paths: Sequence[str]) -> list[str]:
     """Note on images of the same name but for the extension."""
+    if len({splitext(path)[0] for path in paths}) == len(paths):
+        return []
     first: dict[str, str] = {}
     alike = [
         (one, path) for path in paths if (one := first.setdefault(splitext(path)[0], path)) != path
     ]
-    if not alike:
-        return []
     pair = " and ".join(map(printable, alike[0]))
     names = _count(len(alike), "image has the name of another", "images have the names of others")
     return [f"{names} but for the ending, first {pair}: all are packed, each by itself"]

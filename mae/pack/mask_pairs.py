@@ -15,6 +15,8 @@ NONE = "none"
 WORDS = ("mask", "masks", "seg", "segmentation", "label", "labels", "annotation", "annotations")
 WORDS += ("gt", "groundtruth")
 """words that mark masks, as the end of a file's name or as the name of a folder"""
+OTHER_SUFFIXES = (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+"""endings of images whose masks may be .png files of the same name"""
 SUFFIX = re.compile(rf"(.*)([-_. ](?:{'|'.join(WORDS)}))", re.IGNORECASE | re.DOTALL)
 
 
@@ -91,21 +93,23 @@ def refuse_unnamed_masks(paths: Sequence[str], source: str) -> None:
 
 def _likely_patterns(paths: Sequence[str]) -> list[str]:
     """Patterns of masks, by the words in names of .png files and their folders."""
-    others = {_stem(path) for path in paths if _extension(path) in ("jpg", "jpeg", "tif", "tiff")}
+    split = [splitext(path) for path in paths]
+    others = {stem for stem, suffix in split if suffix.lower() in OTHER_SUFFIXES}
+    marked_folders: dict[str, list[str]] = {}
     found: dict[str, None] = {}
-    for path in paths:
-        if _extension(path) != "png":
+    for stem, suffix in split:
+        if suffix.lower() != ".png":
             continue
-        folder, _, name = _stem(path).rpartition("/")
-        suffix = path[len(_stem(path)) :]
+        folder, _, name = stem.rpartition("/")
         ends = [suffix]
-        if marked := SUFFIX.fullmatch(name):
+        if name.lower().endswith(WORDS) and (marked := SUFFIX.fullmatch(name)):
             ends = [f"{marked[2]}{suffix}", suffix]
             found[f"*{ends[0]}"] = None
-        for part in folder.split("/"):
-            if part.lower() in WORDS:
-                found |= dict.fromkeys(f"{part}/*{end}" for end in ends)
-        if _stem(path) in others:
+        if folder not in marked_folders:
+            marked_folders[folder] = [part for part in folder.split("/") if part.lower() in WORDS]
+        for part in marked_folders[folder]:
+            found |= dict.fromkeys(f"{part}/*{end}" for end in ends)
+        if stem in others:
             found["*.png"] = None
     return list(found)
 

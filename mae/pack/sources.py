@@ -54,6 +54,10 @@ def _list_sources(request: PackRequest, names: Sequence[str] | None) -> Listing:
             columns = (request.path_column, request.label_column)
             chosen = (request.include, request.exclude)
             return list_table(path, *columns, request.labels, *chosen, named=named)
+    folders = {Path(with_home(source)).parent for source in request.sources}
+    if len(folders) == 1 and all(Path(with_home(source)).is_dir() for source in request.sources):
+        (folder,) = folders
+        raise UserError(f"{first}: only one folder is packed: give {shlex.quote(str(folder))}")
     for source in request.sources:
         _require_tars(source)
     return list_tars(request.sources, request.labels, request.cache)

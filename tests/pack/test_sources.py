@@ -34,6 +34,8 @@ def test_folder_is_listed(tmp_path, save):
             ("{}", "{}/a.tar"),
             "only tars can be packed together; give one folder, table or data set",
         ),
+        (("{}/cat", "{}/dog"), "cat: only one folder is packed: give "),
+        (("{}/cat", "{}/a.tar"), "cat: only tars can be packed together"),
         (("torchvision:MNIST", "{}/a.tar"), "only tars can be packed together"),
         (("{}/a.zip",), "a.zip: is an archive: unpack it and give the folder"),
         (("{}/a.txt",), "a.txt: cannot be packed: expected a folder of images, .csv"),
@@ -47,6 +49,8 @@ def test_folder_is_listed(tmp_path, save):
     ],
 )
 def test_unusable_sources_are_refused(tmp_path, sources, message):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
     for name in ("a.zip", "a.txt", "a.jpg"):
         (tmp_path / name).touch()
     with pytest.raises(UserError, match=message) as error:
