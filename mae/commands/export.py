@@ -114,7 +114,6 @@ def run(args: argparse.Namespace) -> None:
         args.images, with_own_cache(config, args), model.img_size
     )
     given = {"--pool": args.pool is not None, "--no-decoder": not args.decoder}
-    known = own.classes(config, trained.folder)
     request = ExportRequest(
         config=config,
         model=model,
@@ -122,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
         pool=pool,
         decoder=args.decoder,
         trained_size=trained_size,
-        class_names=tuple(known.shown()) if known else (),
+        classes=own.classes(config, trained.folder),
         options=frozenset(option for option, is_given in given.items() if is_given),
         photograph=photograph,
     )

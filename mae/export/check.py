@@ -8,7 +8,7 @@ root mean square of the expected one.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from torch import Tensor
 
 EXPECTED_PREFIX = "expected."
 """precedes the names of expected outputs in FILE"""
+
+OUTPUTS = "outputs.json"
+"""file inside a program of torch.export with the names of its outputs"""
 
 Tensors = dict[str, Tensor]
 
@@ -72,7 +75,8 @@ def load_timm(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensor
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     assert isinstance(model, VisionTransformer)
     images = inputs["images"]
-    return {"tokens": model.forward_features(images), "pooled": model(images)}
+    name = "logits" if model.num_classes else "pooled"
+    return {"tokens": model.forward_features(images), name: model(images)}
 
 
 def load_onnx(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensors:
@@ -82,23 +86,28 @@ def load_onnx(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensor
     path = str(folder / "encoder.onnx")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        tokens, pooled = session.run(["tokens", "pooled"], {"images": images.numpy()})
-        return torch.from_numpy(tokens), torch.from_numpy(pooled)
+    names = [output.name for output in session.get_outputs()]
 
-    return _in_two_batches(run, inputs["images"])
+    def run(images: Tensor) -> Sequence[Tensor]:
+        return [torch.from_numpy(one) for one in session.run(names, {"images": images.numpy()})]
+
+    return _in_two_batches(run, inputs["images"], names)
 
 
 def load_program(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensors:
     """Features through torch.export."""
-    return _in_two_batches(torch.export.load(folder / "encoder.pt2").module(), inputs["images"])
+    extra = {OUTPUTS: ""}
+    program = torch.export.load(folder / "encoder.pt2", extra_files=extra)
+    return _in_two_batches(program.module(), inputs["images"], json.loads(extra[OUTPUTS]))
 
 
-def _in_two_batches(run: Callable[[Tensor], tuple[Tensor, Tensor]], images: Tensor) -> Tensors:
+def _in_two_batches(
+    run: Callable[[Tensor], Sequence[Tensor]], images: Tensor, names: Sequence[str]
+) -> Tensors:
     """Outputs for the first image alone, then the others: the graph must take any batch size."""
     results = [run(batch) for batch in (images[:1], images[1:]) if len(batch)]
-    tokens, pooled = (torch.cat(parts) for parts in zip(*results, strict=True))
-    return {"tokens": tokens, "pooled": pooled}
+    outputs = (torch.cat(parts) for parts in zip(*results, strict=True))
+    return dict(zip(names, outputs, strict=True))
 
 
 if __name__ == "__main__":

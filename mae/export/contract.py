@@ -9,7 +9,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
+from mae.base.printable import printable
 from mae.config.sections import Config
+from mae.data.class_names import Classes
 from mae.networks.patches import normalize_images, pixel_affine
 from mae.networks.vit import timm_encoder
 from mae.objectives.base import Implementation, Objective
@@ -40,8 +42,8 @@ class ExportRequest(NamedTuple):
     """export the decoder, which only pretraining needs, where the format has a place for it"""
     trained_size: tuple[int, int]
     """height and width of the training images, in pixels"""
-    class_names: Sequence[str] = ()
-    """in the order of the logits; empty without logits or names"""
+    classes: Classes | None = None
+    """those of the logits; None without logits"""
     options: frozenset[str] = frozenset()
     """names of options given by the user that not every format supports, such as `--pool`"""
     photograph: Tensor | None = None
@@ -59,6 +61,11 @@ class ExportRequest(NamedTuple):
         """Settings of this encoder."""
         assert isinstance(self.config.model, VitModel)
         return self.config.model
+
+    @property
+    def label_names(self) -> list[str]:
+        """A printable name for each class, in the order of the logits; its number without one."""
+        return [printable(name) for name in self.classes.shown()] if self.classes else []
 
     def normalize(self, images: Tensor) -> Tensor:
         """Integer images [b c h w] → normalised floats, the encoder's input."""
@@ -174,7 +181,12 @@ def features(vit: VisionTransformer, images: Tensor, pool: Pool | None) -> tuple
 def expected_features(request: ExportRequest, images: Tensor) -> dict[str, Tensor]:
     """`ExportFiles.expected` of a timm encoder for normalised `images` [b c h w]."""
     tokens, pooled = features(request.encoder, images, request.pool)
-    return {"tokens": tokens, "pooled": pooled}
+    return {"tokens": tokens, vector_name(request.encoder): pooled}
+
+
+def vector_name(vit: VisionTransformer) -> str:
+    """Name of an export's output besides the tokens."""
+    return "logits" if vit.num_classes else "pooled"
 
 
 def weights(module: nn.Module) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mae.base.errors import UserError
-from mae.export.check import load_onnx, load_program
+from mae.export.check import OUTPUTS, load_onnx, load_program
 from mae.export.contract import (
     ExportFiles,
     ExportRequest,
@@ -17,10 +17,27 @@ from mae.export.contract import (
     expected_features,
     exported_part,
     features,
+    vector_name,
 )
 from mae.export.reading import expected_photograph, prepare_code
 
 GRAPH, PROGRAM = "encoder.onnx", "encoder.pt2"
+
+CLASS_NAMES = "class_names.json"
+"""file inside a program with the class names, a JSON list"""
+
+ONNX_NAMES = """\
+import json
+
+names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+"""
+PROGRAM_NAMES = f"""\
+import json
+
+extra = {{"{CLASS_NAMES}": ""}}
+torch.export.load("FOLDER/encoder.pt2", extra_files=extra)
+names = json.loads(extra["{CLASS_NAMES}"])
+"""
 
 BATCH = torch.export.Dim("batch", min=1)
 
@@ -30,19 +47,19 @@ file"""
 
 FILES = """\
 `{name}` takes normalised `images`, float32 [batch, {channels}, {height}, {width}] with any batch,
-and gives `tokens` [batch, {tokens}, {width_of_tokens}] and `pooled`, {pooled}."""
+and gives `tokens` [batch, {tokens}, {width_of_tokens}] and `{vector}`, {pooled}{names}."""
 
 ONNX_CODE = """\
 {imports}import onnxruntime
 {define}
 session = onnxruntime.InferenceSession("FOLDER/encoder.onnx")
-{read}tokens, pooled = session.run(None, {{"images": images}})
+{read}tokens, {vector} = session.run(None, {{"images": images}})
 """
 
 PROGRAM_CODE = """\
 {imports}{define}
 encoder = torch.export.load("FOLDER/encoder.pt2").module()
-{read}tokens, pooled = encoder(images)
+{read}tokens, {vector} = encoder(images)
 """
 
 
@@ -76,15 +93,16 @@ def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
             program,
             dynamic_shapes={"images": {0: BATCH}},  # names the dimension; the program defines it
             input_names=["images"],
-            output_names=["tokens", "pooled"],
+            output_names=["tokens", vector_name(request.encoder)],
             dynamo=True,
             verbose=False,
         )
     assert graph is not None
     data = request.config.data
-    graph.model.metadata_props.update(
-        {"mean": json.dumps(list(data.mean)), "std": json.dumps(list(data.std))}
-    )
+    facts: dict[str, list] = {"mean": list(data.mean), "std": list(data.std)}
+    if request.label_names:
+        facts["class_names"] = request.label_names
+    graph.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
     size = sum(p.numel() * p.element_size() for p in request.encoder.parameters())
     graph.save(folder / GRAPH, external_data=size > MAX_INLINE_BYTES)
     normalised = request.normalize(images)
@@ -93,8 +111,8 @@ def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
         expected=expected_features(request, normalised) | expected_photograph(request),
         tolerance=1e-4,
         reader="onnxruntime",
-        files=_files(request, GRAPH),
-        code=ONNX_CODE.format(**prepare_code(request, as_tensor=False)._asdict()),
+        files=_files(request, GRAPH, "its metadata `class_names`"),
+        code=_code(ONNX_CODE, ONNX_NAMES, request, as_tensor=False),
         loader=load_onnx,
         library="onnx",
         part=exported_part(request),
@@ -103,15 +121,19 @@ def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
 
 def write_program(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write encoder.pt2, for torch.export.load, AOTInductor and ExecuTorch."""
-    torch.export.save(trace(request, images), folder / PROGRAM)
+    facts: dict[str, list] = {OUTPUTS: ["tokens", vector_name(request.encoder)]}
+    if request.label_names:
+        facts[CLASS_NAMES] = request.label_names
+    extra = {name: json.dumps(value) for name, value in facts.items()}
+    torch.export.save(trace(request, images), folder / PROGRAM, extra_files=extra)
     normalised = request.normalize(images)
     return ExportFiles(
         inputs={"images": normalised},
         expected=expected_features(request, normalised) | expected_photograph(request),
         tolerance=1e-5,
         reader="torch.export",
-        files=_files(request, PROGRAM),
-        code=PROGRAM_CODE.format(**prepare_code(request, as_tensor=True)._asdict()),
+        files=_files(request, PROGRAM, f"its extra file `{CLASS_NAMES}`"),
+        code=_code(PROGRAM_CODE, PROGRAM_NAMES, request, as_tensor=True),
         loader=load_program,
         library="pytorch",
         part=exported_part(request),
@@ -131,7 +153,14 @@ def trace(request: ExportRequest, images: Tensor) -> ExportedProgram:
     return program
 
 
-def _files(request: ExportRequest, name: str) -> str:
+def _code(code: str, names: str, request: ExportRequest, *, as_tensor: bool) -> str:
+    """Code that loads the file; `names` is the code for class names."""
+    vector, parts = vector_name(request.encoder), prepare_code(request, as_tensor=as_tensor)
+    return code.format(**parts._asdict(), vector=vector) + names * bool(request.label_names)
+
+
+def _files(request: ExportRequest, name: str, names: str) -> str:
+    """Description of the file `name`; `names`: where it has the class names."""
     vit = request.encoder
     height, width = vit.patch_embed.img_size
     return FILES.format(
@@ -141,6 +170,8 @@ def _files(request: ExportRequest, name: str) -> str:
         width=width,
         tokens=vit.num_prefix_tokens + vit.patch_embed.num_patches,
         width_of_tokens=vit.embed_dim,
+        vector=vector_name(vit),
+        names=f", whose names are a JSON list in {names}" if vit.num_classes else "",
         pooled=f"logits of {vit.num_classes} classes"
         if vit.num_classes
         else "the class token"

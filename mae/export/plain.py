@@ -13,6 +13,7 @@ from torch import Tensor
 from mae.base.files import save_tensors
 from mae.base.redaction import redacted
 from mae.config.sections import Config, DataConfig
+from mae.data.class_names import write_class_names
 from mae.data.transform import center_view
 from mae.export.contract import ExportFiles, ExportRequest, refuse_options, weights
 from mae.export.reading import ARRAY, PHOTOGRAPH, PICTURE, is_picture
@@ -58,6 +59,8 @@ def write_plain(folder: Path, request: ExportRequest, images: Tensor) -> ExportF
     )
     tensors = {name: tensor.clone() for name, tensor in weights(request.model).items()}
     save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
+    if request.classes:
+        write_class_names(request.classes.names, folder)
     write_description(folder, without_local_paths(request.config), request.state)
     bits, (height, width) = request.config.data.bits, request.model.img_size
     package = registry.OBJECTIVES[request.config.objective]

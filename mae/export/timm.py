@@ -33,7 +33,8 @@ import timm
 {imports}{define}
 model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
 {read}probabilities = model(images).softmax(1)  # [1, {classes}]
-names = model.pretrained_cfg.get("label_names")
+names = model.pretrained_cfg["label_names"]
+# In transformers: AutoModelForImageClassification.from_pretrained("FOLDER"), with these names
 """
 
 CODE = """\
@@ -106,6 +107,8 @@ def timm_config(request: ExportRequest) -> dict[str, Any]:
     return {
         "architecture": request.vit.encoder.split(".")[0],
         "num_classes": vit.num_classes,
+        # Here timm and transformers read them; without them 1,000 classes get ImageNet's names.
+        **({"label_names": request.label_names} if vit.num_classes else {}),
         "num_features": vit.embed_dim,
         "global_pool": pool,
         "model_args": arguments,
@@ -123,6 +126,5 @@ def timm_config(request: ExportRequest) -> dict[str, Any]:
             "pool_size": None,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            **({"label_names": list(request.class_names)} if request.class_names else {}),
         },
     }

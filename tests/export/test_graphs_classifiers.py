@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
@@ -50,16 +51,72 @@ def test_averaged_weights_of_an_earlier_version_are_exported(tmp_path, in_proces
     assert same_weights(one, other)
 
 
-def test_class_names_are_those_of_the_run_folder(tmp_path, in_process):
+NAMES = ("cat", "big dog", "Küken\n")
+SHOWN = ["cat", "big dog", "Küken\\n"]
+"""as exports hold them: printable"""
+
+
+@pytest.fixture
+def named_run(tmp_path):
+    """Run folder with class names."""
     run = untrained_run(tmp_path / "run", classifier_config())
-    write_class_names(("cat", "dog", "hen"), run)
+    write_class_names(NAMES, run)
+    return run
+
+
+def test_timm_and_transformers_read_the_class_names(named_run, tmp_path, in_process):
+    out = tmp_path / "out"
+    assert main(["export", str(named_run), str(out), "--images", "noise"]) == 0
+    assert json.loads((out / "config.json").read_text())["label_names"] == SHOWN
+    model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    assert model.pretrained_cfg["label_names"] == SHOWN
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(out).eval()
+    assert theirs.config.id2label == dict(enumerate(SHOWN))
+    assert theirs.config.label2id == {name: number for number, name in enumerate(SHOWN)}
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(images).logits, model(images))
+
+
+def test_a_thousand_classes_without_names_are_not_imagenets(tmp_path, in_process):
+    config = classifier_config()
+    finetune = config.finetune.model_copy(update={"num_classes": 1000})
+    run = untrained_run(tmp_path / "run", config.model_copy(update={"finetune": finetune}))
     assert main(["export", str(run), str(tmp_path / "out"), "--images", "noise"]) == 0
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["pretrained_cfg"]["label_names"] == ["cat", "dog", "hen"]
+    transformers = pytest.importorskip("transformers")
+    found = transformers.AutoConfig.from_pretrained(tmp_path / "out").id2label
+    assert found[0] == "0" and found[999] == "999" and len(found) == 1000
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch", "plain"])
+def test_other_formats_keep_the_class_names(format, named_run, tmp_path, in_process, capsys):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    out = tmp_path / "out"
+    words = ["export", str(named_run), str(out), "--images", "noise", "--format", format]
+    assert main(words) == 0
+    if format == "plain":
+        assert (out / "classes.txt").read_bytes() == (named_run / "classes.txt").read_bytes()
+        return
+    code = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    first = next(
+        i for i, line in enumerate(code) if "InferenceSession(" in line or "extra =" in line
+    )
+    found: dict = {}
+    if format == "onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(out / "encoder.onnx")
+        assert [output.name for output in session.get_outputs()] == ["tokens", "logits"]
+        found["session"] = session
+        first = len(code) - 1
+    exec("import json, torch\n" + "\n".join(line[2:] for line in code[first:]), found)
+    assert found["names"] == SHOWN
 
 
 def run_graph(format, folder, images):
-    """Second output of the graph: pooled features, here logits."""
+    """Logits of the graph."""
     if format == "torch":
         with torch.no_grad():
             return torch.export.load(folder / "encoder.pt2").module()(images)[1]
@@ -68,4 +125,4 @@ def run_graph(format, folder, images):
     session = onnxruntime.InferenceSession(
         folder / "encoder.onnx", providers=["CPUExecutionProvider"]
     )
-    return torch.from_numpy(session.run(["pooled"], {"images": images.numpy()})[0])
+    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
