@@ -66,6 +66,18 @@ def finetuned(tmp_path_factory, pretrained):
     return out
 
 
+def test_held_out_images_that_are_trained_on_are_named(pretrained, shards, tmp_path, capsys):
+    """Of any objective, once, also where only some are the same."""
+    part = shards.replace("*", "000000")
+    assert finetune(pretrained, tmp_path / "run", f"data.val={part}", "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert out.count("warning: 16 of 16 images of data.val are in data.train too") == 1
+    config = write_config(tmp_path, part)
+    words = ["pretrain", str(config), f"data.val={shards}", "train.batch_size=12", "--dry-run"]
+    assert main(words) == 0
+    assert "warning: 16 of 48 images of data.val are in data.train too" in capsys.readouterr().out
+
+
 def test_it_learns_from_the_pretrained_encoder_and_is_evaluated(finetuned, pretrained):
     config, objective, state = load_pretrained(finetuned)
     assert isinstance(objective, Classifier)
@@ -322,6 +334,39 @@ def test_named_classes_and_stray_labels(pretrained, tmp_path, make_shards, capsy
         == 2
     )
     assert "labels go up to 4000" in capsys.readouterr().err
+
+
+def test_grey_images_turn_rand_augment_off(pretrained, tmp_path, make_shards, capsys):
+    grey = make_shards(tmp_path / "grey", 16, size=(20, 24), channels=1)
+    words = (f"data.train={grey}", "data.in_chans=1", "data.mean=[0.5]", "data.std=[0.25]")
+    more = ("init.from=none", "train.epochs=2", "train.batch_size=8")
+    assert finetune(pretrained, tmp_path / "run", *words, *more) == 0
+    assert "without RandAugment, which is for colour images, not for 1 channel of 8 bits" in (
+        capsys.readouterr().out
+    )
+    assert finetune_of(load_pretrained(tmp_path / "run")[0]).rand_augment == ""
+    asked = "finetune.rand_augment=rand-m9-mstd0.5-inc1"
+    assert finetune(pretrained, tmp_path / "other", *words, *more, asked) == 2
+    assert "finetune.rand_augment: is for colour images" in capsys.readouterr().err
+    grey_run = tmp_path / "own.yaml"
+    grey_run.write_text("data: {train: a.tar, bits: 16}\n")
+    assert finetune_of(finetune_settings(grey_run, [])).rand_augment == ""
+    assert finetune_of(finetune_settings(grey_run, ["data.bits=8"])).rand_augment
+
+
+def test_labels_that_are_no_numbers_are_named(pretrained, tmp_path, make_tar, make_image, capsys):
+    image = io.BytesIO()
+    Image.fromarray(make_image(0)).save(image, "PNG")
+    members = [(f"{n}.png", image.getvalue()) for n in range(2)]
+    shard = str(make_tar(tmp_path / "a.tar", [*members, ("0.cls", b"0.0"), ("1.cls", b"1")]))
+    words = (f"data.train={shard}", "train.batch_size=2")
+    assert finetune(pretrained, tmp_path / "run", *words) == 2
+    error = capsys.readouterr().err
+    assert "1 of 2 samples have no label (.cls)" in error and len(error.splitlines()) == 1
+    assert "no whole number" in error and "0.cls" in error
+    knn = ["knn", str(pretrained), "--train", shard, "--test", shard]
+    assert main(knn) == 2
+    assert "no whole number" in capsys.readouterr().err
 
 
 def test_unlabelled_shards(pretrained, tmp_path, make_shards, capsys):

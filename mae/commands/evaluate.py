@@ -121,7 +121,7 @@ def evaluate_run(
         log(f"skipped: {reason}")
     seen, run = trained_on(config, images), find_run(folder).folder
     report = class_report(predictions, names)
-    report["notes"] = [matched] * bool(matched)
+    report["notes"] += [matched] * bool(matched)
     lines = [f"{run}, step {state.step:,}", class_table(report)]
     if beside is not None:
         other_run = predict_run(beside, shards, key, device, workers, read_with)

@@ -244,22 +244,26 @@ def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
 
 def require_labels(manifest: Manifest, key: str) -> npt.NDArray[np.int64]:
     """Labels of all samples, int64 [n]; UserError, naming `key`, where a sample has none."""
-    try:
-        return checked_labels(manifest.label, manifest.name, key)
-    except UserError as error:
-        why = [line for line in manifest.warnings() if "labels (.cls)" in line]
-        raise UserError("; ".join([str(error), *why])) from None
+    return checked_labels(manifest.label, manifest.name, key, label_faults(manifest))
+
+
+def label_faults(manifest: Manifest) -> str:
+    """What the `.cls` of samples without a label hold instead of a class number; "" for nothing."""
+    return "; ".join(line for line in manifest.warnings() if "labels (.cls)" in line)
 
 
 def checked_labels(
-    labels: npt.NDArray, name: Callable[[int], str], key: str
+    labels: npt.NDArray, name: Callable[[int], str], key: str, faults: str = ""
 ) -> npt.NDArray[np.int64]:
-    """`labels` [n] as int64; UserError, naming `key` and the first row without a label."""
+    """`labels` [n] as int64; UserError, naming `key` and the first row without a label.
+
+    `faults`: what is known of the missing ones (`label_faults`).
+    """
     unlabelled = np.flatnonzero(labels == NO_LABEL)
     if len(unlabelled):
         raise UserError(
             f"{key}: {len(unlabelled)} of {len(labels)} samples have no label (.cls), "
-            f"first {name(int(unlabelled[0]))}"
+            f"first {name(int(unlabelled[0]))}{f'; {faults}' if faults else ''}"
         )
     return labels.astype(np.int64)
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mae.base.errors import RunFailed, UserError
 from mae.base.printable import printable
+from mae.data.class_names import quoted
 from mae.data.images import BadSample, Images
 from mae.data.manifest import require_labels
 from mae.data.views import CentredViews
 from mae.data.worker_loader import load_in_workers
-from mae.evaluation.confidence import balanced_accuracy, wilson
+from mae.evaluation.confidence import always_commonest, balanced_accuracy, wilson
 from mae.evaluation.features import Skipped, UsableViews, ranges
 from mae.evaluation.results import TOP
 
@@ -143,8 +144,9 @@ def _predict_batch(
 
 
 def summary(predictions: Predictions) -> dict[str, Any]:
-    """Accuracy with its interval, balanced accuracy, top-5 accuracy and loss over all images."""
+    """Accuracies over all images, that of always answering the commonest class, and the loss."""
     right = predictions.predicted == predictions.labels
+    commonest = always_commonest(predictions.labels)
     accuracy = float(right.mean())
     return {
         "images": len(right),
@@ -152,9 +154,20 @@ def summary(predictions: Predictions) -> dict[str, Any]:
         "accuracy": accuracy,
         "interval": list(wilson(accuracy, len(right))),
         "balanced_accuracy": balanced_accuracy(right, predictions.labels),
+        "commonest_class": commonest.label,
+        "commonest_accuracy": commonest.accuracy,
+        "classes_answered": len(np.unique(predictions.predicted)),
         "top5": float(predictions.in_top.mean()),
         "loss": float(predictions.losses.mean(dtype=np.float64)),
     }
+
+
+def single_answer(predictions: Predictions, names: Sequence[str]) -> str:
+    """Note on a classifier that answers one class for images of several; "" for others."""
+    answers = np.unique(predictions.predicted)
+    if len(answers) > 1 or len(np.unique(predictions.labels)) == 1:
+        return ""
+    return f"answers {quoted([names[int(answers[0])]])} for every image, whatever it shows"
 
 
 def confusion(predictions: Predictions, num_classes: int) -> npt.NDArray[np.int64]:
@@ -190,6 +203,8 @@ def class_report(predictions: Predictions, names: Sequence[str]) -> dict[str, An
     ]
     whole = {"confusion": matrix.tolist()} if len(names) <= MOST_CLASSES else {}
     known = {**summary(predictions), "left_out": predictions.skipped, "num_classes": len(names)}
+    known["commonest_name"] = names[int(of_class.argmax())]
+    known["notes"] = [note] if (note := single_answer(predictions, names)) else []
     return {**known, "classes": classes, "errors": errors, **whole}
 
 
@@ -200,7 +215,9 @@ def class_table(report: dict[str, Any], rows: int = 5) -> str:
     lines = [
         f"accuracy         {report['accuracy']:6.1%}  ({low}–{high}, 95 % interval) on "
         f"{report['images']:,} images{bad}",
-        f"mean of classes  {report['balanced_accuracy']:6.1%}",
+        f"balanced         {report['balanced_accuracy']:6.1%}  (mean over the classes)",
+        f"always commonest {report['commonest_accuracy']:6.1%}  "
+        f"({quoted([report['commonest_name']])} for every image)",
     ]
     if report["num_classes"] > TOP:
         lines.append(f"among top {TOP}      {report['top5']:6.1%}")

@@ -130,6 +130,34 @@ def _with(estimate: float, low: float, high: float) -> Interval:
     return Interval(min(estimate, float(low)), max(estimate, float(high)))
 
 
+class Constant(NamedTuple):
+    """Trivial classifier that always answers the commonest class of the test images."""
+
+    label: int
+    """the class; the smallest of equally common ones"""
+    accuracy: float
+
+
+def always_commonest(labels: npt.NDArray[np.int64]) -> Constant:
+    """Best classifier that looks at no image, for test images of the classes `labels` [m]."""
+    classes, counts = np.unique(labels, return_counts=True)
+    best = int(counts.argmax())
+    return Constant(int(classes[best]), float(counts[best] / len(labels)))
+
+
+def only_class(right: npt.NDArray, labels: npt.NDArray[np.int64]) -> int | None:
+    """Class whose images alone, and all of them, are right (`right` [splits m]), in every split.
+
+    That is what a classifier with one answer gives.  None for others, and where all images are of
+    one class.
+    """
+    hits = np.atleast_2d(right).astype(bool)
+    seen = np.unique(labels[hits.any(axis=0)])
+    if len(seen) != 1 or len(np.unique(labels)) == 1:
+        return None
+    return int(seen[0]) if hits[:, labels == seen[0]].all() else None
+
+
 def balanced_accuracy(right: npt.NDArray, labels: npt.NDArray[np.int64]) -> float:
     """Mean of the per-class accuracies: `right` [m], 0 or 1 or a share of splits; `labels` [m]."""
     _, numbers = np.unique(labels, return_inverse=True)

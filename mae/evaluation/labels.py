@@ -9,7 +9,7 @@ import numpy.typing as npt
 from mae.base.errors import UserError
 from mae.data.class_matching import renumber
 from mae.data.class_names import Names, quoted
-from mae.data.manifest import Manifest, checked_labels
+from mae.data.manifest import Manifest, checked_labels, label_faults
 from mae.evaluation.features_file import FeatureSet
 
 
@@ -22,6 +22,8 @@ class DatasetLabels(NamedTuple):
     """number of a row → its name in messages"""
     class_names: Names = ()
     """names of the classes from 0 on; empty: unknown"""
+    faults: str = ""
+    """what is known of missing labels (`label_faults`)"""
 
 
 class ClassNumbers(NamedTuple):
@@ -37,7 +39,7 @@ class ClassNumbers(NamedTuple):
 
 def manifest_labels(manifest: Manifest) -> DatasetLabels:
     """Labels of shards."""
-    return DatasetLabels(manifest.label.astype(np.int64), manifest.name, manifest.class_names)
+    return sample_labels(manifest, np.arange(len(manifest)))
 
 
 def sample_labels(manifest: Manifest, samples: npt.NDArray[np.int64]) -> DatasetLabels:
@@ -46,6 +48,7 @@ def sample_labels(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Dataset
         manifest.label[samples].astype(np.int64),
         lambda row: manifest.name(int(samples[row])),
         manifest.class_names,
+        label_faults(manifest),
     )
 
 
@@ -65,8 +68,8 @@ def check_labels(
     """
     names = train.class_names
     test = test._replace(labels=renumber(test.labels, test.class_names, names, "--test", "--train"))
-    for key, (labels, name, _) in (("--train", train), ("--test", test)):
-        checked_labels(labels, name, key)
+    for key, (labels, name, _, faults) in (("--train", train), ("--test", test)):
+        checked_labels(labels, name, key, faults)
         if classes is not None and len(beyond := np.flatnonzero(labels >= classes)):
             raise UserError(
                 f"{key}: class {labels[beyond[0]]} is not one of --classes {classes} (0 to "

@@ -12,13 +12,24 @@ import torch
 from torch import Tensor
 
 import mae
+from mae.base.printable import printable
 from mae.data.images import Images
-from mae.evaluation.confidence import balanced_accuracy, paired_difference, share_right, wilson
+from mae.evaluation.confidence import (
+    always_commonest,
+    balanced_accuracy,
+    only_class,
+    paired_difference,
+    share_right,
+    wilson,
+)
 from mae.evaluation.encoders import FINE_TUNED, PRETRAINED, RAW
 from mae.evaluation.features_file import FeatureSet
 
 TRAINED_ENCODERS = (PRETRAINED, FINE_TUNED)
 """encoders that are evaluated; the others are baselines"""
+
+BASELINE = "always_commonest"
+"""entry of reports with the accuracy of always answering the commonest class"""
 
 TOP = 5
 """k of the top-k accuracy"""
@@ -122,6 +133,7 @@ def result_rows(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: 
             "interval": list(share_right(result.right, seed)),
             "balanced_accuracy": balanced_accuracy(result.right.mean(axis=0), labels),
             **deviation,
+            "only_class": only_class(result.right, labels),
             "accuracies": accuracies.tolist(),
             **result.more,
         }
@@ -146,8 +158,20 @@ def record(subject: Subject, rows: list[dict], **facts: Any) -> dict[str, Any]:
         **facts,
         "interval_rule": INTERVAL,
         "classes": len(np.unique(subject.train.labels)),
+        **baseline(subject.test.labels, subject.test.class_names()),
         **provenance(subject.train.metadata, train, test),
         "results": rows,
+    }
+
+
+def baseline(labels: npt.NDArray[np.int64], names: Sequence[str] = ()) -> dict[str, Any]:
+    """Entry of a report on the classifier that always answers the commonest class of the test."""
+    label, accuracy = always_commonest(labels)
+    known = {"class": label, "name": names[label] if label < len(names) else str(label)}
+    interval = list(wilson(accuracy, len(labels)))
+    share = 1 / len(np.unique(labels))
+    return {
+        BASELINE: known | {"accuracy": accuracy, "interval": interval, "balanced_accuracy": share}
     }
 
 
@@ -192,7 +216,7 @@ def table(title: str, report: Mapping[str, Any]) -> str:
     ]
     is_ranked = any("top5_accuracy" in row for row in rows)
     heads = ["labels", "top-1", "95 %", *[f"top-{TOP}"] * is_ranked]
-    heads += [f"± {kind}" for kind in varied] + ["per class"]
+    heads += [f"± {kind}" for kind in varied] + ["balanced"]
     lines = [[title, *heads, *(f"above {other}" for other in others)]]
     for row in rows:
         spread = f"{100 * row['deviation']:.1f}"
@@ -208,13 +232,19 @@ def table(title: str, report: Mapping[str, Any]) -> str:
                 *(difference(row.get("above", {}).get(other)) for other in others),
             ]
         )
+    if constant := report.get(BASELINE):
+        blank = [""] * (len(varied) + is_ranked)
+        scores = [f"{constant['accuracy']:.1%}", percents(constant["interval"]), *blank]
+        scores.append(f"{constant['balanced_accuracy']:.1%}")
+        name = f"always {printable(constant['name'])}, the commonest"
+        lines.append([name, "none", *scores, *[""] * len(others)])
     return "\n".join([*aligned(lines), *(f"note: {note}" for note in result_notes(report))])
 
 
 def result_notes(report: Mapping[str, Any]) -> Iterator[str]:
     """Notes of a report: its own, then C at the edge of the candidates, then stopped fits."""
     yield from report.get("notes", ())
-    edge, stopped = [], []
+    edge, stopped, single = [], [], []
     for row in report["results"]:
         name = f"{row['encoder']} {row['feature']}, {budget_name(row)}"
         if any(row.get("at_edge", ())):
@@ -223,8 +253,12 @@ def result_notes(report: Mapping[str, Any]) -> Iterator[str]:
             edge.append(f"{name} ({values})")
         if not all(row.get("converged", ())):
             stopped.append(name)
+        if row.get("only_class") is not None:
+            single.append(f"{name} (class {row['only_class']})")
     if edge:
         yield f"C at the edge of the candidates, one beyond may do better: {listed(edge)}"
+    if single:
+        yield f"right on all images of one class and on no other: {listed(single)}"
     if stopped:
         yield f"L-BFGS was stopped before it converged: {listed(stopped)}"
 

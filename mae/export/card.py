@@ -9,7 +9,7 @@ from mae.base.files import read_json
 from mae.base.rows import read_rows
 from mae.config.sections import Config
 from mae.evaluation.diagnosis import interval, number
-from mae.evaluation.results import PRETRAINED, TRAINED_ENCODERS, budget_name
+from mae.evaluation.results import BASELINE, PRETRAINED, TRAINED_ENCODERS, budget_name
 from mae.export.contract import ExportFiles, ExportRequest
 from mae.networks.vit import timm_encoder
 from mae.objectives import registry
@@ -154,6 +154,12 @@ def _labelled_results(name: str, report: dict[str, Any]) -> list[tuple[str, str]
             deviation = f" ± {100 * row['deviation']:.1f}" if row.get("deviation") else ""
             value = f"test accuracy {accuracy:.1%}{deviation}"
             found.append((", ".join(of), f"{value}{_uncertainty(row, 'interval', images)}"))
+    constant = report.get(BASELINE, {})
+    share = number(constant, "accuracy") if isinstance(constant, dict) else None
+    if share is None:
+        share = number(report, "commonest_accuracy")
+    if found and share is not None:
+        found.append((f"{name}, always the commonest class", f"test accuracy {share:.1%}"))
     return found
 
 

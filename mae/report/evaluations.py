@@ -45,9 +45,14 @@ def class_by_class(record: Record) -> Iterator[Markup]:
         return
     whole = [
         f"{_share(found, 'accuracy')} ({_interval(found)}) of {_count(found, 'images')} images",
-        f"{_share(found, 'balanced_accuracy')} is the mean of the classes",
+        f"{_share(found, 'balanced_accuracy')} balanced, as the mean of the classes",
         f"cross-entropy {number(found, 'loss') or 0:.3f}",
     ]
+    if number(found, "commonest_accuracy") is not None:
+        name = _word(found, "commonest_name")
+        whole.insert(
+            2, f"{_share(found, 'commonest_accuracy')} always answering the commonest, {name}"
+        )
     bad = number(found, "bad")
     lead = "; ".join([*whole, f"{bad:,.0f} bad images skipped"] if bad else whole)
     step = (
@@ -97,6 +102,10 @@ def _lines(name: str, report: Row) -> Iterator[list[str]]:
             if number(row, column) is not None:
                 found = [_share(row, column), _interval(row, bounds), images, step]
                 yield [title, about, _labels(row), measure, *found]
+    constant = report.get("always_commonest")
+    if isinstance(constant, dict) and number(constant, "accuracy") is not None:
+        found = [_share(constant, "accuracy"), _interval(constant), images, step]
+        yield [title, "always the commonest class", "none", "accuracy", *found]
 
 
 def _labels(row: Row) -> str:

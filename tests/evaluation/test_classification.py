@@ -223,6 +223,15 @@ def test_report_is_consistent():
     assert report["balanced_accuracy"] == pytest.approx((1 / 3 + 1 / 2 + 0) / 3)
 
 
+def test_a_classifier_with_one_answer_is_named():
+    report = class_report(predictions_of([0, 0, 1, 1, 1], [1] * 5), ["good", "defect"])
+    assert report["accuracy"] == report["commonest_accuracy"] == 0.6
+    assert report["commonest_name"] == "defect" and report["balanced_accuracy"] == 0.5
+    assert report["notes"] == ["answers defect for every image, whatever it shows"]
+    assert class_report(predictions_of([1, 1], [1, 1]), ["good", "defect"])["notes"] == []
+    assert class_report(predictions_of([0, 1], [1, 0]), ["good", "defect"])["notes"] == []
+
+
 def test_many_classes_record_only_the_commonest_errors():
     labels = np.arange(300)
     report = class_report(predictions_of(labels, (labels + 1) % 300), [f"c{i}" for i in range(300)])
@@ -235,7 +244,8 @@ def test_table_of_the_report():
     report = class_report(predictions_of([0, 0, 0, 1, 1, 3], [0, 1, 1, 1, 0, 3]), names)
     assert class_table(report, rows=2).splitlines() == [
         "accuracy          50.0%  (18.8–81.2, 95 % interval) on 6 images",
-        "mean of classes   61.1%",
+        "balanced          61.1%  (mean over the classes)",
+        "always commonest  50.0%  (cat for every image)",
         "among top 5      100.0%",
         "cross-entropy     1.000",
         "weakest classes",

@@ -5,9 +5,11 @@ from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score
 
 from mae.evaluation.confidence import (
+    always_commonest,
     balanced_accuracy,
     bca,
     bootstrap,
+    only_class,
     paired_difference,
     share_right,
     wilson,
@@ -18,6 +20,18 @@ from mae.evaluation.confidence import (
 def test_wilson_equals_scipy(right, images):
     theirs = binomtest(right, images).proportion_ci(0.95, method="wilson")
     assert wilson(right / images, images) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_trivial_classifiers():
+    labels = np.array([4, 7, 7, 7, 9])
+    assert always_commonest(labels) == (7, 0.6)
+    assert always_commonest(np.array([3, 1])) == (1, 0.5)
+    assert only_class(labels == 7, labels) == 7
+    assert only_class(np.stack([labels == 7, labels == 7]), labels) == 7
+    for right in (labels < 9, labels < 0, [False, True, False, True, False]):
+        assert only_class(np.array(right), labels) is None
+    assert only_class(np.stack([labels == 7, labels == 9]), labels) is None
+    assert only_class(np.array([True, True]), np.array([2, 2])) is None
 
 
 def test_bootstrap_equals_drawing_every_image():

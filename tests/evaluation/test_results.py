@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mae.evaluation.confidence import wilson
-from mae.evaluation.results import Result, ranking_result, result_rows, table
+from mae.evaluation.results import Result, baseline, ranking_result, result_rows, table
 
 LABELS = np.array([0] * 6 + [1] * 2)
 
@@ -81,6 +81,19 @@ def test_top5_needs_more_than_five_classes():
     assert row["top5_interval"] == list(wilson(5 / 8, 8))
     assert "top-5" in table("attentive", {"results": [row]})
     assert "top5_accuracy" not in ranking_result("pretrained", "cls", ranks, 5, {}).more
+
+
+def test_the_commonest_class_stands_below_the_results():
+    labels = np.array([0, 1, 1, 1])
+    rows = result_rows([Result("pretrained", "cls", (labels == 1)[None], {}, {})], labels, 0)
+    report = {"results": rows, **baseline(labels, ("good", "defect"))}
+    lines = table("knn", report).splitlines()
+    assert "balanced" in lines[0] and "per class" not in lines[0]
+    assert lines[2].split()[:6] == ["always", "defect,", "the", "commonest", "none", "75.0%"]
+    assert lines[2].endswith("50.0%") and len(lines[2]) == len(lines[0])
+    assert lines[3] == (
+        "note: right on all images of one class and on no other: pretrained cls, all (class 1)"
+    )
 
 
 def test_notes_follow_the_table():

@@ -1,6 +1,7 @@
 """Export of a fine-tuned classifier as a graph of its logits, with averaged weights."""
 
 import json
+from typing import Any
 
 import pytest
 import timm
@@ -9,6 +10,7 @@ from safetensors.torch import load_file
 
 from mae.cli import main
 from mae.data.class_names import write_class_names
+from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.classifier.model import Classifier
 from mae.training.checkpoint.resume import load_model
 from mae.training.checkpoint.trained import load_pretrained
@@ -68,7 +70,7 @@ def test_timm_and_transformers_read_the_class_names(named_run, tmp_path, in_proc
     out = tmp_path / "out"
     assert main(["export", str(named_run), str(out), "--images", "noise"]) == 0
     assert json.loads((out / "config.json").read_text())["label_names"] == SHOWN
-    model = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     assert model.pretrained_cfg["label_names"] == SHOWN
     transformers = pytest.importorskip("transformers")
     theirs = transformers.AutoModelForImageClassification.from_pretrained(out).eval()
@@ -81,7 +83,7 @@ def test_timm_and_transformers_read_the_class_names(named_run, tmp_path, in_proc
 
 def test_a_thousand_classes_without_names_are_not_imagenets(tmp_path, in_process):
     config = classifier_config()
-    finetune = config.finetune.model_copy(update={"num_classes": 1000})
+    finetune = finetune_of(config).model_copy(update={"num_classes": 1000})
     run = untrained_run(tmp_path / "run", config.model_copy(update={"finetune": finetune}))
     assert main(["export", str(run), str(tmp_path / "out"), "--images", "noise"]) == 0
     transformers = pytest.importorskip("transformers")

@@ -113,6 +113,8 @@ def write_classifier_run(folder: Path, count: int = 100) -> Path:
             "accuracy": 0.8 - 0.5 * 0.98**place,
             "interval": [0.75 - 0.5 * 0.98**place, 0.84 - 0.5 * 0.98**place],
             "balanced_accuracy": 0.78 - 0.5 * 0.98**place,
+            "commonest_accuracy": 0.619,
+            "classes_answered": 3,
             "top5": 1.0,
             "loss": 0.5 + 0.98**place,
         }
@@ -131,6 +133,7 @@ def write_classifier_run(folder: Path, count: int = 100) -> Path:
                 **health[-1],
                 "step": 2000,
                 "num_classes": 4,
+                "commonest_name": "big dog",
                 "classes": [{**row, "precision": 0.625} for row in classes],
                 "errors": [{"class": "big dog", "taken_for": "cat", "images": 123}],
             }

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mae.base.errors import UserError
 from mae.data.images import Images
 from mae.data.views import CentredViews
@@ -17,6 +19,7 @@ from mae.evaluation.probing import ProbeRequest
 from mae.evaluation.results import (
     INTERVAL,
     TRAINED_ENCODERS,
+    baseline,
     evaluated_images,
     prefixed_log,
     provenance,
@@ -117,6 +120,9 @@ def attentive_report(
         "notes": notes,
         "interval_rule": INTERVAL,
         "classes": numbers.count,
+        **baseline(
+            test.manifest.label[first.test.samples].astype(np.int64), test.manifest.class_names
+        ),
         **provenance(
             known,
             evaluated_images(train, first.train.skipped),

@@ -68,6 +68,13 @@ def chance(run: RunRecord) -> float | None:
     return 1 / classes if classes else None
 
 
+def images_in_words(channels: int, bits: int) -> str:
+    """Images that RandAugment cannot change, in words; "" for colour images of 8 bits."""
+    if bits == 8 and channels == 3:
+        return ""
+    return f"{channels} channel{'s' * (channels > 1)} of {bits} bits"
+
+
 class ClassifierDeclaration(Declaration):
     """Declaration of classification."""
 
@@ -90,7 +97,8 @@ class ClassifierDeclaration(Declaration):
             (
                 Curve("accuracy", "training"),
                 Curve("accuracy", "held-out", "health", interval="interval"),
-                Curve("balanced_accuracy", "mean of classes", "health"),
+                Curve("balanced_accuracy", "balanced", "health"),
+                Curve("commonest_accuracy", "always the commonest", "health"),
             ),
             is_share=True,
             levels=(Level("chance", chance),),
@@ -125,8 +133,7 @@ class ClassifierDeclaration(Declaration):
             yield "model.encoder_kwargs.drop_path_rate", "is set elsewhere (finetune.drop_path)"
         if finetune.num_classes == 1:
             yield "finetune.num_classes", "1 class leaves nothing to learn"
-        if finetune.rand_augment and (data.bits != 8 or data.in_chans != 3):
-            images = f"{data.in_chans} channels of {data.bits} bits"
+        if finetune.rand_augment and (images := images_in_words(data.in_chans, data.bits)):
             yield "finetune.rand_augment", f"is for colour images, not for {images}: set it to ''"
         for key in ("crop_on_device", "decode_on_device"):
             if finetune.rand_augment and getattr(data, key):
@@ -203,9 +210,16 @@ class ClassifierDeclaration(Declaration):
         return build_augment(policy, config.data.mean, img_size, "finetune.rand_augment")
 
     def describe(self, config: Config, size: str) -> str:
-        """Description of the model in a few words: encoder, size and number of classes."""
-        classes = finetune_of(config).num_classes
-        return f"{model_of(config).encoder}, {size} with the head for {classes} classes"
+        """Description of the model in a few words, and of augmentation that is left out."""
+        finetune = finetune_of(config)
+        head = (
+            f"{model_of(config).encoder}, {size} with the head for {finetune.num_classes} classes"
+        )
+        images = images_in_words(config.data.in_chans, config.data.bits)
+        is_left_out = images and not finetune.rand_augment
+        return head + f"; without RandAugment, which is for colour images, not for {images}" * bool(
+            is_left_out
+        )
 
     def card(self, config: Config, is_from_scratch: bool) -> Card:
         """Objective's part of the model card: number of classes and regularisation."""

@@ -42,13 +42,20 @@ def _about_accuracy(
             )
         return
     shown = f"Held-out accuracy {accuracy:.1%}{_interval_text(last)}"
+    commonest = number(last, "commonest_accuracy")
+    trivial = f" Always answering the commonest class: {commonest:.1%}." if commonest else ""
     is_early = (number(last, "epoch") or 0.0) <= warmup_epochs
     if classes and balanced is not None and balanced < 1 / classes + ABOVE_CHANCE:
         yield Finding(
             "watch" if is_early else "bad",
             f"{shown} is no better than guessing",
             f"The mean over the classes is {balanced:.1%}, and 1 in {classes:.0f} is chance "
-            f"({1 / classes:.1%}). "
+            f"({1 / classes:.1%}).{trivial} "
+            + (
+                "It answers one class for every image. "
+                if number(last, "classes_answered") == 1
+                else ""
+            )
             + (
                 "It is still warming up."
                 if is_early
@@ -63,6 +70,7 @@ def _about_accuracy(
     compared = f"Against the first two thirds of the measurements; below {CHANGE:.0%} is no change."
     is_compared = bool(classes) and balanced is not None
     guessing = f"Guessing is {1 / classes:.1%}." if classes else "Guessing is not known."
+    guessing += trivial
     usual: Literal["good", "note"] = "good" if is_compared else "note"
     if len(accuracies) < 3:
         yield Finding(usual, shown, f"Too few measurements for a trend. {guessing}")

@@ -10,7 +10,12 @@ from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.data.class_names import Classes, run_classes
 from mae.data.images import Images
-from mae.evaluation.classification import evaluate_classifier, require_classes, summary
+from mae.evaluation.classification import (
+    evaluate_classifier,
+    require_classes,
+    single_answer,
+    summary,
+)
 from mae.export.contract import Pool
 from mae.networks.vit import layer_groups
 from mae.objectives.base import HeldOut, Implementation, Objective
@@ -67,8 +72,12 @@ class ClassifierImplementation(Implementation):
         low, high = row["interval"]
         held_out.log(
             f"held-out accuracy {row['accuracy']:.1%} ({100 * low:.1f}–{100 * high:.1f}) of "
-            f"{row['images']:,} images"
+            f"{row['images']:,} images; always the commonest class "
+            f"{row['commonest_accuracy']:.1%}"
         )
+        names = Classes(finetune_of(config).num_classes, images.manifest.class_names).shown()
+        if note := single_answer(predictions, names):
+            held_out.log(f"held-out images: the classifier {note}")
         return row
 
     def load_initial(self, objective: Objective, config: Config) -> InitialWeights:

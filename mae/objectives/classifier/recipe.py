@@ -75,7 +75,7 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
         base["model"]["encoder_kwargs"].pop("drop_path_rate", None)
         base["output"] = f"{run_folder(source)}-finetuned"
         base["init"] = {"from": str(source)}
-        encoder, path, objective = config.model.encoder, None, None
+        encoder, path, objective, written = config.model.encoder, None, None, {}
     else:
         base, path = {}, source
         written = read_yaml(source)
@@ -88,6 +88,9 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
     recipe = recipe_for(encoder)
     for section, own in recipe.items():
         base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own
+    data = written.get("data") if path else base["data"]
+    if _is_beyond_rand_augment(data if isinstance(data, dict) else {}, overrides):
+        base["finetune"]["rand_augment"] = ""
     config = load_config(path, overrides, base)
     if config.init.from_ in ("", NONE):
         # Layer decay preserves pretrained lower layers; here there are none.
@@ -104,6 +107,13 @@ def _overridden(key: str, overrides: Sequence[str]) -> str:
     """Last value of a setting on the command line ("": none)."""
     values = [text.partition("=")[2] for text in overrides if text.startswith(f"{key}=")]
     return values[-1] if values else ""
+
+
+def _is_beyond_rand_augment(data: dict[str, Any], overrides: Sequence[str]) -> bool:
+    """True for images that RandAugment cannot change: not three channels of 8 bits."""
+    usual = {"in_chans": 3, "bits": 8}
+    chosen = {key: _overridden(f"data.{key}", overrides) or data.get(key) for key in usual}
+    return any(str(chosen[key] or usual[key]) != str(usual[key]) for key in usual)
 
 
 def recipe_for(encoder: str) -> dict[str, Any]:

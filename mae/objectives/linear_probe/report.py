@@ -27,6 +27,7 @@ from mae.evaluation.probing import PlannedSchedule, ProbeRequest, replaced_image
 from mae.evaluation.results import (
     INTERVAL,
     TRAINED_ENCODERS,
+    baseline,
     evaluated_images,
     label_ranks,
     prefixed_log,
@@ -77,6 +78,7 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
     for note in notes:
         request.log(f"note: {note}")
     results, parts = [], []
+    constant: dict[str, Any] = {}
     for name, encoder in request.encoders.items():
         # Before training, so that unreadable test images end the command early.
         tested = encode_test(request, name, encoder)
@@ -91,6 +93,9 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
         head = probe.head.eval()
         ranks = head_ranks(head, tested.vectors, numbers.test, request.device)
         feature = preferred_feature(blank_vectors(encoder, config.data.in_chans))
+        constant = baseline(
+            test.manifest.label[tested.samples].astype(np.int64), test.manifest.class_names
+        )
         results.append(ranking_result(name, feature, ranks, numbers.count, {}))
         parts.append((evaluated_images(train, skipped), evaluated_images(test, tested.skipped)))
     if not parts:
@@ -103,6 +108,7 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
         "notes": notes,
         "interval_rule": INTERVAL,
         "classes": numbers.count,
+        **constant,
         **provenance(identity(next(iter(request.encoders.values())), train), *parts[0]),
         "results": result_rows(results, numbers.test, recipe.seed),
     }

@@ -136,3 +136,11 @@ def test_findings_are_sorted_by_level():
     assert (
         levels == sorted(levels, key=("bad", "watch", "note", "good").index) and levels[0] == "bad"
     )
+
+
+def test_one_answer_for_every_image_is_said_beside_the_commonest_class():
+    (row,) = health(0.7, below=0.6)
+    row |= {"commonest_accuracy": 0.7, "classes_answered": 1}
+    found = next(one for one in judged(measured=[row]) if one.level == "bad")
+    assert "It answers one class for every image." in found.reason
+    assert "Always answering the commonest class: 70.0%." in found.reason
