@@ -259,7 +259,7 @@ def test_the_report_notes_differences_from_the_published_probe(run, shards, caps
     assert "compared by number: no class names" in report["notes"][-1]
     assert "note: a warm-up of 0.222 epochs instead of 10" in told.err
     lines = table("probe", report).splitlines()
-    assert "top-1" in lines[0] and [line[:6] for line in lines[2:]] == ["note: "] * 4
+    assert "top-1" in lines[0] and [line[:6] for line in lines[3:]] == ["note: "] * 4
 
 
 def test_unmirrored_crops_are_recorded(run, shards):
