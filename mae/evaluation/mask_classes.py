@@ -146,7 +146,7 @@ def _binary(
     threshold = "half of the largest value" if len(groups) > 1 else str(groups[0].top // 2 + 1)
     about = f"binary masks, {names[1]} from {threshold} up"
     if between:
-        about += f" ({between / total:.2g} of the pixels are between the two values)"
+        about += f" ({between / total:.2%} of the pixels are between the two values)"
     return MaskClasses(BINARY, [0, 1], names, luts, about)
 
 
@@ -175,10 +175,10 @@ def _class_maps(group: Group, options: MaskOptions) -> MaskClasses:
         )
     lut = np.full(group.top + 1, IGNORE, np.uint8)
     lut[classes] = np.arange(len(classes))
-    about = f"class maps of {group.kind}, {len(classes)} classes"
+    about = f"class maps of {group.kind}, classes: {len(classes)}"
     if void in group.pixels:
         share = group.pixels[void] / pixels.sum()
-        about += f"; {void} is void, {share:.2g} of the pixels"
+        about += f"; {void} is void, {share:.2%} of the pixels"
     return MaskClasses(
         CLASSES,
         classes,
@@ -204,5 +204,5 @@ def _of_table(group: Group, options: MaskOptions) -> MaskClasses:
     about = f"class maps of {group.kind}, {len(table.names)} classes of {table.path.name}"
     void = sum(pixels for value, pixels in group.pixels.items() if lut[value] == IGNORE)
     if void:
-        about += f"; void: {void / sum(group.pixels.values()):.2g} of the pixels"
+        about += f"; void: {void / sum(group.pixels.values()):.2%} of the pixels"
     return MaskClasses(CLASSES, list(range(len(table.names))), table.names, {group.top: lut}, about)

@@ -145,7 +145,7 @@ def checked_classes(classes: MaskClasses, survey: Survey, masks: Sequence[Masks]
     if unknown := sorted(tested - known):
         shown = listed(classes.names[c] for c in unknown)
         raise UserError(
-            f"--test: class {shown} of the masks does not occur in --train ({classes.about}): move "
+            f"--test: class {shown} of the masks does not occur in --train: move "
             "images that have it to --train, or make it void in --palette"
         )
     if len(known) < 2:

@@ -63,7 +63,7 @@ def test_class_maps_keep_their_numbers_and_void():
     assert found.reading == CLASSES and found.numbers == [0, 3, 7, 20] and found.void == 255
     assert found.of(voc).tolist() == [[0, 0, 1, 3, IGNORE]]
     assert [found.numbers[c] for c in found.seen(survey, "--test")] == [0, 3, 20]
-    assert "255 is void, 0.14 of the pixels" in found.about
+    assert "255 is void, 14.29% of the pixels" in found.about
     many = gray(*range(150))  # in several masks: none has more than some dozens
     found, _ = classes_of(*(gray(*part) for part in np.split(many.values[0], 5)))
     assert found.numbers == list(range(150))
@@ -129,7 +129,7 @@ def test_a_table_gives_classes_and_names(tmp_path):
     mask = StoredMask(np.array([[9, 0xFF0000, 0]], np.uint32), COLOUR, 0xFFFFFF, False)
     found, _ = classes_of(mask, options=MaskOptions(colours))
     assert found.names == ["road", "car"] and found.of(mask).tolist() == [[1, 0, IGNORE]]
-    assert "p.csv; void: 0.33 of the pixels" in found.about
+    assert "p.csv; void: 33.33% of the pixels" in found.about
     other = StoredMask(np.array([[8]], np.uint32), COLOUR, 0xFFFFFF, False)
     with pytest.raises(UserError, match=r"mask 0: colours of the mask are not in .*: 0,0,8"):
         classes_of(other, options=MaskOptions(colours))
