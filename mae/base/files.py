@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+KINDS = {
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFDIR: "folder",
+}
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `out`, which becomes `out` at the end of the block.
@@ -124,3 +133,14 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def require_regular(path: Path) -> None:
+    """Raise UserError for a FIFO, device or socket: reading one may wait forever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        kind = KINDS.get(stat.S_IFMT(mode), "special file")
+        raise UserError(f"{path} is a {kind}, not a file: save its content as a file first")

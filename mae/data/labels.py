@@ -41,6 +41,8 @@ class Label(NamedTuple):
 
 def read_label(content: bytes) -> Label:
     """Read the content of a `.cls`."""
+    if len(content) < 10 and content.isdigit():
+        return Label(int(content))
     if len(content) > LONGEST_LABEL:
         return Label(fault=f"longer than {LONGEST_LABEL} bytes")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import zlib
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,12 +104,13 @@ class _Scan:
         self.others: Counter[str] = Counter()
         self.passed_over = PassedOverCounter()
 
-    def add(self, member: Member, content: bytes) -> None:
+    def add(self, member: Member, key: str, extension: str, content: bytes) -> None:
         """Sort in a member; `content` is whole for images and labels, else its first bytes."""
-        key, extension = split_name(member.name)
         last = extension.rpartition(".")[2]
         is_compound = last != extension
-        reason = _unread_reason(member, extension, content)
+        reason = None
+        if member.kind or last != "cls":
+            reason = _unread_reason(member, extension, content)
         if reason:
             self.unread.append((key, is_compound and not member.kind, reason, member.name))
         elif is_image(extension):
@@ -170,6 +172,7 @@ class _Scan:
         return numbers, tuple(names)
 
 
+@lru_cache(4096)  # there are few extensions and many members
 def is_image(extension: str) -> bool:
     """True for the extension of an image that is read, or its compound form (`05.01.jpg`)."""
     last = extension.rpartition(".")[2]
@@ -187,7 +190,7 @@ def _unread_reason(member: Member, extension: str, content: bytes) -> Reason | N
     convert = f"convert them to one of {READ_FORMATS}"
     if format := other_format(extension):
         return Reason(f".{last} images ({format})", convert)
-    if last == "cls" or extension.endswith(MASKS) or not (format := image_format(content)):
+    if extension.endswith(MASKS) or not (format := image_format(content)):
         return None
     if not extension and member.name.rpartition("/")[2].startswith("."):
         return Reason(f"hidden files that hold images ({format})", "remove the dot they begin with")
@@ -201,7 +204,7 @@ def _scan(path: Path, name: str, file: int) -> ShardIndex:
     found = _Scan()
     digest, position = hashlib.sha256(), 0
     for member in members(path, name):
-        extension = split_name(member.name)[1]
+        key, extension = split_name(member.name)
         wanted = 0 if member.kind else min(member.size, max(LONGEST_LABEL + 1, SNIFFED))
         if is_image(extension) and not member.kind and member.size < LARGEST_IMAGE:
             wanted = member.size
@@ -209,7 +212,7 @@ def _scan(path: Path, name: str, file: int) -> ShardIndex:
         _feed(digest, file, position, member.offset)
         digest.update(content)
         position = member.offset + len(content)
-        found.add(member, content)
+        found.add(member, key, extension, content)
     total = os.fstat(file).st_size
     _feed(digest, file, position, total)
     found.finish()

@@ -6,7 +6,6 @@ import json
 import os
 import posixpath
 import shlex
-import stat
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from mae.base.errors import UserError
+from mae.base.files import require_regular
 from mae.base.redaction import lacks_secret, redacted
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.remote import (
@@ -28,13 +28,6 @@ from mae.storage.remote import (
     is_remote,
 )
 
-KINDS = {
-    stat.S_IFIFO: "FIFO",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
-    stat.S_IFDIR: "folder",
-}
 MAX_SEARCHED = 10_000
 """maximum number of files of a folder that are searched for an image"""
 MAX_WIDS = 256 << 20
@@ -143,17 +136,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError as error:  # names that are too long, folders without permission
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def require_regular(path: Path) -> None:
-    """Raise UserError for a FIFO, device or socket: reading one may wait forever."""
-    try:
-        mode = path.stat().st_mode
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        kind = KINDS.get(stat.S_IFMT(mode), "special file")
-        raise UserError(f"{path} is a {kind}, not a file: save its content as a file first")
 
 
 def _about_folder(folder: str) -> str:

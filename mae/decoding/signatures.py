@@ -63,6 +63,7 @@ _STARTS = (
     (b"FUJIFILMCCD-RAW", "camera raw"),
     (b"SIMPLE  =", "FITS"),
 )
+_FIRST_BYTES = frozenset(signature[:1] for signature, _ in _STARTS)
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF sequence"}
 _BRANDS |= dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1"), "HEIF")
 _BRANDS[b"crx "] = "camera raw"
@@ -79,9 +80,10 @@ def other_format(extension: str) -> str | None:
 
 def image_format(start: bytes) -> str | None:
     """Format of an image file by its first SNIFFED bytes; None for files that are no images."""
-    for signature, name in _STARTS:
-        if start.startswith(signature):
-            return name
+    if start[:1] in _FIRST_BYTES:
+        for signature, name in _STARTS:
+            if start.startswith(signature):
+                return name
     if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
         return "WebP"
     if start[4:8] == b"ftyp":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mae.base.errors import UserError
+from mae.base.files import require_regular
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
@@ -29,6 +30,7 @@ def read_table(file: Path, column: str) -> Table:
     Raises UserError for a file that is no table, a column named twice, a row with more cells than
     columns.
     """
+    require_regular(file)
     try:
         if file.suffix.lower() == ".parquet":
             return _read_parquet(file)

@@ -237,3 +237,9 @@ def test_table_is_packed(table, tmp_path):
     assert packed.splits == {"train": 2} and packed.classes == ("x", "y")
     rows = (tmp_path / "out" / "sources.tsv").read_text().splitlines()[1:]
     assert {row.split("\t")[1] for row in rows} == {"a.jpg", "sub/c.jpg"}
+
+
+def test_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"a\.csv is a FIFO, not a file"):
+        list_table(tmp_path / "a.csv")
