@@ -104,5 +104,5 @@ def _decode_jpeg(data: bytes | bytearray, channels: int) -> np.ndarray | None:
         return None
     try:
         return simplejpeg.decode_jpeg(data, colorspace=JPEG_COLORSPACES[channels])
-    except ValueError:
+    except (ValueError, KeyError):
         return None

@@ -52,7 +52,7 @@ def jpeg_header(data: bytes | bytearray) -> JpegHeader | None:
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         height, width = int(height), int(width)
-    except ValueError:
+    except (ValueError, KeyError):  # KeyError: samplings that simplejpeg does not know
         return None
     if space not in JPEG_CHANNELS or height * width > (Image.MAX_IMAGE_PIXELS or math.inf):
         return None

@@ -52,7 +52,7 @@ def open_image(file: BinaryIO | Path) -> Iterator[ImageFile]:
         raise BadImage(f"does not decode: no image inside ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BadImage(f"refused: {error}") from None
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, RuntimeError) as error:  # RuntimeError: libavif
         raise undecodable(error) from None
 
 

@@ -2,6 +2,7 @@ import io
 import struct
 import sys
 import zlib
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -179,3 +180,31 @@ def test_missing_avif_is_reported_with_its_install_command(picture, monkeypatch)
     assert refused(data, "avif") == (
         "AVIF needs Pillow's own wheel, with AVIF: pip install 'pillow>=11.3'"
     )
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "AVIF"])
+def test_damaged_headers_raise_bad_image_alone(picture, format):
+    data = encoded(picture, format)
+    random = np.random.default_rng(0)
+    refusals = 0
+    for _ in range(600):
+        damaged = bytearray(data)
+        for place in random.integers(0, min(len(data), 300), 3):
+            damaged[place] = random.integers(256)
+        try:
+            decode_native(bytes(damaged), format.lower())
+        except BadImage as error:
+            refusals += 1
+            assert "\n" not in str(error)
+    assert refusals > 100
+
+
+def test_jpegs_of_any_sampling_decode_or_are_refused(picture):
+    """simplejpeg raises a KeyError for some."""
+    data = bytearray(encoded(picture, "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    for sampling in range(0x11, 0x45):
+        data[frame + 11] = sampling
+        with suppress(BadImage):
+            decode(data, "jpg", 3)
+            read_info(data, "jpg")
