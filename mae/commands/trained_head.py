@@ -19,6 +19,7 @@ from mae.evaluation.probing import ProbeRequest, claim_folder, on_first
 from mae.evaluation.results import table
 from mae.objectives.base import Objective
 from mae.objectives.registry import declarations, implementation
+from mae.training.launch import check_launch
 from mae.training.plan import planned
 from mae.training.safety.lifecycle import RunLifecycle
 from mae.training.train import destroy_process_group, train
@@ -37,6 +38,7 @@ def train_head(
     lifecycle = RunLifecycle()
 
     def work() -> None:
+        check_launch(os.environ)
         _refuse_sharding(command)
         (declared,) = declarations(command)
         use_cpu = _use_cpu(args.device)

@@ -19,6 +19,7 @@ from mae.config.migration import is_recorded_config, migrate_settings, rename_ol
 from mae.config.sections import OF_THIS_CALL, Config, sections
 from mae.config.types import Section, flatten, keys_of
 from mae.config.validation import conflicting_settings
+from mae.config.yaml_file import read_yaml
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import (
     DEFAULT,
@@ -177,41 +178,6 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(for_record(config.model_dump(mode="json")), sort_keys=False)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses duplicate keys (PyYAML silently keeps the last)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value} is written twice", problem_mark=key.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Nested settings of a YAML file.
-
-    Raises UserError where the file is absent, unreadable or holds no sections.
-    """
-    try:
-        values = yaml.load(path.read_text(), _Loader)
-    except FileNotFoundError:
-        near = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        hint = f" ({path.parent} has {', '.join(near)})" if near else ""
-        raise UserError(f"{path}: no such config file{hint}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a config: write sections such as `model:`")
-    # YAML reads a section whose lines are all commented out as None.
-    plain = ("output", "objective")
-    return {k: {} if v is None and k not in plain else v for k, v in values.items()}
-
-
 def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
     """Merge `newer` into `values`: sections key by key, everything else is replaced."""
     for key, value in newer.items():
@@ -229,7 +195,7 @@ def _parse_value(text: str) -> Any:
     """
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return text
     if isinstance(value, str):
         return value if text.lstrip()[:1] in ("'", '"') else text.strip()
@@ -272,6 +238,8 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
     section = sections(config).get(keys[0])
     if error["type"] == "extra_forbidden":
         known = keys_of(section if section and len(keys) > 1 else config)
+        if len(keys) == 1 and (found := _in_sections(keys[0], config)):
+            return keys[0], f"unknown key, did you mean {found}?"
         close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
         return ".".join(keys), f"unknown key, {hint}"
@@ -288,6 +256,16 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
     message = error["msg"]
     should_be = message.startswith("Input should be ")
     return key, f"{error['input']!r}{message[5:] if should_be else f': {message}'}"
+
+
+def _in_sections(key: str, config: type[Config]) -> str:
+    """Settings of that name with their section, such as train.batch_size; "" for none."""
+    own = {name: keys_of(section) for name, section in sections(config).items()}
+    found = [f"{name}.{key}" for name, keys in own.items() if key in keys]
+    every = {one: name for name, keys in own.items() for one in keys}
+    close = difflib.get_close_matches(key, every, n=1, cutoff=0.8)
+    top = difflib.get_close_matches(key, keys_of(config), n=1, cutoff=0.8)
+    return " or ".join(found) or (f"{every[close[0]]}.{close[0]}" if close and not top else "")
 
 
 def describe_settings(command: str) -> str:

@@ -1,6 +1,7 @@
 """Encoder: an unmodified timm VisionTransformer, run on the visible patches only."""
 
 import difflib
+from contextlib import suppress
 
 import timm
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.networks.patches import gather_tokens
+
+NEAREST = 8
+"""number of similar names that are tried for a suggestion"""
 
 
 def build_encoder(
@@ -187,8 +191,12 @@ def sincos_positions(
 
 
 def _suggestion(name: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {close[0]}?" if close else ""
+    """Nearest name of a model that can be the encoder."""
+    for close in difflib.get_close_matches(name, known, n=NEAREST, cutoff=0.5):
+        with torch.device("meta"), suppress(Exception):  # whatever timm raises: not that one
+            build_encoder(close)
+            return f", did you mean {close}?"
+    return ""
 
 
 STEM = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre")

@@ -164,7 +164,7 @@ def _from_model_folder(folder: Path, source: str) -> Weights:
 def _config(path: Path, source: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"init.from: {source}: {CONFIG} is damaged: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"init.from: {source}: {CONFIG} describes no model")

@@ -4,11 +4,10 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from mae.base.errors import UserError
 from mae.base.files import read_json, run_folder
 from mae.config.loading import recorded_config
+from mae.config.yaml_file import parse_yaml
 
 FORBIDS_COMMERCE = re.compile(r"(?:^|[-_ ])nc(?:$|[-_ ])|non-?_?commercial", re.IGNORECASE)
 PAPERS_RELEASE = re.compile(
@@ -96,7 +95,7 @@ def _card(path: Path) -> dict[str, Any]:
     """Metadata block of a model card, between its first two lines of dashes."""
     try:
         before, metadata, _ = re.split(r"^---\s*$", path.read_text(), maxsplit=2, flags=re.M)
-        content = yaml.safe_load(metadata) if not before.strip() else None
-    except (OSError, ValueError, yaml.YAMLError):
+        content = parse_yaml(metadata.encode()) if not before.strip() else None
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -8,14 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from mae.base.errors import UserError
 from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, ExitStatus, read_exit_status
 from mae.base.rows import read_file
 from mae.config.migration import migrate_settings
 from mae.config.sections import Config
 from mae.config.types import flatten
+from mae.config.yaml_file import parse_yaml
 from mae.evaluation.diagnosis import Row, RunRecord, number
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import DEFAULT, config_type, declaration
@@ -194,20 +193,16 @@ def _read_object(path: Path, notes: list[str]) -> Row:
 
 
 def _read_settings(path: Path, notes: list[str]) -> dict[str, Any]:
+    if not os.path.lexists(path):
+        notes.append(f"{path.name}: absent")
+        return {}
     try:
-        values = yaml.safe_load(path.read_text())
+        values = parse_yaml(read_file(path))
         if isinstance(values, dict):
-            values = _named(values)
             with suppress(UserError):  # then as they are
                 values = migrate_settings(values, str(path))
             return flatten(values)
         notes.append(f"{path.name}: holds no settings")
-    except FileNotFoundError:
-        notes.append(f"{path.name}: absent")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         notes.append(f"{path.name}: not readable: {' '.join(str(error).split())}")
     return {}
-
-
-def _named(values: dict[Any, Any]) -> dict[str, Any]:
-    return {str(key): _named(v) if isinstance(v, dict) else v for key, v in values.items()}

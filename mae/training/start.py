@@ -1,8 +1,10 @@
 """Start of a run, whatever its objective; torch is imported once the settings are valid."""
 
+import os
 from collections.abc import Callable
 
 from mae.config.sections import Config
+from mae.training.launch import check_launch
 from mae.training.safety.lifecycle import RunLifecycle
 
 
@@ -14,6 +16,7 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
     lifecycle = RunLifecycle()
 
     def work() -> None:
+        check_launch(os.environ)
         config = load()
         # imports torch: not needed to report a misspelt setting
         from mae.training.train import destroy_process_group, train

@@ -120,7 +120,7 @@ def test_settings_that_differ_from_the_defaults(tmp_path):
 
 def test_settings_of_another_version_are_shown_as_they_are(tmp_path):
     run = write_run(tmp_path / "run")
-    (run / "config.yaml").write_text("train: {epochs: 10, gone: {1: x}}\nmystery: [1]\n")
+    (run / "config.yaml").write_text("train: {epochs: 10, gone: {'1': x}}\nmystery: [1]\n")
     changed = changed_settings(read_record(run))
     assert changed == {
         "train.epochs": (800.0, 10),

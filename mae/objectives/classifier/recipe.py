@@ -9,11 +9,11 @@ from mae.base.files import run_folder
 from mae.config.loading import (
     check_objective,
     load_config,
-    read_yaml,
     recorded_config,
 )
 from mae.config.sections import Config
 from mae.config.types import flatten
+from mae.config.yaml_file import read_yaml
 from mae.objectives.shared_sections import VitModel
 
 NAME = "classifier"
