@@ -97,5 +97,12 @@ def apply_class_list(listing: Listing, names: Sequence[str], source: Path) -> Li
     )
 
 
+def about_spelling(names: Sequence[str]) -> list[str]:
+    """Note on class names that may have been meant as one."""
+    alike = Counter(name.strip().casefold() for name in names)
+    several = [name for name in names if alike[name.strip().casefold()] > 1]
+    return [f"classes that differ in case or blanks only: {quoted(several)}"] if several else []
+
+
 def _count(names: Sequence[str]) -> str:
     return "1 class is" if len(names) == 1 else f"{len(names):,} classes are"

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from mae.base.errors import UserError
 from mae.base.printable import printable
+from mae.data.class_names import normal, quoted
 from mae.decoding.pixels import READ_FORMATS
-from mae.pack.class_list import normal, quoted
+from mae.pack.class_list import about_spelling
 from mae.pack.listing import (
     FileReader,
     Listing,
@@ -224,9 +225,7 @@ def _about_classes(
     spellings = Counter(map(normal, names))
     if several := [name for name, count in spellings.items() if count > 1]:
         yield f"folders in two Unicode spellings are one class: {quoted(several)}"
-    alike = Counter(name.strip().casefold() for name in spellings)
-    if several := [name for name in spellings if alike[name.strip().casefold()] > 1]:
-        yield f"classes that differ in case or blanks only: {quoted(several)}"
+    yield from about_spelling(tuple(spellings))
     if empty := sorted(set(folders) - set(names)):
         yield f"{_count(len(empty), 'folder has', 'folders have')} no images: {quoted(empty)}"
     inner = {tuple(path.split("/")[:2]) for path in paths if path.count("/") > 1}

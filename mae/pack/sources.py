@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae.base.errors import UserError
+from mae.base.printable import printable
 from mae.base.redaction import redacted
 from mae.data.shards import with_home
 from mae.decoding.pixels import EXTENSIONS
@@ -26,13 +27,17 @@ def list_sources(request: PackRequest) -> Listing:
 
     Raises UserError, one line per fault, where there is no image or a table or label is wrong.
     """
-    if request.classes is None:
-        return _list_sources(request, None)
-    if request.labels is False:
+    if request.classes is not None and request.labels is False:
         raise UserError("--classes and --no-labels contradict each other")
-    names = read_class_list(request.classes)
-    listing = _list_sources(request._replace(labels=True), names)
-    return apply_class_list(listing, names, request.classes)
+    try:
+        if request.classes is None:
+            return _list_sources(request, None)
+        names = read_class_list(request.classes)
+        listing = _list_sources(request._replace(labels=True), names)
+        return apply_class_list(listing, names, request.classes)
+    except OSError as error:  # folders on the way that may not be searched, names too long
+        where = printable(str(error.filename or request.sources[0]))
+        raise UserError(f"{where}: cannot be read: {error.strerror}") from None
 
 
 def _list_sources(request: PackRequest, names: Sequence[str] | None) -> Listing:

@@ -238,9 +238,11 @@ def _name(listing: Listing, image: int) -> str:
 
 
 def _about_classes(listing: Listing, packed: npt.NDArray[np.int64]) -> list[str]:
-    """Note on classes without a packed image."""
+    """Note on a single class, or on classes without a packed image."""
     present = {listing.sources[image].label for image in packed.tolist()}
     missing = [name for number, name in enumerate(listing.classes) if number not in present]
+    if len(listing.classes) == 1:
+        return [f"one class only: {quoted(listing.classes)}"]
     if not missing:
         return []
     return [f"no image of {len(missing):,} of {len(listing.classes):,} classes: {quoted(missing)}"]

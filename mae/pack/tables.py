@@ -13,6 +13,7 @@ from mae.base.printable import printable
 from mae.data.class_names import MAX_LISTED, normal
 from mae.data.scan import NO_LABEL
 from mae.decoding.pixels import READ_FORMATS
+from mae.pack.class_list import about_spelling
 from mae.pack.listing import (
     FileReader,
     Listing,
@@ -86,6 +87,7 @@ def list_table(
         classes=classes,
         skipped=files.skipped,
         left_out=(("left out by --include or --exclude", total - len(rows)),),
+        notes=tuple(about_spelling(classes)),
     )
 
 

@@ -126,12 +126,13 @@ def test_remote_globs(monkeypatch):
     with s3_server(monkeypatch) as endpoint:
         client = boto3.client("s3", endpoint_url=endpoint)
         client.create_bucket(Bucket="globs")
-        for key in ("a/2.tar", "a/1.tar", "b/1.tar"):
+        for key in ("a/2.tar", "a/1.tar", "b/1.tar", "c [v2]/{x}.tar"):
             client.put_object(Bucket="globs", Key=key, Body=b"x")
         client.close()
         found = ["s3://globs/a/1.tar", "s3://globs/a/2.tar", "s3://globs/b/1.tar"]
         assert names("s3://globs/{a,b}/*.tar") == found
         assert "no such shard: s3://globs/c/*.tar" in refused("s3://globs/c/*.tar")
+        assert names("s3://globs/c [v2]/{x}.tar") == ["s3://globs/c [v2]/{x}.tar"]
         index = json.dumps({"shardlist": [{"url": "1.tar"}, {"url": "../b/1.tar"}]})
         client = boto3.client("s3", endpoint_url=endpoint)
         client.put_object(Bucket="globs", Key="a/index.json", Body=index.encode())

@@ -521,6 +521,8 @@ def test_class_without_a_usable_image_is_named(classes, tmp_path):
     packed = pack_folder(classes, tmp_path / "out")
     assert packed.classes == ("cat", "dog", "fox")
     assert "no image of 1 of 3 classes: fox" in packed.notes
+    shutil.rmtree(classes / "fox"), shutil.rmtree(classes / "dog")
+    assert "one class only: cat" in pack_folder(classes, tmp_path / "one", True).notes
 
 
 def test_output_needs_a_name(classes, tmp_path, monkeypatch):

@@ -34,6 +34,7 @@ def test_folder_is_listed(tmp_path, save):
             ("{}", "{}/a.tar"),
             "only tars can be packed together; give one folder, table or data set",
         ),
+        ((f"{{}}/{'n' * 300}",), "nnn: cannot be read: File name too long"),
         (("{}/cat", "{}/dog"), "cat: only one folder is packed: give "),
         (("{}/cat", "{}/a.tar"), "cat: only tars can be packed together"),
         (("torchvision:MNIST", "{}/a.tar"), "only tars can be packed together"),

@@ -160,6 +160,21 @@ def test_tables_of_other_programs(table, encoding, end, name, delimiter):
     assert listing.classes == ("ant", "dög")
 
 
+def test_labels_that_may_be_one_class_are_named(table):
+    path = table([["path", "label"], ["a.jpg", "Cat"], ["b.png", "cat"], ["sub/c.jpg", "dog"]])
+    listing = list_table(path)
+    assert listing.classes == ("Cat", "cat", "dog")
+    assert listing.notes == ("classes that differ in case or blanks only: Cat, cat",)
+
+
+def test_rows_are_selected(table):
+    path = table([["path", "label"], ["a.jpg", "x"], ["b.png", "y"], ["sub/c.jpg", "z"]])
+    listing = list_table(path, exclude=["*.png"])
+    assert labels(listing) == {"a.jpg": 0, "sub/c.jpg": 1} and listing.classes == ("x", "z")
+    assert listing.left_out == (("left out by --include or --exclude", 1),)
+    assert "--include *.gif" in refused(path, include=["*.gif"])[0]
+
+
 def test_latin_1_is_named(table, tmp_path):
     path = table([["path", "label"]])
     path.write_bytes("path,label\na.jpg,caf\xe9\ncaf\xe9.jpg,x\n".encode("latin-1"))
