@@ -7,10 +7,12 @@ import argparse
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from mae import __version__
-from mae.base.exit_status import FAILED, exit_code
+from mae.base.errors import UserError
+from mae.base.exit_status import FAILED, FIRST_PROCESS_SECONDS, exit_code
 from mae.base.terminal import guarded_output
 from mae.commands import (
     attention,
@@ -76,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
 
     def work() -> int | None:
+        refuse_several_processes(args)
         code = args.work(args)
         sys.stdout.flush()  # a closed pipe raises here, inside the `try` below
         return code
@@ -85,6 +88,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `mae index … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def refuse_several_processes(args: argparse.Namespace) -> None:
+    """Raise UserError under a launcher of several processes, where each would do all the work.
+
+    `attentive` and `probe --protocol mae` divide theirs.
+    """
+    count = os.environ.get("WORLD_SIZE", "1")
+    divides = args.command in ("attentive", "supervise") or getattr(args, "protocol", None) == "mae"
+    if divides or not count.isdecimal() or int(count) < 2:
+        return
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(FIRST_PROCESS_SECONDS)  # the first reports it alone; then the launcher ends all
+    command = args.command.replace("_", "-")
+    raise UserError(
+        f"{command} runs in one process, and each of {count} would do all of its work: start it "
+        f"without the launcher, as mae {command} …"
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:

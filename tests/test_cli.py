@@ -202,7 +202,7 @@ def test_reconstruct_from_shards_and_from_files(run, shards, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["export", "{tmp}", "{tmp}/out"], "no run here (no config.yaml)"),
+        (["export", "{tmp}", "{tmp}/out"], "neither a run (config.yaml) nor a model (config.json"),
         (["export", "{run}", "{run}"], "is not empty; nothing is overwritten"),
         (["pack", "{tmp}/nowhere", "{tmp}/out"], "no such folder"),
         (["pack", "{tmp}", "{run}"], "is not empty; nothing is overwritten"),

@@ -15,6 +15,8 @@ from mae.base.rows import append_row, read_file
 
 DONE, FAILED, WRONG_USE, STOPPED = 0, 1, 2, 75
 """exit codes; STOPPED: stopped early with a checkpoint, the same command resumes the run"""
+FIRST_PROCESS_SECONDS = 10
+"""seconds that the other processes wait so that the first one reports an error common to all"""
 STATUS_FILE = "exit-status"
 """file name in the run folder"""
 STATUS_VARIABLE = "MAE_EXIT_STATUS"

@@ -12,7 +12,9 @@ from mae.commands.options import (
     add_command,
     device_option,
     natural,
+    run_argument,
     run_cache_options,
+    weight_options,
     with_own_cache,
 )
 
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
     from mae.config.sections import Config
     from mae.data.images import Images
     from mae.evaluation.classification import Predictions
-    from mae.training.checkpoint.checkpoint_files import TrainingState
+    from mae.pretrained_weights.architecture import WeightOptions
+    from mae.pretrained_weights.opened import OpenedModel
 
 
 class EvaluatedRun(NamedTuple):
     """Classifier of a run, the images, and its predictions."""
 
-    config: Config
-    state: TrainingState
+    opened: OpenedModel
     images: Images
     predictions: Predictions
     names: list[str]
@@ -44,17 +46,21 @@ def add_parser(commands: Any) -> None:
         "evaluate",
         "accuracy of a fine-tuned classifier, overall and by class",
         run,
+        epilog="RUN is a run of `mae finetune`, or weights with a classifier, such as released "
+        "fine-tuned ones (head and, pooled by the mean, fc_norm). Labels are the numbers of its "
+        "outputs; where both name their classes (classes.txt beside the file), names must agree.",
     )
-    parser.add_argument("run", type=Path, help="run folder of `mae finetune`, or its checkpoint")
+    run_argument(parser)
     parser.add_argument("--test", nargs="+", required=True, help="labelled shards")
     parser.add_argument(
         "--out",
         type=Path,
         help="JSON file; the confusion matrix goes beside it as a PNG "
-        "(default: RUN/evaluation.json)",
+        "(default: RUN/evaluation.json; for an export or a file of weights, in the folder "
+        "NAME-evaluations beside it)",
     )
     parser.add_argument(
-        "--beside", type=Path, metavar="RUN", help="another run to compare with on the same images"
+        "--beside", type=Path, metavar="RUN", help="another one to compare with on the same images"
     )
     parser.add_argument(
         "--workers", type=natural, default=usable_cores(), help="decoding processes"
@@ -66,9 +72,9 @@ def add_parser(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     """Evaluate the run on --test; print accuracies and the files written."""
     from mae.base.device import choose_device
-    from mae.training.checkpoint.run import find_run
+    from mae.pretrained_weights.opened import results_folder
 
-    out = args.out or find_run(args.run).folder / "evaluation.json"
+    out = args.out or results_folder(args.run) / "evaluation.json"
     device = choose_device(args.device)
     print(
         evaluate_run(
@@ -80,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
             workers=args.workers,
             read_with=lambda config: with_own_cache(config, args),
             beside=args.beside,
+            options=weight_options(args),
         )
     )
 
@@ -93,11 +100,13 @@ def evaluate_run(
     workers: int,
     read_with: Callable[[Config], Config],
     beside: Path | None = None,
+    options: WeightOptions | None = None,
 ) -> str:
     """Write `out` and the confusion matrix beside it; the lines to print.
 
     Messages call `shards` by `key`.  `read_with` completes a run's settings by those of this
-    call.  `beside`: another run, to compare with on the same images.
+    call.  `beside`: another run, to compare with on the same images; `options`: of weights in
+    `folder` that do not record their settings.
     Raises UserError where a folder holds no classifier, the labels are not its classes or more
     than data.max_bad images cannot be decoded.
     """
@@ -113,16 +122,19 @@ def evaluate_run(
     from mae.evaluation.classification import class_report, class_table, confusion
     from mae.evaluation.confidence import paired_difference
     from mae.pictures.confusion import draw_confusion
+    from mae.pretrained_weights.opened import is_run
     from mae.training.checkpoint.run import find_run
 
-    evaluated = predict_run(folder, shards, key, device, workers, read_with)
-    config, state, images, predictions, names, _, matched = evaluated
+    evaluated = predict_run(folder, shards, key, device, workers, read_with, options)
+    opened, images, predictions, names, _, matched = evaluated
+    config, step = opened.config, opened.step
     for reason in predictions.skipped:
         log(f"skipped: {reason}")
     seen, run = trained_on(config, images), find_run(folder).folder
     report = class_report(predictions, names)
     report["notes"] += [matched] * bool(matched)
-    lines = [f"{run}, step {state.step:,}", class_table(report)]
+    shown = f"{run}" if step is None else f"{run}, step {step:,}"
+    lines = [shown, class_table(report)]
     if beside is not None:
         other_run = predict_run(beside, shards, key, device, workers, read_with)
         other = other_run.predictions
@@ -146,11 +158,15 @@ def evaluate_run(
     chosen = "nothing was chosen on these images"
     if seen:
         chosen = f"{seen:,} of these images were trained on"
+    checkpoint = "the given weights"
+    if is_run(folder):
+        checkpoint = f"{'the last' if run == folder else 'a given'} checkpoint"
     facts = {
         "protocol": "centred views, all images once",
-        "selection": f"{'the last' if run == folder else 'a given'} checkpoint; {chosen}",
+        "selection": f"{checkpoint}; {chosen}",
         "run": str(folder),
-        "step": state.step,
+        "step": step,
+        **({"weights": list(opened.lines)} if opened.lines else {}),
         "test_images_in_train": seen,
         "data": images.manifest.fingerprint,
         "crop_pct": evaluated.crop_pct,
@@ -162,7 +178,7 @@ def evaluate_run(
     }
     write_json(out, {**facts, **report})
     picture = out.with_name(f"{out.stem}-confusion.png")
-    title = f"{run.name}, step {state.step:,}: {report['accuracy']:.1%} of "
+    title = f"{run.name}{'' if step is None else f', step {step:,}'}: {report['accuracy']:.1%} of "
     title += f"{report['images']:,} images right"
     write_png(draw_confusion(confusion(predictions, len(names)), names, title), picture)
     lines += [f"note: {note}" for note in report["notes"]]
@@ -176,28 +192,37 @@ def predict_run(
     device: str,
     workers: int,
     read_with: Callable[[Config], Config],
+    options: WeightOptions | None = None,
 ) -> EvaluatedRun:
     """Evaluate a checkpoint, or a run's newest, on all `shards`; raises as `evaluate_run` does."""
     from mae.base.errors import UserError
+    from mae.commands.frozen_encoders import log
     from mae.data.training_data import open_labelled
     from mae.data.transform import choose_crop_pct
     from mae.evaluation.classification import evaluate_classifier, require_classes
     from mae.evaluation.features import missing_features
     from mae.networks.vit import timm_encoder
-    from mae.objectives.registry import implementation
-    from mae.training.checkpoint.run import find_run
-    from mae.training.checkpoint.trained import load_pretrained
+    from mae.pretrained_weights.opened import NOTHING, log_lines, model_classes, open_model
 
-    config, objective, state = load_pretrained(folder)
-    config = read_with(config)
-    known = implementation(config.objective).classes(config, find_run(folder).folder)
+    opened = open_model(folder, options or NOTHING, allow_probe=True)
+    log_lines(opened, log)
+    config, objective = read_with(opened.config), opened.objective
+    known = model_classes(opened, folder)
     classify: Any = getattr(objective.to(device), "logits", None)
     if classify is None or known is None:
+        if opened.state is None:
+            raise UserError(f"{folder}: holds no classifier (head.weight, head.bias)")
         refusal = missing_features(folder, config.objective, "class scores", "evaluate")
         if timm_encoder(objective) is None:
             raise refusal
         raise UserError(f"{refusal} (`mae finetune` makes a classifier of a pretraining run)")
     images, matched = open_labelled(shards, key, config, known.names, str(folder))
+    named = len(images.manifest.class_names)
+    if opened.state is None and not known.names and named not in (0, known.count):
+        raise UserError(
+            f"{key}: names {named} classes, {folder} has {known.count} without names: write theirs "
+            "to classes.txt beside it, a name a line"
+        )
     labels = require_classes(images, key, known.count)
     predictions = evaluate_classifier(
         classify,
@@ -210,7 +235,7 @@ def predict_run(
         max_bad=config.data.max_bad,
     )
     crop_pct = choose_crop_pct(config.data.crop_pct, objective.img_size)
-    return EvaluatedRun(config, state, images, predictions, known.shown(), crop_pct, matched)
+    return EvaluatedRun(opened, images, predictions, known.shown(), crop_pct, matched)
 
 
 def trained_on(config: Config, test: Images) -> int | None:
@@ -227,9 +252,12 @@ def trained_on(config: Config, test: Images) -> int | None:
     data = config.data
     patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
     try:
-        if not any(map(is_remote, patterns)):
+        if not patterns:
+            problem = "the weights do not name their training images"
+        elif not any(map(is_remote, patterns)):
             return seen_in_train(training_manifest(data), test.manifest, log, "data.train")
-        problem = "its shards are remote"
+        else:
+            problem = "its shards are remote"
     except UserError as error:
         problem = str(error)
     log(f"warning: whether these images were trained on is not known: {problem}")

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mae.commands.options import add_command, positive, run_cache_options, with_own_cache
+from mae.commands.options import (
+    add_command,
+    positive,
+    run_argument,
+    run_cache_options,
+    weight_options,
+    with_own_cache,
+)
 from mae.objectives.registry import OBJECTIVES, declaration
 
 if TYPE_CHECKING:
@@ -18,6 +25,8 @@ COUNT = 8
 """maximum number of images that an export is checked on"""
 NOISE = "noise"
 """value of --images for random images"""
+GRAPHS = ("onnx", "torch")
+"""formats without a decoder, of any LayerNorm epsilon"""
 SHARED = {
     "timm": 'for timm.create_model("local-dir:OUT")',
     "onnx": "a graph for onnxruntime and others",
@@ -37,7 +46,7 @@ def add_parser(commands: Any) -> None:
         epilog="The export is loaded again by the library it is for, in a fresh process, and its "
         "outputs are compared with the model's.",
     )
-    parser.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
+    run_argument(parser, reads_decoder=True)
     parser.add_argument("out", type=Path, help="new folder")
     parser.add_argument("--format", metavar="FORMAT", help=describe_formats())
     parser.add_argument(
@@ -87,7 +96,9 @@ def size(text: str) -> tuple[int, int]:
 
 def run(args: argparse.Namespace) -> None:
     """Write the export, check it, print how to load it; upload it with --push."""
-    from mae.export.card import read_facts
+    from mae.base.errors import UserError
+    from mae.commands.frozen_encoders import log
+    from mae.export.card import CardFacts, read_facts
     from mae.export.contract import ExportRequest, choose_pool, resize
     from mae.export.folder import (
         available_formats,
@@ -97,14 +108,23 @@ def run(args: argparse.Namespace) -> None:
         select_writer,
     )
     from mae.objectives.registry import implementation
+    from mae.pretrained_weights.opened import is_run, log_lines, model_classes, open_model
+    from mae.training.checkpoint.checkpoint_files import TrainingState
     from mae.training.checkpoint.run import find_run
-    from mae.training.checkpoint.trained import load_pretrained, refuse_probe
 
     if args.push:
         check_push(args.push)
-    refuse_probe(args.run)
-    config, model, state = load_pretrained(args.run)
-    trained, own = find_run(args.run), implementation(config.objective)
+    is_graph = args.format in GRAPHS
+    opened = open_model(
+        args.run,
+        weight_options(args),
+        with_decoder=args.decoder and not is_graph,
+        keep_eps=is_graph,
+    )
+    log_lines(opened, log)
+    config, model, own = opened.config, opened.objective, implementation(opened.config.objective)
+    if args.format == "plain" and not opened.has_decoder:
+        raise UserError("--format plain: is for whole models; these weights have no decoder")
     write = select_writer(args.format, available_formats(model, own), config.objective)
     pool = choose_pool(model, own, args.pool)
     trained_size = model.img_size
@@ -117,24 +137,28 @@ def run(args: argparse.Namespace) -> None:
     request = ExportRequest(
         config=config,
         model=model,
-        state=state,
+        state=opened.state or TrainingState(0, 0, ""),
         pool=pool,
-        decoder=args.decoder,
+        decoder=args.decoder and opened.has_decoder,
         trained_size=trained_size,
-        classes=own.classes(config, trained.folder),
+        classes=model_classes(opened, args.run),
         options=frozenset(option for option, is_given in given.items() if is_given),
         photograph=photograph,
     )
-    facts = read_facts(trained, state, declaration(config.objective))
+    facts = CardFacts(None, [], opened.init, is_adopted=True)
+    if opened.state:
+        facts = read_facts(find_run(args.run), opened.state, declaration(config.objective))
+        facts = facts if is_run(args.run) else facts._replace(init=facts.init | opened.init)
     done = export_folder(
         write, request, images, facts, checked_on=checked_on, out=args.out, repo_id=args.push
     )
     for line in done.remarks:
         print(line)
     off = f"off by {done.max_error:.0e} at most" if done.max_error else "equal to the last bit"
+    origin = str(args.run) if opened.step is None else f"step {opened.step:,}"
     print(
-        f"{args.out}: the {done.part} of step {state.step:,}, checked through {done.reader} on "
-        f"{checked_on} ({off}); load it with"
+        f"{args.out}: the {done.part} of {origin}, checked through {done.reader} on {checked_on} "
+        f"({off}); load it with"
     )
     print("\n".join(f"  {line}" for line in done.code.splitlines()))
     if args.push:
@@ -173,6 +197,11 @@ def check_images(
     data = config.data
     sets = [("data.val", data.val), ("data.train", data.train)]
     sets += [(f"data.mixture.{i}", part.shards) for i, part in enumerate(data.mixture)]
+    if not any(patterns for _, patterns in sets):
+        raise UserError(
+            "--images: these weights name no images of their training: give some to check the "
+            f"export on, or --images {NOISE}"
+        )
     reasons = []
     for key, patterns in sorted(sets, key=lambda one: any(map(is_remote, one[1]))):
         if not patterns:

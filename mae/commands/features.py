@@ -4,7 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mae.commands.options import SHARDS, add_command, encoding_options, with_own_cache
+from mae.commands.options import (
+    SHARDS,
+    add_command,
+    encoding_options,
+    run_argument,
+    weight_options,
+    with_own_cache,
+)
 
 EPILOG = (
     "Writes one safetensors file: float16 vectors per image (`mean` of the patch tokens, `cls` "
@@ -20,7 +27,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands, "features", "write frozen features of shards to a file", run, EPILOG
     )
-    parser.add_argument("run", type=Path, help="run folder, or an export for timm")
+    run_argument(parser)
     parser.add_argument("shards", nargs="+", help=f"labelled or not; {SHARDS}")
     parser.add_argument("--out", type=Path, required=True, help="new file, .safetensors")
     parser.add_argument("--tokens", action="store_true", help="write all patch tokens, too")
@@ -36,18 +43,20 @@ def run(args: argparse.Namespace) -> None:
     from mae.base.errors import UserError
     from mae.commands.frozen_encoders import log
     from mae.data.training_data import open_labelled
-    from mae.evaluation.comparison import results_folder
     from mae.evaluation.encoders import open_encoder
     from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
     from mae.evaluation.features import BATCH, encoder_outputs, missing_features
     from mae.evaluation.features_file import read_features
+    from mae.pretrained_weights.opened import results_folder
 
     if args.out.suffix != SUFFIX:
         raise UserError(f"--out: {args.out} must end in {SUFFIX}")
     if args.out.exists():
         raise UserError(f"--out: {args.out} exists; nothing is overwritten")
     device = choose_device(args.device)
-    opened = open_encoder(args.run)
+    opened = open_encoder(args.run, weight_options(args))
+    for line in opened.lines:
+        log(f"weights {line}")
     config = with_own_cache(opened.config, args)
     encoder, module = opened.encoder, opened.module.to(device).eval()
     outputs = encoder_outputs(module, encoder.encode, encoder.img_size, opened.config, device)

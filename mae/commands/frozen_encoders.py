@@ -8,14 +8,15 @@ from typing import Any
 
 from mae.base.device import choose_device
 from mae.base.files import write_json
-from mae.commands.options import with_own_cache
+from mae.commands.options import weight_options, with_own_cache
 from mae.data.training_data import open_images, open_labelled
-from mae.evaluation.comparison import Comparison, open_sources, results_folder, seen_in_train
+from mae.evaluation.comparison import Comparison, open_sources, seen_in_train
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.features import BATCH, encoder_outputs, missing_features
 from mae.evaluation.probing import EncoderComparison
 from mae.evaluation.results import table
 from mae.objectives.registry import declaration
+from mae.pretrained_weights.opened import results_folder
 
 
 def open_comparison(
@@ -29,8 +30,10 @@ def open_comparison(
     Raises UserError where the encoder has no patch tokens but `needs_tokens`, or the two data sets
     have other classes but `needs_labels`.
     """
-    opened = open_encoder(args.run)
+    opened = open_encoder(args.run, weight_options(args))
     opened = opened._replace(config=with_own_cache(opened.config, args))
+    for line in opened.lines:
+        log(f"weights {line}")
     module, encoder = opened.module.eval(), opened.encoder
     outputs = encoder_outputs(module, encoder.encode, encoder.img_size, opened.config)
     if needs_tokens and outputs.patch_size is None:
@@ -77,6 +80,7 @@ def open_features(args: argparse.Namespace) -> Comparison:
         batch_size=args.batch_size or BATCH,
         workers=args.workers,
         log=log,
+        options=weight_options(args),
     )
 
 
@@ -89,7 +93,15 @@ def finish_features(args: argparse.Namespace, compared: Comparison, report: dict
     folder = results_folder(args.run) if args.run else Path(args.test[0]).parent
     out = args.out or folder / f"{args.command}.json"
     shown = table(args.command, report)
-    finish(args, out, report, shown, step=compared.step, seen=compared.seen)
+    finish(
+        args,
+        out,
+        report,
+        shown,
+        step=compared.step,
+        seen=compared.seen,
+        weights=compared.lines,
+    )
 
 
 def with_notes(report: Mapping[str, Any], notes: Sequence[str]) -> dict[str, Any]:
@@ -105,10 +117,12 @@ def finish(
     *,
     step: int | None,
     seen: int | None,
+    weights: Sequence[str] = (),
 ) -> None:
     """Write `report` to `out`, headed by the command and its options; print the table `shown`.
 
     `seen`: test images that are, byte for byte, in train; None where that is not known.
+    `weights`: lines about weights of others.
     """
     settings = {
         name: str(value) if isinstance(value, Path) else value
@@ -116,6 +130,7 @@ def finish(
         if name not in ("command", "work") and value is not None
     }
     head = {"command": args.command, "run": str(args.run), "step": step, "settings": settings}
+    head |= {"weights": list(weights)} if weights else {}
     write_json(out, {**head, "test_images_in_train": seen, **report})
     print(shown)
     print(f"{report['test_images']:,} test images; details in {out}")

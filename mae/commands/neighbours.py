@@ -1,7 +1,6 @@
 """`mae neighbours`: nearest neighbours of images in feature space."""
 
 import argparse
-import sys
 from typing import Any
 
 from mae.commands.options import add_command, natural, picture_options, positive
@@ -22,13 +21,19 @@ def run(args: argparse.Namespace) -> None:
     """Encode the images to search (cached in RUN/features); write the picture."""
     import torch
 
-    from mae.commands.pictures import open_picture_source, picture_path, sample_name, write_sheet
+    from mae.commands.pictures import (
+        log,
+        open_picture_source,
+        picture_path,
+        sample_name,
+        write_sheet,
+    )
     from mae.data.training_data import open_images
     from mae.data.transform import stack
     from mae.data.views import CentredViews
-    from mae.evaluation.feature_cache import cached_features
+    from mae.evaluation.feature_cache import FOLDER, load_or_encode
     from mae.pictures.neighbours import nearest, neighbours_sheet
-    from mae.training.checkpoint.run import find_run
+    from mae.pretrained_weights.opened import results_folder
 
     out, source = picture_path(args, "neighbours"), open_picture_source(args, "nearest neighbours")
     config, objective = source.config, source.objective
@@ -38,14 +43,14 @@ def run(args: argparse.Namespace) -> None:
     feature = vectors[0]
     queries, names, _ = source.load()
     images = open_images(args.among, "--among", config)
-    known = cached_features(
-        find_run(args.run).folder,
-        config,
-        objective,
+    known = load_or_encode(
+        source.frozen(),
         images,
+        results_folder(args.run, args.out) / FOLDER,
         device=queries.device,
         workers=args.workers,
-        log=lambda text: print(text, file=sys.stderr),
+        max_bad=config.data.max_bad,
+        log=log,
     )
     with torch.no_grad():
         encoded = objective.encode(queries).pooled[feature].float().cpu().numpy()

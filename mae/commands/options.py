@@ -1,21 +1,32 @@
 """Options and option types shared by several commands; free of torch."""
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mae.pretrained_weights.architecture import WeightOptions
 
 from mae.config.sections import OF_THIS_CALL, Config
 
 SHARDS = "tar files: paths, URLs, brace patterns, globs"
+RUN = (
+    "run folder or checkpoint, export, file of weights (.pth, .safetensors), folder of "
+    "transformers, timm:NAME or hf:ID"
+)
+"""sources of a model, the same for all commands and for init.from"""
 RESULTS = (
-    "JSON file (default: RUN/COMMAND.json; for an export, in the folder EXPORT-evaluations beside "
-    "it)"
+    "JSON file (default: RUN/COMMAND.json; for an export or a file of weights, in the folder "
+    "NAME-evaluations beside it)"
 )
 CACHED = (
     "Features are encoded once and cached in RUN/features (safe to delete), which knn, probe, "
-    "fewshot and attentive share; for an export, in EXPORT-evaluations/features beside it, or "
-    "beside --out. Without RUN, --train and --test are files written by `mae features`."
+    "fewshot and attentive share; for an export or a file of weights, in "
+    "NAME-evaluations/features beside it, or beside --out. Without RUN, --train and --test are "
+    "files written by `mae features`."
 )
 """epilog of the commands with `feature_options`"""
 PROBE_RUN = (
@@ -104,9 +115,53 @@ def encoding_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def run_argument(
+    parser: argparse.ArgumentParser, is_optional: bool = False, reads_decoder: bool = False
+) -> None:
+    """Add RUN, and the options of weights that do not record their settings.
+
+    `reads_decoder`: those of the decoder, too.
+    """
+    parser.add_argument("run", type=Path, nargs="?" if is_optional else None, help=RUN)
+    group = parser.add_argument_group(
+        "weights of others", "For a RUN that does not record these: a file of weights alone."
+    )
+    group.add_argument("--num-heads", type=positive, help="attention heads of the encoder")
+    for name in ("mean", "std"):
+        group.add_argument(
+            f"--{name}",
+            type=amount if name == "std" else float,
+            nargs="+",
+            metavar="NUMBER",
+            help=f"{name} of the pixels in [0, 1], one number per channel (default: ImageNet's)",
+        )
+    if reads_decoder:
+        group.add_argument(
+            "--decoder-num-heads", type=positive, help="attention heads of the decoder"
+        )
+        group.add_argument(
+            "--norm-pix-loss",
+            action=argparse.BooleanOptionalAction,
+            help="the decoder predicts pixels normalised within each patch, or plain ones",
+        )
+
+
+def weight_options(args: argparse.Namespace) -> WeightOptions:
+    """Options of `run_argument`, as given."""
+    from mae.pretrained_weights.architecture import WeightOptions
+
+    return WeightOptions(
+        num_heads=args.num_heads,
+        decoder_num_heads=getattr(args, "decoder_num_heads", None),
+        norm_pix_loss=getattr(args, "norm_pix_loss", None),
+        mean=tuple(args.mean or ()),
+        std=tuple(args.std or ()),
+    )
+
+
 def feature_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of evaluations of cached features: RUN, data, baselines, encoding."""
-    parser.add_argument("run", type=Path, nargs="?", help="run folder, or an export for timm")
+    run_argument(parser, is_optional=True)
     parser.add_argument("--train", nargs="+", required=True, help="labelled shards to train on")
     parser.add_argument("--test", nargs="+", required=True, help="labelled shards to test on")
     parser.add_argument(
@@ -124,7 +179,7 @@ def feature_options(parser: argparse.ArgumentParser) -> None:
 
 def head_options(parser: argparse.ArgumentParser, shards: str) -> None:
     """Add the options of evaluations that train a head on patch tokens; `shards`: their kind."""
-    parser.add_argument("run", type=Path, help="run folder, or an export for timm")
+    run_argument(parser)
     parser.add_argument("--train", nargs="+", required=True, help=f"{shards} to train on")
     parser.add_argument("--test", nargs="+", required=True, help=f"{shards} to test on")
     parser.add_argument(
@@ -148,12 +203,17 @@ def splits_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def picture_options(parser: argparse.ArgumentParser, name: str) -> None:
+def picture_options(
+    parser: argparse.ArgumentParser, name: str, reads_decoder: bool = False
+) -> None:
     """Add the options of commands that write a picture, RUN/`name`.png unless --out is given."""
-    parser.add_argument("run", type=Path, help="run folder, or one of its checkpoints")
+    run_argument(parser, reads_decoder=reads_decoder)
     parser.add_argument("images", nargs="+", help="image files or shards")
     parser.add_argument(
-        "--out", type=Path, help=f"file ending in .png or .html (default: RUN/{name}.png)"
+        "--out",
+        type=Path,
+        help=f"file ending in .png or .html (default: RUN/{name}.png, or in NAME-evaluations "
+        "beside an export or a file of weights)",
     )
     parser.add_argument("--count", type=positive, default=8, help="maximum number of images shown")
     device_option(parser)

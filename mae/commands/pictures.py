@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mae.base.device import choose_device
 from mae.base.errors import SampleError, UserError
-from mae.commands.options import with_own_cache
+from mae.commands.options import weight_options, with_own_cache
 from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.scan import NO_LABEL
@@ -20,14 +20,13 @@ from mae.data.transform import center_view, stack
 from mae.decoding.decode import decode
 from mae.decoding.pillow import BadImage
 from mae.decoding.pixels import EXTENSIONS
-from mae.evaluation.encoders import ObjectiveEncoder
+from mae.evaluation.encoders import FrozenEncoder, ObjectiveEncoder, frozen_encoder
 from mae.evaluation.features import EncoderOutputs, encoder_outputs, missing_features
 from mae.objectives.base import Objective
 from mae.pictures.drawing import save_png
 from mae.pictures.html import write_document
 from mae.pictures.sheet import Sheet, draw_sheet, render_sheet
-from mae.training.checkpoint.run import find_run
-from mae.training.checkpoint.trained import load_pretrained, refuse_probe
+from mae.pretrained_weights.opened import OpenedModel, log_lines, open_model, results_folder
 
 PICTURES = (".png", ".html")
 
@@ -37,11 +36,23 @@ class PictureSource(NamedTuple):
 
     args: argparse.Namespace
     """as parsed, with `picture_options`"""
-    config: Config
-    objective: Objective
-    step: int
+    opened: OpenedModel
     title: str
     """of the sheet"""
+
+    @property
+    def config(self) -> Config:
+        """Settings of RUN."""
+        return self.opened.config
+
+    @property
+    def objective(self) -> Objective:
+        """Model of RUN."""
+        return self.opened.objective
+
+    def frozen(self) -> FrozenEncoder:
+        """Encoder, for the cache of features."""
+        return frozen_encoder(self.opened, self.objective)
 
     def lacking(self, what: str) -> UserError:
         """Error for an objective without `what`, which the command needs."""
@@ -79,16 +90,24 @@ class Loaded(NamedTuple):
     """the first image [c h w] as decoded"""
 
 
-def open_picture_source(args: argparse.Namespace, what: str) -> PictureSource:
+def open_picture_source(
+    args: argparse.Namespace, what: str, with_decoder: bool = False
+) -> PictureSource:
     """The objective of `args.run`; `what` the sheet shows, for its title.
 
-    Raises UserError for a run of a probe, and where there is no checkpoint.
+    Raises UserError as `open_model`.
     """
-    refuse_probe(args.run)
-    config, objective, state = load_pretrained(args.run)
-    config = with_own_cache(config, args)
-    title = f"{args.run}, step {state.step:,}: {what}"
-    return PictureSource(args, config, objective.to(choose_device(args.device)), state.step, title)
+    opened = open_model(args.run, weight_options(args), with_decoder=with_decoder)
+    log_lines(opened, log)
+    opened = opened._replace(config=with_own_cache(opened.config, args))
+    step = "" if opened.step is None else f", step {opened.step:,}"
+    opened.objective.to(choose_device(args.device))
+    return PictureSource(args, opened, f"{args.run}{step}: {what}")
+
+
+def log(text: str) -> None:
+    """Print a line about the model to stderr."""
+    print(text, file=sys.stderr)
 
 
 def load_images(
@@ -153,11 +172,11 @@ def sample_name(images: Images, number: int) -> str:
 
 
 def picture_path(args: argparse.Namespace, name: str) -> Path:
-    """--out, or `name`.png in the run's folder, also where RUN is one of its checkpoints.
+    """--out, or `name`.png in the folder of results of RUN.
 
     Raises UserError where --out has another ending than .png or .html.
     """
-    out = args.out or find_run(args.run).folder / f"{name}.png"
+    out = args.out or results_folder(args.run) / f"{name}.png"
     if out.suffix.lower() not in PICTURES:
         raise UserError(f"--out: {out} must end in {' or '.join(PICTURES)}")
     return out

@@ -18,7 +18,7 @@ def add_parser(commands: Any) -> None:
         epilog="R² is measured on hidden patches; PSNR where the objective hides nothing. The "
         "numbers go to a JSON file beside the picture.",
     )
-    picture_options(parser, "reconstruction")
+    picture_options(parser, "reconstruction", reads_decoder=True)
     parser.add_argument(
         "--mask",
         metavar="PATTERN",
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
     """Write the picture and its JSON file; print the quality."""
     import torch
 
+    from mae.base.errors import UserError
     from mae.base.files import write_json
     from mae.base.hashing import Stream, fold
     from mae.base.tensor_hashing import as_tensor
@@ -64,10 +65,15 @@ def run(args: argparse.Namespace) -> None:
     from mae.pictures.reconstruction import ReconstructionRequest, reconstruct
 
     out = picture_path(args, "reconstruction")
-    source = open_picture_source(args, "reconstructions")
+    source = open_picture_source(args, "reconstructions", with_decoder=True)
     objective, name = source.objective, source.config.objective
     if not hasattr(objective, "reconstruct"):
         raise source.lacking("reconstructions")
+    if not source.opened.has_decoder:
+        raise UserError(
+            f"{args.run}: holds no decoder, which reconstructions need: give weights with one (of "
+            "the paper's release, mae_visualize_vit_*.pth and mae_pretrain_vit_*_full.pth)"
+        )
     images, names, _ = source.load(max(args.count, args.measured))
     seeds = as_tensor(fold(args.seed, Stream.PANEL, torch.arange(len(images)).numpy()))
     request = ReconstructionRequest(
@@ -84,5 +90,7 @@ def run(args: argparse.Namespace) -> None:
     own = registry.implementation(name).reconstruct(objective, request)
     made = own or reconstruct(objective, request, name)
     write_sheet(made.sheet, out)
-    write_json(out.with_suffix(".json"), {"step": source.step, **made.figures})
+    lines = list(source.opened.lines)
+    weights = {"weights": lines} if lines else {}
+    write_json(out.with_suffix(".json"), {"step": source.opened.step, **weights, **made.figures})
     print("\n".join([*made.lines, str(out)]))

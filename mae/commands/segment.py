@@ -98,5 +98,5 @@ def run(args: argparse.Namespace) -> None:
         log=log,
     )
     out = args.out or compared.folder / "segment.json"
-    shown, step = segmentation_table(report), compared.opened.step
-    finish(args, out, report, shown, step=step, seen=compared.seen)
+    shown, opened = segmentation_table(report), compared.opened
+    finish(args, out, report, shown, step=opened.step, seen=compared.seen, weights=opened.lines)

@@ -76,8 +76,16 @@ def train_head(
                 report, [comparison.matched] * bool(comparison.matched)
             )
             out = args.out or comparison.folder / f"{name}.json"
-            shown, step = table(title, dict(report)), comparison.opened.step
-            frozen_encoders.finish(args, out, report, shown, step=step, seen=comparison.seen)
+            shown, opened = table(title, dict(report)), comparison.opened
+            frozen_encoders.finish(
+                args,
+                out,
+                report,
+                shown,
+                step=opened.step,
+                seen=comparison.seen,
+                weights=opened.lines,
+            )
 
     return lifecycle.execute(work)
 

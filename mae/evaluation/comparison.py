@@ -15,7 +15,6 @@ from mae.data.training_data import open_labelled
 from mae.evaluation.encoders import (
     PRETRAINED,
     FrozenEncoder,
-    is_export,
     open_encoder,
     pixel_encoder,
 )
@@ -24,7 +23,8 @@ from mae.evaluation.features import BATCH, encoder_outputs, missing_features
 from mae.evaluation.features_file import FeatureSet, read_features
 from mae.evaluation.labels import check_labels, feature_labels, manifest_labels
 from mae.evaluation.results import SAME, TRAINED_ENCODERS, Subject, prefixed_log
-from mae.training.checkpoint.run import find_run
+from mae.pretrained_weights.architecture import WeightOptions
+from mae.pretrained_weights.opened import NOTHING, results_folder
 
 
 class Comparison(NamedTuple):
@@ -40,6 +40,8 @@ class Comparison(NamedTuple):
     """objective of the run; None: unknown, for exports and feature files"""
     matched: str = ""
     """line on how the classes of test and train were matched; "": by the same names"""
+    lines: Sequence[str] = ()
+    """on weights of others: counts, assumptions, licence"""
 
 
 def open_sources(
@@ -56,12 +58,14 @@ def open_sources(
     batch_size: int = BATCH,
     workers: int = 0,
     log: Callable[[str], None] = print,
+    options: WeightOptions = NOTHING,
 ) -> Comparison:
     """Encode the shards `train` and `test` with the encoder of `run`, or open two feature files.
 
     `read_with` completes the settings of `run` by those of this call, for reading the shards.  With
     `baselines` features of the untrained encoder and raw pixels are added.  `out`: file of the
-    report, where that is set; messages name the `command`.  Raises UserError for labels that
+    report, where that is set; messages name the `command`; `options`: of weights that do not
+    record their settings.  Raises UserError for labels that
     do not fit (`check_labels`), feature files together with a run, and encoders without pooled
     features.
     """
@@ -71,7 +75,9 @@ def open_sources(
     if any(files):
         raise UserError("feature files (.safetensors) need no RUN: omit it")
 
-    opened, folder = open_encoder(run), results_folder(run, out) / FOLDER
+    opened, folder = open_encoder(run, options), results_folder(run, out) / FOLDER
+    for line in opened.lines:
+        log(f"weights {line}")
     if not encoder_outputs(
         opened.module, opened.encoder.encode, opened.encoder.img_size, opened.config
     ).vectors:
@@ -112,7 +118,7 @@ def open_sources(
         subjects.append(encoded(pixels, None))
     decoded = (feature_labels(part) for part in (subjects[0].train, subjects[0].test))
     check_labels(*(part._replace(class_names=names) for part in decoded), classes=classes)
-    return Comparison(subjects, opened.step, seen, opened.objective, matched)
+    return Comparison(subjects, opened.step, seen, opened.objective, matched, opened.lines)
 
 
 def _open_files(
@@ -175,15 +181,3 @@ def _warned(seen: int, key: str, log: Callable[[str], None]) -> int:
     if seen:
         log(f"warning: {seen:,} of the test images are in {key} too, byte for byte")
     return seen
-
-
-def results_folder(run: Path, out: Path | None = None) -> Path:
-    """Folder of an evaluation's files: the run's folder, also for one of its checkpoints.
-
-    For an export, which stays unchanged: the folder of the report `out`, or `EXPORT-evaluations`
-    beside the export.
-    """
-    if not is_export(run):
-        return find_run(run).folder
-    export = run.resolve()
-    return out.parent if out else export.with_name(f"{export.name}-evaluations")

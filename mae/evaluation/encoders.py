@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,10 @@ from mae.config.sections import Config, DataConfig
 from mae.data.transform import choose_crop_pct
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
-from mae.training.checkpoint.trained import build_objective, is_plain, load_pretrained, refuse_probe
+from mae.pretrained_weights.architecture import WeightOptions
+from mae.pretrained_weights.licence import folder_licence
+from mae.pretrained_weights.opened import NOTHING, OpenedModel, is_run, licence_lines, open_model
+from mae.training.checkpoint.trained import CONFIG, build_objective, is_plain
 
 TOKENS = "tokens"
 PIXELS = "pixels"
@@ -69,6 +72,8 @@ class LoadedEncoder(NamedTuple):
     """the same architecture, freshly initialised"""
     objective: str | None = None
     """objective of the run; None: an export, which does not name it"""
+    lines: Sequence[str] = ()
+    """for the user, on weights of others: counts, assumptions, licence"""
 
 
 class ObjectiveEncoder(nn.Module):
@@ -110,49 +115,73 @@ class TimmEncoder(nn.Module):
         return vectors
 
 
-def open_encoder(folder: Path) -> LoadedEncoder:
-    """Load the encoder of a run, or of an export for timm.
+def open_encoder(source: Path, options: WeightOptions = NOTHING) -> LoadedEncoder:
+    """Load the encoder of any `source` of `open_model`, or of an export of any model of timm's.
 
-    Raises UserError where `folder` is neither, or has no checkpoint yet.
+    Raises UserError as `open_model`.
     """
-    if is_export(folder):
-        return _open_timm(folder)
-    refuse_probe(folder)
-    config, objective, state = load_pretrained(folder)
+    if is_export(source):
+        if options != NOTHING:
+            raise UserError(f"{source}: its {CONFIG} decides; omit --num-heads, --mean and so on")
+        return _open_timm(source)
+    opened = open_model(source, options)
+    config, objective = opened.config, opened.objective
 
     def untrained() -> tuple[nn.Module, FrozenEncoder]:
         fresh = build_objective(config).eval()
-        return fresh, objective_encoder(config, fresh)._replace(name=UNTRAINED)
+        return fresh, frozen_encoder(opened, fresh)._replace(name=UNTRAINED)
 
-    encoder = objective_encoder(config, objective)
+    encoder = frozen_encoder(opened, objective)
     return LoadedEncoder(
         config=config,
         module=objective,
         encoder=encoder,
-        step=state.step,
+        step=opened.step,
         untrained=untrained,
         objective=config.objective,
+        lines=opened.lines,
     )
 
 
-def open_again(folder: Path, is_untrained: bool, sha256: str) -> FrozenEncoder:
+def frozen_encoder(opened: OpenedModel, objective: Objective) -> FrozenEncoder:
+    """Frozen encoder of an opened model; `objective` is its own, or a fresh one.
+
+    The checksum of weights of others covers the model's settings: another number of attention
+    heads, which their tensors do not show, gives other features.
+    """
+    encoder = objective_encoder(opened.config, objective)
+    if opened.state is not None:
+        return encoder
+    text = f"{encoder.sha256} {opened.config.model.model_dump_json()}"
+    return encoder._replace(sha256=hashlib.sha256(text.encode()).hexdigest())
+
+
+def open_again(
+    source: Path, is_untrained: bool, sha256: str, options: WeightOptions = NOTHING
+) -> FrozenEncoder:
     """Load the encoder that a probe run was started with.
 
-    Raises UserError where the weights in `folder` have changed since.
+    Raises UserError where the weights of `source` have changed since.
     """
-    opened = open_encoder(folder)
+    opened = open_encoder(source, options)
     encoder = opened.untrained()[1] if is_untrained else opened.encoder
     if encoder.sha256 != sha256:
         raise UserError(
-            f"{folder}: not the encoder that the run was started with (sha256 "
+            f"{source}: not the encoder that the run was started with (sha256 "
             f"{encoder.sha256[:16]}, then {sha256[:16]})"
         )
     return encoder
 
 
 def is_export(folder: Path) -> bool:
-    """Report whether `folder` has the layout of an export for timm, not of a run."""
-    return not (folder / "config.yaml").exists() and (folder / "config.json").exists()
+    """Report whether `folder` has the layout of an export for timm.
+
+    Runs, plain exports and folders of transformers are none.
+    """
+    if is_run(folder) or not (folder / CONFIG).exists():
+        return False
+    content = read_json(folder / CONFIG)
+    return not is_plain(content) and "model_type" not in content
 
 
 def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
@@ -227,8 +256,6 @@ def _open_timm(folder: Path) -> LoadedEncoder:
     """Load an export for timm, as "local-dir:FOLDER"."""
     if not (folder / "model.safetensors").exists():
         raise UserError(f"{folder}: no model.safetensors; nothing else is loaded")
-    if is_plain(read_json(folder / "config.json")):
-        raise UserError(f"{folder}: a plain export: give the run, or one of --format timm")
     try:
         model = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
         written: dict[str, Any] = json.loads((folder / "config.json").read_text())
@@ -250,9 +277,9 @@ def _open_timm(folder: Path) -> LoadedEncoder:
             fresh = timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0)
         return fresh, _timm_encoder(fresh, config, img_size, UNTRAINED)
 
-    return LoadedEncoder(
-        config, model, _timm_encoder(model, config, img_size, name), None, untrained
-    )
+    encoder = _timm_encoder(model, config, img_size, name)
+    licence = folder_licence(folder, str(folder), written)
+    return LoadedEncoder(config, model, encoder, None, untrained, lines=licence_lines(licence))
 
 
 def _refuse_other_views(folder: Path, reading: dict[str, Any]) -> None:

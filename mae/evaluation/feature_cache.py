@@ -20,11 +20,10 @@ import torch
 from mae.base.errors import UserError
 from mae.base.files import new_file
 from mae.base.progress import duration
-from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.manifest import Manifest, labels_digest
 from mae.data.transform import CENTER_RULE
-from mae.evaluation.encoders import TOKENS, FrozenEncoder, objective_encoder
+from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.evaluation.features import BATCH, Skipped, encode_images
 from mae.evaluation.features_file import (
     CLASSES,
@@ -33,40 +32,11 @@ from mae.evaluation.features_file import (
     read_features,
     read_header,
 )
-from mae.objectives.base import Objective
 
 FOLDER = "features"
 SUFFIX = ".safetensors"
 EVERY = 10.0
 """seconds between two lines of progress"""
-
-
-def cached_features(
-    run_folder: Path,
-    config: Config,
-    objective: Objective,
-    images: Images,
-    *,
-    tokens: bool = False,
-    device: torch.device | str = "cpu",
-    workers: int = 0,
-    log: Callable[[str], None] = print,
-) -> FeatureSet:
-    """Features of `images` from the cache of a run, encoded first where they are not there.
-
-    Up to data.max_bad bad images are skipped and named.  Raises UserError where there are more, or
-    the cache cannot be written.
-    """
-    return load_or_encode(
-        objective_encoder(config, objective.to(device).eval()),
-        images,
-        run_folder / FOLDER,
-        tokens=tokens,
-        device=device,
-        workers=workers,
-        max_bad=config.data.max_bad,
-        log=log,
-    )
 
 
 def load_or_encode(

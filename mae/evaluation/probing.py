@@ -21,6 +21,7 @@ from mae.data.training_data import TrainingSource
 from mae.evaluation.encoders import UNTRAINED, FrozenEncoder, LoadedEncoder
 from mae.objectives.base import Objective
 from mae.objectives.shared_sections import classes_of
+from mae.pretrained_weights.opened import absolute_source
 from mae.training.checkpoint.checkpoint_files import newest_checkpoint
 from mae.training.checkpoint.run import Run
 
@@ -134,11 +135,19 @@ class ProbeRequest(EncoderComparison):
     def model_settings(self, encoder: FrozenEncoder, labels: Sequence[int]) -> dict[str, Any]:
         """Section `model:` as all probes share it; `labels`: the different labels of --train."""
         return {
-            "encoder": str(self.options.run.resolve()),
+            "encoder": str(absolute_source(self.options.run)),
+            **self.given,
             "untrained": encoder.name == UNTRAINED,
             "sha256": encoder.sha256,
             **classes_of(list(labels)),
         }
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Options that the user gave for weights that do not record their settings."""
+        names = ("num_heads", "mean", "std")
+        values = {name: getattr(self.options, name, None) for name in names}
+        return {name: value for name, value in values.items() if value}
 
     def log_settings(self) -> dict[str, Any]:
         """Section `log:`: the trackers of the encoder's run."""

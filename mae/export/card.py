@@ -41,16 +41,22 @@ CARD = """\
 | input | {height} x {width} px, {channels} channel(s) of {bits} bits{resized} |
 | normalisation | mean {mean}, std {std} |
 | {model} |
+{training}
+{results}## Licence
+
+{licence}
+"""
+
+TRAINING = """\
 | training | {start}, {samples:,} images seen in {step:,} steps of {batch_size} |
 {history}| objective | {objective} |
 | augmentation | random resized crop, area {scale}, ratio {ratio}{flip} |
 | optimizer | {optimizer}, betas {betas}, weight decay {weight_decay}, {rate}, seed {seed} |
 | data | {images}{shards}; fingerprint {fingerprint} |
-
-{results}## Licence
-
-{licence}
 """
+ADOPTED = """\
+| training | not by mae: weights {start}, in another format |
+{history}"""
 
 FREE = "To be chosen by the owner of the training data"
 """licence of weights trained from scratch"""
@@ -68,6 +74,8 @@ class CardFacts(NamedTuple):
     """(measurement, value)"""
     init: dict[str, Any]
     """the run's init.json, the record of its initial weights; empty: trained from scratch"""
+    is_adopted: bool = False
+    """these are the initial weights themselves, in another format"""
 
 
 def read_facts(run: Run, state: TrainingState, declared: Declaration) -> CardFacts:
@@ -97,23 +105,10 @@ def model_card(request: ExportRequest, facts: CardFacts, written: ExportFiles, p
     declared = registry.declaration(config.objective)
     init = _initial_weights(request, facts)
     card = declared.card(config, is_from_scratch=not init)
-    start, licence = _origin_and_licence(init)
-    return CARD.format(
-        metadata="\n".join(_metadata(request, written, declared, card, init)),
-        name=config.objective if timm_encoder(model) is None else request.vit.encoder,
-        heading=f"{card.heading}\n\n{card.text}" if card.text else card.heading,
-        code=written.code.rstrip(),
-        files=written.files,
-        images_come=written.images,
-        proof=proof[0].upper() + proof[1:],
-        height=model.img_size[0],
-        width=model.img_size[1],
-        resized=_resized(request),
-        channels=data.in_chans,
-        bits=data.bits,
-        mean=list(data.mean),
-        std=list(data.std),
-        model=_model_row(request, declared),
+    start, licence = _origin_and_licence(init, facts.is_adopted)
+    if facts.is_adopted:
+        card = card._replace(heading=f"weights {start}, converted by mae", text="", tags=())
+    training = (ADOPTED if facts.is_adopted else TRAINING).format(
         start=start,
         history=f"| pretraining | {init['history']} |\n" if init.get("history") else "",
         samples=state.samples,
@@ -131,6 +126,24 @@ def model_card(request: ExportRequest, facts: CardFacts, written: ExportFiles, p
         images=f"{facts.images:,} images of " if facts.images else "",
         shards=data_names(data),
         fingerprint=state.data[:16],
+    )
+    return CARD.format(
+        metadata="\n".join(_metadata(request, written, declared, card, init, facts)),
+        name=config.objective if timm_encoder(model) is None else request.vit.encoder,
+        heading=f"{card.heading}\n\n{card.text}" if card.text else card.heading,
+        code=written.code.rstrip(),
+        files=written.files,
+        images_come=written.images,
+        proof=proof[0].upper() + proof[1:],
+        height=model.img_size[0],
+        width=model.img_size[1],
+        resized=_resized(request),
+        channels=data.in_chans,
+        bits=data.bits,
+        mean=list(data.mean),
+        std=list(data.std),
+        model=_model_row(request, declared),
+        training=training,
         results=_results_table(facts),
         licence=licence,
     )
@@ -217,13 +230,15 @@ def _metadata(
     declared: Declaration,
     card: Card,
     init: dict[str, Any],
+    facts: CardFacts,
 ) -> list[str]:
     lines = [f"library_name: {written.library}", f"pipeline_tag: {card.task}"]
     others = [
         one for one in map(registry.declaration, registry.OBJECTIVES) if one.has_trained(init)
     ]
+    trained = [*others, *([] if facts.is_adopted else [declared])]
     tags = [written.library] + ["vision-transformer"] * (timm_encoder(request.model) is not None)
-    tags += [one.tag for one in dict.fromkeys([*others, declared]) if one.tag]
+    tags += [one.tag for one in dict.fromkeys(trained) if one.tag]
     lines.append(f"tags: [{', '.join([*tags, *card.tags])}]")
     licence = str(init.get("license") or "").lower()
     # Hubs accept such names of licences only; `licence_in` reads the other two keys back.
@@ -244,7 +259,7 @@ def _results_table(facts: CardFacts) -> str:
     return f"## Results\n\n| | |\n|---|---|\n{rows}\n"
 
 
-def _origin_and_licence(init: dict[str, Any]) -> tuple[str, str]:
+def _origin_and_licence(init: dict[str, Any], is_adopted: bool) -> tuple[str, str]:
     """(origin of the weights, paragraph on their licence)."""
     if not init:
         return "from scratch", f"{FREE}; no other weights were used."
@@ -253,7 +268,8 @@ def _origin_and_licence(init: dict[str, Any]) -> tuple[str, str]:
     details = ", ".join(
         [f"{loaded} tensors"] * (loaded is not None) + [f"sha256 {digest}"] * (digest is not None)
     )
-    text = f"Training started from `{origin}`{f' ({details})' if details else ''}"
+    began = "These are the weights of" if is_adopted else "Training started from"
+    text = f"{began} `{origin}`{f' ({details})' if details else ''}"
     if init.get("from_scratch") and not init.get("license"):
         return (
             f"from `{origin}`",

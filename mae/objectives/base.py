@@ -11,7 +11,7 @@ Settings, metrics and texts are declared without torch: see `mae.objectives.decl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from mae.evaluation.probing import ProbeRequest
     from mae.export.contract import Pool, Writer
     from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
+    from mae.pretrained_weights.architecture import WeightOptions
+    from mae.pretrained_weights.fit import LoadedTensors
     from mae.pretrained_weights.init_record import InitialWeights
+    from mae.pretrained_weights.weight_files import Weights
 
 CAPABILITIES = ("encode", "reconstruct", "decode", "sample", "logits")
 """methods of an objective that use its weights, besides `forward`; only `encode` is required.
@@ -190,6 +193,24 @@ class HeldOut(NamedTuple):
     """prints a line on the main process"""
 
 
+class AdoptedModel(NamedTuple):
+    """Model built for weights of others, with all of them loaded."""
+
+    config: Config
+    """settings of the model and its images; the others are defaults"""
+    objective: Objective
+    parts: Mapping[str, LoadedTensors]
+    """name of a part of the model → its loaded tensors"""
+    skipped: Mapping[str, str]
+    """name of an unused tensor in the source → reason"""
+    notes: Sequence[str] = ()
+    """lines for the user on the loaded weights"""
+    assumed: Sequence[str] = ()
+    """what was assumed, with the option that sets it"""
+    has_decoder: bool = True
+    """no part of the objective is absent"""
+
+
 class Implementation(ABC):
     """Half of an objective that needs torch, imported when a command needs it."""
 
@@ -251,6 +272,14 @@ class Implementation(ABC):
 
         None: the core loads all weights, from a run of the same objective or its plain export.
         Raises UserError where they cannot be read or do not fit.
+        """
+        return None
+
+    def adopt(self, weights: Weights, options: WeightOptions) -> AdoptedModel | None:
+        """Build the model that holds `weights`, whose settings are not recorded.
+
+        None: they are not of this objective.  Raises UserError where a tensor is missing, unknown
+        or does not fit, or a property of the weights is not known.
         """
         return None
 

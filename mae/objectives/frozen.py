@@ -12,7 +12,8 @@ from mae.config.sections import Config
 from mae.data.class_names import Classes, run_classes
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
 from mae.objectives.base import Features, Implementation, Objective
-from mae.objectives.shared_sections import frozen_model_of
+from mae.objectives.shared_sections import FrozenModel, frozen_model_of
+from mae.pretrained_weights.architecture import WeightOptions
 
 
 class Frozen(nn.Module):
@@ -94,6 +95,11 @@ class Probe(Objective):
     def encoder_module(self) -> nn.Module:
         """Frozen encoder."""
         return self.frozen.module
+
+
+def given_options(model: FrozenModel) -> WeightOptions:
+    """Options that the weights of a probe's encoder were opened with."""
+    return WeightOptions(num_heads=model.num_heads or None, mean=model.mean, std=model.std)
 
 
 class ProbeImplementation(Implementation):

@@ -41,7 +41,13 @@ class FrozenModel(Section):
     """Frozen encoder and the classes of the head on it."""
 
     encoder: Path = Path()
-    """run, checkpoint or export folder of the encoder"""
+    """run, checkpoint, export, file of weights, timm:NAME or hf:ID of the encoder"""
+    num_heads: NonNegative = 0
+    """attention heads, for weights that do not record them (0: theirs)"""
+    mean: tuple[float, ...] = ()
+    """normalisation of the pixels, for weights that do not record it (none: theirs)"""
+    std: tuple[float, ...] = ()
+    """normalisation of the pixels, for weights that do not record it (none: theirs)"""
     untrained: bool = False
     """use freshly initialised weights of the encoder's architecture, as a baseline"""
     sha256: Text = ""

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import DataConfig
-from mae.pretrained_weights.weight_files import Geometry, Normalisation
+from mae.pretrained_weights.weight_files import Architecture, Geometry, Normalisation
 
 Grid = tuple[int, int]
 
@@ -121,6 +121,53 @@ def read_normalisation(config: Any, mean: str = "mean", std: str = "std") -> Nor
 def preprocessor_normalisation(path: Path) -> Normalisation | None:
     """Normalisation from transformers' preprocessor_config.json; None without a valid one."""
     return read_normalisation(read_json(path), "image_mean", "image_std")
+
+
+def read_crop(config: Any) -> float | None:
+    """Share of the image that timm's pretrained_cfg crops; None where it is not recorded."""
+    share = config.get("crop_pct") if isinstance(config, Mapping) else None
+    return float(share) if isinstance(share, int | float) and 0 < share <= 1 else None
+
+
+def preprocessor_crop(path: Path) -> float | None:
+    """Share of the image that transformers' preprocessor crops; None: unknown, or another rule."""
+    config = read_json(path)
+    try:
+        if config.get("do_center_crop"):
+            crop = config["crop_size"]
+            crop = crop["height"] if isinstance(crop, dict) else crop
+            return read_crop({"crop_pct": crop / config["size"]["shortest_edge"]})
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+    return None
+
+
+def architecture_from_config(config: Mapping[str, Any]) -> Architecture | None:
+    """Architecture in a config.json of timm's hub format; None in other formats."""
+    if "architecture" not in config:
+        return None
+    arguments = dict(config.get("model_args") or {})
+    pool = arguments.get("global_pool") or config.get("global_pool") or "token"
+    return Architecture(str(config["architecture"]).split(".")[0], arguments, str(pool))
+
+
+def settings_from_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the training in a config.json of transformers' ViTMAE."""
+    return {key: config[key] for key in ("norm_pix_loss", "mask_ratio") if key in config}
+
+
+def class_names_from_config(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Class names in a config.json of timm's hub format or transformers'; empty: not named."""
+    described = config.get("pretrained_cfg")
+    names = described.get("label_names") if isinstance(described, Mapping) else None
+    by_number = config.get("id2label")
+    if isinstance(names, list):
+        return tuple(map(str, names))
+    if isinstance(by_number, Mapping):
+        found = [by_number.get(str(number)) for number in range(len(by_number))]
+        is_named = any(name != f"LABEL_{number}" for number, name in enumerate(found))
+        return tuple(map(str, found)) if is_named else ()
+    return ()
 
 
 def normalisation_note(trained: Normalisation | None, data: DataConfig) -> list[str]:

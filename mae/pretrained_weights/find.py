@@ -16,20 +16,26 @@ from mae.config.sections import Config
 from mae.networks.vit import build_encoder
 from mae.objectives.shared_sections import VitModel
 from mae.pretrained_weights.description import (
+    architecture_from_config,
+    class_names_from_config,
     geometry_from_config,
     geometry_of,
+    preprocessor_crop,
     preprocessor_normalisation,
+    read_crop,
     read_normalisation,
+    settings_from_config,
 )
 from mae.pretrained_weights.init_record import history_of
 from mae.pretrained_weights.licence import Licence, file_licence, folder_licence, named_licence
 from mae.pretrained_weights.names import to_our_names
 from mae.pretrained_weights.weight_files import (
     ENDINGS,
+    Architecture,
     Geometry,
     Normalisation,
     Weights,
-    read_tensors,
+    read_weights,
     sha256_of,
 )
 from mae.training.checkpoint.checkpoint_files import (
@@ -65,8 +71,10 @@ def find_weights(source: str) -> Weights:
 
 
 def _from_file(path: Path, source: str, geometry: Geometry, licence: Licence) -> Weights:
-    named = to_our_names(read_tensors(path), source)
-    return Weights(source, *named, geometry, sha256_of(path), licence)
+    read = read_weights(path)
+    named = to_our_names(read.tensors, source)
+    found = Weights(source, *named, geometry, sha256_of(path), licence)
+    return found._replace(settings=read.settings)
 
 
 class TrainedModel(NamedTuple):
@@ -150,14 +158,22 @@ def _from_model_folder(folder: Path, source: str) -> Weights:
         geometry_from_config(config, source),
         folder_licence(folder, source, config),
     )
-    known = preprocessor_normalisation(folder / PREPROCESSOR) or read_normalisation(
-        config.get("pretrained_cfg")
+    described = config.get("pretrained_cfg")
+    known = preprocessor_normalisation(folder / PREPROCESSOR) or read_normalisation(described)
+    found = found._replace(
+        normalisation=known,
+        architecture=architecture_from_config(config),
+        settings={**found.settings, **settings_from_config(config)},
+        crop_pct=preprocessor_crop(folder / PREPROCESSOR) or read_crop(described),
+        class_names=class_names_from_config(config),
     )
-    found = found._replace(normalisation=known)
     if (folder / DECODER).exists():
-        decoder = read_tensors(folder / DECODER)
-        decoder = {f"decoder.{name}": tensor for name, tensor in decoder.items()}
-        found = found._replace(decoder=to_our_names(decoder, source).decoder)
+        read = read_weights(folder / DECODER)
+        decoder = {f"decoder.{name}": tensor for name, tensor in read.tensors.items()}
+        found = found._replace(
+            decoder=to_our_names(decoder, source).decoder,
+            settings={**found.settings, **read.settings},
+        )
     return found
 
 
@@ -193,6 +209,8 @@ def _from_timm(source: str, name: str) -> Weights:
         hashlib.sha256(save(tensors)).hexdigest(),
         named_licence(source, config.get("license")),
         read_normalisation(config),
+        architecture=Architecture(architecture, {}, plan.global_pool),
+        crop_pct=read_crop(config),
     )
 
 

@@ -123,11 +123,14 @@ def load_encoder(
     adapt_channels: bool = False,
     adapt_size: bool = False,
     fresh: Collection[str] = (),
+    hint: str = "set model.encoder and model.encoder_kwargs to the source's",
 ) -> LoadedTensors:
     """Load all tensors of `vit`, except those in `fresh` (such as a head) without a counterpart.
 
     Position embeddings are the source's, which its other weights were trained with; without them
     the model keeps its own.  Where the recipe fixes them they stay fixed.
+
+    `hint` ends messages about another architecture.
 
     Raises UserError where a tensor is missing, unknown, not finite or of a shape that may not be
     adapted, or where the number of attention heads or the activation differs.
@@ -140,9 +143,9 @@ def load_encoder(
             for key in [k for k in source if k.startswith(norm) and k not in own]:
                 skipped[key] = "the norm of another pooling"
                 del source[key]
-    hint = "set model.encoder and model.encoder_kwargs to the source's"
+    hint = hint and f": {hint}"
     if unknown := [key for key in source if key not in own]:
-        raise UserError(f"{where}: {abbreviate(unknown)} has no place in model.encoder: {hint}")
+        raise UserError(f"{where}: {abbreviate(unknown)} has no place in model.encoder{hint}")
     kept = [key for key in own if key not in source]
     if "fc_norm.weight" in weights.encoder and "norm.weight" in kept:
         raise UserError(
@@ -151,18 +154,18 @@ def load_encoder(
             "from it: give the run that it was fine-tuned from"
         )
     if missing := [key for key in kept if key not in fresh and key != POSITIONS]:
-        raise UserError(f"{where} lacks {abbreviate(missing)} of model.encoder: {hint}")
+        raise UserError(f"{where} lacks {abbreviate(missing)} of model.encoder{hint}")
     heads = num_heads_of(vit)
     if weights.geometry.num_heads not in (None, heads):
         raise UserError(
-            f"{where}: {weights.geometry.num_heads} attention heads, model.encoder has {heads}: "
-            f"{hint}"
+            f"{where}: {weights.geometry.num_heads} attention heads, model.encoder has "
+            f"{heads}{hint}"
         )
     activation, eps = activation_of(vit), eps_of(vit)
     if weights.geometry.activation not in (None, activation):
         raise UserError(
             f"{where}: its activation is {weights.geometry.activation}, that of model.encoder "
-            f"{activation}: {hint}"
+            f"{activation}{hint}"
         )
     notes: list[str] = []
     if weights.geometry.eps not in (None, eps):

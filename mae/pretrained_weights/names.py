@@ -18,6 +18,7 @@ AVERAGE = "average."
 WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|encoder|average)\.)+")
 DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
 HEADS = re.compile(r"^(?:head|classifier|pre_logits|pooler|attn_pool)\.")
+LINEAR_HEADS = re.compile(r"^(?:head|classifier)\.")
 
 RULES = [
     (re.compile(pattern), replacement)
@@ -48,6 +49,8 @@ class RenamedWeights(NamedTuple):
     encoder: dict[str, Tensor]
     decoder: dict[str, Tensor]
     """empty where there is none"""
+    head: dict[str, Tensor]
+    """linear classifier, `head.*`; also among the skipped"""
     skipped: dict[str, str]
     """name in the source → reason, for tensors that our encoder and decoder do not have"""
     notes: tuple[str, ...]
@@ -61,6 +64,7 @@ def to_our_names(tensors: Mapping[str, Tensor], where: str) -> RenamedWeights:
     """
     encoder: dict[str, Tensor] = {}
     decoder: dict[str, Tensor] = {}
+    head: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
     first: dict[tuple[bool, str], str] = {}
     twins = averaged(tensors)
@@ -76,6 +80,8 @@ def to_our_names(tensors: Mapping[str, Tensor], where: str) -> RenamedWeights:
             name = pattern.sub(replacement, name)
         if part is encoder and HEADS.match(name):
             skipped[key] = "a head"
+            if LINEAR_HEADS.match(name):
+                head[LINEAR_HEADS.sub("head.", name)] = tensor
             continue
         if part is encoder and name == "mask_token":
             if not has_decoder:
@@ -89,7 +95,8 @@ def to_our_names(tensors: Mapping[str, Tensor], where: str) -> RenamedWeights:
                 "holds one model"
             )
         part[name], first[own] = tensor, key
-    return RenamedWeights(_fused(encoder), _fused(decoder), skipped, NOTES if is_average else ())
+    notes = NOTES if is_average else ()
+    return RenamedWeights(_fused(encoder), _fused(decoder), head, skipped, notes)
 
 
 def averaged(tensors: Mapping[str, Tensor]) -> dict[str, str]:

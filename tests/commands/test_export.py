@@ -139,7 +139,7 @@ def test_one_remote_shard_is_downloaded_at_most(run, tmp_path, monkeypatch):
         (["{run}", "{out}", "--push", "a//b"], "--push a//b: "),
         (["{run}/checkpoints/step-000000006", "{out}"], "model.safetensors is damaged"),
         (["{run}/checkpoints/step-000000009", "{out}"], "no readable checkpoint"),
-        (["{run}/panels", "{out}"], "no run here (no config.yaml)"),
+        (["{run}/panels", "{out}"], "neither a run (config.yaml) nor a model"),
     ],
 )
 def test_wrong_use_is_refused_in_one_line(run, tmp_path, capsys, arguments, message):

@@ -153,7 +153,7 @@ def test_wrong_input_gives_one_line_and_no_files(
     assert "have no label (.cls)" in refused(str(run), *given[:2], "--test", bare)
     assert "3 classes, not --classes 4" in refused(str(run), *given, "--classes", "4")
     assert "not one of --classes 2" in refused(str(run), *given, "--classes", "2")
-    assert "no run here" in refused(str(tmp_path), *given)
+    assert "neither a run (config.yaml) nor a model" in refused(str(tmp_path), *given)
     assert "one feature file each" in refused("--train", "a", "b", "--test", "c")
     assert "not a feature file" in refused("--train", "a", "--test", "b")
     assert "(.safetensors) need no RUN: omit it" in refused(

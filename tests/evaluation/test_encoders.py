@@ -100,7 +100,7 @@ def test_untrained_encoder_differs_and_is_reproducible(exported):
 
 
 def test_folders_without_encoder_are_refused(exported, tmp_path):
-    with pytest.raises(UserError, match=r"no run here \(no config.yaml\)"):
+    with pytest.raises(UserError, match=r"neither a run \(config.yaml\) nor a model"):
         open_encoder(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(UserError, match=r"no model.safetensors; nothing else is loaded"):

@@ -8,7 +8,6 @@ from mae.data.images import Images
 from mae.data.manifest import build_manifest
 from mae.evaluation.encoders import objective_encoder
 from mae.evaluation.feature_cache import (
-    cached_features,
     copy_features,
     identity,
     load_or_encode,
@@ -36,23 +35,25 @@ def images(make_shards, tmp_path):
 
 def test_cached_features_are_reused(objective, images, tmp_path, monkeypatch):
     said = []
-    first = cached_features(tmp_path, Config(), objective, images, log=said.append)
+    encoder = objective_encoder(Config(), objective)
+    first = load_or_encode(encoder, images, tmp_path / "features", log=said.append)
     assert first.labels.tolist() == [i % 3 for i in range(12)]
     assert first.names()[9] == images.manifest.name(9)
     assert "encoding into" in said[0] and "images/s" in said[-1]
     monkeypatch.setattr(objective, "encode", None)  # not called any more
-    again = cached_features(tmp_path, Config(), objective, images, log=said.append)
+    again = load_or_encode(encoder, images, tmp_path / "features", log=said.append)
     assert again.path == first.path and "made before" in said[-1]
     assert np.array_equal(again.vectors["mean"], first.vectors["mean"])
     assert len(list((tmp_path / "features").iterdir())) == 1
 
 
 def test_file_with_tokens_serves_pooled_requests(objective, images, tmp_path):
-    whole = cached_features(tmp_path, Config(), objective, images, tokens=True)
+    encoder = objective_encoder(Config(), objective)
+    whole = load_or_encode(encoder, images, tmp_path, tokens=True)
     assert whole.vectors["tokens"].ndim == 3
     pooled = whole.vectors["tokens"].astype(np.float64).mean(axis=1)
     np.testing.assert_allclose(pooled, whole.vectors["mean"], atol=2e-3)
-    assert cached_features(tmp_path, Config(), objective, images).path == whole.path
+    assert load_or_encode(encoder, images, tmp_path).path == whole.path
 
 
 def test_identity_covers_everything_that_changes_features(objective, images, make_shards):

@@ -11,7 +11,7 @@ from mae.objectives.attentive.declaration import model_of
 from mae.objectives.attentive.model import AttentiveProbe
 from mae.objectives.attentive.report import attentive
 from mae.objectives.base import Objective
-from mae.objectives.frozen import ProbeImplementation
+from mae.objectives.frozen import ProbeImplementation, given_options
 
 
 class AttentiveImplementation(ProbeImplementation):
@@ -23,7 +23,7 @@ class AttentiveImplementation(ProbeImplementation):
         Raises UserError where the encoder cannot be read or has other weights than recorded.
         """
         model = model_of(config)
-        encoder = open_again(model.encoder, model.untrained, model.sha256)
+        encoder = open_again(model.encoder, model.untrained, model.sha256, given_options(model))
         return AttentiveProbe(
             encoder,
             width=blank_vectors(encoder, config.data.in_chans)[TOKENS].shape[2],

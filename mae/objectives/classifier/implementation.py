@@ -18,11 +18,14 @@ from mae.evaluation.classification import (
 )
 from mae.export.contract import Pool
 from mae.networks.vit import layer_groups
-from mae.objectives.base import HeldOut, Implementation, Objective
+from mae.objectives.base import AdoptedModel, HeldOut, Implementation, Objective
+from mae.objectives.classifier.adopt import adopt_classifier
 from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.classifier.model import Classifier, build_classifier
+from mae.pretrained_weights.architecture import WeightOptions
 from mae.pretrained_weights.init_record import InitialWeights
 from mae.pretrained_weights.start import start_encoder
+from mae.pretrained_weights.weight_files import Weights
 
 
 class ClassifierImplementation(Implementation):
@@ -84,6 +87,10 @@ class ClassifierImplementation(Implementation):
         """Load the encoder's weights; the head keeps its initial ones."""
         assert isinstance(objective, Classifier)
         return start_encoder(objective, objective.encoder, config.init, config.data)
+
+    def adopt(self, weights: Weights, options: WeightOptions) -> AdoptedModel | None:
+        """Build a classifier for weights with a head and without a decoder."""
+        return None if weights.decoder else adopt_classifier(weights, options)
 
     def choose_pool(self, objective: Objective, chosen: Pool | None) -> Pool:
         """Pooling that the head was trained on.  Raises UserError for another choice."""

@@ -7,7 +7,7 @@ from mae.config.sections import Config
 from mae.evaluation.encoders import open_again
 from mae.evaluation.features import blank_vectors, preferred_feature
 from mae.evaluation.probing import ProbeRequest
-from mae.objectives.frozen import ProbeImplementation
+from mae.objectives.frozen import ProbeImplementation, given_options
 from mae.objectives.linear_probe.declaration import model_of
 from mae.objectives.linear_probe.model import LinearProbe
 from mae.objectives.linear_probe.report import linear_probe
@@ -22,7 +22,7 @@ class LinearProbeImplementation(ProbeImplementation):
         Raises UserError where the encoder cannot be read or has other weights than recorded.
         """
         model = model_of(config)
-        encoder = open_again(model.encoder, model.untrained, model.sha256)
+        encoder = open_again(model.encoder, model.untrained, model.sha256, given_options(model))
         vectors = blank_vectors(encoder, config.data.in_chans)
         return LinearProbe(
             encoder,

@@ -29,6 +29,8 @@ from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.decoder import Decoder
 from mae.objectives.mae.loaders import load_original
 from mae.objectives.mae.model import MaskedAutoencoder
+from mae.pretrained_weights.description import num_heads_of
+from mae.pretrained_weights.weight_files import ARGUMENTS, settings_text
 
 DECODER_FILE = "decoder.safetensors"
 DECODER = f"""
@@ -42,8 +44,28 @@ def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
     if not request.decoder:
         return written
     # In a file of its own: timm mistakes a state dict with a mask token for DINOv2's.
-    save_tensors(weights(mae_of(request).decoder), folder / DECODER_FILE, {"format": "pt"})
+    save_tensors(weights(mae_of(request).decoder), folder / DECODER_FILE, metadata(request))
     return written._replace(files=written.files + DECODER)
+
+
+def recorded_settings(request: ExportRequest) -> dict[str, int | float | bool]:
+    """Settings that the tensors do not show, and reconstructions need."""
+    section, model = model_of(request.config), mae_of(request)
+    heads = num_heads_of(request.encoder)
+    known: dict[str, int | float | bool] = {"num_heads": heads} if heads else {}
+    if not request.decoder:
+        return known
+    return {
+        **known,
+        "decoder_num_heads": section.decoder_num_heads,
+        "norm_pix_loss": model.norm_pix_loss,
+        "mask_ratio": model.mask_ratio,
+    }
+
+
+def metadata(request: ExportRequest) -> dict[str, str]:
+    """Metadata of a safetensors file, with the settings that `init.from` and evaluations read."""
+    return {"format": "pt", ARGUMENTS: settings_text(recorded_settings(request))}
 
 
 def mae_of(request: ExportRequest) -> MaskedAutoencoder:
@@ -155,8 +177,8 @@ def write_original(folder: Path, request: ExportRequest, images: Tensor) -> Expo
     refuse_beyond_plain(vit, "mae")
     decoder, remarks = named_decoder(request, "mae")
     tensors = original_names(vit, decoder)
-    save_tensors(tensors, folder / WEIGHTS, {"format": "pt"})
-    torch.save({"model": tensors}, folder / PICKLED)
+    save_tensors(tensors, folder / WEIGHTS, metadata(request))
+    torch.save({"model": tensors, ARGUMENTS: recorded_settings(request)}, folder / PICKLED)
     normalised = request.normalize(images)
     inputs = {"images": normalised}
     expected = expected_features(request, normalised) | expected_photograph(request)

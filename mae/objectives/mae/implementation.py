@@ -8,10 +8,12 @@ from typing import Any, ClassVar
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from mae.base.errors import UserError
+from mae.config.loading import parse_recorded_config
 from mae.config.sections import Config, DataConfig, InitConfig
 from mae.evaluation.health import measure_held_out
 from mae.export.contract import Writer
-from mae.objectives.base import HeldOut, Implementation, Objective
+from mae.objectives.base import AdoptedModel, HeldOut, Implementation, Objective
 from mae.objectives.mae.decoder import Block, CrossBlock, CrossDecoder, Decoder
 from mae.objectives.mae.export import resize_decoder, write_original, write_timm
 from mae.objectives.mae.huggingface import write_huggingface
@@ -19,11 +21,26 @@ from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 from mae.objectives.mae.pictures import reconstruct
 from mae.objectives.mae.reconstruction import hidden_sums, shares_explained
 from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
+from mae.pretrained_weights.architecture import (
+    WeightOptions,
+    decoder_num_heads,
+    infer_settings,
+    norm_pix_loss,
+    set_norm_eps,
+)
 from mae.pretrained_weights.description import Grid, grid_of
-from mae.pretrained_weights.fit import POSITIONS, LoadedTensors, check_tensors, square_grid
+from mae.pretrained_weights.fit import (
+    POSITIONS,
+    LoadedTensors,
+    check_tensors,
+    load_encoder,
+    shape_mismatch,
+    square_grid,
+)
 from mae.pretrained_weights.init_record import InitialWeights
 from mae.pretrained_weights.start import start_encoder
 from mae.pretrained_weights.weight_files import Weights
+from mae.training.checkpoint.trained import build_objective
 
 
 def start_mae(model: MaskedAutoencoder, init: InitConfig, data: DataConfig) -> InitialWeights:
@@ -79,6 +96,73 @@ def decoder_positions(tensor: Tensor, prefix: int, grid: Grid, old_grid: Grid | 
     return tensor
 
 
+def adopt_mae(weights: Weights, options: WeightOptions) -> AdoptedModel:
+    """Build the Masked Autoencoder that holds `weights`, without a decoder where they have none.
+
+    Raises UserError where a tensor is missing, unknown or does not fit.
+    """
+    inferred = infer_settings(weights, options)
+    assumed, source = list(inferred.assumed), weights.decoder
+    model = dict(inferred.model)
+    if source:
+        model |= _decoder_settings(weights, options, assumed)
+    settings = {"objective": "mae", "model": model, "data": inferred.data}
+    config = parse_recorded_config(settings, weights.name)
+    objective = build_objective(config)
+    assert isinstance(objective, MaskedAutoencoder)
+    set_norm_eps(objective, weights.geometry.eps)
+    loaded = load_encoder(objective.encoder, weights, hint="")
+    parts, skipped = {"encoder": loaded}, dict(loaded.skipped)
+    if source:
+        decoder = load_decoder(objective.decoder, weights, grid_of(objective.encoder))
+        if not decoder.tensors:
+            raise UserError(f"{weights.name}: decoder: {_misfit(objective.decoder, source)}")
+        parts["decoder"] = decoder
+    else:
+        del objective.decoder  # random weights must not be used as if they were trained
+    return AdoptedModel(
+        config=config,
+        objective=objective,
+        parts=parts,
+        skipped=skipped,
+        notes=loaded.notes,
+        assumed=assumed,
+        has_decoder=bool(source),
+    )
+
+
+def _decoder_settings(
+    weights: Weights, options: WeightOptions, assumed: list[str]
+) -> dict[str, Any]:
+    source = weights.decoder
+    if "mask_token" not in source:
+        raise UserError(f"{weights.name}: decoder: lacks mask_token")
+    depth = len({key.split(".")[1] for key in source if key.startswith("blocks.")})
+    settings: dict[str, Any] = {
+        "decoder_embed_dim": source["mask_token"].shape[-1],
+        "decoder_depth": max(depth, 1),
+        "decoder_num_heads": decoder_num_heads(weights, options, assumed),
+        "decoder_attention": "cross" if "mixture" in source else "joint",
+        "norm_pix_loss": norm_pix_loss(weights, options, assumed),
+    }
+    ratio = weights.settings.get("mask_ratio")
+    is_known = isinstance(ratio, float) and 0 < ratio < 1
+    return settings | ({"mask_ratio": ratio} if is_known else {})
+
+
+def _misfit(decoder: Decoder | CrossDecoder, source: Mapping[str, Tensor]) -> str:
+    """The first tensor of a decoder that is missing, unknown or of another shape."""
+    own = decoder.state_dict()
+    for key in (*own, *source):
+        if key not in source:
+            return f"lacks {key}"
+        if key not in own:
+            return f"{key} has no place in it"
+        if source[key].shape != own[key].shape and key != POSITIONS:
+            return shape_mismatch(key, source[key], own[key])
+    return shape_mismatch(POSITIONS, source[POSITIONS], own[POSITIONS])
+
+
 class MaeImplementation(Implementation):
     """Implementation of masked autoencoding."""
 
@@ -112,10 +196,17 @@ class MaeImplementation(Implementation):
         assert isinstance(objective, MaskedAutoencoder)
         return start_mae(objective, config.init, config.data)
 
+    def adopt(self, weights: Weights, options: WeightOptions) -> AdoptedModel | None:
+        """Build a Masked Autoencoder for weights without a classifier, or with a decoder."""
+        if weights.head and not weights.decoder:
+            return None
+        return adopt_mae(weights, options)
+
     def after_resize(self, objective: Objective, old_grid: tuple[int, int]) -> None:
         """Interpolate the decoder's positions."""
         assert isinstance(objective, MaskedAutoencoder)
-        resize_decoder(objective, old_grid)
+        if hasattr(objective, "decoder"):  # else weights of others, of an encoder alone
+            resize_decoder(objective, old_grid)
 
 
 IMPLEMENTATION = MaeImplementation()

@@ -24,6 +24,7 @@ from mae.base.errors import (
 from mae.base.exit_status import (
     DONE,
     FAILED,
+    FIRST_PROCESS_SECONDS,
     STOPPED,
     WRONG_USE,
     ExitStatus,
@@ -35,9 +36,6 @@ from mae.training.checkpoint.run import Run
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 DATA_WAIT_SECONDS = 10
 """seconds that a run waits for data after a stop signal; launchers kill after 30"""
-
-FIRST_PROCESS_SECONDS = 10
-"""seconds that the other processes wait so that the first one reports an error common to all"""
 
 
 class StopSignals:
