@@ -141,7 +141,7 @@ KEY = "encoder.norm.bias"
     ids=["last bit", "type", "shape", "missing", "unknown"],
 )
 def test_changed_tensor_is_detected(tmp_path, in_process, monkeypatch, change):
-    monkeypatch.setattr("mae.export.plain.save_file", tampered(change))
+    monkeypatch.setattr("mae.export.plain.save_tensors", tampered(change))
     with pytest.raises(
         RunFailed,
         match=r"not written: mae cannot load it: .*encoder.norm.* differs from",
