@@ -102,7 +102,9 @@ def test_images_of_a_mixture_are_used(run, tmp_path, capsys):
     gone, there = (f"{tmp_path}/{name}/shard-*.tar" for name in ("gone", "shards"))
     parts = (MixturePart(shards=(gone,)), MixturePart(shards=(there,)))
     data = config.data.model_copy(update={"train": (), "mixture": parts})
-    images, _, told = check_images(None, config.model_copy(update={"data": data}), (16, 16))
+    settings = config.model_copy(update={"data": data})
+    images, photograph, told = check_images(None, settings, (16, 16))
+    assert photograph.shape == (3, 24, 24), "whole: the printed code crops it"
     assert told == "8 images of the run's data.mixture.1"
     assert images.shape == (8, 3, 16, 16) and images.dtype == torch.uint8
 
