@@ -71,6 +71,8 @@ def open_sources(
     """
     files = [source.endswith(SUFFIX) for source in (*train, *test)]
     if run is None:
+        if options != NOTHING:
+            raise UserError("--num-heads, --mean, --std: need RUN; feature files have no encoder")
         return _open_files(train, test, baselines, classes, log)
     if any(files):
         raise UserError("feature files (.safetensors) need no RUN: omit it")
