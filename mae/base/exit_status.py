@@ -33,7 +33,7 @@ def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
     try:
         return work() or DONE
     except UserError as error:
-        for line in str(error).splitlines():
+        for line in str(error).split("\n"):
             print(f"{program}: {line}", file=sys.stderr)
         return WRONG_USE
     except RunFailed as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mae.base.files import read_json
+from mae.base.printable import printable
 from mae.base.rows import read_rows
 from mae.config.sections import Config
 from mae.evaluation.diagnosis import interval, number
@@ -110,7 +111,7 @@ def model_card(request: ExportRequest, facts: CardFacts, written: ExportFiles, p
         card = card._replace(heading=f"weights {start}, converted by mae", text="", tags=())
     training = (ADOPTED if facts.is_adopted else TRAINING).format(
         start=start,
-        history=f"| pretraining | {init['history']} |\n" if init.get("history") else "",
+        history=f"| pretraining | {cell(str(init['history']))} |\n" if init.get("history") else "",
         samples=state.samples,
         step=state.step,
         batch_size=train.batch_size,
@@ -147,6 +148,11 @@ def model_card(request: ExportRequest, facts: CardFacts, written: ExportFiles, p
         results=_results_table(facts),
         licence=licence,
     )
+
+
+def cell(text: str) -> str:
+    """Text of a run's files as Markdown on one line: no table, link or tag of its own."""
+    return printable(text).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
 
 
 def _labelled_results(name: str, report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -208,7 +214,7 @@ def _model_row(request: ExportRequest, declared: Declaration) -> str:
         return f"model | {declared.describe(request.config, f'{millions:.2f} M parameters')}"
     millions = sum(p.numel() for p in vit.parameters()) / 1e6
     patch = " x ".join(map(str, vit.patch_embed.patch_size))
-    kind = f"{request.vit.encoder} {request.vit.encoder_kwargs or ''}"
+    kind = cell(f"{request.vit.encoder} {request.vit.encoder_kwargs or ''}")
     return f"encoder | {kind}, patch {patch}, {millions:.2f} M parameters"
 
 
@@ -255,7 +261,7 @@ def _metadata(
 def _results_table(facts: CardFacts) -> str:
     if not facts.results:
         return ""
-    rows = "".join(f"| {measurement} | {value} |\n" for measurement, value in facts.results)
+    rows = "".join(f"| {cell(name)} | {cell(value)} |\n" for name, value in facts.results)
     return f"## Results\n\n| | |\n|---|---|\n{rows}\n"
 
 
@@ -263,7 +269,7 @@ def _origin_and_licence(init: dict[str, Any], is_adopted: bool) -> tuple[str, st
     """(origin of the weights, paragraph on their licence)."""
     if not init:
         return "from scratch", f"{FREE}; no other weights were used."
-    origin = shown_source(str(init.get("from", "other weights")))
+    origin = cell(shown_source(str(init.get("from", "other weights")))).replace("`", "'")
     loaded, digest = init.get("keys_loaded"), init.get("sha256")
     details = ", ".join(
         [f"{loaded} tensors"] * (loaded is not None) + [f"sha256 {digest}"] * (digest is not None)
@@ -275,7 +281,7 @@ def _origin_and_licence(init: dict[str, Any], is_adopted: bool) -> tuple[str, st
             f"from `{origin}`",
             f"{FREE}; no weights of others were used. {text}, trained from scratch.",
         )
-    licence = init.get("license") or "unknown, ask their authors"
+    licence = cell(str(init.get("license") or "unknown, ask their authors"))
     text += f". Licence of those weights: **{licence}**. "
     text += (
         "**It forbids commercial use of those weights, and so of these.**"

@@ -150,3 +150,14 @@ def test_card_has_the_licence_of_initial_weights(init, lines):
     for part in lines:
         assert part in card, part
     assert "from scratch" not in card
+
+
+def test_texts_of_a_run_are_no_markup(run):
+    row = {"encoder": "pretrained", "feature": "a |\n# b <img src=x> [c](d)\x1b", "accuracy": 0.5}
+    write(run.folder / "knn.json", {"step": 8, "results": [row]})
+    facts = read_facts(run, TrainingState(8, 80, "f"), declaration("mae"))
+    init = {"from": "`x` |\ny", "history": "h |\n# i", "license": "<b>", "sha256": "0"}
+    card = model_card(export_request(), facts._replace(init=init), WRITTEN, "proof")
+    assert "| knn, a \\|\\n# b &lt;img src=x> \\[c](d)\\x1b, " in card
+    assert "| pretraining | h \\|\\n# i |" in card
+    assert "from `'x' \\|\\ny`" in card and "**&lt;b>**" in card

@@ -161,7 +161,7 @@ class RunLifecycle:
         if not (is_first or is_local):
             return
         if code != DONE:
-            for line in reason.splitlines():
+            for line in reason.split("\n"):
                 print(f"mae: {line}", file=sys.stderr, flush=True)
         run = self.run
         folder = run.folder if run is not None and run.is_open else None
