@@ -11,7 +11,9 @@ from mae.base.errors import UserError
 from mae.cli import main
 from mae.data.manifest import build_manifest, require_labels
 from mae.pretrain import main as pretrain
+from mae.storage.cache import ShardCache
 from tests.runs import write_config
+from tests.servers import body
 
 
 @pytest.fixture
@@ -125,6 +127,15 @@ def test_mae_pack_names_them(odd, tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     assert [line for line in named(lines, f"{shard}: ") if line not in out] == []
     assert "not packed: 1 .json" in out
+
+
+def test_class_names_beside_remote_shards_do_the_same(tmp_path, make_tar, server):
+    shard = make_tar(tmp_path / "a.tar", [("a.jpg", b""), ("a.cls", b"dog")])
+    url = server.serve("/a.tar", body(shard.read_bytes(), etag="1"))
+    server.serve("/classes.txt", body(b"cat\ndog\n", etag="1"))
+    cache = ShardCache(tmp_path / "cache", 10**9)
+    manifest = build_manifest([url], index_dir=tmp_path / "index", cache=cache)
+    assert manifest.label.tolist() == [1] and manifest.warnings() == []
 
 
 def test_class_names_beside_the_shards_number_labels_that_are_text(tmp_path, make_tar, capsys):

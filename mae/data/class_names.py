@@ -103,11 +103,11 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def class_numbers(folder: str) -> dict[str, int]:
-    """Class name → number from the classes.txt in `folder`; names that it lists twice have none."""
+def class_numbers(file: str) -> dict[str, int]:
+    """Class name → number from a file of names; a name that it lists twice has none."""
     names: list[str] = []
     with suppress(UserError):  # a set without labels may have any file of that name
-        names = [printable(name.strip()) for name in read_names(str(Path(folder, FILE)))]
+        names = [printable(name.strip()) for name in read_names(file)]
     times = Counter(names)
     return {name: number for number, name in enumerate(names) if name and times[name] == 1}
 

@@ -7,15 +7,13 @@ number is always a number.  Everything else is no label, and named as such.
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from mae.base.printable import printable
-from mae.data.class_names import class_numbers, normal
+from mae.data.class_names import beside, class_numbers, normal
 from mae.data.passed_over import PassedOverCounter, Reason
-from mae.storage.remote import is_remote
 
 if TYPE_CHECKING:
     from mae.data.scan import ShardIndex
@@ -78,10 +76,10 @@ def with_class_numbers(
     numbered = []
     for shard, index in zip(shards, indexes, strict=True):
         if index.label_names:
-            folder = "" if is_remote(shard) else str(Path(shard).parent)
-            if folder not in numbers:
-                numbers[folder] = class_numbers(folder) if folder else {}
-            index = _numbered(index, numbers[folder])
+            file = beside(shard)
+            if file not in numbers:
+                numbers[file] = class_numbers(file) if file else {}
+            index = _numbered(index, numbers[file])
         numbered.append(index)
     return numbered
 

@@ -12,7 +12,15 @@ from PIL import AvifImagePlugin, Image, features
 from PIL.ImageFile import ImageFile
 
 from mae.decoding.jpeg import check_jpeg
-from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_bits, check_size, undecodable
+from mae.decoding.pixels import (
+    READ_FORMATS,
+    BadImage,
+    ImageInfo,
+    Pixels,
+    check_bits,
+    check_size,
+    undecodable,
+)
 from mae.decoding.png import without_metadata
 from mae.decoding.signatures import SNIFFED, image_format
 
@@ -23,6 +31,7 @@ vars(AvifImagePlugin)["DEFAULT_MAX_THREADS"] = 1
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "AVIF")
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 WITH_ALPHA = (2, 4)
+AVIF = ("AVIF", "AVIF sequence")
 SAVE_APART = "save one, or each, as a file of its own"
 CHANNELS = {"1": 1, "I": 1} | {mode: channels for channels, mode in MODES.items()}
 AVIF_INSTALL_HINT = "AVIF needs Pillow's own wheel, with AVIF: pip install 'pillow>=11.3'"
@@ -87,8 +96,11 @@ def _open_checked(data: bytes | bytearray) -> Iterator[ImageFile]:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         # Before Pillow opens it: libwebp allocates two whole pictures at once.
         check_size(*_webp_size(data))
-    if data[4:8] == b"ftyp":
+    format = image_format(bytes(data[:SNIFFED]))
+    if data[4:8] == b"ftyp" and (format in AVIF or b"av1C" in data):
         _check_avif(data)
+    elif format and format not in READ_FORMATS.split(", "):
+        raise BadImage(f"does not decode: holds {format}, convert it to one of {READ_FORMATS}")
     check_jpeg(data)
     with open_image(io.BytesIO(without_metadata(data))) as image:
         check_size(image.height, image.width)
@@ -134,9 +146,6 @@ def _deep_png(data: bytes | bytearray, channels: int) -> np.ndarray:
 
 def _check_avif(data: bytes | bytearray) -> None:
     """Raise BadImage where Pillow cannot read AVIF, and for depths that it would cut to 8 bits."""
-    found = image_format(bytes(data[:SNIFFED]))
-    if found not in ("AVIF", "AVIF sequence") and not (found == "HEIF" and b"av1C" in data):
-        raise BadImage(f"does not decode: {found or 'no image'} inside, not AVIF")
     if not features.check("avif"):
         raise BadImage(AVIF_INSTALL_HINT)
     # AV1 codec configuration (AV1-ISOBMFF, section 2.3.3): high_bitdepth, twelve_bit.

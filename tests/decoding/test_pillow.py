@@ -83,7 +83,14 @@ def test_second_picture_in_a_jpeg_is_ignored(picture):
     assert torch.equal(decode(data, "jpg", 3), decode(encoded(picture, "JPEG", quality=90), "", 3))
 
 
-@pytest.mark.parametrize("format", ["GIF", "TGA", "PPM", "EPS"])
+@pytest.mark.parametrize(("format", "name"), [("GIF", "GIF"), ("DDS", "DDS"), ("QOI", "QOI")])
+def test_other_formats_under_the_name_of_one_that_is_read(picture, format, name):
+    assert refused(encoded(picture, format)) == (
+        f"does not decode: holds {name}, convert it to one of JPEG, PNG, WebP, BMP, AVIF, TIFF, .npy"
+    )
+
+
+@pytest.mark.parametrize("format", ["TGA", "PPM", "EPS"])
 def test_pillows_other_formats_are_refused(picture, format):
     assert refused(encoded(picture, format)) == (
         "does not decode: no image inside (JPEG, PNG, WEBP, BMP, AVIF)"
@@ -171,7 +178,10 @@ def test_animated_cut_and_foreign_avifs_are_refused(picture):
     for end in (11, 12, 40, len(data) - 50):
         assert refused(data[:end], "avif").startswith("does not decode: ")
     heic = bytes(4) + b"ftypheic" + bytes(100)
-    assert refused(heic, "avif") == "does not decode: HEIF inside, not AVIF"
+    for extension in ("avif", "jpg"):
+        assert refused(heic, extension) == (
+            "does not decode: holds HEIF, convert it to one of JPEG, PNG, WebP, BMP, AVIF, TIFF, .npy"
+        )
 
 
 def test_missing_avif_is_reported_with_its_install_command(picture, monkeypatch):
