@@ -38,8 +38,10 @@ def pair_masks(paths: Sequence[str], pattern: str, source: str) -> Pairs:
     a mask of several images or an image with several masks.
     """
     where = f"{source}: --masks {shlex.quote(pattern)}"
-    if pattern.count("*") != 1 or not pattern.lower().endswith(".png"):
-        raise UserError(f"{where}: write `*` once, for the image's name, and .png at the end")
+    if pattern.count("*") != 1 or _extension(pattern) not in EXTENSIONS:
+        raise UserError(
+            f"{where}: write `*` once, for the image's name, and .png or .jpg at the end"
+        )
     head, tail = map(re.escape, pattern.removeprefix("./").split("*"))
     name = ".*" if "/" in pattern else "[^/]*"
     fits = re.compile(f"((?:.*/)?){head}({name}){tail}", re.DOTALL).fullmatch
@@ -92,13 +94,13 @@ def refuse_unnamed_masks(paths: Sequence[str], source: str) -> None:
 
 
 def _likely_patterns(paths: Sequence[str]) -> list[str]:
-    """Patterns of masks, by the words in names of .png files and their folders."""
+    """Patterns of masks, by the words in names of images and their folders."""
     split = [splitext(path) for path in paths]
     others = {stem for stem, suffix in split if suffix.lower() in OTHER_SUFFIXES}
     marked_folders: dict[str, list[str]] = {}
     found: dict[str, None] = {}
     for stem, suffix in split:
-        if suffix.lower() != ".png":
+        if suffix[1:].lower() not in EXTENSIONS:
             continue
         folder, _, name = stem.rpartition("/")
         ends = [suffix]
@@ -109,7 +111,7 @@ def _likely_patterns(paths: Sequence[str]) -> list[str]:
             marked_folders[folder] = [part for part in folder.split("/") if part.lower() in WORDS]
         for part in marked_folders[folder]:
             found |= dict.fromkeys(f"{part}/*{end}" for end in ends)
-        if stem in others:
+        if suffix.lower() == ".png" and stem in others:
             found["*.png"] = None
     return list(found)
 

@@ -40,7 +40,7 @@ def test_masks_find_their_images(pattern, pairs):
     ("pattern", "paths", "message"),
     [
         ("*_m.png", ["1.jpg"], "photos: --masks '*_m.png': matches none of 1 files"),
-        ("*_m.*", ["1.jpg"], "write `*` once, for the image's name, and .png at the end"),
+        ("*_m.*", ["1.jpg"], "write `*` once, for the image's name, and .png or .jpg at the end"),
         ("masks", ["1.jpg"], "write `*` once"),
         ("*.png", ["1.jpg", "1.jpeg", "1.png"], "1.png, 1.jpg, 1.jpeg: a mask of several images"),
         (
@@ -71,6 +71,9 @@ def test_masks_without_an_image_are_named():
     [
         (["1.jpg", "1_mask.png", "2.jpg"], "'*_mask.png'"),
         (["a/1.png", "a/1-seg.png"], "'*-seg.png'"),
+        (["a/1.jpg", "a/1_gt.jpg"], "'*_gt.jpg'"),
+        (["images/1.jpg", "masks/1.jpg"], "'masks/*.jpg'"),
+        (["images/1.tif", "masks/1.tif"], "'masks/*.tif'"),
         (["images/1.jpg", "masks/1.png"], "'masks/*.png'"),
         (["images/1.jpg", "Annotations/1_mask.PNG"], "'Annotations/*_mask.PNG'"),
         (["train/images/1.png", "train/labels/1.png"], "'labels/*.png'"),
@@ -137,6 +140,17 @@ def test_masks_are_packed_as_segmentation_reads_them(photos, tmp_path):
         name = source[manifest.key(sample)].removeprefix("images/").removesuffix(".jpg")
         mask = masks[sample]
         assert mask is not None and (mask.values == int(name)).all()
+
+
+def test_masks_in_jpeg_are_packed_as_segmentation_reads_them(photos, tmp_path):
+    for path in list((photos / "masks").iterdir()):
+        Image.open(path).point(lambda value: 255 * (value > 1)).save(path.with_suffix(".jpg"))
+        path.unlink()
+    request = PackRequest((str(photos),), masks="masks/*.jpg")
+    assert pack(request, tmp_path / "out").splits == {"train": 4}
+    masks = Masks(Images(build_manifest([f"{tmp_path}/out/*.tar"]), 3, 8, None), "--test")
+    levels = sorted(int(np.median(masks[sample].values)) for sample in range(4))
+    assert levels == [0, 0, 255, 255]
 
 
 @pytest.mark.parametrize(
