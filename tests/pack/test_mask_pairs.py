@@ -149,8 +149,8 @@ def test_masks_in_jpeg_are_packed_as_segmentation_reads_them(photos, tmp_path):
     request = PackRequest((str(photos),), masks="masks/*.jpg")
     assert pack(request, tmp_path / "out").splits == {"train": 4}
     masks = Masks(Images(build_manifest([f"{tmp_path}/out/*.tar"]), 3, 8, None), "--test")
-    levels = sorted(int(np.median(masks[sample].values)) for sample in range(4))
-    assert levels == [0, 0, 255, 255]
+    found = [masks[sample] for sample in range(4)]
+    assert sorted(int(np.median(mask.values)) for mask in found if mask) == [0, 0, 255, 255]
 
 
 @pytest.mark.parametrize(
