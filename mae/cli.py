@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from mae import __version__
 from mae.base.errors import UserError
-from mae.base.exit_status import FAILED, FIRST_PROCESS_SECONDS, exit_code
+from mae.base.exit_status import FIRST_PROCESS_SECONDS, exit_code
+from mae.base.output import lasting_output
 from mae.base.terminal import guarded_output
 from mae.commands import (
     attention,
@@ -68,7 +69,11 @@ COMMANDS = (
 @guarded_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
-    argv = sys.argv[1:] if argv is None else argv
+    with lasting_output():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: Sequence[str]) -> int:
     if argv and argv[0] in ENTRY_POINTS:
         name, *words = argv
         if "--supervise" not in words:
@@ -79,15 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> int | None:
         refuse_several_processes(args)
-        code = args.work(args)
-        sys.stdout.flush()  # a closed pipe raises here, inside the `try` below
-        return code
+        return args.work(args)
 
-    try:
-        return exit_code(work)
-    except BrokenPipeError:  # `mae index … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+    return exit_code(work)
 
 
 def refuse_several_processes(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mae.base.errors import RunFailed, UserError
+from mae.base.output import lasting_output
 from mae.base.redaction import without_secrets
 from mae.base.rows import append_row, read_file
 
@@ -29,7 +30,21 @@ def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
     The code is the one that `work` returns (None: 0), 2 after a UserError, 1 after a RunFailed or
     Ctrl-C.  Training runs use `mae.training.safety.lifecycle.RunLifecycle` instead, which also
     handles stop signals, several processes and the run folder.
+
+    Where standard output is lost (`| head -1`, a full disk) the work is done nevertheless, and the
+    code is 1 instead of 0.
     """
+    with lasting_output() as (out, _):
+        code = _exit_code(work, program)
+        out.flush()
+        if code != DONE or out.error is None:
+            return code
+        if not isinstance(out.error, BrokenPipeError):
+            print(f"{program}: standard output: {out.error.strerror}", file=sys.stderr)
+        return FAILED
+
+
+def _exit_code(work: Callable[[], int | None], program: str) -> int:
     try:
         return work() or DONE
     except UserError as error:

@@ -244,6 +244,14 @@ def amount(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """Finite number of 0 or more."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
+    return value
+
+
 def percent(text: str) -> int:
     """Integer from 1 to 100."""
     value = int(text)

@@ -34,7 +34,7 @@ from mae.base.exit_status import (
     read_exit_status,
 )
 from mae.base.process_group import ProcessGroup
-from mae.commands.options import add_command
+from mae.commands.options import add_command, natural, not_negative
 from mae.config.loading import load_config
 from mae.objectives.registry import declarations
 
@@ -67,13 +67,13 @@ def add_parser(commands: Any) -> None:
     parser = add_command(commands, "supervise", "relaunch a run after crashes", run, EPILOG)
     parser.add_argument(
         "--relaunches",
-        type=int,
+        type=natural,
         default=3,
         help="maximum number of relaunches in a row without a newer checkpoint",
     )
     parser.add_argument(
         "--delay",
-        type=float,
+        type=not_negative,
         default=10.0,
         help="seconds before the first relaunch in a row; doubled for each further one",
     )
@@ -140,10 +140,10 @@ class Supervisor:
 
     def run(self) -> int:
         """Exit code of the run, once it is done, refused, stopped or given up."""
-        signals = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
-            signals.append(signal.SIGHUP)
+        signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
         before = {number: signal.signal(number, self._note) for number in signals}
+        # As under nohup: a lost terminal costs nothing.
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             with tempfile.TemporaryDirectory(
                 prefix="mae-supervise-", ignore_cleanup_errors=True
@@ -250,7 +250,6 @@ class Supervisor:
             _log("interrupted for the third time: killing the run")
             self._kill_all()
             return
-        number = signal.SIGTERM if number == signal.SIGHUP else number
         training = self.processes.training_processes()
         if not training:  # on other machines (srun passes it on), or not started yet
             child.send_signal(number)

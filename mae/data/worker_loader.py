@@ -149,5 +149,5 @@ def _states(items: Iterator) -> str:
 def _ignore_signals(worker: int) -> None:
     # Schedulers send these to every process of a job; a worker that ended would cost the last
     # checkpoint.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

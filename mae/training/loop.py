@@ -74,7 +74,7 @@ class Trainer:
         max_rollbacks = guard.max_rollbacks if guard.rollback else 0
         if max_rollbacks and state.step == 0:
             self._save(0, wait=True)  # an early spike needs a checkpoint to return to
-        rollbacks = 0
+        rollbacks = len(self.skipped) // 2  # those of earlier starts, too: each adds two steps
         while state.step < self.plan.steps:
             try:
                 return self._train(state.step)

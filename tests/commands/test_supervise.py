@@ -248,16 +248,37 @@ def stop(line: list[str], folder: Path, number: int, ranks: int = 1) -> tuple[in
     return process.returncode, stderr
 
 
-@pytest.mark.parametrize(
-    ("sent", "received"),
-    [("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1"), ("SIGINT", "SIGINT"), ("SIGHUP", "SIGTERM")],
-)
-def test_a_signal_is_passed_on_and_the_run_stops_in_order(fake, tmp_path, sent, received):
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_is_passed_on_and_the_run_stops_in_order(fake, tmp_path, sent):
     line = fake({"wait": True, "step": 4})
     code, stderr = stop(line, tmp_path, signal.Signals[sent])
     assert code == 75
-    assert (tmp_path / "seen-0").read_text() == received
+    assert (tmp_path / "seen-0").read_text() == sent
     assert stderr == f"mae: supervise: stopped by {sent} at step 4; the same command continues\n"
+
+
+def test_a_lost_terminal_costs_nothing(fake, tmp_path):
+    line = fake({"wait": True, "step": 4})
+    process = start(line)
+    try:
+        wait_for(tmp_path / "ready-0", process=process)
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None and not (tmp_path / "seen-0").exists()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 75
+
+
+@pytest.mark.parametrize("words", [["--delay=-1"], ["--relaunches=-1"], ["--delay=nan"]])
+def test_negative_numbers_are_refused(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["supervise", *words, "python", "-m", "mae.pretrain", "x.yaml"])
+    assert ended.value.code == 2
+    assert "is not" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_launcher_of_one_process_is_left_alone(fake, tmp_path):

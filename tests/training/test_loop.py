@@ -1,16 +1,20 @@
 """Runs that are stopped, poisoned, or go wrong: what the loop does about it."""
 
 import json
+import os
+import pty
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
 from mae.cli import main as mae
 from mae.pretrain import main
+from mae.training.safety.lifecycle import StopSignals
 from tests.runs import (
     command,
     environment,
@@ -20,6 +24,7 @@ from tests.runs import (
     same_weights,
     write_config,
 )
+from tests.waiting import wait_for
 
 STEPS = 26
 
@@ -90,6 +95,66 @@ sys.exit(mae.pretrain.main([{str(write_config(tmp_path, shards))!r}, "train.epoc
     assert "mae: interrupted; the same command continues the run" in errors
 
 
+def test_a_second_request_leaves_at_once_and_a_repeated_one_does_not(monkeypatch, capfd):
+    """Launchers pass a signal on that every process got; SIGUSR1 announces a SIGTERM."""
+    monkeypatch.setattr("mae.training.safety.lifecycle.AGAIN_SECONDS", 0.2)
+    for variable in ("MAE_SUPERVISED", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
+    stop = StopSignals()
+    try:
+        stop.in_loop = True
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), number)
+        assert stop.requested == "SIGTERM"
+        time.sleep(0.3)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+    finally:
+        stop.restore()
+    assert capfd.readouterr().err.count("finishing this step, then saving; again to leave") == 1
+
+
+def test_a_launcher_that_kills_after_a_hang_up_makes_it_a_request_to_stop(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    stop = StopSignals()
+    try:
+        stop.in_loop = True
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.requested == "SIGHUP"
+    finally:
+        stop.restore()
+
+
+def test_a_lost_terminal_costs_nothing(shards, undisturbed, tmp_path):
+    """The terminal is closed in the middle: SIGHUP to all its processes, then writing fails."""
+    config, ours, terminal = write_config(tmp_path, shards), *pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *command(config, "data.workers=1", "log.panel_every=1")],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment(),
+    )
+    os.close(terminal)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and '"step": 2,' in metrics.read_text(), seconds=120)
+    os.close(ours)
+    process.wait(timeout=120)
+    assert exit_status(tmp_path)["code"] == 0
+    assert same_weights(final_weights(tmp_path / "run"), undisturbed)
+    assert "done: 26 steps" in (tmp_path / "run" / "output.log").read_text()
+
+
+def test_a_full_standard_output_costs_nothing(shards, tmp_path, monkeypatch):
+    with Path("/dev/full").open("w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert main([str(write_config(tmp_path, shards)), "train.epochs=2"]) == 0
+    lines = (tmp_path / "run" / "output.log").read_text().splitlines()
+    assert lines[0].startswith("data ") and lines[-1].startswith("  mae ")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_exits_75(shards, undisturbed, tmp_path, number):
     config = write_config(tmp_path, shards)
@@ -97,8 +162,10 @@ def test_a_signal_finishes_the_step_saves_and_exits_75(shards, undisturbed, tmp_
         config, number, "train.checkpoint_every=1000", "data.workers=1", "train.epochs=400"
     )
     assert code == 75
-    (line,) = errors.splitlines()
-    assert f"stopped by {signal.Signals(number).name} after step " in line
+    name = signal.Signals(number).name
+    said, line = errors.splitlines()
+    assert said == f"mae: {name}: finishing this step, then saving; again to leave now"
+    assert f"stopped by {name} after step " in line
     stopped = int(line.partition("after step ")[2].partition(";")[0])
     assert stopped >= 6
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [

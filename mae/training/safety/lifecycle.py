@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -31,9 +32,18 @@ from mae.base.exit_status import (
     append_event,
     write_exit_status,
 )
+from mae.base.output import lasting_output
+from mae.base.process_group import MARK
 from mae.training.checkpoint.run import Run
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+LAUNCHER = "TORCHELASTIC_RUN_ID"
+"""environment variable of processes whose launcher kills them some time after a signal"""
+AGAIN_SECONDS = 2.0
+"""seconds after which a second signal is a request of its own: schedulers signal all processes,
+and launchers pass that on"""
+AGAIN_SECONDS_LAUNCHED = 10.0
+"""the same where a launcher or a supervisor is between: it may be slow"""
 DATA_WAIT_SECONDS = 10
 """seconds that a run waits for data after a stop signal; launchers kill after 30"""
 
@@ -42,7 +52,11 @@ class StopSignals:
     """Handler of stop signals; the training loop checks `requested` after every step.
 
     Outside the loop (`in_loop` False) there is no step to finish: the signal raises Stopped at
-    once.  A second Ctrl-C raises KeyboardInterrupt, in the loop as well.
+    once.  In the loop it is acknowledged; a second request (Ctrl-C, or SIGTERM a few seconds later)
+    raises KeyboardInterrupt.  SIGUSR1 is a scheduler's early warning, and no first request.
+
+    SIGHUP, a lost terminal, is ignored as under `nohup`: the run goes on.  Only where a launcher of
+    several processes gets it too, and kills them 30 seconds later, it is a request to stop.
     """
 
     def __init__(self) -> None:
@@ -54,9 +68,17 @@ class StopSignals:
         self.place = "before the first step"
         """phase of the run outside the loop, for the message"""
         self.is_waiting = False
+        self.asked_at: float | None = None
+        """time of the first request that was no early warning"""
+        is_launched = LAUNCHER in os.environ
+        may_repeat = is_launched or MARK in os.environ
+        self.again_seconds = AGAIN_SECONDS_LAUNCHED if may_repeat else AGAIN_SECONDS
         self.before = {}
         if threading.current_thread() is threading.main_thread():
             self.before = {number: signal.signal(number, self._stop) for number in STOP_SIGNALS}
+            hang_up = self._stop if is_launched else signal.SIG_IGN
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
+                self.before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
             self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._handle_alarm)
 
     @contextmanager
@@ -76,9 +98,19 @@ class StopSignals:
         self.before = {}
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.requested == "SIGINT":
-            raise KeyboardInterrupt
+        now, is_first = time.monotonic(), not self.requested
+        if self.asked_at is not None and number != signal.SIGUSR1:
+            is_second_ctrl_c = number == signal.SIGINT and self.requested == "SIGINT"
+            if is_second_ctrl_c or now - self.asked_at >= self.again_seconds:
+                raise KeyboardInterrupt
+            return
+        if number != signal.SIGUSR1:
+            self.asked_at = now
         self.requested = signal.Signals(number).name
+        if is_first and self.in_loop and os.environ.get("RANK", "0") == "0":
+            _print_now(
+                f"mae: {self.requested}: finishing this step, then saving; again to leave now"
+            )
         if not self.in_loop:
             raise Stopped(f"stopped by {self.requested} {self.place}")
         signal.alarm(DATA_WAIT_SECONDS)
@@ -87,6 +119,12 @@ class StopSignals:
         if self.is_waiting:
             raise Stopped(f"stopped by {self.requested} while waiting for data")
         signal.alarm(DATA_WAIT_SECONDS)
+
+
+def _print_now(text: str) -> None:
+    """Print to standard error, from a signal handler too, where `print` may fail."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
 class RunLifecycle:
@@ -116,7 +154,7 @@ class RunLifecycle:
 
         0 done, 1 failed, 2 wrong use, 75 stopped early.
         """
-        with self.cleanup:
+        with lasting_output(self._folder_for_output), self.cleanup:
             is_local = False
             try:
                 work()
@@ -137,6 +175,10 @@ class RunLifecycle:
             self.stop.in_loop = True  # a signal must not interrupt what follows
             self._record(code, reason, is_local)
             return code
+
+    def _folder_for_output(self) -> Path | None:
+        """The run folder, once it is this run's."""
+        return self.run.folder if self.run is not None and self.run.is_open else None
 
     def end_process(self, error: ProcessFailed) -> NoReturn:
         """Report `error` and end the process at once, from any thread; workers are killed."""
