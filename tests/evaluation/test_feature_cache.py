@@ -6,6 +6,7 @@ from mae.base.errors import UserError
 from mae.config.sections import Config, DataConfig
 from mae.data.images import Images
 from mae.data.manifest import build_manifest
+from mae.data.transform import CENTER_RULE
 from mae.evaluation.encoders import objective_encoder
 from mae.evaluation.feature_cache import (
     copy_features,
@@ -45,6 +46,17 @@ def test_cached_features_are_reused(objective, images, tmp_path, monkeypatch):
     assert again.path == first.path and "made before" in said[-1]
     assert np.array_equal(again.vectors["mean"], first.vectors["mean"])
     assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_features_of_another_rule_of_views_are_encoded_again(
+    objective, images, tmp_path, monkeypatch
+):
+    """Also those of earlier versions, which named no rule."""
+    first = cached_features(tmp_path, Config(), objective, images)
+    assert first.metadata["view"] == CENTER_RULE
+    monkeypatch.setattr("mae.evaluation.feature_cache.CENTER_RULE", "another")
+    again = cached_features(tmp_path, Config(), objective, images)
+    assert again.path != first.path and again.metadata["view"] == "another"
 
 
 def test_file_with_tokens_serves_pooled_requests(objective, images, tmp_path):
