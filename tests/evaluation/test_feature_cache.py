@@ -52,10 +52,11 @@ def test_features_of_another_rule_of_views_are_encoded_again(
     objective, images, tmp_path, monkeypatch
 ):
     """Also those of earlier versions, which named no rule."""
-    first = cached_features(tmp_path, Config(), objective, images)
+    encoder = objective_encoder(Config(), objective)
+    first = load_or_encode(encoder, images, tmp_path / "features", log=silent)
     assert first.metadata["view"] == CENTER_RULE
     monkeypatch.setattr("mae.evaluation.feature_cache.CENTER_RULE", "another")
-    again = cached_features(tmp_path, Config(), objective, images)
+    again = load_or_encode(encoder, images, tmp_path / "features", log=silent)
     assert again.path != first.path and again.metadata["view"] == "another"
 
 
