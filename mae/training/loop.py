@@ -233,4 +233,4 @@ class Trainer:
     def _state(self, step: int) -> TrainingState:
         samples = step * self.plan.sharding.batch_size
         fingerprint = self.data.manifest.fingerprint
-        return TrainingState(step, samples, fingerprint, tuple(sorted(self.skipped)))
+        return TrainingState(step, samples, fingerprint, tuple(sorted(self.skipped)), self.run.id)

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mae.base.errors import StorageError, UserError
+from mae.base.errors import RunFailed, StorageError, UserError
 from mae.base.files import discard, save_tensors, sync
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """version of the content of state.json; its checksum works alike in all versions"""
+RUN_ID = "run-id"
+"""file in the run folder: a random id, which its checkpoints hold too"""
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
 
 DAMAGED_SUFFIX = ".damaged"
@@ -42,6 +44,22 @@ class DamagedCheckpoint(UserError):
     """A checkpoint whose files are missing or altered; an older one may be intact."""
 
 
+def read_run_id(folder: Path) -> str:
+    """Read the id of the run in a run folder; empty where there is none."""
+    try:
+        return (folder / RUN_ID).read_text(errors="replace").strip("\0 \n")
+    except OSError:
+        return ""
+
+
+def foreign_folder(folder: Path) -> str:
+    """Message of a process whose run folder is another run's, or is gone."""
+    return (
+        f"output: {folder} is no longer the folder of this run: it was removed, or made anew for "
+        "another one; this process ends and leaves it alone"
+    )
+
+
 class TrainingState(NamedTuple):
     """Progress of a run, as recorded in a checkpoint."""
 
@@ -53,6 +71,8 @@ class TrainingState(NamedTuple):
     """fingerprint of the training data"""
     skipped: tuple[int, ...] = ()
     """steps whose batches are skipped after a rollback"""
+    run: str = ""
+    """id of the run; empty in checkpoints of earlier versions"""
 
 
 def reserve(folder: Path, state: TrainingState, num_bytes: int) -> Path:
@@ -60,8 +80,10 @@ def reserve(folder: Path, state: TrainingState, num_bytes: int) -> Path:
 
     A damaged checkpoint that was kept is deleted if its space is needed.  Raises OSError where
     `folder` is missing or not writable, or its file system has no space for `num_bytes` and a
-    margin.
+    margin, RunFailed where it is another run's by now.
     """
+    if state.run and read_run_id(folder.parent) != state.run:
+        raise RunFailed(foreign_folder(folder.parent))
     needed = num_bytes + MARGIN_BYTES
     if _free_bytes(folder) < needed:
         for path in folder.glob(f"step-*{DAMAGED_SUFFIX}"):
@@ -140,19 +162,24 @@ class IntactCheckpoint(NamedTuple):
     """path → description of the damage"""
 
 
-def newest_checkpoint(folder: Path, before: int | None = None) -> IntactCheckpoint | None:
+def newest_checkpoint(
+    folder: Path, before: int | None = None, run: str = ""
+) -> IntactCheckpoint | None:
     """Find the newest intact checkpoint; None where `folder` has no checkpoints.
 
-    With `before`, only checkpoints of earlier steps count.  Raises UserError where there are
-    checkpoints but none is intact, and StorageError or UserError as `read_state` where one cannot
-    be verified: skipping it might discard a good one.
+    With `before`, only checkpoints of earlier steps count; with `run`, those of other runs do not.
+    Raises UserError where there are checkpoints but none is intact, and StorageError or UserError
+    as `read_state` where one cannot be verified: skipping it might discard a good one.
     """
     damaged: dict[Path, str] = {}
     for path in reversed(checkpoints(folder)):
         if before is not None and step_of(path) >= before:
             continue
         try:
-            return IntactCheckpoint(path, read_state(path), damaged)
+            state = read_state(path)
+            if run and state.run and state.run != run:
+                raise DamagedCheckpoint(f"{path}: is of another run, which wrote into this folder")
+            return IntactCheckpoint(path, state, damaged)
         except DamagedCheckpoint as error:
             damaged[path] = str(error)
     if damaged:
@@ -188,6 +215,7 @@ def read_state(path: Path) -> TrainingState:
             samples=int(content["samples"]),
             data=str(content["data"]),
             skipped=tuple(int(step) for step in content["skipped"]),
+            run=str(content.get("run", "")),
         )
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{path}: no readable checkpoint: {file.name} is absent") from None

@@ -188,14 +188,20 @@ def resume(
     found, problem = None, None
     if accelerator.is_main_process:
         try:
-            found = newest_checkpoint(run.checkpoints, before)
+            found = newest_checkpoint(run.checkpoints, before, run.id)
             if before is not None and found is None:
                 problem = f"{run.checkpoints}: no checkpoint before step {before:,} to roll back to"
         except UserError as error:
             problem = str(error)
     damaged = found.damaged if found else {}
-    chosen = [problem, found and found.path.name, found and found.state, manifest.fingerprint]
-    problem, name, state, fingerprint = broadcast_object_list(chosen)
+    chosen = [
+        problem,
+        found and found.path.name,
+        found and found.state,
+        manifest.fingerprint,
+        run.id,
+    ]
+    problem, name, state, fingerprint, run.id = broadcast_object_list(chosen)
     if problem:
         raise UserError(problem)
     if fingerprint != manifest.fingerprint:
@@ -216,7 +222,7 @@ def resume(
         load_optimizer(path, objective, optimizer)
     elif average is not None:
         average.restart()
-    state = state or TrainingState(0, 0, manifest.fingerprint)
+    state = state or TrainingState(0, 0, manifest.fingerprint, run=run.id)
     kept = None
     if accelerator.is_main_process:
         run.rewind_metrics(state.step)

@@ -1,6 +1,6 @@
 """Run folder: its settings, files and lock.
 
-config.yaml  init.json  classes.txt
+config.yaml  init.json  classes.txt  run-id
 metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
 checkpoints/  panels/  wandb/  tensorboard/
 """
@@ -8,17 +8,24 @@ checkpoints/  panels/  wandb/  tensorboard/
 import errno
 import fcntl
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mae.base.errors import UserError
-from mae.base.files import run_folder
+from mae.base.errors import RunFailed, UserError
+from mae.base.files import new_file, run_folder
 from mae.base.rows import append_row, read_rows, repair_rows, set_aside, write_lines
 from mae.config.loading import config_as_recorded, dump_config, recorded_config
 from mae.config.sections import Config
 from mae.config.validation import changed_settings
-from mae.training.checkpoint.checkpoint_files import checkpoints, step_of
+from mae.training.checkpoint.checkpoint_files import (
+    RUN_ID,
+    checkpoints,
+    foreign_folder,
+    read_run_id,
+    step_of,
+)
 
 ROW_FILES = ("metrics.jsonl", "health.jsonl", "events.jsonl", "starts.jsonl", "quarantine.jsonl")
 RECORD_FILES = ("exit-status", "wandb-id", "init.json", "classes.txt", "report.html")
@@ -40,6 +47,8 @@ class Run:
         self.quarantine_file = self.folder / "quarantine.jsonl"
         self.checkpoints = self.folder / "checkpoints"
         self.panels = self.folder / "panels"
+        self.id = ""
+        """id of the run, as in its folder and checkpoints; empty before `open` or `resume`"""
         self.is_open = False
         """the main process has created and locked the folder for this run"""
 
@@ -87,6 +96,7 @@ class Run:
                     file.flush()
                     os.fsync(file.fileno())
                 self.config_part.replace(self.config_file)
+            self.id = self._read_or_make_id()
             self.checkpoints.mkdir(exist_ok=True)
             self.panels.mkdir(exist_ok=True)
             return notes
@@ -102,6 +112,26 @@ class Run:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise UserError(f"output: {self.folder} is in use by another process") from None
             # Some network file systems have no locks: continue without.
+
+    def _read_or_make_id(self) -> str:
+        """Id in the folder; made where there is none, as in folders of earlier versions."""
+        if known := read_run_id(self.folder):
+            return known
+        with new_file(self.folder / RUN_ID) as part:
+            part.write_text(new := secrets.token_hex(8))
+        return new
+
+    def is_own(self) -> bool:
+        """True while the folder is this run's: not removed, nor made anew by another process.
+
+        A lock does not show that: it stays with the removed file.
+        """
+        return not self.id or read_run_id(self.folder) == self.id
+
+    def _append(self, file: Path, row: dict[str, Any]) -> None:
+        if not self.is_own():
+            raise RunFailed(foreign_folder(self.folder))
+        append_row(file, row)
 
     def _repair_records(self) -> list[str]:
         """Set aside what is damaged of the record files: they must never stop a run."""
@@ -126,15 +156,15 @@ class Run:
 
     def write_metrics(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
-        append_row(self.metrics_file, row)
+        self._append(self.metrics_file, row)
 
     def write_health(self, row: dict[str, Any]) -> None:
         """Append a row to health.jsonl."""
-        append_row(self.health_file, row)
+        self._append(self.health_file, row)
 
     def write_start(self, row: dict[str, Any]) -> None:
         """Append a row to starts.jsonl: the environment of this start."""
-        append_row(self.starts_file, row)
+        self._append(self.starts_file, row)
 
     def last_start(self) -> dict[str, Any]:
         """Read the last intact row of starts.jsonl; empty where there is none."""

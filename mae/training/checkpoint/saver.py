@@ -181,6 +181,8 @@ class Saver:
             return problem, None
         try:
             return None, reserve(self.folder, state, tensors.num_bytes)
+        except RunFailed as error:
+            return str(error), None
         except OSError as error:
             return self._message(state, error), None
 

@@ -178,7 +178,8 @@ class RunLifecycle:
 
     def _folder_for_output(self) -> Path | None:
         """The run folder, once it is this run's."""
-        return self.run.folder if self.run is not None and self.run.is_open else None
+        run = self.run
+        return run.folder if run is not None and run.is_open and run.is_own() else None
 
     def end_process(self, error: ProcessFailed) -> NoReturn:
         """Report `error` and end the process at once, from any thread; workers are killed."""
@@ -206,8 +207,9 @@ class RunLifecycle:
             for line in reason.split("\n"):
                 print(f"mae: {line}", file=sys.stderr, flush=True)
         run = self.run
-        folder = run.folder if run is not None and run.is_open else None
-        step = run.newest_step() if run else None
+        is_own = run is not None and run.is_own()
+        folder = run.folder if run is not None and run.is_open and is_own else None
+        step = run.newest_step() if run is not None and is_own else None
         write_exit_status(folder, ExitStatus(code, step, reason))
         if folder:
             append_event(folder, step, "done" if code == DONE else "stop", reason)
