@@ -289,6 +289,7 @@ CHANGES = {
     "samples": lambda state: {"samples": state["samples"] - 8},
     "data": lambda state: {"data": one_digit_of(state["data"])},
     "skipped": lambda state: {"skipped": []},
+    "run": lambda state: {"run": "another"},
     "files": lambda state: {
         "files": {
             name: {**stamp, "sha256": one_digit_of(stamp["sha256"])}
