@@ -2,6 +2,7 @@ import pytest
 
 from mae.base.errors import RunFailed, UserError
 from mae.export import graphs, plain, timm
+from mae.export import huggingface as hub_files
 from mae.export.folder import check_push, hub_code, push
 from mae.objectives.mae import export, huggingface
 
@@ -52,7 +53,7 @@ def test_failed_upload_keeps_the_export_and_names_the_command(hub, tmp_path, mon
     [
         (timm.CODE, 'timm.create_model("hf-hub:me/x", pretrained=True'),
         (timm.CLASSIFIER_CODE, 'timm.create_model("hf-hub:me/x", pretrained=True'),
-        (huggingface.PROCESSOR, 'AutoImageProcessor.from_pretrained("me/x", backend="pil")'),
+        (hub_files.PROCESSOR, 'AutoImageProcessor.from_pretrained("me/x", backend="pil")'),
         (huggingface.PRETRAINING, 'ViTMAEForPreTraining.from_pretrained("me/x")'),
         (export.CODE, 'torch.load(hf_hub_download("me/x", "mae.pth"), weights_only=True)'),
         (graphs.ONNX_CODE, 'InferenceSession(hf_hub_download("me/x", "encoder.onnx"))'),

@@ -14,10 +14,9 @@ from transformers import AutoImageProcessor
 from mae.base.errors import RunFailed
 from mae.data.transform import center_view
 from mae.export.folder import place
+from mae.export.huggingface import processor_config
 from mae.export.reading import pillow_view
 from mae.export.timm import timm_config
-from mae.objectives.mae.export import mae_of
-from mae.objectives.mae.huggingface import processor_config
 from tests.export.models import export_request, exported
 
 SIZES = (32, 96, 224, 256, 384)
@@ -60,7 +59,7 @@ def test_all_libraries_see_the_same_pixels_of_a_photograph(
     settings: dict[str, Any] = timm.data.resolve_data_config(timm_config(request)["pretrained_cfg"])
     transform: Any = timm.data.create_transform(**settings)
     (tmp_path / "preprocessor_config.json").write_text(
-        json.dumps(processor_config(request.config, mae_of(request)))
+        json.dumps(processor_config(request.config.data, request.model.img_size))
     )
     exact = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     usual = AutoImageProcessor.from_pretrained(tmp_path)
@@ -151,7 +150,7 @@ def test_export_that_reads_photographs_otherwise_is_not_written(
 ):
     """Its weights are right, and its features of every photograph would be wrong."""
     monkeypatch.setattr("mae.export.timm.choose_crop_pct", lambda chosen, size: 0.7)
-    monkeypatch.setattr("mae.objectives.mae.huggingface.choose_crop_pct", lambda chosen, size: 0.7)
+    monkeypatch.setattr("mae.export.huggingface.choose_crop_pct", lambda chosen, size: 0.7)
     request = export_request()._replace(photograph=write_image(tmp_path, 3, 8))
     with pytest.raises(RunFailed, match="computes other input of a photograph"):
         exported(format, request, tmp_path / "export")

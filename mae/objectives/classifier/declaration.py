@@ -84,6 +84,10 @@ class ClassifierDeclaration(Declaration):
     model = ClassifierModel
     section = ("finetune", FinetuneConfig)
     renamed_keys = {"finetune.ema": "train.ema"}
+    exports = {
+        "mae": "a classifier in the names of the original release's fine-tuned models",
+        "hf": "transformers' ViTForImageClassification, of a classifier on the class token",
+    }
     losses = ("cross_entropy",)
     statistics = {"right": "mean", "confidence": "mean"}
     metrics = (

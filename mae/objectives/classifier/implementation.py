@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -16,11 +16,12 @@ from mae.evaluation.classification import (
     single_answer,
     summary,
 )
-from mae.export.contract import Pool
+from mae.export.contract import Pool, Writer
 from mae.networks.vit import layer_groups
 from mae.objectives.base import AdoptedModel, HeldOut, Implementation, Objective
 from mae.objectives.classifier.adopt import adopt_classifier
 from mae.objectives.classifier.declaration import finetune_of
+from mae.objectives.classifier.export import write_huggingface, write_original
 from mae.objectives.classifier.model import Classifier, build_classifier
 from mae.pretrained_weights.architecture import WeightOptions
 from mae.pretrained_weights.init_record import InitialWeights
@@ -30,6 +31,8 @@ from mae.pretrained_weights.weight_files import Weights
 
 class ClassifierImplementation(Implementation):
     """Implementation of classification."""
+
+    exports: ClassVar[Mapping[str, Writer]] = {"mae": write_original, "hf": write_huggingface}
 
     def build(self, config: Config) -> Classifier:
         """Build the classifier from the settings, initialised from torch's default generator."""

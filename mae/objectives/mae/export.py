@@ -9,11 +9,10 @@ import json
 from pathlib import Path
 
 import torch
-from timm.layers import Mlp, resample_abs_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mae.base.errors import UserError
 from mae.base.files import save_tensors
 from mae.export import timm
 from mae.export.contract import (
@@ -23,6 +22,7 @@ from mae.export.contract import (
     refuse_options,
     weights,
 )
+from mae.export.original import FILES, refuse_beyond_plain, write_tensors
 from mae.export.reading import expected_photograph, prepare_code
 from mae.export.timm import timm_config
 from mae.objectives.mae.declaration import model_of
@@ -112,49 +112,6 @@ def resize_decoder(model: MaskedAutoencoder, old_grid: tuple[int, int]) -> None:
     model.num_patches = rows * columns
 
 
-def refuse_beyond_plain(vit: VisionTransformer, format: str) -> None:
-    """Refuse an encoder that is no plain ViT: `format` would silently drop parts of it.
-
-    Raises UserError naming these parts.
-    """
-    blocks = list(vit.blocks.children())
-    names = vit.state_dict()
-    mlps = [block.mlp for block in blocks if isinstance(block, Block)]
-    norms = [m for m in vit.modules() if isinstance(m, nn.LayerNorm)]
-    unsupported = {
-        "no class token": not vit.has_class_token,
-        "registers": vit.num_reg_tokens > 0,
-        "a class token without a position": vit.has_class_token and vit.no_embed_class,
-        "a norm before the blocks": not isinstance(vit.norm_pre, nn.Identity),
-        "no final norm": not isinstance(vit.norm, nn.LayerNorm),
-        "a norm of the embedded patches": not isinstance(vit.patch_embed.norm, nn.Identity),
-        "blocks of another kind": any(type(block) is not Block for block in blocks),
-        "normalised queries and keys": "blocks.0.attn.q_norm.weight" in names,
-        "queries, keys and values without bias": "blocks.0.attn.qkv.bias" not in names,
-        "layer scale": "blocks.0.ls1.gamma" in names,
-        "another MLP": any(type(m) is not Mlp for m in mlps),
-        "another activation than GELU": any(
-            not isinstance(m.act, nn.GELU) or m.act.approximate != "none"
-            for m in mlps
-            if isinstance(m, Mlp)
-        ),
-        "LayerNorms of another epsilon than 1e-6": any(norm.eps != 1e-6 for norm in norms),
-        "patches that are not square": len(set(vit.patch_embed.patch_size)) > 1,
-        "patches projected without bias": vit.patch_embed.proj.bias is None,
-        "a classifier": vit.num_classes > 0,
-    }
-    if reasons := [reason for reason, applies in unsupported.items() if applies]:
-        listed = ", ".join(reasons)
-        raise UserError(f"--format {format} has no place for {listed}; --format timm has")
-
-
-WEIGHTS = "mae.safetensors"
-PICKLED = "mae.pth"
-
-FILES = f"""\
-`{WEIGHTS}` and `{PICKLED}` (a dictionary `model`, loads with `weights_only=True`) hold the same
-tensors, in the names of the original release: {{what}}."""
-
 MASK_TOKEN = """
 (timm mistakes a file with a mask token for DINOv2's: export with `--no-decoder` for timm.)"""
 
@@ -177,8 +134,7 @@ def write_original(folder: Path, request: ExportRequest, images: Tensor) -> Expo
     refuse_beyond_plain(vit, "mae")
     decoder, remarks = named_decoder(request, "mae")
     tensors = original_names(vit, decoder)
-    save_tensors(tensors, folder / WEIGHTS, metadata(request))
-    torch.save({"model": tensors, ARGUMENTS: recorded_settings(request)}, folder / PICKLED)
+    write_tensors(folder, tensors, recorded_settings(request))
     normalised = request.normalize(images)
     inputs = {"images": normalised}
     expected = expected_features(request, normalised) | expected_photograph(request)

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
+
+from mae.export.huggingface import load_complete, processed
+from mae.export.original import read_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -21,10 +23,7 @@ def load_original(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Te
     import timm
     from timm.models.vision_transformer import Block, VisionTransformer
 
-    weights = torch.load(folder / "mae.pth", weights_only=True)["model"]
-    same = load_file(folder / "mae.safetensors")
-    if weights.keys() != same.keys() or any(not torch.equal(weights[k], same[k]) for k in same):
-        raise ValueError("mae.pth and mae.safetensors are not the same")
+    weights = read_tensors(folder)
     timm_model = json.loads(settings["architecture"])
     vit = timm.create_model(
         timm_model["architecture"], num_classes=0, **timm_model["model_args"]
@@ -70,31 +69,17 @@ def load_original(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Te
 
 def load_huggingface(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensors:
     """Compute features, predictions and normalised pixels with transformers."""
-    from transformers import AutoImageProcessor, ViTMAEForPreTraining, ViTModel
-
-    def load(kind: type, folder: Path, **arguments: bool) -> torch.nn.Module:
-        model, info = kind.from_pretrained(folder, output_loading_info=True, **arguments)
-        wrong = {key: keys for key, keys in info.items() if keys}
-        assert not wrong, f"{kind.__name__}: {wrong}"
-        return model.eval()
+    from transformers import ViTMAEForPreTraining, ViTModel
 
     encoder_folder = folder / "encoder" if "noise" in inputs else folder
     images = inputs["images"]
-    tokens = load(ViTModel, encoder_folder, add_pooling_layer=False)(images).last_hidden_state
+    encoder = load_complete(ViTModel, encoder_folder, add_pooling_layer=False)
+    tokens = encoder(images).last_hidden_state
     found = {"tokens": tokens, "pooled": _pooled(tokens, settings)}
     if "pixels" in inputs:
-        processor = AutoImageProcessor.from_pretrained(folder)
-        values = processor(
-            [image.numpy() for image in inputs["pixels"]],
-            do_resize=False,  # they have the model's size
-            do_center_crop=False,
-            do_convert_rgb=False,
-            input_data_format="channels_first",
-            return_tensors="pt",
-        )
-        found["pixel_values"] = values["pixel_values"]
+        found["pixel_values"] = processed(folder, inputs["pixels"])
     if "noise" in inputs:
-        full = load(ViTMAEForPreTraining, folder)
+        full = load_complete(ViTMAEForPreTraining, folder)
         found["prediction"] = _hidden(full(images, noise=inputs["noise"]).logits, inputs)
     return found
 

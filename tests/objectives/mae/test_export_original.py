@@ -100,7 +100,7 @@ def test_the_two_files_must_hold_the_same(tmp_path, in_process, monkeypatch):
     def damaged(tensors, path, metadata):
         save_file(tensors | {"norm.bias": tensors["norm.bias"] + 1}, path, metadata)
 
-    monkeypatch.setattr("mae.objectives.mae.export.save_tensors", damaged)
+    monkeypatch.setattr("mae.export.original.save_tensors", damaged)
     with pytest.raises(RunFailed, match=r"not written: timm cannot load it: .*not the same"):
         exported("mae", export_request(), tmp_path / "export")
 

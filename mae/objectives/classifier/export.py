@@ -1,0 +1,163 @@
+"""Exports of a classifier for transformers, and in the names of the original release.
+
+The loaders run in a fresh process without our models.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from torch import Tensor
+
+from mae.base.errors import UserError
+from mae.data.class_names import write_class_names
+from mae.export.contract import ExportFiles, ExportRequest, expected_features, weights
+from mae.export.huggingface import (
+    CROP,
+    ENCODER_NAMES,
+    NO_PROCESSOR,
+    encoder_config,
+    hub_names,
+    load_complete,
+    processed,
+    processor_config,
+    reading_code,
+    refuse_unreadable,
+    write_folder,
+)
+from mae.export.original import FILES, read_tensors, refuse_beyond_plain, write_tensors
+from mae.export.reading import expected_photograph, is_picture, prepare_code
+from mae.export.timm import timm_config
+from mae.pretrained_weights.description import num_heads_of
+
+HEAD = "head."
+"""begin of the names of the head's weights in timm"""
+
+HUB_FILES = """\
+`config.json`, with the class names, and `model.safetensors` are a ViTForImageClassification."""
+
+HUB_CODE = """\
+{imports}from transformers import {classes}
+{define}
+model = ViTForImageClassification.from_pretrained("FOLDER").eval()
+{read}probabilities = model(images).logits.softmax(1)
+names = model.config.id2label
+"""
+
+ORIGINAL_CODE = """\
+import timm
+{imports}{define}
+weights = torch.load("FOLDER/mae.pth", weights_only=True)["model"]
+model = timm.create_model("{encoder}", num_classes={count}, **{arguments}).eval()
+model.load_state_dict(weights)
+{read}probabilities = model(images).softmax(1)
+"""
+
+
+def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
+    """Write a ViTForImageClassification.
+
+    Raises UserError where the head reads the mean of the patches, as `refuse_beyond_plain` and as
+    `refuse_unreadable`.
+    """
+    vit, data, model = request.encoder, request.config.data, request.model
+    if vit.global_pool != "token":
+        raise UserError(
+            "--format hf: ViTForImageClassification reads the class token, this classifier the "
+            "mean of the patches (finetune.global_pool): use --format timm, which transformers "
+            "loads too, by AutoModelForImageClassification"
+        )
+    refuse_beyond_plain(vit, "hf")
+    refuse_unreadable(data)
+    own = weights(vit)
+    head = {name: own.pop(name) for name in list(own) if name.startswith(HEAD)}
+    tensors = {f"vit.{name}": tensor for name, tensor in hub_names(own, ENCODER_NAMES).items()}
+    tensors |= {name.replace(HEAD, "classifier."): tensor for name, tensor in head.items()}
+    config = encoder_config(vit) | {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "id2label": {str(number): name for number, name in enumerate(request.label_names)},
+    }
+    if max(Counter(request.label_names).values()) == 1:
+        config["label2id"] = {name: number for number, name in enumerate(request.label_names)}
+    has_processor = is_picture(data) and len(set(model.img_size)) == 1
+    settings = json.dumps(processor_config(data, model.img_size), indent=2) + "\n"
+    write_folder(folder, tensors, config, settings if has_processor else "")
+    normalised = request.normalize(images)
+    inputs = {"images": normalised}
+    expected = {"logits": expected_features(request, normalised)["logits"]}
+    expected |= expected_photograph(request, rounds_down=has_processor)
+    if has_processor:
+        inputs, expected = inputs | {"pixels": images}, expected | {"pixel_values": normalised}
+    return ExportFiles(
+        inputs=inputs,
+        expected=expected,
+        tolerance=1e-5,
+        reader="transformers",
+        files=HUB_FILES + (CROP if has_processor else NO_PROCESSOR),
+        code=HUB_CODE.format(
+            **reading_code(request, has_processor)._asdict(),
+            classes="AutoImageProcessor, " * has_processor + "ViTForImageClassification",
+        ),
+        loader=load_huggingface,
+        library="transformers",
+        part="classifier",
+    )
+
+
+def load_huggingface(
+    folder: Path, inputs: dict[str, Tensor], settings: dict[str, str]
+) -> dict[str, Tensor]:
+    """Logits and normalised pixels through transformers."""
+    from transformers import ViTForImageClassification
+
+    model = load_complete(ViTForImageClassification, folder)
+    found = {"logits": model(inputs["images"]).logits}
+    if "pixels" in inputs:
+        found["pixel_values"] = processed(folder, inputs["pixels"])
+    return found
+
+
+def write_original(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
+    """Write mae.safetensors and mae.pth, and the class names; raises as `refuse_beyond_plain`."""
+    vit = request.encoder
+    refuse_beyond_plain(vit, "mae")
+    heads = num_heads_of(vit)
+    write_tensors(folder, weights(vit), {"num_heads": heads} if heads else {})
+    if request.classes:
+        write_class_names(request.classes.names, folder)
+    normalised, described = request.normalize(images), timm_config(request)
+    return ExportFiles(
+        inputs={"images": normalised},
+        expected=expected_features(request, normalised) | expected_photograph(request),
+        tolerance=1e-5,
+        reader="timm",
+        files=FILES.format(what="encoder and head, as fine-tuned models of that release"),
+        code=ORIGINAL_CODE.format(
+            **prepare_code(request, as_tensor=True)._asdict(),
+            encoder=described["architecture"],
+            count=vit.num_classes,
+            arguments=described["model_args"],
+        ),
+        loader=load_original,
+        library="pytorch",
+        part="classifier",
+        settings={"architecture": json.dumps(described)},
+    )
+
+
+def load_original(
+    folder: Path, inputs: dict[str, Tensor], settings: dict[str, str]
+) -> dict[str, Tensor]:
+    """Tokens and logits through timm; ValueError where the two files differ."""
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
+    described = json.loads(settings["architecture"])
+    model = timm.create_model(
+        described["architecture"], num_classes=described["num_classes"], **described["model_args"]
+    ).eval()
+    assert isinstance(model, VisionTransformer)
+    model.load_state_dict(read_tensors(folder), strict=True)
+    images = inputs["images"]
+    return {"tokens": model.forward_features(images), "logits": model(images)}
