@@ -47,7 +47,7 @@ def test_names_and_shapes_are_those_of_the_original_release(tmp_path, in_process
     assert tensors["decoder_blocks.1.mlp.fc1.weight"].shape == (64, 16)
     assert not tensors["decoder_pos_embed"][:, 0].any()
     pickled = torch.load(tmp_path / "export" / "mae.pth", weights_only=True)
-    assert pickled.keys() == {"model"}
+    assert pickled.keys() == {"model", "args"}
     for name, tensor in pickled["model"].items():
         assert torch.equal(tensor, tensors[name])
 
