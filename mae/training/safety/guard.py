@@ -1,23 +1,28 @@
 """Guard against skipped steps and loss spikes, and quarantine of unreadable images."""
 
+import json
 import math
 import statistics
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-from mae.base.errors import RunFailed
-from mae.base.rows import append_row, read_rows
+from mae.base.errors import RunFailed, SampleError, StorageError
+from mae.base.rows import append_row, read_rows, write_lines
 from mae.config.sections import GuardConfig
-from mae.data.images import BadSample
+from mae.data.images import BadSample, Images
 from mae.data.manifest import Manifest
+from mae.storage.remote import is_remote
 from mae.training.meter import StepNumbers
 
 HISTORY = 200
 """number of recent losses that a loss is compared with"""
+SINCE = "readable_since"
+"""entry of a row of quarantine.jsonl whose image was mended: the step it counts from"""
 MIN_HISTORY = 30
 """smallest number of losses to compare with; no spikes before"""
 
@@ -131,18 +136,33 @@ class Guard:
 class Quarantine:
     """Record of the unreadable images of a run, in quarantine.jsonl.
 
+    Those of earlier starts are read again at the start, unless their shard is remote (that would
+    download it): the row of one that is readable again gets `readable_since`, the step of this
+    start, and it no longer counts.  From there on it is used where the order says so, as if it had
+    never been bad; steps before keep the replacement that they were trained on.  So resuming stays
+    a function of checkpoint, settings and readable data.
+
     Every process adds the images it met; `synchronize` shares them with all processes.
     """
 
     def __init__(
-        self, file: Path, manifest: Manifest, max_bad: int, accelerator: Accelerator
+        self,
+        file: Path,
+        manifest: Manifest,
+        max_bad: int,
+        accelerator: Accelerator,
+        images: Images | None = None,
+        step: int = 0,
     ) -> None:
         """Read the images recorded by earlier starts of the run.  All processes call it.
 
-        `max_bad`: data.max_bad, number of unreadable images that a run tolerates.
+        `max_bad`: data.max_bad, number of unreadable images that a run tolerates.  `images`: to
+        read the recorded ones again with, at `step`.
         """
         self.file, self.manifest, self.max_bad = file, manifest, max_bad
         self.is_main = accelerator.is_main_process
+        if self.is_main and images is not None:
+            _release_readable(file, images, step)
         recorded = _recorded_samples(file, manifest) if self.is_main else None
         self.known: set[int] = set(broadcast_object_list([recorded])[0] or ())
         """numbers of the unreadable images that all processes know of"""
@@ -182,8 +202,8 @@ class Quarantine:
         if self.exceeds_max_bad():
             raise RunFailed(
                 f"{len(self.known)} unreadable images, more than data.max_bad = {self.max_bad}: "
-                f"{self.file} lists them.  Raise data.max_bad, or repair the shards and start a "
-                "new run"
+                f"{self.file} lists them.  Raise data.max_bad, or restore the shards as they were "
+                "when indexed; the same command then continues"
             )
 
     def _write(self, step: int, bad: BadSample) -> None:
@@ -205,6 +225,25 @@ def _recorded_samples(file: Path, manifest: Manifest) -> list[int]:
         sample = row.get("sample")
         if not manifest.is_recorded_as(str(row.get("data"))) or not isinstance(sample, int):
             continue  # the numbers of other data mean other images
-        if 0 <= sample < len(manifest):
+        if 0 <= sample < len(manifest) and SINCE not in row:
             known[sample] = None
     return list(known)
+
+
+def _release_readable(file: Path, images: Images, step: int) -> None:
+    """Mark the rows of recorded images that are readable again."""
+    manifest = images.manifest
+    readable = set()
+    for sample in _recorded_samples(file, manifest):
+        if not is_remote(manifest.shards[int(manifest.shard[sample])]):
+            with suppress(SampleError, StorageError):
+                images[sample]
+                readable.add(sample)
+    if not readable:
+        return
+    found, lines = read_rows(file), []
+    for row, line in zip(found.rows, found.lines, strict=True):
+        is_own = manifest.is_recorded_as(str(row.get("data"))) and SINCE not in row
+        is_mended = is_own and row.get("sample") in readable
+        lines.append(json.dumps({**row, SINCE: step}).encode() if is_mended else line)
+    write_lines(file, lines)

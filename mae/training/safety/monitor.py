@@ -38,7 +38,12 @@ class Monitor:
         self.tracker, self.accelerator = tracker, accelerator
         self.declared = declaration(config.objective)
         self.quarantine = Quarantine(
-            run.quarantine_file, data.manifest, config.data.max_bad, accelerator
+            run.quarantine_file,
+            data.manifest,
+            config.data.max_bad,
+            accelerator,
+            data.images(config) if run.quarantine_file.exists() else None,
+            step=run.newest_step() or 0,
         )
         self.quarantine.check()
         skipped = run.last_metrics().get("skipped")

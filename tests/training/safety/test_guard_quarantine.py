@@ -1,11 +1,12 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
 
 from mae.base.errors import RunFailed
-from mae.data.images import BadSample
+from mae.data.images import BadSample, Images
 from mae.data.manifest import build_manifest
 from mae.training.safety import guard as module
 from mae.training.safety.guard import Quarantine
@@ -184,3 +185,25 @@ def test_a_process_that_saves_alone_writes_what_it_met(start, file):
     quarantine.write_local(step=3)
     assert [(row["sample"], row["step"]) for row in rows(file)] == [(1, 3)]
     assert start().known == {1}
+
+
+def test_a_mended_image_no_longer_counts_and_its_row_stays(file, manifest):
+    """One of two bad images is restored byte for byte; the other one stays bad."""
+    shard = Path(manifest.shards[0])
+    whole, accelerator = shard.read_bytes(), Accelerator(cpu=True)
+    quarantine = Quarantine(file, manifest, 1, accelerator)
+    for number in (1, 2):
+        quarantine.add([BadSample(number, "bad")])
+    quarantine.synchronize(step=5)
+    damaged = bytearray(whole)
+    damaged[int(manifest.offset[2]) + 50] ^= 255
+    shard.write_bytes(damaged)
+    images = Images(manifest, channels=3)
+    again = Quarantine(file, manifest, 1, accelerator, images, step=8)
+    assert again.known == {2} and not again.exceeds_max_bad()
+    assert [(row["sample"], row.get("readable_since")) for row in rows(file)] == [(1, 8), (2, None)]
+    again.add([BadSample(1, "bad again")])
+    assert again.synchronize(step=9) == 2
+    assert len(rows(file)) == 3
+    shard.write_bytes(whole)
+    assert Quarantine(file, manifest, 0, accelerator, Images(manifest, 3), 12).known == set()
