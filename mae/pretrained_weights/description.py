@@ -3,6 +3,7 @@
 Number of heads, patch grid, epsilon and activation do not follow from the tensors' shapes.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,11 @@ def preprocessor_crop(path: Path) -> float | None:
         if config.get("do_center_crop"):
             crop = config["crop_size"]
             crop = crop["height"] if isinstance(crop, dict) else crop
-            return read_crop({"crop_pct": crop / config["size"]["shortest_edge"]})
+            edge = config["size"]["shortest_edge"]
+            share = crop / edge
+            if crop // share < edge:  # rounded up: 96 / (96 / 118) is below 118
+                share = math.nextafter(share, 0)
+            return read_crop({"crop_pct": share})
     except (KeyError, TypeError, ZeroDivisionError):
         return None
     return None

@@ -1,6 +1,7 @@
 """Geometry and normalisation of sources, and notes where a run differs."""
 
 import json
+import math
 
 import pytest
 from safetensors.torch import save_file
@@ -11,6 +12,7 @@ from mae.config.sections import DataConfig, InitConfig
 from mae.objectives.mae.implementation import start_mae
 from mae.pretrained_weights.description import (
     normalisation_note,
+    preprocessor_crop,
     preprocessor_normalisation,
     read_normalisation,
 )
@@ -92,3 +94,13 @@ def test_another_activation_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"its activation is quickgelu, that of model.encoder gelu"):
         lines(source)
     assert find_weights(str(source)).geometry.activation == "quickgelu"
+
+
+def test_crop_of_a_preprocessor_gives_back_its_short_side(tmp_path):
+    path = tmp_path / "preprocessor_config.json"
+    for crop, edge in [(96, 118), (224, 256), (32, 36), (224, 354), (9, 14)]:
+        size = {"shortest_edge": edge}
+        described = {"do_center_crop": True, "crop_size": crop, "size": size}
+        path.write_text(json.dumps(described))
+        share = preprocessor_crop(path)
+        assert share is not None and math.floor(crop / share) == edge
