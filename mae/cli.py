@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from mae import __version__
 from mae.base.errors import UserError
 from mae.base.exit_status import FIRST_PROCESS_SECONDS, exit_code
-from mae.base.output import lasting_output
-from mae.base.terminal import guarded_output
+from mae.base.output import guarded_output
 from mae.commands import (
     attention,
     attentive,
@@ -69,11 +68,7 @@ COMMANDS = (
 @guarded_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
-    with lasting_output():
-        return _main(sys.argv[1:] if argv is None else argv)
-
-
-def _main(argv: Sequence[str]) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ENTRY_POINTS:
         name, *words = argv
         if "--supervise" not in words:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae.base.exit_status import DONE, exit_code
-from mae.base.terminal import guarded_output
+from mae.base.output import guarded_output
 from mae.config.loading import describe_settings
 from mae.config.sections import Config
 from mae.objectives.registry import declarations

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mae.base.errors import UserError
-from mae.base.terminal import guarded_output
+from mae.base.output import guarded_output
 from mae.config.loading import describe_settings, load_config
 from mae.config.sections import Config
 from mae.training.start import start

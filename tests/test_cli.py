@@ -208,7 +208,7 @@ def test_reconstruct_from_shards_and_from_files(run, shards, tmp_path, capsys):
         (["pack", "{tmp}", "{run}"], "is not empty; nothing is overwritten"),
         (["pack", "{tmp}", "{tmp}/out"], "no images: none of 1 for train is usable, first"),
         (["index", "{tmp}/nowhere.tar"], "no such shard"),
-        (["index", "pipe:cat a.tar"], "data.allow_pipe=true allows it"),
+        (["index", "pipe:cat a.tar"], "--allow-pipe, allows it"),
         (["index", "nowhere://a.tar"], "unknown kind of address"),
         (["reconstruct", "{run}", "{tmp}/nowhere.png"], "cannot be read: No such file"),
         (["reconstruct", "{run}", "{tmp}/text.png"], "text.png: does not decode"),

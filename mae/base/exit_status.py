@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mae.base.errors import RunFailed, UserError
-from mae.base.output import lasting_output
+from mae.base.output import guarded_output
 from mae.base.redaction import without_secrets
 from mae.base.rows import append_row, read_file
 
@@ -34,10 +34,11 @@ def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
     Where standard output is lost (`| head -1`, a full disk) the work is done nevertheless, and the
     code is 1 instead of 0.
     """
-    with lasting_output() as (out, _):
+    with guarded_output() as out:
+        lost_before = out.error is not None  # the output is in a file by now
         code = _exit_code(work, program)
         out.flush()
-        if code != DONE or out.error is None:
+        if code != DONE or out.error is None or lost_before:
             return code
         if not isinstance(out.error, BrokenPipeError):
             print(f"{program}: standard output: {out.error.strerror}", file=sys.stderr)

@@ -1,22 +1,34 @@
-"""Standard output and errors that outlive their terminal or pipe.
+"""Standard output and errors of a command: guarded, and lasting where terminal or pipe are lost.
 
-A terminal is closed, `| head -1` has read enough, a disk is full: what is printed then must neither
-end a run nor cost a result.  From the first failure on the rest goes to a file, or nowhere.
+Nothing is printed with secrets, or with control characters from data.  A terminal is closed,
+`| head -1` has read enough, a disk is full: what is printed then must neither end a run nor cost a
+result.  From the first failure on the rest goes to a file, or nowhere.
 """
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO, cast
+
+from mae.base.redaction import shown
 
 FILE = "output.log"
 """file in the run folder with the output of a run that has lost its terminal"""
+OVERWRITE = re.compile(r"\r(?:\x1b\[K)?")
+"""begins a progress line, which overwrites the one before"""
 
 
-class LastingStream:
-    """Text stream that continues elsewhere where writing fails; other uses as of `stream`."""
+class GuardedStream:
+    """Text stream that writes everything as `shown`, and continues elsewhere where that fails.
+
+    Names from data are made `printable` where they become text, so that they hold no line break
+    either; `shown` is for what comes another way, such as messages of servers and libraries.
+    """
 
     def __init__(self, stream: Any, fallback: Callable[[], Path | None] = lambda: None) -> None:
         """`fallback()`: folder for FILE; None: what follows is dropped."""
@@ -25,26 +37,32 @@ class LastingStream:
         """the first failure"""
 
     def write(self, text: str) -> int:
-        """Write `text`; never fails."""
-        try:
-            return self.stream.write(text)
-        except (OSError, ValueError) as error:  # ValueError: the stream is closed
-            self._continue_elsewhere(error)
-            with suppress(OSError, ValueError):
-                self.stream.write(text)
-            return len(text)
+        """Write the guarded text; never fails.  Returns the length of `text`."""
+        start = OVERWRITE.match(text)
+        begin = start[0] if start else ""
+        guarded = begin + shown(text[len(begin) :])
+        self._attempt(lambda: self.stream.write(guarded))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write all `lines`."""
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
         """Flush; never fails."""
-        try:
-            self.stream.flush()
-        except (OSError, ValueError) as error:
-            self._continue_elsewhere(error)
-            with suppress(OSError, ValueError):
-                self.stream.flush()
+        self._attempt(self.stream.flush)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
+
+    def _attempt(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except (OSError, ValueError) as error:  # ValueError: the stream is closed
+            self._continue_elsewhere(error)
+            with suppress(OSError, ValueError):
+                action()
 
     def _continue_elsewhere(self, error: OSError | ValueError) -> None:
         self.error = self.error or (error if isinstance(error, OSError) else OSError(str(error)))
@@ -58,25 +76,22 @@ class LastingStream:
 
 
 @contextmanager
-def lasting_output(
+def guarded_output(
     fallback: Callable[[], Path | None] = lambda: None,
-) -> Iterator[tuple[LastingStream, LastingStream]]:
-    """Context in which printing never fails; yields standard output and errors.
+) -> Iterator[GuardedStream]:
+    """Guard what this process prints, the traceback of an error that ends it included.
 
-    Within another such context it changes the `fallback` only.
+    Yields standard output.  Within another such context it changes the `fallback` only.
     """
     _open_missing()
+    sys.excepthook = _print_traceback
     before = sys.stdout, sys.stderr
-    found = tuple(map(_lasting, before))
-    out, errors = (
-        inner or LastingStream(stream) for inner, stream in zip(found, before, strict=True)
-    )
+    out, errors = map(_guarded, before)
     fallbacks = out.fallback, errors.fallback
     out.fallback = errors.fallback = fallback
-    sys.stdout = before[0] if found[0] else cast(TextIO, out)
-    sys.stderr = before[1] if found[1] else cast(TextIO, errors)
+    sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, errors)
     try:
-        yield out, errors
+        yield out
     finally:
         for stream in (out, errors):
             stream.flush()  # while failures are still caught
@@ -84,11 +99,15 @@ def lasting_output(
         sys.stdout, sys.stderr = before
 
 
-def _lasting(stream: Any) -> LastingStream | None:
-    """The LastingStream that `stream` is or wraps."""
-    while stream is not None and not isinstance(stream, LastingStream):
-        stream = vars(stream).get("stream") if hasattr(stream, "__dict__") else None
-    return stream
+def _guarded(stream: Any) -> GuardedStream:
+    return stream if isinstance(stream, GuardedStream) else GuardedStream(stream)
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, where: TracebackType | None
+) -> None:
+    with guarded_output():
+        traceback.print_exception(kind, error, where)
 
 
 def _open_missing() -> None:

@@ -70,10 +70,10 @@ def run(args: argparse.Namespace) -> None:
     from mae.commands.frozen_encoders import finish, log, open_comparison
     from mae.evaluation.encoders import RAW, patch_pixel_encoder
     from mae.evaluation.mask_classes import MaskOptions
-    from mae.evaluation.mask_table import read_table
+    from mae.evaluation.mask_table import read_mask_table
     from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 
-    table = read_table(args.palette) if args.palette else None
+    table = read_mask_table(args.palette) if args.palette else None
     compared, device = open_comparison(args, log, needs_labels=False), choose_device(args.device)
     assert compared.patch_size is not None
     for module in compared.modules.values():

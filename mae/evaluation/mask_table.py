@@ -1,10 +1,11 @@
-"""Table of the classes in segmentation masks: `name,r,g,b` or `name,value`, one line each."""
+"""Table of the classes in segmentation masks: columns `name,r,g,b` or `name,value`."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 from mae.base.errors import UserError
+from mae.base.printable import printable
+from mae.pack.table_rows import read_table
 
 VOID = "void"
 """name of pixels that belong to no class"""
@@ -26,33 +27,34 @@ class MaskTable(NamedTuple):
     """stored value → number of its class in `names`; None: void"""
 
 
-def read_table(path: Path) -> MaskTable:
-    """Read a table with a header; lines of one name are one class, the name `void` is no class.
+def read_mask_table(path: Path) -> MaskTable:
+    """Read a table with a header; rows of one name are one class, the name `void` is no class.
 
-    UserError, naming file and line, for other columns, values out of range or given twice, and
+    UserError, naming file and row, for other columns, values out of range or given twice, and
     fewer than two or more than 255 classes.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file, skipinitialspace=True, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--palette: {path}: cannot be read: {error}") from None
-    header = [column.strip().lower() for column in lines[0]] if lines else []
-    if header not in COLUMNS:
+        columns, rows, row_numbers = read_table(path, "name")
+    except UserError as error:
+        raise UserError(f"--palette: {error}") from None
+    columns = [column.lower() for column in columns]
+    wanted = next((one for one in COLUMNS if sorted(one) == sorted(filter(None, columns))), None)
+    if wanted is None:
         raise UserError(
             f"--palette: {path}: the first line must be name,r,g,b or name,value, not "
-            f"{','.join(header)[:60] or 'empty'}"
+            f"{printable(','.join(columns)[:60])}"
         )
-    of_colours = len(header) == 4
+    of_colours = len(wanted) == 4
     names: list[str] = []
     classes: dict[int, int | None] = {}
-    for number, line in enumerate(lines[1:], 2):
-        if not any(cell.strip() for cell in line):
+    for number, row in zip(row_numbers, rows, strict=True):
+        if not any(cell.strip() for cell in row):
             continue
-        name, value = _parse(line, of_colours, f"--palette: {path}, line {number}")
+        cells = [row[columns.index(column)] for column in wanted]
+        name, value = _parse(cells, of_colours, f"--palette: {path}, row {number}")
         if value in classes:
             shown = stored_name(value, of_colours)
-            raise UserError(f"--palette: {path}, line {number}: {shown} has a class already")
+            raise UserError(f"--palette: {path}, row {number}: {shown} has a class already")
         if name != VOID and name not in names:
             names.append(name)
         classes[value] = None if name == VOID else names.index(name)
@@ -61,12 +63,12 @@ def read_table(path: Path) -> MaskTable:
     return MaskTable(path, of_colours, names, classes)
 
 
-def _parse(line: list[str], of_colours: bool, place: str) -> tuple[str, int]:
-    """Name and stored value of a line."""
-    name, *cells = (cell.strip() for cell in line)
+def _parse(cells: list[str], of_colours: bool, place: str) -> tuple[str, int]:
+    """Name and stored value of a row, whose cells are in the order of COLUMNS."""
+    name, *values = (cell.strip() for cell in cells)
     largest, width = (255, 3) if of_colours else (65_535, 1)
     try:
-        numbers = [int(cell) for cell in cells]
+        numbers = [int(value) for value in values]
     except ValueError:
         numbers = []
     if not name or len(numbers) != width or not all(0 <= n <= largest for n in numbers):

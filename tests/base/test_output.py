@@ -1,4 +1,4 @@
-"""Standard output that is lost: by real pipes and devices."""
+"""Standard output and error, guarded; and lost, by real pipes and devices."""
 
 import os
 import subprocess
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from mae.base.output import lasting_output
+from mae.base.output import guarded_output
 
 ROOT = Path(__file__).parents[2]
+SECRET = "s3cr3tW0rd"
 PRINTS = """
 import sys
 from mae.base.exit_status import exit_code
@@ -67,12 +68,37 @@ def test_what_follows_a_failure_is_in_the_folder(tmp_path, monkeypatch):
     before = sys.stdout
     with Path("/dev/full").open("w") as full:
         monkeypatch.setattr(sys, "stdout", full)
-        with lasting_output(lambda: tmp_path) as (out, _):
+        with guarded_output(lambda: tmp_path) as out:
             print("one", flush=True)
-            with lasting_output():
+            with guarded_output():
                 print("two", flush=True)
             assert isinstance(out.error, OSError)
         assert sys.stdout is full
         monkeypatch.undo()
     assert sys.stdout is before
     assert (tmp_path / "output.log").read_text() == "one\ntwo\n"
+
+
+def test_output_is_without_secrets_and_control_characters(capsys):
+    with guarded_output(), guarded_output():
+        print(f"got https://h/a.tar?sig={SECRET}\tkey a\rmae: all good")
+        print("\r\x1b[Kstep 3", end="", file=sys.stderr)
+        print("\x1b[2J", file=sys.stderr)
+    print("\x1b[1m")
+    printed = capsys.readouterr()
+    assert printed.out == "got https://h/a.tar\tkey a\\rmae: all good\n\x1b[1m\n"
+    assert printed.err == "\r\x1b[Kstep 3\\x1b[2J\n"
+
+
+def test_the_traceback_of_an_error_is_guarded_too():
+    code = f"""
+from mae.base.output import guarded_output
+with guarded_output():
+    raise ValueError("cannot open https://h/a.tar?sig={SECRET}\\r all good")
+"""
+    words = [sys.executable, "-c", code.replace(SECRET, "' + 's3cr3t' + 'W0rd")]
+    words[-1] = words[-1].replace('"cannot', "'cannot").replace('good"', "good'")
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.endswith("ValueError: cannot open https://h/a.tar\\r all good\n")
+    assert SECRET not in done.stderr

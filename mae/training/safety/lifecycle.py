@@ -32,7 +32,7 @@ from mae.base.exit_status import (
     append_event,
     write_exit_status,
 )
-from mae.base.output import lasting_output
+from mae.base.output import guarded_output
 from mae.base.process_group import MARK
 from mae.training.checkpoint.run import Run
 
@@ -154,7 +154,7 @@ class RunLifecycle:
 
         0 done, 1 failed, 2 wrong use, 75 stopped early.
         """
-        with lasting_output(self._folder_for_output), self.cleanup:
+        with guarded_output(self._folder_for_output), self.cleanup:
             is_local = False
             try:
                 work()
