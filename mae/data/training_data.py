@@ -2,9 +2,7 @@
 
 import os
 import sys
-from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Generator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,22 +17,15 @@ from mae.data.device_decoding import CropDecoder, decoded_on_device
 from mae.data.images import Images
 from mae.data.manifest import Manifest, build_manifest, merge
 from mae.data.order import Order
+from mae.data.prefetching import MAX_AHEAD, prefetch_shards
 from mae.data.statistics import channel_statistics
 from mae.data.views import EncodedViews, build_training_views
 from mae.data.worker_loader import load_in_workers
 from mae.objectives.registry import declaration
 from mae.storage.cache import ShardCache, build_cache
 from mae.storage.remote import is_remote
-from mae.storage.retry import BackgroundThreads
 
 CPU = torch.device("cpu")
-
-DOWNLOADS = 4
-"""number of remote shards fetched at a time, per process"""
-MAX_AHEAD = 1000
-"""maximum number of future micro-batches whose shards are fetched"""
-REQUESTED = 1024
-"""number of recently requested shards that are not requested again"""
 
 
 class TrainingSource(Protocol):
@@ -265,45 +256,3 @@ def check_cache(config: DataConfig, manifest: Manifest, share_of_lanes: float) -
             f"data.cache_gb: {config.cache_gb:g}, but data.order={config.order} needs {needed:.3g} "
             f"GB for the remote shards in use: raise it, or {hint}"
         )
-
-
-def prefetch_shards(
-    micro_batches: Iterable[range], manifest: Manifest, order: Order, cache: ShardCache, ahead: int
-) -> Iterator[range]:
-    """`micro_batches` unchanged, while the shards of the next `ahead` of them are downloaded.
-
-    Errors are ignored here: the reader of the shard raises them again.
-    """
-    if not any(map(is_remote, manifest.shards)):
-        yield from micro_batches
-        return
-
-    def fetch(shard: int) -> None:
-        with suppress(UserError):
-            cache.fetch(
-                manifest.shards[shard],
-                size=manifest.shard_bytes[shard],
-                sha256=manifest.sha256[shard],
-                # The processes of a machine need the same shards at the same time: each skips
-                # those that another one is downloading, so they share the work.
-                wait=False,
-            )
-
-    background = BackgroundThreads(DOWNLOADS, "fetch")
-    requested: OrderedDict[int, None] = OrderedDict()
-    upcoming: deque[range] = deque()
-    try:
-        for positions in micro_batches:
-            samples = order(np.arange(positions.start, positions.stop)).sample
-            for shard in np.unique(manifest.shard[samples]).tolist():
-                if shard not in requested and is_remote(manifest.shards[shard]):
-                    background.submit(fetch, shard)
-                    requested[shard] = None
-            while len(requested) > REQUESTED:
-                requested.popitem(last=False)  # perhaps evicted by now: fetched again if needed
-            upcoming.append(positions)
-            if len(upcoming) > ahead:
-                yield upcoming.popleft()
-        yield from upcoming
-    finally:
-        background.close()

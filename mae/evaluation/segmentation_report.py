@@ -28,12 +28,12 @@ from mae.evaluation.segmentation import (
     MaskedImages,
     evaluate_encoder,
 )
+from mae.evaluation.segmentation_classes import class_notes, class_rows, class_table
 from mae.evaluation.segmentation_classifiers import ITERATIONS
 from mae.evaluation.segmentation_masks import BACKGROUND, REFUSE, SKIP, Masks, survey_masks
 from mae.evaluation.segmentation_scores import (
     Counts,
     Quality,
-    class_ious,
     compare,
     quality,
     score_counts,
@@ -53,12 +53,6 @@ INTERVAL = (
     "IoU of resamples without a rare class both without it and with its IoU over all images; "
     "differences: the same images drawn for both encoders"
 )
-
-FEW = 10
-"""number of test images with a class below which the intervals are said to be too narrow"""
-
-MOST_ROWS = 30
-"""maximum number of classes in the printed table"""
 
 
 def segmentation_report(
@@ -202,44 +196,6 @@ def commonest(classes: npt.NDArray[np.int64], counts: Counts) -> dict[str, float
     return found._asdict()
 
 
-def class_rows(
-    evaluations: Mapping[str, EncoderEvaluation], classes: MaskClasses
-) -> list[dict[str, Any]]:
-    """Row of each class: how much of it there is, and its IoU at pixels by linear classifiers.
-
-    `predicted`: number of test pixels that the evaluated encoder's classifier takes for it.
-    IoU is None for a class neither predicted nor true in any test image.  `always`: IoU of
-    predicting this class everywhere, which is its share of the pixels.
-    """
-    ours = next(iter(evaluations.values()))
-    true = ours.counts["linear", "pixels"][..., 2]
-    share = true.sum(axis=0) / max(1, true.sum())
-    predicted = ours.counts["linear", "pixels"][..., 1].sum(axis=0)
-    ious = {
-        name: class_ious(found.counts["linear", "pixels"].sum(axis=0))
-        for name, found in evaluations.items()
-    }
-    shown = {
-        name: [None if np.isnan(iou) else float(iou) for iou in of] for name, of in ious.items()
-    }
-    first, *others = shown
-    return [
-        {
-            "class": number,
-            "name": classes.names[c],
-            "train_patches": int((ours.fitted.classes == c).sum()),
-            "predicted": int(predicted[c]),
-            "train_images": len(np.unique(ours.fitted.images[ours.fitted.classes == c])),
-            "test_share": float(share[c]),
-            "test_images": int((true[:, c] > 0).sum()),
-            "iou": shown[first][c],
-            "baselines": {name: shown[name][c] for name in others},
-            "always": float(share[c]),
-        }
-        for c, number in enumerate(classes.numbers)
-    ]
-
-
 def mask_notes(masks: Sequence[Masks], skipped: Sequence[Sequence[str]]) -> Iterator[str]:
     """Notes on images without a mask, and on bad ones."""
     for part, bad in zip(masks, skipped, strict=True):
@@ -249,22 +205,6 @@ def mask_notes(masks: Sequence[Masks], skipped: Sequence[Sequence[str]]) -> Iter
             yield f"{part.key}: {len(part.missing):,} {all_images} have no mask: {treated}"
         if bad:
             yield f"{part.key}: {len(bad):,} {all_images} skipped, they or their masks are bad"
-
-
-def class_notes(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Notes on classes that are absent or hardly there."""
-    absent = [row["name"] for row in rows if not row["test_images"]]
-    rare = [row["name"] for row in rows if 0 < row["test_images"] < FEW]
-    never = [row["name"] for row in rows if not row["train_patches"]]
-    if absent:
-        yield f"not in the masks of --test, so not measured: {listed(absent)}"
-    if rare:
-        yield f"in fewer than {FEW} test images, so intervals are too narrow: {listed(rare)}"
-    missed = [r["name"] for r in rows if r["train_patches"] and not r["predicted"]]
-    if missed:
-        yield f"predicted at no test pixel by the linear classifier: {listed(missed)}"
-    if never:
-        yield f"in no patch drawn from --train the commonest, so never predicted: {listed(never)}"
 
 
 def segmentation_table(report: dict[str, Any]) -> str:
@@ -297,26 +237,3 @@ def segmentation_table(report: dict[str, Any]) -> str:
     lines.append(["always the commonest", *scores])
     notes = (f"note: {note}" for note in report["notes"])
     return "\n".join([*aligned(lines), "", *class_table(report["by_class"]), *notes])
-
-
-def class_table(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Lines of the classes, where there are many those of the lowest IoU."""
-    others = list(rows[0]["baselines"])
-    heads = ["train patches", "in images", "test pixels", "in images"]
-    heads += ["IoU, linear", *others, "always this"]
-    lines = [["class", *heads]]
-    shown = sorted(rows, key=lambda row: row["iou"] or 0) if len(rows) > MOST_ROWS else rows
-    for row in shown[:MOST_ROWS]:
-        ious = [row["iou"], *(row["baselines"][other] for other in others), row["always"]]
-        lines.append(
-            [
-                row["name"],
-                f"{row['train_patches']:,}",
-                f"{row['train_images']:,}",
-                f"{row['test_share']:.2%}",
-                f"{row['test_images']:,}",
-                *("–" if iou is None else f"{iou:.1%}" for iou in ious),
-            ]
-        )
-    more = [f"the {MOST_ROWS} classes of lowest IoU of {len(rows)}; all in the JSON file"]
-    return [*aligned(lines), *(more if len(rows) > MOST_ROWS else [])]

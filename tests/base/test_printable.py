@@ -12,6 +12,10 @@ from mae.base.printable import printable
         ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
         ("\udcff.jpg", "\\udcff.jpg"),
         ("a\u2028b", "a\\u2028b"),
+        ("a\rmae: all good", "a\\rmae: all good"),
+        ("\x1b[2J\x1b]0;title\x07", "\\x1b[2J\\x1b]0;title\\x07"),
+        ("a\x9b2Jb\u2066c", "a\\x9b2Jb\\u2066c"),
+        ("käse 😀.jpg", "käse 😀.jpg"),
         ("gpj\u202e.exe", "gpj\\u202e.exe"),
     ],
 )

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from mae.base.printable import printable
 from mae.base.redaction import (
     for_record,
     lacks_secret,
@@ -96,21 +95,6 @@ def test_settings_are_recorded_with_a_mark_where_a_secret_was():
     assert [lacks_secret(one) for one in recorded] == [True, False, True, False]
     assert for_record(recorded) == recorded
     assert not lacks_secret("/photos/a….tar")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a\rmae: all good", "a\\rmae: all good"),
-        ("\x1b[2J\x1b]0;title\x07", "\\x1b[2J\\x1b]0;title\\x07"),
-        ("a\nb\tc\udcff", "a\\nb\\tc\\udcff"),
-        ("exe.\u202egpj", "exe.\\u202egpj"),
-        ("a\x9b2Jb\u2028c\u2066d", "a\\x9b2Jb\\u2028c\\u2066d"),
-        ("käse 写真 😀.jpg", "käse 写真 😀.jpg"),
-    ],
-)
-def test_printable_names_are_one_line_that_moves_no_cursor(text, expected):
-    assert printable(text) == expected
 
 
 def test_shown_text_keeps_its_lines():

@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from mae.cli import main
-from mae.evaluation.segmentation_report import class_notes
 from tests.evaluation.frozen import tiny_run
 from tests.evaluation.test_segmentation import png, scene
 
@@ -126,20 +125,6 @@ def test_images_without_a_mask(segment):
     code, report, printed = segment(png, "--unmasked", "background", name="all", without=without)
     assert (report["train_images"], report["test_images"]) == (30, 15)
     assert "--test: 1 of 15 images have no mask: taken for background" in printed
-
-
-def test_classes_hardly_there_are_said():
-    row = {"name": "a", "test_images": 50, "train_patches": 9, "predicted": 5}
-    rows = [
-        row,
-        {**row, "name": "rare", "test_images": 9},
-        {**row, "name": "gone", "test_images": 0},
-        {**row, "name": "thin", "train_patches": 0, "predicted": 0},
-        {**row, "name": "missed", "predicted": 0},
-    ]
-    notes = list(class_notes(rows))
-    assert [note.rpartition(": ")[2] for note in notes] == ["gone", "rare", "missed", "thin"]
-    assert list(class_notes([row])) == []
 
 
 def test_defects_of_real_tiles_are_scored(shared_data, tmp_path, make_tar, capsys):

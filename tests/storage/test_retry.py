@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 from mae.data.manifest import build_manifest
 from mae.data.order import Order
-from mae.data.training_data import prefetch_shards
+from mae.data.prefetching import prefetch_shards
 from mae.storage.cache import ShardCache
 folder, *urls = sys.argv[1:]
 cache = ShardCache(Path(folder, "cache"), 10**9, allow_pipe=True)

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mae.base.errors import StorageError
-from mae.data import training_data
+from mae.data import prefetching
 from mae.data.manifest import build_manifest
 from mae.data.order import Order
+from mae.data.prefetching import prefetch_shards
 from mae.data.shard_reader import ShardReader
-from mae.data.training_data import prefetch_shards
 from mae.storage.cache import ShardCache
 from tests.servers import body, status
 from tests.waiting import wait_for
@@ -132,8 +132,8 @@ def test_a_shard_of_long_ago_may_be_asked_for_again(remote, monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(training_data, "REQUESTED", 2)
-    monkeypatch.setattr(training_data, "BackgroundThreads", lambda *_: Threads())
+    monkeypatch.setattr(prefetching, "REQUESTED", 2)
+    monkeypatch.setattr(prefetching, "BackgroundThreads", lambda *_: Threads())
     order = Order(0, manifest.dataset_counts(), mode="window", window=1)
     epochs = [range(start, start + EACH) for start in range(0, 3 * SHARDS * EACH, EACH)]
     assert list(prefetch_shards(epochs, manifest, order, cache, ahead=1)) == epochs
@@ -154,13 +154,13 @@ def test_giving_up_the_stream_ends_the_downloads(remote, monkeypatch):
     order, halves, _ = one_shard_after_the_other(manifest)
     stream = prefetch_shards(halves, manifest, order, cache, ahead=100)
     next(stream)
-    wait_for(lambda: len(asked) == training_data.DOWNLOADS)
+    wait_for(lambda: len(asked) == prefetching.DOWNLOADS)
     stream.close()  # pyrefly: ignore  # a generator; returns at once, though downloads hang
     released.set()
     threads = [t for t in threading.enumerate() if t.name.startswith("fetch")]
     for thread in threads:
         thread.join(20)
-    assert len(asked) == training_data.DOWNLOADS  # those that waited were never begun
+    assert len(asked) == prefetching.DOWNLOADS  # those that waited were never begun
 
 
 def _fetch_all(manifest, order, cache):
@@ -208,5 +208,5 @@ def test_the_processes_of_a_machine_share_the_shards(server, tmp_path, make_shar
         process.join(30)
         process.kill()
         assert process.exitcode == 0
-    assert most > training_data.DOWNLOADS
+    assert most > prefetching.DOWNLOADS
     assert sorted(server.requests) == sorted(f"GET /{number}.tar" for number in range(12))
