@@ -1,4 +1,4 @@
-"""Files of the shard cache's folder, and their locks:
+"""Files of the shard cache's folder, and their locks.
 
 - `SHA256-SIZE.tar`: a copy, named by its content, so one copy serves all its addresses; it appears
   by rename, whole.
