@@ -18,7 +18,7 @@ from mae.data.views import CentredViews
 from mae.data.worker_loader import load_in_workers
 from mae.evaluation.confidence import always_commonest, balanced_accuracy, wilson
 from mae.evaluation.features import Skipped, UsableViews, ranges
-from mae.evaluation.results import TOP
+from mae.evaluation.results import TOP, label_ranks
 
 BATCH = 64
 """images per batch; independent of the number of processes, so that results are bitwise equal"""
@@ -132,13 +132,12 @@ def _predict_batch(
     scores = logits(found.images.to(device)).float().cpu()
     if not scores.isfinite().all():
         raise RunFailed("the classifier's outputs are not finite")
-    truth = torch.from_numpy(labels[found.samples])
-    top = scores.topk(min(TOP, scores.shape[1]), dim=1).indices
+    truth = labels[found.samples]
     return _Part(
         found.samples,
-        top[:, 0].tolist(),
-        (top == truth[:, None]).any(1).tolist(),
-        F.cross_entropy(scores, truth, reduction="none").tolist(),
+        scores.argmax(1).tolist(),
+        (label_ranks(scores, truth) < TOP).tolist(),
+        F.cross_entropy(scores, torch.from_numpy(truth), reduction="none").tolist(),
         found.bad,
     )
 

@@ -93,12 +93,16 @@ def prefixed_log(log: Callable[[str], None], name: str) -> Callable[[str], None]
 
 
 def label_ranks(scores: Tensor, truth: npt.NDArray[np.int64]) -> Tensor:
-    """Ranks [b] of the true classes `truth` [b]: number of classes with a higher score.
+    """Ranks [b] of the true classes `truth` [b]: number of classes that come before them.
 
-    `scores` [b classes]; rank 0 is a correct prediction.  NaN counts as a higher score.
+    `scores` [b classes]; rank 0 is a correct prediction.  Higher scores come first, of equal ones
+    the first class, as in argmax: a head that scores all classes alike is not always right.  NaN
+    counts as a higher score.
     """
     own = torch.from_numpy(truth).to(scores.device)[:, None]
-    return (~(scores <= scores.gather(1, own))).sum(1)
+    score = scores.gather(1, own)
+    is_first = torch.arange(scores.shape[1], device=scores.device) < own
+    return (~(scores <= score) | ((scores == score) & is_first)).sum(1)
 
 
 def ranking_result(

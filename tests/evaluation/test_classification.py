@@ -258,3 +258,15 @@ def test_table_of_the_report():
     few = class_table(class_report(predictions_of([0, 1], [0, 1]), ["cat", "dog"]))
     assert "top" not in few, "of two classes each guess is among the top 5"
     assert "weakest" not in few and "errors" not in few
+
+
+def test_a_classifier_that_scores_all_classes_alike_answers_the_first(images):
+    predictions = evaluate_classifier(
+        lambda pixels: torch.zeros(len(pixels), CLASSES),
+        images,
+        require_classes(images, "test", CLASSES),
+        SIZE,
+        1.0,
+    )
+    assert set(predictions.predicted) == {0} and predictions.in_top.all()  # of classes 0 to 2
+    assert (predictions.predicted == predictions.labels).mean() == 8 / 22

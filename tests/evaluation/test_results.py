@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
+import torch
+from sklearn.metrics import top_k_accuracy_score
 
 from mae.evaluation.confidence import wilson
-from mae.evaluation.results import Result, baseline, ranking_result, result_rows, table
+from mae.evaluation.results import (
+    Result,
+    baseline,
+    label_ranks,
+    ranking_result,
+    result_rows,
+    table,
+)
 
 LABELS = np.array([0] * 6 + [1] * 2)
 
@@ -81,6 +90,25 @@ def test_top5_needs_more_than_five_classes():
     assert row["top5_interval"] == list(wilson(5 / 8, 8))
     assert "top-5" in table("attentive", {"results": [row]})
     assert "top5_accuracy" not in ranking_result("pretrained", "cls", ranks, 5, {}).more
+
+
+def test_a_head_that_scores_all_classes_alike_is_right_by_chance():
+    truth = np.arange(12) % 6
+    ranks = label_ranks(torch.zeros(12, 6), truth).numpy()
+    assert (ranks == 0).mean() == 1 / 6 and (ranks < 5).mean() == 5 / 6
+    assert (label_ranks(torch.full((12, 6), torch.nan), truth) > 0).all()
+
+
+def test_ranks_are_those_of_argmax_and_scikit_learn():
+    scores = torch.randint(0, 4, (200, 8), generator=torch.Generator().manual_seed(0)).float()
+    truth = np.arange(200) % 8
+    ranks = label_ranks(scores, truth).numpy()
+    assert np.array_equal(ranks == 0, scores.argmax(1).numpy() == truth)
+    order = np.argsort(-scores.numpy(), axis=1, kind="stable")  # of equal scores, the first class
+    assert np.array_equal(ranks, (order == truth[:, None]).argmax(1))
+    spread = scores + torch.rand(scores.shape, generator=torch.Generator().manual_seed(1)) / 2
+    top5 = (label_ranks(spread, truth).numpy() < 5).mean()
+    assert top5 == top_k_accuracy_score(truth, spread.numpy(), k=5, labels=range(8))
 
 
 def test_the_commonest_class_stands_below_the_results():
