@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
     images = open_labelled(args.shards, "shards", config, (), "").images
     folder = results_folder(args.run)
     chosen: dict[str, Any] = {"tokens": args.tokens, "step": opened.step, "log": log}
+    chosen["max_bad"] = opened.config.data.max_bad
     if not copy_features(encoder, images, folder / FOLDER, args.out, **chosen):
         write_features(
             encoder,
@@ -75,7 +76,6 @@ def run(args: argparse.Namespace) -> None:
             device=device,
             batch_size=args.batch_size or BATCH,
             workers=args.workers,
-            max_bad=opened.config.data.max_bad,
             **chosen,
         )
     features = read_features(args.out)

@@ -135,6 +135,9 @@ def _open_files(
     if baselines:
         raise UserError("--baselines: needs a run folder and shards; features have no encoder")
     train_features, test_features = (read_features(Path(file)) for file in (train[0], test[0]))
+    for key, part in (("--train", train_features), ("--test", test_features)):
+        if dropped := part.dropped():
+            log(f"{key}: {part.path} is without {len(dropped):,} bad images, first {dropped[0]}")
     subject = Subject(
         train_features.metadata.get("name", PRETRAINED), train_features, test_features
     )

@@ -54,14 +54,17 @@ def load_or_encode(
 ) -> FeatureSet:
     """Features of `images` from the cache `folder`, encoded first where they are not there.
 
-    `step` is recorded in the file.  Raises UserError as `write_features` does.
+    `step` is recorded in the file.  Raises UserError as `write_features` does, also where the bad
+    images were found when the cache was filled.
     """
     wanted = identity(encoder, images)
     if (path := find_cached(folder, wanted, tokens)) is not None:
         log(f"features of {len(images.manifest):,} images: {path}, made before")
         with suppress(OSError):  # marks it as used, for a clean-up by age; it may be another user's
             os.utime(path)
-        return read_features(path)
+        found = read_features(path)
+        _report_dropped(found, images, max_bad, log)
+        return found
     name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:16]
     out = folder / f"{name}{f'-{TOKENS}' * tokens}{SUFFIX}"
     log(f"features of {len(images.manifest):,} images: encoding into {out}")
@@ -105,9 +108,13 @@ def copy_features(
     *,
     tokens: bool,
     step: int | None,
+    max_bad: int = 0,
     log: Callable[[str], None] = print,
 ) -> bool:
-    """Copy features from the cache to `out`, if it has what `write_features` would write."""
+    """Copy features from the cache to `out`, if it has what `write_features` would write.
+
+    Raises UserError where more than `max_bad` images are bad.
+    """
     wanted = _metadata(encoder, images, step)
     path = find_cached(folder, wanted, tokens)
     if path is None:
@@ -116,6 +123,7 @@ def copy_features(
     if (TOKENS in columns) != tokens or metadata.get(CLASSES) != wanted.get(CLASSES):
         return False
     log(f"features of {len(images.manifest):,} images: a copy of {path}, made before")
+    _report_dropped(read_features(path), images, max_bad, log)
     with new_file(out) as part:
         shutil.copyfile(path, part)
     return True
@@ -181,6 +189,15 @@ def write_features(
         writer.finish({"name": _names(manifest, samples), "dropped": dropped})
         file.flush()
         os.fsync(file.fileno())
+    skipped.report(log)
+
+
+def _report_dropped(
+    found: FeatureSet, images: Images, max_bad: int, log: Callable[[str], None]
+) -> None:
+    """Log the images without a row; raises UserError for more than `max_bad`."""
+    skipped = Skipped(images, max_bad)
+    skipped.add_reasons(found.dropped())
     skipped.report(log)
 
 

@@ -36,7 +36,11 @@ class Skipped:
 
     def add(self, bad: Sequence[BadSample]) -> None:
         """Add bad images; UserError for more than `max_bad` in total, or where no image is left."""
-        self.reasons += [one.reason for one in bad]
+        self.add_reasons([one.reason for one in bad])
+
+    def add_reasons(self, reasons: Sequence[str]) -> None:
+        """Like `add`, for images that were found bad before, by their `reasons`."""
+        self.reasons += reasons
         if len(self.reasons) > self.max_bad:
             raise UserError(
                 f"{self.reasons[0]} (one of {len(self.reasons)} bad images so far, more than "

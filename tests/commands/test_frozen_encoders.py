@@ -112,6 +112,18 @@ def test_bad_images_are_named_and_recorded(run, given, make_shards, tmp_path, ca
     assert report["train_images"] == 29
     assert len(report["train"]["left_out"]) == 1
     assert "key sample-00004" in report["train"]["left_out"][0]
+    assert main(command) == 0  # from the cache
+    assert "key sample-00004" in capsys.readouterr().err
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for shards, file in zip((train, given[3]), files, strict=True):
+        assert main(["features", str(run), shards, "--out", str(file)]) == 0
+    capsys.readouterr()
+    from_files = ["--train", str(files[0]), "--test", str(files[1])]
+    assert main(["knn", *from_files, "--out", str(out)]) == 0
+    printed = capsys.readouterr().err
+    assert f"--train: {files[0]} is without 1 bad images, first " in printed
+    assert "key sample-00004" in printed and "--test" not in printed.split("note")[0]
+    assert json.loads(out.read_text())["train_images"] == 29
 
 
 def test_test_images_in_train_are_reported(run, data, tmp_path, capsys):

@@ -110,6 +110,31 @@ def test_bad_images_are_skipped_named_and_counted(objective, make_shards, tmp_pa
     assert list((tmp_path / "few").iterdir()) == []
 
 
+def test_bad_images_are_named_again_where_the_cache_is_used(objective, make_shards, tmp_path):
+    pattern = make_shards(tmp_path / "shards", 6)
+    spoil(tmp_path / "shards", "sample-00003", "sample-00004")
+    images = Images(build_manifest([pattern], "test"), 3)
+    encoder, folder, out = objective_encoder(Config(), objective), tmp_path / "f", tmp_path / "out"
+    first: list[str] = []
+    load_or_encode(encoder, images, folder, max_bad=2, log=first.append)
+    for use in (
+        lambda log: load_or_encode(encoder, images, folder, max_bad=2, log=log),
+        lambda log: copy_features(
+            encoder, images, folder, out, tokens=False, step=None, max_bad=2, log=log
+        ),
+    ):
+        again: list[str] = []
+        use(again.append)
+        assert "made before" in again[0] and again[1:] == first[-2:]
+        assert all(line.startswith("skipped: ") for line in again[1:])
+    out.unlink()
+    with pytest.raises(UserError, match=r"2 bad images so far, more than data.max_bad = 1"):
+        load_or_encode(encoder, images, folder, max_bad=1, log=silent)
+    with pytest.raises(UserError, match=r"more than data.max_bad = 0"):
+        copy_features(encoder, images, folder, out, tokens=False, step=None, log=silent)
+    assert not out.exists()
+
+
 def test_no_readable_image_is_an_error(objective, make_shards, tmp_path):
     pattern = make_shards(tmp_path / "shards", 2)
     spoil(tmp_path / "shards", "sample-00000", "sample-00001")
