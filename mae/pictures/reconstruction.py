@@ -14,6 +14,8 @@ from mae.pictures.sheet import Cell, Scale, Sheet
 BATCH = 64
 """images per batch"""
 
+NOT_FINITE = "reconstructions are not finite: the weights are damaged; take another checkpoint"
+
 MIN_MSE = 1e-10
 """smallest mean squared error, which is 100 dB"""
 
@@ -86,7 +88,7 @@ def reconstruct(
 
 @torch.no_grad()
 def reconstructions(objective: Objective, images: Tensor, seeds: Tensor) -> Reconstruction:
-    """Reconstructions of integer images [b c h w], on the CPU."""
+    """Reconstructions of integer images [b c h w], on the CPU; UserError if not finite."""
     reconstruct: Any = objective.reconstruct
     parts = [
         reconstruct(part, objective.draw(part, noise))
@@ -94,6 +96,8 @@ def reconstructions(objective: Objective, images: Tensor, seeds: Tensor) -> Reco
     ]
     masks = [part.mask for part in parts if part.mask is not None]
     pasted = torch.cat([part.pasted.float().cpu() for part in parts])
+    if not pasted.isfinite().all():
+        raise UserError(NOT_FINITE)
     return Reconstruction(pasted, torch.cat(masks).cpu() if masks else None)
 
 

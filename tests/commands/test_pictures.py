@@ -15,7 +15,7 @@ from mae.objectives.mae import pictures as mae_pictures
 from mae.pictures.attention import last_attention
 from mae.training.checkpoint.run import Run
 from tests.runs import write_config
-from tests.untrained import classifier_config, untrained_run
+from tests.untrained import classifier_config, tiny_config, untrained_run, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +172,28 @@ def test_a_bad_image_in_a_shard_is_skipped_too(run, make_shards, tmp_path, capsy
     assert "skipped" in (told := capsys.readouterr().err) and "key sample-00000" in told
     page = (tmp_path / "a.html").read_text()
     assert "sample-00001" in page and "sample-00000" not in page
+
+
+def test_flat_images_have_no_r2(run, tmp_path, capsys):
+    Image.new("RGB", (20, 24)).save(tmp_path / "black.png")
+    out = tmp_path / "flat.html"
+    assert main(["reconstruct", str(run), str(tmp_path / "black.png"), "--out", str(out)]) == 0
+    assert "1 images, 75% hidden: not defined, the hidden pixels" in capsys.readouterr().out
+    assert json.loads(out.with_suffix(".json").read_text())["model"] is None
+    assert "R² –: hidden pixels all alike" in out.read_text()
+
+
+@pytest.mark.parametrize("part", ["encoder.norm.weight", "decoder.pred.bias"])
+def test_damaged_weights_are_not_drawn(part, shards, tmp_path, capsys):
+    damaged = untrained_run(tmp_path / "run", tiny_config())
+    (checkpoint,) = (damaged / "checkpoints").glob("step-*")
+    weights = load_file(checkpoint / "model.safetensors")
+    weights[part][0] = torch.nan
+    write_weights(damaged, weights)
+    out = tmp_path / "r.png"
+    assert main(["reconstruct", str(damaged), shards, "--out", str(out)]) == 2
+    assert "reconstructions are not finite: the weights are damaged" in capsys.readouterr().err
+    assert not out.exists() and not out.with_suffix(".json").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.base.hashing import uniforms
-from mae.decoding.pillow import BadImage, open_image
+from mae.decoding.mask_files import GRAY, read_mask
+from mae.decoding.pixels import BadImage
 from mae.objectives.mae.masking import PatchSplit, num_visible, random_masking
 from mae.objectives.mae.model import MaskedAutoencoder
 
@@ -99,14 +100,23 @@ def grid_mask(grid: tuple[int, int]) -> Tensor:
 def drawn_mask(path: Path, grid: tuple[int, int]) -> Tensor:
     """Mask from a picture, stretched over the image: white patches are hidden.
 
-    Bool [n], True = hidden.  Raises UserError where the picture cannot be read.
+    Bool [n], True = hidden.  Raises UserError where the picture cannot be read, or is partly
+    transparent.
     """
     try:
-        with open_image(path) as image:
-            white = image.convert("L").resize((grid[1], grid[0]), Image.Resampling.BOX)
+        stored = read_mask(path.read_bytes())
+        if stored.kind == GRAY:
+            white = Image.fromarray((stored.values / stored.top).astype(np.float32))
+        else:
+            colours = stored.colours()[..., None] >> np.array([16, 8, 0], np.uint32) & 255
+            gray = Image.fromarray(colours.astype(np.uint8)).convert("L")
+            white = Image.fromarray(np.array(gray, np.float32) / 255)
+    except OSError as error:
+        raise UserError(f"--mask: {path}: cannot be read: {error.strerror}") from None
     except BadImage as error:
         raise UserError(f"--mask: {path}: {error}") from None
-    return torch.from_numpy(np.array(white)).flatten() > 127
+    share = np.array(white.resize((grid[1], grid[0]), Image.Resampling.BOX))
+    return torch.from_numpy(share).flatten() > 0.5
 
 
 def _random(seeds: Tensor, grid: tuple[int, int], ratio: float) -> PatchSplit:

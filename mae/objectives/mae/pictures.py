@@ -1,6 +1,7 @@
 """Sheet of `mae reconstruct` for a masked autoencoder: original, mask, prediction, error, R²."""
 
 from collections.abc import Sequence
+from math import nan
 from typing import NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from mae.networks.patches import unpatchify
 from mae.objectives.mae.chosen_masks import ChosenMask, choose_masks, grid_of
 from mae.objectives.mae.masking import PatchSplit, binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder
-from mae.objectives.mae.reconstruction import Explained, explained_variance
+from mae.objectives.mae.reconstruction import FLAT, Explained, explained_variance
 from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
 from mae.pictures.reconstruction import BATCH, ReconstructionReport, ReconstructionRequest
 from mae.pictures.sheet import Cell, Scale, Sheet
@@ -54,17 +55,20 @@ class Prediction(NamedTuple):
     error: Tensor
     """[b n] mean squared error of each hidden patch, in the units of the loss; NaN: visible"""
     r2: Tensor
-    """[b] R² over each image's hidden values"""
+    """[b] R² over each image's hidden values; NaN: not defined, they are all alike"""
 
 
 def reconstruct(model: MaskedAutoencoder, request: ReconstructionRequest) -> ReconstructionReport:
     """Draw the sheet; R² of each mask beside trivial predictors.
 
-    Raises UserError as `choose_masks`.
+    Raises UserError as `choose_masks` and `explained_variance`.
     """
     masks = choose_masks(request.mask or "random", request.mask_ratios, model)
     columns = request.columns or (COLUMNS if len(masks) == 1 else COLUMNS_OF_SEVERAL)
     images, seeds, count = request.images, request.seeds, request.count
+    measured = images[: request.measured].split(BATCH), seeds[: request.measured].split(BATCH)
+    batches = list(zip(*measured, strict=True))
+    results = [explained_variance(model, batches, mask.draw) for mask in masks]
     sheet = reconstruction_sheet(
         model,
         images=images[:count],
@@ -74,9 +78,6 @@ def reconstruct(model: MaskedAutoencoder, request: ReconstructionRequest) -> Rec
         columns=columns,
         title=request.title,
     )
-    measured = images[: request.measured].split(BATCH), seeds[: request.measured].split(BATCH)
-    batches = list(zip(*measured, strict=True))
-    results = [explained_variance(model, batches, mask.draw) for mask in masks]
     rows = [
         {"mask": mask.pattern, "hidden": mask.hidden, **explained._asdict()}
         for mask, explained in zip(masks, results, strict=True)
@@ -90,9 +91,12 @@ def reconstruct(model: MaskedAutoencoder, request: ReconstructionRequest) -> Rec
 
 
 def _table(mask: ChosenMask, explained: Explained, model: MaskedAutoencoder) -> list[str]:
+    head = f"R² on hidden patches of {explained.images} images, {mask.hidden:.0%} hidden"
+    if explained.model is None:
+        return [f"{head}: not defined, the hidden pixels are all alike"]
     remark = "0 by definition" if model.norm_pix_loss else "uses the true mean"
     return [
-        f"R² on hidden patches of {explained.images} images, {mask.hidden:.0%} hidden",
+        head,
         f"  {'model':34}{explained.model:7.3f}",
         f"  {'interpolation of visible patches':34}{explained.interpolation:7.3f}",
         f"  {'mean of each hidden patch':34}{explained.patch_mean:7.3f}  ({remark})",
@@ -106,7 +110,7 @@ def reconstruct_images(model: MaskedAutoencoder, images: Tensor, split: PatchSpl
     prediction = model.predict(patches, split).float()
     target = model.target(patches, split.ids_masked)
     squared = (prediction - target).square()
-    deviation = (target - target.mean(dim=(1, 2), keepdim=True)).square().sum(dim=(1, 2))
+    variance = (target - target.mean(dim=(1, 2), keepdim=True)).square().mean(dim=(1, 2))
     hidden = binary_mask(split).bool()
     error = torch.full(hidden.shape, torch.nan, device=hidden.device)
     error.scatter_(1, split.ids_masked, squared.mean(dim=2))
@@ -126,7 +130,7 @@ def reconstruct_images(model: MaskedAutoencoder, images: Tensor, split: PatchSpl
         raw=raw.clamp(0, 1).cpu(),
         hidden=hidden.cpu(),
         error=error.cpu(),
-        r2=(1 - squared.sum(dim=(1, 2)) / deviation.clamp(min=1e-12)).cpu(),
+        r2=(1 - squared.mean(dim=(1, 2)) / variance.masked_fill(variance < FLAT**2, nan)).cpu(),
     )
 
 
@@ -167,7 +171,9 @@ def _cell(
     if column == "masked":
         return Cell(to_pil(prediction.masked[number]))
     if column == "reconstruction":
-        return Cell(to_pil(prediction.reconstruction[number]), f"R² {prediction.r2[number]:.2f}")
+        r2 = prediction.r2[number]
+        shown = "R² –: hidden pixels all alike" if r2.isnan() else f"R² {r2:.2f}"
+        return Cell(to_pil(prediction.reconstruction[number]), shown)
     if column == "raw":
         picture = to_pil(prediction.raw[number])
         alpha = (prediction.hidden[number].view(grid).byte() * 255).numpy()

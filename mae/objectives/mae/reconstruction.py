@@ -1,5 +1,6 @@
 """Quality of reconstruction: R² on hidden patches, beside two predictors without a model."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -9,9 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.base.errors import UserError
 from mae.networks.patches import gather_tokens, patch_statistics, patchify, unpatchify
 from mae.objectives.mae.masking import PatchSplit
 from mae.objectives.mae.model import MaskedAutoencoder
+from mae.pictures.reconstruction import NOT_FINITE
+
+FLAT = 1e-3
+"""deviation of hidden values, in the units of the target, below which R² is not defined"""
 
 SWEEPS = 24
 """smoothing iterations of `fill_in` at each scale"""
@@ -21,19 +27,32 @@ class Explained(NamedTuple):
     """R² of predictors = 1 - squared error / squared deviation from the mean, over hidden pixels.
 
     In the units of the model's target.  With `norm_pix_loss` these are normalised by the true mean
-    and deviation of each hidden patch, for every predictor.
+    and deviation of each hidden patch, for every predictor.  None: not defined, as the hidden
+    pixels are all alike.
     """
 
-    model: float
-    patch_mean: float
+    model: float | None
+    patch_mean: float | None
     """R² of predicting each hidden patch's true mean; 0 by construction with `norm_pix_loss`"""
-    interpolation: float
+    interpolation: float | None
     """R² of smooth interpolation from the visible patches (`interpolate_hidden`)"""
     images: int
     """number of images"""
 
 
-@torch.no_grad()
+class HiddenSums(NamedTuple):
+    """Sums over hidden values, from which R² is computed; those of several batches can be added."""
+
+    values: int
+    """number of hidden values"""
+    total: float
+    squares: float
+    """their sum, and their sum of squares"""
+    errors: list[float]
+    """squared error of each predictor, in the order of `Explained`"""
+    images: int
+
+
 def explained_variance(
     model: MaskedAutoencoder,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -41,8 +60,33 @@ def explained_variance(
 ) -> Explained:
     """R² over batches of (images [b c h w], seeds [b]) on the model's device.
 
-    `draw`: masks from images and seeds (default: the model's `draw`).
+    `draw`: masks from images and seeds (default: the model's `draw`).  Raises UserError where the
+    predictions are not finite.
     """
+    sums = sum_hidden(model, batches, draw)
+    if not math.isfinite(sums.errors[0]):
+        raise UserError(NOT_FINITE)
+    deviation = sums.squares - sums.total**2 / sums.values
+    if is_flat(deviation, sums.values):
+        return Explained(None, None, None, sums.images)
+    return Explained(*(1 - error / deviation for error in sums.errors), images=sums.images)
+
+
+def is_flat(deviation: float, values: int) -> bool:
+    """Report whether hidden values hardly deviate from their mean, so that R² is not defined.
+
+    `deviation`: sum of the squared deviations of `values` values.
+    """
+    return deviation < FLAT**2 * values
+
+
+@torch.no_grad()
+def sum_hidden(
+    model: MaskedAutoencoder,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    draw: Callable[[Tensor, Tensor], PatchSplit] | None = None,
+) -> HiddenSums:
+    """Sums over the hidden values of batches: see `explained_variance`."""
     errors = torch.zeros(3, dtype=torch.float64)
     values, total, squares, num_images = 0, 0.0, 0.0, 0
     for images, seeds in batches:
@@ -63,14 +107,7 @@ def explained_variance(
         total += target.double().sum().item()
         squares += target.double().square().sum().item()
         num_images += len(images)
-    r2 = 1 - errors / max(squares - total**2 / values, 1e-12)
-    model_r2, patch_mean_r2, interpolation_r2 = r2.tolist()
-    return Explained(
-        model=model_r2,
-        patch_mean=patch_mean_r2,
-        interpolation=interpolation_r2,
-        images=num_images,
-    )
+    return HiddenSums(values, total, squares, errors.tolist(), num_images)
 
 
 def interpolate_hidden(model: MaskedAutoencoder, pixels: Tensor, ids_keep: Tensor) -> Tensor:
@@ -116,12 +153,8 @@ def hidden_sums(model: MaskedAutoencoder, images: Tensor, seeds: Tensor) -> npt.
     Number of hidden values, their sum, their sum of squares, then the squared error of each
     predictor, in the order of `Explained`.
     """
-    explained = explained_variance(model, [(images, seeds)])
-    target = model.target(model.patchify(images), model.draw(images, seeds).ids_masked).double()
-    total, squares = target.sum().item(), target.square().sum().item()
-    deviation = max(squares - total**2 / target.numel(), 1e-12)
-    r2 = np.array([explained.model, explained.patch_mean, explained.interpolation])
-    return np.array([target.numel(), total, squares, *((1 - r2) * deviation)])
+    sums = sum_hidden(model, [(images, seeds)])
+    return np.array([sums.values, sums.total, sums.squares, *sums.errors])
 
 
 def shares_explained(

@@ -79,6 +79,20 @@ def test_a_drawn_mask_hides_white_patches(tmp_path):
     assert drawn_mask(tmp_path / "mask.png", (2, 2)).tolist() == [True, False, False, False]
 
 
+@pytest.mark.parametrize("kind", ["1", "P", "RGB", "L", "I;16", "RGBA"])
+def test_white_is_hidden_and_gray_is_not_however_it_is_stored(kind, tmp_path):
+    """A dark gray of 16 bits, 300 of 65,535, is far above 127."""
+    levels = np.full((8, 12), 1 / 200)
+    levels[:, :6] = 1
+    if kind == "I;16":
+        picture = Image.fromarray((levels * 65_535).astype(np.uint16))
+    else:
+        gray = Image.fromarray((levels * 255).round().astype(np.uint8))
+        picture = gray.convert("RGB").quantize(2) if kind == "P" else gray.convert(kind)
+    picture.save(tmp_path / "mask.png")
+    assert drawn_mask(tmp_path / "mask.png", (1, 2)).tolist() == [True, False]
+
+
 @pytest.mark.parametrize(
     ("pattern", "ratios", "message"),
     [
@@ -88,11 +102,13 @@ def test_a_drawn_mask_hides_white_patches(tmp_path):
         ("block", [0.5, 0.0], "hides 0 of 24 patches"),
         ("{tmp}/black.png", [], "hides 0 of 24 patches"),
         ("{tmp}/text.png", [], "text.png: does not decode"),
-        ("{tmp}/nowhere.png", [], "nowhere.png: does not decode"),
+        ("{tmp}/nowhere.png", [], "nowhere.png: cannot be read: No such file"),
+        ("{tmp}/clear.png", [], "clear.png: has transparent pixels"),
     ],
 )
 def test_impossible_masks_are_refused(pattern, ratios, message, tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "black.png")
+    Image.new("RGBA", (9, 9)).save(tmp_path / "clear.png")
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UserError, match=message.replace("{tmp}", "")):
         hidden_by(pattern.format(tmp=tmp_path), ratios)

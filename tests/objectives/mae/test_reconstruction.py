@@ -1,10 +1,18 @@
+import numpy as np
 import pytest
 import torch
 
 from mae.networks.patches import patchify
 from mae.objectives.base import total_loss
 from mae.objectives.mae.masking import random_masking
-from mae.objectives.mae.reconstruction import explained_variance, fill_in, interpolate_hidden
+from mae.objectives.mae.reconstruction import (
+    Explained,
+    explained_variance,
+    fill_in,
+    hidden_sums,
+    interpolate_hidden,
+    shares_explained,
+)
 from tests.objectives.losses import START
 from tests.objectives.mae.test_model import small_mae
 
@@ -57,7 +65,26 @@ def test_r2_of_the_trivial_predictors_against_a_plain_computation():
     expected = 1 - residual / (hidden - hidden.mean()).square().sum()
     assert found.patch_mean == pytest.approx(expected.item(), abs=1e-5)
     assert found.images == 8
-    assert found.interpolation > 0.5  # ramps are easily interpolated
+    assert found.interpolation and found.interpolation > 0.5  # ramps are easily interpolated
+
+
+@pytest.mark.parametrize("norm_pix_loss", [True, False])
+@pytest.mark.parametrize("level", [0, 77, 255])
+def test_r2_of_flat_pictures_is_not_defined(norm_pix_loss, level):
+    """Divided by the deviation it would be a huge number of rounding errors."""
+    model, seeds = small_mae(norm_pix_loss=norm_pix_loss), torch.arange(4)
+    flat = torch.full((4, 3, 16, 16), level, dtype=torch.uint8)
+    assert explained_variance(model, [(flat, seeds)]) == Explained(None, None, None, 4)
+    found = explained_variance(model, [(gradients()[:4] // 64 + 100, seeds)])
+    assert None not in found  # of little contrast is not flat
+
+
+def test_sums_of_batches_give_the_r2_of_all():
+    model, images, seeds = small_mae(), gradients(), torch.arange(8)
+    parts = [hidden_sums(model, images[a:b], seeds[a:b]) for a, b in ((0, 3), (3, 8))]
+    found = explained_variance(model, [(images, seeds)])
+    expected = (found.model, found.patch_mean, found.interpolation)
+    assert shares_explained(*np.sum(parts, axis=0)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_r2_of_the_model_agrees_with_its_loss():
