@@ -576,3 +576,14 @@ def test_held_out_classes_of_other_names_are_refused_at_once(
         assert main(["finetune", str(pretrained), *settings, "train.batch_size=8", *more]) == 2
         assert "data.val: 1 class is not in data.train: other (" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_images_of_one_class_are_refused(pretrained, make_tar, make_image, tmp_path, capsys):
+    """A classifier of them would be right on every image."""
+    file = io.BytesIO()
+    Image.fromarray(make_image(0)).save(file, "PNG")
+    members = [(f"{n}.png", file.getvalue()) for n in range(12)]
+    one = make_tar(tmp_path / "a.tar", [*members, *((f"{n}.cls", b"1") for n in range(12))])
+    for settings in ((), ("finetune.num_classes=3",)):
+        assert finetune(pretrained, tmp_path / "run", f"data.train={one}", *settings) == 2
+        assert "data.train: all 12 images are of class 1: one class" in capsys.readouterr().err

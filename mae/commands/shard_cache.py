@@ -33,7 +33,7 @@ def print_statistics(
     """
     from mae.config.sections import Config
     from mae.data.images import Images
-    from mae.data.statistics import channel_statistics
+    from mae.data.statistics import channel_statistics, some_samples
 
     images = Images(manifest, channels, bits, cache)
     statistics = channel_statistics(images, index_dir)
@@ -46,3 +46,8 @@ def print_statistics(
     if images.bits != defaults.data.bits:
         settings = f"data.bits={images.bits} {settings}"
     print(f"{'':12} {settings}")
+    if left_out := len(some_samples(manifest)) - statistics.images:
+        print(
+            f"{'':12} {left_out:,} more could not be read as {images.channels} x {images.bits} "
+            "bits and are left out: mae verify names the damaged ones"
+        )

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from mae.base.errors import UserError
+from mae.base.errors import RunFailed, UserError
 from mae.base.exit_status import (
     DONE,
     STATUS_FILE,
@@ -46,6 +46,8 @@ SIGNAL_TIMEOUT = 0.5
 """seconds for a signal to arrive here: one sent to all processes may reach this one last"""
 STATUS_TIMEOUT = 2.0
 """seconds for an exit status after a launcher's death: it may come from another machine"""
+TRAINS_NOTHING = frozenset(("--dry-run", "--help", "-h"))
+"""options of a run that end it without training"""
 EPILOG = (
     "The run resumes from its newest checkpoint. Signals are passed on to it, and its own exit "
     "code is returned: 0 done, 1 failed, 2 wrong use, 75 stopped early with a checkpoint. Example: "
@@ -131,6 +133,7 @@ class Supervisor:
         """
         self.command, self.folder = list(command), folder
         self.relaunches, self.delay = relaunches, delay
+        self.trains_nothing = not TRAINS_NOTHING.isdisjoint(command)
         self.processes = ProcessGroup()
         self.pending: list[int] = []
         """signals received and not yet passed on"""
@@ -159,11 +162,19 @@ class Supervisor:
         while True:
             ended = self._launch(status)
             before, step = step, newest_step(self.folder)
+            has_progress = step is not None and (before is None or step > before)
+            if ended.code == DONE and not (
+                ended.is_reported or has_progress or self.trains_nothing
+            ):
+                raise RunFailed(
+                    f"supervise: {self.command[0]} ended with exit code 0, but no run reported its "
+                    f"end and {self.folder} has no newer checkpoint: give a command that trains, "
+                    "and that ends when the run does"
+                )
             if ended.code in (DONE, WRONG_USE):
                 return ended.code
             if self.stop_signal:
                 return self._stopped(step, ended)
-            has_progress = step is not None and (before is None or step > before)
             failures = 0 if has_progress else failures + 1
             stands = f"stands at step {step}" if step is not None else "has no checkpoint"
             if failures > self.relaunches:
@@ -218,7 +229,8 @@ class Supervisor:
 
     def _launch_end(self, status: Path, code: int) -> LaunchEnd:
         """End by the run's own exit status, else by the exit code (-n: killed by signal n)."""
-        deadline = time.monotonic() + (STATUS_TIMEOUT if code else 0)
+        waits = code != DONE or not self.trains_nothing
+        deadline = time.monotonic() + (STATUS_TIMEOUT if waits else 0)
         while True:
             for path in (status, self.folder / STATUS_FILE):
                 if found := read_exit_status(path):

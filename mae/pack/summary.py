@@ -207,6 +207,12 @@ def _about_images(packed: PackReport) -> Iterator[str]:
         yield f"re-encoded: {before}; {change}"
     if settings := suggested_settings(*packed.usual):
         yield f"to train on them as they are: {settings}"
+    usual = packed.usual[0]
+    # Gray images and colour images are read as each other.
+    unlike = [n for own, n in packed.channels.items() if own != usual and {own, usual} != {1, 3}]
+    if unlike:
+        others = _count(sum(unlike), "image is", "images are")
+        yield f"{others} skipped in training with data.in_chans={usual}: of other channels"
     most = max(packed.bits)
     if most > packed.usual[1]:
         deep = _count(packed.bits[most], f"image of {most} bits is", f"images of {most} bits are")

@@ -74,6 +74,7 @@ def train(
     notes = run.check(config)
     setup = build_setup(config, accelerator, source)
     config = setup.config
+    refuse_shorter_run(run, setup)
     notes += [f"warning: {line}" for line in setup.data.manifest.warnings()]
     objective = build_objective(config)
     initial = start_from_weights(config, objective, run, accelerator)
@@ -129,6 +130,16 @@ def train(
     lifecycle.run_cleanup.callback(trainer.watch.close)
     run_to_end(trainer, state)
     return objective
+
+
+def refuse_shorter_run(run: Run, setup: TrainingSetup) -> None:
+    """Raise UserError where the run has more steps already than its plan: it cannot go back."""
+    stands, steps = run.newest_step() or 0, setup.plan.steps
+    if stands > steps:
+        raise UserError(
+            f"train.epochs: {setup.config.train.epochs:g} are {steps:,} steps, but {run.folder} "
+            f"stands at step {stands:,}: raise it, or choose another output for a shorter run"
+        )
 
 
 def check_labels_of_run(run: Run, manifest: Manifest) -> None:
@@ -199,9 +210,12 @@ def run_to_end(trainer: Trainer, state: TrainingState) -> None:
     folder, print_line = trainer.run.folder, trainer.monitor.tracker.print_line
     try:
         trainer.fit(state)
+        skipped = refuse_untrained(trainer)
         commands = declaration(trainer.config.objective).next_steps(folder)
         next_steps = " Next:" if commands else ""
-        print_line(f"done: {trainer.plan.steps:,} steps; {folder} holds the run.{next_steps}")
+        print_line(
+            f"done: {trainer.plan.steps:,} steps{skipped}; {folder} holds the run.{next_steps}"
+        )
         for command in commands:
             print_line(f"  {command}")
     except OSError as error:
@@ -212,6 +226,18 @@ def run_to_end(trainer: Trainer, state: TrainingState) -> None:
         trainer.monitor.tracker.end_line()
         if not isinstance(sys.exc_info()[1], KeyboardInterrupt):
             trainer.saver.close()
+
+
+def refuse_untrained(trainer: Trainer) -> str:
+    """Words on the skipped steps of a finished run; RunFailed where they are half or more."""
+    skipped, steps = trainer.monitor.guard.skipped, trainer.plan.steps
+    if 2 * skipped >= steps:
+        raise RunFailed(
+            f"{trainer.run.folder}: {skipped:,} of {steps:,} steps were skipped, their gradients "
+            "not finite: the weights are hardly trained; lower the learning rate, or inspect the "
+            "data (mae inspect-batch), and start a new run"
+        )
+    return f", {skipped:,} of them skipped (gradients not finite)" * bool(skipped)
 
 
 def is_write_error(error: OSError, folder: Path) -> bool:

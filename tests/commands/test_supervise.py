@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mae.base.errors import UserError
+from mae.base.errors import RunFailed, UserError
 from mae.base.process_group import MARK
 from mae.cli import main
 from mae.commands.supervise import Supervisor, newest_step, run_folder
@@ -125,10 +125,19 @@ def marked() -> list[psutil.Process]:
     return [p for p in found if p.environ()["FAKE"] == os.environ.get("FAKE")]
 
 
-@pytest.mark.parametrize("life", [{"code": 0}, {"code": 0, "word": False}])
+@pytest.mark.parametrize("life", [{"code": 0}, {"code": 0, "word": False, "step": 4}])
 def test_a_run_that_is_done_is_done(fake, tmp_path, life):
     assert supervised(fake(life), tmp_path)[0] == 0
     assert lives_of(tmp_path) == 1
+
+
+def test_a_command_that_ends_without_a_run_is_not_done(fake, tmp_path):
+    """Its exit code 0 says nothing on the run: `echo`, or a launcher that returns at once."""
+    run = ["-m", "mae.pretrain", str(tmp_path / "tiny.yaml")]
+    for words in (["echo", *run], fake({"code": 0, "word": False})):
+        with pytest.raises(RunFailed, match="exit code 0, but no run reported its end"):
+            supervised(words, tmp_path)
+    assert supervised(["echo", *run, "--dry-run"], tmp_path)[0] == 0
 
 
 @pytest.mark.parametrize("life", [{"code": 2}, {"code": 2, "word": False}])

@@ -14,6 +14,7 @@ from PIL import Image
 from webdataset import tariterators
 
 from mae.base.errors import RunFailed, StorageError, UserError, WorkerDied
+from mae.cli import main as mae
 from mae.data.manifest import build_manifest
 from mae.data.scan import NO_LABEL
 from mae.data.shard_reader import ShardReader
@@ -285,6 +286,22 @@ def test_suggestion_follows_most_images(tmp_path, save, count, line):
     packed = pack_folder(tmp_path / "images", tmp_path / "out")
     assert packed.usual == (3, 8)
     assert summary_lines(packed)[-1] == line
+
+
+def test_images_of_other_channels_are_counted(tmp_path, save, capsys):
+    """They count neither in training nor in the statistics."""
+    for number in range(3):
+        save(f"{number}.png", number)
+    Image.fromarray(np.eye(24, dtype=np.uint8) * 200).save(tmp_path / "images" / "gray.png")
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 24, 6)).astype(np.uint8)
+        np.save(tmp_path / "images" / f"deep-{number}.npy", pixels)
+    words = ["pack", str(tmp_path / "images"), str(tmp_path / "out"), "--workers=0"]
+    assert mae(words) == 0
+    printed = capsys.readouterr().out
+    assert "2 images are skipped in training with data.in_chans=3: of other channels" in printed
+    assert "3 x 8 bits; of 4 images:" in printed
+    assert "2 more could not be read as 3 x 8 bits and are left out" in printed
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("LA", 1), ("RGBA", 3)])

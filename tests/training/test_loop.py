@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -368,3 +369,24 @@ def test_the_runs_status_is_not_written_into_a_folder_of_others(shards, tmp_path
     (tmp_path / "run" / "thesis.tex").write_text("mine")
     assert main([str(write_config(tmp_path, shards))]) == 2
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_cannot_be_made_shorter_than_it_is(reference_run, tmp_path, capsys):
+    shutil.copytree(reference_run.folder, run := tmp_path / "run")
+    config = reference_run.folder.parent / "tiny.yaml"
+    words = [str(config), "log.panel_every=10", f"output={run}", "train.epochs=2"]
+    before = (run / "config.yaml").read_text()
+    assert main(words) == 2
+    assert "train.epochs: 2 are 13 steps, but" in (message := capsys.readouterr().err)
+    assert "stands at step 26" in message
+    assert (run / "config.yaml").read_text() == before
+
+
+def test_a_run_that_skipped_most_steps_is_not_done(shards, tmp_path, capsys):
+    """Also where there were fewer than guard.max_skipped, and where the command is repeated."""
+    words = [str(write_config(tmp_path, shards)), "train.epochs=2", "optim.lr=1e20"]
+    for _ in range(2):
+        assert main(words) == 1
+        out, errors = capsys.readouterr()
+        assert "11 of 13 steps were skipped" in errors and "done" not in out
+    assert exit_status(tmp_path)["code"] == 1

@@ -167,12 +167,19 @@ class ClassifierDeclaration(Declaration):
         """
         import numpy as np
 
+        from mae.data.class_names import quoted
         from mae.data.manifest import require_labels
 
         self.augmentation(config, (1, 1))  # refuses an unknown policy now, not in the run
         finetune = finetune_of(config)
         labels = require_labels(manifest, "data.train")
         num_classes, largest = finetune.num_classes, int(labels.max())
+        if len(np.unique(labels)) == 1:
+            name = f" ({quoted(manifest.class_names[largest:][:1])})" * bool(manifest.class_names)
+            raise UserError(
+                f"data.train: all {len(labels):,} images are of class {largest}{name}: one class "
+                "leaves nothing to learn"
+            )
         if not num_classes and largest >= MAX_LABEL_RATIO * len(np.unique(labels)):
             raise UserError(
                 f"finetune.num_classes: labels go up to {largest} (first "
