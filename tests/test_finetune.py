@@ -166,6 +166,23 @@ def test_missing_training_images_are_reported(pretrained, make_shards, tmp_path,
     assert report["test_images_in_train"] is None
 
 
+def test_other_images_at_the_place_of_the_training_images_say_nothing(
+    pretrained, make_shards, tmp_path, capsys
+):
+    """The test images are those that the run was trained on; the others are at their place now."""
+    train = make_shards(tmp_path / "train", 24)
+    assert finetune(pretrained, tmp_path / "run", f"data.train={train}", "train.epochs=2") == 0
+    shutil.move(tmp_path / "train", tmp_path / "test")
+    make_shards(tmp_path / "train", 24, size=(30, 30))
+    assert main(["evaluate", str(tmp_path / "run"), "--test", f"{tmp_path}/test/*.tar"]) == 0
+    assert "is not known: data.train holds other images now" in capsys.readouterr().err
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert report["test_images_in_train"] is None
+    assert report["selection"] == (
+        "the last checkpoint; whether these images were trained on is not known"
+    )
+
+
 def test_bad_test_images_are_named_counted_and_limited(finetuned, make_shards, tmp_path, capsys):
     copy, test = tmp_path / "run", make_shards(tmp_path / "test", 24)
     shutil.copytree(finetuned, copy)
@@ -309,7 +326,11 @@ def test_two_runs_are_compared_on_the_same_images(finetuned, pretrained, shards,
     found = report["above"]
     assert found["difference"] == pytest.approx(report["accuracy"] - found["accuracy"])
     assert found["interval"][0] <= found["difference"] <= found["interval"][1]
-    assert "points (" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "points (" in printed.out and found["test_images_in_train"] == 48
+    warning = "warning: 48 of the test images are in {}data.train too"
+    other = f"{tmp_path / 'other'}: "
+    assert all(warning.format(of) in printed.err for of in ("", other))
 
 
 def test_named_classes_and_stray_labels(pretrained, tmp_path, make_shards, capsys):

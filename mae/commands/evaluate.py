@@ -130,7 +130,7 @@ def evaluate_run(
     config, step = opened.config, opened.step
     for reason in predictions.skipped:
         log(f"skipped: {reason}")
-    seen, run = trained_on(config, images), find_run(folder).folder
+    seen, run = trained_on(opened, images), find_run(folder).folder
     report = class_report(predictions, names)
     report["notes"] += [matched] * bool(matched)
     shown = f"{run}" if step is None else f"{run}, step {step:,}"
@@ -147,6 +147,7 @@ def evaluate_run(
         report["above"] = {
             "run": str(beside),
             "accuracy": float(np.mean(others)),
+            "test_images_in_train": trained_on(other_run.opened, images, f"{beside}: "),
             "difference": above.mean,
             "interval": list(above.interval),
         }
@@ -156,7 +157,9 @@ def evaluate_run(
             f"points ({low:+.1f} to {high:+.1f}, 95 % interval, paired)"
         )
     chosen = "nothing was chosen on these images"
-    if seen:
+    if seen is None:
+        chosen = "whether these images were trained on is not known"
+    elif seen:
         chosen = f"{seen:,} of these images were trained on"
     checkpoint = "the given weights"
     if is_run(folder):
@@ -238,10 +241,11 @@ def predict_run(
     return EvaluatedRun(opened, images, predictions, known.shown(), crop_pct, matched)
 
 
-def trained_on(config: Config, test: Images) -> int | None:
+def trained_on(opened: OpenedModel, test: Images, name: str = "") -> int | None:
     """Number of images of `test` that the run was trained on, with a warning if there are any.
 
-    None, with a warning, where it is not known: remote training shards are not fetched for it.
+    None, with a warning, where it is not known: remote training shards are not fetched for it, and
+    others may be at their place now.  Warnings begin with `name`.
     """
     from mae.base.errors import UserError
     from mae.commands.frozen_encoders import log
@@ -249,16 +253,19 @@ def trained_on(config: Config, test: Images) -> int | None:
     from mae.evaluation.comparison import seen_in_train
     from mae.storage.remote import is_remote
 
-    data = config.data
+    data = opened.config.data
     patterns = [*data.train, *(pattern for part in data.mixture for pattern in part.shards)]
     try:
         if not patterns:
             problem = "the weights do not name their training images"
         elif not any(map(is_remote, patterns)):
-            return seen_in_train(training_manifest(data), test.manifest, log, "data.train")
+            train = training_manifest(data)
+            if opened.state and train.is_recorded_as(opened.state.data):
+                return seen_in_train(train, test.manifest, log, f"{name}data.train")
+            problem = "data.train holds other images now than the run was trained on"
         else:
             problem = "its shards are remote"
     except UserError as error:
         problem = str(error)
-    log(f"warning: whether these images were trained on is not known: {problem}")
+    log(f"warning: {name}whether these images were trained on is not known: {problem}")
     return None

@@ -152,6 +152,8 @@ def frozen_encoder(opened: OpenedModel, objective: Objective) -> FrozenEncoder:
     encoder = objective_encoder(opened.config, objective)
     if opened.state is not None:
         return encoder
+    if opened.is_probe:
+        encoder = encoder._replace(name=PRETRAINED)
     text = f"{encoder.sha256} {opened.config.model.model_dump_json()}"
     return encoder._replace(sha256=hashlib.sha256(text.encode()).hexdigest())
 

@@ -145,12 +145,17 @@ def encode_images(
 
 def _halves(vectors: Tensor, name: str) -> Halves:
     halves = vectors.half().cpu()
-    if not halves.isfinite().all():
+    require_finite(halves, name)
+    return halves.numpy()
+
+
+def require_finite(vectors: Tensor, name: str) -> None:
+    """Raise UserError where features `name`, perhaps in half precision, are not finite."""
+    if not vectors.isfinite().all():
         raise UserError(
             f"features: `{name}` is not finite, or beyond ±65,504: the weights are damaged, or "
             "this encoder ends without a norm"
         )
-    return halves.numpy()
 
 
 class EncoderOutputs(NamedTuple):
@@ -232,7 +237,12 @@ def image_vectors(encoder: FrozenEncoder, images: Tensor) -> Tensor:
     The authors of MAE encode in half precision too.
     """
     device = images.device.type
-    use_bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    with torch.autocast(device, torch.bfloat16, enabled=use_bf16):
+    with torch.autocast(device, torch.bfloat16, enabled=uses_bf16(device)):
         vectors = encoder.encode(images)
     return vectors[preferred_feature(vectors)].float()
+
+
+def uses_bf16(device: torch.device | str) -> bool:
+    """Report whether `image_vectors` computes in bf16 on `device`."""
+    is_gpu = torch.device(device).type == "cuda"
+    return is_gpu and torch.cuda.is_bf16_supported(including_emulation=False)

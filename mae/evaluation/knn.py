@@ -98,6 +98,8 @@ def knn_report(
 
     `seed` is that of the bootstrap; k-NN itself is deterministic.
     """
+    images = len(subjects[0].train.labels)
+    few = [f"k = {k}, but --train has {images:,} images: all of them vote"] if k > images else []
     results = [
         Result(
             encoder,
@@ -124,7 +126,8 @@ def knn_report(
         measures=MEASURES,
         protocol=PROTOCOL,
         selection="none: k and T are fixed, and the test set is used once",
-        k=k,
+        k=min(k, images),
         temperature=temperature,
+        notes=few,
         seed=seed,
     )

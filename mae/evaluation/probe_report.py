@@ -1,12 +1,12 @@
 """Reports of `mae probe` and `mae fewshot`: linear probes of every feature and label budget."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from mae.evaluation.encoders import TOKENS
-from mae.evaluation.probe import FEW, FIXED, FOLDS, repeated_probe
+from mae.evaluation.probe import FEW, FIXED, FOLDS, Labels, draw_samples, repeated_probe
 from mae.evaluation.results import Result, Subject, record, result_rows
 
 MEASURES = (
@@ -76,7 +76,13 @@ def probe_results(
                 right = np.stack([score.right for score in summary.scores])
                 columns = ("at_edge", "iterations", "converged", "unfinished")
                 fits = {key: [getattr(s, key) for s in summary.scores] for key in columns}
-                chosen = {"strengths": [score.strength for score in summary.scores], **fits}
+                chosen: dict[str, Any] = {
+                    "strengths": [score.strength for score in summary.scores],
+                    **fits,
+                }
+                chosen["labels"] = len(train.labels)
+                if any(budget.values()):
+                    chosen["labels"] = len(draw_samples(train.labels, seed, **budget))
                 results.append(Result(encoder, feature, right, budget, chosen))
     return results
 
@@ -100,9 +106,25 @@ def fewshot_report(
     return record(
         subjects[0],
         result_rows(results, subjects[0].test.labels, seed),
+        notes=list(rounding_notes(subjects[0].train.labels, percents)),
         measures=FEWSHOT_MEASURES,
         protocol=FEWSHOT_PROTOCOL,
         selection=FEWSHOT_SELECTION,
         splits=splits,
         seed=seed,
     )
+
+
+def rounding_notes(labels: Labels, percents: Sequence[float]) -> Iterator[str]:
+    """Notes on `percents` that are far from the share of `labels` used: whole ones of each class.
+
+    Far: by more than a tenth.
+    """
+    for percent in percents:
+        count = len(draw_samples(labels, 0, percent=percent))
+        share = 100 * count / len(labels)
+        if abs(share - percent) > percent / 10:
+            yield (
+                f"{percent:g} % is {count:,} of {len(labels):,} labels here, {share:.2g} %: whole "
+                "labels of each class, at least one"
+            )

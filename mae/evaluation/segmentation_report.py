@@ -107,6 +107,8 @@ def segmentation_report(
         for part in [evaluated_images(masked.images, bad)]
     )
     rows = class_rows(evaluations, classes)
+    known_encoder = identity(next(iter(encoders.values())), train)
+    known_encoder["precision"] = "computed in float32"  # not from the cache
     notes = [*mask_notes(masks, ours.skipped), *class_notes(rows)]
     notes += [note for name, found in evaluations.items() for note in fit_notes(name, found)]
     return {
@@ -121,7 +123,7 @@ def segmentation_report(
         "seed": seed,
         "notes": notes,
         "classes": [classes.numbers[c] for c in known],
-        **provenance(identity(next(iter(encoders.values())), train), train_part, test_part),
+        **provenance(known_encoder, train_part, test_part),
         "results": segmentation_rows(evaluations, seed),
         "always_commonest": commonest(ours.fitted.classes, ours.counts["linear", "pixels"]),
         "iou_by_class": {str(row["class"]): row["iou"] for row in rows},

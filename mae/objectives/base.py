@@ -209,6 +209,8 @@ class AdoptedModel(NamedTuple):
     """what was assumed, with the option that sets it"""
     has_decoder: bool = True
     """no part of the objective is absent"""
+    is_probe: bool = False
+    """a head on an encoder that it was not trained with"""
 
 
 class Implementation(ABC):

@@ -51,6 +51,8 @@ class OpenedModel(NamedTuple):
     """what was assumed of weights that do not record it"""
     class_names: Sequence[str] = ()
     """in the order of the logits; empty: none, or not known"""
+    is_probe: bool = False
+    """a linear probe's head on an encoder that was not trained with it"""
     init: dict[str, Any] = {}
     """record of weights of others, as in a run's init.json"""
 
@@ -228,6 +230,7 @@ def _adopted(weights: Weights, options: WeightOptions, with_decoder: bool) -> Op
             lines=lines,
             assumed=found.assumed,
             class_names=weights.class_names,
+            is_probe=found.is_probe,
             init=record.record,
         )
     )

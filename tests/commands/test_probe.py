@@ -13,15 +13,17 @@ import torch.nn.functional as F
 import yaml
 from safetensors.torch import save_file
 
+from mae.base.errors import UserError
 from mae.cli import main
 from mae.config.loading import load_config, recorded_config
 from mae.config.sections import DataConfig, LogConfig
 from mae.data.training_data import open_training_data
 from mae.data.views import CentredViews
 from mae.evaluation.encoders import open_encoder
-from mae.evaluation.features import image_vectors
+from mae.evaluation.features import UsableSamples, image_vectors
 from mae.evaluation.results import table
 from mae.objectives import registry
+from mae.objectives.attentive.tokens import EncodedTokens
 from mae.objectives.linear_probe.model import LinearProbe, ProbeHead
 from mae.objectives.linear_probe.report import centred_vectors, head_ranks
 from mae.training import loop
@@ -243,6 +245,23 @@ def test_ranks_count_better_scores(shards):
     ]
     head.linear.weight.data.fill_(math.nan)
     assert (head_ranks(head, tested.vectors, targets) > 0).all()
+
+
+def test_features_of_test_images_that_are_not_finite_give_no_ranks(shards):
+    """Of a black image, which is checked before, they are."""
+    encoder = tiny_encoder()
+
+    def overflow(images):
+        bright = (images > 0).any().float() * 1e30
+        return {name: vectors * bright * 1e30 for name, vectors in encoder.encode(images).items()}
+
+    broken = encoder._replace(encode=overflow)
+    with pytest.raises(UserError, match="features: `pretrained` is not finite"):
+        centred_vectors(broken, images_of(shards))
+    usable = UsableSamples(np.arange(24), [])
+    tokens = EncodedTokens(broken, images_of(shards), "cpu", 0, usable)
+    with pytest.raises(UserError, match="features: `tokens` is not finite"):
+        next(iter(tokens.load([np.arange(4)])))
 
 
 def test_the_report_notes_differences_from_the_published_probe(run, shards, capsys):

@@ -3,6 +3,7 @@ import pytest
 
 from mae.base.files import new_file
 from mae.evaluation.features_file import FeatureWriter, read_features
+from mae.evaluation.knn import knn_report
 from mae.evaluation.probe_report import fewshot_report
 from mae.evaluation.results import Subject
 from tests.evaluation.test_knn import clouds
@@ -55,3 +56,21 @@ def test_report_records_the_protocol(subjects):
     assert first["converged"] == [True, True] and first["unfinished"] == [0, 0]
     assert first["above"]["untrained"]["interval"][0] > 0
     assert report["results"] == fewshot_report(subjects, shots=[1], splits=2, seed=5)["results"]
+
+
+def test_a_percentage_that_is_none_of_these_labels_is_named(subjects):
+    """40 images a class: 1 % is one of each, which is 2.5 %."""
+    report = fewshot_report(subjects[:1], shots=[2], percents=[1, 10], splits=1)
+    assert [row["labels"] for row in report["results"]] == [10, 5, 20]
+    assert report["notes"] == [
+        "1 % is 5 of 200 labels here, 2.5 %: whole labels of each class, at least one"
+    ]
+    assert fewshot_report(subjects[:1], percents=[5, 10], splits=1)["notes"] == []
+
+
+def test_fewer_images_than_neighbours_are_named(subjects):
+    report = knn_report(subjects[:1], k=500)
+    assert report["k"] == 200
+    assert report["notes"] == ["k = 500, but --train has 200 images: all of them vote"]
+    assert report["results"] == knn_report(subjects[:1], k=200)["results"]
+    assert knn_report(subjects[:1], k=200)["notes"] == []

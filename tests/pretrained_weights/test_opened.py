@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from mae.base.errors import UserError
+from mae.evaluation.encoders import FINE_TUNED, PRETRAINED, open_encoder
 from mae.objectives.classifier.model import Classifier
 from mae.objectives.mae.masking import PatchSplit
 from mae.objectives.mae.model import MaskedAutoencoder
@@ -131,6 +132,9 @@ def test_a_released_linear_probe_gives_the_logits_of_its_batchnorm(tmp_path):
     found = opened.objective.logits(raw_images())
     torch.testing.assert_close(found, theirs(normalised(raw_images())), rtol=1e-4, atol=1e-4)
     assert any("BatchNorm before the head" in line for line in opened.lines)
+    assert open_encoder(tmp_path / "x.pth").encoder.name == PRETRAINED  # the head alone is trained
+    write_release(tmp_path / "y.pth", fine_tuned("token").state_dict())
+    assert open_encoder(tmp_path / "y.pth").encoder.name == FINE_TUNED
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.evaluation.features import UsableSamples, blank_vectors
+from mae.evaluation.features import UsableSamples, blank_vectors, require_finite
 from mae.evaluation.features_file import FeatureSet
 from mae.storage.cache import ShardCache
 
@@ -100,7 +100,9 @@ class EncodedTokens:
             with torch.no_grad():
                 found = self.encoder.encode(images.to(self.device))
                 # Half precision as in the cache, so that both give the same probe.
-                yield joined(found).half().float()
+                halves = joined(found).half()
+                require_finite(halves, TOKENS)
+                yield halves.float()
 
 
 class _Views:

@@ -72,6 +72,7 @@ def adopt_classifier(weights: Weights, options: WeightOptions) -> AdoptedModel |
         skipped=skipped,
         notes=[*notes, *loaded.notes],
         assumed=assumed,
+        is_probe=any(key.startswith("head.0.") for key in weights.head),
     )
 
 

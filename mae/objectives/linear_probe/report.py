@@ -21,6 +21,8 @@ from mae.evaluation.features import (
     image_vectors,
     preferred_feature,
     ranges,
+    require_finite,
+    uses_bf16,
 )
 from mae.evaluation.labels import ClassNumbers, check_labels, manifest_labels, sample_labels
 from mae.evaluation.probing import PlannedSchedule, ProbeRequest, replaced_images
@@ -100,6 +102,8 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
         parts.append((evaluated_images(train, skipped), evaluated_images(test, tested.skipped)))
     if not parts:
         return {}
+    known = identity(next(iter(request.encoders.values())), train)
+    precision = f"computed in {'bfloat16' if uses_bf16(request.device) else 'float32'}"
     return {
         "measures": MEASURES,
         "protocol": PROTOCOL,
@@ -109,7 +113,7 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
         "interval_rule": INTERVAL,
         "classes": numbers.count,
         **constant,
-        **provenance(identity(next(iter(request.encoders.values())), train), *parts[0]),
+        **provenance({**known, "precision": precision}, *parts[0]),
         "results": result_rows(results, numbers.test, recipe.seed),
     }
 
@@ -189,7 +193,7 @@ def centred_vectors(
 ) -> CentredVectors:
     """Encode the centred view of each image.
 
-    Raises UserError where more than `max_bad` images cannot be decoded.
+    Raises UserError where more than `max_bad` images cannot be decoded, or features are not finite.
     """
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
     skipped, samples, vectors = Skipped(images, max_bad), [], []
@@ -197,6 +201,7 @@ def centred_vectors(
         skipped.add(batch.bad)
         if batch.images is not None:
             vectors.append(image_vectors(encoder, batch.images.to(device)).cpu())
+            require_finite(vectors[-1], encoder.name)
             samples += batch.samples
     return CentredVectors(torch.cat(vectors), np.array(samples), skipped.reasons)
 
