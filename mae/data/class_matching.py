@@ -21,8 +21,9 @@ REMEDY = "use the same classes (mae pack --classes FILE packs a second set by th
 def with_class_names(manifest: Manifest, key: str) -> Manifest:
     """`manifest` with the class names beside its shards; `key` names it in messages.
 
-    Shards of several folders get one numbering, that of the longest list of names.  Raises
-    UserError where a folder has other classes, a label has no name, or names cannot be read.
+    Shards of several folders get one numbering, that of the longest list of names, which those
+    without names are taken to follow (`class_note` says so).  Raises UserError where a folder has
+    other classes, a label has no name, or names cannot be read.
     """
     folders: dict[str, list[int]] = {}
     for number, shard in enumerate(manifest.shards):
@@ -36,7 +37,7 @@ def with_class_names(manifest: Manifest, key: str) -> Manifest:
     first, names = max(lists.items(), key=lambda one: len(one[1]))
     if not names:
         return manifest
-    label = manifest.label.copy()
+    label, note = manifest.label.copy(), ""
     for file, shards in folders.items():
         rows = np.flatnonzero(np.isin(manifest.shard, shards))
         own = lists[file] or names
@@ -47,9 +48,14 @@ def with_class_names(manifest: Manifest, key: str) -> Manifest:
                 f"{manifest.name(sample)} has label {label[sample]} (counted from 0): complete the "
                 "names, or delete that file"
             )
+        if not lists[file] and (label[rows] != NO_LABEL).any():
+            shard = redacted(manifest.shards[shards[0]])
+            note = (
+                f"class numbers of {shard} taken as those of {redacted(first)}: no {FILE} beside it"
+            )
         where = f"{key}: {redacted(file)}"
         label[rows] = renumber(label[rows], own, names, where, redacted(first))
-    return replace(manifest, label=label, class_names=names)
+    return replace(manifest, label=label, class_names=names, class_note=note)
 
 
 def in_classes_of(manifest: Manifest, names: Names, key: str, of: str) -> Manifest:

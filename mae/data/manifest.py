@@ -64,6 +64,8 @@ class Manifest:
     """of each shard, (extension, number) of the other members that are not read"""
     class_names: tuple[str, ...] = ()
     """names of the classes from 0 on, in commands that use labels; empty: unknown"""
+    class_note: str = ""
+    """line on labels whose shards have no class names, while others have some; empty: none"""
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -95,7 +97,7 @@ class Manifest:
         return fingerprint in (self.fingerprint, self.former_fingerprint)
 
     def warnings(self) -> list[str]:
-        """Lines on members that are, or may be, images or labels, and are not read."""
+        """Lines on members that may be images or labels and are not read, and on class names."""
         shards = map(redacted, self.shards)
         found = over_all(zip(shards, self.passed_over, strict=False))
         lines = [f"not read: {one}" for one in found]
@@ -105,7 +107,7 @@ class Manifest:
                 f"not read: {kinds_of_files(beside)}: images beside the one of their key, KEY.jpg "
                 "for example; rename them without the dot in between to use them, too"
             )
-        return lines
+        return lines + [self.class_note] * bool(self.class_note)
 
     def other_members(self) -> Counter[str]:
         """Numbers of the members that are neither read nor warned of, by extension."""
@@ -238,6 +240,7 @@ def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
         passed_over=manifest.passed_over,
         others=manifest.others,
         class_names=manifest.class_names,
+        class_note=manifest.class_note,
         **{name: getattr(manifest, name)[samples] for name in COLUMNS},
     )
 

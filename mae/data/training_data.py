@@ -147,10 +147,14 @@ def open_images(patterns: Sequence[str], key: str, config: Config) -> Images:
     """
     data, cache = config.data, build_cache(config.data)
     manifest = build_manifest(patterns, key, data.index_dir, cache)
-    if os.environ.get("RANK", "0") == "0":
-        for line in manifest.warnings():
-            print(f"warning: {key}: {line}", file=sys.stderr)
+    _warn(key, manifest.warnings())
     return Images(manifest, config.data.in_chans, data.bits, cache)
+
+
+def _warn(key: str, lines: Sequence[str]) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        for line in lines:
+            print(f"warning: {key}: {line}", file=sys.stderr)
 
 
 class LabelledImages(NamedTuple):
@@ -170,6 +174,7 @@ def open_labelled(
     """
     images = open_images(patterns, key, config)
     manifest = with_class_names(images.manifest, key)
+    _warn(key, [manifest.class_note] * bool(manifest.class_note))
     note = match_note(manifest.class_names, names, key, of)
     return LabelledImages(images.of(in_classes_of(manifest, names, key, of)), note)
 

@@ -93,6 +93,11 @@ def test_folders_of_one_data_set_get_one_numbering(tmp_path, make_tar):
     ]
     found = named(build_manifest(shards))
     assert found.label.tolist() == [0, 2, 0, 1, 2, 2] and found.class_names == ("a", "b", "c")
+    assert found.warnings() == [
+        f"class numbers of {shards[2]} taken as those of {tmp_path}/tr/classes.txt: "
+        "no classes.txt beside it"
+    ]
+    assert named(build_manifest(shards[:2])).warnings() == []
     other = shard(tmp_path / "other", ["x"], [0], make_tar)
     with pytest.raises(UserError, match=r"--test: .*other/classes\.txt: 1 class is not in .*tr/"):
         named(build_manifest([*shards, other]))

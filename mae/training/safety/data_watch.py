@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 TICKS = 30
-"""number of looks at the clock within the longest wait"""
+"""number of checks within the longest wait"""
 
 
 class DataWatch:
