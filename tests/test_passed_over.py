@@ -121,6 +121,17 @@ def test_a_run_warns_at_its_start(odd, tmp_path, capsys):
     assert sorted(warned) == named(lines, f"{shard}: ")
 
 
+def test_a_run_warns_of_held_out_images_once(odd, tmp_path, capsys):
+    shard, lines = odd
+    words = [str(write_config(tmp_path, str(shard))), f"data.val={shard}", "train.epochs=1"]
+    words += ["train.batch_size=4", "optim.warmup_epochs=0", "log.wandb=false"]
+    assert pretrain(words) == 0
+    start = "warning: data.val: "
+    printed = capsys.readouterr().err.splitlines()
+    warned = [line.removeprefix(start) for line in printed if line.startswith(start)]
+    assert sorted(warned) == named(lines, f"{shard}: ")
+
+
 def test_mae_pack_names_them(odd, tmp_path, capsys):
     shard, lines = odd
     assert main(["pack", str(shard), str(tmp_path / "out"), "--workers", "0"]) == 0

@@ -51,10 +51,10 @@ class EvaluationImages(NamedTuple):
 
 
 class HeldOutImages(NamedTuple):
-    """Images of data.val for evaluation during training."""
+    """Images of data.val."""
 
     images: Images | None
-    """None: none, or log.health_every is 0"""
+    """None: data.val is not set"""
     notes: list[str]
     """lines for the user"""
 
@@ -81,23 +81,27 @@ def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
             f"warning: {seen:,} of {len(images.manifest):,} images of data.val are in data.train "
             "too, byte for byte: what is measured on them is no held-out result"
         )
-    return HeldOutImages(images if config.log.health_every else None, notes)
+    return HeldOutImages(images, notes)
 
 
 def open_measured(config: Config) -> tuple[Images, list[str]]:
     """Open data.val for an objective that needs no labels: without them where they conflict."""
     images = open_images(config.data.val, "data.val", config)
     try:
-        return images.of(with_class_names(images.manifest, "data.val")), []
+        manifest = with_class_names(images.manifest, "data.val")
+        note = f"data.val: {manifest.class_note}"
+        return images.of(manifest), [note] * bool(manifest.class_note)
     except UserError as error:
         label = np.full_like(images.manifest.label, NO_LABEL)
         return images.of(replace(images.manifest, label=label)), [f"labels not used: {error}"]
 
 
-def panel_images(config: Config, objective: Objective, training: TrainingSource) -> PanelImages:
+def panel_images(
+    config: Config, objective: Objective, training: TrainingSource, held_out: Images | None
+) -> PanelImages:
     """Load the first images of data.val, or of the training data if there is none."""
-    held_out = open_images(config.data.val, "data.val", config) if config.data.val else None
-    images = held_out or training.images(config)
+    # With files of its own: those of `held_out` are opened in data workers.
+    images = training.images(config) if held_out is None else held_out.of(held_out.manifest)
     count = min(config.log.panel_images, len(images.manifest))
     read, manifest, seed = images.__getitem__, images.manifest, config.train.seed
     usable = (usable_image(read, manifest, number, seed, epoch=0) for number in range(count))
@@ -112,10 +116,11 @@ def open_evaluation_images(
     config: Config, objective: Objective, data: TrainingSource, draws: bool
 ) -> EvaluationImages:
     """Open the images for panels, if this process `draws` them, and the held-out images."""
-    held_out, notes = open_held_out(config, data.manifest)
+    opened, notes = open_held_out(config, data.manifest)
+    held_out = opened if config.log.health_every else None
     if not (draws and draws_panels(config, objective)):
         return EvaluationImages(None, held_out, notes)
-    return EvaluationImages(panel_images(config, objective, data), held_out, notes)
+    return EvaluationImages(panel_images(config, objective, data, opened), held_out, notes)
 
 
 def draws_panels(config: Config, objective: Objective) -> bool:
