@@ -251,7 +251,7 @@ def require_labels(manifest: Manifest, key: str) -> npt.NDArray[np.int64]:
 
 
 def label_faults(manifest: Manifest) -> str:
-    """What the `.cls` of samples without a label hold instead of a class number; "" for nothing."""
+    """Faults of `.cls` members that hold no class number, on one line; "" for none."""
     return "; ".join(line for line in manifest.warnings() if "labels (.cls)" in line)
 
 

@@ -10,7 +10,7 @@ SHOWN = 5
 
 
 class Reason(NamedTuple):
-    """Why members are passed over."""
+    """Reason to pass over members."""
 
     what: str
     """what they are, in the plural"""
@@ -43,7 +43,7 @@ class PassedOverCounter:
         self._found[reason] = PassedOver(reason, count + (known.count if known else 0), first)
 
     def result(self) -> tuple[PassedOver, ...]:
-        """What was counted."""
+        """Members that were counted, by reason."""
         return tuple(self._found.values())
 
 

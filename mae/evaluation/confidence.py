@@ -139,7 +139,7 @@ class Constant(NamedTuple):
 
 
 def always_commonest(labels: npt.NDArray[np.int64]) -> Constant:
-    """Best classifier that looks at no image, for test images of the classes `labels` [m]."""
+    """Best classifier that sees no image, for test images of the classes `labels` [m]."""
     classes, counts = np.unique(labels, return_counts=True)
     best = int(counts.argmax())
     return Constant(int(classes[best]), float(counts[best] / len(labels)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mae.base.errors import UserError
+from mae.base.files import require_regular
 from mae.data.class_names import FILE, class_lines, normal, quoted
 from mae.data.scan import NO_LABEL
 from mae.pack.listing import Listing, fingerprint
@@ -19,6 +20,8 @@ def read_class_list(source: Path) -> tuple[str, ...]:
     Raises UserError where there are none, a line is empty, or a name occurs twice.
     """
     file = source / FILE if source.is_dir() else source
+    if file.exists():
+        require_regular(file)
     try:
         data = file.read_bytes()
     except FileNotFoundError:

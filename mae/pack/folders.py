@@ -164,7 +164,7 @@ def _lies_in(link: Path) -> bool:
 
 
 def _content(source: Path, found: Found, skipped: Sequence[tuple[str, str]]) -> str:
-    """What a folder without images holds instead."""
+    """Content of a folder without images, for a message."""
     suffixes = sorted({Path(path).suffix or Path(path).name for path, _ in skipped})
     if ".tar" in suffixes:
         return f"found shards; to pack them anew, give {shlex.quote(f'{source}/*.tar')}"

@@ -121,7 +121,7 @@ def decoder_num_heads(weights: Weights, options: WeightOptions, assumed: list[st
 
 
 def norm_pix_loss(weights: Weights, options: WeightOptions, assumed: list[str]) -> bool:
-    """Whether the decoder predicts normalised patches; an assumption is appended to `assumed`."""
+    """True where the decoder predicts normalised patches; appends an assumption to `assumed`."""
     if options.norm_pix_loss is not None:
         return options.norm_pix_loss
     if "norm_pix_loss" in weights.settings:

@@ -1,4 +1,5 @@
 import json
+import os
 import unicodedata
 
 import pytest
@@ -167,3 +168,9 @@ def test_lists_of_other_editors_are_read(tmp_path):
 def test_escaped_names_are_read_back(name):
     assert unescaped(escaped(name)) == name
     assert "\n" not in escaped(name) and "\t" not in escaped(name)
+
+
+def test_a_fifo_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "classes.txt")
+    with pytest.raises(UserError, match="is a FIFO, not a file"):
+        read_class_list(tmp_path)
