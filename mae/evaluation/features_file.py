@@ -19,6 +19,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from mae.base.errors import UserError
+from mae.base.files import require_regular
 from mae.data.class_names import Names
 from mae.evaluation.features import Halves
 
@@ -138,6 +139,8 @@ def read_header(path: Path) -> tuple[dict[str, str], set[str]]:
 
     Raises UserError where the file is incomplete, or not a feature file.
     """
+    if path.exists():
+        require_regular(path)
     try:
         with safe_open(path, framework="numpy") as whole:  # fails unless the file is whole
             metadata, names = whole.metadata() or {}, set(whole.keys())
@@ -145,6 +148,12 @@ def read_header(path: Path) -> tuple[dict[str, str], set[str]]:
         raise UserError(f"{path}: not a feature file: {error}") from None
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path}: not a feature file of this version; write it again")
+    try:
+        classes = json.loads(metadata.get(CLASSES, "[]"))
+    except (ValueError, RecursionError):
+        classes = None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"{path}: not a feature file: its class names are no list of texts")
     return metadata, names
 
 

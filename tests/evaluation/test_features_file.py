@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -5,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 from mae.base.errors import UserError
 from mae.base.files import new_file
 from mae.evaluation import features_file
-from mae.evaluation.features_file import FeatureWriter, read_features
+from mae.evaluation.features_file import FORMAT, FeatureWriter, read_features
 
 RNG = np.random.default_rng(0)
 MEAN = RNG.standard_normal((11, 6)).astype(np.float16)
@@ -88,3 +90,14 @@ def test_other_and_incomplete_files_are_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="not a feature file"):
         read_features(path)
+
+
+def test_files_of_strangers_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="is a FIFO, not a file"):
+        read_features(tmp_path / "fifo")
+    column = {"label": np.zeros(1, np.int64)}
+    for classes in ("{", '"ab"', "[1]", "[" * 100_000):
+        save_file(column, tmp_path / "f", {"format": FORMAT, "classes": classes})
+        with pytest.raises(UserError, match="its class names are no list of texts"):
+            read_features(tmp_path / "f")
