@@ -178,6 +178,7 @@ def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
         passed_over=tuple(index.passed_over for index in indexes),
         others=tuple(index.others for index in indexes),
         class_names=(),
+        class_note="",
         **columns,
     )
 
@@ -208,6 +209,7 @@ def merge(manifests: Sequence[Manifest]) -> Manifest:
         passed_over=tuple(found for one in manifests for found in one.passed_over),
         others=tuple(found for one in manifests for found in one.others),
         class_names=(),
+        class_note="",
         **columns,
     )
 
