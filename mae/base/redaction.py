@@ -11,24 +11,27 @@ from urllib.parse import parse_qsl, urlsplit
 
 from mae.base.printable import printable
 
+# Repetitions that begin anywhere are bounded: names of strangers must not take quadratic time.
 SECRET_NAMES = (
-    r"x-amz-[\w-]+|x-goog-[\w-]+|awsaccesskeyid|googleaccessid|signature|sig|policy|credential"
-    r"|key-pair-id|(?:access|auth|hf|id|refresh|sas|security|session)[_-]?token|token|jwt"
+    r"x-amz-[\w-]{1,80}|x-goog-[\w-]{1,80}|awsaccesskeyid|googleaccessid|signature|sig|policy"
+    r"|credential|key-pair-id|(?:access|auth|hf|id|refresh|sas|security|session)[_-]?token|token|jwt"
     r"|aws_secret_access_key|api[_-]?key|client[_-]?secret|secret|password|passwd|pwd"
 )
-QUERY_PIECE = re.compile(rf"(?i)\?(?=[^\s'\"]*\b(?:{SECRET_NAMES})=)[^\s'\")>]*")
-"""query with a secret, also behind a mere path, as in messages of libraries"""
+QUERY = re.compile(r"\?[^\s'\")>]*")
+"""query, also behind a mere path, as in messages of libraries"""
+SECRET = re.compile(rf"(?i)\b(?:{SECRET_NAMES})=")
 ASSIGNMENT = re.compile(
     r"(?i)(?<![\w.-])((?:x-amz-[\w-]+|x-goog-[\w-]+|aws_[\w]*|hf_token|\w*api[_-]?key|"
     r"signature|sig|client[_-]?secret|\w*password|passwd|(?:access|auth|sas|session)[_-]?token)"
     r"\s?=\s?)[^\s&'\",;)]+"
 )
 HEADER = re.compile(
-    r"(?i)\b((?:proxy-)?authorization|cookie|api-?key|[\w-]+-(?:token|key|secret)):\s*[^'\"\n]+"
+    r"(?i)\b((?:proxy-)?authorization|cookie|api-?key|[\w-]{1,80}-(?:token|key|secret)):"
+    r"\s*[^'\"\n]+"
 )
 CREDENTIALS = re.compile(
     r"\bhf_[A-Za-z0-9]{16,}|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|(?i:\bbearer\s+)[\w.~+/=-]{8,}"
-    r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\beyJ[\w-]{8,}\.[\w-]+\.[\w-]+"
+    r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\beyJ[\w-]{8,500}\.[\w-]+\.[\w-]+"
 )
 USER_INFO = re.compile(r"(://)[^/\s'\"?#]*@(?=[^/\s]*(?:[/\s'\"?#]|$))")
 PIPE = re.compile(r"\bpipe:(?=[^\s`'\"…])(?!COMMAND\b)(?![\w./+-]*…[0-9a-f]{8})[^\n]*")
@@ -46,9 +49,10 @@ def unsigned(text: str) -> str:
     Part of the fingerprints of data sets, so it never changes; `redacted` removes more.
     """
     text = re.sub(r"(://)[^/@\s'\"?]*@", r"\1", text)
-    text = re.sub(r"(?i)(\bhttps?://[^\s'\"?#]*)[?#][^\s'\")>]*", r"\1", text)
+    # What is removed is optional, so that each address is read once.
+    text = re.sub(r"(?i)(\bhttps?://[^\s'\"?#]*)(?:[?#][^\s'\")>]*)?", r"\1", text)
     # In other addresses `?` may be a wildcard: only `?name=value` is a query.
-    text = re.sub(r"(\b[\w+.-]+://[^\s'\"?]*)\?[\w.-]+=[^\s'\")>]*", r"\1", text)
+    text = re.sub(r"(\w[+.-]*://[^\s'\"?]*)(?:\?[\w.-]+=[^\s'\")>]*)?", r"\1", text)
     return re.sub(r"(?i)\b(authorization:\s*)[^'\"]+", r"\1…", text)
 
 
@@ -62,7 +66,7 @@ def redacted(text: str) -> str:
         return _pipe_name(text)
     text = PIPE.sub(lambda found: _pipe_name(found[0]), text)
     text = unsigned(USER_INFO.sub(r"\1", text))
-    text = QUERY_PIECE.sub("", text)
+    text = QUERY.sub(lambda found: "" if SECRET.search(found[0]) else found[0], text)
     text = ASSIGNMENT.sub(rf"\1{MARK}", text)
     text = HEADER.sub(rf"\1: {MARK}", text)
     return CREDENTIALS.sub(MARK, text)

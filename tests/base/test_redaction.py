@@ -1,6 +1,7 @@
 """Text without secrets and without control characters."""
 
 import json
+import time
 
 import pytest
 
@@ -99,3 +100,25 @@ def test_settings_are_recorded_with_a_mark_where_a_secret_was():
 
 def test_shown_text_keeps_its_lines():
     assert shown("a\n\tb\x1b") == "a\n\tb\\x1b"
+
+
+PIECES = (
+    "?",
+    "a-",
+    "x-token",
+    "?x-amz-",
+    "://",
+    "pipe:a ",
+    "a@",
+    "http://a",
+    "eyJ-",
+    "a+",
+    "s3://b",
+)
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_long_names_take_little_time(piece):
+    start = time.process_time()
+    redacted(piece * (100_000 // len(piece)))
+    assert time.process_time() - start < 5  # quadratic: minutes
