@@ -57,6 +57,8 @@ class FrozenEncoder(NamedTuple):
     """normalisation of pixels, as recorded in reports"""
     name: str = PRETRAINED
     """PRETRAINED, FINE_TUNED, UNTRAINED or RAW: its name in reports"""
+    settings: str = ""
+    """of the model: weights alone do not show all, the number of attention heads for one"""
 
 
 class LoadedEncoder(NamedTuple):
@@ -201,6 +203,7 @@ def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
         crop_pct=choose_crop_pct(data.crop_pct, size),
         pixels=pixels,
         name=name,
+        settings=config.model.model_dump_json(),
     )
 
 
@@ -263,6 +266,7 @@ def _open_timm(folder: Path) -> LoadedEncoder:
         written: dict[str, Any] = json.loads((folder / "config.json").read_text())
         pretrained: dict[str, Any] = written["pretrained_cfg"]
         channels, *size = pretrained["input_size"]
+        settings = json.dumps(written, sort_keys=True)
         name = FINE_TUNED if written.get("num_classes") else PRETRAINED
         reading: dict[str, Any] = resolve_data_config(pretrained)
         _refuse_other_views(folder, reading)
@@ -277,9 +281,9 @@ def _open_timm(folder: Path) -> LoadedEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             fresh = timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0)
-        return fresh, _timm_encoder(fresh, config, img_size, UNTRAINED)
+        return fresh, _timm_encoder(fresh, config, img_size, UNTRAINED, settings)
 
-    encoder = _timm_encoder(model, config, img_size, name)
+    encoder = _timm_encoder(model, config, img_size, name, settings)
     licence = folder_licence(folder, str(folder), written)
     return LoadedEncoder(config, model, encoder, None, untrained, lines=licence_lines(licence))
 
@@ -299,7 +303,7 @@ def _refuse_other_views(folder: Path, reading: dict[str, Any]) -> None:
 
 
 def _timm_encoder(
-    model: Any, config: Config, img_size: tuple[int, int], name: str
+    model: Any, config: Config, img_size: tuple[int, int], name: str, settings: str
 ) -> FrozenEncoder:
     encode, data = TimmEncoder(model, config.data).eval(), config.data
     pixels = f"mean {list(data.mean)}, std {list(data.std)}, {data.bits} bits"
@@ -310,4 +314,5 @@ def _timm_encoder(
         crop_pct=choose_crop_pct(data.crop_pct, img_size),
         pixels=pixels,
         name=name,
+        settings=settings,
     )

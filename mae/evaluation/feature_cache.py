@@ -135,6 +135,7 @@ def identity(encoder: FrozenEncoder, images: Images) -> dict[str, str]:
     return {
         **({CLASSES: json.dumps(names)} if names else {}),
         "encoder": encoder.sha256,
+        "model": hashlib.sha256(encoder.settings.encode()).hexdigest()[:16],
         "data": manifest.fingerprint,
         "labels": labels_digest(manifest),
         "channels": str(images.channels),

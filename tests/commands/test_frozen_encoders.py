@@ -93,6 +93,19 @@ def test_export_serves_as_encoder(run, given, tmp_path, capsys):
         assert mine["accuracy"] == pytest.approx(other["accuracy"], abs=1 / 30 + 1e-9)
 
 
+def test_other_settings_of_the_same_weights_are_encoded_again(run, given, tmp_path, capsys):
+    """The number of attention heads shows in no tensor."""
+    export = tmp_path / "encoder"
+    assert main(["export", str(run), str(export)]) == 0
+    assert main(["knn", str(export), *given]) == 0
+    content = json.loads((export / "config.json").read_text())
+    content["model_args"]["num_heads"] = 8
+    (export / "config.json").write_text(json.dumps(content))
+    capsys.readouterr()
+    assert main(["knn", str(export), *given]) == 0
+    assert "made before" not in capsys.readouterr().err
+
+
 def test_features_in_the_cache_are_copied(run, data, tmp_path, capsys):
     assert main(["knn", str(run), "--train", data[0], "--test", data[1]]) == 0
     capsys.readouterr()

@@ -15,6 +15,7 @@ from mae.evaluation.feature_cache import (
     write_features,
 )
 from mae.evaluation.features_file import read_features
+from mae.objectives.mae.declaration import MaeModel
 from tests.evaluation.test_features import spoil
 from tests.objectives.mae.test_model import small_mae
 
@@ -86,6 +87,8 @@ def test_identity_covers_everything_that_changes_features(objective, images, mak
     assert is_new(config, objective, Images(relabelled, 3))
     other = build_manifest(images.manifest.shards[:1], "test")
     assert is_new(config, objective, Images(other, 3))
+    model = MaeModel(encoder_kwargs={"num_heads": 8})
+    assert is_new(Config(model=model), objective, images)  # the same tensors
     with torch.no_grad():
         objective.encoder.norm.bias[0] += 1e-3
     assert is_new(config, objective, images)
