@@ -608,3 +608,27 @@ def test_images_of_one_class_are_refused(pretrained, make_tar, make_image, tmp_p
     for settings in ((), ("finetune.num_classes=3",)):
         assert finetune(pretrained, tmp_path / "run", f"data.train={one}", *settings) == 2
         assert "data.train: all 12 images are of class 1: one class" in capsys.readouterr().err
+
+
+def test_held_out_classes_without_a_training_image_are_named(
+    pretrained, make_tar, make_image, tmp_path, capsys
+):
+    """No answer on them can be right, whatever the accuracy says of the classifier."""
+
+    def shard(name, labels):
+        members = []
+        for number, label in enumerate(labels):
+            file = io.BytesIO()
+            Image.fromarray(make_image(number + 50 * (name == "val"))).save(file, "PNG")
+            members += [(f"{number}.png", file.getvalue()), (f"{number}.cls", str(label).encode())]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "classes.txt").write_text("a\nb\nc\n")
+        return make_tar(tmp_path / name / "a.tar", members)
+
+    train, val = shard("train", [0, 2] * 6), shard("val", [0, 1, 1, 2])
+    words = (f"data.train={train}", f"data.val={val}", "--dry-run")
+    assert finetune(pretrained, tmp_path / "run", *words) == 0
+    assert (
+        "warning: 2 of 4 images of data.val are of classes without a training image, so that no "
+        "answer can be right: b\n"
+    ) in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +44,11 @@ def run(args: argparse.Namespace) -> None:
     from mae.commands.pictures import write_png
     from mae.data.training_data import open_training_data
     from mae.data.views import PixelViews
+    from mae.objectives.registry import declaration
     from mae.pictures.drawing import tile
     from mae.training.checkpoint.run import Run
     from mae.training.checkpoint.trained import build_objective
+    from mae.training.plan import make_plan
 
     trained = Run(args.run)
     config = with_own_cache(trained.config(), args)
@@ -57,6 +60,9 @@ def run(args: argparse.Namespace) -> None:
     config, data = open_training_data(config)
     refuse_other_samples(trained, data.manifest)
     size, step = config.train.batch_size, args.step
+    steps, stands = make_plan(config, len(data.manifest), 1, 0).steps, trained.newest_step() or 0
+    if step > steps:
+        raise UserError(f"step {step:,}: the run has {steps:,} steps")
     names = data.names(step, size)
     # The crops of the run, though it may have made them on its device: the same within rounding
     # and the differences of decoders.
@@ -64,15 +70,23 @@ def run(args: argparse.Namespace) -> None:
     views = PixelViews(
         data.manifest, data.order, config.data, img_size, config.data.in_chans, data.cache
     )
+    views.augment = declaration(config.objective).augmentation(config, img_size)
     first = (step - 1) * size
     batch = views.batch(range(first, first + min(size, args.count)))
-    for number, name in enumerate(names):
-        print(f"{number:5}  {name}")
+    used = map(data.manifest.name, batch.samples.tolist())
+    for number, (name, own) in enumerate(zip_longest(names, used)):
+        replaced = f", replaced by {own}" if own not in (None, name) else ""
+        print(f"{number:5}  {name}{replaced}")
+    if len(names) > args.count:
+        left = len(names) - args.count
+        print(f"not read: the last {left:,} of these (--count); bad ones among them are replaced")
+    if step > stands:
+        print(f"not trained yet: the run stands at step {stands:,}")
     for reason in {bad.sample: bad.reason for bad in batch.bad}.values():
         print(f"replaced  {reason}")
     white = torch.iinfo(batch.images.dtype).max
     out = args.out or args.run / f"batch-{step:09d}.png"
-    name = "crops, decoded here" if config.data.decode_on_device else "crops as trained on"
+    name = "crops, decoded here" if config.data.decode_on_device else "crops, before the objective"
     crops = {name: batch.images.float() / white}
     write_png(tile(crops, f"{args.run}, step {step}, the first {len(batch.images)}"), out)
     print(out)

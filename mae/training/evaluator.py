@@ -16,6 +16,7 @@ from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import Config
 from mae.data.class_matching import with_class_names
+from mae.data.class_names import quoted
 from mae.data.images import Images, usable_image
 from mae.data.manifest import Manifest
 from mae.data.scan import NO_LABEL
@@ -73,6 +74,7 @@ def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
         names = training.class_names
         images, matched = open_labelled(config.data.val, "data.val", config, names, "data.train")
         notes += [matched] * bool(matched)
+        notes += untrained_classes(training, images.manifest)
     else:
         images, notes = open_measured(config)
     implementation(config.objective).check_held_out(config, images)
@@ -82,6 +84,19 @@ def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
             "too, byte for byte: what is measured on them is no held-out result"
         )
     return HeldOutImages(images, notes)
+
+
+def untrained_classes(training: Manifest, held_out: Manifest) -> list[str]:
+    """Line on the held-out images of classes that no training image has."""
+    of_others = held_out.label[~np.isin(held_out.label, training.label)]
+    if not len(of_others):
+        return []
+    names = dict(enumerate(held_out.class_names))
+    classes = [names.get(number, str(number)) for number in np.unique(of_others).tolist()]
+    return [
+        f"warning: {len(of_others):,} of {len(held_out):,} images of data.val are of classes "
+        f"without a training image, so that no answer can be right: {quoted(classes)}"
+    ]
 
 
 def open_measured(config: Config) -> tuple[Images, list[str]]:

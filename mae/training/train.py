@@ -27,7 +27,12 @@ from mae.training.checkpoint.saver import Saver
 from mae.training.checkpoint.trained import build_objective
 from mae.training.dry_run import dry_run
 from mae.training.environment import describe_start
-from mae.training.evaluator import Evaluator, open_evaluation_images, open_held_out
+from mae.training.evaluator import (
+    EvaluationImages,
+    Evaluator,
+    open_evaluation_images,
+    open_held_out,
+)
 from mae.training.flops import flops_per_image, peak_flops
 from mae.training.loop import Trainer
 from mae.training.plan import (
@@ -95,6 +100,7 @@ def train(
     notes += evaluated.notes
     if is_main:
         notes += run.open(config)
+        notes += compare_held_out(run, evaluated)
         write_class_names(setup.data.manifest.class_names, run.folder)
         if initial:
             write_json(run.folder / "init.json", initial.record)
@@ -112,7 +118,7 @@ def train(
     tracker = Tracker(run, config, is_main, state.step)
     lifecycle.run_cleanup.callback(tracker.close)
     if is_main:
-        record_start(run, setup, state.step, [*notes, *resumed])
+        record_start(run, setup, state.step, [*notes, *resumed], evaluated)
     about = describe_run(setup, objective, accelerator, state.step)
     for line in [*notes, *resumed, *about]:
         tracker.print_line(line)
@@ -191,13 +197,36 @@ def add_flops(setup: TrainingSetup, objective: Objective, accelerator: Accelerat
     )
 
 
-def record_start(run: Run, setup: TrainingSetup, step: int, notes: list[str]) -> None:
+def compare_held_out(run: Run, evaluated: EvaluationImages) -> list[str]:
+    """Line where a run that is resumed was evaluated on other held-out images or labels before."""
+    before, now = run.last_start().get("held_out"), held_out_digest(evaluated)
+    if before in (None, now) or now is None:
+        return []
+    return [
+        "warning: data.val holds other images or labels than at the last start: held-out results "
+        "from here on are not comparable with the earlier ones"
+    ]
+
+
+def held_out_digest(evaluated: EvaluationImages) -> str | None:
+    """Digest of the held-out images and their labels; None where none are evaluated."""
+    if evaluated.held_out is None:
+        return None
+    manifest = evaluated.held_out.manifest
+    return f"{manifest.fingerprint[:32]}-{labels_digest(manifest)[:32]}"
+
+
+def record_start(
+    run: Run, setup: TrainingSetup, step: int, notes: list[str], evaluated: EvaluationImages
+) -> None:
     """Record the start in starts.jsonl and events.jsonl."""
     event = "resume" if step else "start"
     fingerprint = setup.data.manifest.fingerprint
     data = {"data": fingerprint}
     if declaration(setup.config.objective).needs_labels:
         data["labels"] = labels_digest(setup.data.manifest)
+    if held_out := held_out_digest(evaluated):
+        data["held_out"] = held_out
     run.write_start({"event": event, "step": step, **describe_start(), **data})
     append_event(run.folder, step, event, ", ".join(notes))
 

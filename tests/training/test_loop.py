@@ -10,12 +10,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from mae.cli import main as mae
+from mae.data.manifest import build_manifest
+from mae.data.order import Order
 from mae.pretrain import main
 from mae.training.safety.lifecycle import StopSignals
+from tests.evaluation.test_features import spoil
 from tests.runs import (
     command,
     environment,
@@ -342,6 +346,51 @@ def test_inspect_batch_names_and_shows_what_a_step_saw(shards, tmp_path, capsys)
     names = event["reason"].partition("batch: ")[2].split(", ")
     assert len(names) == 8 and all(name in printed for name in names)
     assert (tmp_path / "run" / "batch-000000005.png").exists()
+
+
+def test_inspect_batch_names_what_took_a_bad_images_place(
+    reference_run, shards, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(reference_run.folder, run := tmp_path / "run")
+    shutil.copytree(Path(shards).parent, tmp_path / "shards")
+    shutil.rmtree(tmp_path / "shards" / ".mae-index")
+    spoil(tmp_path / "shards", "sample-00005")
+    manifest = build_manifest([f"{tmp_path}/shards/*.tar"], "train")
+    place = Order(0, [manifest.counts()])(np.arange(52)).sample.tolist().index(5)
+    step, train = place // 8 + 1, ["--train", f"{tmp_path}/shards/*.tar"]
+    # Other bytes are other samples for a run: here it is the reading that counts.
+    monkeypatch.setattr("mae.commands.inspect_batch.refuse_other_samples", lambda *_: None)
+    assert mae(["inspect-batch", str(run), str(step), *train]) == 0
+    (line,) = [s for s in capsys.readouterr().out.splitlines() if ", replaced by " in s]
+    assert line.split()[0] == str(place % 8) and "key sample-00005, replaced by" in line
+    assert mae(["inspect-batch", str(run), str(step), *train, "--count=1"]) == 0
+    assert "not read: the last 7 of these (--count)" in capsys.readouterr().out
+
+
+def test_inspect_batch_shows_no_step_that_the_run_has_not(reference_run, tmp_path, capsys):
+    shutil.copytree(reference_run.folder, run := tmp_path / "run")
+    assert mae(["inspect-batch", str(run), "27"]) == 2
+    assert "step 27: the run has 26 steps" in capsys.readouterr().err
+    shutil.rmtree(run / "checkpoints")
+    assert mae(["inspect-batch", str(run), "26"]) == 0
+    assert "not trained yet: the run stands at step 0" in capsys.readouterr().out
+
+
+def test_other_held_out_images_at_a_resume_are_named(shards, make_shards, tmp_path, capsys):
+    """Under the same name: no setting shows it."""
+    config, val = write_config(tmp_path, shards), tmp_path / "val"
+    words = [str(config), f"data.val={make_shards(val, 6, size=20)}", "log.health_every=1"]
+    lines = []
+    for settings in (["train.epochs=2"], ["train.epochs=3"], ["train.epochs=4"]):
+        if settings == ["train.epochs=4"]:
+            shutil.rmtree(val)
+            make_shards(val, 7, size=20)
+        assert main([*words, *settings]) == 0
+        out = capsys.readouterr().out
+        lines.append([one for one in out.splitlines() if "not comparable" in one])
+    assert lines[:2] == [[], []]
+    assert lines[2][0].startswith("warning: data.val holds other images or labels than at the last")
+    assert "not comparable" in events(tmp_path)[-2]["reason"]
 
 
 def test_more_epochs_are_allowed_and_reported(shards, tmp_path, capsys):
