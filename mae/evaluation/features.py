@@ -29,8 +29,9 @@ BATCH = 256
 class Skipped:
     """Bad images of a data set that an evaluation skips; raises where there are too many."""
 
-    def __init__(self, images: Images, max_bad: int) -> None:
-        self.total, self.max_bad = len(images.manifest), max_bad
+    def __init__(self, images: Images, max_bad: int, total: int | None = None) -> None:
+        """`total`: number of the images that are evaluated, if not all."""
+        self.total, self.max_bad = total or len(images.manifest), max_bad
         self.reasons: list[str] = []
         """shard, key and error of each skipped image"""
 

@@ -101,7 +101,9 @@ def evaluate_encoder(
     `patches`: number of training patches, spread over the images.  Raises UserError where more
     than `max_bad` images or masks of either data set do not decode.
     """
-    skipped = Skipped(train.images, max_bad), Skipped(test.images, max_bad)
+    skipped = [
+        Skipped(part.images, max_bad, total=len(part.masks.samples)) for part in (train, test)
+    ]
 
     def dense(part: MaskedImages, bad: Skipped) -> Iterator[Dense]:
         return encode_dense(

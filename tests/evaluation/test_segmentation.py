@@ -333,6 +333,19 @@ def test_bad_images_and_masks_are_left_out_and_counted(tmp_path, make_scenes):
         segmentation_report(*given, max_bad=0, log=silent)
 
 
+def test_no_readable_image_with_a_mask_is_an_error(tmp_path, make_scenes, make_tar):
+    """Others, without a mask, do not make up for them."""
+    train = images_of(make_scenes(tmp_path / "train", range(20)))
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[: SIZE // 2] = 1
+    picture = png(np.zeros((SIZE, SIZE, 3), np.uint8))
+    members = [("a.png", picture[:-30]), ("a.mask.png", png(mask)), ("b.png", picture)]
+    test = images_of(str(make_tar(tmp_path / "test.tar", members)), "--test")
+    given = {"pretrained": colour_encoder()}, (4, 4), train, test
+    with pytest.raises(UserError, match=r"key a: .*none of 1 images is readable"):
+        segmentation_report(*given, max_bad=9, unmasked="skip", log=silent)
+
+
 def test_segment_command(tmp_path, scenes, make_shards, capsys):
     run = tiny_run(tmp_path / "run")
     words = ["segment", str(run), "--train", scenes[0], "--test", scenes[1], "--device", "cpu"]
