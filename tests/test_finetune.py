@@ -214,8 +214,8 @@ def test_classes_of_test_images_are_matched_by_name(finetuned, make_shards, tmp_
     assert main(words) == 0
     found = json.loads(out.read_text())
     assert found["confusion"] == numbered["confusion"][::-1]
-    assert "matched by name" in found["notes"][0]
-    assert f"note: {found['notes'][0]}" in capsys.readouterr().out
+    assert "matched by name" in found["notes"][-1]
+    assert f"note: {found['notes'][-1]}" in capsys.readouterr().out
     names.write_text("a\nb\nzebra\n")
     assert main(words) == 2
     assert f"1 class is not in {copy}: zebra" in capsys.readouterr().err
@@ -243,7 +243,7 @@ def test_two_folders_packed_apart(pretrained, make_image, tmp_path, capsys):
     knn = ["knn", str(pretrained), "--train", train, "--test", val, "--out"]
     assert main([*knn, str(tmp_path / "knn.json")]) == 0
     of_shards = json.loads((tmp_path / "knn.json").read_text())
-    assert "matched by name" in of_shards["notes"][0]
+    assert "matched by name" in of_shards["notes"][-1]
     files = [str(tmp_path / f"{name}.safetensors") for name in "ab"]
     for pattern, file in zip((train, val), files, strict=True):
         assert main(["features", str(pretrained), pattern, "--out", file]) == 0
