@@ -96,6 +96,11 @@ REFUSES = [
         "reconstruct {run} {test} --columns raw --out {out}/r.png",
         refusal="--columns: no raw here; there are original, reconstruction, error",
     ),
+    Row(
+        "sample {run} --files {out}/files --out {out}/s.png",
+        refusal="objective toy has no samples; mae sample needs them; objectives with them: vae, "
+        "beta_vae, prior",
+    ),
     Row("attention {run} {test}", refusal="objective toy has no attention blocks of a Vision"),
     Row("pca {run} {test}", refusal="objective toy has no patch tokens; mae pca needs them"),
     Row(

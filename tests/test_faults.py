@@ -263,7 +263,7 @@ def test_the_clock_of_the_wall_is_not_asked(shards, undisturbed, tmp_path, monke
 @pytest.mark.parametrize(
     ("lost", "line"),
     [
-        ("run", "mae: {run} cannot be written: "),
+        ("run", "mae: output: {run} is no longer the folder of this run: "),
         ("run/metrics.jsonl", "mae: {run} cannot be written: [Errno 21] Is a directory: "),
         ("run/checkpoints", "mae: step 12: {run}/checkpoints takes no checkpoint: "),
     ],

@@ -514,10 +514,7 @@ def test_a_classifier_goes_to_timm_and_onnx(finetuned, tmp_path, capsys):
     card = (tmp_path / "timm" / "README.md").read_text()
     assert "fine-tuned to 3 classes" in card and "image-classification" in card
     assert main(["export", str(finetuned), str(tmp_path / "hf"), "--format", "hf"]) == 2
-    assert (
-        "not a format of objective classifier; its formats: timm, onnx, torch, plain"
-        in capsys.readouterr().err
-    )
+    assert "--format hf: ViTForImageClassification reads the class token" in capsys.readouterr().err
     assert main(["export", str(finetuned), str(tmp_path / "x"), "--pool", "token"]) == 2
     assert "was trained on avg" in capsys.readouterr().err
 

@@ -28,6 +28,28 @@ def counters(keys: Tensor, count: int) -> Tensor:
     return mix_tensor(keys[:, None] + steps)
 
 
+def uniforms(keys: Tensor, count: int) -> Tensor:
+    """Uniform numbers in (0, 1), float32 [b count], from int64 keys [b]: 23 bits each.
+
+    With 24 bits the largest would round to 1.  They differ from those of
+    `mae.base.hashing.uniforms`, which have 53 bits.
+    """
+    return centred(_shift_right(counters(keys, count), 41))
+
+
+def centred(numbers: Tensor) -> Tensor:
+    """Integers from 0 to 2^23 - 1 → (number + 0.5) / 2^23 in float32, exactly."""
+    return (numbers.float() + 0.5) / (1 << 23)
+
+
+def normals(keys: Tensor, count: int) -> Tensor:
+    """Standard normal numbers, float32 [b count], from int64 keys [b]; at most 5.3 in size.
+
+    By the inverse of the distribution function; devices may differ in the last bits.
+    """
+    return torch.erfinv(2 * uniforms(keys, count) - 1) * 2**0.5
+
+
 def _signed(word: int) -> int:
     return word - (1 << 64)  # every constant here has its top bit set
 

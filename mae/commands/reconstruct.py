@@ -5,7 +5,16 @@ from typing import Any
 
 from mae.commands.options import add_command, picture_options, positive, seed_option, share
 
-COLUMNS = ("original", "masked", "reconstruction", "raw", "error")
+COLUMNS = (
+    "original",
+    "masked",
+    "input",
+    "reconstruction",
+    "denoised",
+    "raw",
+    "error",
+    "codes",
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -39,7 +48,7 @@ def add_parser(commands: Any) -> None:
         choices=COLUMNS,
         metavar="COLUMN",
         help=f"columns of the picture, from {', '.join(COLUMNS)} (default: all that the objective "
-        "has; with several ratios the first three)",
+        "has; with several mask ratios original, masked, reconstruction)",
     )
     parser.add_argument(
         "--measured",
@@ -83,12 +92,13 @@ def run(args: argparse.Namespace) -> None:
         count=args.count,
         measured=args.measured,
         title=source.title,
+        objective=name,
         mask=args.mask,
         mask_ratios=args.mask_ratio,
         columns=args.columns or (),
     )
     own = registry.implementation(name).reconstruct(objective, request)
-    made = own or reconstruct(objective, request, name)
+    made = own or reconstruct(objective, request)
     write_sheet(made.sheet, out)
     lines = list(source.opened.lines)
     weights = {"weights": lines} if lines else {}

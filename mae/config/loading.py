@@ -6,6 +6,7 @@ All errors are reported at once, one line each, with the file or command line th
 import copy
 import difflib
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ from mae.objectives.registry import (
     declaration,
     declarations,
 )
+
+FEWEST_COMMON = 5
+"""number of settings in common with another objective, from which help names that one instead"""
+
+HELP_WIDTH = 96
+"""characters in a line of such names"""
 
 MAX_LISTED = 5
 """maximum number of allowed values that a message lists"""
@@ -279,13 +286,30 @@ def describe_settings(command: str) -> str:
     for name, section in sections(Config).items():
         if name != "model":
             lines += _describe_section(name, section)
+    described: dict[str, list[str]] = {}
     for declared in known:
-        lines += _describe_objective(declared)
+        settings = _describe_objective(declared)
+        lines += [f"settings of objective: {declared.name}", *_without_known(settings, described)]
+        described[declared.name] = settings
     return "\n".join(lines)
 
 
+def _without_known(settings: list[str], described: Mapping[str, list[str]]) -> list[str]:
+    """`settings` without those of the most similar objective described before, which it names."""
+    common = {
+        name: [line for line in settings if line.startswith(" ") and line in before]
+        for name, before in described.items()
+    }
+    like = max(common, key=lambda name: len(common[name]), default="")
+    if not like or len(common[like]) < FEWEST_COMMON:
+        return settings
+    keys = [line.split()[0] for line in common[like]]
+    same = textwrap.wrap(f"as for {like}: {', '.join(keys)}", HELP_WIDTH)
+    return ["  " + "\n    ".join(same), *(line for line in settings if line not in common[like])]
+
+
 def _describe_objective(declared: Declaration) -> list[str]:
-    lines = [f"settings of objective: {declared.name}", *_describe_section("model", declared.model)]
+    lines = _describe_section("model", declared.model)
     lines += [
         f"  {key} = {value}\n      default of this objective"
         for key, value in flatten(declared.defaults).items()

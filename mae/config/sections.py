@@ -223,6 +223,8 @@ class GuardConfig(Section):
     """after a spike, resume from the checkpoint before it and skip its batches"""
     max_rollbacks: NonNegative = 5
     """maximum number of rollbacks per start of the run; the next spike then stops it"""
+    strict: bool = False
+    """end the run at the first warning on what it learns, such as a collapsed codebook"""
 
 
 class LogConfig(Section):

@@ -1,6 +1,6 @@
 """Validation across settings: conflicts, and changes allowed when a run resumes."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from mae.base.redaction import for_record
 from mae.config.sections import Config
@@ -88,7 +88,13 @@ def changed_settings(old: Config, new: Config) -> tuple[list[str], list[str]]:
     measured |= declaration(new.objective).completed_keys(new)
     fixed, free = [], []
     for key in dict.fromkeys([*before, *after]):
-        if before.get(key) != after.get(key) and key not in measured:
+        if before.get(key) != after.get(key) and not is_within(key, measured):
             is_free = key in FREE_ON_RESUME or key.startswith("log.")
             (free if is_free else fixed).append(f"{key}: {before.get(key)} → {after.get(key)}")
     return fixed, free
+
+
+def is_within(key: str, keys: Collection[str]) -> bool:
+    """True for a dotted key that is one of `keys` or below one."""
+    parts = key.split(".")
+    return any(".".join(parts[:count]) in keys for count in range(1, len(parts) + 1))

@@ -179,6 +179,12 @@ def open_labelled(
     return LabelledImages(images.of(in_classes_of(manifest, names, key, of)), note)
 
 
+def training_images(config: Config) -> Images:
+    """Images of the training shards, by number.  Raises as `training_manifest` does."""
+    data = config.data
+    return Images(training_manifest(data), data.in_chans, data.bits, build_cache(data))
+
+
 def training_manifest(
     config: DataConfig, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Manifest:

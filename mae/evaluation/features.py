@@ -213,7 +213,7 @@ def missing_features(folder: Path, objective: str | None, what: str, command: st
     """
     subject = f"objective {objective}" if objective else "this encoder"
     having = [name for name in OBJECTIVES if what in declaration(name).offers]
-    known = f", as {' or '.join(having)} has" if having else ""
+    known = f"; objectives with them: {', '.join(having)}" if having else ""
     return UserError(f"{folder}: {subject} has no {what}; mae {command} needs them{known}")
 
 

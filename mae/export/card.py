@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mae.base.files import read_json
 from mae.base.printable import printable
 from mae.base.rows import read_rows
-from mae.config.sections import Config
+from mae.config.sections import Config, DataConfig
 from mae.evaluation.diagnosis import interval, number
 from mae.evaluation.results import BASELINE, PRETRAINED, TRAINED_ENCODERS, budget_name
 from mae.export.contract import ExportFiles, ExportRequest
@@ -51,7 +51,7 @@ CARD = """\
 TRAINING = """\
 | training | {start}, {samples:,} images seen in {step:,} steps of {batch_size} |
 {history}| objective | {objective} |
-| augmentation | random resized crop, area {scale}, ratio {ratio}{flip} |
+| augmentation | {crop}{flip} |
 | optimizer | {optimizer}, betas {betas}, weight decay {weight_decay}, {rate}, seed {seed} |
 | data | {images}{shards}; fingerprint {fingerprint} |
 """
@@ -116,8 +116,7 @@ def model_card(request: ExportRequest, facts: CardFacts, written: ExportFiles, p
         step=state.step,
         batch_size=train.batch_size,
         objective=_objective_row(config, card),
-        scale=list(data.scale),
-        ratio=[round(r, 4) for r in data.ratio],
+        crop=_crop(data),
         flip=", horizontal flip" if data.flip else "",
         optimizer=OPTIMIZERS.get(optim.name, optim.name),
         betas=list(optim.betas),
@@ -216,6 +215,13 @@ def _model_row(request: ExportRequest, declared: Declaration) -> str:
     patch = " x ".join(map(str, vit.patch_embed.patch_size))
     kind = cell(f"{request.vit.encoder} {request.vit.encoder_kwargs or ''}")
     return f"encoder | {kind}, patch {patch}, {millions:.2f} M parameters"
+
+
+def _crop(data: DataConfig) -> str:
+    if data.scale == data.ratio == (1.0, 1.0):
+        return "largest crop of each image"
+    ratio = [round(side, 4) for side in data.ratio]
+    return f"random resized crop, area {list(data.scale)}, ratio {ratio}"
 
 
 def _objective_row(config: Config, card: Card) -> str:

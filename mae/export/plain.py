@@ -38,7 +38,7 @@ config, objective, state = load_plain("FOLDER")
 file = Path("{file}")
 image = decode(file.read_bytes(), file.suffix[1:], config.data.in_chans, config.data.bits)
 images = center_view(image, objective.img_size, config.data.crop_pct)[None]
-features = objective.encode(images)  # integers [1, {channels}, {height}, {width}]
+features = objective.encode(images)  # of integers [1, {channels}, {height}, {width}]
 """
 
 IMAGES = "Images come as integers of {bits} bits, from black, 0, to white, {white}."
@@ -62,7 +62,7 @@ def write_plain(folder: Path, request: ExportRequest, images: Tensor) -> ExportF
     if request.classes:
         write_class_names(request.classes.names, folder)
     write_description(folder, without_local_paths(request.config), request.state)
-    bits, (height, width) = request.config.data.bits, request.model.img_size
+    bits = request.config.data.bits
     package = registry.OBJECTIVES[request.config.objective]
     return ExportFiles(
         inputs={"images": images},
@@ -70,12 +70,7 @@ def write_plain(folder: Path, request: ExportRequest, images: Tensor) -> ExportF
         tolerance=1e-6,
         reader="mae",
         files=FILES,
-        code=CODE.format(
-            file=PICTURE if is_picture(request.config.data) else ARRAY,
-            channels=request.config.data.in_chans,
-            height=height,
-            width=width,
-        ),
+        code=code_of(request),
         loader=load_written,
         library="pytorch",
         part="model",
@@ -88,6 +83,22 @@ def write_plain(folder: Path, request: ExportRequest, images: Tensor) -> ExportF
         },
         images=IMAGES.format(bits=bits, white=2**bits - 1),
     )
+
+
+def code_of(request: ExportRequest) -> str:
+    """Example in Python: load the folder, read an image, use the model."""
+    data, (height, width) = request.config.data, request.model.img_size
+    code = CODE.format(
+        file=PICTURE if is_picture(data) else ARRAY,
+        channels=data.in_chans,
+        height=height,
+        width=width,
+    )
+    declared = registry.declaration(request.config.objective)
+    further = declared.card(request.config, is_from_scratch=True).code
+    if "torch." in further:
+        code = code.replace("\n\n", "\n\nimport torch\n\n", 1)
+    return code + further
 
 
 def _expected_view(request: ExportRequest) -> dict[str, Tensor]:
@@ -149,11 +160,13 @@ def without_local_paths(config: Config) -> Config:
         "allow_pipe": default.allow_pipe,
     }
     source = {"from_": shown_source(config.init.from_)}
+    paths = {key: Path(one.name) for key, one in config.model if isinstance(one, Path)}
     return config.model_copy(
         update={
             "output": Path(config.output).name,
             "data": data.model_copy(update=changed),
             "init": config.init.model_copy(update=source),
+            "model": config.model.model_copy(update=paths),
         }
     )
 

@@ -42,7 +42,8 @@ CAPABILITIES = ("encode", "reconstruct", "decode", "sample", "logits")
 """methods of an objective that use its weights, besides `forward`; only `encode` is required.
 
 Their arguments: `reconstruct(images, noise)` → `Reconstruction`, `logits(images)` → class scores
-[b classes], `decode(latents)` and `sample(…)` → images [b c h w].
+[b classes], `decode(latents)` → images [b c h w] in [0, 1], `sample(seeds)` → one such image per
+seed, a function of that seed alone.
 """
 
 Merge = Literal["sum", "rows"]
@@ -78,6 +79,8 @@ class Reconstruction(NamedTuple):
     """reconstruction; where parts were hidden, with the visible parts pasted in"""
     mask: Float[Tensor, "b c h w"] | None = None
     """1 = hidden pixel, 0 = visible; None: nothing is hidden"""
+    inputs: Float[Tensor, "b c h w"] | None = None
+    """corrupted images that the model got, not clipped; None: it got the originals"""
 
 
 class StepEnd(NamedTuple):

@@ -115,6 +115,8 @@ class Card(NamedTuple):
     """pipeline tag of model hubs"""
     tags: Sequence[str] = ()
     """further tags for model hubs, besides `Declaration.tag`"""
+    code: str = ""
+    """further lines of Python below those that load a plain export and compute its features"""
 
 
 class Declaration:
@@ -162,6 +164,9 @@ class Declaration:
     """labels train the encoder: reports call its features fine-tuned"""
     is_probe: ClassVar[bool] = False
     """evaluates a frozen encoder: there is nothing to export"""
+
+    shardable: ClassVar[bool] = True
+    """weights can be sharded over processes (FSDP2)"""
 
     # Report, messages and model card
 
@@ -230,6 +235,14 @@ class Declaration:
         """Further augmentation in the data workers, (crop [c h w], key) → crop; None: no more."""
         return None
 
+    def trains_vit(self, config: Config) -> bool:
+        """True where a section of type VitModel describes an encoder that is trained."""
+        return True
+
+    def why_no_samples(self, config: Config) -> str:
+        """Reason why samples of a run would be noise; empty: they are not."""
+        return ""
+
     def describe(self, config: Config, size: str) -> str:
         """Description of the model in a few words; `size` is the text "12.3 M parameters"."""
         return f"{self.name}, {size}"
@@ -274,4 +287,11 @@ class Declaration:
 
     def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on a run, besides the core's on loss, features, steps and speed."""
+        return ()
+
+    def warn(self, run: RunRecord) -> Iterable[Finding]:
+        """Findings to print as warnings while the run goes on (default: none).
+
+        `run` has the last row of metrics and of health.  With guard.strict the first ends the run.
+        """
         return ()

@@ -19,6 +19,14 @@ OBJECTIVES = {
     "classifier": "mae.objectives.classifier",
     "linear_probe": "mae.objectives.linear_probe",
     "attentive": "mae.objectives.attentive",
+    "ae": "mae.objectives.ae",
+    "dae": "mae.objectives.dae",
+    "sparse": "mae.objectives.sparse",
+    "vae": "mae.objectives.vae",
+    "beta_vae": "mae.objectives.vae.beta",
+    "vqvae": "mae.objectives.vqvae",
+    "fsq": "mae.objectives.fsq",
+    "prior": "mae.objectives.prior",
 }
 """name → package with the modules `declaration` (DECLARATION, without torch) and `implementation`
 (IMPLEMENTATION); add an objective here"""

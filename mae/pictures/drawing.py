@@ -1,15 +1,16 @@
 """Drawing: colour map, heat maps, display of images, panels of reconstructions."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from mae.objectives.base import Objective
+from mae.objectives.base import Objective, Reconstruction
 
 STEPS = 256
 """number of colours of the colour map"""
@@ -26,6 +27,12 @@ SMALLEST = 128
 HIDDEN = 0.5
 """gray value of hidden pixels, of 1"""
 
+ERROR_TOP = 0.25
+"""absolute error at the light end of the colour map on panels: the same at all steps of a run"""
+
+MOST_VALUES = 2**20
+"""maximum number of values that percentiles of several images are computed from"""
+
 
 def ramp() -> Tensor:
     """Colour map [STEPS 3], sRGB in [0, 1], from dark violet over red and orange to pale yellow.
@@ -34,9 +41,23 @@ def ramp() -> Tensor:
     processing"): equal differences look equal, also in print and to colour-blind readers.
     """
     share = torch.linspace(0, 1, STEPS, dtype=torch.float64)
-    lightness = 0.18 + 0.77 * share
     hue = torch.deg2rad(290 + 175 * share)
-    chroma = 0.05 + 0.12 * torch.sin(math.pi * share)
+    return oklch_to_srgb(0.18 + 0.77 * share, 0.05 + 0.12 * torch.sin(math.pi * share), hue)
+
+
+def code_colours(count: int) -> Tensor:
+    """Colours [count 3] in [0, 1] of the codes 0 to `count` - 1, the same in every picture.
+
+    Hues by the golden angle, so that neighbouring numbers differ most, at three lightnesses.
+    """
+    number = torch.arange(count, dtype=torch.float64)
+    hue = number * (math.pi * (3 - math.sqrt(5)))
+    lightness = torch.tensor([0.62, 0.80, 0.44], dtype=torch.float64)[torch.arange(count) % 3]
+    return oklch_to_srgb(lightness, torch.full_like(hue, 0.13), hue)
+
+
+def oklch_to_srgb(lightness: Tensor, chroma: Tensor, hue: Tensor) -> Tensor:
+    """Colours [n] in polar OKLab (hue in radians) → sRGB [n 3], clipped to [0, 1]."""
     a, b = chroma * hue.cos(), chroma * hue.sin()
     cones = torch.stack(
         [
@@ -68,6 +89,18 @@ def heat_map(values: Tensor, top: float, size: tuple[int, int]) -> Image.Image:
     return patches_picture(colours, ~values.isnan().cpu(), size)
 
 
+def error_maps(errors: Tensor, top: float = ERROR_TOP) -> Tensor:
+    """Absolute errors [b c h w] → heat maps [b 3 h w] of each pixel's mean over the channels."""
+    places = (errors.mean(dim=1) / top).clamp(0, 1) * (STEPS - 1)
+    return ramp()[places.round().long().cpu()].movedim(-1, 1)
+
+
+def code_maps(codes: Tensor, count: int, size: tuple[int, int]) -> Tensor:
+    """Maps of codes below `count` [b rows columns] → colours [b 3 h w]; `size`: (h, w)."""
+    colours = code_colours(count)[codes.cpu()].movedim(-1, 1)
+    return F.interpolate(colours, size=size, mode="nearest-exact")
+
+
 def patches_picture(colours: Tensor, is_shown: Tensor, size: tuple[int, int]) -> Image.Image:
     """Picture of one colour per patch [rows columns 3] in [0, 1]; transparent if not `is_shown`."""
     rgba = torch.cat([colours.clamp(0, 1), is_shown[..., None].to(colours.dtype)], dim=-1)
@@ -90,21 +123,29 @@ def reconstruction_panel(
 ) -> Image.Image:
     """Panel with rows of (original | masked | reconstruction) for integer `images` [b c h w].
 
-    For an objective without a mask: (original | reconstruction | absolute error).  `seeds` [b]
-    determine the noise.  16-bit images are stretched from their 1st to their 99th percentile.
+    For an objective without a mask: (original | reconstruction | error), with the corrupted input
+    where there is one.  `seeds` [b] determine the noise.  16-bit images are stretched from their
+    1st to their 99th percentile.
     """
     training = objective.training
     objective.eval()
     reconstruct: Any = objective.reconstruct
-    pasted, mask = reconstruct(images, objective.draw(images, seeds))
+    made = reconstruct(images, objective.draw(images, seeds))
     objective.train(training)
-    original, shown = displayable(images), displayable(images, pasted)
-    if mask is None:
-        columns = {"original": original, "reconstruction": shown, "error": (shown - original).abs()}
-    else:
-        masked = original * (1 - mask) + HIDDEN * mask
-        columns = {"original": original, "masked": masked, "reconstruction": shown}
-    return tile(columns, title)
+    return tile(compared(images, made), title)
+
+
+def compared(images: Tensor, made: Reconstruction) -> dict[str, Tensor]:
+    """Columns of a panel: integer `images` [b c h w], and what was made of them."""
+    original, shown = displayable(images), displayable(images, made.pasted)
+    if made.mask is not None:
+        masked = original * (1 - made.mask) + HIDDEN * made.mask
+        return {"original": original, "masked": masked, "reconstruction": shown}
+    errors = {f"error, 0 to {ERROR_TOP:g}": error_maps((shown - original).abs())}
+    if made.inputs is None:
+        return {"original": original, "reconstruction": shown, **errors}
+    inputs = displayable(images, made.inputs).clamp(0, 1)
+    return {"original": original, "input": inputs, "denoised": shown, **errors}
 
 
 def displayable(images: Tensor, pictures: Tensor | None = None) -> Tensor:
@@ -117,11 +158,34 @@ def displayable(images: Tensor, pictures: Tensor | None = None) -> Tensor:
     return stretch(shown, originals) if images.dtype == torch.uint16 else shown
 
 
+def displayable_alone(pictures: Tensor, originals: Tensor) -> Tensor:
+    """Scale `pictures` in [0, 1] that have no original, such as samples, for display.
+
+    `originals` are integer images of the same kind: those of 16 bits stretch all pictures alike.
+    """
+    if originals.dtype != torch.uint16:
+        return pictures.float()
+    values = originals.float().flatten() / torch.iinfo(originals.dtype).max
+    return stretch(pictures.float(), values[:: -(-len(values) // MOST_VALUES)][None])
+
+
 def stretch(pictures: Tensor, originals: Tensor) -> Tensor:
     """Stretch `pictures` [b c h w]: 1st to 99th percentile of each original is black to white."""
+    low, span = _black_and_span(originals)
+    return ((pictures - low) / span).clamp(0, 1)
+
+
+def contrast(images: Tensor) -> Tensor:
+    """Difference between white and black of integer `images` on display, of 1, [b 1 1 1]."""
+    if images.dtype != torch.uint16:
+        return torch.ones(len(images), 1, 1, 1, device=images.device)
+    return _black_and_span(images.float() / torch.iinfo(images.dtype).max)[1]
+
+
+def _black_and_span(originals: Tensor) -> tuple[Tensor, Tensor]:
     values = originals.flatten(1)
     low, high = (values.quantile(q, dim=1).view(-1, 1, 1, 1) for q in (0.01, 0.99))
-    return ((pictures - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+    return low, (high - low).clamp(min=1e-6)
 
 
 def tile(columns: dict[str, Tensor], title: str = "") -> Image.Image:
@@ -151,6 +215,43 @@ def tile(columns: dict[str, Tensor], title: str = "") -> Image.Image:
             draw.text((x, top - TITLE + 3), name, fill="black", font=font)
             for row, picture in enumerate(pictures[half * rows : (half + 1) * rows]):
                 canvas.paste(to_pil(picture, factor), (x, top + row * cell_h))
+    return canvas
+
+
+def strips(title: str, rows: Mapping[str, Tensor]) -> Image.Image:
+    """Rows of pictures, [n c h w] in [0, 1] each, under a title; the key of a row is its heading.
+
+    Pictures are enlarged as by `tile`.
+    """
+    h, w = next(iter(rows.values())).shape[-2:]
+    factor = max(1, -(-SMALLEST // max(h, w)))
+    cell_h, cell_w = h * factor + GAP, w * factor + GAP
+    font = ImageFont.load_default(13)
+    heights = [cell_h + (TITLE if heading.strip() else 0) for heading in rows]
+    pictures_w = max(map(len, rows.values())) * cell_w + GAP
+    words_w = max(math.ceil(font.getlength(line)) for line in (title, *rows)) + 2 * GAP
+    canvas = Image.new("RGB", (max(pictures_w, words_w), TITLE + sum(heights)), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((GAP, 3), title, fill="black", font=font)
+    y = TITLE
+    for (heading, pictures), height in zip(rows.items(), heights, strict=True):
+        draw.text((GAP, y + 3), heading, fill="black", font=font)
+        for column, picture in enumerate(pictures):
+            place = (GAP + column * cell_w, y + height - cell_h)
+            canvas.paste(to_pil(picture, factor), place)
+        y += height
+    return canvas
+
+
+def stacked(blocks: Sequence[Image.Image]) -> Image.Image:
+    """Blocks of a panel below each other."""
+    width = max(block.width for block in blocks)
+    height = sum(block.height for block in blocks) + (len(blocks) - 1) * TITLE
+    canvas = Image.new("RGB", (width, height), "white")
+    y = 0
+    for block in blocks:
+        canvas.paste(block, (0, y))
+        y += block.height + TITLE
     return canvas
 
 

@@ -1,6 +1,6 @@
 """Sheet and PSNR of `mae reconstruct` for any objective: original, reconstruction, error."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -36,6 +36,8 @@ class ReconstructionRequest(NamedTuple):
     measured: int
     """number of images that the figures are computed on, from the first"""
     title: str
+    objective: str
+    """name of the objective"""
     mask: str | None
     """pattern of the mask; None: that of the run"""
     mask_ratios: Sequence[float]
@@ -54,6 +56,16 @@ class ReconstructionReport(NamedTuple):
     """lines to print"""
 
 
+class Further(NamedTuple):
+    """Additions of an objective to sheet and report."""
+
+    cells: Mapping[str, Sequence[Cell]] = {}
+    """columns of the sheet"""
+    notes: Sequence[str] = ()
+    figures: Mapping[str, Any] = {}
+    lines: Sequence[str] = ()
+
+
 class Quality(NamedTuple):
     """PSNR in dB, mean over images; over hidden pixels only, where the objective masks."""
 
@@ -63,27 +75,30 @@ class Quality(NamedTuple):
     """of the mean of the other images at each pixel; None for a single image"""
     psnr_mean_pixel: float
     """of each image's own mean colour"""
+    psnr_input: float | None = None
+    """of the corrupted input; None: the objective corrupts nothing"""
 
 
 def reconstruct(
-    objective: Objective, request: ReconstructionRequest, name: str
+    objective: Objective, request: ReconstructionRequest, further: Further | None = None
 ) -> ReconstructionReport:
-    """Sheet and PSNR of the objective `name`, which has a method `reconstruct`.
+    """Sheet and PSNR of an objective that has a method `reconstruct`.
 
     Raises UserError for mask options, which only other objectives have.
     """
     if request.mask is not None or request.mask_ratios:
         key = "--mask-ratio" if request.mask is None else "--mask"
-        raise UserError(f"{key}: objective {name} has no masks to choose: remove it")
+        raise UserError(f"{key}: objective {request.objective} has no masks to choose: remove it")
+    further = further or Further()
     images, seeds = request.images[: request.count], request.seeds[: request.count]
     made = reconstructions(objective, images, seeds)
-    sheet = reconstruction_sheet(images, request.names[: request.count], made, request)
+    sheet = reconstruction_sheet(images, request.names[: request.count], made, request, further)
     found = measure(
         objective, request.images[: request.measured], request.seeds[: request.measured]
     )
     where = "hidden pixels" if made.mask is not None else "all pixels"
-    figures = {**found._asdict(), "over": where}
-    return ReconstructionReport(sheet, figures, _table(found, where))
+    figures = {**found._asdict(), "over": where, **further.figures}
+    return ReconstructionReport(sheet, figures, [*_table(found, where), *further.lines])
 
 
 @torch.no_grad()
@@ -94,17 +109,23 @@ def reconstructions(objective: Objective, images: Tensor, seeds: Tensor) -> Reco
         reconstruct(part, objective.draw(part, noise))
         for part, noise in zip(images.split(BATCH), seeds.split(BATCH), strict=True)
     ]
-    masks = [part.mask for part in parts if part.mask is not None]
+    masks = [part.mask.cpu() for part in parts if part.mask is not None]
+    inputs = [part.inputs.float().cpu() for part in parts if part.inputs is not None]
     pasted = torch.cat([part.pasted.float().cpu() for part in parts])
     if not pasted.isfinite().all():
         raise UserError(NOT_FINITE)
-    return Reconstruction(pasted, torch.cat(masks).cpu() if masks else None)
+    return Reconstruction(
+        pasted,
+        torch.cat(masks) if masks else None,
+        torch.cat(inputs) if inputs else None,
+    )
 
 
 def measure(objective: Objective, images: Tensor, seeds: Tensor) -> Quality:
     """PSNR of the reconstructions of integer images [b c h w] and of trivial predictors."""
     total = sum(unit(part).double().sum(dim=0) for part in images.split(BATCH))
-    found: dict[str, list[Tensor]] = {"model": [], "mean image": [], "mean pixel": []}
+    kinds = ("model", "mean image", "mean pixel", "input")
+    found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
     for part, noise in zip(images.split(BATCH), seeds.split(BATCH), strict=True):
         made = reconstructions(objective, part, noise)
         truth = unit(part)
@@ -112,12 +133,20 @@ def measure(objective: Objective, images: Tensor, seeds: Tensor) -> Quality:
         guesses = {"model": made.pasted, "mean pixel": truth.mean(dim=(2, 3), keepdim=True)}
         if len(images) > 1:
             guesses["mean image"] = (total - truth.double()) / (len(images) - 1)
+        if made.inputs is not None:
+            guesses["input"] = made.inputs.clamp(0, 1)
         for name, guess in guesses.items():
             squared = (guess.double() - truth.double()).square() * weight
             errors = squared.sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp(min=1)
             found[name].append(psnr(errors))
     mean = {name: torch.cat(values).mean().item() for name, values in found.items() if values}
-    return Quality(len(images), mean["model"], mean.get("mean image"), mean["mean pixel"])
+    return Quality(
+        images=len(images),
+        psnr=mean["model"],
+        psnr_mean_image=mean.get("mean image"),
+        psnr_mean_pixel=mean["mean pixel"],
+        psnr_input=mean.get("input"),
+    )
 
 
 def psnr(errors: Tensor) -> Tensor:
@@ -131,17 +160,20 @@ def unit(images: Tensor) -> Tensor:
 
 
 def reconstruction_sheet(
-    images: Tensor, names: Sequence[str], made: Reconstruction, request: ReconstructionRequest
+    images: Tensor,
+    names: Sequence[str],
+    made: Reconstruction,
+    request: ReconstructionRequest,
+    further: Further,
 ) -> Sheet:
     """Sheet with a row per image: original, masked (where there is a mask), reconstruction, error.
 
-    Raises UserError for columns that do not exist.
+    Where the input was corrupted: original, input, denoised, error.  Raises UserError for columns
+    that do not exist.
     """
     truth, shown = unit(images), displayable(images.cpu())
     mask = torch.ones_like(truth) if made.mask is None else made.mask
     errors = (made.pasted - truth).abs().mean(dim=1)
-    squared = (made.pasted - truth).square() * mask
-    quality = psnr(squared.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1))
     top = max(
         torch.quantile(errors.flatten().double()[:: _stride(errors)], SCALE_QUANTILE).item(), 1e-6
     )
@@ -150,22 +182,41 @@ def reconstruction_sheet(
     if made.mask is not None:
         seen = shown * (1 - mask) + HIDDEN * mask
         cells["masked"] = [Cell(to_pil(one)) for one in seen]
-    cells["reconstruction"] = [
-        Cell(to_pil(one), f"PSNR {value:.1f} dB")
-        for one, value in zip(displayable(images.cpu(), made.pasted), quality, strict=True)
-    ]
+    pictures = {"reconstruction": made.pasted}
+    if made.inputs is not None:
+        pictures = {"input": made.inputs.clamp(0, 1), "denoised": made.pasted}
+    for head, picture in pictures.items():
+        quality = _psnr_of_each(picture, truth, mask)
+        cells[head] = [
+            Cell(to_pil(one), f"PSNR {value:.1f} dB")
+            for one, value in zip(displayable(images.cpu(), picture), quality, strict=True)
+        ]
     cells["error"] = [Cell(heat_map(one, top, size), f"mean {one.mean():.3f}") for one in errors]
-    if unknown := [column for column in request.columns if column not in cells]:
-        raise UserError(f"--columns: no {unknown[0]} here; there are {', '.join(cells)}")
+    cells |= {head: list(column) for head, column in further.cells.items()}
+    check_columns(request.columns, list(cells))
     heads = list(request.columns or cells)
-    notes = ["PSNR: of the reconstruction, for values from 0 to 1; higher is better."]
+    what = "reconstruction" if made.inputs is None else "picture above it"
+    notes = [f"PSNR: of the {what}, for values from 0 to 1; higher is better."]
     if made.mask is not None:
         notes.append("Of hidden pixels alone: the visible ones are pasted in.")
     if "error" in heads:
         notes.append("error: mean absolute difference of each pixel's channels.")
+    notes += further.notes
     scale = Scale("absolute error of a pixel, of 1", "0", f"{top:.2g} and more")
     rows = [[cells[head][row] for head in heads] for row in range(len(names))]
     return Sheet(request.title, heads, rows, notes, scale if "error" in heads else None)
+
+
+def check_columns(columns: Sequence[str], there: Sequence[str]) -> None:
+    """Raise UserError for columns of the sheet that are not `there`."""
+    if unknown := [column for column in columns if column not in there]:
+        raise UserError(f"--columns: no {unknown[0]} here; there are {', '.join(there)}")
+
+
+def _psnr_of_each(pictures: Tensor, truth: Tensor, mask: Tensor) -> Tensor:
+    """PSNR of each picture in dB, over the pixels where `mask` is 1."""
+    squared = (pictures - truth).square() * mask
+    return psnr(squared.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3)).clamp(min=1))
 
 
 def _stride(values: Tensor, most: int = 2**22) -> int:
@@ -177,6 +228,7 @@ def _table(found: Quality, where: str) -> list[str]:
     count = f"{found.images} image" + "s" * (found.images > 1)
     rows = {
         "model": found.psnr,
+        "corrupted input": found.psnr_input,
         "mean of the other images": found.psnr_mean_image,
         "mean colour of each image": found.psnr_mean_pixel,
     }

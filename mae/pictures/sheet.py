@@ -225,10 +225,11 @@ def render_sheet(sheet: Sheet) -> str:
 
 def _figure(head: str, cell: Cell) -> Markup:
     width, height = cell.picture.size
+    words = ", ".join(cell.caption.splitlines())
     picture = void(
         "img",
         src=data_uri(cell.picture),
-        alt=f"{head}: {', '.join(cell.caption.splitlines())}" if cell.caption else head,
+        alt=": ".join(filter(None, (head, words))),
         width=width,
         height=height,
         class_="small" if max(width, height) < LARGEST else None,

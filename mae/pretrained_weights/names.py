@@ -17,6 +17,8 @@ AVERAGE = "average."
 """prefix of averaged weights in our checkpoints; earlier versions omitted `encoder.` after it"""
 WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|encoder|average)\.)+")
 DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
+LATENTS = re.compile(r"^(?:bottleneck|from_latent)\.|^log_sigma$")
+"""parts of our autoencoders between encoder and decoder"""
 HEADS = re.compile(r"^(?:head|classifier|pre_logits|pooler|attn_pool)\.")
 LINEAR_HEADS = re.compile(r"^(?:head|classifier)\.")
 
@@ -82,6 +84,9 @@ def to_our_names(tensors: Mapping[str, Tensor], where: str) -> RenamedWeights:
             skipped[key] = "a head"
             if LINEAR_HEADS.match(name):
                 head[LINEAR_HEADS.sub("head.", name)] = tensor
+            continue
+        if LATENTS.match(name):
+            skipped[key] = "the bottleneck of an autoencoder"
             continue
         if part is encoder and name == "mask_token":
             if not has_decoder:

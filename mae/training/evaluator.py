@@ -30,6 +30,7 @@ from mae.pictures.drawing import reconstruction_panel, save_png
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import is_sharded
 from mae.training.plan import TrainingSetup
+from mae.training.safety.findings import FindingWarnings
 from mae.training.step import Learner
 from mae.training.tracking.tracker import Tracker
 
@@ -173,10 +174,11 @@ class Evaluator:
         evaluated: EvaluationImages,
         run: Run,
         tracker: Tracker,
+        findings: FindingWarnings,
     ) -> None:
         self.config, self.plan, _ = setup
         self.learner = learner
-        self.run, self.tracker = run, tracker
+        self.run, self.tracker, self.findings = run, tracker, findings
         self.panel, self.held_out, _ = evaluated
         if self.held_out is not None and is_sharded(learner.objective):
             self.held_out = None
@@ -236,3 +238,4 @@ class Evaluator:
         seconds = time.perf_counter() - began
         row = {"step": done, "epoch": self.plan.epoch(done), **metrics, "seconds": seconds}
         self.tracker.log_health(row)
+        self.findings.add_health(row)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from mae.base.errors import UserError
 from mae.objectives.base import CAPABILITIES, Objective
+from mae.objectives.declaration import Declaration
 
 
 def refuse_fsdp1() -> None:
@@ -23,6 +24,15 @@ def refuse_fsdp1() -> None:
     is_asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if is_asked and os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError("the launcher asks for FSDP 1: use fsdp_version: 2 (launch/fsdp2.yaml)")
+
+
+def refuse_unshardable(declared: Declaration) -> None:
+    """Raise UserError where the launcher asks to shard an objective that is not sharded."""
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and not declared.shardable:
+        raise UserError(
+            f"objective {declared.name} fits on one GPU and is not sharded: launch it without FSDP "
+            "(launch/multi_gpu.yaml)"
+        )
 
 
 def prepare(

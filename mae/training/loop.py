@@ -126,11 +126,14 @@ class Trainer:
             if is_last or (is_saved and not monitor.guard.consecutive_skipped):
                 self._save(step, wait=is_last)
                 saved_at = time.monotonic()
-            monitor.check(step)
+            if is_reported:  # with a checkpoint, where the run must end
+                monitor.check(step)
             if flags.stop and not is_end:
                 signal = self.stop.requested or "another process's signal"
                 raise Stopped(f"stopped by {signal} after step {step}")
             self.evaluator.evaluate(step, is_end)
+            if is_end:
+                monitor.check(step)
             if is_reported:
                 monitor.clock.restart()
 

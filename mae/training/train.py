@@ -34,6 +34,7 @@ from mae.training.evaluator import (
     open_held_out,
 )
 from mae.training.flops import flops_per_image, peak_flops
+from mae.training.fsdp2 import refuse_unshardable
 from mae.training.loop import Trainer
 from mae.training.plan import (
     Plan,
@@ -72,6 +73,7 @@ def train(
     RunFailed or Stopped during training.
     """
     run = lifecycle.run = Run(config.output)
+    refuse_unshardable(declaration(config.objective))
     accelerator = build_accelerator(config.train, use_cpu)
     is_main = accelerator.is_main_process
     keep_freed_memory(accelerator.device)
@@ -122,13 +124,14 @@ def train(
     about = describe_run(setup, objective, accelerator, state.step)
     for line in [*notes, *resumed, *about]:
         tracker.print_line(line)
+    monitor = Monitor(setup, run, tracker, accelerator)
     trainer = Trainer(
         setup=setup,
         learner=learner,
         run=run,
         saver=Saver(run.checkpoints, config.train.keep_last, config.train.keep_every, accelerator),
-        monitor=Monitor(setup, run, tracker, accelerator),
-        evaluator=Evaluator(setup, learner, evaluated, run, tracker),
+        monitor=monitor,
+        evaluator=Evaluator(setup, learner, evaluated, run, tracker, monitor.findings),
         flag_reducer=StepFlagReducer(timedelta(minutes=config.train.timeout_minutes)),
         stop=lifecycle.stop,
         end_process=lifecycle.end_process,

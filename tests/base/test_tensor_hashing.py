@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mae.base.hashing import mix
-from mae.base.tensor_hashing import as_tensor, counters, mix_tensor
+from mae.base.tensor_hashing import as_tensor, centred, counters, mix_tensor, normals
 from tests.base.test_hashing import WORDS, splitmix64
 
 
@@ -19,3 +19,17 @@ def test_numpy_and_tensor_forms_agree_bit_for_bit():
     tensor = mix_tensor(as_tensor(words))
     assert tensor.dtype == torch.int64
     assert np.array_equal(tensor.numpy().view(np.uint64), mix(words))
+
+
+def test_uniform_numbers_never_reach_zero_or_one():
+    ends = centred(torch.tensor([0, 1, 2**23 - 2, 2**23 - 1]))
+    assert ends.tolist() == [2**-24, 3 * 2**-24, 1 - 3 * 2**-24, 1 - 2**-24]
+    assert torch.erfinv(2 * ends - 1).isfinite().all()
+
+
+def test_normal_numbers_are_standard():
+    numbers = normals(torch.arange(100), 20_000)
+    assert numbers.isfinite().all() and numbers.abs().max() < 5.3
+    assert abs(numbers.mean()) < 3e-3 and abs(numbers.std() - 1) < 3e-3
+    assert abs((numbers**4).mean() - 3) < 0.05
+    assert torch.equal(numbers[7:8], normals(torch.tensor([7]), 20_000))

@@ -46,7 +46,7 @@ def files(tmp_path, make_image):
 
 
 def test_the_options_name_the_columns_there_are():
-    assert COLUMNS == mae_pictures.COLUMNS
+    assert set(mae_pictures.COLUMNS) < set(COLUMNS)
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "attention", "pca", "neighbours"])
@@ -94,9 +94,9 @@ def test_a_classifier_is_shown_too(command, classifier, shards, tmp_path, monkey
 
 def test_reconstruction_needs_a_decoder(classifier, files, capsys):
     assert main(["reconstruct", str(classifier), *files]) == 2
-    lack = "objective classifier has no reconstructions; mae reconstruct needs them, as mae has"
-    message = f"mae: {classifier}: {lack}\n"
-    assert capsys.readouterr().err == message
+    (line,) = capsys.readouterr().err.splitlines()
+    lack = "objective classifier has no reconstructions; mae reconstruct needs them"
+    assert line.startswith(f"mae: {classifier}: {lack}; objectives with them: mae, ae, dae, ")
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_a_setting_without_its_section_is_suggested_with_it(override, hint):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_load_and_are_short_under_a_header(path):
-    load_config(path)
+    load_config(path, ["model.tokenizer=runs/codes"] if path.stem == "prior" else [])
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     assert len([line for line in lines if line and not line.startswith("#")]) <= 25

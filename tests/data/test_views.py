@@ -22,7 +22,6 @@ from mae.data.transform import center_view
 from mae.data.views import CentredViews, CropViews, EncodedViews, PixelViews, build_training_views
 from mae.data.worker_loader import load_in_workers
 from mae.decoding.decode import decode
-from tests.data.test_worker_loader import workers_left
 
 SIZE = (16, 24)
 SEED = 5
@@ -243,7 +242,9 @@ def test_where_all_are_bad_one_is_named(tmp_path, make_tar, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_shard_that_cannot_be_read_is_an_error_after_what_came_before(manifest, workers):
+def test_a_shard_that_cannot_be_read_is_an_error_after_what_came_before(
+    manifest, workers, workers_left
+):
     views, seen = training_views(manifest), []
     shard = Path(manifest.shards[1])
     hidden = shard.with_suffix(".hidden")

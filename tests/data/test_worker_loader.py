@@ -5,7 +5,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -13,21 +12,6 @@ from torch.utils.data import Dataset
 from mae.base.errors import DataTimeout, WorkerDied
 from mae.data.worker_loader import load_in_workers
 from tests.mounts import run_with_mounts
-
-
-@pytest.fixture
-def workers_left():
-    """`workers_left()`: child processes of this test, running or zombies.
-
-    Without the resource tracker of multiprocessing, which stays for other tests.
-    """
-    before = set(psutil.Process().children(recursive=True))
-
-    def left():
-        new = set(psutil.Process().children(recursive=True)) - before
-        return [child for child in new if "resource_tracker" not in " ".join(child.cmdline())]
-
-    return left
 
 
 class Handlers(Dataset):

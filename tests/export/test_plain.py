@@ -206,8 +206,8 @@ def test_unsupported_options_are_refused_in_one_line(tmp_path, capsys, options, 
         ),
         (
             classifier_config(),
-            "hf",
-            "not a format of objective classifier; its formats: timm, onnx, torch, pla",
+            "gguf",
+            "not a format of objective classifier; its formats: timm, onnx, torch, mae, hf, plain",
         ),
     ],
 )

@@ -3,15 +3,25 @@ import pytest
 import torch
 from PIL import Image
 
+from mae.objectives.base import Reconstruction
 from mae.pictures.drawing import (
+    ERROR_TOP,
     GAP,
     STEPS,
     TITLE,
+    code_colours,
+    code_maps,
+    compared,
+    contrast,
     css_gradient,
+    displayable_alone,
+    error_maps,
     heat_map,
     ramp,
     reconstruction_panel,
     save_png,
+    stacked,
+    strips,
     tile,
 )
 from tests.objectives.mae.test_model import small_mae, some_images
@@ -80,3 +90,61 @@ def test_css_gradient_has_both_ends():
     for written, colour in ((first, ramp()[0]), (last, ramp()[-1])):
         numbers = [int(written[i : i + 2], 16) for i in (1, 3, 5)]
         assert numbers == [round(255 * part) for part in colour.tolist()]
+
+
+def test_a_code_has_one_colour_in_every_picture_unlike_its_neighbours():
+    colours = code_colours(512)
+    assert torch.equal(code_colours(8), colours[:8])
+    assert ((colours >= 0) & (colours <= 1)).all()
+    apart = (colours[:, None] - colours[None]).abs().sum(dim=-1)
+    apart.fill_diagonal_(9)
+    assert apart[:16, :16].min() > 0.1 and apart.min() > 0  # no two codes look the same
+    codes = torch.tensor([[[3, 500], [3, 0]]])
+    maps = code_maps(codes, 512, (4, 6))
+    assert maps.shape == (1, 3, 4, 6)
+    assert torch.equal(maps[0, :, 0, 0], colours[3]) and torch.equal(maps[0, :, 1, 2], colours[3])
+    assert torch.equal(maps[0, :, 0, 5], colours[500]) and torch.equal(maps[0, :, 3, 3], colours[0])
+
+
+def test_errors_are_heat_maps_on_a_scale_that_does_not_change():
+    errors = torch.zeros(1, 2, 1, 3)
+    errors[0, :, 0, 1] = torch.tensor([ERROR_TOP, 0.0])  # half of it on average
+    errors[..., 2] = 2 * ERROR_TOP
+    colours = error_maps(errors)[0, :, 0].T
+    assert torch.equal(colours[0], ramp()[0]) and torch.equal(colours[2], ramp()[-1])
+    assert torch.equal(colours[1], ramp()[round((STEPS - 1) / 2)])
+
+
+def test_columns_show_a_corrupted_input_beside_what_was_made_of_it():
+    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    truth = images.float() / 255
+    plain = compared(images, Reconstruction(truth))
+    assert list(plain) == ["original", "reconstruction", "error, 0 to 0.25"]
+    assert torch.equal(plain["original"], plain["reconstruction"])
+    noisy = compared(images, Reconstruction(truth, inputs=truth + 0.5))
+    assert list(noisy) == ["original", "input", "denoised", "error, 0 to 0.25"]
+    assert noisy["input"].max() <= 1 and (noisy["input"] >= truth).all()
+
+
+def test_pictures_without_an_original_share_one_stretch():
+    originals = (torch.rand(4, 3, 16, 16) * 1000 + 3000).to(torch.int32).to(torch.uint16)
+    samples = originals.float() / 65535
+    shown = displayable_alone(samples, originals)
+    assert shown.quantile(0.02) < 0.05 and shown.quantile(0.98) > 0.95
+    assert contrast(originals).shape == (4, 1, 1, 1) and contrast(originals).max() < 0.02
+    small = torch.rand(2, 1, 8, 8)
+    assert torch.equal(displayable_alone(small, torch.zeros(1, 1, 8, 8, dtype=torch.uint8)), small)
+
+
+def test_strips_hold_rows_of_pictures_and_blocks_are_stacked():
+    red, green = torch.zeros(3, 64, 64), torch.zeros(3, 64, 64)
+    red[0], green[1] = 1, 1
+    block = strips("title", {"first": torch.stack([red, green]), "": green[None]})
+    pixels = np.asarray(block)
+    assert pixels.shape == (TITLE + TITLE + 132 + 132, 2 * 132 + GAP, 3)
+    assert tuple(pixels[2 * TITLE + 60, GAP + 60]) == (255, 0, 0)
+    assert tuple(pixels[2 * TITLE + 60, GAP + 132 + 60]) == (0, 255, 0)
+    assert tuple(pixels[2 * TITLE + 132 + 60, GAP + 60]) == (0, 255, 0)
+    both = stacked([block, tile({"a": red[None]})])
+    assert both.height == block.height + TITLE + (TITLE + 132) and both.width == block.width
+    assert np.array_equal(np.asarray(both)[: block.height], pixels)

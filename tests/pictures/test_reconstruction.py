@@ -26,7 +26,9 @@ def asked(count=4, measured=COUNT, **options) -> ReconstructionRequest:
     images = torch.randint(0, 256, (COUNT, 3, 16, 16), generator=generator, dtype=torch.uint8)
     names = [f"image {number}" for number in range(COUNT)]
     seeds = torch.arange(COUNT)
-    plain = ReconstructionRequest(images, names, seeds, count, measured, "title", None, (), ())
+    plain = ReconstructionRequest(
+        images, names, seeds, count, measured, "title", "toy", None, (), ()
+    )
     return plain._replace(**options)
 
 
@@ -54,7 +56,7 @@ def test_psnr_equals_a_plain_computation(objective):
 
 
 def test_the_sheet_shows_original_reconstruction_and_error(objective):
-    made = reconstruct(objective, asked(), "toy")
+    made = reconstruct(objective, asked())
     assert made.sheet.heads == ["original", "reconstruction", "error"]
     assert [row[0].caption for row in made.sheet.rows] == [f"image {n}" for n in range(4)]
     assert made.figures["over"] == "all pixels" and made.figures["images"] == COUNT
@@ -62,9 +64,9 @@ def test_the_sheet_shows_original_reconstruction_and_error(objective):
     assert made.sheet.rows[0][1].caption == f"PSNR {one.psnr:.1f} dB"
     assert made.sheet.scale is not None
     assert made.lines[0] == f"PSNR of {COUNT} images, all pixels" and len(made.lines) == 4
-    chosen = reconstruct(objective, asked(columns=["error", "original"]), "toy").sheet
+    chosen = reconstruct(objective, asked(columns=["error", "original"])).sheet
     assert chosen.heads == ["error", "original"]
-    assert reconstruct(objective, asked(columns=["original"]), "toy").sheet.scale is None
+    assert reconstruct(objective, asked(columns=["original"])).sheet.scale is None
 
 
 def test_psnr_covers_hidden_pixels_only(objective, monkeypatch):
@@ -77,7 +79,7 @@ def test_psnr_covers_hidden_pixels_only(objective, monkeypatch):
 
     monkeypatch.setattr(objective, "reconstruct", halves, raising=False)
     given = asked()
-    made = reconstruct(objective, given, "toy")
+    made = reconstruct(objective, given)
     truth = given.images[..., :8].double().numpy() / 255
     assert made.figures["psnr"] == pytest.approx(plain_psnr(truth, np.full_like(truth, 0.5)))
     assert made.figures["over"] == "hidden pixels"
@@ -96,7 +98,7 @@ def test_psnr_covers_hidden_pixels_only(objective, monkeypatch):
 )
 def test_options_of_other_objectives_are_refused(options, message, objective):
     with pytest.raises(UserError, match=message):
-        reconstruct(objective, asked(**options), "toy")
+        reconstruct(objective, asked(**options))
 
 
 def test_16_bit_images_of_any_number_of_channels(monkeypatch):
@@ -107,7 +109,7 @@ def test_16_bit_images_of_any_number_of_channels(monkeypatch):
     deep = build_objective(load_config(None, settings, {"objective": "toy"})).eval()
     images = torch.randint(0, 2**16, (2, 5, 8, 12), dtype=torch.int32).to(torch.uint16)
     given = asked(count=2)._replace(images=images, names=["a", "b"], seeds=torch.arange(2))
-    made = reconstruct(deep, given, "toy")
+    made = reconstruct(deep, given)
     assert 0 < made.figures["psnr"] < 40
     assert np.asarray(made.sheet.rows[0][0].picture).shape == (8, 12, 3)
     assert reconstruction.unit(images).max() <= 1

@@ -14,6 +14,7 @@ from mae.config.loading import (
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.config.yaml_file import read_yaml
+from mae.objectives.registry import declaration
 from mae.objectives.shared_sections import VitModel
 
 NAME = "classifier"
@@ -59,7 +60,8 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
         config = recorded_config(run_folder(source))
         if config.objective == NAME:
             raise UserError(f"{source}: fine-tuned already; give the pretraining run")
-        if not isinstance(config.model, VitModel):
+        trains_vit = declaration(config.objective).trains_vit(config)
+        if not isinstance(config.model, VitModel) or not trains_vit:
             raise UserError(
                 f"{source}: a run of objective {config.objective}, which trains no encoder of "
                 "timm's: there is nothing to fine-tune"

@@ -14,7 +14,12 @@ from mae.objectives.mae.masking import PatchSplit, binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder
 from mae.objectives.mae.reconstruction import FLAT, Explained, explained_variance
 from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
-from mae.pictures.reconstruction import BATCH, ReconstructionReport, ReconstructionRequest
+from mae.pictures.reconstruction import (
+    BATCH,
+    ReconstructionReport,
+    ReconstructionRequest,
+    check_columns,
+)
 from mae.pictures.sheet import Cell, Scale, Sheet
 
 COLUMNS = ("original", "masked", "reconstruction", "raw", "error")
@@ -61,8 +66,9 @@ class Prediction(NamedTuple):
 def reconstruct(model: MaskedAutoencoder, request: ReconstructionRequest) -> ReconstructionReport:
     """Draw the sheet; R² of each mask beside trivial predictors.
 
-    Raises UserError as `choose_masks` and `explained_variance`.
+    Raises UserError as `choose_masks`, `check_columns` and `explained_variance`.
     """
+    check_columns(request.columns, COLUMNS)
     masks = choose_masks(request.mask or "random", request.mask_ratios, model)
     columns = request.columns or (COLUMNS if len(masks) == 1 else COLUMNS_OF_SEVERAL)
     images, seeds, count = request.images, request.seeds, request.count
@@ -115,7 +121,7 @@ def reconstruct_images(model: MaskedAutoencoder, images: Tensor, split: PatchSpl
     error = torch.full(hidden.shape, torch.nan, device=hidden.device)
     error.scatter_(1, split.ids_masked, squared.mean(dim=2))
 
-    pasted, mask = model.reconstruct(images, split)
+    pasted, mask, _ = model.reconstruct(images, split)
     assert mask is not None
     original, shown = displayable(images), displayable(images, pasted)
     raw = shown * mask

@@ -12,6 +12,7 @@ from mae.objectives.registry import declaration
 from mae.training.checkpoint.run import Run
 from mae.training.meter import Meter
 from mae.training.plan import TrainingSetup, local_processes
+from mae.training.safety.findings import FindingWarnings
 from mae.training.safety.guard import Guard, Quarantine, Rollback
 from mae.training.tracking.progress_line import metrics_row, progress_line
 from mae.training.tracking.tracker import Clock, Tracker
@@ -48,6 +49,7 @@ class Monitor:
         self.quarantine.check()
         skipped = run.last_metrics().get("skipped")
         self.guard = Guard(config.guard, skipped if isinstance(skipped, int) else 0)
+        self.findings = FindingWarnings(config, self.declared, tracker.print_line)
         self.hint = DataWaitHint(remedies_for_run(config, accelerator.device))
         self.begin()
 
@@ -70,6 +72,7 @@ class Monitor:
         row["skipped"] = self.guard.skipped
         batch_size = self.plan.sharding.batch_size
         self.tracker.report(row, progress_line(row, self.plan.steps, batch_size, self.declared))
+        self.findings.add_metrics(row)
         if hint := self.hint(self.clock):
             self.tracker.print_line(hint)
         if self.accelerator.is_main_process:
@@ -81,13 +84,18 @@ class Monitor:
             raise Rollback(spikes[0])
 
     def must_end(self) -> bool:
-        """True after too many bad images or skipped steps: save the last checkpoint and end."""
-        return self.quarantine.exceeds_max_bad() or self.guard.exceeds_max_skipped()
+        """True after too many bad images or skipped steps, or a finding under guard.strict.
+
+        The run then saves its last checkpoint and ends.
+        """
+        is_broken = self.quarantine.exceeds_max_bad() or self.guard.exceeds_max_skipped()
+        return is_broken or self.findings.fatal is not None
 
     def check(self, step: int) -> None:
         """Raise RunFailed where `must_end`."""
         self.quarantine.check()
         self.guard.check(step)
+        self.findings.check()
 
     def _event(self, step: int, event: str, reason: str) -> None:
         """Record and print an event of a step, with the samples in its batch."""

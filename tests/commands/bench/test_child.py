@@ -36,7 +36,7 @@ def test_a_case_answers_each_round(monkeypatch):
 def test_the_ceiling_answers_in_operations_per_second():
     task = {CEILING: [32, 256], "precision": "fp32"}
     _, one = served(task, "0.01\n")
-    assert one["flops"] > 1e8 and one["size"] == 256
+    assert one["flops"] > 1e8 and one["size"] in task[CEILING]
 
 
 def test_the_ceiling_counts_two_operations_for_each_product(monkeypatch):

@@ -114,7 +114,7 @@ def test_loss_covers_the_predicted_share():
 def test_reconstructions_show_all_hidden_patches():
     model = small_mae(**CROSS, prediction_ratio=0.25)
     images = some_images()
-    pasted, mask = model.reconstruct(images, model.draw(images, torch.arange(4)))
+    pasted, mask, _ = model.reconstruct(images, model.draw(images, torch.arange(4)))
     assert mask is not None
     assert pasted.shape == images.shape and mask.mean().item() == 0.75
 

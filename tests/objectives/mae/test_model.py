@@ -201,7 +201,7 @@ def test_reconstruction_pastes_visible_patches_exactly():
     model = small_mae()
     images = some_images()
     split = model.draw(images, torch.arange(4))
-    pasted, mask = model.reconstruct(images, split)
+    pasted, mask, _ = model.reconstruct(images, split)
     assert mask is not None
     visible = mask == 0
     torch.testing.assert_close(pasted[visible], (images / 255)[visible], rtol=0, atol=1e-6)
@@ -216,7 +216,7 @@ def test_normalised_reconstructions_carry_each_patch_own_mean():
         model.decoder.pred.weight.zero_()
     images = some_images()
     split = model.draw(images, torch.arange(4))
-    pasted, mask = model.reconstruct(images, split)
+    pasted, mask, _ = model.reconstruct(images, split)
     assert mask is not None
     got = patchify(pasted, model.patch_size).mean(-1)
     expected = patchify(images / 255, model.patch_size).mean(-1)

@@ -1,0 +1,1 @@
+"""Undercomplete autoencoder (Hinton and Salakhutdinov 2006)."""

@@ -1,0 +1,181 @@
+"""Autoencoders (Hinton and Salakhutdinov 2006): corruption → encoder → bottleneck → decoder."""
+
+from collections.abc import Mapping
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mae.base.tensor_hashing import mix_tensor
+from mae.config.sections import Config
+from mae.networks.patches import computable, pixel_affine
+from mae.objectives.autoencoders.backbones import Backbone, FromLatent, encode_map, flat
+from mae.objectives.autoencoders.baselines import Baselines
+from mae.objectives.autoencoders.bottleneck import Bottleneck
+from mae.objectives.autoencoders.corruption import Corruption
+from mae.objectives.autoencoders.declaration import model_of
+from mae.objectives.base import (
+    Features,
+    Merge,
+    Objective,
+    Output,
+    Reconstruction,
+    StepEnd,
+    full_precision,
+)
+
+
+class Noise(NamedTuple):
+    """Randomness of a micro-batch; None: the objective needs none."""
+
+    corruption: Float[Tensor, "b c h w"] | None = None
+    latent: Shaped[Tensor, "b n"] | None = None
+    """randomness of the bottleneck, as its `draw` returns it"""
+
+
+AnyBottleneck = TypeVar("AnyBottleneck", bound=Bottleneck)
+
+
+class Autoencoder(Objective, Generic[AnyBottleneck]):
+    """Encoder, bottleneck, decoder; mean squared error of the pixels.
+
+    Images are uint8 or uint16, [b c h w]; the model normalises them on the device.  Floating-point
+    images are taken as normalised.  The loss is in units of normalised pixels.
+    """
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(
+        self,
+        config: Config,
+        backbone: Backbone,
+        bottleneck: AnyBottleneck,
+        corruption: Corruption | None = None,
+    ) -> None:
+        """`config`: normalisation of the pixels and shape of the latents.
+
+        Raises UserError where data.mean and data.std are not one number per channel.
+        """
+        super().__init__()
+        data, model = config.data, model_of(config)
+        self.img_size = backbone.img_size
+        self.in_chans = data.in_chans
+        self.white = 2**data.bits - 1
+        affine = pixel_affine(data.mean, data.std, data.in_chans, self.white)
+        self.register_buffer("pixel_scale", affine.scale.view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_shift", affine.shift.view(-1, 1, 1), persistent=False)
+        self.encoder = backbone.encoder
+        self.bottleneck = bottleneck
+        self.from_latent = FromLatent(backbone.decoded, model.latent, bottleneck.latent_dim)
+        self.decoder = backbone.decoder
+        self.corruption = corruption
+        self.baselines: Baselines | None = None
+        """fitted at the first evaluation on held-out images"""
+
+    @property
+    def merges(self) -> Mapping[str, Merge]:  # pyrefly: ignore
+        """Merges of the bottleneck's carry."""
+        return self.bottleneck.merges
+
+    def draw(
+        self,
+        images: Shaped[Tensor, "b c h w"],
+        seeds: Int[Tensor, " b"],
+        labels: Int[Tensor, " b"] | None = None,
+    ) -> Noise:
+        """Noise of corruption and bottleneck: a pure function of `seeds`."""
+        shape = (self.in_chans, *self.img_size)
+        return Noise(
+            self.corruption.draw(seeds, shape) if self.corruption else None,
+            self.bottleneck.draw(mix_tensor(seeds)),
+        )
+
+    def forward(
+        self, images: Shaped[Tensor, "b c h w"], noise: Noise, progress: Float[Tensor, ""]
+    ) -> Output:
+        """Reconstruct the clean images from the corrupted ones; errors and latents' losses."""
+        target = self.normalize(images)
+        inputs = self.corrupted(target, noise)
+        latent = self.bottleneck(encode_map(self.encoder, inputs), noise.latent, progress)
+        prediction = self.decode_normalized(latent.values, inputs)
+        with full_precision(images.device):
+            errors = (prediction.to(target.dtype) - target).square()
+            losses = {"reconstruction": self.reconstruction_loss(errors), **latent.losses}
+            statistics = {"psnr": self.psnr(errors.detach()).mean(), **latent.statistics}
+        return Output(losses, statistics, latent.carry)
+
+    def reconstruction_loss(self, errors: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+        """Mean of the squared errors of normalised pixels."""
+        return errors.mean()
+
+    def decode_normalized(
+        self, latents: Tensor, inputs: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Latents → normalised images; `inputs` are those of the encoder."""
+        return self.decoder(self.from_latent(latents))
+
+    def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
+        """Latents of whole images as features; of a Vision Transformer its patch tokens, too."""
+        features = encode_map(self.encoder, self.normalize(images))
+        pooled = {"latent": flat(self.bottleneck.encode(features)), "mean": features.mean((2, 3))}
+        is_vit = isinstance(self.encoder, VisionTransformer)
+        return Features(pooled, features.flatten(2).transpose(1, 2) if is_vit else None)
+
+    def latents(self, images: Shaped[Tensor, "b c h w"]) -> Tensor:
+        """Latents of whole images, without noise, [b n] or [b n gh gw]: the input of `decode`."""
+        return self.bottleneck.encode(encode_map(self.encoder, self.normalize(images)))
+
+    def decode(self, latents: Tensor) -> Float[Tensor, "b c h w"]:
+        """Latents → images in [0, 1]."""
+        normalized = self.decoder(self.from_latent(latents))
+        return self.unit(normalized.to(self.pixel_scale.dtype)).clamp(0, 1)
+
+    def compress(self, images: Shaped[Tensor, "b c h w"]) -> Tensor:
+        """Whole images → what an image is stored as: the latents, or codes where there are any."""
+        return self.latents(images)
+
+    def decompress(self, stored: Tensor) -> Float[Tensor, "b c h w"]:
+        """Latents or codes of `compress` → images in [0, 1]."""
+        return self.decode(stored)
+
+    @torch.no_grad()
+    def reconstruct(self, images: Shaped[Tensor, "b c h w"], noise: Noise) -> Reconstruction:
+        """Reconstruction of the clean images, without noise in the latents."""
+        return Reconstruction(self.decompress(self.compress(images)))
+
+    def encoder_module(self) -> nn.Module:
+        """Encoder and bottleneck."""
+        return nn.ModuleList([self.encoder, self.bottleneck])
+
+    def after_step(self, step: StepEnd) -> None:
+        """Update the bottleneck's buffers."""
+        self.bottleneck.after_step(step)
+
+    # Pixels
+
+    def normalize(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Normalise integer images; floats pass unchanged."""
+        if images.is_floating_point():
+            return images
+        return computable(images) * self.pixel_scale + self.pixel_shift
+
+    def unit(self, normalized: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Normalised images → pixels in [0, 1], where the image lies in the range."""
+        return (normalized - self.pixel_shift) / (self.pixel_scale * self.white)
+
+    def corrupted(
+        self, normalized: Float[Tensor, "b c h w"], noise: Noise
+    ) -> Float[Tensor, "b c h w"]:
+        """Corrupt normalised images by the corruption's noise, if any."""
+        if self.corruption is None or noise.corruption is None:
+            return normalized
+        pixels = self.corruption.apply(self.unit(normalized), noise.corruption)
+        return pixels * (self.pixel_scale * self.white) + self.pixel_shift
+
+    def psnr(self, errors: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+        """PSNR of each image in dB from squared errors of normalised pixels; at most 100 dB."""
+        unit_errors = errors / (self.pixel_scale * self.white).square()
+        return -10 * unit_errors.mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()

@@ -1,0 +1,1 @@
+"""Prior over codes: a transformer that predicts the codes of a vqvae or fsq run."""

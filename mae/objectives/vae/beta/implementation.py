@@ -1,0 +1,5 @@
+"""Implementation of the β-VAE: that of the variational autoencoder."""
+
+from mae.objectives.vae.implementation import IMPLEMENTATION
+
+__all__ = ["IMPLEMENTATION"]
