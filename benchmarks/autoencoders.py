@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -109,6 +110,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kodak", help="folder of the Kodak images, for the denoiser")
     parser.add_argument("--out", type=Path, default=Path("autoencoders.json"))
     args = parser.parse_args(argv)
+    if find_spec("skimage") is None:
+        parser.error("needs scikit-image: pip install scikit-image")
     data = SETS[args.data]
     members = args.members or list(data.members)
     results: dict[str, Any] = {}
