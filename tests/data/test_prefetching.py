@@ -145,6 +145,7 @@ def test_a_shard_of_long_ago_may_be_asked_for_again(remote, monkeypatch):
 def test_giving_up_the_stream_ends_the_downloads(remote, monkeypatch):
     manifest, cache = remote
     released, asked = threading.Event(), []
+    before = set(threading.enumerate())
 
     def fetch(self, location, **_):
         asked.append(location)
@@ -157,9 +158,10 @@ def test_giving_up_the_stream_ends_the_downloads(remote, monkeypatch):
     wait_for(lambda: len(asked) == prefetching.DOWNLOADS)
     stream.close()  # pyrefly: ignore  # a generator; returns at once, though downloads hang
     released.set()
-    threads = [t for t in threading.enumerate() if t.name.startswith("fetch")]
-    for thread in threads:
-        thread.join(20)
+    new = set(threading.enumerate()) - before
+    for thread in new:
+        if thread.name.startswith("fetch"):
+            thread.join(20)
     assert len(asked) == prefetching.DOWNLOADS  # those that waited were never begun
 
 
