@@ -8,4 +8,6 @@ set_up "[test]"
 ruff format --check --quiet .
 ruff check --quiet .
 pyrefly check
+# Two test processes with one thread each: with two each they wait for each other, a third slower.
+export OMP_NUM_THREADS=1
 pytest --numprocesses 2 --dist loadfile "$@"
