@@ -1,14 +1,11 @@
 """Export of the encoder as a graph that runs without our Python code: ONNX, or torch.export."""
 
 import json
-import warnings
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
-from mae.base.errors import UserError
 from mae.export.check import OUTPUTS, load_onnx, load_program
 from mae.export.contract import (
     ExportFiles,
@@ -19,6 +16,7 @@ from mae.export.contract import (
     features,
     vector_name,
 )
+from mae.export.programs import require_onnx, trace_module, write_onnx_program
 from mae.export.reading import expected_photograph, prepare_code
 
 GRAPH, PROGRAM = "encoder.onnx", "encoder.pt2"
@@ -38,12 +36,6 @@ extra = {{"{CLASS_NAMES}": ""}}
 torch.export.load("FOLDER/encoder.pt2", extra_files=extra)
 names = json.loads(extra["{CLASS_NAMES}"])
 """
-
-BATCH = torch.export.Dim("batch", min=1)
-
-MAX_INLINE_BYTES = 1.8e9
-"""maximum bytes of weights inside the ONNX file, whose format ends at 2 GB; more go to a second
-file"""
 
 FILES = """\
 `{name}` takes normalised `images`, float32 [batch, {channels}, {height}, {width}] with any batch,
@@ -79,33 +71,20 @@ class Encoder(nn.Module):
 def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write encoder.onnx, in the default opset of the installed torch.
 
-    Raises UserError without onnxruntime, which checks it, or onnxscript.
+    Raises UserError as `require_onnx`.
     """
-    try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"--format onnx: needs {error.name}: pip install 'maekit[onnx]'") from None
-    program = trace(request, images)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's about itself
-        graph = torch.onnx.export(
-            program,
-            dynamic_shapes={"images": {0: BATCH}},  # names the dimension; the program defines it
-            input_names=["images"],
-            output_names=["tokens", vector_name(request.encoder)],
-            dynamo=True,
-            verbose=False,
-        )
-    assert graph is not None
-    data = request.config.data
+    require_onnx()
+    data, normalised = request.config.data, request.normalize(images)
     facts: dict[str, list] = {"mean": list(data.mean), "std": list(data.std)}
     if request.label_names:
         facts["class_names"] = request.label_names
-    graph.model.metadata_props.update({name: json.dumps(value) for name, value in facts.items()})
-    size = sum(p.numel() * p.element_size() for p in request.encoder.parameters())
-    graph.save(folder / GRAPH, external_data=size > MAX_INLINE_BYTES)
-    normalised = request.normalize(images)
+    write_onnx_program(
+        folder / GRAPH,
+        trace_module(Encoder(request), normalised),
+        inputs="images",
+        outputs=["tokens", vector_name(request.encoder)],
+        metadata=facts,
+    )
     return ExportFiles(
         inputs={"images": normalised},
         expected=expected_features(request, normalised) | expected_photograph(request),
@@ -125,8 +104,9 @@ def write_program(folder: Path, request: ExportRequest, images: Tensor) -> Expor
     if request.label_names:
         facts[CLASS_NAMES] = request.label_names
     extra = {name: json.dumps(value) for name, value in facts.items()}
-    torch.export.save(trace(request, images), folder / PROGRAM, extra_files=extra)
     normalised = request.normalize(images)
+    program = trace_module(Encoder(request), normalised)
+    torch.export.save(program, folder / PROGRAM, extra_files=extra)
     return ExportFiles(
         inputs={"images": normalised},
         expected=expected_features(request, normalised) | expected_photograph(request),
@@ -138,19 +118,6 @@ def write_program(folder: Path, request: ExportRequest, images: Tensor) -> Expor
         library="pytorch",
         part=exported_part(request),
     )
-
-
-@torch.no_grad()
-def trace(request: ExportRequest, images: Tensor) -> ExportedProgram:
-    """Trace the encoder to a graph for any batch size."""
-    normalised = request.normalize(images)
-    example = normalised[:1].repeat(2, 1, 1, 1)  # torch specialises a batch of one to a constant
-    shapes = {"images": {0: BATCH}}
-    program = torch.export.export(Encoder(request).eval(), (example,), dynamic_shapes=shapes)
-    program.example_inputs = None  # private images, and the only part that is pickled
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # local paths
-    return program
 
 
 def _code(code: str, names: str, request: ExportRequest, *, as_tensor: bool) -> str:

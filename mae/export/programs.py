@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from mae.base.errors import UserError
-from mae.export.graphs import BATCH, MAX_INLINE_BYTES
+
+BATCH = torch.export.Dim("batch", min=1)
+
+MAX_INLINE_BYTES = 1.8e9
+"""maximum bytes of weights inside the ONNX file, whose format ends at 2 GB; more go to a second
+file"""
 
 
 @torch.no_grad()
