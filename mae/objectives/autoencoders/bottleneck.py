@@ -1,5 +1,6 @@
 """Contract of a bottleneck, and the plain one: a narrow linear layer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
@@ -23,7 +24,7 @@ class Latent(NamedTuple):
     """as `Output.carry`"""
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(nn.Module, ABC):
     """Map of features → latents.  Subclasses define `forward` and `encode`."""
 
     merges: ClassVar[Mapping[str, Merge]] = {}
@@ -35,6 +36,7 @@ class Bottleneck(nn.Module):
         """Randomness that `forward` needs, a function of each sample's seed (default: none)."""
         return None
 
+    @abstractmethod
     def forward(
         self,
         features: Float[Tensor, "b d gh gw"],
@@ -42,13 +44,12 @@ class Bottleneck(nn.Module):
         progress: Float[Tensor, ""],
     ) -> Latent:
         """Latents for training; a pure function of its arguments and the weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, features: Float[Tensor, "b d gh gw"]) -> Tensor:
         """Latents without noise."""
-        raise NotImplementedError
 
-    def after_step(self, step: StepEnd) -> None:
+    def after_step(self, step: StepEnd) -> None:  # optional
         """Update buffers after an optimizer step, as `Objective.after_step`."""
 
 

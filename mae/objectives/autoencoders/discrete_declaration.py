@@ -45,12 +45,17 @@ def usage(counts: Iterable[float]) -> float:
     return sum(used) / max(len(used), 1)
 
 
-def perplexity(counts: Iterable[float]) -> float:
-    """Exp of the entropy of the codes' use: 1 (a single code) to their number (all equally)."""
+def entropy(counts: Iterable[float]) -> float:
+    """Entropy of the codes' frequencies in nats."""
     counts = list(counts)
     total = sum(counts)
     shares = [count / total for count in counts if count > 0] if total else []
-    return exp(-sum(share * log(share) for share in shares))
+    return -sum(share * log(share) for share in shares)
+
+
+def perplexity(counts: Iterable[float]) -> float:
+    """Exp of the entropy of the codes' use: 1 (a single code) to their number (all equally)."""
+    return exp(entropy(counts))
 
 
 class DiscreteDeclaration(AutoencoderDeclaration):

@@ -99,13 +99,26 @@ class Autoencoder(Objective, Generic[AnyBottleneck]):
         """Reconstruct the clean images from the corrupted ones; errors and latents' losses."""
         target = self.normalize(images)
         inputs = self.corrupted(target, noise)
-        latent = self.bottleneck(encode_map(self.encoder, inputs), noise.latent, progress)
+        features = encode_map(self.encoder, inputs)
+        latent = self.bottleneck(features, noise.latent, progress)
         prediction = self.decode_normalized(latent.values, inputs)
+        further = self.further_losses(features, latent.values, target, prediction)
         with full_precision(images.device):
             errors = (prediction.to(target.dtype) - target).square()
-            losses = {"reconstruction": self.reconstruction_loss(errors), **latent.losses}
+            own = {"reconstruction": self.reconstruction_loss(errors)}
+            losses = {**own, **latent.losses, **further}
             statistics = {"psnr": self.psnr(errors.detach()).mean(), **latent.statistics}
         return Output(losses, statistics, latent.carry)
+
+    def further_losses(
+        self,
+        features: Float[Tensor, "b d gh gw"],
+        latents: Tensor,
+        target: Float[Tensor, "b c h w"],
+        prediction: Float[Tensor, "b c h w"],
+    ) -> dict[str, Tensor]:
+        """Losses that need more than the bottleneck knows, weighted (default: none)."""
+        return {}
 
     def reconstruction_loss(self, errors: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
         """Mean of the squared errors of normalised pixels."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.objectives.autoencoders.declaration import SAMPLE_CODE, held_out, shown_values
+from mae.objectives.autoencoders.discrete_declaration import entropy
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
 from mae.objectives.prior.settings import PriorModel, prior_model
 
@@ -61,7 +62,7 @@ class PriorDeclaration(Declaration):
         """Bits per predicted code, and the entropy of the codes' frequencies."""
         uses = statistics["uses"]
         assert isinstance(uses, list)
-        return {"bits": losses["codes"] / log(2), "bits_marginal": entropy_bits(uses)}
+        return {"bits": losses["codes"] / log(2), "bits_marginal": entropy(uses) / log(2)}
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for settings that conflict."""
@@ -154,13 +155,6 @@ class PriorDeclaration(Declaration):
             ("bits_per_pixel", "{:.3f} bits per pixel"),
         )
         return [*super().results(metrics, health), *held_out("bits per code", health, shown)]
-
-
-def entropy_bits(counts: list[float]) -> float:
-    """Entropy of the codes' frequencies in bits."""
-    total = sum(counts)
-    shares = [count / total for count in counts if count > 0] if total else []
-    return -sum(share * log(share) for share in shares) / log(2)
 
 
 DECLARATION = PriorDeclaration()

@@ -13,9 +13,9 @@ from torch import Tensor
 from mae.config.sections import Config
 from mae.evaluation.health import measure_held_out
 from mae.networks.vit import parameter_groups
-from mae.objectives.autoencoders.discrete import codes_in_colour, count_codes
+from mae.objectives.autoencoders.discrete import codes_in_colour
+from mae.objectives.autoencoders.discrete_declaration import entropy
 from mae.objectives.base import HeldOut, Implementation, Objective
-from mae.objectives.prior.declaration import entropy_bits
 from mae.objectives.prior.model import CodePrior
 from mae.objectives.prior.settings import prior_model
 from mae.objectives.prior.tokenizer import tokenizer_of
@@ -46,13 +46,13 @@ class PriorImplementation(Implementation):
             noise = objective.draw(images, seeds)
             output = objective(images, noise, torch.ones((), device=images.device))
             nats = output.losses["codes"].double().item() * len(images)
-            uses = count_codes(objective.codes(images), objective.num_codes)
-            return np.concatenate([[len(images), nats], uses.cpu().numpy()])
+            uses = output.statistics["uses"].cpu().numpy()
+            return np.concatenate([[len(images), nats], uses])
 
         health, totals = measure_held_out(objective, held_out, sums)
         bits = float(totals[1] / totals[0]) / log(2)
         height, width = objective.img_size
-        figures = {"bits": bits, "bits_marginal": entropy_bits(totals[2:].tolist())}
+        figures = {"bits": bits, "bits_marginal": entropy(totals[2:].tolist()) / log(2)}
         if objective.is_causal:
             figures["bits_per_pixel"] = bits * objective.length / (height * width)
         return {**health._asdict(), **figures}

@@ -59,7 +59,7 @@ class CodePrior(Objective):
         seeds: Int[Tensor, " b"],
         labels: Int[Tensor, " b"] | None = None,
     ) -> CodeNoise:
-        """Which codes are hidden: at least one per image; a pure function of `seeds`."""
+        """Mask of the hidden codes, at least one per image: a pure function of `seeds`."""
         if self.is_causal:
             return CodeNoise()
         share = torch.cos(uniforms(mix_tensor(seeds), 1) * (pi / 2))

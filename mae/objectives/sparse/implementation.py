@@ -46,7 +46,7 @@ class SparseImplementation(AutoencoderImplementation):
         return SparseAutoencoder(config, backbone, bottleneck)
 
     def pca_components(self, config: Config) -> int:
-        """As many components as latents that are not zero, per vector; for L1 all latents."""
+        """Number of latents that are not zero, per vector; for L1 of all latents."""
         model = sparse_model(config)
         return model.k if model.sparsity == "topk" else model.latent_dim
 

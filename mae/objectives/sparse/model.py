@@ -1,12 +1,11 @@
 """Sparse autoencoder: the losses that keep latents sparse and in use."""
 
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor
 
 from mae.config.sections import Config
-from mae.objectives.autoencoders.backbones import Backbone, encode_map
-from mae.objectives.autoencoders.model import Autoencoder, Noise
-from mae.objectives.base import Output, full_precision
+from mae.objectives.autoencoders.backbones import Backbone
+from mae.objectives.autoencoders.model import Autoencoder
 from mae.objectives.sparse.bottleneck import L1Bottleneck, TopKBottleneck
 from mae.objectives.sparse.declaration import sparse_model
 
@@ -28,20 +27,16 @@ class SparseAutoencoder(Autoencoder[TopKBottleneck | L1Bottleneck]):
         is_topk = isinstance(bottleneck, TopKBottleneck)
         self.weight = model.aux_weight if is_topk else model.l1_weight
 
-    def forward(
-        self, images: Shaped[Tensor, "b c h w"], noise: Noise, progress: Float[Tensor, ""]
-    ) -> Output:
-        """Error of the reconstruction, and the loss of sparsity."""
-        target = self.normalize(images)
-        features = encode_map(self.encoder, target)
-        latent = self.bottleneck(features, noise.latent, progress)
-        prediction = self.decode_normalized(latent.values, target)
-        sparsity = self.sparsity_loss(features, latent.values, target, prediction)
-        with full_precision(images.device):
-            errors = (prediction.to(target.dtype) - target).square()
-            losses = {"reconstruction": errors.mean(), "sparsity": self.weight * sparsity}
-            statistics = {"psnr": self.psnr(errors.detach()).mean(), **latent.statistics}
-        return Output(losses, statistics, latent.carry)
+    def further_losses(
+        self,
+        features: Float[Tensor, "b d gh gw"],
+        latents: Tensor,
+        target: Float[Tensor, "b c h w"],
+        prediction: Float[Tensor, "b c h w"],
+    ) -> dict[str, Tensor]:
+        """Loss of sparsity."""
+        loss = self.sparsity_loss(features, latents, target, prediction)
+        return {"sparsity": self.weight * loss}
 
     def sparsity_loss(
         self,
