@@ -12,7 +12,6 @@ from torch import Tensor
 
 from mae.config.sections import Config
 from mae.evaluation.health import measure_held_out
-from mae.networks.vit import parameter_groups
 from mae.objectives.autoencoders.discrete import codes_in_colour
 from mae.objectives.autoencoders.discrete_declaration import entropy
 from mae.objectives.base import HeldOut, Implementation, Objective
@@ -32,10 +31,6 @@ class PriorImplementation(Implementation):
         """Build the prior around its tokenizer."""
         model = prior_model(config)
         return CodePrior(tokenizer_of(model), model)
-
-    def parameter_groups(self, objective: Objective, config: Config) -> list[dict[str, Any]]:
-        """The usual groups, without the frozen tokenizer."""
-        return parameter_groups(objective, config.optim.weight_decay)
 
     def measure(self, objective: Objective, held_out: HeldOut) -> Mapping[str, Any]:
         """Evaluate feature health, bits per code beside the frequencies alone, bits per pixel."""
