@@ -1,9 +1,9 @@
-"""Training steps of vqvae, fsq and vae beside plain loops.
+"""Training steps of vqvae, fsq, vae and kl beside plain loops.
 
 `python -m benchmarks.autoencoder_steps`.  The references have the same convolutions and optimizer:
-quantisers of vector-quantize-pytorch, a variational autoencoder written with torch.distributions;
-a plain loop without guard, meter, per-sample noise or resumable state.  All take turns in one
-process.
+quantisers of vector-quantize-pytorch, a variational autoencoder written with torch.distributions,
+diffusers' AutoencoderKL; a plain loop without guard, meter, per-sample noise or resumable state.
+All take turns in one process.
 """
 
 import argparse
@@ -22,10 +22,15 @@ from mae.commands.bench.tables import write_result
 from mae.commands.bench.timing import interleaved, machine, ratios, seconds_per_call, spread
 from mae.commands.bench.training_step import our_step, synthetic_batch, synthetic_images
 from mae.config.sections import Config
+from mae.networks.latent_diffusion import LdmSettings
+from mae.objectives.autoencoders.backbones import ldm_settings
 from mae.objectives.registry import config_type, implementation
 from mae.training.plan import build_accelerator
 
-MEMBERS = ("vqvae", "fsq", "vae")
+MEMBERS = ("vqvae", "fsq", "vae", "kl")
+
+SMALLER = {"kl": {"width": 32, "depth": 1, "stages": 2}}
+"""settings of the model that differ from the member's defaults"""
 
 
 class Reference(nn.Module):
@@ -80,11 +85,39 @@ class Reparameterised(nn.Module):
         return posterior.rsample(), nats / self.values
 
 
-def reference(member: str, config: Config, model: Any) -> Reference:
+class DiffusersLoss(nn.Module):
+    """Plain loss of latent diffusion's autoencoder on diffusers' own module."""
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+
+    def __init__(self, settings: LdmSettings, model: Any, weight: float) -> None:
+        from diffusers import AutoencoderKL
+
+        super().__init__()
+        library: Any = AutoencoderKL
+        self.model, self.weight = library(**settings.model_settings()), weight
+        for name in ("pixel_scale", "pixel_shift"):
+            self.register_buffer(name, getattr(model, name))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Mean absolute error, and KL divergence per value."""
+        pixels = images * self.pixel_scale + self.pixel_shift
+        posterior = self.model.encode(pixels).latent_dist
+        errors = (self.model.decode(posterior.sample()).sample - pixels).abs()
+        return errors.mean() + self.weight * posterior.kl().mean() / pixels[0].numel()
+
+
+def reference(member: str, config: Config, model: Any) -> nn.Module:
     """Reference implementation of a member with the networks of `model`."""
+    settings: Any = config.model
+    if member == "kl":
+        return DiffusersLoss(ldm_settings(config), model, settings.kl_weight)
+    if member == "vae":
+        values = config.data.in_chans * prod(model.img_size)
+        return Reference(model, Reparameterised(values))
     import vector_quantize_pytorch as library
 
-    settings: Any = config.model
     if member == "vqvae":
         quantizer = library.VectorQuantize(
             dim=settings.latent_dim,
@@ -96,27 +129,30 @@ def reference(member: str, config: Config, model: Any) -> Reference:
             rotation_trick=False,
         )
         return Reference(model, LibraryQuantizer(quantizer))
-    if member == "fsq":
-        return Reference(model, LibraryQuantizer(library.FSQ(list(settings.levels))))
-    return Reference(model, Reparameterised(config.data.in_chans * prod(model.img_size)))
+    return Reference(model, LibraryQuantizer(library.FSQ(list(settings.levels))))
 
 
 def build_steps(member: str, compile: bool, batch: int, size: int) -> dict[str, Callable]:
     """Steps of mae and of the reference, at equal sizes."""
     channels = {"in_chans": 3, "img_size": size}
-    train = {"batch_size": batch, "compile": compile, "precision": "fp32"}
+    train = {"batch_size": batch, "compile": compile, "precision": "fp32", "ema": 0}
     config = config_type(member).model_validate(
-        {"objective": member, "data": channels, "train": train}
+        {
+            "objective": member,
+            "data": channels,
+            "model": SMALLER.get(member, {}),
+            "train": train,
+        }
     )
     accelerator = build_accelerator(config.train, use_cpu=not torch.cuda.is_available())
     build = implementation(member).build
     torch.manual_seed(0)
     ours, theirs = build(config), build(config)
-    fed = synthetic_batch(config, ours.img_size, batch)
+    given = synthetic_batch(config, ours.img_size, batch)
     images = synthetic_images(config, ours.img_size, batch).to(accelerator.device)
     other = reference(member, config, theirs)
     return {
-        "mae": our_step(ours, config, fed, accelerator),
+        "mae": our_step(ours, config, given, accelerator),
         "plain loop": plain_step(other, config, images, accelerator),
     }
 

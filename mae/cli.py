@@ -7,30 +7,44 @@ import argparse
 import importlib
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 from mae import __version__
+from mae.base.device import idle_gpus
 from mae.base.errors import UserError
-from mae.base.exit_status import FIRST_PROCESS_SECONDS, exit_code
+from mae.base.exit_status import exit_code
+from mae.base.local_launch import OPTION, launched, processes_option, split_processes
 from mae.base.output import guarded_output
+from mae.base.portion import leave_launch
 from mae.commands import (
+    anomaly,
     attention,
     attentive,
+    compress,
+    decompress,
+    denoise,
+    duplicates,
+    edit,
+    embed,
     evaluate,
+    explore,
     export,
     features,
     fewshot,
     index,
     inspect_batch,
+    interpolate,
     knn,
+    latents,
     neighbours,
     pack,
     pca,
     probe,
     reconstruct,
     report,
+    sae_report,
     sample,
+    search,
     segment,
     supervise,
     verify,
@@ -38,7 +52,7 @@ from mae.commands import (
 from mae.commands.bench import command as bench
 
 ENTRY_POINTS = {
-    "pretrain": "pretrain, or resume a run (one process)",
+    "pretrain": "pretrain, or resume a run",
     "finetune": "fine-tune a pretrained encoder to classes",
 }
 """commands with a parser and a module `mae.NAME` of their own, which accelerate launches, too"""
@@ -51,9 +65,21 @@ COMMANDS = (
     report,
     reconstruct,
     sample,
+    interpolate,
+    edit,
+    latents,
+    denoise,
+    compress,
+    decompress,
+    anomaly,
     attention,
     pca,
     neighbours,
+    explore,
+    search,
+    embed,
+    duplicates,
+    sae_report,
     features,
     knn,
     probe,
@@ -65,6 +91,28 @@ COMMANDS = (
     bench,
 )
 """modules of all other commands, in the order of `mae --help`"""
+DIVIDED = (
+    "pack",
+    "index",
+    "verify",
+    "features",
+    "knn",
+    "probe",
+    "fewshot",
+    "attentive",
+    "segment",
+    "evaluate",
+    "reconstruct",
+    "denoise",
+    "compress",
+    "decompress",
+    "anomaly",
+    "embed",
+    "duplicates",
+    "latents",
+    "sae_report",
+)
+"""commands that several processes do together: those of --processes or of a launcher"""
 
 
 @guarded_output()
@@ -77,27 +125,52 @@ def main(argv: Sequence[str] | None = None) -> int:
             return importlib.import_module(f"mae.{name}").main(words)
         words = [word for word in words if word != "--supervise"]
         argv = ["supervise", sys.executable, "-m", f"mae.{name}", *words]
-    args = build_parser().parse_args(argv)
+    is_other = bool(argv) and argv[0] == "supervise"  # its COMMAND has options of its own
+    words, asked = (argv, None) if is_other else split_processes(argv)
+    args = build_parser().parse_args(words)
+
+    def check() -> None:
+        refuse_several_processes(args, asked)
 
     def work() -> int | None:
-        refuse_several_processes(args)
+        check()
+        if encodes_here(args) and (line := idle_gpus()):
+            print(line, file=sys.stderr)
         return args.work(args)
 
-    return exit_code(work)
+    code = launched(asked, "mae", words, check, uses_gpus(args))
+    if code is not None:
+        return code
+    try:
+        return exit_code(work)
+    finally:
+        leave_launch()  # once an error is printed: it ends the other processes
 
 
-def refuse_several_processes(args: argparse.Namespace) -> None:
-    """Raise UserError under a launcher of several processes, where each would do all the work.
+def encodes_here(args: argparse.Namespace) -> bool:
+    """True where all GPUs of the machine could take part: no job array, no features of files."""
+    in_array = getattr(args, "part", None) or getattr(args, "join", False)
+    is_of_files = getattr(args, "run", "") is None
+    return args.command in DIVIDED and uses_gpus(args) and not in_array and not is_of_files
 
-    `attentive` and `probe --protocol mae` divide theirs.
+
+def uses_gpus(args: argparse.Namespace) -> bool:
+    """True where the command computes on GPUs, if there are any."""
+    return getattr(args, "device", "cpu") in ("auto", "cuda")
+
+
+def refuse_several_processes(args: argparse.Namespace, asked: str | None) -> None:
+    """Raise UserError where a command that does not divide its work gets several processes.
+
+    They are `asked` for by --processes, or started by a launcher, and each would do all the work.
     """
-    count = os.environ.get("WORLD_SIZE", "1")
-    divides = args.command in ("attentive", "supervise") or getattr(args, "protocol", None) == "mae"
-    if divides or not count.isdecimal() or int(count) < 2:
+    command, count = args.command.replace("_", "-"), os.environ.get("WORLD_SIZE", "1")
+    if args.command in (*DIVIDED, "supervise"):
         return
-    if os.environ.get("RANK", "0") != "0":
-        time.sleep(FIRST_PROCESS_SECONDS)  # the first reports it alone; then the launcher ends all
-    command = args.command.replace("_", "-")
+    if asked is not None:
+        raise UserError(f"{OPTION}: {command} runs in one process: leave the option out")
+    if not count.isdecimal() or int(count) < 2:
+        return
     raise UserError(
         f"{command} runs in one process, and each of {count} would do all of its work: start it "
         f"without the launcher, as mae {command} …"
@@ -111,7 +184,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Self-supervised pretraining on your own images: masked autoencoders and "
         "other objectives.",
         epilog="`mae COMMAND --help` has the options of a command. A run on several GPUs: "
-        "accelerate launch -m mae.pretrain CONFIG.",
+        "mae pretrain CONFIG --processes auto.",
     )
     parser.add_argument("--version", action="version", version=f"mae {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -119,6 +192,8 @@ def build_parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text)
     for module in COMMANDS:
         module.add_parser(commands)
+    for name in DIVIDED:
+        processes_option(commands.choices[name.replace("_", "-")])
     return parser
 
 

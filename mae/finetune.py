@@ -1,4 +1,4 @@
-"""Fine-tuning: `accelerate launch -m mae.finetune SOURCE [section.key=value …]`.
+"""Fine-tuning: `mae finetune SOURCE [section.key=value …] [--processes N]`.
 
 SOURCE is the run folder of a pretraining or one of its checkpoints, whose encoder, sizes,
 normalisation and data are used; or a YAML file of settings with init.from=… (init.from=none trains
@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae.base.exit_status import DONE, exit_code
+from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
-from mae.config.loading import describe_settings
 from mae.config.sections import Config
+from mae.config.settings_help import describe_settings
 from mae.objectives.registry import declarations
 from mae.training.start import start
 
@@ -41,27 +42,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="check settings and data, run one step, estimate memory and time",
     )
-    args = parser.parse_intermixed_args(argv)
+    processes_option(parser)
+    words, asked = split_processes(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_intermixed_args(words)
     configs: list[Config] = []
 
     def load() -> Config:
         configs.append(trained.settings_from(args.source, args.settings))
-        return configs[0]
+        return configs[-1]
 
+    code = launched(asked, "mae.finetune", words, load)
+    if code is not None:
+        return code
     code = start(load, args.dry_run)
     is_first = os.environ.get("RANK", "0") == "0"
-    if code == DONE and not args.dry_run and is_first and configs[0].data.val:
-        return _evaluate(configs[0])
+    if code == DONE and not args.dry_run and is_first and configs[-1].data.val:
+        return _evaluate(configs[-1])
     return code
 
 
 def _evaluate(config: Config) -> int:
     """Evaluate the last checkpoint on data.val; the exit code."""
-    from mae.base.device import choose_device
+    from mae.base.device import choose_device, loader_count
     from mae.commands.evaluate import evaluate_run
 
     folder = Path(config.output)
-    out, workers = folder / "evaluation.json", config.data.workers
+    out, workers = folder / "evaluation.json", loader_count(config.data.workers)
 
     def work() -> None:
         device = choose_device("auto")

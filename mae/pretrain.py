@@ -1,6 +1,7 @@
-"""Pretraining: `accelerate launch -m mae.pretrain CONFIG [section.key=value …]`.
+"""Pretraining: `mae pretrain CONFIG [section.key=value …] [--processes N]`.
 
-The same command resumes from the last checkpoint.
+The same command resumes from the last checkpoint.  `accelerate launch -m mae.pretrain CONFIG …`
+starts it on several machines, or with sharded weights (launch/).
 """
 
 import argparse
@@ -8,9 +9,11 @@ import sys
 from collections.abc import Sequence
 
 from mae.base.errors import UserError
+from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
-from mae.config.loading import describe_settings, load_config
+from mae.config.loading import load_config
 from mae.config.sections import Config
+from mae.config.settings_help import describe_settings
 from mae.training.start import start
 
 COMMAND = "mae pretrain"
@@ -38,14 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--supervise", action="store_true", help="relaunch after crashes (`mae pretrain` only)"
     )
-    args = parser.parse_intermixed_args(argv)
+    processes_option(parser)
+    words, asked = split_processes(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_intermixed_args(words)
 
     def load() -> Config:
         if args.supervise:
             raise UserError("--supervise: use mae pretrain --supervise …, or mae supervise …")
         return load_config(args.config, args.settings, command=COMMAND)
 
-    return start(load, args.dry_run)
+    code = launched(asked, "mae.pretrain", words, load)
+    return start(load, args.dry_run) if code is None else code
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from tests.runs import launch, write_config
+from tests.runs import command, completed, on_two_processes, write_config
 from tests.servers import web_server
 
 # Golden numbers and equal bits are the CPU's; what the tests start inherits this.
@@ -81,7 +81,7 @@ def reference_run(tmp_path_factory, shards):
 
 @pytest.fixture(scope="session")
 def reference_run_by_two(tmp_path_factory, shards):
-    """A finished run of two processes, each with a decoding process of its own."""
+    """A finished run of `--processes 2`, each with a decoding process of its own."""
     settings = ("train.num_processes=2", "data.workers=1")
     name = "reference-run-by-two"
     return _reference_run(tmp_path_factory, name, shards, *settings, processes=2)
@@ -94,6 +94,14 @@ def in_process(monkeypatch):
     from tests.export_checks import run_here
 
     monkeypatch.setattr("mae.export.folder.run_check", run_here)
+
+
+@pytest.fixture(scope="module")
+def few_patches():
+    """Detectors of anomalies keep few patches, since time is short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mae.anomaly.scorers.CORESET", 300)
+        yield
 
 
 @pytest.fixture
@@ -129,7 +137,11 @@ def _reference_run(
     processes: int = 1,
 ) -> ReferenceRun:
     def make(folder: Path) -> None:
-        done = launch(write_config(folder, shards), *settings, processes=processes)
+        config = write_config(folder, shards)
+        words = command(config, *settings)
+        if processes == 2:
+            words = on_two_processes("pretrain", str(config), *settings)
+        done = completed(words)
         assert done.returncode == 0, done.stderr
         (folder / "printed").write_text(done.stdout)
 

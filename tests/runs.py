@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-LAUNCH = Path(__file__).parent.parent / "launch"
+ROOT = Path(__file__).parents[1]
+LAUNCH = ROOT / "launch"
 
 TINY = """\
 model:
@@ -45,30 +46,41 @@ def command(config: Path, *settings: str, processes: int = 1) -> list[str]:
 
 def launched(module: str, *words: str, processes: int = 1) -> list[str]:
     """The command line of a module, on as many processes."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu"]
-        launcher += ["--num_processes", str(processes), "--num_machines", "1"]
-        launcher += [
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-            "--main_process_port",
-            "0",
-        ]
-    return [*launcher, "-m", module, *words]
+    return [*launcher(processes), "-m", module, *words]
+
+
+def launcher(processes: int) -> list[str]:
+    """The command line up to the script or module that as many processes run."""
+    if processes == 1:
+        return [sys.executable]
+    options = ["--multi_gpu", "--num_processes", str(processes), "--num_machines", "1"]
+    options += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [sys.executable, "-m", "accelerate.commands.launch", *options]
+
+
+def on_two_processes(*words: str) -> list[str]:
+    """The command line of `mae WORDS` on two processes of this machine."""
+    return [sys.executable, "-m", "mae", *words, "--processes", "2"]
+
+
+def forked(program: str, *words: str) -> list[str]:
+    """The command line of a module or script on two processes, without accelerate's launcher."""
+    return [sys.executable, "-m", "tests.forked", "2", program, *words]
 
 
 def launch(config: Path, *settings: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
     """Run to the end."""
-    return subprocess.run(
-        command(config, *settings, processes=processes),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=300,
-    )
+    return completed(command(config, *settings, processes=processes))
+
+
+def launch_forked(config: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Run to the end on two processes, without accelerate's launcher."""
+    return completed(forked("mae.pretrain", str(config), *settings))
+
+
+def completed(line: list[str]) -> subprocess.CompletedProcess[str]:
+    """A command line, run to its end."""
+    return subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=300)
 
 
 def launch_and_kill(config: Path, *settings: str, after_step: int, processes: int = 1) -> None:
@@ -92,18 +104,22 @@ def run_and_kill(words: list[str], metrics: Path, after_step: int, is_launcher: 
             assert time.monotonic() < deadline, "the run did not start"
             time.sleep(0.005)
     finally:
-        launcher = psutil.Process(process.pid)
-        launcher.suspend()  # else it tidies up; its processes lead sessions of their own
-        family = [launcher, *(launcher.children(recursive=True) if is_launcher else [])]
-        for member in family:
+        first = psutil.Process(process.pid)
+        first.suspend()  # else it tidies up; its processes lead sessions of their own
+        members = [first, *(first.children(recursive=True) if is_launcher else [])]
+        for member in members:
             member.kill()
         process.wait()
-        psutil.wait_procs(family[1:])
+        psutil.wait_procs(members[1:])
 
 
 def environment() -> dict[str, str]:
-    """One thread per process, as the multi-process launcher sets it: sums add up in one order."""
-    return os.environ | {"OMP_NUM_THREADS": "1"}
+    """Environment of what the tests start: this repository's modules, one thread per process.
+
+    One thread is what the launcher of several processes sets: sums add up in one order.
+    """
+    path = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)}
 
 
 def metrics_of(run: Path) -> list[dict]:

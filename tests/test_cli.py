@@ -8,7 +8,8 @@ import sys
 import pytest
 from PIL import Image
 
-from mae.cli import build_parser, main
+from mae.base.errors import UserError
+from mae.cli import main
 from tests.runs import write_config
 
 
@@ -126,11 +127,50 @@ def test_pack_succeeds_where_statistics_fail(tmp_path, capsys):
     assert printed.splitlines()[-1] == f"  '{tmp_path}/out/train-*.tar'"
 
 
-@pytest.mark.parametrize("command", [["pack", "a", "b"], ["verify", "a"]])
-def test_processes_are_as_many_as_the_cores_that_may_be_used(command, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+def test_workers_are_counted_where_they_start(run, shards, monkeypatch):
+    """Reports do not name them: they are the same on any machine and number of processes."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
-    assert build_parser().parse_args(command).workers == 3
+    asked = []
+
+    def verify(shards, key, workers, *others, **options):
+        asked.append(workers)
+        raise UserError("no more of it")
+
+    monkeypatch.setattr("mae.data.verify.verify_shards", verify)
+    assert main(["verify", shards]) == 2
+    assert asked == [3]
+    assert main(["knn", str(run), "--train", shards, "--test", shards]) == 0
+    settings = json.loads((run / "knn.json").read_text())["settings"]
+    assert settings["k"] == 20 and not {"workers", "processes"} & settings.keys()
+
+
+def test_several_processes_are_offered_where_they_divide_the_work(capsys):
+    """The others refuse them, in one line."""
+    commands = ("pretrain", "finetune", "attentive", "probe", "report", "export", "sample")
+    offering = []
+    for command in commands:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        offering += [command] * ("--processes N" in capsys.readouterr().out)
+    assert offering == ["pretrain", "finetune", "attentive", "probe"]
+    for words in (["report", "run"], ["export", "run", "out"]):
+        assert main([*words, "--processes", "2"]) == 2
+        line = f"mae: --processes: {words[0]} runs in one process: leave the option out\n"
+        assert capsys.readouterr().err == line
+
+
+def test_an_abbreviated_number_of_processes_is_no_number(capsys):
+    with pytest.raises(SystemExit):
+        main(["attentive", "run", "--train", "a", "--test", "b", "--process", "2"])
+    assert "write --processes in full" in capsys.readouterr().err
+
+
+def test_idle_gpus_are_named_before_the_work(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("mae.cli.idle_gpus", lambda: "1 of 8 GPUs are used: …")
+    words = ["attentive", f"{tmp_path}/none", "--train", "a", "--test", "b"]
+    for device, lines in (("auto", 2), ("cpu", 1)):
+        assert main([*words, "--device", device]) == 2
+        assert len(capsys.readouterr().err.splitlines()) == lines
 
 
 def test_a_reader_that_goes_away_is_no_traceback(shards):

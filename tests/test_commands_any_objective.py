@@ -13,6 +13,7 @@ from PIL import Image
 
 from mae.cli import build_parser, main
 from mae.objectives import registry
+from tests.explore.tables import columns, write
 
 SETTINGS = """\
 output: {folder}/run
@@ -54,9 +55,13 @@ DOES = [
     Row("verify {train} --workers 0"),
     Row("inspect-batch {run} 2 --out {out}/batch.png", ["batch.png"]),
     Row("report {run} --out {out}/report.html", ["report.html"]),
+    Row("explore {table} --out {out}/map.html", ["map.html"]),
     Row("reconstruct {run} {test} --out {out}/r.png", ["r.png", "r.json"]),
     Row("reconstruct {run} {picture} --out {out}/r.html --columns original error", ["r.html"]),
     Row("neighbours {run} {test} --among {train} --out {out}/n.png", ["n.png"]),
+    Row("search {run} 3 --among {train} --out {out}/s.html", ["s.html", "s.json"]),
+    Row("embed {train} --with {run} --out {out}/e.parquet", ["e.parquet"]),
+    Row("duplicates {test} --against {train} --with {run} --out {out}/d.json", ["d.json"]),
     Row("features {run} {train} --out {out}/f.safetensors", ["f.safetensors"]),
     Row(f"knn {{run}} {LABELLED} --baselines --out {{out}}/knn.json", ["knn.json"]),
     Row(f"probe {{run}} {LABELLED} --splits 1 --out {{out}}/probe.json", ["probe.json"]),
@@ -99,8 +104,46 @@ REFUSES = [
     Row(
         "sample {run} --files {out}/files --out {out}/s.png",
         refusal="objective toy has no samples; mae sample needs them; objectives with them: vae, "
-        "beta_vae, prior",
+        "beta_vae, aae, ladder, prior",
     ),
+    Row(
+        "interpolate {run} {picture} {picture} --files {out}/files --out {out}/i.png",
+        refusal="objective toy has no latents to decode; mae interpolate needs them; objectives "
+        "with them: ae, dae, sparse, vae, beta_vae, aae, ladder, kl",
+    ),
+    Row(
+        "edit {run} {test} --direction {train} --attribute 1 --files {out}/files --out {out}/e.png",
+        refusal="objective toy has no latents to decode; mae edit needs them; objectives with "
+        "them: ae, dae, sparse, vae, beta_vae, aae, ladder, kl",
+    ),
+    Row(
+        "latents {run} {test} {out}/l",
+        refusal="objective toy has no latents; mae latents needs them; objectives with them: ae, "
+        "dae, sparse, vae, beta_vae, aae, ladder, vqvae, vqvae2, fsq, kl",
+    ),
+    Row(
+        "sae-report {run} --test {test} --out {out}/s.html",
+        refusal="objective toy has no sparse latents; mae sae-report needs them; objectives with "
+        "them: sparse, sae",
+    ),
+    Row(
+        "denoise {run} {test} --out {out}/d",
+        refusal="objective toy has no denoised images; mae denoise needs them; objectives with "
+        "them: dae, noise2void",
+    ),
+    Row(
+        "compress {run} {test} --out {out}/c",
+        refusal="objective toy has no codes; mae compress needs them; objectives with them: "
+        "vqvae, vqvae2, fsq, prior",
+    ),
+    Row("decompress {picture} --with {run} --out {out}/c", refusal="holds no compressed images"),
+    Row(
+        "anomaly fit {out}/a --normal {train} --calibration {test} --features {run}",
+        refusal="objective toy has no Vision Transformer's blocks; mae anomaly needs them",
+    ),
+    Row("anomaly score {run} {test} --out {out}/a.json", refusal="is no detector of this version"),
+    Row("anomaly export {run} {out}/program", refusal="is no detector of this version"),
+    Row("anomaly evaluate {run} --test {test}", refusal="is no detector of this version"),
     Row("attention {run} {test}", refusal="objective toy has no attention blocks of a Vision"),
     Row("pca {run} {test}", refusal="objective toy has no patch tokens; mae pca needs them"),
     Row(
@@ -154,6 +197,7 @@ def names(toy, make_shards, make_image, tmp_path_factory):
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(SITE)
     assert main(["pretrain", str(config)]) == 0
+    write(folder / "table.parquet", columns(12))
     return {
         "run": folder / "run",
         "config": config,
@@ -163,6 +207,7 @@ def names(toy, make_shards, make_image, tmp_path_factory):
         "pictures": folder / "pictures",
         "picture": folder / "pictures" / "0.png",
         "site": folder / "site",
+        "table": folder / "table.parquet",
     }
 
 

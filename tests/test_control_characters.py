@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mae.cli import main
+from tests.explore.tables import write
 
 NAMES = (
     "a\rmae: all good",
@@ -78,3 +79,20 @@ def test_the_page_of_a_run_shows_them_escaped(tmp_path, reference_run):
     page = Path(run, "report.html").read_text()
     assert "k\\x1b[2J\\u202e&lt;b&gt;" in page
     assert "\x1b" not in page and "\u202e" not in page
+
+
+def test_the_map_of_a_table_shows_them_escaped(tmp_path, capsys):
+    content = {
+        "x": [0.0] * len(NAMES),
+        "y": [0.0] * len(NAMES),
+        "key": [*NAMES],
+        "camera": [*NAMES],
+        "image": [b"none"] * len(NAMES),
+    }
+    table = write(tmp_path / "table.parquet", content)
+    assert main(["explore", str(table), "--title", NAMES[1]]) == 0
+    printed = capsys.readouterr()
+    assert "7 of 7 thumbnails cannot be shown" in printed.out
+    assert "b\\\\x1b[2J" in table.with_suffix(".html").read_text()
+    for text in (printed.out, printed.err, table.with_suffix(".html").read_text()):
+        assert_plain(text)

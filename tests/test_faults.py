@@ -242,12 +242,12 @@ def test_a_signal_after_the_last_step_changes_nothing(code, shards, tmp_path, mo
 
 
 def test_the_clock_of_the_wall_is_not_asked(shards, undisturbed, tmp_path, monkeypatch):
-    """It jumps back an hour at each look, and all checkpoints are equally old, or older."""
+    """It jumps back an hour at each reading, and all checkpoints are equally old, or older."""
     config = write_config(tmp_path, shards)
     now, often = time.time(), ("train.checkpoint_every=1000", "train.checkpoint_minutes=0.00001")
     with monkeypatch.context() as patch:
-        looks = iter(range(10**9))
-        patch.setattr(time, "time", lambda: now - 3600 * next(looks))
+        readings = iter(range(10**9))
+        patch.setattr(time, "time", lambda: now - 3600 * next(readings))
         disturb(patch, Tracker, "report", after=terminate, at=8)
         assert main([str(config), *often]) == 75
         assert saved(tmp_path / "run") == [8, 9]
@@ -405,31 +405,30 @@ class Launched:
     def __init__(self, line: list[str], folder: Path, patience: float = 2) -> None:
         self.log = folder / "stderr"
         self.metrics = folder / "run" / "metrics.jsonl"
-        path = {"PYTHONPATH": str(Path(__file__).parent.parent)}
         patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(patience)}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                line, stdout=subprocess.DEVNULL, stderr=log, env=environment() | path | patient
+                line, stdout=subprocess.DEVNULL, stderr=log, env=environment() | patient
             )
-        self.family: dict[int, psutil.Process] = {}
+        self.members: dict[int, psutil.Process] = {}
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that train, in order; none yet while they are being started."""
         found = {}
         for one in self.living():
             with suppress(psutil.Error):
-                parent = self.family.get(one.ppid())
+                parent = self.members.get(one.ppid())
                 rank = one.environ().get("RANK")
                 if rank and parent and "RANK" not in parent.environ():
                     found[int(rank)] = one
         return [found[rank] for rank in sorted(found)]
 
     def living(self) -> list[psutil.Process]:
-        """Living processes of the run, added to `family`."""
+        """Living processes of the run, added to `members`."""
         with suppress(psutil.NoSuchProcess):
             launcher = psutil.Process(self.process.pid)
             living = [launcher, *launcher.children(recursive=True)]
-            self.family |= {one.pid: one for one in living}
+            self.members |= {one.pid: one for one in living}
             return living
         return []
 
@@ -451,11 +450,11 @@ class Launched:
                 self.living()
                 time.sleep(0.05)
             code = self.process.poll()  # before psutil takes note of it
-            _, alive = psutil.wait_procs(self.family.values(), timeout=15)
+            _, alive = psutil.wait_procs(self.members.values(), timeout=15)
             assert code is not None and not alive, (alive, self.stderr())
             return code
         finally:
-            for one in self.family.values():
+            for one in self.members.values():
                 with suppress(psutil.Error):
                     one.kill()
             self.process.wait()
@@ -601,7 +600,7 @@ def test_a_read_that_never_returns_ends_the_run_by_name(shards, undisturbed, tmp
         [sys.executable, "-c", STUCK, str(tmp_path / "pipe"), str(config), *settings],
         capture_output=True,
         text=True,
-        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=environment(),
         timeout=100,
     )
     assert done.returncode == 1

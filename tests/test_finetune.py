@@ -24,7 +24,15 @@ from mae.objectives.classifier.recipe import finetune_settings, recipe_for
 from mae.objectives.mae.declaration import model_of as vit_of
 from mae.training.checkpoint.trained import load_pretrained
 from tests.evaluation.test_features import spoil
-from tests.runs import command, environment, final_weights, metrics_of, write_config
+from tests.runs import (
+    command,
+    completed,
+    environment,
+    final_weights,
+    metrics_of,
+    on_two_processes,
+    write_config,
+)
 
 SETTINGS = (
     *("train.epochs=3", "train.batch_size=12", "optim.warmup_epochs=1", "optim.lr=1e-3"),
@@ -49,9 +57,9 @@ def pretrained(tmp_path_factory, shards):
     return folder / "run"
 
 
-def typed(source, out, *settings, processes=1):
+def typed(source, out, *settings):
     """Command line of `mae finetune` for a subprocess."""
-    words = command(source, f"output={out}", *SETTINGS, *settings, processes=processes)
+    words = command(source, f"output={out}", *SETTINGS, *settings)
     return [word.replace("mae.pretrain", "mae.finetune") for word in words]
 
 
@@ -192,7 +200,7 @@ def test_bad_test_images_are_named_counted_and_limited(finetuned, make_shards, t
     printed = capsys.readouterr()
     assert "key sample-00003" in printed.err and "22 images, 2 bad" in printed.out
     report = json.loads((copy / "evaluation.json").read_text())
-    assert report["bad"] == 2 and "key sample-00005" in report["left_out"][1]
+    assert report["bad"] == 2 and "key sample-00005" in report["skipped"][1]
     settings = (copy / "config.yaml").read_text()
     (copy / "config.yaml").write_text(re.sub("max_bad: .*", "max_bad: 1", settings))
     (copy / "evaluation.json").unlink()
@@ -521,8 +529,9 @@ def test_a_classifier_goes_to_timm_and_onnx(finetuned, tmp_path, capsys):
 
 def test_two_processes_train_and_evaluate_together(pretrained, tmp_path):
     """Held-out averages are over all images, each once."""
-    words = typed(pretrained, tmp_path / "run", "train.epochs=1.5", processes=2)
-    done = subprocess.run(words, capture_output=True, text=True, env=environment(), timeout=300)
+    out = f"output={tmp_path}/run"
+    words = ["finetune", str(pretrained), out, *SETTINGS, "train.epochs=1.5"]
+    done = completed(on_two_processes(*words))
     assert done.returncode == 0, done.stderr
     assert "batch   12 = 2 processes x 1 accumulated x 6 images" in done.stdout
     assert done.stdout.count("accuracy  ") == 1, "evaluated once, by the first process"
@@ -555,7 +564,7 @@ def test_stopped_by_a_signal_it_resumes_bit_for_bit(pretrained, tmp_path):
     assert "the same command continues the run" in errors
     (stopped,) = (out / "checkpoints").glob("step-*")
     assert 3 <= int(stopped.name.removeprefix("step-")) < 40
-    assert not (out / "evaluation.json").exists(), "only a run that came to its end is judged"
+    assert not (out / "evaluation.json").exists(), "only a run that came to its end is evaluated"
     assert finetune(pretrained, out, *own) == 0
     whole = final_weights(tmp_path / "whole")
     assert all(torch.equal(value, whole[key]) for key, value in final_weights(out).items())

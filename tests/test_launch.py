@@ -212,7 +212,7 @@ def test_slurm_outside_of_a_job_says_what_to_type():
     assert done.returncode != 0 and "start this with sbatch" in done.stderr
 
 
-def test_slurm_tells_the_batch_shell_in_time_and_keeps_one_log():
+def test_slurm_signals_the_batch_shell_in_time_and_keeps_one_log():
     text = (ROOT / "launch" / "slurm.sbatch").read_text()
     for directive in ("--signal=B:USR1@300", "--requeue", "--open-mode=append"):
         assert f"\n#SBATCH {directive}\n" in text

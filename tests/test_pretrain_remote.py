@@ -13,6 +13,7 @@ from tests.runs import (
     final_weights,
     launch,
     launch_and_kill,
+    launch_forked,
     metrics_of,
     same_weights,
     write_config,
@@ -62,7 +63,7 @@ def test_two_processes_with_workers_download_each_shard_once(local, tmp_path):
         for shard in shards:
             server.serve(f"/{shard.name}", body(shard.read_bytes()))
         config = remote_config(tmp_path / "remote", server.url)
-        result = launch(config, *SETTINGS, "data.workers=1", processes=2)
+        result = launch_forked(config, *SETTINGS, "data.workers=1")
         assert result.returncode == 0, result.stderr
         assert [server.gets(f"/{shard.name}") for shard in shards] == [1] * SHARDS
         losses = [

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from mae.cli import main
+from tests.anomaly.surfaces import shard
 from tests.runs import write_config
 from tests.servers import body, status
 
@@ -110,3 +111,25 @@ def test_a_run_records_a_bad_image_of_a_command_without_its_words(
     assert main(["report", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr()
     assert_secrets_are_nowhere(tmp_path, printed.out + printed.err)
+
+
+def test_a_detector_records_no_secret_and_its_export_asks_for_the_images(
+    server, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    addresses = []
+    for name, first in (("normal", 0), ("calibration", 100)):
+        shard(tmp_path / "a.tar", first, [0] * 9)
+        address = server.serve(f"/{name}.tar", body((tmp_path / "a.tar").read_bytes()))
+        address = address.replace("://", f"://me:{OTHER}@")
+        addresses.append(f"{address}?X-Amz-Signature={SECRET}")
+    out = tmp_path / "detector"
+    words = ["anomaly", "fit", str(out), "--channels", "1", "--alpha", "0.2", "--workers", "0"]
+    assert main([*words, "--normal", addresses[0], "--calibration", addresses[1]]) == 0
+    recorded = json.loads((out / "detector.json").read_text())["calibration_shards"]
+    assert recorded == [f"{server.url}/calibration.tar?…"]
+    said = capsys.readouterr()
+    assert main(["anomaly", "export", str(out), str(tmp_path / "program")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "was not recorded with the detector: give the calibration images again by" in line
+    assert_secrets_are_nowhere(tmp_path, said.out + said.err + line)

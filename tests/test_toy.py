@@ -5,9 +5,7 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,8 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from mae.config.loading import describe_settings, load_config
+from mae.config.loading import load_config
+from mae.config.settings_help import describe_settings
 from mae.data.training_data import open_training_data
 from mae.objectives import registry
 from mae.objectives.base import total_loss
@@ -23,7 +22,16 @@ from mae.pretrain import main
 from mae.training.checkpoint.trained import build_objective
 from mae.training.plan import make_plan
 from mae.training.step import merge_carry
-from tests.runs import environment, exit_status, final_weights, metrics_of, same_weights
+from tests.runs import (
+    completed,
+    exit_status,
+    final_weights,
+    forked,
+    launched,
+    metrics_of,
+    run_and_kill,
+    same_weights,
+)
 from tests.toy import implementation
 
 STEPS = 20
@@ -48,25 +56,6 @@ def write_config(folder: Path, shards: str) -> Path:
     path = folder / "toy.yaml"
     path.write_text(SETTINGS.format(folder=folder, shards=shards))
     return path
-
-
-def command(module: str, *words: str, processes: int = 1) -> list[str]:
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-        launcher += ["--num_processes", str(processes), "--mixed_precision", "no"]
-        launcher += ["--dynamo_backend", "no", "--main_process_port", "0"]
-    return [*launcher, "-m", module, *words]
-
-
-def run(*words: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*words, processes=processes),
-        capture_output=True,
-        text=True,
-        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        timeout=300,
-    )
 
 
 def here(*words: str, is_double: bool = False) -> str:
@@ -173,20 +162,11 @@ def test_panels_and_health_are_the_defaults(undisturbed):
 
 
 def test_killed_it_resumes_bit_for_bit(undisturbed, shards, tmp_path):
-    config = write_config(tmp_path, shards)
-    process = subprocess.Popen(
-        command("tests.toy", "pretrain", str(config)),
-        stdout=subprocess.DEVNULL,
-        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},
-    )
-    metrics, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
-    while not (metrics.exists() and '"step": 9,' in metrics.read_text()):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = run("tests.toy", "pretrain", str(config))
-    assert done.returncode == 0 and "resumed at step" in done.stdout
+    config = str(write_config(tmp_path, shards))
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    run_and_kill(launched("tests.toy", "pretrain", config), metrics, 9, is_launcher=False)
+    assert 9 <= metrics_of(tmp_path / "run")[-1]["step"] < STEPS
+    assert "resumed at step" in here(config)
     assert same_weights(final_weights(tmp_path / "run"), final_weights(undisturbed[0]))
 
 
@@ -226,7 +206,7 @@ def test_accumulation_changes_nothing(in_double, shards, tmp_path):
 
 
 def test_two_processes_change_nothing(in_double, shards, tmp_path):
-    done = run("tests.toy.double", str(write_config(tmp_path, shards)), processes=2)
+    done = completed(forked("tests.toy.double", str(write_config(tmp_path, shards))))
     assert done.returncode == 0, done.stderr
     assert "2 processes x 1 accumulated x 4 images" in done.stdout
     assert_close(tmp_path / "run", in_double)
@@ -273,9 +253,7 @@ print("equal")
 
 def test_one_compiled_graph_for_any_progress():
     """Covers full-precision regions; in a subprocess, as jaxtyping's checks do not compile."""
-    words = [sys.executable, "-c", COMPILED]
-    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | path)
+    done = completed([sys.executable, "-c", COMPILED])
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["equal"]
 

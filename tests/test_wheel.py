@@ -1,4 +1,4 @@
-"""The wheel: the package, its recipes and its launcher files, and nothing else."""
+"""The wheel: the package, its recipes, launcher files and pages, and nothing else."""
 
 import subprocess
 import sys
@@ -28,6 +28,7 @@ def wheel(tmp_path_factory):
         ("configs/*.yaml", "recipes"),
         ("launch/*.yaml", "launchers"),
         ("launch/*.sbatch", "launchers"),
+        ("mae/explore/assets/*", "explore/assets"),
     ],
 )
 def test_recipes_and_launcher_files_are_inside(wheel, pattern, folder):

@@ -11,14 +11,13 @@ def run_two(program: str, folder: Path) -> list[str]:
     """Run `program` twice at once, with `folder` and the rank as arguments; return both outputs."""
     file = folder / "program.py"
     file.write_text(program)
-    path = {"PYTHONPATH": str(Path(__file__).parents[1])}
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "error::FutureWarning", str(file), str(folder), str(rank)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment() | path,
+            env=environment(),
         )
         for rank in range(2)
     ]

@@ -39,3 +39,10 @@ class WorkerDied(RunFailed):
 
 class DataTimeout(RunFailed):
     """Wait for data that took longer than allowed."""
+
+
+class PartDone(Exception):
+    """Orderly end of a process whose portion of divided work is done (exit code 0).
+
+    Another process joins the portions.  The message, if any, is for the user.
+    """

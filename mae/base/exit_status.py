@@ -3,13 +3,14 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from mae.base.errors import RunFailed, UserError
+from mae.base.errors import PartDone, RunFailed, SampleError, StorageError, UserError
 from mae.base.output import guarded_output
 from mae.base.redaction import without_secrets
 from mae.base.rows import append_row, read_file
@@ -48,16 +49,33 @@ def exit_code(work: Callable[[], int | None], program: str = "mae") -> int:
 def _exit_code(work: Callable[[], int | None], program: str) -> int:
     try:
         return work() or DONE
+    except PartDone as done:
+        if str(done):
+            print(done)
+        return DONE
     except UserError as error:
+        if not isinstance(error, SampleError | StorageError):
+            _let_first_report()
         for line in str(error).split("\n"):
             print(f"{program}: {line}", file=sys.stderr)
         return WRONG_USE
     except RunFailed as error:
+        _let_first_report()
         print(f"{program}: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
-        print(f"\n{program}: interrupted", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\n{program}: interrupted", file=sys.stderr)
         return FAILED
+
+
+def _let_first_report() -> None:
+    """Wait, in all processes of a launch but the first, which reports an error common to all.
+
+    Then the launcher ends the others.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+        time.sleep(FIRST_PROCESS_SECONDS)
 
 
 class ExitStatus(NamedTuple):

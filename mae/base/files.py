@@ -1,5 +1,6 @@
 """Atomic writing of files and folders, JSON files, and the run folder of a checkpoint."""
 
+import fcntl
 import json
 import os
 import secrets
@@ -7,12 +8,13 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from mae.base.errors import UserError
+from mae.base.errors import StorageError, UserError
 from mae.base.redaction import without_secrets
 from mae.base.rows import read_file
 
@@ -29,21 +31,44 @@ KINDS = {
 }
 
 
+def require_name(out: Path, kind: str = "file or folder") -> None:
+    """Raise UserError for `.`, `/` and `..`, beside which nothing can be written: `kind` says what.
+
+    Results get their name at the end, and `with_name` needs one.
+    """
+    if out.name in ("", ".."):
+        raise UserError(f"{out}: write the name of a new {kind}")
+
+
+def require_new_folder(out: Path) -> None:
+    """Raise UserError unless `out` is the name of a new or an empty folder."""
+    require_name(out, "folder")
+    try:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out}: is a file; write the name of a new folder")
+        if out.exists() and any(out.iterdir()):
+            raise UserError(
+                f"{out}: is not empty; nothing is overwritten: write the name of a new folder"
+            )
+    except OSError as error:
+        raise UserError(f"{out}: cannot be read: {error.strerror}") from None
+
+
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `out`, which becomes `out` at the end of the block.
 
-    After an error in the block the temporary folder is deleted.  Raises UserError where `out` is
-    a file or a non-empty folder, or cannot be written.
+    After an error in the block the temporary folder is deleted; those that killed processes left
+    are deleted at the start.  Of processes that write the same `out`, the first one to end wins.
+    Raises UserError as `require_new_folder`, and where `out` cannot be written.
     """
-    if not out.name:
-        raise UserError(f"{out}: write the name of a new folder")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: is not empty; nothing is overwritten")
-    part = out.with_name(f".{out.name}.part")
-    discard(part)
+    require_new_folder(out)
+    _discard_abandoned(out)
     try:
-        part.mkdir(parents=True)
+        part, lock = _locked_part(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error}") from None
+    try:
         yield part
         if out.exists():
             out.rmdir()
@@ -52,6 +77,36 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise UserError(f"{out}: cannot be written: {error}") from None
     finally:
         discard(part)
+        os.close(lock)
+
+
+def _locked_part(out: Path) -> tuple[Path, int]:
+    """New temporary folder beside `out`, and its lock, which ends with the process."""
+    while True:
+        part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+        part.mkdir(parents=True)
+        with suppress(FileNotFoundError):
+            lock = os.open(part, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if part.exists():
+                return part, lock
+            os.close(lock)
+        # Another process took it for abandoned before it was locked.
+
+
+def _discard_abandoned(out: Path) -> None:
+    """Delete temporary folders of `out` that no process has locked."""
+    for part in out.parent.glob(f".{escape(out.name)}.{'[0-9a-f]' * 8}.part"):
+        if not part.is_dir():
+            continue  # of `new_file`
+        with suppress(OSError):
+            lock = os.open(part, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                discard(part)
+            finally:
+                os.close(lock)
 
 
 @contextmanager
@@ -59,8 +114,9 @@ def new_file(out: Path) -> Iterator[Path]:
     """Yield a temporary path beside `out`, which replaces `out` at the end of the block.
 
     After an error in the block the temporary file is deleted and `out` stays as it was.  Raises
-    UserError where `out` cannot be written.
+    UserError where `out` has no name or cannot be written.
     """
+    require_name(out, "file")
     part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +126,37 @@ def new_file(out: Path) -> Iterator[Path]:
         raise UserError(f"{out}: cannot be written: {error.strerror}") from None
     finally:
         discard(part)  # absent: renamed, or never written
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Rename the complete `folder` to `out`, a new or an empty one.
+
+    Raises StorageError where that fails.
+    """
+    try:
+        sync(folder)
+        if out.exists():
+            out.rmdir()
+        folder.rename(out)
+        sync(out.parent)
+    except OSError as error:
+        raise StorageError(f"{out}: cannot be written: {error.strerror}") from None
+
+
+def link_new(part: Path, file: Path) -> None:
+    """Give `part` the name `file` unless that is there: of processes that try, one succeeds.
+
+    On a file system without links it is replaced, and `part` is gone.  Raises FileNotFoundError
+    where the folder is gone, OSError where it cannot be written.
+    """
+    try:
+        os.link(part, file)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        raise
+    except OSError:
+        part.replace(file)
 
 
 def discard(path: Path) -> None:
@@ -133,6 +220,26 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def file_identity(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in nanoseconds: a file that changed has another.
+
+    Raises StorageError where the file is not there.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from None
+    return status.st_size, status.st_mtime_ns
+
+
+def file_content(path: Path) -> bytes:
+    """Content of a file.  Raises StorageError where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def require_regular(path: Path) -> None:

@@ -23,6 +23,11 @@ OVERWRITE = re.compile(r"\r(?:\x1b\[K)?")
 """begins a progress line, which overwrites the one before"""
 
 
+def print_error(text: str) -> None:
+    """Print progress or a warning to standard error, apart from the results."""
+    print(text, file=sys.stderr)
+
+
 class GuardedStream:
     """Text stream that writes everything as `shown`, and continues elsewhere where that fails.
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from mae.base.local_launch import split_processes
+
 MARK = "MAE_SUPERVISED"
 """environment variable that every process of the group inherits, also where its parent has died"""
 
@@ -51,13 +53,18 @@ class ProcessGroup:
 
 
 def _is_training(process: psutil.Process) -> bool:
-    """True for `python … -m mae.pretrain …`, `mae pretrain …` and the same with finetune."""
+    """True for `python … -m mae.pretrain …`, `mae pretrain …` and the same with finetune.
+
+    With --processes it is a launcher.
+    """
     try:
         words = process.cmdline()[1:]
     except psutil.Error:
         return False
     while words and words[0].startswith("-") and words[0] not in ("-m", "-c"):
         words = words[2 if words[0] in ("-W", "-X") else 1 :]
+    if split_processes(words)[1] is not None:
+        return False
     return (
         words[:2] in (["-m", "mae.pretrain"], ["-m", "mae.finetune"])
         or words[:3] in (["-m", "mae", "pretrain"], ["-m", "mae", "finetune"])

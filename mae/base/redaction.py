@@ -43,6 +43,11 @@ MARK = "…"
 """stands for a removed secret in recorded settings"""
 
 
+def file_name(location: str) -> str:
+    """Last part of a path or address, without query; of fingerprints too, as `unsigned`."""
+    return unsigned(location).rpartition("/")[2]
+
+
 def unsigned(text: str) -> str:
     """Remove user info, queries and authorization headers from the URLs of a text.
 
@@ -60,7 +65,7 @@ def redacted(text: str) -> str:
     """A location, or a text that may hold some, without secrets.
 
     Removed are user info and queries of URLs, tokens and keys of known forms, and the words of
-    `pipe:` commands, which keep their program and a hash that tells commands apart.
+    `pipe:` commands, which keep their program and a hash that distinguishes commands.
     """
     if text.startswith("pipe:") and PIPE.match(text):
         return _pipe_name(text)

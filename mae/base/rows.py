@@ -70,7 +70,7 @@ def repair_rows(path: Path) -> str | None:
         return set_aside(path, error.strerror or str(error))
     if not found.damaged:
         return None
-    lines = f"{found.damaged:,} damaged line{'s' * (found.damaged > 1)} left out"
+    lines = f"{found.damaged:,} damaged line{'s' * (found.damaged > 1)} skipped"
     note = set_aside(path, lines)
     write_lines(path, found.lines)
     return note

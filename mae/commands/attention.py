@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
     if encoder is None:
         raise source.lacking("attention blocks of a Vision Transformer of timm")
     grid = source.token_grid()
-    images, names, _ = source.load()
+    images, names, *_ = source.load()
     maps = last_attention(encoder, source.objective.encode, images)
     write_sheet(attention_sheet(images, names, maps, grid, source.title), out)
     print(out)

@@ -85,7 +85,8 @@ def describe_formats() -> str:
     formats = [f"{name}: {text}" for name, text in SHARED.items()]
     for objective in map(declaration, OBJECTIVES):
         formats += [f"{name}: {text}" for name, text in objective.exports.items()]
-    return f"{'; '.join(formats)} (default: timm for encoders of timm's, plain for others)"
+    default = "timm for encoders of timm's, else the first that the objective adds, else plain"
+    return f"{'; '.join(formats)} (default: {default})"
 
 
 def size(text: str) -> tuple[int, int]:
@@ -97,7 +98,7 @@ def size(text: str) -> tuple[int, int]:
 def run(args: argparse.Namespace) -> None:
     """Write the export, check it, print how to load it; upload it with --push."""
     from mae.base.errors import UserError
-    from mae.commands.frozen_encoders import log
+    from mae.base.output import print_error
     from mae.export.card import CardFacts, read_facts
     from mae.export.contract import ExportRequest, choose_pool, resize
     from mae.export.folder import (
@@ -121,7 +122,7 @@ def run(args: argparse.Namespace) -> None:
         with_decoder=args.decoder and not is_graph,
         keep_eps=is_graph,
     )
-    log_lines(opened, log)
+    log_lines(opened, print_error)
     config, model, own = opened.config, opened.objective, implementation(opened.config.objective)
     if args.format == "plain" and not opened.has_decoder:
         raise UserError("--format plain: is for whole models; these weights have no decoder")
@@ -169,9 +170,9 @@ class CheckImages(NamedTuple):
     """Images to check an export on."""
 
     images: Tensor
-    """centred views, raw, [b c h w]"""
+    """centred views, [b c h w], raw integers or normalised floats"""
     photograph: Tensor
-    """one image [c h w] as decoded, for the check of the printed code"""
+    """one image [c h w] as stored, for the check of the printed code"""
     description: str
 
 
@@ -184,15 +185,16 @@ def check_images(
     are on this machine.  Raises UserError where these, or the chosen ones, cannot be read.
     """
     from mae.base.errors import UserError
-    from mae.commands.pictures import load_images
+    from mae.commands.numbered_images import load_images, open_numbered
     from mae.data.shards import expand_shards
     from mae.storage.remote import is_remote
 
     if chosen == [NOISE]:
         images = noise(config, img_size)
-        return CheckImages(images, images[0], f"{NOISE} (--images {NOISE})")
+        return CheckImages(images, as_stored(images[0], config), f"{NOISE} (--images {NOISE})")
     if chosen:
-        images, _, first = load_images(chosen, config, img_size, COUNT)
+        images, _, first, *_ = load_images(open_numbered(chosen, config, img_size), img_size, COUNT)
+        first = as_stored(first, config)
         return CheckImages(images, first, f"{len(images)} images of {' '.join(chosen)}")
     data = config.data
     sets = [("data.val", data.val), ("data.train", data.train)]
@@ -209,10 +211,12 @@ def check_images(
         try:
             # One shard: more would mean downloads, or hours of indexing, for a few images.
             first = expand_shards(patterns, key, data.allow_pipe)[:1]
-            images, _, photograph = load_images(first, config, img_size, COUNT)
+            found = open_numbered(first, config, img_size)
+            images, _, photograph, *_ = load_images(found, img_size, COUNT)
         except UserError as error:  # moved or deleted since, or out of reach
             reasons.append(str(error))
             continue
+        photograph = as_stored(photograph, config)
         return CheckImages(images, photograph, f"{len(images)} images of the run's {key}")
     raise UserError(
         f"--images: none of the run's own can be read ({'; '.join(reasons)}): give some to check "
@@ -220,12 +224,21 @@ def check_images(
     )
 
 
+def as_stored(image: Tensor, config: Config) -> Tensor:
+    """Image [c h w] as its file holds it: floats without their normalisation."""
+    from mae.data.images import float_normalisation
+
+    return float_normalisation(config.data).undo(image)
+
+
 def noise(config: Config, img_size: tuple[int, int]) -> Tensor:
     """Random images [b c h w] of the run's channels and bits; the same in each call."""
     import torch
 
-    bits = config.data.bits
+    data = config.data
     generator = torch.Generator().manual_seed(0)
-    shape = (COUNT, config.data.in_chans, *img_size)
-    images = torch.randint(0, 2**bits, shape, generator=generator, dtype=torch.int32)
-    return images.to(torch.uint8 if bits == 8 else torch.uint16)
+    shape = (COUNT, data.in_chans, *img_size)
+    if data.is_float:
+        return torch.randn(shape, generator=generator)
+    images = torch.randint(0, 2**data.bits, shape, generator=generator, dtype=torch.int32)
+    return images.to(torch.uint8 if data.bits == 8 else torch.uint16)

@@ -8,6 +8,8 @@ from mae.commands.options import (
     SHARDS,
     add_command,
     encoding_options,
+    portion_of,
+    portion_options,
     run_argument,
     weight_options,
     with_own_cache,
@@ -32,6 +34,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, help="new file, .safetensors")
     parser.add_argument("--tokens", action="store_true", help="write all patch tokens, too")
     encoding_options(parser)
+    portion_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -39,19 +42,26 @@ def run(args: argparse.Namespace) -> None:
 
     Raises UserError where --out exists or the encoder has no such features.
     """
-    from mae.base.device import choose_device
+    from mae.base.device import choose_device, loader_count
     from mae.base.errors import UserError
-    from mae.commands.frozen_encoders import log
     from mae.data.training_data import open_labelled
     from mae.evaluation.encoders import open_encoder
-    from mae.evaluation.feature_cache import FOLDER, SUFFIX, copy_features, write_features
+    from mae.evaluation.encoding import write_features
+    from mae.evaluation.feature_cache import (
+        FOLDER,
+        SUFFIX,
+        copy_features,
+        features_metadata,
+    )
     from mae.evaluation.features import BATCH, encoder_outputs, missing_features
     from mae.evaluation.features_file import read_features
     from mae.pretrained_weights.opened import results_folder
 
     if args.out.suffix != SUFFIX:
         raise UserError(f"--out: {args.out} must end in {SUFFIX}")
-    if args.out.exists():
+    portion = portion_of(args)
+    log = portion.log
+    if (portion.joins or portion.is_task) and args.out.exists():
         raise UserError(f"--out: {args.out} exists; nothing is overwritten")
     device = choose_device(args.device)
     opened = open_encoder(args.run, weight_options(args))
@@ -64,20 +74,30 @@ def run(args: argparse.Namespace) -> None:
         raise missing_features(args.run, opened.objective, "patch tokens", "features --tokens")
     if not (args.tokens or outputs.vectors):
         raise missing_features(args.run, opened.objective, "pooled features", "features")
-    images = open_labelled(args.shards, "shards", config, (), "").images
-    folder = results_folder(args.run)
-    chosen: dict[str, Any] = {"tokens": args.tokens, "step": opened.step, "log": log}
-    chosen["max_bad"] = opened.config.data.max_bad
-    if not copy_features(encoder, images, folder / FOLDER, args.out, **chosen):
+    images = portion.first_before_others(
+        lambda: open_labelled(args.shards, "shards", config, (), "").images
+    )
+    folder = results_folder(args.run) / FOLDER
+    chosen: dict[str, Any] = {"tokens": args.tokens, "max_bad": opened.config.data.max_bad}
+    is_copied = False
+    if portion.joins and not portion.is_join:
+        is_copied = copy_features(
+            encoder, images, folder, args.out, step=opened.step, log=log, **chosen
+        )
+    if not portion.gather(is_copied)[0]:
         write_features(
             encoder,
             images,
             args.out,
+            features_metadata(encoder, images, opened.step),
             device=device,
             batch_size=args.batch_size or BATCH,
-            workers=args.workers,
+            workers=loader_count(args.workers),
+            portion=portion,
+            log=log,
             **chosen,
         )
+    portion.leave_to_first()
     features = read_features(args.out)
     for name, vectors in features.vectors.items():
         print(f"{name:8}{list(vectors.shape)} float16")

@@ -1,16 +1,22 @@
 """Evaluations of frozen encoders: the encoder of RUN, labelled shards, the JSON file and table."""
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae.base.device import choose_device
+from mae.base.device import choose_device, loader_count
 from mae.base.files import write_json
+from mae.base.portion import ALONE, Portion, launched_portion
 from mae.commands.options import weight_options, with_own_cache
-from mae.data.training_data import open_images, open_labelled
-from mae.evaluation.comparison import Comparison, open_sources, seen_in_train
+from mae.data.images import Images
+from mae.data.training_data import open_images
+from mae.evaluation.comparison import (
+    Comparison,
+    open_sources,
+    open_train_and_test,
+    seen_in_train,
+)
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.features import BATCH, encoder_outputs, missing_features
 from mae.evaluation.probing import EncoderComparison
@@ -18,10 +24,14 @@ from mae.evaluation.results import table
 from mae.objectives.registry import declaration
 from mae.pretrained_weights.opened import results_folder
 
+NO_SETTINGS = ("command", "work", "part", "join")
+"""arguments that no report records, since the results do not depend on them"""
+
 
 def open_comparison(
     args: argparse.Namespace,
     log: Callable[[str], None],
+    portion: Portion = ALONE,
     needs_tokens: bool = True,
     needs_labels: bool = True,
 ) -> EncoderComparison:
@@ -42,16 +52,14 @@ def open_comparison(
     if args.baselines:
         fresh_module, fresh = opened.untrained()
         encoders[fresh.name], modules[fresh.name] = fresh, fresh_module.eval()
-    if needs_labels:
-        train, _ = open_labelled(args.train, "--train", opened.config, (), "")
-        names = train.manifest.class_names
-        test, matched = open_labelled(args.test, "--test", opened.config, names, "--train")
-    else:
-        train, test = (
-            open_images(patterns, key, opened.config)
-            for key, patterns in (("--train", args.train), ("--test", args.test))
-        )
-        matched = ""
+
+    def open_data() -> tuple[Images, Images, str]:
+        if needs_labels:
+            return open_train_and_test(args.train, args.test, opened.config)
+        train = open_images(args.train, "--train", opened.config)
+        return train, open_images(args.test, "--test", opened.config), ""
+
+    train, test, matched = portion.first_before_others(open_data)
     return EncoderComparison(
         opened=opened,
         encoders=encoders,
@@ -66,8 +74,12 @@ def open_comparison(
 
 
 def open_features(args: argparse.Namespace) -> Comparison:
-    """Features that `feature_options` name: of shards through the cache, or of feature files."""
-    return open_sources(
+    """Features that `feature_options` name: of shards through the cache, or of feature files.
+
+    All processes of a launch encode; all but the first end here, by PartDone.
+    """
+    portion = launched_portion()
+    compared = open_sources(
         args.run,
         args.train,
         args.test,
@@ -78,10 +90,13 @@ def open_features(args: argparse.Namespace) -> Comparison:
         out=args.out,
         device=choose_device(args.device),
         batch_size=args.batch_size or BATCH,
-        workers=args.workers,
-        log=log,
+        workers=loader_count(args.workers),
+        log=portion.log,
         options=weight_options(args),
+        portion=portion,
     )
+    portion.leave_to_first()
+    return compared
 
 
 def finish_features(args: argparse.Namespace, compared: Comparison, report: dict[str, Any]) -> None:
@@ -127,15 +142,10 @@ def finish(
     settings = {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(args).items()
-        if name not in ("command", "work") and value is not None
+        if name not in NO_SETTINGS and value is not None
     }
     head = {"command": args.command, "run": str(args.run), "step": step, "settings": settings}
     head |= {"weights": list(weights)} if weights else {}
     write_json(out, {**head, "test_images_in_train": seen, **report})
     print(shown)
     print(f"{report['test_images']:,} test images; details in {out}")
-
-
-def log(text: str) -> None:
-    """Print progress or a warning to stderr, apart from the results."""
-    print(text, file=sys.stderr)

@@ -38,16 +38,15 @@ def run(args: argparse.Namespace) -> None:
 
     Raises UserError where the run was trained on other data than data.train has now.
     """
-    import torch
-
     from mae.base.errors import UserError
     from mae.commands.pictures import write_png
     from mae.data.training_data import open_training_data
-    from mae.data.views import PixelViews
-    from mae.objectives.registry import declaration
-    from mae.pictures.drawing import tile
+    from mae.data.views import PixelViews, build_training_views
+    from mae.networks.patches import unit_values
+    from mae.objectives.registry import data_needs, declaration
+    from mae.pictures.drawing import displayable, tile
     from mae.training.checkpoint.run import Run
-    from mae.training.checkpoint.trained import build_objective
+    from mae.training.checkpoint.trained import build_objective, with_kept_stage
     from mae.training.plan import make_plan
 
     trained = Run(args.run)
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
             raise UserError("--train: the run draws from a mixture, whose shards stay its own")
         moved = config.data.model_copy(update={"train": tuple(args.train)})
         config = config.model_copy(update={"data": moved})
-    config, data = open_training_data(config)
+    config, data = open_training_data(config.model_copy(update={"output": str(trained.folder)}))
     refuse_other_samples(trained, data.manifest)
     size, step = config.train.batch_size, args.step
     steps, stands = make_plan(config, len(data.manifest), 1, 0).steps, trained.newest_step() or 0
@@ -66,11 +65,19 @@ def run(args: argparse.Namespace) -> None:
     names = data.names(step, size)
     # The crops of the run, though it may have made them on its device: the same within rounding
     # and the differences of decoders.
-    img_size = build_objective(config).img_size
-    views = PixelViews(
-        data.manifest, data.order, config.data, img_size, config.data.in_chans, data.cache
+    img_size = build_objective(with_kept_stage(config, trained.folder)).img_size
+    declared = declaration(config.objective)
+    views = build_training_views(
+        data.manifest,
+        data.order,
+        config.data.model_copy(update={"crop_on_device": False, "decode_on_device": False}),
+        img_size,
+        config.data.in_chans,
+        data.cache,
+        augment=declared.augmentation(config, img_size),
+        needs=data_needs(config),
     )
-    views.augment = declaration(config.objective).augmentation(config, img_size)
+    assert isinstance(views, PixelViews)
     first = (step - 1) * size
     batch = views.batch(range(first, first + min(size, args.count)))
     used = map(data.manifest.name, batch.samples.tolist())
@@ -84,10 +91,11 @@ def run(args: argparse.Namespace) -> None:
         print(f"not trained yet: the run stands at step {stands:,}")
     for reason in {bad.sample: bad.reason for bad in batch.bad}.values():
         print(f"replaced  {reason}")
-    white = torch.iinfo(batch.images.dtype).max
     out = args.out or args.run / f"batch-{step:09d}.png"
     name = "crops, decoded here" if config.data.decode_on_device else "crops, before the objective"
-    crops = {name: batch.images.float() / white}
+    images = batch.images
+    is_float = images.is_floating_point()
+    crops = {name: displayable(images) if is_float else unit_values(images)}
     write_png(tile(crops, f"{args.run}, step {step}, the first {len(batch.images)}"), out)
     print(out)
 

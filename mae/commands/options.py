@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mae.base.portion import Portion
     from mae.pretrained_weights.architecture import WeightOptions
 
 from mae.config.sections import OF_THIS_CALL, Config
@@ -30,15 +31,15 @@ CACHED = (
 )
 """epilog of the commands with `feature_options`"""
 PROBE_RUN = (
-    "It is trained as a run in RUN/{name}: the same command resumes it, and accelerate launch "
-    "-m mae … trains it on several processes."
+    "It is trained as a run in RUN/{name}: the same command resumes it, and --processes N, or "
+    "accelerate launch -m mae …, trains it on several processes."
 )
 """epilog of probes that are trained as a run"""
 SPLITS = 5
 """default of --splits"""
 
 
-class _Help(argparse.ArgumentDefaultsHelpFormatter):
+class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that prints a default only where there is one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -59,7 +60,7 @@ def add_command(
     """
     description = f"{text[0].upper()}{text[1:]}."
     parser = commands.add_parser(
-        name, help=text, description=description, epilog=epilog, formatter_class=_Help
+        name, help=text, description=description, epilog=epilog, formatter_class=Help
     )
     parser.set_defaults(command=name.replace("-", "_"), work=run)
     return parser
@@ -100,6 +101,13 @@ def device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="cuda, cpu …; auto: a GPU if there is one")
 
 
+def workers_option(parser: argparse.ArgumentParser, use: str = "decoding processes") -> None:
+    """Add --workers, None by default: resolved where they start, and not in reports."""
+    parser.add_argument(
+        "--workers", type=natural, help=f"{use} (default: one for each core of this process)"
+    )
+
+
 def seed_option(parser: argparse.ArgumentParser, use: str = "random seed") -> None:
     """Add --seed."""
     parser.add_argument("--seed", type=natural, default=0, help=use)
@@ -109,10 +117,50 @@ def encoding_options(parser: argparse.ArgumentParser) -> None:
     """Add the device, data workers and batch size of encoding images."""
     device_option(parser)
     run_cache_options(parser)
-    parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
+    workers_option(parser)
     parser.add_argument(
         "--batch-size", type=positive, help="images encoded at a time (default: 256)"
     )
+
+
+def portion_options(parser: argparse.ArgumentParser) -> None:
+    """Add --part and --join, which divide the work among the tasks of a job array."""
+    group = parser.add_argument_group(
+        "several processes",
+        "--processes N, or accelerate launch -m mae …, divides the work. A job array does so "
+        "with --part I/N in each of its N tasks, in any order, and --join at the end; all of them "
+        "with the same other options. An interrupted command goes on where it was.",
+    )
+    chosen = group.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--part", type=part, metavar="I/N", help="do part I of N of the work, and no more"
+    )
+    chosen.add_argument("--join", action="store_true", help="join the parts of a job array")
+
+
+def portion_of(args: argparse.Namespace) -> Portion:
+    """Portion of the work that this process does: by `portion_options`, or by its launcher.
+
+    Raises UserError for --part and --join under a launcher of several processes.
+    """
+    from mae.base.errors import UserError
+    from mae.base.portion import Portion, launched_portion
+
+    launched = launched_portion()
+    if not (args.part or args.join):
+        return launched
+    if launched.count > 1:
+        option = "--join" if args.join else "--part"
+        raise UserError(f"{option}: is for job arrays; a launcher's processes divide the work")
+    return Portion(is_join=True) if args.join else Portion(*args.part, is_task=True)
+
+
+def part(text: str) -> tuple[int, int]:
+    """(I - 1, N) of the text I/N, with 1 ≤ I ≤ N."""
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 1 to N, such as 3/8")
+    return int(number) - 1, int(count)
 
 
 def run_argument(
@@ -123,6 +171,11 @@ def run_argument(
     `reads_decoder`: those of the decoder, too.
     """
     parser.add_argument("run", type=Path, nargs="?" if is_optional else None, help=RUN)
+    weight_group(parser, reads_decoder)
+
+
+def weight_group(parser: argparse.ArgumentParser, reads_decoder: bool = False) -> None:
+    """Add the options of weights that do not record their settings."""
     group = parser.add_argument_group(
         "weights of others", "For a RUN that does not record these: a file of weights alone."
     )
@@ -144,6 +197,34 @@ def run_argument(
             action=argparse.BooleanOptionalAction,
             help="the decoder predicts pixels normalised within each patch, or plain ones",
         )
+
+
+def feature_source_options(parser: argparse.ArgumentParser, is_optional: bool = False) -> None:
+    """Add --with (`features`), the options of its weights, --feature, --channels and --bits."""
+    parser.add_argument(
+        "--with",
+        dest="features",
+        required=not is_optional,
+        metavar="RUN",
+        help=f"features: pixels (reduced to 16 x 16), or {RUN}",
+    )
+    weight_group(parser)
+    pixel_options(parser)
+
+
+def pixel_options(parser: argparse.ArgumentParser) -> None:
+    """Add --feature, and --channels and --bits of images whose pixels are features."""
+    parser.add_argument(
+        "--feature",
+        metavar="NAME",
+        help="feature of the encoder, such as mean (default: its first)",
+    )
+    parser.add_argument(
+        "--channels", type=positive, help="channels of images, for pixels (default: their own)"
+    )
+    parser.add_argument(
+        "--bits", type=int, choices=(8, 16), help="bits of images, for pixels (default: their own)"
+    )
 
 
 def weight_options(args: argparse.Namespace) -> WeightOptions:
@@ -191,7 +272,7 @@ def head_options(parser: argparse.ArgumentParser, shards: str) -> None:
     parser.add_argument("--out", type=Path, help=RESULTS)
     device_option(parser)
     run_cache_options(parser)
-    parser.add_argument("--workers", type=natural, default=0, help="decoding processes")
+    workers_option(parser)
 
 
 def splits_option(parser: argparse.ArgumentParser) -> None:

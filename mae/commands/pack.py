@@ -2,20 +2,21 @@
 
 import argparse
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
-from mae.base.device import usable_cores
+from mae.base.device import worker_count
 from mae.commands.options import (
     add_command,
     amount,
     cache_options,
-    natural,
     percent,
+    portion_of,
+    portion_options,
     positive,
     seed_option,
     share,
+    workers_option,
 )
 
 
@@ -35,7 +36,7 @@ def add_parser(commands: Any) -> None:
         "--val", type=share, default=0.0, help="fraction held out, written as val-*.tar"
     )
     seed_option(parser, "random seed of the shuffle")
-    parser.add_argument("--workers", type=natural, default=usable_cores(), help="processes")
+    workers_option(parser, "processes")
     parser.add_argument(
         "--labels",
         action=argparse.BooleanOptionalAction,
@@ -50,7 +51,7 @@ def add_parser(commands: Any) -> None:
     )
     for option, help in (
         ("--include", "pack only files that match"),
-        ("--exclude", "leave out files that match"),
+        ("--exclude", "exclude files that match"),
     ):
         parser.add_argument(
             option,
@@ -81,14 +82,16 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--quality", type=percent, help="re-encode as JPEG of this quality")
     parser.add_argument("--drop-duplicates", action="store_true", help="skip exact copies")
     cache_options(parser)
+    portion_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the shards; print a report, and the statistics of the training pixels."""
     from mae.base.errors import UserError
     from mae.commands.shard_cache import open_cache, print_statistics
-    from mae.data.manifest import build_manifest
+    from mae.data.manifest_file import open_manifest
     from mae.pack.listing import PackRequest
+    from mae.pack.output import manifest_file
     from mae.pack.pack import pack
     from mae.pack.shard_plan import PackOptions
     from mae.pack.summary import summary_lines
@@ -114,18 +117,23 @@ def run(args: argparse.Namespace) -> None:
         quality=args.quality,
         drop_duplicates=args.drop_duplicates,
     )
-    packed = pack(request, args.out, options, workers=args.workers, log=_log)
+    portion = portion_of(args)
+    packed = pack(
+        request,
+        args.out,
+        options,
+        workers=worker_count(args.workers),
+        portion=portion,
+        log=portion.log,
+    )
     print("\n".join(summary_lines(packed)))
     for split in packed.splits:
-        shards = sorted(map(str, args.out.glob(f"{split}-*.tar")))
-        manifest = build_manifest(shards, split)  # cached beside the shards
+        file = manifest_file(args.out, split)
         if split == "train":
             try:
-                print_statistics(manifest, *packed.usual)
+                print_statistics(open_manifest(str(file)), *packed.usual)
             except UserError as error:  # the shards are complete, whatever their pixels
                 print(f"{'pixels':12} mean and std were not measured: {error}")
+        print(f"{'manifest':12} {shlex.quote(str(file))}")
+    for split in packed.splits:
         print(f"  {shlex.quote(f'{args.out}/{split}-*.tar')}")
-
-
-def _log(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -19,7 +19,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--contents",
         action="store_true",
-        help="subtract the mean token of each position first, so that contents show, not places",
+        help="subtract the mean token of each position first, so that contents show, not positions",
     )
 
 
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     out = picture_path(args, "pca")
     source = open_picture_source(args, "principal components of patch tokens")
     grid, encode = source.token_grid(), ObjectiveEncoder(source.objective)
-    images, names, _ = source.load()
+    images, names, *_ = source.load()
     with torch.no_grad():
         tokens = torch.cat([encode(part)[TOKENS].cpu() for part in images.split(BATCH)])
     if args.contents:

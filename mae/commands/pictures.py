@@ -1,25 +1,23 @@
 """Pictures of a run: its objective, images of files or shards, the sheet that is written."""
 
 import argparse
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from torch import Tensor
 
 from mae.base.device import choose_device
-from mae.base.errors import SampleError, UserError
+from mae.base.errors import UserError
+from mae.base.output import print_error
+from mae.commands.numbered_images import (
+    Loaded,
+    NumberedImages,
+    load_images,
+    open_numbered,
+)
 from mae.commands.options import weight_options, with_own_cache
 from mae.config.sections import Config
-from mae.data.images import Images
-from mae.data.scan import NO_LABEL
-from mae.data.training_data import open_images
-from mae.data.transform import center_view, stack
-from mae.decoding.decode import decode
-from mae.decoding.pillow import BadImage
-from mae.decoding.pixels import EXTENSIONS
 from mae.evaluation.encoders import FrozenEncoder, ObjectiveEncoder, frozen_encoder
 from mae.evaluation.features import EncoderOutputs, encoder_outputs, missing_features
 from mae.objectives.base import Objective
@@ -35,10 +33,11 @@ class PictureSource(NamedTuple):
     """Objective of RUN on its device, in evaluation mode, for a command that draws."""
 
     args: argparse.Namespace
-    """as parsed, with `picture_options`"""
+    """parsed command line, with `picture_options`"""
     opened: OpenedModel
     title: str
-    """of the sheet"""
+    """title of the sheet"""
+    log: Callable[[str], None]
 
     @property
     def config(self) -> Config:
@@ -58,12 +57,15 @@ class PictureSource(NamedTuple):
         """Error for an objective without `what`, which the command needs."""
         return missing_features(self.args.run, self.config.objective, what, self.args.command)
 
-    def load(self, limit: int | None = None) -> "Loaded":
-        """The first `limit` images of the command line (default: --count), on the device."""
-        args = self.args
-        size = self.objective.img_size
-        loaded = load_images(args.images, self.config, size, limit or args.count)
-        return loaded._replace(images=loaded.images.to(choose_device(args.device)))
+    def numbered(self, with_second: bool = False) -> NumberedImages:
+        """All images of the command line; of pairs in shards the first, or `with_second` both."""
+        return open_numbered(self.args.images, self.config, self.objective.img_size, with_second)
+
+    def load(self, found: NumberedImages | None = None) -> Loaded:
+        """The first --count images of the command line (or of `found`), on the device."""
+        size, count = self.objective.img_size, self.args.count
+        loaded = load_images(found or self.numbered(), size, count, self.log)
+        return loaded._replace(images=loaded.images.to(choose_device(self.args.device)))
 
     def outputs(self) -> EncoderOutputs:
         """Vectors and tokens that the objective's encoder has."""
@@ -80,18 +82,11 @@ class PictureSource(NamedTuple):
         return height // size[0], width // size[1]
 
 
-class Loaded(NamedTuple):
-    """Centred views of images, and their names."""
-
-    images: Tensor
-    """uint8 or uint16 [b c h w]"""
-    names: list[str]
-    first: Tensor
-    """the first image [c h w] as decoded"""
-
-
 def open_picture_source(
-    args: argparse.Namespace, what: str, with_decoder: bool = False
+    args: argparse.Namespace,
+    what: str,
+    with_decoder: bool = False,
+    log: Callable[[str], None] = print_error,
 ) -> PictureSource:
     """The objective of `args.run`; `what` the sheet shows, for its title.
 
@@ -100,83 +95,22 @@ def open_picture_source(
     opened = open_model(args.run, weight_options(args), with_decoder=with_decoder)
     log_lines(opened, log)
     opened = opened._replace(config=with_own_cache(opened.config, args))
-    step = "" if opened.step is None else f", step {opened.step:,}"
     opened.objective.to(choose_device(args.device))
-    return PictureSource(args, opened, f"{args.run}{step}: {what}")
+    return PictureSource(args, opened, f"{model_title(args, opened)}: {what}", log)
 
 
-def log(text: str) -> None:
-    """Print a line about the model to stderr."""
-    print(text, file=sys.stderr)
-
-
-def load_images(
-    sources: Sequence[str], config: Config, size: tuple[int, int], limit: int
-) -> Loaded:
-    """The first `limit` images of image files, or of shards, as centred views of `size` pixels.
-
-    Images that do not decode are named on stderr and skipped.  Raises UserError where a file
-    cannot be read or no image is usable.
-    """
-    if all(Path(source).suffix[1:].lower() in EXTENSIONS for source in sources):
-        found = _of_files(sources, config)
-    else:
-        found = _of_shards(open_images(sources, "images", config))
-    first = None
-    images: list[Tensor] = []
-    names: list[str] = []
-    bad: list[str] = []
-    for name, image in found:
-        if isinstance(image, UserError):
-            bad.append(str(image))
-            continue
-        first = image if first is None else first
-        images.append(center_view(image, size, config.data.crop_pct))
-        names.append(name)
-        if len(images) == limit:
-            break
-    if first is None:
-        none = f"none of {len(bad)} images is usable, first " if len(bad) > 1 else ""
-        raise UserError(f"{none}{bad[0]}")
-    for reason in bad:
-        print(f"skipped  {reason}", file=sys.stderr)
-    return Loaded(stack(images), names, first)
-
-
-def _of_files(paths: Sequence[str], config: Config) -> Iterator[tuple[str, Tensor | UserError]]:
-    for path in map(Path, paths):
-        try:
-            data, extension = path.read_bytes(), path.suffix[1:].lower()
-            image = decode(data, extension, config.data.in_chans, config.data.bits)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        except BadImage as error:
-            yield path.name, UserError(f"{path}: {error}")
-        else:
-            yield path.name, image
-
-
-def _of_shards(images: Images) -> Iterator[tuple[str, Tensor | UserError]]:
-    for number in range(len(images.manifest)):
-        try:
-            yield sample_name(images, number), images[number]
-        except SampleError as error:
-            yield "", error
-
-
-def sample_name(images: Images, number: int) -> str:
-    """The sample's key and, on a line of its own, its class where it has one."""
-    key, label = images.manifest.key(number), int(images.manifest.label[number])
-    short = key.rpartition("/")[2]
-    return short if label == NO_LABEL else f"{short}\nclass {label}"
+def model_title(args: argparse.Namespace, opened: OpenedModel) -> str:
+    """The model in a title: RUN, and its step where that is known."""
+    return str(args.run) if opened.step is None else f"{args.run}, step {opened.step:,}"
 
 
 def picture_path(args: argparse.Namespace, name: str) -> Path:
-    """--out, or `name`.png in the folder of results of RUN.
+    """--out, or `name`.png in the folder of results of RUN.  Raises as `require_picture`."""
+    return require_picture(args.out or results_folder(args.run) / f"{name}.png")
 
-    Raises UserError where --out has another ending than .png or .html.
-    """
-    out = args.out or results_folder(args.run) / f"{name}.png"
+
+def require_picture(out: Path) -> Path:
+    """The same path; UserError where --out has another ending than .png or .html."""
     if out.suffix.lower() not in PICTURES:
         raise UserError(f"--out: {out} must end in {' or '.join(PICTURES)}")
     return out

@@ -4,7 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mae.commands.options import add_command, head_options, positive
+from mae.commands.options import (
+    add_command,
+    head_options,
+    portion_of,
+    portion_options,
+    positive,
+)
 
 EPILOG = (
     "Measures how well single patch tokens predict the class of their pixels: a linear classifier "
@@ -29,7 +35,8 @@ def add_parser(commands: Any) -> None:
         "--patches",
         type=positive,
         default=50_000,
-        help="number of training patches, the same from each image",
+        help="number of training patches, the same from each image; of more images one from each "
+        "of so many, drawn at random",
     )
     parser.add_argument(
         "--palette", type=Path, metavar="FILE", help="classes of colours or values, a CSV file"
@@ -50,8 +57,9 @@ def add_parser(commands: Any) -> None:
         "--unmasked",
         choices=("refuse", "skip", "background"),
         default="refuse",
-        help="images without a mask: refuse, leave out, or take all pixels for class 0",
+        help="images without a mask: refuse, skip, or take all pixels for class 0",
     )
+    portion_options(parser)
 
 
 def void_value(text: str) -> int | str:
@@ -66,15 +74,19 @@ def void_value(text: str) -> int | str:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluate; write the JSON file, print the table."""
-    from mae.base.device import choose_device
-    from mae.commands.frozen_encoders import finish, log, open_comparison
-    from mae.evaluation.encoders import RAW, patch_pixel_encoder
+    from mae.base.device import choose_device, loader_count
+    from mae.commands.frozen_encoders import finish, open_comparison
+    from mae.evaluation.encoders import RAW
     from mae.evaluation.mask_classes import MaskOptions
     from mae.evaluation.mask_table import read_mask_table
+    from mae.evaluation.pixel_encoders import patch_pixel_encoder
     from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 
     table = read_mask_table(args.palette) if args.palette else None
-    compared, device = open_comparison(args, log, needs_labels=False), choose_device(args.device)
+    portion = portion_of(args)
+    log = portion.log
+    compared = open_comparison(args, log, portion, needs_labels=False)
+    device, out = choose_device(args.device), args.out or compared.folder / "segment.json"
     assert compared.patch_size is not None
     for module in compared.modules.values():
         module.to(device)
@@ -88,15 +100,18 @@ def run(args: argparse.Namespace) -> None:
         compared.patch_size,
         compared.train,
         compared.test,
+        out=out,
         options=MaskOptions(table, args.masks, args.void),
         unmasked=args.unmasked,
         patches=args.patches,
         seed=args.seed,
         max_bad=compared.opened.config.data.max_bad,
         device=device,
-        workers=args.workers,
+        workers=loader_count(args.workers),
+        portion=portion,
         log=log,
     )
-    out = args.out or compared.folder / "segment.json"
+    portion.leave_to_first()
+    assert report is not None
     shown, opened = segmentation_table(report), compared.opened
     finish(args, out, report, shown, step=opened.step, seen=compared.seen, weights=opened.lines)

@@ -46,8 +46,8 @@ def print_statistics(
     if images.bits != defaults.data.bits:
         settings = f"data.bits={images.bits} {settings}"
     print(f"{'':12} {settings}")
-    if left_out := len(some_samples(manifest)) - statistics.images:
+    if skipped := len(some_samples(manifest)) - statistics.images:
         print(
-            f"{'':12} {left_out:,} more could not be read as {images.channels} x {images.bits} "
-            "bits and are left out: mae verify names the damaged ones"
+            f"{'':12} {skipped:,} more could not be read as {images.channels} x {images.bits} "
+            "bits and are skipped: mae verify names the damaged ones"
         )

@@ -33,6 +33,7 @@ from mae.base.exit_status import (
     clear_exit_status,
     read_exit_status,
 )
+from mae.base.local_launch import split_processes
 from mae.base.process_group import ProcessGroup
 from mae.commands.options import add_command, natural, not_negative
 from mae.config.loading import load_config
@@ -51,7 +52,7 @@ TRAINS_NOTHING = frozenset(("--dry-run", "--help", "-h"))
 EPILOG = (
     "The run resumes from its newest checkpoint. Signals are passed on to it, and its own exit "
     "code is returned: 0 done, 1 failed, 2 wrong use, 75 stopped early with a checkpoint. Example: "
-    "mae supervise accelerate launch -m mae.pretrain CONFIG."
+    "mae supervise accelerate launch -m mae.pretrain CONFIG, or mae pretrain CONFIG --supervise."
 )
 
 
@@ -109,7 +110,8 @@ def run_folder(command: Sequence[str]) -> Path:
             or (Path(command[i - 1]).name == "mae" and not before)
         ):
             continue
-        if words := [word for word in command[i + 1 :] if not word.startswith("-")]:
+        words, _ = split_processes(command[i + 1 :])
+        if words := [word for word in words if not word.startswith("-")]:
             if kind == "finetune":
                 (trained,) = declarations("mae finetune")
                 return Path(trained.settings_from(Path(words[0]), words[1:]).output)

@@ -6,7 +6,6 @@ All errors are reported at once, one line each, with the file or command line th
 import copy
 import difflib
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from mae.base.errors import UserError
 from mae.base.redaction import for_record
 from mae.config.migration import is_recorded_config, migrate_settings, rename_old_keys, renamed_keys
 from mae.config.sections import OF_THIS_CALL, Config, sections
-from mae.config.types import Section, flatten, keys_of
+from mae.config.types import describe_error, flatten, keys_of
 from mae.config.validation import conflicting_settings
 from mae.config.yaml_file import read_yaml
-from mae.objectives.declaration import Declaration
 from mae.objectives.registry import (
     DEFAULT,
     OBJECTIVES,
@@ -29,12 +27,6 @@ from mae.objectives.registry import (
     declaration,
     declarations,
 )
-
-FEWEST_COMMON = 5
-"""number of settings in common with another objective, from which help names that one instead"""
-
-HELP_WIDTH = 96
-"""characters in a line of such names"""
 
 MAX_LISTED = 5
 """maximum number of allowed values that a message lists"""
@@ -260,9 +252,7 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
             return key, f"{error['input']!r} is unknown, did you mean {close[0]}?"
     if error["type"] == "model_type":
         return key, f"{error['input']!r} should be settings, each on a line below it"
-    message = error["msg"]
-    should_be = message.startswith("Input should be ")
-    return key, f"{error['input']!r}{message[5:] if should_be else f': {message}'}"
+    return key, describe_error(error)
 
 
 def _in_sections(key: str, config: type[Config]) -> str:
@@ -273,53 +263,3 @@ def _in_sections(key: str, config: type[Config]) -> str:
     close = difflib.get_close_matches(key, every, n=1, cutoff=0.8)
     top = difflib.get_close_matches(key, keys_of(config), n=1, cutoff=0.8)
     return " or ".join(found) or (f"{every[close[0]]}.{close[0]}" if close and not top else "")
-
-
-def describe_settings(command: str) -> str:
-    """Help text: default and meaning of every setting of the objectives that `command` trains."""
-    lines = []
-    known = declarations(command)
-    for key in ("output", "objective"):
-        field = Config.model_fields[key]
-        lines.append(f"{key} = {field.default!r}\n      {field.description}")
-    lines += [f"      {declared.name}: {declared.summary}" for declared in known]
-    for name, section in sections(Config).items():
-        if name != "model":
-            lines += _describe_section(name, section)
-    described: dict[str, list[str]] = {}
-    for declared in known:
-        settings = _describe_objective(declared)
-        lines += [f"settings of objective: {declared.name}", *_without_known(settings, described)]
-        described[declared.name] = settings
-    return "\n".join(lines)
-
-
-def _without_known(settings: list[str], described: Mapping[str, list[str]]) -> list[str]:
-    """`settings` without those of the most similar objective described before, which it names."""
-    common = {
-        name: [line for line in settings if line.startswith(" ") and line in before]
-        for name, before in described.items()
-    }
-    like = max(common, key=lambda name: len(common[name]), default="")
-    if not like or len(common[like]) < FEWEST_COMMON:
-        return settings
-    keys = [line.split()[0] for line in common[like]]
-    same = textwrap.wrap(f"as for {like}: {', '.join(keys)}", HELP_WIDTH)
-    return ["  " + "\n    ".join(same), *(line for line in settings if line not in common[like])]
-
-
-def _describe_objective(declared: Declaration) -> list[str]:
-    lines = _describe_section("model", declared.model)
-    lines += [
-        f"  {key} = {value}\n      default of this objective"
-        for key, value in flatten(declared.defaults).items()
-    ]
-    return lines + (_describe_section(*declared.section) if declared.section else [])
-
-
-def _describe_section(name: str, section: type[Section]) -> list[str]:
-    lines = [f"{name}:  {section.__doc__}"]
-    for key, field in section.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        lines.append(f"  {name}.{field.alias or key} = {default}\n      {field.description}")
-    return lines

@@ -72,8 +72,9 @@ class DataConfig(Section):
     """image size in pixels, one number or [height, width] (default: the encoder's)"""
     in_chans: Positive = 3
     """number of image channels"""
-    bits: Literal[8, 16] = 8
-    """bits per channel: 8 or 16 (16 keeps the full depth of 16-bit images)"""
+    bits: Literal[8, 16, 32] = 8
+    """bits per channel: 8 or 16 (16 keeps the full depth of 16-bit images); 32: floats in .npy
+    files, such as latents, which are cropped and flipped but never resized"""
     crop_on_device: bool = False
     """crop and resize on the training device, decode on the CPU (pixels equal up to rounding)"""
     decode_on_device: bool = False
@@ -89,16 +90,23 @@ class DataConfig(Section):
     flip: bool = True
     """flip crops left to right with probability 0.5"""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """normalisation: mean of each channel, for pixels in [0, 1]"""
+    """normalisation: mean of each channel, for pixels in [0, 1] (floats: as they are)"""
     std: tuple[Annotated[float, Field(gt=0)], ...] = (0.229, 0.224, 0.225)
-    """normalisation: standard deviation of each channel, for pixels in [0, 1]"""
+    """normalisation: standard deviation of each channel, for pixels in [0, 1] (floats: as they
+    are)"""
     own_statistics: bool = False
     """measure mean and std on the training images instead of using the values above"""
     crop_pct: Share | None = None
     """evaluation: centre crop's side as a fraction of the resized short side, in (0, 1] (default:
     0.875 for images of up to 224 px, 1 for larger ones)"""
-    workers: NonNegative = 4
-    """data workers (decoding processes) per training process (0: decode in the training process)"""
+    workers: NonNegative | None = None
+    """data workers (decoding processes) per training process; 0: decode in the training process
+    (default: the cores of the machine, divided among its training processes, at most 32)"""
+
+    @property
+    def is_float(self) -> bool:
+        """True where the images are arrays of floats, which are normalised where they are read."""
+        return self.bits == 32
 
 
 OF_THIS_CALL = ("index_dir", "cache_dir", "cache_gb", "allow_pipe")
@@ -220,11 +228,11 @@ class GuardConfig(Section):
     """threshold of a loss spike, in robust standard deviations above the median of the last 200
     steps (0: no detection)"""
     rollback: bool = False
-    """after a spike, resume from the checkpoint before it and skip its batches"""
+    """roll back after a spike: resume from the checkpoint before it and skip its batches"""
     max_rollbacks: NonNegative = 5
     """maximum number of rollbacks per start of the run; the next spike then stops it"""
     strict: bool = False
-    """end the run at the first warning on what it learns, such as a collapsed codebook"""
+    """end the run at the first warning of a finding, such as a collapsed codebook"""
 
 
 class LogConfig(Section):

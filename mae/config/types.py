@@ -54,6 +54,13 @@ class Section(BaseModel):
     )
 
 
+def describe_error(error: Any) -> str:
+    """`VALUE should be …`, from one error of pydantic."""
+    message = error["msg"]
+    should_be = message.startswith("Input should be ")
+    return f"{error['input']!r}{message[5:] if should_be else f': {message}'}"
+
+
 def keys_of(section: type[Section]) -> list[str]:
     """Keys of a section as written in YAML."""
     return [field.alias or name for name, field in section.model_fields.items()]

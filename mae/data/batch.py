@@ -40,14 +40,14 @@ class EncodedCrops(NamedTuple):
     channels: int
 
 
-Pixels = TypeVar("Pixels", bound=Tensor | Crops | EncodedCrops, covariant=True)
+Pixels = TypeVar("Pixels", covariant=True)
 
 
 class Batch(NamedTuple, Generic[Pixels]):
     """A micro-batch of one process."""
 
     images: Pixels
-    """uint8 or uint16 [b c h w], or what the device makes them from"""
+    """uint8 or uint16 [b c h w], or what the device or a user makes them from"""
     seeds: Tensor
     """int64 [b]: one random word per (run seed, view, sample), for the objective"""
     samples: Tensor

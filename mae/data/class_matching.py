@@ -3,17 +3,25 @@
 Names decide where both sides have them; numbers are compared only where one has none.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import UserError
 from mae.base.redaction import redacted
-from mae.data.class_names import FILE, Names, beside, count_classes, quoted, read_names
+from mae.data.class_names import (
+    FILE,
+    Names,
+    beside,
+    class_numbers,
+    count_classes,
+    quoted,
+    read_names,
+)
 from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest
+from mae.data.shard_index import class_list_digest
 
 REMEDY = "use the same classes (mae pack --classes FILE packs a second set by the first's names)"
 
@@ -28,18 +36,20 @@ def with_class_names(manifest: Manifest, key: str) -> Manifest:
     folders: dict[str, list[int]] = {}
     for number, shard in enumerate(manifest.shards):
         folders.setdefault(beside(shard, with_query=False), []).append(number)
-    if not (manifest.label != NO_LABEL).any():
+    if not (np.asarray(manifest.label) != NO_LABEL).any():
         return manifest
     lists = {
         file: read_names(beside(manifest.shards[shards[0]])) if file else ()
         for file, shards in folders.items()
     }
+    _check_numbered(manifest, folders, key)
     first, names = max(lists.items(), key=lambda one: len(one[1]))
     if not names:
         return manifest
-    label, note = manifest.label.copy(), ""
+    label, note = np.array(manifest.label), ""
+    shard_of = np.repeat(np.arange(len(manifest.shards)), manifest.counts())
     for file, shards in folders.items():
-        rows = np.flatnonzero(np.isin(manifest.shard, shards))
+        rows = np.flatnonzero(np.isin(shard_of, shards))
         own = lists[file] or names
         if len(beyond := np.flatnonzero(label[rows] >= len(own))):
             sample = int(rows[beyond[0]])
@@ -55,7 +65,21 @@ def with_class_names(manifest: Manifest, key: str) -> Manifest:
             )
         where = f"{key}: {redacted(file)}"
         label[rows] = renumber(label[rows], own, names, where, redacted(first))
-    return replace(manifest, label=label, class_names=names, class_note=note)
+    return manifest.changed(label=label, class_names=names, class_note=note)
+
+
+def _check_numbered(manifest: Manifest, folders: Mapping[str, Sequence[int]], key: str) -> None:
+    """Raise UserError where texts became numbers by other class names than there are now."""
+    for file, shards in folders.items():
+        lists = {manifest.class_lists[shard] for shard in shards if manifest.class_lists} - {""}
+        if lists and lists != {
+            class_list_digest(class_numbers(beside(manifest.shards[shards[0]])))
+        }:
+            where = manifest.source.location if manifest.source else manifest.shards[shards[0]]
+            raise UserError(
+                f"{key}: {redacted(where)} was made with other class names than {redacted(file)} "
+                "lists now: make it again (mae index --out)"
+            )
 
 
 def in_classes_of(manifest: Manifest, names: Names, key: str, of: str) -> Manifest:
@@ -65,8 +89,8 @@ def in_classes_of(manifest: Manifest, names: Names, key: str, of: str) -> Manife
     """
     if not names or not manifest.class_names:
         return manifest
-    label = renumber(manifest.label, manifest.class_names, names, key, of)
-    return replace(manifest, label=label, class_names=names)
+    label = renumber(np.asarray(manifest.label), manifest.class_names, names, key, of)
+    return manifest.changed(label=label, class_names=names)
 
 
 def renumber(

@@ -17,7 +17,7 @@ class DecodedCrops(NamedTuple):
     """The crops of a micro-batch, or the images that the device could not decode."""
 
     crops: Crops | None
-    """on the device; None where it could not decode all images"""
+    """crops on the device; None where it could not decode all images"""
     refused: list[int]
     """the images it could not decode, as rows of EncodedCrops.table"""
 

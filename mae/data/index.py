@@ -6,15 +6,12 @@ shard, or below `data.index_dir`).  A cached index is used while the shard's siz
 after a copy that kept no times, the shard is read again and its sha256 must be the same.
 Index folders may be copied along with the shards, also to a server: a remote shard is then
 indexed without downloading it.
-
-Indexes are also written in the formats of NVIDIA DALI (wds2idx) and of webdataset (wids).
 """
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,20 +23,28 @@ from safetensors.numpy import save
 
 from mae.base.errors import StorageError, UserError
 from mae.base.files import new_file
-from mae.base.printable import printable
 from mae.base.redaction import redacted
 from mae.data.labels import NO_LABEL
 from mae.data.passed_over import PassedOver, Reason
-from mae.data.scan import ShardIndex, scan
-from mae.data.tar_members import Member, walk
+from mae.data.scan import scan
+from mae.data.shard_index import ShardIndex
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.cache import ShardCache
-from mae.storage.remote import at_most, canonical_address, download, is_remote, stat
+from mae.storage.remote import (
+    RemoteFile,
+    at_most,
+    canonical_address,
+    download,
+    is_remote,
+    stat,
+)
 
 HEADER_BYTES = 1 << 20
 """more than the header of an index"""
 FORMAT = "3"
 INDEX_FOLDER = ".mae-index"
+DEFAULT_INDEX_DIR = Path("~/.cache/mae/index")
+"""folder of the indexes of remote shards and of shared manifests, unless data.index_dir is set"""
 COLUMNS: dict[str, type[np.generic]] = {
     "offset": np.int64,
     "size": np.uint32,
@@ -55,6 +60,14 @@ class _Cached(NamedTuple):
     """version of the shard when it was indexed"""
 
 
+class IndexedShard(NamedTuple):
+    """Index of a shard, and the state of the shard before it was read."""
+
+    index: ShardIndex
+    state: str
+    """size and times, or the server's version, as `shard_state`"""
+
+
 def shard_index(
     location: str, index_dir: Path | None = None, cache: ShardCache | None = None
 ) -> ShardIndex:
@@ -64,6 +77,13 @@ def shard_index(
     `scan` does, and where the shard has the indexed size but another sha256; StorageError where a
     remote shard cannot be fetched.
     """
+    return indexed_shard(location, index_dir, cache).index
+
+
+def indexed_shard(
+    location: str, index_dir: Path | None = None, cache: ShardCache | None = None
+) -> IndexedShard:
+    """Index of one shard as `shard_index`, with its state."""
     file = _index_file(location, index_dir)
     if not is_remote(location):
         path = Path(location)
@@ -71,19 +91,20 @@ def shard_index(
             status = path.stat()
         except OSError as error:
             raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-        size, version = status.st_size, str(status.st_mtime_ns)
+        size, version, state = status.st_size, str(status.st_mtime_ns), _local_state(status)
         cached = _load(file, size)
         if cached and cached.version == version:
-            return cached.index
+            return IndexedShard(cached.index, state)
         index = scan(path)
         _compare(location, index, cached, file)
         _store(file, index, version)
-        return index
+        return IndexedShard(index, state)
 
     remote = stat(location)
+    state = _remote_state(remote)
     cached = _load(file, remote.size)
     if cached and cached.version == remote.version:
-        return cached.index
+        return IndexedShard(cached.index, state)
     index = _index_beside(location, remote.size)  # downloads of the shard are checked against it
     if index is None:
         if cache is None:
@@ -93,90 +114,57 @@ def shard_index(
             index = scan(Path(f"/dev/fd/{copy.fileno()}"), redacted(location))
         _compare(location, index, cached, file)
     _store(file, index, remote.version)
-    return index
+    return IndexedShard(index, state)
+
+
+def shard_state(location: str) -> str:
+    """Size and times of a local shard, size and version of a remote one; another after a change.
+
+    "" where the shard is not there, or its server reports no version: such a state is equal to
+    none.  Raises StorageError where a server does not answer.
+    """
+    if is_remote(location):
+        return _remote_state(stat(location))
+    try:
+        return _local_state(Path(location).stat())
+    except OSError:
+        return ""
+
+
+def _local_state(status: os.stat_result) -> str:
+    # The time of the last change of the inode, too: copies keep that of the content.
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
+def _remote_state(remote: RemoteFile) -> str:
+    return f"{remote.size} {remote.version}" if remote.version else ""
 
 
 def index_folder(location: str, index_dir: Path | None = None) -> Path:
     """The folder of the cached index of the shard at `location`."""
     if is_remote(location):
-        index_dir = index_dir or Path("~/.cache/mae/index").expanduser()
+        index_dir = index_dir or DEFAULT_INDEX_DIR.expanduser()
         folder = canonical_address(location).rpartition("/")[0]
     elif index_dir is None:
         return Path(location).parent / INDEX_FOLDER
     else:
         folder = str(Path(location).parent.resolve())
     # Shards of different folders may share a base name.
-    return index_dir / _short_hash(folder)
-
-
-def write_wds2idx(shard: Path, out: Path) -> int:
-    """Write the index of one shard for `fn.readers.webdataset` of NVIDIA DALI.
-
-    Text: `v1.2 SAMPLES`, then a line per sample of `EXTENSION OFFSET SIZE NAME` for each of its
-    files, in tar order; OFFSET is that of the content, in bytes.  Consecutive files with one key
-    are a sample; hidden files and files without an extension are skipped.  Returns the number of
-    samples.  Raises UserError, naming the shard or `out`, where the shard is damaged or empty, a
-    name has blanks, or `out` cannot be written.
-    """
-    samples = webdataset_samples(shard)
-    if not samples:
-        raise UserError(f"{shard}: no samples to index")
-    lines = [f"v1.2 {len(samples)}"]
-    for sample in samples:
-        for _, member in sample:
-            if len(member.name.split()) != 1:
-                where = f"{shard}: {printable(member.name)}"
-                raise UserError(f"{where}: DALI's index cannot hold names with blanks")
-        lines.append(" ".join(f"{name} {one.offset} {one.size} {one.name}" for name, one in sample))
-    _write(out, "".join(f"{line}\n" for line in lines))
-    return len(samples)
-
-
-def webdataset_samples(shard: Path) -> list[list[tuple[str, Member]]]:
-    """(extension, file) of each sample as WebDataset groups them, with or without an image."""
-    samples: list[list[tuple[str, Member]]] = []
-    last = None
-    for member in walk(shard):
-        folder, slash, base = member.name.rpartition("/")
-        stem, _, extension = base.partition(".")
-        if not stem or not extension:
-            continue
-        key = f"{folder}{slash}{stem}"
-        if key != last:
-            samples.append([])
-            last = key
-        samples[-1].append((extension, member))
-    return samples
-
-
-def write_wids(shards: Sequence[Path], counts: Sequence[int], out: Path) -> None:
-    """Write a wids index of `shards` with `counts` samples; urls are relative to `out`'s folder.
-
-    Raises UserError where a shard cannot be read or `out` cannot be written.
-    """
-    entries = []
-    for shard, count in zip(shards, counts, strict=True):
-        try:
-            size = shard.stat().st_size
-        except OSError as error:
-            raise UserError(f"{shard}: cannot be read: {error.strerror}") from None
-        url = os.path.relpath(shard.resolve(), out.parent.resolve())
-        entries.append({"url": url, "nsamples": int(count), "filesize": size})
-    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": entries}
-    _write(out, json.dumps(index, indent=2) + "\n")
+    return index_dir / short_hash(folder)
 
 
 def _index_file(location: str, index_dir: Path | None) -> Path:
     name = Path(location).name
     if is_remote(location):
-        # The hash tells apart shards whose addresses differ in the query only (`get?id=7`).
-        address_hash = _short_hash(canonical_address(location))
+        # The hash distinguishes shards whose addresses differ in the query only (`get?id=7`).
+        address_hash = short_hash(canonical_address(location))
         shown = "pipe" if location.startswith("pipe:") else redacted(location).rpartition("/")[2]
         name = f"{shown[:100]}-{address_hash}"
     return index_folder(location, index_dir) / f"{name}.safetensors"
 
 
-def _short_hash(text: str) -> str:
+def short_hash(text: str) -> str:
+    """16 hexadecimal digits of a text's sha256, for names of files."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -230,7 +218,7 @@ def _load(file: Path, size: int | None) -> _Cached | None:
             **arrays,
             bytes=int(metadata["bytes"]),
             sha256=metadata["sha256"],
-            **_members_from_json(metadata["members"]),
+            **members_from_json(metadata["members"]),
         )
         return _Cached(index, version) if _is_sound(index) else None
     except Exception:  # absent or damaged in whatever way: the shard is read again
@@ -260,18 +248,19 @@ def _store(file: Path, index: ShardIndex, version: str) -> None:
     arrays = {"keys": np.frombuffer(index.keys, np.uint8)}
     arrays |= {name: getattr(index, name) for name in COLUMNS}
     metadata = {"format": FORMAT, "bytes": str(index.bytes), "version": version}
-    metadata |= {"sha256": index.sha256, "members": _members_to_json(index)}
+    metadata |= {"sha256": index.sha256, "members": members_to_json(index)}
     metadata["digest"] = _digest(arrays, metadata)
     with suppress(UserError), new_file(file) as part:
         part.write_bytes(save(arrays, metadata))  # save_file's mode is 0600
 
 
-def _members_to_json(index: ShardIndex) -> str:
+def members_to_json(index: ShardIndex) -> str:
     """The fields that are no columns."""
     return json.dumps([index.label_names, index.passed_over, index.others])
 
 
-def _members_from_json(text: str) -> dict[str, Any]:
+def members_from_json(text: str) -> dict[str, Any]:
+    """Fields of a ShardIndex by `members_to_json`."""
     names, passed_over, others = json.loads(text)
     return {
         "label_names": tuple(str(name) for name in names),
@@ -289,10 +278,3 @@ def _digest(arrays: dict[str, npt.NDArray], metadata: dict[str, str]) -> str:
     for name in ("keys", *COLUMNS):
         digest.update(arrays[name].tobytes())
     return digest.hexdigest()
-
-
-def _write(out: Path, text: str) -> None:
-    """Write `out` atomically."""
-    with new_file(out) as part:
-        # File names that are not UTF-8 are written byte for byte.
-        part.write_text(text, encoding="utf-8", errors="surrogateescape")

@@ -6,17 +6,11 @@ number is always a number.  Everything else is no label, and named as such.
 """
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
+from typing import NamedTuple
 
 from mae.base.printable import printable
-from mae.data.class_names import beside, class_numbers, normal
-from mae.data.passed_over import PassedOverCounter, Reason
-
-if TYPE_CHECKING:
-    from mae.data.scan import ShardIndex
+from mae.data.class_names import normal
+from mae.data.passed_over import Reason
 
 NO_LABEL = -1
 """label of a sample without a class number"""
@@ -66,45 +60,3 @@ def read_label(content: bytes) -> Label:
 def fault_reason(fault: str) -> Reason:
     """Reason to pass over labels with this fault."""
     return Reason(f"labels (.cls), {fault}", "write a class number, 0 or more, as text")
-
-
-def with_class_numbers(
-    shards: Sequence[str], indexes: Sequence["ShardIndex"]
-) -> list["ShardIndex"]:
-    """The indexes with the numbers of labels that are names; names of no class are passed over."""
-    numbers: dict[str, dict[str, int]] = {}
-    numbered = []
-    for shard, index in zip(shards, indexes, strict=True):
-        if index.label_names:
-            file = beside(shard)
-            if file not in numbers:
-                numbers[file] = class_numbers(file) if file else {}
-            index = _numbered(index, numbers[file])
-        numbered.append(index)
-    return numbered
-
-
-def _numbered(index: "ShardIndex", numbers: dict[str, int]) -> "ShardIndex":
-    label, named = index.label.astype(np.int64), np.flatnonzero(index.label < NO_LABEL)
-    table = np.array([numbers.get(name, NO_LABEL) for name in index.label_names])
-    label[named] = table[-2 - label[named]]
-    unknown = named[label[named] == NO_LABEL]
-    passed_over = index.passed_over
-    if len(unknown):
-        first = int(unknown[0])
-        key = index.keys.split(b"\0")[first].decode("utf-8", "backslashreplace")
-        text = index.label_names[-2 - int(index.label[first])]
-        counter = PassedOverCounter()
-        counter.add(_name_reason(bool(numbers)), f"{key}.cls ({text})", len(unknown))
-        passed_over += counter.result()
-    return index._replace(label=label.astype(np.int32), label_names=(), passed_over=passed_over)
-
-
-def _name_reason(has_classes: bool) -> Reason:
-    where = "classes.txt beside the shard"
-    if has_classes:
-        return Reason(f"labels (.cls), text that the {where} does not list", "add its class")
-    return Reason(
-        "labels (.cls), text instead of a class number",
-        f"list the class names in a {where}, one a line in the order of their numbers",
-    )

@@ -1,56 +1,65 @@
 """Manifest: the numbered samples of a data set with shard, position, size, checksum and label."""
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from mae.base.errors import UserError
 from mae.base.printable import printable
-from mae.base.redaction import redacted, unsigned
-from mae.data.index import COLUMNS, shard_index
-from mae.data.labels import NO_LABEL, with_class_numbers
+from mae.base.redaction import file_name, redacted
+from mae.data.columns import AnyColumn, Joined, chunks, join_columns
+from mae.data.index import COLUMNS
+from mae.data.labels import NO_LABEL
 from mae.data.passed_over import PassedOver, kinds_of_files, over_all
-from mae.data.scan import ShardIndex, is_image
-from mae.data.shards import expand_shards
+from mae.data.scan import COMPANIONS, is_image
+from mae.data.shard_index import ShardIndex
 from mae.decoding.pixels import EXTENSIONS
-from mae.storage.cache import ShardCache
-from mae.storage.retry import BackgroundThreads
 
-REMOTE_READERS = 16
-"""minimum number of shards indexed at a time, since servers answer slowly"""
+
+class Identity(TypedDict):
+    """Size and checksum of a shard."""
+
+    size: int
+    sha256: str
+
+
+class ManifestSource(NamedTuple):
+    """File of a manifest on this machine, and the path or address that it was given as."""
+
+    file: Path
+    location: str
 
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
     """The samples of a data set, numbered from 0, shard after shard."""
 
-    shards: tuple[str, ...]
+    shards: Sequence[str]
     """paths or addresses"""
-    keys: tuple[bytes, ...]
+    keys: Sequence[bytes]
     """sample keys of each shard, joined by NUL"""
     first: npt.NDArray[np.int64]
     """number of each shard's first sample"""
-    shard_bytes: tuple[int, ...]
+    shard_bytes: npt.NDArray[np.int64]
     """size of each shard"""
-    sha256: tuple[str, ...]
-    """checksum of each shard, hexadecimal"""
-    shard: npt.NDArray[np.int32]
-    """[n]: shard of each sample, as the columns below"""
-    offset: npt.NDArray[np.int64]
-    """position of the image in the shard, in bytes"""
-    size: npt.NDArray[np.uint32]
+    sha256: npt.NDArray[np.uint8]
+    """[shards 32]: checksum of each shard"""
+    offset: AnyColumn
+    """[n]: position of the image in the shard, in bytes, as the columns below; any may be mapped
+    from a file, so read the rows at hand"""
+    size: AnyColumn
     """size of the image in bytes"""
-    crc: npt.NDArray[np.uint32]
+    crc: AnyColumn
     """crc32 of the image's bytes"""
-    label: npt.NDArray[np.int32]
+    label: AnyColumn
     """class number, or NO_LABEL"""
-    kind: npt.NDArray[np.uint8]
+    kind: AnyColumn
     """file format, as an index into EXTENSIONS"""
     fingerprint: str
     """sha256 over keys, positions, sizes and checksums: equal for the same samples in one order"""
@@ -59,16 +68,31 @@ class Manifest:
     former_fingerprint: str = ""
     """the fingerprint that earlier versions recorded: over the shards' names, too"""
     passed_over: tuple[tuple[PassedOver, ...], ...] = ()
-    """of each shard, the members that are, or may be, images or labels, and are not read"""
+    """members of each shard that are, or may be, images or labels, and are not read"""
     others: tuple[tuple[tuple[str, int], ...], ...] = ()
-    """of each shard, (extension, number) of the other members that are not read"""
+    """(extension, number) of the other members of each shard, which are not read"""
     class_names: tuple[str, ...] = ()
     """names of the classes from 0 on, in commands that use labels; empty: unknown"""
+    second: "Manifest | None" = None
+    """the second images of pairs, sample by sample; None: samples are single images"""
+    class_lists: tuple[str, ...] = ()
+    """of each shard, as `ShardIndex.class_list`; empty: not known, or none"""
+    source: ManifestSource | None = None
+    """file that the manifest is mapped from, as it is there; None: it is in memory, or changed"""
     class_note: str = ""
     """line on labels whose shards have no class names, while others have some; empty: none"""
 
     def __len__(self) -> int:
-        return len(self.shard)
+        return len(self.offset)
+
+    def shard_of(self, samples: Any) -> Any:
+        """Shard of each sample: a number for a number, an array for an array."""
+        found = np.searchsorted(self.first, samples, "right") - 1
+        return int(found) if np.ndim(found) == 0 else found
+
+    def identity(self, shard: int) -> Identity:
+        """Size and checksum of a shard, by which its cached copy is known."""
+        return {"size": int(self.shard_bytes[shard]), "sha256": self.sha256[shard].tobytes().hex()}
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Number of samples of each shard."""
@@ -78,19 +102,61 @@ class Manifest:
         """Number of samples of each shard, an array per data set."""
         return np.split(self.counts(), np.cumsum(self.datasets)[:-1])
 
+    def changed(self, **values: Any) -> "Manifest":
+        """The manifest with other values, which its file does not have."""
+        return replace(self, source=None, **values)
+
+    def index_of(self, shard: int) -> ShardIndex:
+        """Index of one shard, read from the columns."""
+        samples = self.samples_of(shard)
+        rows = slice(samples.start, samples.stop)
+        known = self.identity(shard)
+        columns: dict[str, Any] = {name: np.asarray(getattr(self, name)[rows]) for name in COLUMNS}
+        return ShardIndex(
+            keys=self.keys[shard],
+            **columns,
+            bytes=known["size"],
+            sha256=known["sha256"],
+            passed_over=self.passed_over[shard] if self.passed_over else (),
+            others=self.others[shard] if self.others else (),
+            class_list=self.class_lists[shard] if self.class_lists else "",
+        )
+
+    def samples_of(self, shard: int) -> range:
+        """Numbers of a shard's samples."""
+        is_last = shard + 1 == len(self.first)
+        return range(int(self.first[shard]), len(self) if is_last else int(self.first[shard + 1]))
+
+    def names_in(self, shard: int) -> list[str]:
+        """Keys of a shard's samples, as its tar has them."""
+        keys = self.keys[shard].decode("utf-8", "surrogateescape").split("\0")
+        return keys[: len(self.samples_of(shard))]  # of no samples: one empty key
+
     def key(self, sample: int) -> str:
         """The sample's key, for people: its name in the tar up to the first dot."""
-        shard = int(self.shard[sample])
-        key = self.keys[shard].split(b"\0")[sample - int(self.first[shard])]
-        return printable(key.decode("utf-8", "backslashreplace"))
+        return self.keys_of([sample])[0]
+
+    def keys_of(self, samples: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
+        """`key` of each of some samples; the keys of a shard, which are joined, are split once."""
+        numbers = np.asarray(samples, np.int64)
+        shards = self.shard_of(numbers)
+        found = [""] * len(numbers)
+        split, keys = -1, []
+        for place in np.argsort(shards, kind="stable").tolist():
+            if (shard := int(shards[place])) != split:
+                split, keys = shard, self.keys[shard].split(b"\0")
+            key = keys[int(numbers[place] - self.first[shard])]
+            found[place] = printable(key.decode("utf-8", "backslashreplace"))
+        return found
 
     def shard_name(self, sample: int) -> str:
         """The sample's shard, without the signature of a signed address."""
-        return printable(redacted(self.shards[self.shard[sample]]))
+        return printable(redacted(self.shards[self.shard_of(sample)]))
 
     def name(self, sample: int) -> str:
-        """`SHARD: key KEY`, for messages."""
-        return f"{self.shard_name(sample)}: key {self.key(sample)}"
+        """`SHARD: key KEY`, for messages; of an image file that is no part of a shard its path."""
+        shard, key = self.shard_name(sample), self.key(sample)
+        return shard if shard.endswith(key) else f"{shard}: key {key}"
 
     def is_recorded_as(self, fingerprint: str) -> bool:
         """True where `fingerprint`, recorded by this or an earlier version, is of these samples."""
@@ -98,10 +164,11 @@ class Manifest:
 
     def warnings(self) -> list[str]:
         """Lines on members that may be images or labels and are not read, and on class names."""
-        shards = map(redacted, self.shards)
-        found = over_all(zip(shards, self.passed_over, strict=False))
+        held = ((shard, found) for shard, found in enumerate(self.passed_over) if found)
+        found = over_all((redacted(self.shards[shard]), members) for shard, members in held)
         lines = [f"not read: {one}" for one in found]
-        beside = {name: count for name, count in self.other_members().items() if is_image(name)}
+        others = self.other_members().items()
+        beside = {name: n for name, n in others if is_image(name) and name not in COMPANIONS}
         if beside:
             lines.append(
                 f"not read: {kinds_of_files(beside)}: images beside the one of their key, KEY.jpg "
@@ -117,108 +184,93 @@ class Manifest:
         return counts
 
 
-def build_manifest(
-    patterns: Sequence[str],
-    key: str = "data.train",
-    index_dir: Path | None = None,
-    cache: ShardCache | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Manifest:
-    """Index the shards that `patterns` name, from cached indexes where those are up to date.
+class Fingerprint:
+    """Fingerprints of a data set, from its shards in their order."""
 
-    Remote shards are read through `cache`.  `progress` is called with the number of indexed shards
-    and of all shards.  Raises UserError, naming `key` or the shard, where no shard is found, a
-    shard is not a tar or damaged, or there are no images; StorageError where a remote shard cannot
-    be fetched.
-    """
-    allow_pipe = cache is not None and cache.allow_pipe
-    shards = expand_shards(patterns, key, allow_pipe)
-    # Checksums and waits for servers both release the interpreter lock.
-    threads = min(len(shards), max(os.cpu_count() or 1, REMOTE_READERS))
-    with BackgroundThreads(threads, "index") as background:
-        indexes = []
-        waiting = [background.submit(shard_index, shard, index_dir, cache) for shard in shards]
-        for future in waiting:
-            indexes.append(future.result())
-            progress(len(indexes), len(shards))
-    manifest = join(shards, indexes)
-    if not len(manifest):
-        raise UserError(f"{key}: no images in {len(shards)} shards, first {redacted(shards[0])}")
-    return manifest
+    def __init__(self) -> None:
+        self._digest, self._former = hashlib.sha256(), hashlib.sha256()
 
-
-def join(shards: Sequence[str], indexes: Sequence[ShardIndex]) -> Manifest:
-    """The manifest of one data set, from the indexes of its shards.
-
-    Labels that are names become numbers by the classes.txt beside their shard.
-    """
-    indexes = with_class_numbers(shards, indexes)
-    digest, former = hashlib.sha256(), hashlib.sha256()
-    for shard, index in zip(shards, indexes, strict=True):
-        name = unsigned(shard).rpartition("/")[2]
-        former.update(f"{name} ".encode("utf-8", "surrogateescape"))
-        for one in (digest, former):
+    def add(self, shard: str, index: ShardIndex) -> None:
+        """Add the samples of a shard; its name is part of the former fingerprint only."""
+        name = file_name(shard)
+        self._former.update(f"{name} ".encode("utf-8", "surrogateescape"))
+        for one in (self._digest, self._former):
             one.update(f"{len(index.offset)}\n".encode() + index.keys)
             for column in (index.offset, index.size, index.crc):
                 one.update(column.tobytes())
-    counts = [len(index.offset) for index in indexes]
-    columns = {
-        name: np.concatenate([getattr(index, name) for index in indexes]) for name in COLUMNS
-    }
-    return Manifest(
-        shards=tuple(shards),
-        keys=tuple(index.keys for index in indexes),
-        first=np.cumsum([0, *counts])[:-1],
-        shard_bytes=tuple(index.bytes for index in indexes),
-        sha256=tuple(index.sha256 for index in indexes),
-        shard=np.repeat(np.arange(len(shards), dtype=np.int32), counts),
-        fingerprint=digest.hexdigest(),
-        datasets=(len(shards),),
-        former_fingerprint=former.hexdigest(),
-        passed_over=tuple(index.passed_over for index in indexes),
-        others=tuple(index.others for index in indexes),
-        class_names=(),
-        class_note="",
-        **columns,
-    )
+
+    def hexdigest(self) -> str:
+        """`Manifest.fingerprint` of the shards."""
+        return self._digest.hexdigest()
+
+    def former(self) -> str:
+        """`Manifest.former_fingerprint` of the shards."""
+        return self._former.hexdigest()
+
+
+def checksums(hexadecimal: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """Checksums [n 32] from their hexadecimal form."""
+    return np.frombuffer(bytes.fromhex("".join(hexadecimal)), np.uint8).reshape(-1, 32)
 
 
 def merge(manifests: Sequence[Manifest]) -> Manifest:
     """The manifest of several data sets, one after the other."""
     if len(manifests) == 1:
         return manifests[0]
-    shards_before = np.cumsum([0, *(len(one.shards) for one in manifests)])
-    samples_before = np.cumsum([0, *map(len, manifests)])
-    columns = {name: np.concatenate([getattr(one, name) for one in manifests]) for name in COLUMNS}
-    offsets = zip(manifests, shards_before, samples_before, strict=False)
-    shifted = [
-        (one.shard + np.int32(shards), one.first + samples) for one, shards, samples in offsets
-    ]
     fingerprints = " ".join(one.fingerprint for one in manifests)
     former = " ".join(one.former_fingerprint for one in manifests)
-    return Manifest(
-        shards=tuple(shard for one in manifests for shard in one.shards),
-        keys=tuple(keys for one in manifests for keys in one.keys),
-        first=np.concatenate([first for _, first in shifted]),
-        shard_bytes=tuple(size for one in manifests for size in one.shard_bytes),
-        sha256=tuple(digest for one in manifests for digest in one.sha256),
-        shard=np.concatenate([shard for shard, _ in shifted]),
-        fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
+    return _joined(
+        manifests,
         datasets=tuple(len(one.shards) for one in manifests),
+        fingerprint=hashlib.sha256(fingerprints.encode()).hexdigest(),
         former_fingerprint=hashlib.sha256(former.encode()).hexdigest(),
+    )
+
+
+def concatenate(manifests: Sequence[Manifest]) -> Manifest:
+    """The manifest of one data set whose shards are those of several, one after the other."""
+    if len(manifests) == 1:
+        return manifests[0]
+    fingerprint = Fingerprint()
+    for one in manifests:
+        for number, shard in enumerate(one.shards):
+            fingerprint.add(shard, one.index_of(number))
+    return _joined(
+        manifests,
+        datasets=(sum(len(one.shards) for one in manifests),),
+        fingerprint=fingerprint.hexdigest(),
+        former_fingerprint=fingerprint.former(),
+    )
+
+
+def _joined(manifests: Sequence[Manifest], **own: Any) -> Manifest:
+    samples_before = np.cumsum([0, *map(len, manifests)])
+    columns: dict[str, Any] = {
+        name: join_columns([getattr(one, name) for one in manifests]) for name in COLUMNS
+    }
+    return Manifest(
+        shards=Joined([one.shards for one in manifests]),
+        keys=Joined([one.keys for one in manifests]),
+        first=np.concatenate(
+            [one.first + start for one, start in zip(manifests, samples_before, strict=False)]
+        ),
+        shard_bytes=np.concatenate([one.shard_bytes for one in manifests]),
+        sha256=np.concatenate([one.sha256 for one in manifests]),
         passed_over=tuple(found for one in manifests for found in one.passed_over),
         others=tuple(found for one in manifests for found in one.others),
-        class_names=(),
-        class_note="",
+        class_lists=tuple(
+            found for one in manifests for found in one.class_lists or [""] * len(one.shards)
+        ),
         **columns,
+        **own,
     )
 
 
 def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
-    """The manifest of a subset of samples, given by their ascending numbers."""
+    """The manifest of a subset of samples, given by their numbers, shard by shard."""
     if len(samples) == len(manifest):
         return manifest
-    counts = np.bincount(manifest.shard[samples], minlength=len(manifest.shards))
+    counts = np.bincount(manifest.shard_of(samples), minlength=len(manifest.shards))
     parts = np.split(samples, np.cumsum(counts)[:-1])
     keys = []
     for known, first, own in zip(manifest.keys, manifest.first, parts, strict=True):
@@ -235,21 +287,22 @@ def select(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Manifest:
         first=np.cumsum([0, *counts])[:-1],
         shard_bytes=manifest.shard_bytes,
         sha256=manifest.sha256,
-        shard=manifest.shard[samples],
         fingerprint=fingerprints[0],
         datasets=manifest.datasets,
         former_fingerprint=fingerprints[1],
         passed_over=manifest.passed_over,
         others=manifest.others,
+        class_lists=manifest.class_lists,
         class_names=manifest.class_names,
         class_note=manifest.class_note,
+        second=None if manifest.second is None else select(manifest.second, samples),
         **{name: getattr(manifest, name)[samples] for name in COLUMNS},
     )
 
 
 def require_labels(manifest: Manifest, key: str) -> npt.NDArray[np.int64]:
     """Labels of all samples, int64 [n]; UserError, naming `key`, where a sample has none."""
-    return checked_labels(manifest.label, manifest.name, key, label_faults(manifest))
+    return checked_labels(np.asarray(manifest.label), manifest.name, key, label_faults(manifest))
 
 
 def label_faults(manifest: Manifest) -> str:
@@ -275,20 +328,35 @@ def checked_labels(
 
 def labels_digest(manifest: Manifest) -> str:
     """sha256 over the labels, which the fingerprint does not cover."""
-    return hashlib.sha256(manifest.label.tobytes()).hexdigest()
+    digest = hashlib.sha256()
+    for part in chunks(manifest.label):
+        digest.update(part.tobytes())
+    return digest.hexdigest()
 
 
 def summary(manifest: Manifest) -> Iterable[tuple[str, str]]:
     """Summary of a data set for people, as (name, value) pairs."""
-    labelled = manifest.label[manifest.label != NO_LABEL]
-    kinds = zip(np.bincount(manifest.kind, minlength=len(EXTENSIONS)), EXTENSIONS, strict=True)
+    kinds = _occurrences(manifest.kind)
+    labelled = _occurrences(manifest.label)
+    del labelled[NO_LABEL]
     counts = manifest.counts()
     spread = f" of {counts.min():,} to {counts.max():,} images" if len(counts) > 1 else ""
     yield "shards", f"{len(manifest.shards):,}{spread}"
-    yield "images", f"{len(manifest):,}: " + ", ".join(f"{n:,} {kind}" for n, kind in kinds if n)
-    yield "size", f"{manifest.size.sum() / 1e6:,.1f} MB of images"
-    classes = len(np.unique(labelled))
-    yield "labels", f"{len(labelled):,} samples, {classes:,} classes" if len(labelled) else "none"
+    formats = ", ".join(f"{kinds[kind]:,} {EXTENSIONS[kind]}" for kind in sorted(kinds))
+    yield "images", f"{len(manifest):,}: {formats}"
+    total = sum(int(part.sum(dtype=np.int64)) for part in chunks(manifest.size))
+    yield "size", f"{total / 1e6:,.1f} MB of images"
+    classes = f"{labelled.total():,} samples, {len(labelled):,} classes" if labelled else "none"
+    yield "labels", classes
     if others := manifest.other_members():
         yield "not read", f"{kinds_of_files(others)}"
     yield "fingerprint", manifest.fingerprint[:16]
+
+
+def _occurrences(column: AnyColumn) -> Counter[int]:
+    """Number of occurrences of each value."""
+    found = Counter[int]()
+    for part in chunks(column):
+        values, counts = np.unique(part, return_counts=True)
+        found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    return found

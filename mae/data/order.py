@@ -1,7 +1,7 @@
 """Order of training as a pure function: position → (view, sample).
 
 It depends on the seed, the sizes of the shards and the settings of `data`, not on the number of
-processes, workers or restarts.  Three modes:
+processes, workers or restarts.  Four modes:
 
 `global`: position p is index p mod N of epoch p div N, mapped by a permutation of all N samples
 that is keyed by (seed, epoch).  Every batch may read from every shard: for local and shared disks.
@@ -13,15 +13,16 @@ are permuted within each window.  For caches and spinning disks.
 own share of the permuted shards, window by window.  A process takes whole lanes and so reads only
 its share of the shards, yet the global batch is the same for every number of processes.
 
-In every mode each lane (`global` and `window` have one) yields each of its samples exactly once
+`sequential`: the samples as they lie in the shards, for evaluation; not for training.
+
+In every mode each lane (all but `lanes` have one) yields each of its samples exactly once
 per epoch (`repeats` times in a row), and continues with the next epoch at once: no batch is cut
 at the end of an epoch.
 """
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,16 +33,18 @@ BLOCK = 1000
 """number of positions of a lane in which a mixture keeps its weights exactly"""
 ROUNDS = 16
 """rounds of the Feistel network"""
+LAYOUTS = 4
+"""number of epochs whose layout a data set keeps: 16 bytes a shard each"""
 
 Integers = npt.NDArray[np.int64]
-Mode = Literal["global", "window", "lanes"]
+Mode = Literal["global", "window", "lanes", "sequential"]
 
 
 class Place(NamedTuple):
     """View and sample of each position of the order."""
 
     view: Integers
-    """number of views of the sample before this one: epoch * repeats + view within the epoch"""
+    """which view of the sample it is, counted from 0 over the run: epoch * repeats + repeat"""
     sample: Integers
     """number in the manifest"""
 
@@ -75,7 +78,9 @@ class Order:
         # A single data set uses the seed of the run.
         seeds = [seed] if len(counts) == 1 else fold(seed, Stream.MIXTURE, np.arange(len(counts)))
         self.streams = [
-            _GlobalOrder(int(own), size)
+            _SequentialOrder(size)
+            if mode == "sequential"
+            else _GlobalOrder(int(own), size)
             if mode == "global"
             else _WindowOrder(int(own), shards, window, self.lanes)
             for own, size, shards in zip(seeds, self.sizes, counts, strict=True)
@@ -126,24 +131,31 @@ def sample_at(seed: int, num_samples: int, positions: Integers) -> Place:
     return Place(epoch, permute(index, num_samples, key))
 
 
-def permute(index: Integers, size: int, key: Words) -> Integers:
+def permute(index: Integers, size: int | Integers, key: Words) -> Integers:
     """A keyed permutation of range(size), elementwise and without a table.
 
-    `key` is one word, or one per element.  A Feistel network (Luby and Rackoff 1988) on pairs
-    (left, right) of numbers below a and b, where a * b is slightly more than `size` ("generalised
-    Feistel cipher", Black and Rogaway 2002); the few results outside the range are permuted again
-    until they fall inside ("cycle walking", ibid.).
+    `size` is one number and `key` one word, or one per element.  A Feistel network (Luby and
+    Rackoff 1988) on pairs (left, right) of numbers below a and b, where a * b is slightly more than
+    `size` ("generalised Feistel cipher", Black and Rogaway 2002); the few results outside the range
+    are permuted again until they fall inside ("cycle walking", ibid.).
     """
-    rows = math.isqrt(size - 1) + 1
-    rows += rows % 2  # with both odd, only even permutations would occur
-    columns = -(-size // rows)
+    parameters = [*_sides(np.atleast_1d(size)), key]
     words = index.astype(np.uint64)
     outside = np.arange(len(words))
     while len(outside):
-        own = key if len(key) == 1 else key[outside]
-        words[outside] = _feistel(words[outside], np.uint64(rows), np.uint64(columns), own)
-        outside = outside[words[outside] >= np.uint64(size)]
+        sizes, *own = (one if len(one) == 1 else one[outside] for one in parameters)
+        words[outside] = _feistel(words[outside], *own)
+        outside = outside[words[outside] >= sizes]
     return words.astype(np.int64)
+
+
+def _sides(sizes: Integers) -> list[Words]:
+    """`sizes` [n], and for each an even number of rows and a number of columns that hold it."""
+    different, place = np.unique(sizes, return_inverse=True)
+    rows = np.array([math.isqrt(max(0, size - 1)) + 1 for size in different.tolist()])
+    rows += rows % 2  # with both odd, only even permutations would occur
+    columns = -(-different // rows)
+    return [of_each[place].astype(np.uint64) for of_each in (different, rows, columns)]
 
 
 def quotas(weights: Sequence[float]) -> list[int]:
@@ -153,6 +165,17 @@ def quotas(weights: Sequence[float]) -> list[int]:
     largest = np.argsort(whole - shares, kind="stable")[: BLOCK - whole.sum()]
     whole[largest] += 1
     return whole.tolist()
+
+
+class _SequentialOrder:
+    """The `sequential` order of one data set."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, lane: Integers, index: Integers) -> tuple[Integers, Integers]:
+        epoch, sample = np.divmod(index, self.size)
+        return epoch, sample
 
 
 class _GlobalOrder:
@@ -183,6 +206,7 @@ class _WindowOrder:
         self.seed, self.counts, self.window = seed, counts, window
         self.first = np.cumsum(counts) - counts
         self.lane_starts = np.arange(lanes + 1) * int(counts.sum()) // lanes
+        self.layouts: dict[int, _EpochLayout] = {}
 
     def __call__(self, lane: Integers, index: Integers) -> tuple[Integers, Integers]:
         lengths = np.diff(self.lane_starts)
@@ -197,17 +221,28 @@ class _WindowOrder:
     def _in_epoch(self, number: int, place: Integers) -> Integers:
         layout = self._layout(number)
         window = np.searchsorted(layout.bounds, place, side="right") - 1
-        shuffled = np.empty_like(place)
-        for one in np.unique(window):
-            own = window == one
-            start, end = layout.bounds[one : one + 2]
-            key = fold(self.seed, Stream.ORDER, number, one)
-            shuffled[own] = start + permute(place[own] - start, int(end - start), key)
+        different, number_of = np.unique(window, return_inverse=True)
+        starts = layout.bounds[different]
+        sizes = layout.bounds[different + 1] - starts
+        keys = fold(self.seed, Stream.ORDER, number, different)
+        start = starts[number_of]
+        shuffled = start + permute(place - start, sizes[number_of], keys[number_of])
         slot = np.searchsorted(layout.starts, shuffled, side="right") - 1
         return self.first[layout.shards[slot]] + shuffled - layout.starts[slot]
 
-    @lru_cache(maxsize=64)  # noqa: B019  (lives as long as the run; shared by all data sets)
+    def __getstate__(self) -> dict[str, Any]:
+        """Without layouts, which a data worker makes for itself."""
+        return self.__dict__ | {"layouts": {}}
+
     def _layout(self, number: int) -> _EpochLayout:
+        layout = self.layouts.get(number)
+        if layout is None:
+            layout = self._made_layout(number)
+            newest = list(self.layouts.items())[1 - LAYOUTS :]
+            self.layouts = dict([*newest, (number, layout)])
+        return layout
+
+    def _made_layout(self, number: int) -> _EpochLayout:
         count = len(self.counts)
         key = fold(self.seed, Stream.ORDER, number)
         shards = permute(np.arange(count), count, key)
@@ -222,7 +257,7 @@ class _WindowOrder:
         return _EpochLayout(shards, starts, np.unique(np.concatenate(bounds)))
 
 
-def _feistel(words: Words, rows: np.uint64, columns: np.uint64, key: Words) -> Words:
+def _feistel(words: Words, rows: Words, columns: Words, key: Words) -> Words:
     left, right = np.divmod(words, columns)
     for turn in range(0, ROUNDS, 2):
         even, odd = (mix(key + np.uint64((turn + i) * GAMMA % 2**64)) for i in (1, 2))

@@ -13,7 +13,7 @@ class Reason(NamedTuple):
     """Reason to pass over members."""
 
     what: str
-    """what they are, in the plural"""
+    """name of the members, in the plural"""
     remedy: str
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from mae.base.errors import UserError
 from mae.data.manifest import Manifest
 from mae.data.order import Order
+from mae.data.shard_names import remote_shards
+from mae.storage.background import BackgroundThreads
 from mae.storage.cache import ShardCache
 from mae.storage.remote import is_remote
-from mae.storage.retry import BackgroundThreads
 
 DOWNLOADS = 4
 """number of remote shards fetched at a time, per process"""
@@ -28,7 +29,7 @@ def prefetch_shards(
 
     Errors are ignored here: the reader of the shard raises them again.
     """
-    if not any(map(is_remote, manifest.shards)):
+    if not remote_shards(manifest.shards).any():
         yield from micro_batches
         return
 
@@ -36,8 +37,7 @@ def prefetch_shards(
         with suppress(UserError):
             cache.fetch(
                 manifest.shards[shard],
-                size=manifest.shard_bytes[shard],
-                sha256=manifest.sha256[shard],
+                **manifest.identity(shard),
                 # The processes of a machine need the same shards at the same time: each skips
                 # those that another one is downloading, so they share the work.
                 wait=False,
@@ -48,8 +48,8 @@ def prefetch_shards(
     upcoming: deque[range] = deque()
     try:
         for positions in micro_batches:
-            samples = order(np.arange(positions.start, positions.stop)).sample
-            for shard in np.unique(manifest.shard[samples]).tolist():
+            samples = order(np.asarray(positions)).sample
+            for shard in np.unique(manifest.shard_of(samples)).tolist():
                 if shard not in requested and is_remote(manifest.shards[shard]):
                     background.submit(fetch, shard)
                     requested[shard] = None

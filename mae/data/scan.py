@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from mae.base.errors import UserError
 from mae.data.labels import LONGEST_LABEL, NO_LABEL, Label, fault_reason, read_label
-from mae.data.passed_over import PassedOver, PassedOverCounter, Reason, kinds_of_files
+from mae.data.passed_over import PassedOverCounter, Reason, kinds_of_files
+from mae.data.shard_index import ShardIndex
 from mae.data.tar_members import Member, members
-from mae.decoding.pixels import EXTENSIONS, READ_FORMATS
+from mae.decoding.pixels import EXTENSION_OF, EXTENSIONS, READ_FORMATS
 from mae.decoding.signatures import SNIFFED, image_format, other_format
 
 CHUNK = 1 << 20
@@ -32,33 +32,8 @@ SECOND_IMAGE = Reason(
 )
 MASKS = tuple(f"{kind}.{of}" for kind in ("mask", "seg") for of in ("png", "jpg", "jpeg", "webp"))
 """compound extensions of segmentation masks, which are never images of their own"""
-
-
-class ShardIndex(NamedTuple):
-    """The samples of one shard, in tar order."""
-
-    keys: bytes
-    """joined by NUL: a Python string per sample would cost every worker memory"""
-    offset: npt.NDArray[np.int64]
-    """position of the image in the shard, in bytes"""
-    size: npt.NDArray[np.uint32]
-    """size of the image in bytes"""
-    crc: npt.NDArray[np.uint32]
-    """crc32 of the image's bytes"""
-    label: npt.NDArray[np.int32]
-    """class number from the sample's `.cls`; NO_LABEL without one; -2 - i: `label_names[i]`"""
-    kind: npt.NDArray[np.uint8]
-    """index into EXTENSIONS"""
-    bytes: int
-    """size of the shard"""
-    sha256: str
-    """checksum of the shard, hexadecimal"""
-    label_names: tuple[str, ...] = ()
-    """texts of labels that are no numbers: class names, if classes.txt lists them"""
-    passed_over: tuple[PassedOver, ...] = ()
-    """members that are, or may be, images or labels, and are not read"""
-    others: tuple[tuple[str, int], ...] = ()
-    """(extension, number) of the other members"""
+COMPANIONS = ("std.npy", "top.npy", "flip.npy", "flip.std.npy", "flip.top.npy")
+"""compound extensions of further arrays of a key in shards of latents, which no command reads"""
 
 
 def scan(path: Path, name: str | None = None) -> ShardIndex:
@@ -195,9 +170,8 @@ def _unread_reason(member: Member, extension: str, content: bytes) -> Reason | N
     if not extension and member.name.rpartition("/")[2].startswith("."):
         return Reason(f"hidden files that hold images ({format})", "remove the dot they begin with")
     named = f"named .{last}" if extension else "without an extension"
-    is_read = format in READ_FORMATS.split(", ")
-    rename = f"rename them to end in .{format.lower()}"
-    return Reason(f"images ({format}) {named}", rename if is_read else convert)
+    rename = f"rename them to end in .{EXTENSION_OF.get(format)}"
+    return Reason(f"images ({format}) {named}", rename if format in EXTENSION_OF else convert)
 
 
 def _scan(path: Path, name: str, file: int) -> ShardIndex:
@@ -209,12 +183,12 @@ def _scan(path: Path, name: str, file: int) -> ShardIndex:
         if is_image(extension) and not member.kind and member.size < LARGEST_IMAGE:
             wanted = member.size
         content = os.pread(file, wanted, member.offset)
-        _feed(digest, file, position, member.offset)
+        _hash_range(digest, file, position, member.offset)
         digest.update(content)
         position = member.offset + len(content)
         found.add(member, key, extension, content)
     total = os.fstat(file).st_size
-    _feed(digest, file, position, total)
+    _hash_range(digest, file, position, total)
     found.finish()
     labels, label_names = found.numbers()
     passed_over = found.passed_over.result()
@@ -237,7 +211,7 @@ def _scan(path: Path, name: str, file: int) -> ShardIndex:
     )
 
 
-def _feed(digest: "hashlib._Hash", file: int, start: int, end: int) -> None:
+def _hash_range(digest: "hashlib._Hash", file: int, start: int, end: int) -> None:
     while start < end and (part := os.pread(file, min(CHUNK, end - start), start)):
         digest.update(part)
         start += len(part)

@@ -17,7 +17,7 @@ from braceexpand import braceexpand
 from mae.base.errors import UserError
 from mae.base.files import require_regular
 from mae.base.redaction import lacks_secret, redacted
-from mae.decoding.pixels import EXTENSIONS
+from mae.data.image_files import is_image_file
 from mae.storage.remote import (
     at_most,
     canonical_address,
@@ -59,7 +59,7 @@ def expand_shards(
     except UserError as error:
         raise type(error)(f"{key}: {error}") from None
     local = [location for location in found if not is_remote(location)]
-    missing += [path for path in local if not _exists(Path(path))]
+    missing += [path for path in local if not exists(Path(path))]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"{key}: no such shard: {missing[0]}{more}")
@@ -70,13 +70,20 @@ def expand_shards(
             require_regular(Path(path))
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
-    if images := [path for path in local if _is_image(path)]:
+    if images := [path for path in local if is_image_file(path)]:
         folder = str(Path(images[0]).parent)
         raise UserError(f"{key}: {images[0]} is an image, no shard: {_pack_first(folder)}")
-    times = Counter(map(_resolved, found))
-    if twice := [location for location in found if times[_resolved(location)] > 1]:
-        raise UserError(f"{key}: shard named twice: {redacted(twice[-1])}")
+    refuse_repeated(found, key)
     return tuple(found)
+
+
+def refuse_repeated(locations: Sequence[str], key: str) -> None:
+    """Raise UserError, naming `key`, where a shard is named twice."""
+    resolved = list(map(_resolved, locations))
+    times = Counter(resolved)
+    twice = [one for one, name in zip(locations, resolved, strict=True) if times[name] > 1]
+    if twice:
+        raise UserError(f"{key}: shard named twice: {redacted(twice[-1])}")
 
 
 def _expand_braces(pattern: str) -> list[str]:
@@ -85,7 +92,7 @@ def _expand_braces(pattern: str) -> list[str]:
     if pattern.startswith("file:///"):
         pattern = pattern.removeprefix("file://")
     folder, rest = ("", pattern) if is_remote(pattern) else _literal_folder(with_home(pattern))
-    if folder and _exists(Path(folder, rest)):
+    if folder and exists(Path(folder, rest)):
         return [str(Path(folder, rest))]
     try:
         return [str(Path(folder, name)) if folder else name for name in braceexpand(rest)]
@@ -110,7 +117,7 @@ def _match(name: str, allow_pipe: bool) -> list[str]:
         found = glob_remote(name) if has_magic(name) else [name]
         # Brackets alone may be part of the name; the server says whether there is such a file.
         return found or ([] if "*" in name else [name])
-    if _exists(Path(name)):
+    if exists(Path(name)):
         return [name]
     folder, rest = _literal_folder(name)
     found = glob.glob(rest, root_dir=folder, recursive=True)  # noqa: PTH207  (may be absolute)
@@ -119,19 +126,20 @@ def _match(name: str, allow_pipe: bool) -> list[str]:
 
 def _literal_folder(path: str) -> tuple[str, str]:
     """Longest leading folder of `path` that exists under this very name, and the rest."""
-    parent = next(folder for folder in Path(path).parents or [Path()] if _exists(folder))
+    parent = next(folder for folder in Path(path).parents or [Path()] if exists(folder))
     return str(parent), str(Path(path).relative_to(parent))
 
 
 def with_home(path: str) -> str:
     """`path` with its home folder, unless `~…` is a name here or no user's."""
     with suppress(RuntimeError):
-        if not _exists(Path(path.partition("/")[0])):
+        if not exists(Path(path.partition("/")[0])):
             return str(Path(path).expanduser())
     return path
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """True where there is a file or folder; UserError for a path that cannot be looked at."""
     try:
         return path.exists()
     except OSError as error:  # names that are too long, folders without permission
@@ -145,13 +153,9 @@ def _about_folder(folder: str) -> str:
     )
     if any(Path(folder).glob("*.tar")):
         return f"{folder} is a folder: write {shlex.quote(f'{folder}/*.tar')}"
-    if any(map(_is_image, names)):
+    if any(map(is_image_file, names)):
         return f"{folder} is a folder of images, no shards: {_pack_first(folder)}"
     return f"{folder} is a folder without .tar files"
-
-
-def _is_image(path: str) -> bool:
-    return Path(path).suffix[1:].lower() in EXTENSIONS
 
 
 def _pack_first(folder: str) -> str:
@@ -180,14 +184,14 @@ def _read_wids(index: str, allow_pipe: bool) -> list[str]:
         raise UserError(f'{shown}: is not a wids index: no "shardlist" in it')
     own_folder = posixpath.dirname(index.partition("?")[0] if is_remote(index) else index)
     base = content.get("base") or own_folder
-    if not isinstance(base, str) or not _is_name(base):
+    if not isinstance(base, str) or not is_name(base):
         raise UserError(f'{shown}: "base" is no folder or address')
     found = []
     for number, shard in enumerate(shards):
         url = shard.get("url") if isinstance(shard, dict) else None
-        if not isinstance(url, str) or not url or not _is_name(url):
+        if not isinstance(url, str) or not url or not is_name(url):
             raise UserError(f'{shown}: shardlist[{number}] has no "url" that is a name')
-        location = _join(base, url)
+        location = join_address(base, url)
         check_pipe_allowed(location, allow_pipe)
         local = not is_remote(location) or location.startswith(("pipe:", "file:"))
         if is_remote(index) and local:
@@ -196,7 +200,7 @@ def _read_wids(index: str, allow_pipe: bool) -> list[str]:
     return found
 
 
-def _is_name(text: str) -> bool:
+def is_name(text: str) -> bool:
     """False for text that is no path and no address: NUL, line ends, half of a surrogate pair."""
     try:
         os.fsencode(text)
@@ -210,7 +214,7 @@ def _read_bytes(location: str) -> bytes:
         body = io.BytesIO()
         download(location, body, check=at_most(MAX_WIDS, location))
         return body.getvalue()
-    if not _exists(Path(location)):
+    if not exists(Path(location)):
         raise UserError(f"no such shard: {location}")
     require_regular(Path(location))
     try:
@@ -219,7 +223,7 @@ def _read_bytes(location: str) -> bytes:
         raise UserError(f"{location}: cannot be read: {error.strerror}") from None
 
 
-def _join(base: str, url: str) -> str:
+def join_address(base: str, url: str) -> str:
     """`url`, resolved against the folder or address `base` unless it is an address itself."""
     if is_remote(url):
         return url

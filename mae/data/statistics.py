@@ -2,32 +2,41 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from mae.base.divided_work import DividedWork, part_sizes
 from mae.base.errors import SampleError, UserError
+from mae.base.files import new_file
+from mae.base.progress import ProgressCounter
 from mae.data.images import Images
 from mae.data.index import index_folder
 from mae.data.manifest import Manifest
 from mae.data.shard_reader import ShardReader
+from mae.data.task_pool import on_workers
 from mae.decoding.decode import read_info
-from mae.decoding.pixels import EXTENSIONS, BadImage
+from mae.decoding.pixels import EXTENSIONS, FLOAT_BITS, BadImage, white_of
 from mae.storage.cache import ShardCache
 
 HEADERS = 64
 """number of images whose headers decide channels and bits"""
 MEASURED = 1000
 """maximum number of images that are measured"""
+MEASURED_AT_ONCE = 32
+"""number of images of a part, where several processes measure them"""
 SHARDS = 32
 """maximum number of shards that these images are from"""
 
 
 class Statistics(NamedTuple):
-    """Channel statistics of pixels in [0, 1]."""
+    """Channel statistics of pixels in [0, 1], or of floats."""
 
     images: int
     """number of measured images"""
@@ -37,27 +46,49 @@ class Statistics(NamedTuple):
     """per channel"""
 
 
+class Moments(NamedTuple):
+    """Moments of the pixels of some images, each with a row of its channels' numbers."""
+
+    mean: list[list[float]]
+    square: list[list[float]]
+    error: str
+    """defect of the last unusable image; empty: none"""
+
+
 def channel_statistics(images: Images, index_dir: Path | None = None) -> Statistics:
     """Statistics over all pixels of at most MEASURED images, each with the same weight.
 
     Cached beside the indexes of the shards.  Raises UserError where no image is usable, or a
     channel is constant.
     """
-    manifest = images.manifest
-    name = f"statistics-{manifest.fingerprint[:16]}-{images.channels}x{images.bits}.json"
-    file = index_folder(manifest.shards[0], index_dir) / name
-    if stored := _load(file, images.channels):
+    file = _file(images, index_dir)
+    if stored := _load(file, images.channels, images.bits):
         return stored
-    statistics = _measure(images)
-    with suppress(OSError):  # not cached where the folder is not writable
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".tmp")
-        part.write_text(json.dumps(statistics._asdict()))
-        part.replace(file)
+    statistics = _combined([_moments(images, some_samples(images.manifest))])
+    _store(file, statistics)
     return statistics
 
 
-def _load(file: Path, channels: int) -> Statistics | None:
+def measure_divided(images: Images, work: DividedWork, workers: int = 0) -> None:
+    """Measure what `channel_statistics` then finds beside the shards, by all processes of `work`.
+
+    Nothing is kept of pixels for which it raises UserError.
+    """
+    samples = some_samples(images.manifest)
+    sizes = part_sizes(len(samples), MEASURED_AT_ONCE)
+
+    def own(part: int) -> list[int]:
+        return samples[part * sizes[0] : (part + 1) * sizes[0]]
+
+    measure = on_workers(partial(_moments_as_json, images), own, workers)
+    work.do("pixels", sizes, measure, ProgressCounter("measured", "images"), needs_all=True)
+    if work.portion.joins:
+        found = [Moments(*json.loads(part)) for part in work.results("pixels", len(sizes))]
+        with suppress(UserError):
+            _store(_file(images, None), _combined(found))
+
+
+def _load(file: Path, channels: int, bits: int) -> Statistics | None:
     """The cached statistics; None where the file is absent, damaged or of other channels."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
         if not file.is_file():
@@ -65,7 +96,8 @@ def _load(file: Path, channels: int) -> Statistics | None:
         stored = json.loads(file.read_text())
         mean, std = ([float(value) for value in stored[name]] for name in ("mean", "std"))
         if len(mean) == len(std) == channels and all(
-            0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)
+            (0 <= m <= 1 and 0 < s <= 1) if bits != FLOAT_BITS else (isfinite(m) and s > 0)
+            for m, s in zip(mean, std, strict=True)
         ):
             return Statistics(int(stored["images"]), tuple(mean), tuple(std))
     return None
@@ -102,24 +134,48 @@ def some_samples(manifest: Manifest, count: int = MEASURED) -> list[int]:
     return np.concatenate(chosen)[:count].tolist()
 
 
-def _measure(images: Images) -> Statistics:
-    means, squares = [], []
-    error: SampleError | None = None
-    for sample in some_samples(images.manifest):
+def _file(images: Images, index_dir: Path | None) -> Path:
+    manifest = images.manifest
+    name = f"statistics-{manifest.fingerprint[:16]}-{images.channels}x{images.bits}.json"
+    return index_folder(manifest.shards[0], index_dir) / name
+
+
+def _store(file: Path, statistics: Statistics) -> None:
+    with suppress(UserError), new_file(file) as part:  # not cached in a folder that is not writable
+        part.write_text(json.dumps(statistics._asdict()))
+
+
+def _moments(images: Images, samples: Sequence[int]) -> Moments:
+    found = Moments([], [], "")
+    for sample in samples:
         try:
             pixels = images[sample]
         except SampleError as bad:
-            error = bad
+            found = found._replace(error=str(bad))
             continue
-        values = pixels.to(torch.float64).flatten(1) / (2**images.bits - 1)
-        means.append(values.mean(dim=1))
-        squares.append(values.square().mean(dim=1))
-    if not means:
+        values = pixels.to(torch.float64).flatten(1) / white_of(images.bits)
+        found.mean.append(values.mean(dim=1).tolist())
+        found.square.append(values.square().mean(dim=1).tolist())
+    return found
+
+
+def _moments_as_json(images: Images, samples: Sequence[int]) -> bytes:
+    return json.dumps(_moments(images, samples)).encode()
+
+
+def _combined(parts: Sequence[Moments]) -> Statistics:
+    mean, square = (
+        torch.tensor([row for part in parts for row in part[column]], dtype=torch.float64)
+        for column in (0, 1)
+    )
+    count = len(mean)
+    if not count:
+        error = "".join(part.error for part in parts[-1:])
         raise UserError(f"no usable image to measure mean and std on: {error}")
-    mean, square = torch.stack(means).mean(dim=0), torch.stack(squares).mean(dim=0)
+    mean, square = mean.mean(dim=0), square.mean(dim=0)
     std = (square - mean**2).clamp(min=0).sqrt()
     if (std < 1e-6).any():
         channel = int((std < 1e-6).nonzero()[0])
         raise UserError(f"channel {channel} is the same in all pixels: data.std would be 0")
     digits = [[round(value, 6) for value in values.tolist()] for values in (mean, std)]
-    return Statistics(len(means), tuple(digits[0]), tuple(digits[1]))
+    return Statistics(count, tuple(digits[0]), tuple(digits[1]))

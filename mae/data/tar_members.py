@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from mae.base.errors import UserError
+from mae.base.errors import StorageError, UserError
 from mae.data.passed_over import Reason
 
 # All sizes in bytes.
@@ -53,6 +53,23 @@ class Member(NamedTuple):
 def walk(path: Path, name: str | None = None) -> Iterator[Member]:
     """The regular files of the uncompressed tar at `path`, in order.  Raises as `members`."""
     return (member for member in members(path, name) if not member.kind)
+
+
+def walk_open(file: BinaryIO, name: str) -> Iterator[Member]:
+    """The regular files of an open tar, as `walk`; its position stays as it is."""
+    return walk(Path(f"/proc/self/fd/{file.fileno()}"), name)
+
+
+def read_member(file: BinaryIO, name: str, member: Member) -> bytes:
+    """Content of a member of an open tar; StorageError, with its `name`, where reading fails."""
+    try:
+        file.seek(member.offset)
+        content = file.read(member.size)
+    except OSError as error:
+        raise StorageError(f"{name}: cannot be read: {error.strerror}") from None
+    if len(content) < member.size:
+        raise StorageError(f"{name}: cannot be read: was cut short while it was read")
+    return content
 
 
 def members(path: Path, name: str | None = None) -> Iterator[Member]:

@@ -2,30 +2,35 @@
 
 import os
 import sys
-from collections.abc import Callable, Container, Generator, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 
+from mae.base.device import loader_count
 from mae.base.errors import UserError
+from mae.base.progress import Progress, no_progress
 from mae.config.sections import Config, DataConfig
 from mae.data.batch import BatchSharding, TrainingBatch, step_names
 from mae.data.class_matching import in_classes_of, match_note, with_class_names
 from mae.data.class_names import Names
 from mae.data.device_decoding import CropDecoder, decoded_on_device
-from mae.data.images import Images
-from mae.data.manifest import Manifest, build_manifest, merge
+from mae.data.images import Images, float_normalisation
+from mae.data.indexing import build_manifest
+from mae.data.manifest import Manifest, merge
+from mae.data.needs import check_files, with_pairs
 from mae.data.order import Order
 from mae.data.prefetching import MAX_AHEAD, prefetch_shards
-from mae.data.statistics import channel_statistics
+from mae.data.shard_names import remote_shards
+from mae.data.statistics import Statistics, channel_statistics
 from mae.data.views import EncodedViews, build_training_views
 from mae.data.worker_loader import load_in_workers
-from mae.objectives.registry import declaration
+from mae.objectives.registry import data_needs, declaration
 from mae.storage.cache import ShardCache, build_cache
-from mae.storage.remote import is_remote
 
 CPU = torch.device("cpu")
+MOST_MISFIT = 4.0
+"""factor between given and measured standard deviations of floats that is taken for a mistake"""
 
 
 class TrainingSource(Protocol):
@@ -71,7 +76,7 @@ class TrainingData(NamedTuple):
 
     def images(self, config: Config) -> Images:
         """The images by number."""
-        return Images(self.manifest, config.data.in_chans, config.data.bits, self.cache)
+        return images_for(config, self.manifest, self.cache)
 
     def batches(
         self,
@@ -89,6 +94,7 @@ class TrainingData(NamedTuple):
         SampleError for a bad sample without a usable replacement, StorageError for an unreadable
         shard, WorkerDied for a dead worker.
         """
+        declared = declaration(config.objective)
         views = build_training_views(
             self.manifest,
             self.order,
@@ -96,18 +102,16 @@ class TrainingData(NamedTuple):
             img_size,
             channels=config.data.in_chans,
             cache=self.cache,
-            augment=declaration(config.objective).augmentation(config, img_size),
+            augment=declared.augmentation(config, img_size),
+            needs=data_needs(config),
         )
-        at_once = shards_at_once(config.data, self.manifest, 1 / sharding.num_processes)
-        in_window = at_once * len(self.manifest) / len(self.manifest.shards)
-        positions = prefetch_shards(
+        positions = self.fetched_ahead(
+            config.data,
             sharding.micro_batches(first, last, skipped),
-            self.manifest,
-            self.order,
-            self.cache,
-            ahead=min(MAX_AHEAD, int(in_window / sharding.device_batch) + 1),
+            sharding.device_batch,
+            sharding.num_processes,
         )
-        workers, minutes = config.data.workers, config.train.timeout_minutes
+        workers, minutes = loader_count(config.data.workers), config.train.timeout_minutes
         if not isinstance(views, EncodedViews):
             return load_in_workers(views, positions, workers, minutes)
         return decoded_on_device(
@@ -117,38 +121,76 @@ class TrainingData(NamedTuple):
             CropDecoder(device, config.data.in_chans),
         )
 
+    def fetched_ahead(
+        self, config: DataConfig, positions: Iterable[range], device_batch: int, num_processes: int
+    ) -> Iterator[range]:
+        """`positions` of micro-batches, while remote shards of the next ones are downloaded.
+
+        `device_batch`: number of positions of each; they are those of one of `num_processes`.
+        """
+        at_once = shards_at_once(config, self.manifest, 1 / num_processes)
+        in_window = at_once * len(self.manifest) / len(self.manifest.shards)
+        ahead = min(MAX_AHEAD, int(in_window / device_batch) + 1)
+        return prefetch_shards(positions, self.manifest, self.order, self.cache, ahead)
+
 
 def open_training_data(
-    config: Config,
-    local_share: float = 1.0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    config: Config, manifest: Manifest | None = None, local_share: float = 1.0
 ) -> tuple[Config, TrainingData]:
     """The training data, and the settings completed by values measured on it.
 
-    `local_share` is the share of all processes that run on this machine; `progress` is called with
-    the number of indexed shards and of all shards.  Raises UserError and StorageError as
-    `build_manifest`, `with_class_names`, `build_order`, `check_cache` and `with_own_statistics` do.
+    `manifest` is that of the training shards (default: made here); `local_share` is the share of
+    all processes that run on this machine.  Raises UserError and StorageError as `build_manifest`,
+    `with_class_names`, `with_pairs`, `check_files`, `build_order`, `check_cache` and
+    `with_own_statistics` do.
     """
-    manifest = training_manifest(config.data, progress)
-    if declaration(config.objective).needs_labels:
+    declared = declaration(config.objective)
+    manifest = manifest or training_manifest(config.data)
+    if declared.needs_labels:
         manifest = with_class_names(manifest, "data.train")
+    needs = data_needs(config)
+    manifest = with_pairs(manifest, needs.pairs, "data.train", is_training=True)
     order = build_order(config.data, manifest, config.train.seed, config.train.batch_size)
     check_cache(config.data, manifest, local_share)
-    config = with_own_statistics(config, manifest)
-    config = declaration(config.objective).complete(config, manifest)
+    check_files(images_for(config, manifest), config.data.img_size, "data.train")
+    config = with_own_statistics(config, manifest.changed(second=None))
+    config = declared.complete(config, manifest)
     return config, TrainingData(manifest, order, build_cache(config.data))
 
 
-def open_images(patterns: Sequence[str], key: str, config: Config) -> Images:
+def images_for(config: Config, manifest: Manifest, cache: ShardCache | None = None) -> Images:
+    """Images of a manifest, read with the settings of a run."""
+    data, needs = config.data, data_needs(config)
+    cache = cache or build_cache(data)
+    return Images(manifest, data.in_chans, data.bits, cache, needs, float_normalisation(data))
+
+
+def open_images(
+    patterns: Sequence[str],
+    key: str,
+    config: Config,
+    with_second: bool = False,
+    with_targets: bool = False,
+    any_size: bool = False,
+) -> Images:
     """Images of shards other than the training shards, read with the settings of a run.
 
-    `key` names `patterns` in messages.  The first process warns on stderr of images and labels
-    that are not read.  Raises as `build_manifest` does.
+    `key` names `patterns` in messages.  Of pairs the first images, or `with_second` both;
+    single images will do, except `with_targets` where the objective learns from pairs.  With
+    `any_size` images may be smaller than data.img_size where crops are not resized.  The first
+    process warns on stderr of images and labels that are not read.  Raises as `build_manifest`,
+    `with_pairs` and `check_files` do.
     """
     data, cache = config.data, build_cache(config.data)
     manifest = build_manifest(patterns, key, data.index_dir, cache)
     _warn(key, manifest.warnings())
-    return Images(manifest, config.data.in_chans, data.bits, cache)
+    pairs = data_needs(config).pairs
+    if pairs == "targets" and not with_targets:
+        pairs = "references"
+    manifest = with_pairs(manifest, pairs, key, is_training=False)
+    images = images_for(config, manifest if with_second else manifest.changed(second=None), cache)
+    check_files(images, None if any_size else data.img_size, key)
+    return images
 
 
 def _warn(key: str, lines: Sequence[str]) -> None:
@@ -181,26 +223,29 @@ def open_labelled(
 
 def training_images(config: Config) -> Images:
     """Images of the training shards, by number.  Raises as `training_manifest` does."""
-    data = config.data
-    return Images(training_manifest(data), data.in_chans, data.bits, build_cache(data))
+    return images_for(config, training_manifest(config.data))
 
 
-def training_manifest(
-    config: DataConfig, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Manifest:
+def training_manifest(config: DataConfig) -> Manifest:
     """Manifest of data.train, or of the data sets of data.mixture.
+
+    Raises UserError and StorageError as `build_manifest` does.
+    """
+    return merge(training_manifests(config))
+
+
+def training_manifests(config: DataConfig, progress: Progress = no_progress) -> list[Manifest]:
+    """Manifest of data.train, or of each data set of data.mixture.
 
     Raises UserError and StorageError as `build_manifest` does.
     """
     cache = build_cache(config)
     if not config.mixture:
-        return build_manifest(config.train, "data.train", config.index_dir, cache, progress)
-    return merge(
-        [
-            build_manifest(part.shards, f"data.mixture.{i}", config.index_dir, cache, progress)
-            for i, part in enumerate(config.mixture)
-        ]
-    )
+        return [build_manifest(config.train, "data.train", config.index_dir, cache, progress)]
+    return [
+        build_manifest(part.shards, f"data.mixture.{i}", config.index_dir, cache, progress)
+        for i, part in enumerate(config.mixture)
+    ]
 
 
 def with_own_statistics(config: Config, manifest: Manifest) -> Config:
@@ -209,12 +254,31 @@ def with_own_statistics(config: Config, manifest: Manifest) -> Config:
     Raises UserError as `channel_statistics` does.
     """
     data = config.data
-    if not data.own_statistics:
+    if not (data.own_statistics or data.is_float):
         return config
     images = Images(manifest, config.data.in_chans, data.bits, build_cache(data))
     statistics = channel_statistics(images, data.index_dir)
+    if not data.own_statistics:
+        _refuse_misfit(data, statistics)
+        return config
     measured = {"mean": statistics.mean, "std": statistics.std}
     return config.model_copy(update={"data": data.model_copy(update=measured)})
+
+
+def _refuse_misfit(data: DataConfig, measured: Statistics) -> None:
+    """Raise UserError where data.mean and data.std leave floats far from mean 0 and std 1."""
+    remedy = "data.own_statistics=true measures both"
+    rows = zip(data.mean, data.std, measured.mean, measured.std, strict=True)
+    for channel, (mean, std, own_mean, own_std) in enumerate(rows):
+        if not 1 / MOST_MISFIT < own_std / std < MOST_MISFIT:
+            raise UserError(
+                f"data.std: channel {channel} has a standard deviation of {own_std:g}, not "
+                f"{std:g}: {remedy}"
+            )
+        if abs(own_mean - mean) > MOST_MISFIT * std:
+            raise UserError(
+                f"data.mean: channel {channel} has a mean of {own_mean:g}, not {mean:g}: {remedy}"
+            )
 
 
 def build_order(config: DataConfig, manifest: Manifest, seed: int, batch_size: int) -> Order:
@@ -247,16 +311,12 @@ def check_cache(config: DataConfig, manifest: Manifest, share_of_lanes: float) -
 
     These are two windows: the one being read and the one being fetched.
     """
-    remote = [
-        size
-        for location, size in zip(manifest.shards, manifest.shard_bytes, strict=True)
-        if is_remote(location)
-    ]
-    if not remote:
+    remote = manifest.shard_bytes[remote_shards(manifest.shards)]
+    if not len(remote):
         return
     windows = 1 if config.order == "global" else 2
     shards = min(len(remote), windows * shards_at_once(config, manifest, share_of_lanes))
-    needed = float(np.mean(remote)) * shards / 1e9
+    needed = float(remote.mean()) * shards / 1e9
     if needed > config.cache_gb:
         hint = (
             "data.order=window reads a few shards at a time"

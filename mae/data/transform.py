@@ -6,7 +6,8 @@ Resizing is bicubic with antialiasing, within rounding of PIL's.
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
-from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 
 from mae.base.errors import UserError
@@ -41,6 +41,8 @@ class View(NamedTuple):
     height: int
     width: int
     flip: bool
+    turns: int = 0
+    """quarter turns counter-clockwise, after mirroring"""
 
 
 def draw_views(keys: Words) -> Uniforms:
@@ -81,9 +83,32 @@ def random_view(
     return View((height - h) // 2, (width - w) // 2, h, w, mirrored)
 
 
+def native_view(
+    height: int,
+    width: int,
+    draws: Sequence[float],
+    size: tuple[int, int],
+    flip: bool,
+    turns: bool,
+) -> View:
+    """Random crop of `size` without resizing, uniform over its places, from a row of `draw_views`.
+
+    The image must be as large as the crop.
+    """
+    top, left = int(draws[0] * (height - size[0] + 1)), int(draws[1] * (width - size[1] + 1))
+    quarter = int(4 * draws[2]) if turns else 0
+    return View(top, left, *size, bool(flip and draws[-1] < 0.5), quarter)
+
+
 def apply_view(image: Tensor, view: View, size: tuple[int, int]) -> Tensor:
-    """Crop, resize and flip: uint8 or uint16 [c h w] → [c *size] of the same type, any strides."""
+    """Crop, resize, flip and turn: uint8 or uint16 [c h w] → [c *size] of the same type.
+
+    A crop of `size` is not resampled.  The image may have any strides.
+    """
     part = image[None, :, view.top : view.top + view.height, view.left : view.left + view.width]
+    if (view.height, view.width) == size:
+        return _oriented(part[0], view)
+    assert not view.turns
     if image.dtype == torch.uint16:  # torch does not resize it, and older versions do not flip it
         part = F.interpolate(part.float(), size=size, mode="bicubic", antialias=True)
         part = part.flip(-1) if view.flip else part
@@ -101,6 +126,15 @@ def apply_view_into(image: Tensor, view: View, out: Tensor) -> None:
     memory format.
     """
     out.copy_(apply_view(image, view, (out.shape[-2], out.shape[-1])))
+
+
+def _oriented(part: Tensor, view: View) -> Tensor:
+    """A crop [c h w], mirrored and turned."""
+    if not (view.flip or view.turns):
+        return part
+    bits = part.view(torch.int16) if part.dtype == torch.uint16 else part
+    bits = bits.flip(-1) if view.flip else bits
+    return bits.rot90(view.turns, (-2, -1)).view(part.dtype)
 
 
 class CenterFit(NamedTuple):
@@ -152,13 +186,24 @@ def center_view(image: Tensor, size: tuple[int, int], crop_pct: float | None) ->
     return cut(apply_view(image, whole, (fit.height, fit.width)), fit, size)
 
 
+def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """The middle of an image [c h w], not resized: [c *size].  It must be as large."""
+    top, left = (image.shape[-2] - size[0]) // 2, (image.shape[-1] - size[1]) // 2
+    return image[..., top : top + size[0], left : left + size[1]]
+
+
+def trimmed(height: int, width: int) -> tuple[int, int]:
+    """Height and width of the part of an image that `trim` leaves."""
+    return min(height, LONGEST * width), min(width, LONGEST * height)
+
+
 def trim(image: Tensor) -> Tensor:
     """The middle of an image [… h w] that is more than LONGEST times as long as wide.
 
     Its whole length, resized, might not fit into memory; the crop takes its centre alone.
     """
     height, width = image.shape[-2:]
-    tall, wide = min(height, LONGEST * width), min(width, LONGEST * height)
+    tall, wide = trimmed(height, width)
     top, left = (height - tall) // 2, (width - wide) // 2
     return image[..., top : top + tall, left : left + wide]
 
@@ -185,6 +230,8 @@ def build_augment(
     Translations are at most 0.45 of the shorter side, uncovered pixels are filled with the mean.
     Raises UserError, naming `setting`, where timm does not know `policy`.
     """
+    from timm.data.auto_augment import rand_augment_transform  # heavier than the whole loader
+
     settings = {
         "translate_const": int(min(size) * 0.45),
         "img_mean": tuple(round(255 * value) for value in mean),
@@ -199,18 +246,26 @@ def build_augment(
             operation.aug_fn = posterize
 
     def augment(view: Tensor, key: int) -> Tensor:
-        # The policy draws from global generators, whose states are restored afterwards.
-        before = random.getstate(), np.random.get_state()
-        random.seed(key)
-        np.random.seed(key % 2**32)
-        try:
+        with seeded(key):
             image = transform(Image.fromarray(view.permute(1, 2, 0).contiguous().numpy()))
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     return augment
+
+
+@contextmanager
+def seeded(key: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch's CPU with a 64-bit key meanwhile."""
+    before = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    random.seed(key)
+    np.random.seed(key % 2**32)
+    torch.random.default_generator.manual_seed(key)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.random.set_rng_state(before[2])
 
 
 def posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:

@@ -1,8 +1,9 @@
 """Datasets of views: random crops for training, centred crops for evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Iterator
-from typing import Generic
+from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -12,23 +13,39 @@ from torch.utils.data import Dataset
 from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
-from mae.config.sections import DataConfig
+from mae.config.sections import Config, DataConfig
 from mae.data.batch import Batch, Crops, EncodedCrops, Pixels
 from mae.data.device_crop import pack_crops
-from mae.data.images import BadSample, Image, Images, usable_image
+from mae.data.images import (
+    NO_NEEDS,
+    BadSample,
+    Image,
+    Images,
+    Normalisation,
+    UsableImage,
+    float_normalisation,
+    require_covers,
+    usable_image,
+)
 from mae.data.manifest import Manifest
 from mae.data.order import Order, Place
 from mae.data.transform import (
     Augment,
     View,
     apply_view_into,
+    center_crop,
     center_view,
     draw_views,
+    native_view,
     random_view,
     stack,
 )
 from mae.decoding.on_device import JpegFile
+from mae.objectives.declaration import DataNeeds
+from mae.objectives.registry import data_needs
 from mae.storage.cache import ShardCache
+
+Shaped = TypeVar("Shaped", bound=Tensor | JpegFile)
 
 
 class TrainingViews(ABC, Dataset[Batch[Pixels] | UserError], Generic[Pixels]):
@@ -42,8 +59,10 @@ class TrainingViews(ABC, Dataset[Batch[Pixels] | UserError], Generic[Pixels]):
         img_size: tuple[int, int],
         channels: int,
         cache: ShardCache | None = None,
+        needs: DataNeeds = NO_NEEDS,
+        normalisation: Normalisation | None = None,
     ) -> None:
-        self.images = Images(manifest, channels, config.bits, cache)
+        self.images = Images(manifest, channels, config.bits, cache, needs, normalisation)
         self.order = order
         self.config = config
         self.img_size = img_size
@@ -60,47 +79,66 @@ class TrainingViews(ABC, Dataset[Batch[Pixels] | UserError], Generic[Pixels]):
         """The batch of the positions `index`; raises UserError."""
 
     def _place(self, index: range) -> Place:
-        return self.order(np.arange(index.start, index.stop))
+        return self.order(np.asarray(index))
 
-    def _batch(
-        self,
-        place: Place,
-        read: Callable[[int], Image],
-        add: Callable[[Image, View], None],
-        collected: Callable[[], Pixels],
-    ) -> Batch[Pixels]:
-        """Build a batch: `read` each image, crop it by `add`, assemble the crops by `collected`."""
-        config, seed = self.config, self.order.seed
-        draws = draw_views(fold(seed, Stream.VIEW, place.view, place.sample))
-        samples: list[int] = []
-        bad: list[BadSample] = []
-        rows = zip(place.sample.tolist(), place.view.tolist(), draws.tolist(), strict=True)
+    def _usable(self, place: Place, read: Callable[[int], Image]) -> Iterator[UsableImage[Image]]:
+        """Yield the usable image of each position; `read` is called once for views in a row."""
         wanted, usable = (-1, -1), None
-        for sample, view, drawn in rows:
-            epoch = view // config.repeats
-            if usable is None or (sample, epoch) != wanted:  # views of one image follow each other
+        for sample, view in zip(place.sample.tolist(), place.view.tolist(), strict=True):
+            epoch = view // self.config.repeats
+            if usable is None or (sample, epoch) != wanted:
                 wanted = (sample, epoch)
-                usable = usable_image(read, self.images.manifest, sample, seed, epoch)
-                bad += usable.bad
-            samples.append(usable.sample)
-            _, height, width = usable.image.shape
-            crop = random_view(
-                height,
-                width,
-                draws=drawn,
-                scale=config.scale,
-                ratio=config.ratio,
-                flip=config.flip,
-                clamp=config.oversized == "clamp",
-            )
-            add(usable.image, crop)
-        seeds = fold(seed, Stream.OBJECTIVE, place.view, place.sample)
+                manifest, seed = self.images.manifest, self.order.seed
+                usable = usable_image(read, manifest, sample, seed, epoch)
+                yield usable
+            else:
+                yield usable._replace(bad=[])
+
+    def _joined(
+        self, place: Place, samples: list[int], bad: list[BadSample], images: Any
+    ) -> Batch[Any]:
+        """Batch of `images`, which show `samples` at the positions of `place`."""
+        seeds = fold(self.order.seed, Stream.OBJECTIVE, place.view, place.sample)
         return Batch(
-            images=collected(),
+            images=images,
             seeds=as_tensor(seeds),
             samples=torch.tensor(samples),
             labels=torch.from_numpy(self.images.manifest.label[samples].astype(np.int64)),
             bad=bad,
+        )
+
+    def _batch(
+        self,
+        place: Place,
+        read: Callable[[int], Shaped],
+        add: Callable[[Shaped, View], None],
+        collected: Callable[[], Pixels],
+    ) -> Batch[Pixels]:
+        """Build a batch: `read` each image, crop it by `add`, assemble the crops by `collected`."""
+        samples: list[int] = []
+        bad: list[BadSample] = []
+        draws = draw_views(fold(self.order.seed, Stream.VIEW, place.view, place.sample))
+        for usable, drawn in zip(self._usable(place, read), draws.tolist(), strict=True):
+            samples.append(usable.sample)
+            bad += usable.bad
+            _, height, width = usable.image.shape
+            add(usable.image, self._view(height, width, drawn))
+        return self._joined(place, samples, bad, collected())
+
+    def _view(self, height: int, width: int, draws: Sequence[float]) -> View:
+        """Random view of an image, from one row of `draw_views`."""
+        config, needs = self.config, self.images.needs
+        if needs.native_crops:
+            turns = needs.quarter_turns
+            return native_view(height, width, draws, self.img_size, config.flip, turns)
+        return random_view(
+            height,
+            width,
+            draws=draws,
+            scale=config.scale,
+            ratio=config.ratio,
+            flip=config.flip,
+            clamp=config.oversized == "clamp",
         )
 
 
@@ -113,7 +151,8 @@ class PixelViews(TrainingViews[Tensor]):
     def batch(self, index: range) -> Batch[Tensor]:
         """uint8 or uint16 images [b c h w]; raises UserError."""
         crops, place = _ResizedCrops(len(index), self.img_size), self._place(index)
-        batch = self._batch(place, self.images.__getitem__, crops.add, crops.collected)
+        read = partial(self.images.covering, size=self.img_size)
+        batch = self._batch(place, read, crops.add, crops.collected)
         if self.augment is not None:
             keys = fold(self.order.seed, Stream.AUGMENT, place.view, place.sample)
             for row, key in zip(batch.images, keys.tolist(), strict=True):
@@ -154,9 +193,11 @@ def build_training_views(
     channels: int,
     cache: ShardCache | None = None,
     augment: Augment | None = None,
+    needs: DataNeeds = NO_NEEDS,
 ) -> PixelViews | CropViews | EncodedViews:
     """The views by crop_on_device and decode_on_device; `augment` is applied on the CPU only."""
-    source = (manifest, order, config, img_size, channels, cache)
+    normalisation = float_normalisation(config)
+    source = (manifest, order, config, img_size, channels, cache, needs, normalisation)
     if config.decode_on_device:
         return EncodedViews(*source)
     if config.crop_on_device:
@@ -186,7 +227,21 @@ class CentredViews(Dataset[Tensor | UserError]):
 
     def view(self, sample: int) -> Tensor:
         """One centred view, [c h w].  Raises UserError for a bad image."""
-        return center_view(self.images[sample], self.img_size, self.crop_pct)
+        image = self.images.covering(sample, self.img_size)
+        if self.images.needs.native_crops:
+            return center_crop(image, self.img_size)
+        return center_view(image, self.img_size, self.crop_pct)
+
+
+def evaluation_view(image: Tensor, img_size: tuple[int, int], config: Config) -> Tensor:
+    """Centred view [c *img_size] of a decoded image [c h w], by the settings of a run.
+
+    Raises SampleError for an image that is too small for a crop without resizing.
+    """
+    if data_needs(config).native_crops:
+        require_covers(image.shape[-2:], img_size, "image")
+        return center_crop(image, img_size)
+    return center_view(image, img_size, config.data.crop_pct)
 
 
 class _ResizedCrops:
@@ -216,7 +271,7 @@ class _CropBoxes:
         self.views: list[View] = []
 
     def add(self, image: Tensor, view: View) -> None:
-        top, left, height, width, flip = view
+        top, left, height, width, flip = view[:5]
         part = image[:, top : top + height, left : left + width]
         self.parts.append(part.clone(memory_format=torch.preserve_format))
         self.views.append(View(0, 0, height, width, flip))
@@ -234,7 +289,7 @@ class _ImageFiles:
         self.parts: list[bytes | bytearray | memoryview] = []
         self.table: list[tuple[int, int, int, bool]] = []
         self.image: list[int] = []
-        self.views: list[View] = []
+        self.views: list[tuple[int, ...]] = []
         self.end = 0
 
     def add(self, image: Tensor | JpegFile, view: View) -> None:
@@ -243,7 +298,7 @@ class _ImageFiles:
             self._add_image(image)
         self.last = image
         self.image.append(len(self.table) - 1)
-        self.views.append(view)
+        self.views.append(view[:5])
 
     def _add_image(self, image: Tensor | JpegFile) -> None:
         _, height, width = image.shape

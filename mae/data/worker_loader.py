@@ -4,7 +4,7 @@ import atexit
 import multiprocessing
 import signal
 import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sized
 from functools import partial
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -38,10 +38,13 @@ def load_in_workers(
 ) -> Generator[Item]:
     """`dataset[index]` for each index, in order, loaded ahead by `workers` processes.
 
+    No more workers are started than `indices` has items, where it has a length, and none for one.
     Do not pass it through `accelerator.prepare`: the indices are already those of this process.
     Raises the UserError that the dataset returned, WorkerDied where a worker was killed, and
     DataTimeout where no item comes for `timeout_minutes`, because a worker or its disk is stuck.
     """
+    if isinstance(indices, Sized):
+        workers = min(workers, len(indices)) if len(indices) > 1 else 0
     if workers:
         _check_semaphores(workers)
     loader = DataLoader(
@@ -52,6 +55,7 @@ def load_in_workers(
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_ignore_signals,
         prefetch_factor=2 if workers else None,
+        generator=torch.Generator(),  # else it draws from the global one of the loop's dropout
         timeout=min(POLL_SECONDS, 60 * timeout_minutes) if workers else 0,
     )
     # Torch's SIGCHLD handler raises for a dead worker at any point, even in the middle of a step.

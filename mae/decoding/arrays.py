@@ -1,8 +1,10 @@
-"""Images in `.npy` files, of shape [h w], [h w c] or [c h w].
+"""Images in `.npy` files, of shape [h w], [h w c] or [c h w]; maps of floats.
 
 The channel axis is the last axis if its length is the requested number of channels, else the
 first if its length is, else (or if no number is requested) the shorter of the two, and the last if
-they are equal.  `check_axes` refuses shapes for which that guess may be wrong.
+they are equal.  `check_axes` refuses shapes for which that guess may be wrong.  Of floats, which
+are feature maps and latents and no pictures, it is the first axis unless only the last has the
+requested length.
 """
 
 import io
@@ -13,7 +15,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from mae.decoding.pixels import BadImage, ImageInfo, Pixels, check_size, undecodable
+from mae.decoding.pixels import (
+    FLOAT_BITS,
+    BadImage,
+    ImageInfo,
+    Pixels,
+    check_size,
+    undecodable,
+)
 
 MAGIC = b"\x93NUMPY"
 
@@ -22,6 +31,7 @@ MAGIC = b"\x93NUMPY"
 MAX_ASPECT_RATIO = 4
 MAX_CHANNELS = 512
 FEW_CHANNELS = 4
+FLOAT_BYTES = (2, 4, 8)
 
 
 class NpyHeader(NamedTuple):
@@ -48,14 +58,15 @@ class NpyHeader(NamedTuple):
 def array_info(data: bytes | bytearray, channels: int | None = None) -> ImageInfo:
     """Read the header of a `.npy` image.  Raises BadImage for files that `read_array` refuses."""
     header = _header(data, channels)
-    return ImageInfo(*header.size, 8 * header.dtype.itemsize)
+    is_float = header.dtype.kind == "f"
+    return ImageInfo(*header.size, FLOAT_BITS if is_float else 8 * header.dtype.itemsize)
 
 
 def read_array(data: bytes | bytearray, channels: int | None = None) -> Pixels:
     """Read a `.npy` image in native byte order; nothing is ever unpickled.
 
-    Raises BadImage for values other than uint8 and uint16, for other shapes, and for files with
-    more or fewer bytes than their header announces.
+    Floats become float32.  Raises BadImage for values other than uint8, uint16 and finite floats,
+    for other shapes, and for files with more or fewer bytes than their header announces.
     """
     header = _header(data, channels)
     values = np.frombuffer(data, header.dtype, offset=header.start)
@@ -64,6 +75,12 @@ def read_array(data: bytes | bytearray, channels: int | None = None) -> Pixels:
         values = values[..., None]
     elif header.channel_axis == 0:
         values = values.transpose(1, 2, 0)
+    if header.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            values = np.array(values, np.float32, order="C")
+        if not np.isfinite(values).all():
+            raise BadImage("holds numbers that are not finite, or beyond float32")
+        return Pixels(values, False)
     # A copy: the input may be read-only, or reused by the caller.
     return Pixels(np.array(values, header.dtype.newbyteorder("="), order="C"), False)
 
@@ -84,6 +101,12 @@ def check_axes(shape: tuple[int, ...]) -> None:
         f"shape {list(shape)}: its first and its last axis may both be the channels, so it is "
         "not resized: pack it without --resize (data.in_chans then decides)"
     )
+
+
+def array_layout(data: bytes | bytearray, channels: int) -> tuple[np.dtype, int | None]:
+    """Type of the values and axis of the channels; None for [h w].  BadImage as `read_array`."""
+    header = _header(data, channels)
+    return header.dtype, header.channel_axis
 
 
 def array_shape(data: bytes | bytearray) -> tuple[int, ...]:
@@ -108,14 +131,16 @@ def _header(data: bytes | bytearray, channels: int | None) -> NpyHeader:
     except Exception as error:  # a damaged header (a Python literal) raises errors of many types
         raise undecodable(error) from None
 
-    if dtype.kind != "u" or dtype.itemsize > 2:
+    is_float = dtype.kind == "f" and dtype.itemsize in FLOAT_BYTES
+    if not is_float and (dtype.kind != "u" or dtype.itemsize > 2):
         kind = f"{dtype.newbyteorder('=')} values"
         if dtype.hasobject or dtype.names:
             kind = "pickled objects" if dtype.hasobject else "named fields"
-        raise BadImage(f"{kind}: uint8 or uint16 expected")
+        raise BadImage(f"{kind}: uint8, uint16 or floats expected")
     if len(shape) not in (2, 3):
         raise BadImage(f"shape {list(shape)}: [h w], [h w c] or [c h w] expected")
-    header = NpyHeader(shape, is_fortran, dtype, file.tell(), _channel_axis(shape, channels))
+    axis = _channel_axis(shape, channels, is_float)
+    header = NpyHeader(shape, is_fortran, dtype, file.tell(), axis)
     check_size(*header.size)
     announced, held = math.prod(shape) * dtype.itemsize, len(data) - header.start
     if held != announced:
@@ -123,9 +148,11 @@ def _header(data: bytes | bytearray, channels: int | None) -> NpyHeader:
     return header
 
 
-def _channel_axis(shape: tuple[int, ...], channels: int | None) -> int | None:
+def _channel_axis(shape: tuple[int, ...], channels: int | None, is_float: bool) -> int | None:
     if len(shape) == 2:
         return None
+    if is_float:
+        return 2 if shape[2] == channels != shape[0] else 0
     for axis in (2, 0):
         if shape[axis] == channels:
             return axis

@@ -10,6 +10,8 @@
 | other numbers of channels         | BadImage                                                 |
 | 1, 2, 4 bits of gray              | 8 bits, scaled to the full range                         |
 | 8 bits, 16 requested              | multiplied by 257                                        |
+| floats (.npy), 32 bits requested  | float32 (the channels must be the requested ones)        |
+| floats, 8 or 16 bits requested; 8 or 16 bits, floats requested | BadImage                    |
 | 9 to 15 bits (TIFF)               | 16 bits, values unchanged                                |
 | more than 8 bits, 8 requested     | BadImage                                                 |
 | EXIF orientation                  | ignored                                                  |
@@ -29,11 +31,12 @@ import simplejpeg
 import torch
 from torch import Tensor
 
+from mae.decoding import pillow
 from mae.decoding.arrays import MAGIC, array_info, read_array
 from mae.decoding.jpeg import JPEG_CHANNELS, jpeg_header
 from mae.decoding.pillow import picture_info, read_picture
-from mae.decoding.pixels import ImageInfo, Pixels, convert_pixels
-from mae.decoding.tiff import TIFF_STARTS, read_tiff, tiff_info
+from mae.decoding.pixels import FLOAT_BITS, ImageInfo, Pixels, convert_pixels
+from mae.decoding.tiff import TIFF_STARTS, holds_jpeg, read_tiff, tiff_info
 
 JPEG_COLORSPACES = {1: "GRAY", 3: "RGB"}
 
@@ -42,12 +45,18 @@ FORMATS = {"tif": "tiff", "tiff": "tiff", "npy": "npy"}
 
 
 def decode(data: bytes | bytearray, extension: str, channels: int, bits: int = 8) -> Tensor:
-    """Decode an image to uint8 (`bits` 8) or uint16 (16) pixels [c h w], channels last in memory.
+    """Decode an image to uint8 (`bits` 8), uint16 (16) or float32 (32), [c h w].
+
+    Channels are last in memory.
 
     Raises BadImage for bytes that do not decode and for images that the table above refuses.
     """
     # JPEGs first: they are the most frequent images.
-    if channels in JPEG_COLORSPACES and (pixels := _decode_jpeg(data, channels)) is not None:
+    if (
+        channels in JPEG_COLORSPACES
+        and bits != FLOAT_BITS
+        and (pixels := _decode_jpeg(data, channels)) is not None
+    ):
         if bits == 8:
             return torch.from_numpy(pixels).permute(2, 0, 1)
         stored = Pixels(pixels, False)
@@ -57,7 +66,7 @@ def decode(data: bytes | bytearray, extension: str, channels: int, bits: int = 8
 
 
 def decode_native(data: bytes | bytearray, extension: str) -> Tensor:
-    """Decode an image in its own channels, alpha included, and depth: uint8 or uint16 [c h w].
+    """Decode an image in its own channels, alpha included, and depth, as `decode`.
 
     Raises BadImage for bytes that do not decode.
     """
@@ -65,20 +74,31 @@ def decode_native(data: bytes | bytearray, extension: str) -> Tensor:
     return decode(data, extension, info.channels, info.bits)
 
 
-def read_info(data: bytes | bytearray, extension: str) -> ImageInfo:
-    """Read the header of an image without decoding it.  Raises BadImage for unusable images."""
-    format = _format(data, extension)
+def read_info(data: bytes | bytearray, extension: str, channels: int | None = None) -> ImageInfo:
+    """Read the header of an image without decoding it.  Raises BadImage for unusable images.
+
+    `channels`: the expected number, by which the axes of an array are known.
+    """
+    format = file_format(data, extension)
     if format == "tiff":
         return tiff_info(data)
     if format == "npy":
-        return array_info(data)
+        return array_info(data, channels)
     if (header := jpeg_header(data)) is not None:
         return ImageInfo(header.height, header.width, JPEG_CHANNELS[header.space], 8)
     return picture_info(data)
 
 
+def is_lossy(data: bytes | bytearray, extension: str) -> bool:
+    """True for JPEG, AVIF, WebP with lossy colours, and JPEG inside TIFF; not for bad images."""
+    format = file_format(data, extension)
+    if format == "tiff":
+        return holds_jpeg(data)
+    return format == "picture" and pillow.is_lossy(data)
+
+
 def _read(data: bytes | bytearray, extension: str, channels: int, bits: int) -> Pixels:
-    format = _format(data, extension)
+    format = file_format(data, extension)
     if format == "tiff":
         return read_tiff(data)
     if format == "npy":
@@ -86,7 +106,7 @@ def _read(data: bytes | bytearray, extension: str, channels: int, bits: int) -> 
     return read_picture(data, channels, bits)
 
 
-def _format(data: bytes | bytearray, extension: str) -> str:
+def file_format(data: bytes | bytearray, extension: str) -> str:
     """Format of the file: `tiff`, `npy`, or `picture` for everything that Pillow reads."""
     start = bytes(data[:6])
     if start.startswith(TIFF_STARTS):

@@ -29,7 +29,7 @@ class JpegFile(NamedTuple):
 
     data: bytes | bytearray
     shape: tuple[int, int, int]
-    """of the pixels: requested channels, height, width"""
+    """shape of the pixels: requested channels, height, width"""
 
 
 def jpeg_for_device(data: bytes | bytearray, channels: int) -> JpegFile | None:

@@ -13,6 +13,7 @@ from PIL.ImageFile import ImageFile
 
 from mae.decoding.jpeg import check_jpeg
 from mae.decoding.pixels import (
+    EXTENSION_OF,
     READ_FORMATS,
     BadImage,
     ImageInfo,
@@ -99,12 +100,41 @@ def _open_checked(data: bytes | bytearray) -> Iterator[ImageFile]:
     format = image_format(bytes(data[:SNIFFED]))
     if data[4:8] == b"ftyp" and (format in AVIF or b"av1C" in data):
         _check_avif(data)
-    elif format and format not in READ_FORMATS.split(", "):
+    elif format and format not in EXTENSION_OF:
         raise BadImage(f"does not decode: holds {format}, convert it to one of {READ_FORMATS}")
     check_jpeg(data)
     with open_image(io.BytesIO(without_metadata(data))) as image:
         check_size(image.height, image.width)
         yield image
+
+
+def has_transparent_colour(data: bytes | bytearray) -> bool:
+    """True for a PNG without alpha channel, some pixels of which its chunk tRNS makes transparent.
+
+    Raises BadImage as `open_image` does.
+    """
+    if not data.startswith(b"\x89PNG") or b"tRNS" not in data:
+        return False
+    with _open_checked(data) as image:
+        colour = image.info.get("transparency")
+        if colour is None:
+            return False
+        channels, depth = _stored_format(image)
+        raw = str(image.tile[0].args) if image.tile else ""
+        if image.mode == "P":
+            alpha = np.full(256, 255, np.uint8)
+            if isinstance(colour, bytes):
+                alpha[: len(colour)] = np.frombuffer(colour[:256], np.uint8)
+            else:
+                alpha[colour] = 0
+            return bool((alpha[np.asarray(image)] < 255).any())
+        if channels == 1:
+            # Stored with less than 8 bits, levels are scaled when they are read; the colour is not.
+            bits = depth if depth == 16 else {"1": 1, "L;2": 2, "L;4": 4}.get(raw, 8)
+            scale = 1 if bits in (1, 16) else 255 // (2**bits - 1)
+            return bool((np.asarray(image) == (colour & (2**bits - 1)) * scale).any())
+        values = _deep_png(without_metadata(data), 3) if depth == 16 else np.asarray(image)
+        return bool((values == np.array(colour) % 2**depth).all(axis=-1).any())
 
 
 def is_lossy(data: bytes | bytearray) -> bool:

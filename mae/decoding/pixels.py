@@ -9,7 +9,21 @@ from PIL import Image
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "npy", "jfif", "jpe", "jif", "jfi")
 EXTENSIONS += ("pjpeg", "pjp", "bmp", "dib", "avif")
 """file extensions of images; indexes store places in this tuple, so new ones go to its end"""
-READ_FORMATS = "JPEG, PNG, WebP, BMP, AVIF, TIFF, .npy"
+EXTENSION_OF = {
+    "JPEG": "jpeg",
+    "PNG": "png",
+    "WebP": "webp",
+    "BMP": "bmp",
+    "AVIF": "avif",
+    "TIFF": "tiff",
+    ".npy": "npy",
+}
+"""formats that are read → the extension to give to files of that format"""
+READ_FORMATS = ", ".join(EXTENSION_OF)
+"""the same, for messages"""
+
+FLOAT_BITS = 32
+"""bits of floats: they are read as float32, whatever is stored"""
 
 # Pillow's weights of red, green and blue (ITU-R 601-2), times 65536.
 LUMA = np.array([19595, 38470, 7471], np.uint32)
@@ -17,6 +31,11 @@ LUMA = np.array([19595, 38470, 7471], np.uint32)
 
 class BadImage(ValueError):
     """Unusable image; the message holds the reason, not the image's name."""
+
+
+def white_of(bits: int) -> int:
+    """Largest integer of so many bits; 1 for floats, which are normalised where they are read."""
+    return 1 if bits == FLOAT_BITS else 2**bits - 1
 
 
 def undecodable(error: Exception) -> BadImage:
@@ -33,7 +52,7 @@ class ImageInfo(NamedTuple):
     channels: int
     """alpha included"""
     bits: int
-    """per channel as decoded: 8 or 16"""
+    """per channel as decoded: 8 or 16; 32: floats"""
     alpha: bool = False
     """True if the last channel is opacity"""
 
@@ -43,11 +62,23 @@ class ImageInfo(NamedTuple):
         return self.channels - self.alpha
 
 
+def colours_for(info: ImageInfo, channels: int, model: str) -> int:
+    """Number of an image's channels that go through a model of `channels`.
+
+    Alpha does only where the model was trained with it; gray images go through a model of three
+    channels as gray colours.  Raises BadImage, with the word `model`, for other channels.
+    """
+    colours = info.colours if info.channels != channels else channels
+    if colours != channels and (colours, channels) != (1, 3):
+        raise BadImage(f"has {colours} channels, the {model} {channels}")
+    return colours
+
+
 class Pixels(NamedTuple):
     """Image in its stored channels and depth."""
 
     values: np.ndarray
-    """uint8 or uint16 [h w c]"""
+    """uint8, uint16 or float32 [h w c]"""
     alpha: bool
     """True if the last channel is opacity"""
 
@@ -67,12 +98,18 @@ def check_size(height: int, width: int, channels: int = 1) -> None:
 
 def check_bits(stored: int, bits: int) -> None:
     """Raise BadImage for more than `bits` bits per channel, instead of cutting them silently."""
+    if stored == FLOAT_BITS > bits:
+        raise BadImage(f"holds floats, but data.bits is {bits}: data.bits=32 reads them")
+    if bits == FLOAT_BITS > stored:
+        raise BadImage(
+            f"{stored} bits a channel, but data.bits=32 reads floats in .npy files alone"
+        )
     if stored > bits:
         raise BadImage(f"{stored} bits a channel, but data.bits is {bits}")
 
 
 def convert_pixels(pixels: Pixels, channels: int, bits: int) -> np.ndarray:
-    """Convert to uint8 (`bits` 8) or uint16 (16) [h w channels] as listed in `mae.decoding.decode`.
+    """Convert to `bits`, [h w channels], as listed in `mae.decoding.decode`.
 
     Raises BadImage where the image is deeper than `bits` or its channels do not convert.
     """
@@ -81,7 +118,7 @@ def convert_pixels(pixels: Pixels, channels: int, bits: int) -> np.ndarray:
     stored = values.shape[2]
     if stored != channels:
         colours = stored - alpha
-        if {colours, channels} - {1, 3}:
+        if bits == FLOAT_BITS or {colours, channels} - {1, 3}:
             many = f"{stored} channel{'s' * (stored > 1)}"
             raise BadImage(f"has {many}, but data.in_chans is {channels}")
         values = values[..., :colours]

@@ -63,7 +63,7 @@ MAX_CODES = np.append(CLEAR - 1, np.arange(FIRST, 4096))
 
 def tiff_info(data: bytes | bytearray) -> ImageInfo:
     """Read the header of a TIFF.  Raises BadImage for files that `read_tiff` refuses."""
-    with _open_page(data) as page:
+    with open_page(data) as page:
         height, width = page.imagelength, page.imagewidth
         if _orientation(page) > 4:
             height, width = width, height
@@ -72,13 +72,22 @@ def tiff_info(data: bytes | bytearray) -> ImageInfo:
         return ImageInfo(height, width, channels, bits, _has_alpha(page))
 
 
+def holds_jpeg(data: bytes | bytearray) -> bool:
+    """True where the pixels are compressed as JPEG; False for files that `read_tiff` refuses."""
+    try:
+        with open_page(data) as page:
+            return int(page.compression) == JPEG
+    except BadImage:
+        return False
+
+
 def read_tiff(data: bytes | bytearray) -> Pixels:
     """Decode a TIFF; colours, alpha and orientation equal Pillow's where Pillow reads the file.
 
     Raises BadImage for files that do not decode, and for anything but one page of unsigned
     integers of at most 16 bits in one of COMPRESSIONS.
     """
-    with _open_page(data) as page:
+    with open_page(data) as page:
         values = page.asarray(squeeze=False, maxworkers=1)
         # [planes 1 h w samples], where planes or samples is 1
         values = np.moveaxis(values[:, 0], 0, 2).reshape(*values.shape[2:4], -1)
@@ -90,7 +99,7 @@ def read_tiff(data: bytes | bytearray) -> Pixels:
 
 
 @contextmanager
-def _open_page(data: bytes | bytearray) -> Iterator["TiffPage"]:
+def open_page(data: bytes | bytearray) -> Iterator["TiffPage"]:
     """Yield the file's only page after all checks."""
     try:
         import imagecodecs  # noqa: F401  # used by tifffile if installed

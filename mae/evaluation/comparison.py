@@ -5,26 +5,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from mae.base.errors import UserError
+from mae.base.portion import ALONE, Portion
 from mae.config.sections import Config
 from mae.data.class_matching import match_note, renumber
+from mae.data.columns import chunks
+from mae.data.images import Images
 from mae.data.manifest import Manifest
 from mae.data.training_data import open_labelled
 from mae.evaluation.encoders import (
     PRETRAINED,
     FrozenEncoder,
     open_encoder,
-    pixel_encoder,
 )
 from mae.evaluation.feature_cache import FOLDER, SUFFIX, load_or_encode
 from mae.evaluation.features import BATCH, encoder_outputs, missing_features
 from mae.evaluation.features_file import FeatureSet, read_features
 from mae.evaluation.labels import check_labels, feature_labels, manifest_labels
+from mae.evaluation.pixel_encoders import pixel_encoder
 from mae.evaluation.results import SAME, TRAINED_ENCODERS, Subject, prefixed_log
 from mae.pretrained_weights.architecture import WeightOptions
 from mae.pretrained_weights.opened import NOTHING, results_folder
+
+NEAR_BITS = 22
+"""bits of a CRC-32 by which training images are preselected"""
 
 
 class Comparison(NamedTuple):
@@ -41,7 +48,7 @@ class Comparison(NamedTuple):
     matched: str = ""
     """line on how the classes of test and train were matched; "": by the same names"""
     lines: Sequence[str] = ()
-    """on weights of others: counts, assumptions, licence"""
+    """lines on weights of others: counts, assumptions, licence"""
 
 
 def open_sources(
@@ -59,15 +66,16 @@ def open_sources(
     workers: int = 0,
     log: Callable[[str], None] = print,
     options: WeightOptions = NOTHING,
+    portion: Portion = ALONE,
 ) -> Comparison:
     """Encode the shards `train` and `test` with the encoder of `run`, or open two feature files.
 
     `read_with` completes the settings of `run` by those of this call, for reading the shards.  With
     `baselines` features of the untrained encoder and raw pixels are added.  `out`: file of the
     report, where that is set; messages name the `command`; `options`: of weights that do not
-    record their settings.  Raises UserError for labels that
-    do not fit (`check_labels`), feature files together with a run, and encoders without pooled
-    features.
+    record their settings; `portion`: that of this process in the encoding.  Raises UserError for
+    labels that do not fit (`check_labels`), feature files together with a run, and encoders without
+    pooled features.
     """
     files = [source.endswith(SUFFIX) for source in (*train, *test)]
     if run is None:
@@ -85,9 +93,10 @@ def open_sources(
     ).vectors:
         raise missing_features(run, opened.objective, "pooled features", command)
     config = read_with(opened.config)
-    train_images, _ = open_labelled(train, "--train", config, (), "")
+    train_images, test_images, matched = portion.first_before_others(
+        lambda: open_train_and_test(train, test, config)
+    )
     names = train_images.manifest.class_names
-    test_images, matched = open_labelled(test, "--test", config, names, "--train")
     check_labels(
         manifest_labels(train_images.manifest), manifest_labels(test_images.manifest), classes
     )
@@ -106,6 +115,7 @@ def open_sources(
                 workers=workers,
                 max_bad=opened.config.data.max_bad,
                 step=opened.step if encoder.name in TRAINED_ENCODERS else None,
+                portion=portion,
                 log=prefixed_log(log, encoder.name),
             )
             for images in (train_images, test_images)
@@ -120,7 +130,24 @@ def open_sources(
         subjects.append(encoded(pixels, None))
     decoded = (feature_labels(part) for part in (subjects[0].train, subjects[0].test))
     check_labels(*(part._replace(class_names=names) for part in decoded), classes=classes)
-    return Comparison(subjects, opened.step, seen, opened.objective, matched, opened.lines)
+    return Comparison(
+        subjects=subjects,
+        step=opened.step,
+        seen=seen,
+        objective=opened.objective,
+        matched=matched,
+        lines=opened.lines,
+    )
+
+
+def open_train_and_test(
+    train: Sequence[str], test: Sequence[str], config: Config
+) -> tuple[Images, Images, str]:
+    """Labelled images of both, and a line on how their classes match; "": by the same names."""
+    train_images, _ = open_labelled(train, "--train", config, (), "")
+    names = train_images.manifest.class_names
+    test_images, matched = open_labelled(test, "--test", config, names, "--train")
+    return train_images, test_images, matched
 
 
 def _open_files(
@@ -178,8 +205,22 @@ def seen_in_train(
 
 def count_seen(train: Manifest, test: Manifest) -> int:
     """Number of test images whose bytes (length and CRC-32) occur in train."""
-    ours, theirs = ((m.size.astype(np.uint64) << np.uint64(32)) | m.crc for m in (test, train))
-    return int(np.isin(ours, theirs).sum())
+    ours = _contents(np.asarray(test.size), np.asarray(test.crc))
+    seen = np.zeros(len(ours), bool)
+    # Rows with the low bits of some test image: few of perhaps a billion are compared in full.
+    is_near = np.zeros(1 << NEAR_BITS, bool)
+    low = np.uint32(len(is_near) - 1)
+    is_near[np.asarray(test.crc) & low] = True
+    for size, crc in zip(chunks(train.size), chunks(train.crc), strict=True):
+        near = np.flatnonzero(is_near[crc & low])
+        if len(near):
+            seen |= np.isin(ours, _contents(size[near], crc[near]))
+    return int(seen.sum())
+
+
+def _contents(size: npt.NDArray[np.uint32], crc: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+    """Length and CRC-32 of each image as one number."""
+    return (size.astype(np.uint64) << np.uint64(32)) | crc
 
 
 def _warned(seen: int, key: str, log: Callable[[str], None]) -> int:

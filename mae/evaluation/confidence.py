@@ -158,6 +158,16 @@ def only_class(right: npt.NDArray, labels: npt.NDArray[np.int64]) -> int | None:
     return int(seen[0]) if hits[:, labels == seen[0]].all() else None
 
 
+def auroc(larger: npt.NDArray, smaller: npt.NDArray) -> float:
+    """Share of pairs in which the value of `larger` is the larger; ties count half (Mann–Whitney).
+
+    The area under the ROC curve of these values, for classes of any size.
+    """
+    ordered = np.sort(smaller)
+    below = np.searchsorted(ordered, larger, "left") + np.searchsorted(ordered, larger, "right")
+    return float(below.mean() / (2 * len(smaller)))
+
+
 def balanced_accuracy(right: npt.NDArray, labels: npt.NDArray[np.int64]) -> float:
     """Mean of the per-class accuracies: `right` [m], 0 or 1 or a share of splits; `labels` [m]."""
     _, numbers = np.unique(labels, return_inverse=True)

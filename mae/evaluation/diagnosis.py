@@ -56,6 +56,16 @@ def interval(row: Row, key: str = "interval") -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
+YOUNG = 0.2
+"""share of the run, besides the warm-up, in which nothing is concluded yet"""
+
+
+def settled(run: RunRecord, rows: Sequence[Row]) -> list[Row]:
+    """Rows after the warm-up and the first fifth of the run."""
+    start = max(run.warmup_epochs, YOUNG * (number(run.settings, "train.epochs") or 0.0))
+    return [row for row in rows if (number(row, "epoch") or 0.0) > start]
+
+
 LEVELS = ("bad", "watch", "note", "good")
 """worst first; a note is a number that is neither good nor bad by itself"""
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-import torch.nn.functional as F
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import Config, DataConfig
 from mae.data.transform import choose_crop_pct
+from mae.networks.patches import unit_values
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
 from mae.pretrained_weights.architecture import WeightOptions
@@ -24,18 +24,11 @@ from mae.pretrained_weights.opened import NOTHING, OpenedModel, is_run, licence_
 from mae.training.checkpoint.trained import CONFIG, build_objective, is_plain
 
 TOKENS = "tokens"
-PIXELS = "pixels"
 PRETRAINED = "pretrained"
 FINE_TUNED = "fine-tuned"
 UNTRAINED = "untrained"
 RAW = "raw"
 """name of the raw pixels as features"""
-
-PIXEL_SIDE = 16
-"""longest side in pixels of images used as features"""
-PATCH_SIDE = 8
-"""longest side in pixels of patches used as tokens"""
-
 
 ONLY = {"crop_mode": "center", "interpolation": "bicubic"}
 """keys of timm's on the reading of images, and their only supported values"""
@@ -50,7 +43,7 @@ class FrozenEncoder(NamedTuple):
 
     encode: Encode
     sha256: str
-    """of the weights: names, shapes and values"""
+    """checksum of the weights: names, shapes and values"""
     img_size: tuple[int, int]
     crop_pct: float
     pixels: str
@@ -58,7 +51,7 @@ class FrozenEncoder(NamedTuple):
     name: str = PRETRAINED
     """PRETRAINED, FINE_TUNED, UNTRAINED or RAW: its name in reports"""
     settings: str = ""
-    """of the model: weights alone do not show all, the number of attention heads for one"""
+    """settings of the model: the weights do not show the number of attention heads, for one"""
 
 
 class LoadedEncoder(NamedTuple):
@@ -75,7 +68,7 @@ class LoadedEncoder(NamedTuple):
     objective: str | None = None
     """objective of the run; None: an export, which does not name it"""
     lines: Sequence[str] = ()
-    """for the user, on weights of others: counts, assumptions, licence"""
+    """lines for the user on weights of others: counts, assumptions, licence"""
 
 
 class ObjectiveEncoder(nn.Module):
@@ -106,7 +99,7 @@ class TimmEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Pooled vectors by name, and patch tokens where there are any."""
-        model, unit = self.model, images.float() / torch.iinfo(images.dtype).max
+        model, unit = self.model, unit_values(images)
         features = model.forward_features((unit - self.mean.to(unit)) / self.std.to(unit))
         if features.ndim != 3:  # no tokens: a convolutional network
             return {"pooled": model.forward_head(features, pre_logits=True)}
@@ -205,47 +198,6 @@ def objective_encoder(config: Config, objective: Objective) -> FrozenEncoder:
         name=name,
         settings=config.model.model_dump_json(),
     )
-
-
-def pixel_encoder(config: Config, img_size: tuple[int, int], crop_pct: float) -> FrozenEncoder:
-    """Encoder that returns the pixels themselves: a baseline."""
-    rule = f"{config.data.bits} bits in [0, 1], sides of {PIXEL_SIDE} at most"
-    nothing = hashlib.sha256().hexdigest()
-    return FrozenEncoder(
-        encode=pixel_features,
-        sha256=nothing,
-        img_size=img_size,
-        crop_pct=crop_pct,
-        pixels=rule,
-        name=RAW,
-    )
-
-
-def pixel_features(images: Tensor) -> dict[str, Tensor]:
-    """Pixels in [0, 1] as features, [b c h w] → [b d]; sides longer than PIXEL_SIDE are reduced."""
-    pixels = images.float() / torch.iinfo(images.dtype).max
-    side = [min(length, PIXEL_SIDE) for length in images.shape[-2:]]
-    if list(images.shape[-2:]) != side:
-        pixels = F.interpolate(pixels, size=side, mode="bilinear", antialias=True)
-    return {PIXELS: pixels.flatten(1)}
-
-
-def patch_pixel_encoder(
-    config: Config, patch_size: tuple[int, int], img_size: tuple[int, int], crop_pct: float
-) -> FrozenEncoder:
-    """Encoder whose patch tokens are the pixels of the patches: a baseline."""
-
-    def encode(images: Tensor) -> dict[str, Tensor]:
-        pixels = images.float() / torch.iinfo(images.dtype).max
-        patches = F.unfold(pixels, patch_size, stride=patch_size).transpose(1, 2)
-        patches = patches.unflatten(2, (images.shape[1], *patch_size))
-        side = min(patch_size[0], PATCH_SIDE), min(patch_size[1], PATCH_SIDE)
-        reduced = F.adaptive_avg_pool2d(patches.flatten(0, 1), side)
-        return {TOKENS: reduced.flatten(1).unflatten(0, patches.shape[:2])}
-
-    rule = f"{config.data.bits} bits in [0, 1], patches reduced to sides of {PATCH_SIDE} at most"
-    nothing = hashlib.sha256().hexdigest()
-    return FrozenEncoder(encode, nothing, img_size, crop_pct, rule, RAW)
 
 
 def weights_sha256(module: nn.Module) -> str:

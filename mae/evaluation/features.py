@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mae.base.errors import SampleError, UserError
+from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.data.images import BadSample, Images
+from mae.data.images import BadSample, Images, usable
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.data.worker_loader import load_in_workers
@@ -29,9 +29,15 @@ BATCH = 256
 class Skipped:
     """Bad images of a data set that an evaluation skips; raises where there are too many."""
 
-    def __init__(self, images: Images, max_bad: int, total: int | None = None) -> None:
-        """`total`: number of the images that are evaluated, if not all."""
-        self.total, self.max_bad = total or len(images.manifest), max_bad
+    def __init__(
+        self,
+        images: Images,
+        max_bad: int,
+        total: int | None = None,
+        setting: str = "data.max_bad",
+    ) -> None:
+        """`total`: number of the images, if not all; `setting`: name of `max_bad` for messages."""
+        self.total, self.max_bad, self.setting = total or len(images.manifest), max_bad, setting
         self.reasons: list[str] = []
         """shard, key and error of each skipped image"""
 
@@ -45,7 +51,7 @@ class Skipped:
         if len(self.reasons) > self.max_bad:
             raise UserError(
                 f"{self.reasons[0]} (one of {len(self.reasons)} bad images so far, more than "
-                f"data.max_bad = {self.max_bad})"
+                f"{self.setting} = {self.max_bad})"
             )
         if len(self.reasons) == self.total:
             raise UserError(f"{self.reasons[0]} (none of {self.total} images is readable)")
@@ -67,10 +73,15 @@ class EncodedBatch(NamedTuple):
     """images that do not decode and have no row"""
 
 
-class _Views(NamedTuple):
+class Views(NamedTuple):
+    """Centred views of a batch of images."""
+
     images: Tensor | None
+    """integers [b c h w]; None: no image was usable"""
     samples: list[int]
+    """numbers of the rows in the manifest"""
     bad: list[BadSample]
+    """images that do not decode and have no row"""
 
 
 class UsableViews(Dataset):
@@ -79,39 +90,18 @@ class UsableViews(Dataset):
     def __init__(self, views: CentredViews) -> None:
         self.views = views
 
-    def __getitem__(self, index: range) -> _Views | UserError:
+    def __getitem__(self, index: range) -> Views | UserError:
         """Views of a range; the StorageError, returned, where a shard cannot be read."""
-        usable: dict[int, Tensor] = {}
-        bad = []
-        for sample in index:
-            try:
-                usable[sample] = self.views.view(sample)
-            except SampleError as error:
-                bad.append(BadSample(sample, str(error)))
-            except UserError as error:
-                return error
-        return _Views(stack(list(usable.values())) if usable else None, list(usable), bad)
+        return usable_views(index, self.views.view)
 
 
-class UsableSamples(NamedTuple):
-    """Samples that decode."""
-
-    samples: npt.NDArray[np.int64]
-    """numbers in the manifest, ascending"""
-    skipped: list[str]
-    """shard, key and error of each other sample"""
-
-
-def usable_samples(views: CentredViews, max_bad: int, *, workers: int = 0) -> UsableSamples:
-    """Decode all images once, to find those that do not decode before hours of work.
-
-    Raises UserError where more than `max_bad` do not decode, StorageError for an unreadable shard.
-    """
-    skipped, samples = Skipped(views.images, max_bad), []
-    for found in load_in_workers(UsableViews(views), ranges(len(views), BATCH), workers):
-        skipped.add(found.bad)
-        samples += found.samples
-    return UsableSamples(np.array(samples, dtype=np.int64), skipped.reasons)
+def usable_views(samples: Sequence[int], view: Callable[[int], Tensor]) -> Views | UserError:
+    """Views of the usable samples by `view`; an error is returned as by `usable`."""
+    found = usable(samples, view)
+    if isinstance(found, UserError):
+        return found
+    images = stack(list(found.made.values())) if found.made else None
+    return Views(images, list(found.made), found.bad)
 
 
 def ranges(count: int, size: int) -> list[range]:
@@ -122,19 +112,19 @@ def ranges(count: int, size: int) -> list[range]:
 def encode_images(
     encoder: FrozenEncoder,
     images: Images,
+    batches: Sequence[range],
     *,
     tokens: bool = False,
     device: torch.device | str = "cpu",
-    batch_size: int = BATCH,
     workers: int = 0,
 ) -> Iterator[EncodedBatch]:
-    """Encode all `images` in the order of the manifest, batch by batch.
+    """Encode the `images` of each of `batches`, numbers in the manifest, in order.
 
     Raises StorageError for a shard that cannot be read, UserError for features that are not finite
     in half precision.
     """
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-    for found in load_in_workers(UsableViews(views), ranges(len(views), batch_size), workers):
+    for found in load_in_workers(UsableViews(views), batches, workers):
         vectors: dict[str, Halves] = {}
         if found.images is not None:
             with torch.no_grad():

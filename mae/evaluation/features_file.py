@@ -74,9 +74,10 @@ class FeatureWriter:
         most: int,
         shapes: Mapping[str, tuple[int, ...]],
         metadata: Mapping[str, str],
+        rows: int = 0,
     ) -> None:
-        """`shapes` are the shapes of one row, by name of the feature."""
-        self.file, self.most, self.rows, self.metadata = file, most, 0, metadata
+        """`shapes` are the shapes of one row, by name of the feature; `rows`: already written."""
+        self.file, self.most, self.rows, self.metadata = file, most, rows, metadata
         self.shapes: dict[str, tuple[str, tuple[int, ...]]] = dict.fromkeys(NUMBERS, ("I64", ()))
         self.shapes |= {name: ("F16", shape) for name, shape in shapes.items()}
         longest = self._header(most, dict.fromkeys(TEXTS, 10**15))
@@ -92,6 +93,13 @@ class FeatureWriter:
             self.file.seek(starts[name] + self.rows * _bytes(kind, shape))
             self.file.write(values.tobytes())
         self.rows += len(columns["label"])
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Rows of a column that are written, before `finish`."""
+        kind, shape = self.shapes[name]
+        self.file.seek(self._starts(self.most)[name])
+        content = self.file.read(self.rows * _bytes(kind, shape))
+        return np.frombuffer(content, DTYPES[kind]).reshape(self.rows, *shape)
 
     def finish(self, texts: Mapping[str, bytes]) -> None:
         """Close gaps, then write the texts and the header."""

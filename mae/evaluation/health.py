@@ -15,7 +15,7 @@ from mae.base.errors import SampleError, StorageError, UserError
 from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.data.images import Images
-from mae.data.scan import NO_LABEL
+from mae.data.labels import NO_LABEL
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.evaluation.features import Matrix
@@ -110,7 +110,7 @@ class BatchMeasurement(NamedTuple):
 
 
 Sums = Callable[[Tensor, Tensor], npt.NDArray[np.float64]]
-"""(images, seeds) → sums of the batch, which are added over batches"""
+"""(images, seeds) → sums of the batch, which are added over batches; then maxima, if any"""
 
 NOTHING = BatchMeasurement([], np.empty((0, 0), np.float32), np.empty(0), 0, None)
 
@@ -127,9 +127,11 @@ def measure_health(
     num_processes: int = 1,
     gather: Callable[[list[Any]], list[Any]] = lambda own: own,
     sums: Sums | None = None,
+    maxima: int = 0,
 ) -> tuple[Health, npt.NDArray[np.float64]]:
     """Measure health of the preferred pooled features, and totals of `sums`, on held-out images.
 
+    The last `maxima` numbers of `sums` are maxima, and merged as such.
     `seed` draws `limit` of `images` and their noise: the same ones each time.  Called by all
     processes, each of which encodes its share; `gather` joins the lists of all processes into one
     list on each (`accelerate.utils.gather_object`).  All processes get the same result, and no
@@ -161,11 +163,14 @@ def measure_health(
         raise UserError(f"none of {min(limit, len(images.manifest))} held-out images is readable")
     # Once, by the first process: the others would need its cores, and wait for it either way.
     results = [summarise(parts, bad, images, seed)] if process_index == 0 else []
-    return gather(results)[0], np.sum([part.sums for part in parts], axis=0)
+    rows = np.array([part.sums for part in parts])
+    added = rows.shape[1] - maxima
+    totals = np.concatenate([rows[:, :added].sum(axis=0), rows[:, added:].max(axis=0)])
+    return gather(results)[0], totals
 
 
 def measure_held_out(
-    objective: Objective, held_out: HeldOut, sums: Sums | None = None
+    objective: Objective, held_out: HeldOut, sums: Sums | None = None, maxima: int = 0
 ) -> tuple[Health, npt.NDArray[np.float64]]:
     """`measure_health` with the settings of a run."""
     config = held_out.config
@@ -180,6 +185,7 @@ def measure_held_out(
         num_processes=held_out.num_processes,
         gather=held_out.gather,
         sums=sums,
+        maxima=maxima,
     )
 
 

@@ -23,7 +23,7 @@ class DatasetLabels(NamedTuple):
     class_names: Names = ()
     """names of the classes from 0 on; empty: unknown"""
     faults: str = ""
-    """what is known of missing labels (`label_faults`)"""
+    """causes of missing labels, as far as known (`label_faults`)"""
 
 
 class ClassNumbers(NamedTuple):

@@ -26,7 +26,7 @@ DENSE = 32
 
 
 class MaskOptions(NamedTuple):
-    """Settings of how masks are read."""
+    """Settings of the reading of masks."""
 
     table: MaskTable | None = None
     reading: str = AUTO
@@ -36,7 +36,7 @@ class MaskOptions(NamedTuple):
 
 
 class MaskClasses(NamedTuple):
-    """Classes of masks: 0 to n - 1 for use here, and what they are called in reports."""
+    """Classes of masks: 0 to n - 1 for use here, with their numbers and names in reports."""
 
     reading: str
     """BINARY or CLASSES"""
@@ -44,9 +44,9 @@ class MaskClasses(NamedTuple):
     """number of each class in reports: of class maps without a table the stored value"""
     names: list[str]
     luts: dict[int, npt.NDArray[np.uint8]]
-    """by largest value of the kind: stored value → class, or IGNORE"""
+    """largest value of the kind → table of stored value → class, or IGNORE"""
     about: str
-    """how masks are read, in words"""
+    """reading of the masks, in words"""
     void: int | None = None
     """stored value of no class"""
 
@@ -180,12 +180,12 @@ def _class_maps(group: Group, options: MaskOptions) -> MaskClasses:
         share = group.pixels[void] / pixels.sum()
         about += f"; {void} is void, {share:.2%} of the pixels"
     return MaskClasses(
-        CLASSES,
-        classes,
-        [str(number) for number in classes],
-        {group.top: lut},
-        about,
-        void if isinstance(void, int) else None,
+        reading=CLASSES,
+        numbers=classes,
+        names=[str(number) for number in classes],
+        luts={group.top: lut},
+        about=about,
+        void=void if isinstance(void, int) else None,
     )
 
 

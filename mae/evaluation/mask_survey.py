@@ -1,7 +1,7 @@
 """Survey of segmentation masks: the values that the masks of a data set store."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +36,21 @@ def summarise(name: str, mask: StoredMask) -> Summary:
     palette = mask.palette
     if palette is not None:
         palette = palette[np.minimum(values, len(palette) - 1)].astype(np.int64)
-    return Summary(name, mask.kind, mask.top, mask.lossy, values, pixels, palette)
+    return Summary(
+        name=name,
+        kind=mask.kind,
+        top=mask.top,
+        lossy=mask.lossy,
+        values=values,
+        pixels=pixels,
+        palette=palette,
+    )
 
 
 class Group:
     """Masks of one kind and depth: pixels of each stored value."""
+
+    TABLES = ("pixels", "palette")
 
     def __init__(self, first: Summary) -> None:
         self.name, self.kind, self.top = first.name, first.kind, first.top
@@ -64,13 +74,39 @@ class Group:
         if mask.palette is None:
             return
         for value, colour in zip(mask.values.tolist(), mask.palette.tolist(), strict=True):
-            known, where = self.palette.setdefault(value, (colour, mask.name))
-            if known != colour:
-                raise UserError(
-                    f"{mask.name}: palette index {value} is {stored_name(colour, True)}, but "
-                    f"{stored_name(known, True)} in {where}: indices are no classes then; give the "
-                    "classes of the colours, --palette FILE with name,r,g,b"
-                )
+            self._add_colour(value, colour, mask.name)
+
+    def _add_colour(self, value: int, colour: int, name: str) -> None:
+        known, where = self.palette.setdefault(value, (colour, name))
+        if known != colour:
+            raise UserError(
+                f"{name}: palette index {value} is {stored_name(colour, True)}, but "
+                f"{stored_name(known, True)} in {where}: indices are no classes then; give the "
+                "classes of the colours, --palette FILE with name,r,g,b"
+            )
+
+    def record(self) -> dict[str, Any]:
+        """All of it, as JSON stores it."""
+        return vars(self) | {name: list(getattr(self, name).items()) for name in self.TABLES}
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> "Group":
+        """Group that `record` described."""
+        group = cls.__new__(cls)
+        vars(group).update(record)
+        group.pixels = dict(record["pixels"])
+        group.palette = {value: (colour, name) for value, (colour, name) in record["palette"]}
+        return group
+
+    def merge(self, other: "Group") -> None:
+        """Add the masks of `other`, which come after these; UserError as `add`."""
+        for value, count in other.pixels.items():
+            self.pixels[value] = self.pixels.get(value, 0) + count
+        if other.most > self.most:
+            self.most, self.fullest = other.most, other.fullest
+        self.lossy = self.lossy or other.lossy
+        for value, (colour, name) in other.palette.items():
+            self._add_colour(value, colour, name)
 
     def arrays(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Values, ascending, and their numbers of pixels."""
@@ -90,7 +126,7 @@ class Survey:
         self.table = table
         self.groups: dict[tuple[str, int], Group] = {}
         self.seen: dict[str, set[tuple[int, int]]] = {}
-        """by option (--train, --test): largest value of the kind, and value"""
+        """option (--train, --test) → pairs of largest value of the kind, and value"""
 
     def add(self, key: str, mask: Summary) -> None:
         """Add a mask of the data `key`; UserError for colours without a table, or beyond it."""
@@ -98,6 +134,20 @@ class Survey:
             self._check_colours(mask)
         self.groups.setdefault((mask.kind, mask.top), Group(mask)).add(mask)
         self.seen.setdefault(key, set()).update((mask.top, value) for value in mask.values.tolist())
+
+    def record(self) -> dict[str, Any]:
+        """All of it but the table, as JSON stores it."""
+        seen = {key: sorted(pairs) for key, pairs in self.seen.items()}
+        return {"groups": [group.record() for group in self.groups.values()], "seen": seen}
+
+    def add_record(self, record: dict[str, Any]) -> None:
+        """Add the masks of a survey that `record` described; UserError as `add`."""
+        for group in map(Group.of_record, record["groups"]):
+            known = self.groups.setdefault((group.kind, group.top), group)
+            if known is not group:
+                known.merge(group)
+        for key, pairs in record["seen"].items():
+            self.seen.setdefault(key, set()).update((top, value) for top, value in pairs)
 
     def _check_colours(self, mask: Summary) -> None:
         table = self.table if self.table is not None and self.table.of_colours else None

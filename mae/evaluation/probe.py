@@ -1,7 +1,7 @@
 """Linear probe: linear separability of classes in frozen features.
 
 Multinomial logistic regression on standardised features.  The regularisation is chosen on
-validation splits (slices) of the training set; the model is then fitted to all of it and
+validation splits of the training set; the model is then fitted to all of it and
 evaluated on the test set once.
 """
 
@@ -20,10 +20,10 @@ STRENGTHS = tuple(10.0**power for power in range(-4, 3))
 """candidates of scikit-learn's C, the inverse of the penalty on the squared weights"""
 
 FEW = 10_000
-"""number of labels from which C is chosen on one slice of a tenth; below, on several of a fifth"""
+"""number of labels from which C is chosen on one split of a tenth; below, on several of a fifth"""
 
-MOST_SLICES = 20
-"""maximum number of slices, used for the fewest labels: with five slices of 100 labels the choice
+MOST_SPLITS = 20
+"""maximum number of splits, used for the fewest labels: with five splits of 100 labels the choice
 is mostly chance"""
 
 FOLDS = 5
@@ -51,9 +51,9 @@ class Score(NamedTuple):
     iterations: int
     """L-BFGS iterations of the fit to all of train"""
     converged: bool
-    """whether that fit ended before the maximum number of iterations"""
+    """True where that fit ended before the maximum number of iterations"""
     unfinished: int
-    """number of fits to slices that did not converge"""
+    """number of fits to splits that did not converge"""
 
 
 class Fit(NamedTuple):
@@ -66,7 +66,7 @@ class Fit(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Results of several probes with different training subsets or selection slices."""
+    """Results of several probes with different training subsets or validation splits."""
 
     mean: float
     deviation: float
@@ -75,18 +75,18 @@ class Summary(NamedTuple):
 
 
 def probe(train: Matrix, labels: Labels, test: Matrix, test_labels: Labels, seed: int) -> Score:
-    """Choose C on slices of `train`, refit on all of `train`, evaluate on `test` once."""
+    """Choose C on splits of `train`, refit on all of `train`, evaluate on `test` once."""
     # With many labels the penalty hardly matters, and a weakly penalised fit hardly converges.
     strengths, iterations = (STRENGTHS, 500) if len(labels) < FEW else (STRENGTHS[:5], 200)
-    slices = selection_slices(labels, seed)
+    splits = validation_splits(labels, seed)
     accuracy, unfinished = np.zeros(len(strengths)), 0
-    for fitted, held_out in slices:
+    for fitted, held_out in splits:
         scaled, scaled_held_out = standardise(train[fitted], train[held_out])
         fits = regularisation_path(scaled, labels[fitted], scaled_held_out, strengths, iterations)
-        accuracy += [(fit.predicted == labels[held_out]).mean() / len(slices) for fit in fits]
+        accuracy += [(fit.predicted == labels[held_out]).mean() / len(splits) for fit in fits]
         unfinished += sum(fit.iterations >= iterations for fit in fits)
     # The strongest penalty among equals.
-    best = strengths[int(accuracy.argmax())] if slices else FIXED
+    best = strengths[int(accuracy.argmax())] if splits else FIXED
     scaled, scaled_test = standardise(train, test)
     (fit,) = regularisation_path(scaled, labels, scaled_test, (best,), iterations)
     right = fit.predicted == test_labels
@@ -106,12 +106,12 @@ def is_edge(reached: npt.NDArray[np.float64]) -> bool:
     return bool(max(reached[0], reached[-1]) > reached[1:-1].max())
 
 
-def selection_slices(labels: Labels, seed: int) -> list[tuple[Rows, Rows]]:
-    """Random stratified slices: (fitted, held-out) rows of `labels`; every class is fitted.
+def validation_splits(labels: Labels, seed: int) -> list[tuple[Rows, Rows]]:
+    """Random stratified splits: (fitted, held-out) rows of `labels`; every class is fitted.
 
-    Several slices of a fifth; from FEW labels on, one of a tenth; folds where these would be too
+    Several splits of a fifth; from FEW labels on, one of a tenth; folds where these would be too
     small to hold every class.  A class with a single sample is always fitted, never held out;
-    without larger classes there are no slices.
+    without larger classes there are no splits.
     """
     from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
@@ -121,7 +121,7 @@ def selection_slices(labels: Labels, seed: int) -> list[tuple[Rows, Rows]]:
     classes = int((counts > 1).sum())
     if not classes:
         return []
-    count = min(MOST_SLICES, max(1, FEW // len(labels)))
+    count = min(MOST_SPLITS, max(1, FEW // len(labels)))
     share = 0.2 if count > 1 else 0.1
     if share * len(choosable) >= classes:
         rule = StratifiedShuffleSplit(count, test_size=share, random_state=seed)

@@ -3,7 +3,8 @@
 import argparse
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -12,6 +13,7 @@ from torch import nn
 
 from mae.base.errors import UserError
 from mae.base.exit_status import DONE, STATUS_FILE, read_exit_status
+from mae.base.portion import Portion
 from mae.base.rows import read_rows
 from mae.config.sections import Config
 from mae.config.validation import changed_settings
@@ -64,7 +66,7 @@ class EncoderComparison:
 
     opened: LoadedEncoder
     encoders: dict[str, FrozenEncoder]
-    """by name: that of RUN first, then with --baselines the untrained one"""
+    """encoders by name: that of RUN first, then with --baselines the untrained one"""
     modules: dict[str, nn.Module]
     """modules of the encoders, on the CPU"""
     train: Images
@@ -87,33 +89,19 @@ class ProbeRequest(EncoderComparison):
     """the command line"""
     device: str
     """device of this process"""
-    num_processes: int
-    is_main: bool
-    """whether this process evaluates and logs"""
+    portion: Portion
+    """portion of this process in what is divided; the first one reports and logs"""
     fit: Fit
     plan: Callable[[Config, int], PlannedSchedule]
     """(config, number of samples) → schedule of a run on one process"""
-    share: Callable[[Any], Any]
-    """broadcast of a value from the first process to all"""
     log: Callable[[str], None]
 
-    def on_first(self, work: Callable[[], T]) -> T | None:
-        """Result of `work` on the first process, None on the others, which wait for it.
-
-        A UserError that it raises is raised by all processes, so that none waits in a collective.
-        """
-        return on_first(work, self.is_main, self.share)
-
-    def on_first_with(self, name: str, work: Callable[[], T]) -> T | None:
-        """Like `on_first`, with the encoder `name` on the device of the first process meanwhile."""
-
-        def with_encoder() -> T:
-            module = self.modules[name].to(self.device)
-            found = work()
-            module.to("cpu")
-            return found
-
-        return self.on_first(with_encoder)
+    @contextmanager
+    def on_device(self, name: str) -> Iterator[None]:
+        """The encoder `name` on the device of this process, for the block."""
+        module = self.modules[name].to(self.device)
+        yield
+        module.to("cpu")
 
     def data_settings(self, encoder: FrozenEncoder) -> dict[str, Any]:
         """Section `data:`: images of --train, read as the encoder's run reads its own."""
@@ -161,15 +149,16 @@ class ProbeRequest(EncoderComparison):
         }
 
 
-def on_first(work: Callable[[], T], is_main: bool, share: Callable[[Any], Any]) -> T | None:
-    """Result of `work` on the first process, None on the others; its UserError on all of them."""
-    found, problem = None, None
-    if is_main:
+def on_first(portion: Portion, work: Callable[[], T]) -> T:
+    """Result of `work`, called in the first process; its UserError is raised in all of them."""
+    found, problem = None, ""
+    if portion.joins:
         try:
             found = work()
         except UserError as error:
             problem = str(error)
-    if problem := share(problem):
+    found, problem = portion.gather((found, problem))[0]
+    if problem:
         raise UserError(problem)
     return found
 

@@ -44,7 +44,7 @@ INTERVAL = (
     "split draws anew is `deviation_of`"
 )
 DRAWS = "draws of the labels"
-SLICES = "slices that choose C"
+SPLITS = "splits that choose C"
 """values of `deviation_of` in a row: the source of the deviation between splits"""
 
 SAME = ("encoder", "img_size", "crop_pct", "view", "pixels", "channels", "bits")
@@ -127,7 +127,7 @@ def result_rows(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: 
         accuracies = result.right.mean(axis=1)
         deviation: dict[str, Any] = {"deviation": 0.0}
         if len(accuracies) > 1:
-            varied = SLICES if budget_name(result.budget) == "all" else DRAWS
+            varied = SPLITS if budget_name(result.budget) == "all" else DRAWS
             deviation = {"deviation": float(accuracies.std(ddof=1)), "deviation_of": varied}
         row: dict[str, Any] = {
             "encoder": result.encoder,
@@ -186,8 +186,8 @@ def provenance(
     return {
         "train_images": train.images,
         "test_images": test.images,
-        "train": {"data": train.data, "left_out": train.skipped},
-        "test": {"data": test.data, "left_out": test.skipped},
+        "train": {"data": train.data, "skipped": train.skipped},
+        "test": {"data": test.data, "skipped": test.skipped},
         "encoder": {key: encoder.get(key) for key in (*SAME, "precision")},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -216,7 +216,7 @@ def table(title: str, report: Mapping[str, Any]) -> str:
     rows: list[dict[str, Any]] = report["results"]
     others = list(dict.fromkeys(other for row in rows for other in row.get("above", ())))
     varied = [
-        kind for kind in (SLICES, DRAWS) if any(row.get("deviation_of") == kind for row in rows)
+        kind for kind in (SPLITS, DRAWS) if any(row.get("deviation_of") == kind for row in rows)
     ]
     is_ranked = any("top5_accuracy" in row for row in rows)
     heads = ["labels", "top-1", "95 %", *[f"top-{TOP}"] * is_ranked]

@@ -3,32 +3,38 @@
 The class of a patch is that of most of its pixels.  A linear classifier and k-NN are fitted to the
 tokens of training patches and predict the classes of test patches; their scores are also
 interpolated between patches and evaluated at every pixel.  The encoder is not trained, and there
-is no decoder.
+is no decoder.  Tokens are not kept, but for those of the training patches.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mae.base.divided_work import DividedWork
 from mae.base.errors import UserError
-from mae.base.hashing import Stream, fold
-from mae.data.images import Images
-from mae.data.worker_loader import load_in_workers
-from mae.evaluation.encoders import TOKENS, FrozenEncoder
+from mae.base.progress import ProgressLine
+from mae.evaluation.dense_tokens import (
+    Dense,
+    DenseBatch,
+    MaskedImages,
+    Patches,
+    encode_dense,
+    sample_patches,
+)
+from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.features import Skipped
-from mae.evaluation.mask_classes import IGNORE, MaskClasses
+from mae.evaluation.image_counts import Counts, ImageCounts
+from mae.evaluation.parts import do_batches, pack_columns, unpack_columns
 from mae.evaluation.segmentation_classifiers import (
     KNNClassifier,
     LinearClassifier,
     choose_linear,
 )
-from mae.evaluation.segmentation_masks import MaskedViews, Masks, patch_classes
-from mae.evaluation.segmentation_scores import Counts, count
+from mae.evaluation.segmentation_scores import count
 
 BATCH = 32
 """images per batch"""
@@ -39,157 +45,153 @@ PATCHES = 50_000
 Scorer = Callable[[Tensor], Tensor]
 """tokens [m d] → scores [m classes], the highest of which is the prediction"""
 
-
-class Dense(NamedTuple):
-    """Patch tokens of a batch of images, with the classes of patches and pixels."""
-
-    tokens: Tensor
-    """float32 [b n d]"""
-    patches: Tensor
-    """int64 [b n] class of each patch, or IGNORE"""
-    pixels: Tensor
-    """int64 [b h w] class of each pixel, or IGNORE"""
-
-
-class MaskedImages(NamedTuple):
-    """Images of a data set with their masks."""
-
-    images: Images
-    masks: Masks
-    classes: MaskClasses
-    """meaning of the masks"""
-
-
-class Patches(NamedTuple):
-    """Labelled patches of the training images."""
-
-    tokens: npt.NDArray[np.float32]
-    """[m d]"""
-    classes: npt.NDArray[np.int64]
-    """[m]"""
-    images: npt.NDArray[np.int64]
-    """[m] number of the image that each belongs to"""
+LINEAR, KNN = "linear", "k-NN"
+OF_PATCHES, OF_PIXELS = "patches", "pixels"
+KEYS = [(classifier, of) for classifier in (LINEAR, KNN) for of in (OF_PATCHES, OF_PIXELS)]
+"""classifiers, and units that they are evaluated on"""
 
 
 class EncoderEvaluation(NamedTuple):
     """Result of the segmentation probes on one encoder."""
 
-    counts: dict[tuple[str, str], Counts]
+    counts: dict[tuple[str, str], ImageCounts]
     """counts of every test image, by classifier and by unit: patches or pixels"""
     linear: LinearClassifier
     fitted: Patches
-    """training patches"""
+    """training patches, without their tokens"""
     skipped: tuple[list[str], list[str]]
     """shard, key and error of each skipped image of train and of test"""
 
 
+class Probing(NamedTuple):
+    """Encoder to probe, and how; the same in all processes."""
+
+    work: DividedWork
+    name: str
+    """name of the encoder in the report"""
+    encoder: FrozenEncoder
+    patch_size: tuple[int, int]
+    max_bad: int
+    device: torch.device | str
+    workers: int
+    log: Callable[[str], None]
+
+    def encode(self, part: MaskedImages, batches: Sequence[range]) -> Iterator[DenseBatch]:
+        """Encode batches; UserError as soon as these alone have too many bad images."""
+        skipped = self.skipped(part)
+        for found in encode_dense(
+            self.encoder,
+            part,
+            batches,
+            patch_size=self.patch_size,
+            device=self.device,
+            workers=self.workers,
+        ):
+            skipped.add_reasons(found.reasons)
+            yield found
+
+    def skipped(self, part: MaskedImages) -> Skipped:
+        """Record of the bad images of `part`, empty yet."""
+        return Skipped(part.images, self.max_bad, total=len(part.samples))
+
+    def parts(self, stage: str) -> str:
+        """Name of the parts of a stage."""
+        return f"{self.name}-{stage}"
+
+
 def evaluate_encoder(
-    encoder: FrozenEncoder,
-    patch_size: tuple[int, int],
-    train: MaskedImages,
-    test: MaskedImages,
-    *,
-    patches: int = PATCHES,
-    seed: int = 0,
-    max_bad: int = 0,
-    device: torch.device | str = "cpu",
-    workers: int = 0,
-    log: Callable[[str], None] = print,
-) -> EncoderEvaluation:
+    probing: Probing, train: MaskedImages, test: MaskedImages, patches: int, seed: int
+) -> EncoderEvaluation | None:
     """Fit the classifiers to patches of `train`, and evaluate them on `test`.
 
-    `patches`: number of training patches, spread over the images.  Raises UserError where more
-    than `max_bad` images or masks of either data set do not decode.
+    `patches`: number of training patches, spread over the images.  Each process encodes its parts
+    of the images, the first fits; None in the processes that do not join.  Raises UserError where
+    more than `max_bad` images or masks of either data set do not decode, or no patch has a class.
     """
-    skipped = [
-        Skipped(part.images, max_bad, total=len(part.masks.samples)) for part in (train, test)
-    ]
+    work, log, classes = probing.work, probing.log, len(train.classes.numbers)
+    each = max(1, -(-patches // len(train.samples)))
+    log(f"tokens of {len(train.samples):,} training images")
+    fitted, bad_of_train = training_patches(probing, train, each, seed)
 
-    def dense(part: MaskedImages, bad: Skipped) -> Iterator[Dense]:
-        return encode_dense(
-            encoder,
-            part,
-            patch_size=patch_size,
-            device=device,
-            workers=workers,
-            skipped=bad,
+    def fit() -> bytes:
+        log(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
+        linear = choose_linear(
+            fitted.tokens, fitted.classes, images=fitted.images, classes=classes, seed=seed
         )
+        return pack_columns(linear.columns(), [])
 
-    images, classes = len(train.masks.samples), len(train.classes.numbers)
-    log(f"tokens of {images:,} training images")
-    each = max(1, -(-patches // images))
-    fitted = sample_patches(dense(train, skipped[0]), each, seed)
-    log(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
-    linear = choose_linear(
-        fitted.tokens,
-        fitted.classes,
-        images=fitted.images,
-        classes=classes,
-        seed=seed,
-        device=device,
-    )
-    neighbours = KNNClassifier(fitted.tokens, fitted.classes, classes, device)
-    scorers: dict[str, Scorer] = {"linear": linear.scores, "k-NN": neighbours.scores}
-    log(f"testing on {len(test.masks.samples):,} images")
-    found = dense(test, skipped[1])
-    counts = count_predictions(found, scorers, encoder.img_size, patch_size, classes)
-    for bad in skipped:
-        bad.report(log)
+    stored = unpack_columns(work.once(probing.parts("fit"), fit)).columns
+    linear = LinearClassifier.unpack(stored)
+    neighbours = KNNClassifier(fitted.tokens, fitted.classes, classes, probing.device)
+    scorers: dict[str, Scorer] = {LINEAR: linear.to(probing.device).scores, KNN: neighbours.scores}
+    log(f"testing on {len(test.samples):,} images")
+
+    def compute(batches: Sequence[range]) -> Iterator[tuple[dict[str, Counts], list[str]]]:
+        for found in probing.encode(test, batches):
+            counts = {}
+            if found.dense is not None:
+                counts = count_predictions(
+                    found.dense, scorers, probing.encoder.img_size, probing.patch_size, classes
+                )
+            yield {" ".join(key): one for key, one in counts.items()}, found.reasons
+
+    def pack(parts: list[tuple[dict[str, Counts], list[str]]]) -> bytes:
+        columns = {}
+        for key in next((counts for counts, _ in parts if counts), {}):
+            table = np.concatenate([counts[key] for counts, _ in parts if counts])
+            columns |= ImageCounts.of(table).columns(key)
+        return pack_columns(columns, [reason for _, reasons in parts for reason in reasons])
+
+    name, show = probing.parts("test"), ProgressLine(log, "images")
+    parts = do_batches(work, name, len(test.samples), BATCH, compute, pack, show)
+    if not work.portion.joins:
+        return None
+    skipped, found = probing.skipped(test), []
+    for part in map(unpack_columns, work.results(name, parts)):
+        skipped.add_reasons(part.reasons)
+        found += [part.columns] * bool(part.columns)
+    counts = {key: ImageCounts.unpack(classes, " ".join(key), found) for key in KEYS}
+    for reason in (*bad_of_train, *skipped.reasons):
+        log(f"skipped: {reason}")
     # Tokens are not kept: one encoder's are enough to fill the memory.
     fitted = fitted._replace(tokens=fitted.tokens[:0])
-    return EncoderEvaluation(counts, linear, fitted, (skipped[0].reasons, skipped[1].reasons))
+    return EncoderEvaluation(counts, linear, fitted, (bad_of_train, skipped.reasons))
 
 
-def encode_dense(
-    encoder: FrozenEncoder,
-    part: MaskedImages,
-    patch_size: tuple[int, int],
-    device: torch.device | str,
-    workers: int,
-    skipped: Skipped,
-) -> Iterator[Dense]:
-    """Encode all images with masks in order; bad ones are added to `skipped`.
+def training_patches(
+    probing: Probing, train: MaskedImages, each: int, seed: int
+) -> tuple[Patches, list[str]]:
+    """At most `each` patches of each image of `train`, and the bad images; in all processes."""
 
-    UserError for tokens that are not finite.
-    """
-    views = MaskedViews(*part, encoder.img_size, encoder.crop_pct)
-    samples = part.masks.samples
-    batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
-    for pixels, classes, bad in load_in_workers(views, batches, workers):
-        skipped.add(bad)
-        if pixels is None:
-            continue
-        with torch.no_grad():
-            tokens = encoder.encode(pixels.to(device))[TOKENS].float()
-        if not tokens.isfinite().all():
-            raise UserError(f"{encoder.name}: patch tokens are not finite: the weights are damaged")
-        classes = classes.to(device)
-        yield Dense(tokens, patch_classes(classes, patch_size), classes.long())
+    def compute(batches: Sequence[range]) -> Iterator[tuple[Patches | None, list[str]]]:
+        for dense, reasons in probing.encode(train, batches):
+            yield (None if dense is None else sample_patches(dense, each, seed)), reasons
 
+    def pack(parts: list[tuple[Patches | None, list[str]]]) -> bytes:
+        found = [patches for patches, _ in parts if patches is not None]
+        columns = _joined(found)._asdict() if found else {}
+        return pack_columns(columns, [reason for _, reasons in parts for reason in reasons])
 
-def sample_patches(found: Iterator[Dense], each: int, seed: int) -> Patches:
-    """Draw at most `each` random patches of each image, of those that have a class.
-
-    Raises UserError where no patch has a class.
-    """
-    tokens, classes, images, number = [], [], [], 0
-    for batch in found:
-        for rows, of in zip(batch.tokens, batch.patches.cpu().numpy(), strict=True):
-            labelled = np.flatnonzero(of != IGNORE)
-            words = fold(seed, Stream.STATISTICS, number, labelled) if len(labelled) else []
-            chosen = np.sort(labelled[np.argsort(words, kind="stable")[:each]])
-            tokens.append(rows[torch.from_numpy(chosen).to(rows.device)].cpu())
-            classes.append(of[chosen])
-            images.append(np.full(len(chosen), number))
-            number += 1
-    if not sum(map(len, classes)):
+    name, show = probing.parts("patches"), ProgressLine(probing.log, "images")
+    total = len(train.samples)
+    parts = do_batches(probing.work, name, total, BATCH, compute, pack, show, needs_all=True)
+    skipped, found = probing.skipped(train), []
+    for part in map(unpack_columns, probing.work.results(name, parts)):
+        skipped.add_reasons(part.reasons)
+        found += [Patches(**part.columns)] if part.columns else []
+    fitted = _joined(found)
+    if not len(fitted.classes):
         raise UserError("--train: no patch has a class: all pixels are void")
-    return Patches(torch.cat(tokens).numpy(), np.concatenate(classes), np.concatenate(images))
+    return fitted, skipped.reasons
+
+
+def _joined(parts: Sequence[Patches]) -> Patches:
+    return Patches(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
 def count_predictions(
-    found: Iterator[Dense],
+    found: Dense,
     scorers: dict[str, Scorer],
     img_size: tuple[int, int],
     patch_size: tuple[int, int],
@@ -197,16 +199,13 @@ def count_predictions(
 ) -> dict[tuple[str, str], Counts]:
     """Counts of every image by the name of each of `scorers`, for patches and for pixels."""
     grid = img_size[0] // patch_size[0], img_size[1] // patch_size[1]
-    counts: dict[tuple[str, str], list[Counts]] = {}
-    for batch in found:
-        for name, score in scorers.items():
-            scores = score(batch.tokens.flatten(0, 1)).unflatten(0, batch.patches.shape)
-            of_patches = count(scores.argmax(2), batch.patches, classes)
-            counts.setdefault((name, "patches"), []).append(of_patches)
-            pixels = [_interpolated(one, grid, img_size) for one in scores]  # one by one: memory
-            of_pixels = count(torch.stack(pixels), batch.pixels, classes)
-            counts.setdefault((name, "pixels"), []).append(of_pixels)
-    return {key: np.concatenate(parts) for key, parts in counts.items()}
+    counts: dict[tuple[str, str], Counts] = {}
+    for name, score in scorers.items():
+        scores = score(found.tokens.flatten(0, 1)).unflatten(0, found.patches.shape)
+        counts[name, OF_PATCHES] = count(scores.argmax(2), found.patches, classes)
+        pixels = [_interpolated(one, grid, img_size) for one in scores]  # one by one: memory
+        counts[name, OF_PIXELS] = count(torch.stack(pixels), found.pixels, classes)
+    return counts
 
 
 def _interpolated(scores: Tensor, grid: tuple[int, int], img_size: tuple[int, int]) -> Tensor:

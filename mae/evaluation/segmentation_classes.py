@@ -8,7 +8,7 @@ import numpy as np
 from mae.evaluation.mask_classes import MaskClasses
 from mae.evaluation.mask_survey import listed
 from mae.evaluation.results import aligned
-from mae.evaluation.segmentation import EncoderEvaluation
+from mae.evaluation.segmentation import LINEAR, OF_PIXELS, EncoderEvaluation
 from mae.evaluation.segmentation_scores import class_ious
 
 FEW = 10
@@ -28,13 +28,10 @@ def class_rows(
     predicting this class everywhere, which is its share of the pixels.
     """
     ours = next(iter(evaluations.values()))
-    true = ours.counts["linear", "pixels"][..., 2]
-    share = true.sum(axis=0) / max(1, true.sum())
-    predicted = ours.counts["linear", "pixels"][..., 1].sum(axis=0)
-    ious = {
-        name: class_ious(found.counts["linear", "pixels"].sum(axis=0))
-        for name, found in evaluations.items()
-    }
+    key = LINEAR, OF_PIXELS
+    _, predicted, true = ours.counts[key].total().T
+    share, images = true / max(1, true.sum()), ours.counts[key].images_with()
+    ious = {name: class_ious(found.counts[key].total()) for name, found in evaluations.items()}
     shown = {
         name: [None if np.isnan(iou) else float(iou) for iou in of] for name, of in ious.items()
     }
@@ -47,7 +44,7 @@ def class_rows(
             "predicted": int(predicted[c]),
             "train_images": len(np.unique(ours.fitted.images[ours.fitted.classes == c])),
             "test_share": float(share[c]),
-            "test_images": int((true[:, c] > 0).sum()),
+            "test_images": int(images[c]),
             "iou": shown[first][c],
             "baselines": {name: shown[name][c] for name in others},
             "always": float(share[c]),

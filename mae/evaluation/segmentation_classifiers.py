@@ -1,6 +1,8 @@
 """Classifiers of patch tokens: multinomial logistic regression and k-NN."""
 
 import warnings
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,34 +34,58 @@ NEVER = -1e30
 Numbers = npt.NDArray[np.int64]
 
 
-class LinearClassifier:
+class LinearClassifier(NamedTuple):
     """Multinomial logistic regression on standardised tokens."""
 
-    def __init__(
-        self, tokens: Matrix, labels: Numbers, classes: int, strength: float, device: str
-    ) -> None:
-        self.strength, self.at_edge = strength, False
-        """at_edge: C is the smallest or largest candidate, and better than all in between"""
-        scaled, _ = standardise(tokens, tokens[:1])
-        model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(scaled, labels)
-        self.iterations = int(np.max(model.n_iter_))
-        """iterations of the fit; ITERATIONS: stopped before it converged"""
-        weights, bias = model.coef_, model.intercept_
-        if len(model.classes_) == 2:  # then one row only: the second class against the first
-            weights, bias = np.vstack([0 * weights, weights]), np.array([0.0, *bias])
-        mean, deviation = tokens.mean(axis=0), tokens.std(axis=0)
-        own = weights / np.where(deviation > 1e-6, deviation, 1)
-        width = tokens.shape[1]
-        # Classes without a training patch are never predicted.
-        self.weights = torch.zeros(classes, width)
-        self.bias = torch.full((classes,), NEVER)
-        self.weights[model.classes_] = torch.from_numpy(own).float()
-        self.bias[model.classes_] = torch.from_numpy(bias - own @ mean).float()
-        self.weights, self.bias = self.weights.to(device), self.bias.to(device)
+    weights: Tensor
+    """[classes d]"""
+    bias: Tensor
+    """[classes]"""
+    strength: float
+    """scikit-learn's C"""
+    iterations: int
+    """iterations of the fit; ITERATIONS: stopped before it converged"""
+    at_edge: bool = False
+    """C is the smallest or largest candidate, and better than all in between"""
 
     def scores(self, tokens: Tensor) -> Tensor:
         """[m d] → [m classes]."""
         return tokens @ self.weights.T + self.bias
+
+    def to(self, device: torch.device | str) -> "LinearClassifier":
+        """The same on `device`."""
+        return self._replace(weights=self.weights.to(device), bias=self.bias.to(device))
+
+    def columns(self) -> dict[str, npt.NDArray]:
+        """Arrays to store, by name."""
+        return {name: np.asarray(value) for name, value in self._asdict().items()}
+
+    @classmethod
+    def unpack(cls, columns: Mapping[str, npt.NDArray]) -> "LinearClassifier":
+        """Classifier that `columns` described, on the CPU."""
+        return cls(
+            weights=torch.from_numpy(columns["weights"]),
+            bias=torch.from_numpy(columns["bias"]),
+            strength=columns["strength"].item(),
+            iterations=columns["iterations"].item(),
+            at_edge=columns["at_edge"].item(),
+        )
+
+
+def fit_linear(tokens: Matrix, labels: Numbers, classes: int, strength: float) -> LinearClassifier:
+    """Fit to tokens [m d] of known classes; those without a training patch are never predicted."""
+    scaled, _ = standardise(tokens, tokens[:1])
+    model = LogisticRegression(C=strength, max_iter=ITERATIONS).fit(scaled, labels)
+    coefficients, intercept = model.coef_, model.intercept_
+    if len(model.classes_) == 2:  # then one row only: the second class against the first
+        coefficients = np.vstack([0 * coefficients, coefficients])
+        intercept = np.array([0.0, *intercept])
+    mean, deviation = tokens.mean(axis=0), tokens.std(axis=0)
+    own = coefficients / np.where(deviation > 1e-6, deviation, 1)
+    weights, bias = torch.zeros(classes, tokens.shape[1]), torch.full((classes,), NEVER)
+    weights[model.classes_] = torch.from_numpy(own).float()
+    bias[model.classes_] = torch.from_numpy(intercept - own @ mean).float()
+    return LinearClassifier(weights, bias, strength, int(np.max(model.n_iter_)))
 
 
 def choose_linear(
@@ -68,7 +94,6 @@ def choose_linear(
     images: Numbers,
     classes: int,
     seed: int,
-    device: torch.device | str,
 ) -> LinearClassifier:
     """Choose C by mean IoU on the patches of a tenth of the images, then fit to all patches.
 
@@ -95,9 +120,8 @@ def choose_linear(
             for fit in fits
         ]
         best = STRENGTHS[int(np.argmax(reached))]  # the strongest penalty among equals
-        linear = LinearClassifier(tokens, labels, classes, best, str(device))
-    linear.at_edge = is_edge(np.array(reached))
-    return linear
+        linear = fit_linear(tokens, labels, classes, best)
+    return linear._replace(at_edge=is_edge(np.array(reached)))
 
 
 class KNNClassifier:

@@ -1,11 +1,8 @@
 """Masks of shards: ground truth per pixel and patch, cropped and resized like the images."""
 
-import os
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mae.base.divided_work import DividedWork
 from mae.base.errors import SampleError, UserError
-from mae.base.redaction import redacted
-from mae.data.images import BadSample, Images
-from mae.data.scan import MASKS
+from mae.base.portion import ALONE, Portion
+from mae.base.progress import ProgressLine
+from mae.data.images import BadSample, Images, usable
 from mae.data.shard_reader import ShardReader
-from mae.data.tar_members import walk
 from mae.data.transform import center_fit, center_view, cut, stack, trim
 from mae.data.worker_loader import load_in_workers
 from mae.decoding.decode import read_info
@@ -28,17 +25,15 @@ from mae.decoding.mask_files import COLOUR, StoredMask, orientation, read_mask
 from mae.decoding.pixels import EXTENSIONS as IMAGES
 from mae.decoding.pixels import BadImage
 from mae.evaluation.mask_classes import IGNORE, MaskClasses
+from mae.evaluation.mask_scan import scan_masks
 from mae.evaluation.mask_survey import Summary, Survey, summarise
+from mae.evaluation.parts import do_batches
 from mae.networks.patches import patchify
-from mae.storage.remote import is_remote
 
-NAMES = ("mask", "masks", "seg", "label", "gt")
-"""first part of the extension of files that are masks, or meant to be"""
+REFUSE, SKIP, BACKGROUND, OPTIONAL = "refuse", "skip", "background", "optional"
+"""treatments of images without a mask; only with OPTIONAL need no image have one"""
 
-REFUSE, SKIP, BACKGROUND = "refuse", "skip", "background"
-"""treatments of images without a mask"""
-
-PART = 32
+BATCH = 32
 """masks surveyed at a time"""
 
 
@@ -46,9 +41,15 @@ class Masks:
     """Masks of the images of a manifest, by the same numbers: `KEY.mask.png` or `.seg.png`."""
 
     def __init__(
-        self, images: Images, key: str, *, unmasked: str = REFUSE, by_colour: bool = False
+        self,
+        images: Images,
+        key: str,
+        *,
+        unmasked: str = REFUSE,
+        by_colour: bool = False,
+        portion: Portion = ALONE,
     ) -> None:
-        """Scan all shards for masks.
+        """Scan all shards for masks, each process of a launch its `portion`.
 
         `key` names the data in messages.  `by_colour`: gray levels and palette indices are read
         as their colours.  UserError for more than one mask of an image, for none where `unmasked`
@@ -56,31 +57,11 @@ class Masks:
         """
         manifest, cache = images.manifest, images.reader.cache
         self.key, self.unmasked, self.by_colour = key, unmasked, by_colour
-        offset = np.zeros(len(manifest), np.int64)
-        size, crc = np.zeros(len(manifest), np.uint32), np.zeros(len(manifest), np.uint32)
-        others: set[str] = set()
-        for shard, location in enumerate(manifest.shards):
-            first = int(manifest.first[shard])
-            names = manifest.keys[shard].decode("utf-8", "surrogateescape").split("\0")
-            number = {name: first + i for i, name in enumerate(names)}
-            with _local_copy(images, shard) as path, path.open("rb") as file:
-                for member in walk(path, redacted(location)):
-                    # Also of a key with dots: `KEY.05.01.mask.png` belongs to `KEY.05.01.jpg`.
-                    name, dot, last = member.name.rpartition(".")
-                    name, second_dot, second = name.rpartition(".")
-                    extension = f"{second}{dot}{last}".lower()
-                    if not second_dot or extension not in MASKS or name not in number:
-                        if name in number and second.lower() in NAMES:
-                            others.add(f".{extension}")
-                        continue
-                    sample = number[name]
-                    if size[sample]:
-                        raise UserError(f"{key}: {manifest.name(sample)}: more than one mask")
-                    offset[sample], size[sample] = member.offset, member.size
-                    crc[sample] = zlib.crc32(os.pread(file.fileno(), member.size, member.offset))
+        offset, size, crc, others = scan_masks(images, key, portion)
         self.missing: npt.NDArray[np.int64] = np.flatnonzero(size == 0)
         """images without a mask"""
-        if len(self.missing) and (unmasked == REFUSE or len(self.missing) == len(manifest)):
+        none = len(self.missing) == len(manifest) and unmasked != OPTIONAL
+        if len(self.missing) and (unmasked == REFUSE or none):
             found = f"; found {', '.join(sorted(others))}, which is not read" if others else ""
             remedy = "" if len(self.missing) == len(manifest) else "; see --unmasked"
             raise UserError(
@@ -89,10 +70,17 @@ class Masks:
                 f"{found}{remedy}"
             )
         skipped = self.missing if unmasked == SKIP else []
-        self.samples: list[int] = np.setdiff1d(np.arange(len(manifest)), skipped).tolist()
+        self.samples: npt.NDArray[np.int64] = np.setdiff1d(np.arange(len(manifest)), skipped)
         """images to use"""
-        self.manifest = replace(manifest, offset=offset, size=size, crc=crc)
+        self.manifest = manifest.changed(offset=offset, size=size, crc=crc)
         self.reader = ShardReader(self.manifest, cache)
+
+    def sha256(self) -> str:
+        """Checksum of what all masks are: of their lengths and checksums, and of the images."""
+        digest = hashlib.sha256(f"{self.manifest.fingerprint} {self.by_colour}".encode())
+        for column in (self.samples, self.manifest.size, self.manifest.crc):
+            digest.update(np.asarray(column).tobytes())
+        return digest.hexdigest()
 
     def __getitem__(self, sample: int) -> StoredMask | None:
         """Mask of a sample, None where there is none; SampleError, naming it, for a bad one."""
@@ -105,19 +93,6 @@ class Masks:
             return StoredMask(mask.colours(), COLOUR, 0xFFFFFF, mask.lossy)
         except BadImage as error:
             raise SampleError(f"{self.manifest.name(sample)}: the mask {error}") from None
-
-
-@contextmanager
-def _local_copy(images: Images, shard: int) -> Iterator[Path]:
-    """Path to read a shard from: its own, or that of a cached copy."""
-    manifest, cache = images.manifest, images.reader.cache
-    location = manifest.shards[shard]
-    if not is_remote(location) or cache is None:
-        yield Path(location)
-        return
-    held = {"size": manifest.shard_bytes[shard], "sha256": manifest.sha256[shard]}
-    with cache.open(location, **held) as copy:
-        yield Path(f"/dev/fd/{copy.fileno()}")
 
 
 class Surveyed(NamedTuple):
@@ -174,20 +149,42 @@ class _Summaries(Dataset):
         return ""
 
 
-def survey_masks(images: Images, masks: Masks, survey: Survey, workers: int = 0) -> None:
+def survey_masks(
+    work: DividedWork,
+    images: Images,
+    masks: Masks,
+    survey: Survey,
+    workers: int = 0,
+    log: Callable[[str], None] = lambda text: None,
+) -> None:
     """Add all masks to `survey`; bad ones are left to be counted when they are used.
 
-    UserError for masks that do not fit their images, and where none decodes.
+    Each process reads its parts of them.  UserError for masks that do not fit their images, and
+    where none decodes.
     """
-    samples = [sample for sample in masks.samples if masks.manifest.size[sample]]
-    parts = [samples[start : start + PART] for start in range(0, len(samples), PART)]
+    samples = masks.samples[masks.manifest.size[masks.samples] > 0]
+
+    def compute(batches: Sequence[range]) -> Iterator[Surveyed]:
+        numbers = [samples[batch.start : batch.stop].tolist() for batch in batches]
+        return load_in_workers(_Summaries(images, masks), numbers, workers)
+
+    def pack(found: list[Surveyed]) -> bytes:
+        of_part = Survey(survey.table)
+        for mask in (mask for one in found for mask in one.masks):
+            of_part.add(masks.key, mask)
+        bad = [line for one in found for line in one.bad]
+        unfit = [line for one in found for line in one.unfit]
+        return json.dumps([of_part.record(), bad, unfit]).encode()
+
+    name, show = f"survey{masks.key.lstrip('-')}", ProgressLine(log, "masks")
+    parts = do_batches(work, name, len(samples), BATCH, compute, pack, show, needs_all=True)
     bad: list[str] = []
     unfit: list[str] = []
-    for found in load_in_workers(_Summaries(images, masks), parts, workers):
-        for mask in found.masks:
-            survey.add(masks.key, mask)
-        bad += found.bad
-        unfit += found.unfit
+    for part in work.results(name, parts):
+        of_part, its_bad, its_unfit = json.loads(part)
+        survey.add_record(of_part)
+        bad += its_bad
+        unfit += its_unfit
     if unfit:
         count = f" ({len(unfit)} of {len(samples)} masks)" if len(unfit) > 1 else ""
         raise UserError(f"{masks.key}: {unfit[0]}{count}")
@@ -202,6 +199,8 @@ class Pairs(NamedTuple):
     """[b c h w]; None where no pair decodes"""
     masks: Tensor | None
     """uint8 [b h w]"""
+    samples: list[int]
+    """numbers of the pairs that decode"""
     bad: list[BadSample]
     """samples whose image or mask is bad"""
 
@@ -222,18 +221,13 @@ class MaskedViews(Dataset):
 
     def __getitem__(self, index: Sequence[int]) -> Pairs | UserError:
         """Views and masks of samples; the StorageError, returned, where a shard is unreadable."""
-        pairs, bad = [], []
-        for sample in index:
-            try:
-                pairs.append(self.view(sample))
-            except SampleError as error:
-                bad.append(BadSample(sample, str(error)))
-            except UserError as error:
-                return error
-        if not pairs:
-            return Pairs(None, None, bad)
-        images, masks = (stack(list(part)) for part in zip(*pairs, strict=True))
-        return Pairs(images, masks, bad)
+        found = usable(index, self.view)
+        if isinstance(found, UserError):
+            return found
+        if not found.made:
+            return Pairs(None, None, [], found.bad)
+        images, masks = (stack(list(part)) for part in zip(*found.made.values(), strict=True))
+        return Pairs(images, masks, list(found.made), found.bad)
 
     def view(self, sample: int) -> tuple[Tensor, Tensor]:
         """View [c h w] and mask [h w] of a sample; the mask is resized by nearest pixels."""

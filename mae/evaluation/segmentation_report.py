@@ -1,43 +1,33 @@
 """Report of `mae segment`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from mae.base.errors import UserError
+from mae.base.portion import ALONE, Portion
 from mae.data.images import Images
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
-from mae.evaluation.mask_classes import MaskClasses, MaskOptions, mask_classes
-from mae.evaluation.mask_survey import Survey, listed
+from mae.evaluation.image_counts import ImageCounts
+from mae.evaluation.mask_classes import MaskOptions
 from mae.evaluation.results import (
     TRAINED_ENCODERS,
     aligned,
     difference,
     evaluated_images,
     percents,
-    prefixed_log,
     provenance,
 )
-from mae.evaluation.segmentation import (
-    PATCHES,
-    EncoderEvaluation,
-    MaskedImages,
-    evaluate_encoder,
-)
+from mae.evaluation.segmentation import LINEAR, OF_PIXELS, PATCHES, EncoderEvaluation
 from mae.evaluation.segmentation_classes import class_notes, class_rows, class_table
 from mae.evaluation.segmentation_classifiers import ITERATIONS
-from mae.evaluation.segmentation_masks import BACKGROUND, REFUSE, SKIP, Masks, survey_masks
-from mae.evaluation.segmentation_scores import (
-    Counts,
-    Quality,
-    compare,
-    quality,
-    score_counts,
-)
+from mae.evaluation.segmentation_masks import REFUSE, SKIP, Masks
+from mae.evaluation.segmentation_probe import SegmentSettings, segment_with
+from mae.evaluation.segmentation_scores import Quality, compare, quality, resample, score_counts
 
 MEASURES = "class information in single frozen patch tokens"
 PROTOCOL = (
@@ -61,6 +51,7 @@ def segmentation_report(
     train: Images,
     test: Images,
     *,
+    out: Path,
     options: MaskOptions | None = None,
     unmasked: str = REFUSE,
     patches: int = PATCHES,
@@ -68,48 +59,44 @@ def segmentation_report(
     max_bad: int = 0,
     device: torch.device | str = "cpu",
     workers: int = 0,
+    portion: Portion = ALONE,
     log: Callable[[str], None] = print,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Mean IoU and accuracy of a linear classifier and of k-NN, for patches and for pixels.
 
-    `encoders` by name: the evaluated one first, then the baselines.  `unmasked`: treatment of
-    images without a mask.  Raises UserError where masks do not fit their images or have no clear
-    classes, more than `max_bad` of either data set do not decode, or test masks have a class that
-    training masks lack.
+    Arguments and errors as of `segment_with`; None in the processes that do not join.
     """
-    options = options or MaskOptions()
-    by_colour = options.table is not None and options.table.of_colours
-    survey, masks = Survey(options.table), []
-    for key, images in (("--train", train), ("--test", test)):
-        masks.append(Masks(images, key, unmasked=unmasked, by_colour=by_colour))
-        survey_masks(images, masks[-1], survey, workers)
-    classes = mask_classes(survey, options)
-    log(f"masks: {classes.about}")
-    known = checked_classes(classes, survey, masks)
-    both = MaskedImages(train, masks[0], classes), MaskedImages(test, masks[1], classes)
-    evaluations: dict[str, EncoderEvaluation] = {}
-    for name, encoder in encoders.items():
-        evaluations[name] = evaluate_encoder(
-            encoder,
-            patch_size,
-            *both,
-            patches=patches,
-            seed=seed,
-            max_bad=max_bad,
-            device=device,
-            workers=workers,
-            log=prefixed_log(log, name),
-        )
+    settings = SegmentSettings(options or MaskOptions(), unmasked, patches, seed, max_bad)
+    done = segment_with(
+        encoders,
+        patch_size,
+        train,
+        test,
+        settings,
+        out=out,
+        device=device,
+        workers=workers,
+        portion=portion,
+        log=log,
+    )
+    if done is None:
+        return None
+    evaluations, classes, masks = done.evaluations, done.classes, done.masks
     ours = next(iter(evaluations.values()))
     train_part, test_part = (
-        part._replace(images=len(masked.masks.samples) - len(bad))
-        for masked, bad in zip(both, ours.skipped, strict=True)
-        for part in [evaluated_images(masked.images, bad)]
+        evaluated_images(masked.images, bad)._replace(images=len(masked.samples) - len(bad))
+        for masked, bad in zip((done.train, done.test), ours.skipped, strict=True)
     )
     rows = class_rows(evaluations, classes)
     known_encoder = identity(next(iter(encoders.values())), train)
     known_encoder["precision"] = "computed in float32"  # not from the cache
     notes = [*mask_notes(masks, ours.skipped), *class_notes(rows)]
+    drawn, total = len(done.train.samples), len(done.train.masks.samples)
+    if drawn < total:
+        notes.append(
+            f"training patches are from {drawn:,} of {total:,} images, one of each; more --patches "
+            "draw more"
+        )
     notes += [note for name, found in evaluations.items() for note in fit_notes(name, found)]
     return {
         "measures": MEASURES,
@@ -122,57 +109,38 @@ def segmentation_report(
         "patch_size": list(patch_size),
         "seed": seed,
         "notes": notes,
-        "classes": [classes.numbers[c] for c in known],
+        "classes": [classes.numbers[c] for c in done.known],
         **provenance(known_encoder, train_part, test_part),
         "results": segmentation_rows(evaluations, seed),
-        "always_commonest": commonest(ours.fitted.classes, ours.counts["linear", "pixels"]),
+        "always_commonest": commonest(ours.fitted.classes, ours.counts[LINEAR, OF_PIXELS]),
         "iou_by_class": {str(row["class"]): row["iou"] for row in rows},
         "by_class": rows,
     }
-
-
-def checked_classes(classes: MaskClasses, survey: Survey, masks: Sequence[Masks]) -> list[int]:
-    """Classes of the training masks; UserError for fewer than two, or others in the test masks."""
-    known, tested = (
-        {*classes.seen(survey, m.key)}
-        | ({classes.background()} if m.unmasked == BACKGROUND and len(m.missing) else set())
-        for m in masks
-    )
-    if unknown := sorted(tested - known):
-        shown = listed(classes.names[c] for c in unknown)
-        raise UserError(
-            f"--test: class {shown} of the masks does not occur in --train: move "
-            "images that have it to --train, or make it void in --palette"
-        )
-    if len(known) < 2:
-        shown = listed(classes.names[c] for c in known)
-        raise UserError(
-            f"--train: masks of {len(known)} class; the probe needs two classes (only {shown}; "
-            f"{classes.about})"
-        )
-    return sorted(known)
 
 
 def segmentation_rows(
     evaluations: Mapping[str, EncoderEvaluation], seed: int
 ) -> list[dict[str, Any]]:
     """Rows of the report: one for each encoder, classifier and unit (patches or pixels)."""
+    keys = [(name, key) for name, found in evaluations.items() for key in found.counts]
+    parts = [evaluations[name].counts[key] for name, key in keys]
+    resampled = dict(zip(keys, resample(parts, seed), strict=True))
     rows = []
-    for name, (counts, linear, _, _) in evaluations.items():
-        for (classifier, of), found in counts.items():
-            row: dict[str, Any] = {"encoder": name, "classifier": classifier, "of": of}
-            row |= score_counts(found, seed)._asdict()
-            if classifier == "linear":
-                row |= {"strength": linear.strength, "at_edge": linear.at_edge}
-                row |= {"iterations": linear.iterations}
-                row |= {"converged": linear.iterations < ITERATIONS}
-            if name in TRAINED_ENCODERS:
-                others = {key: part.counts for key, part in evaluations.items() if key != name}
-                row["above"] = {
-                    key: compare(found, other[classifier, of], seed)
-                    for key, other in others.items()
-                }
-            rows.append(row)
+    for (name, (classifier, of)), found in resampled.items():
+        linear = evaluations[name].linear
+        row: dict[str, Any] = {"encoder": name, "classifier": classifier, "of": of}
+        row |= score_counts(found)._asdict()
+        if classifier == LINEAR:
+            row |= {"strength": linear.strength, "at_edge": linear.at_edge}
+            row |= {"iterations": linear.iterations}
+            row |= {"converged": linear.iterations < ITERATIONS}
+        if name in TRAINED_ENCODERS:
+            row["above"] = {
+                other: compare(found, resampled[other, (classifier, of)])
+                for other in evaluations
+                if other != name
+            }
+        rows.append(row)
     return rows
 
 
@@ -187,9 +155,9 @@ def fit_notes(name: str, found: EncoderEvaluation) -> list[str]:
     return notes
 
 
-def commonest(classes: npt.NDArray[np.int64], counts: Counts) -> dict[str, float]:
+def commonest(classes: npt.NDArray[np.int64], counts: ImageCounts) -> dict[str, float]:
     """Mean IoU and accuracy of always predicting the commonest class of training patches."""
-    total = counts.sum(axis=0)
+    total = counts.total()
     guess, true = np.bincount(classes).argmax(), total[:, 2]
     constant = np.zeros_like(total)
     constant[:, 2] = true
@@ -203,7 +171,7 @@ def mask_notes(masks: Sequence[Masks], skipped: Sequence[Sequence[str]]) -> Iter
     for part, bad in zip(masks, skipped, strict=True):
         all_images = f"of {len(part.manifest):,} images"
         if len(part.missing):
-            treated = "left out" if part.unmasked == SKIP else "taken for background"
+            treated = "skipped" if part.unmasked == SKIP else "taken for background"
             yield f"{part.key}: {len(part.missing):,} {all_images} have no mask: {treated}"
         if bad:
             yield f"{part.key}: {len(bad):,} {all_images} skipped, they or their masks are bad"

@@ -1,6 +1,6 @@
 """Scores of segmentations: IoU and accuracy from counts of pixels, with bootstrap intervals."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,18 +9,14 @@ import torch
 from torch import Tensor
 
 from mae.evaluation.confidence import Interval, bca, wilson
+from mae.evaluation.image_counts import Counts, Floats, ImageCounts
 from mae.evaluation.mask_classes import IGNORE
 
 RESAMPLES = 1000
 """bootstrap resamples"""
 
 CELLS = 2**24
-"""numbers held at a time while resampling: 128 MB"""
-
-Counts = npt.NDArray[np.int64]
-"""[images classes 3] numbers of pixels: true positives, predicted, true"""
-
-Floats = npt.NDArray[np.float64]
+"""numbers held at a time while images are drawn: 128 MB"""
 
 
 class Quality(NamedTuple):
@@ -39,6 +35,14 @@ class SegmentationScores(NamedTuple):
     mean_iou_interval: Interval
     accuracy: float
     accuracy_interval: Interval
+
+
+class Resampled(NamedTuple):
+    """Counts of images, and their sums over bootstrap resamples of the images."""
+
+    counts: ImageCounts
+    sums: Floats
+    """[RESAMPLES classes 3]"""
 
 
 def count(predicted: Tensor, truth: Tensor, classes: int) -> Counts:
@@ -79,26 +83,40 @@ def _scores(totals: npt.NDArray, stand_in: Floats | None = None) -> Floats:
     return np.stack([mean, right / np.maximum(1, true)], axis=1)
 
 
-def score_counts(counts: Counts, seed: int) -> SegmentationScores:
+def resample(parts: Sequence[ImageCounts], seed: int) -> list[Resampled]:
+    """Bootstrap over the images of each of `parts`: the same resamples of as many images.
+
+    `seed` alone determines the images drawn, RESAMPLES times.
+    """
+    images, chance = parts[0].images, np.random.default_rng(seed)
+    shares = np.full(images, 1 / images)
+    drawn = np.empty((RESAMPLES, images), np.uint8)  # 255 times the same image: as good as never
+    for rows in np.array_split(np.arange(RESAMPLES), -(-RESAMPLES * images // CELLS)):
+        drawn[rows] = chance.multinomial(images, shares, size=len(rows))
+    return [Resampled(part, part.weighted(drawn)) for part in parts]
+
+
+def score_counts(found: Resampled) -> SegmentationScores:
     """Scores over all images, with intervals by bootstrap over images.
 
     Where no resample differs (all is right, or all wrong) the interval is Wilson's for a share of
     as many images; a single image leaves everything open.
     """
-    found = quality(counts.sum(axis=0))
+    scores = quality(found.counts.total())
     intervals = [
-        wilson(estimate, len(counts)) if low == high else Interval(low, high)
+        wilson(estimate, found.counts.images) if low == high else Interval(low, high)
         for estimate, (low, high) in zip(
-            found, _intervals(lambda one: one, [counts], seed, Interval(0, 1)), strict=True
+            scores, _intervals(lambda one: one, [found], Interval(0, 1)), strict=True
         )
     ]
-    return SegmentationScores(found.mean_iou, intervals[0], found.accuracy, intervals[1])
+    return SegmentationScores(scores.mean_iou, intervals[0], scores.accuracy, intervals[1])
 
 
-def compare(counts: Counts, other: Counts, seed: int) -> dict[str, Any]:
-    """Differences of the scores of `counts` and `other`, with paired bootstrap intervals."""
-    change = np.subtract(quality(counts.sum(axis=0)), quality(other.sum(axis=0))).tolist()
-    mean_iou, accuracy = _intervals(np.subtract, [counts, other], seed, Interval(-1, 1))
+def compare(found: Resampled, other: Resampled) -> dict[str, Any]:
+    """Differences of the scores of `found` and `other`, with paired bootstrap intervals."""
+    ours, theirs = (quality(one.counts.total()) for one in (found, other))
+    change = np.subtract(ours, theirs).tolist()
+    mean_iou, accuracy = _intervals(np.subtract, [found, other], Interval(-1, 1))
     return {
         "mean_iou_difference": change[0],
         "mean_iou_interval": list(mean_iou),
@@ -108,7 +126,7 @@ def compare(counts: Counts, other: Counts, seed: int) -> dict[str, Any]:
 
 
 def _intervals(
-    combine: Callable[..., Floats], parts: list[Counts], seed: int, whole: Interval
+    combine: Callable[..., Floats], parts: list[Resampled], whole: Interval
 ) -> list[Interval]:
     """BCa intervals of mean IoU and accuracy, combined of `parts`: the same images for each.
 
@@ -117,32 +135,21 @@ def _intervals(
     class's IoU over all images, which understates how much it varies.  The interval covers both.
     `whole`: all possible values, the interval where there is a single image.
     """
-    if len(parts[0]) == 1:
+    if parts[0].counts.images == 1:
         return [whole, whole]
-    totals = [part.sum(axis=0) for part in parts]
-    drawn = [np.concatenate(list(resampled(part, seed))) for part in parts]
-    left_out = [total - part for total, part in zip(totals, parts, strict=True)]
+    totals = [part.counts.total() for part in parts]
     estimate = combine(*(_scores(total[None]) for total in totals))[0].tolist()
     without: list[Floats | None] = [None] * len(parts)
     both = []
     for stand_ins in (without, [class_ious(total) for total in totals]):
-        scores, jackknife = (
-            combine(*map(_scores, found, stand_ins)) for found in (drawn, left_out)
-        )
+        drawn = [_scores(part.sums, one) for part, one in zip(parts, stand_ins, strict=True)]
+        left_out = [
+            np.concatenate([_scores(total - table, one) for table in part.counts.blocks()])
+            for part, total, one in zip(parts, totals, stand_ins, strict=True)
+        ]
+        scores, jackknife = combine(*drawn), combine(*left_out)
         both.append([bca(estimate[i], scores[:, i], jackknife[:, i]) for i in (0, 1)])
     return [
         Interval(min(one.low, other.low), max(one.high, other.high))
         for one, other in zip(*both, strict=True)
     ]
-
-
-def resampled(counts: Counts, seed: int) -> Iterator[Floats]:
-    """Summed counts [r classes 3], RESAMPLES in all, of bootstrap resamples of the images.
-
-    `seed` alone determines the images drawn.
-    """
-    n, chance = len(counts), np.random.default_rng(seed)
-    flat = counts.reshape(n, -1).astype(np.float64)
-    for part in np.array_split(np.arange(RESAMPLES), -(-RESAMPLES * n // CELLS)):
-        drawn = chance.multinomial(n, np.full(n, 1 / n), size=len(part)).astype(np.float64)
-        yield (drawn @ flat).reshape(-1, *counts.shape[1:])

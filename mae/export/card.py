@@ -39,7 +39,7 @@ CARD = """\
 
 | | |
 |---|---|
-| input | {height} x {width} px, {channels} channel(s) of {bits} bits{resized} |
+| input | {height} x {width} px, {channels} channel(s) of {depth}{resized} |
 | normalisation | mean {mean}, std {std} |
 | {model} |
 {training}
@@ -107,6 +107,10 @@ def model_card(request: ExportRequest, facts: CardFacts, written: ExportFiles, p
     init = _initial_weights(request, facts)
     card = declared.card(config, is_from_scratch=not init)
     start, licence = _origin_and_licence(init, facts.is_adopted)
+    stage = request.model.first_stage
+    if stage and "from" in stage.init:
+        terms = _first_stage_terms(declared.first_stage, dict(stage.init))
+        licence = f"{licence} {terms}" if init else terms
     if facts.is_adopted:
         card = card._replace(heading=f"weights {start}, converted by mae", text="", tags=())
     training = (ADOPTED if facts.is_adopted else TRAINING).format(
@@ -139,7 +143,7 @@ def model_card(request: ExportRequest, facts: CardFacts, written: ExportFiles, p
         width=model.img_size[1],
         resized=_resized(request),
         channels=data.in_chans,
-        bits=data.bits,
+        depth="floats" if data.is_float else f"{data.bits} bits",
         mean=list(data.mean),
         std=list(data.std),
         model=_model_row(request, declared),
@@ -252,6 +256,9 @@ def _metadata(
     tags = [written.library] + ["vision-transformer"] * (timm_encoder(request.model) is not None)
     tags += [one.tag for one in dict.fromkeys(trained) if one.tag]
     lines.append(f"tags: [{', '.join([*tags, *card.tags])}]")
+    stage = request.model.first_stage
+    if stage and not init.get("non_commercial") and stage.init.get("license"):
+        init = init | dict(stage.init)
     licence = str(init.get("license") or "").lower()
     # Hubs accept such names of licences only; `licence_in` reads the other two keys back.
     name = re.sub(r"[^a-z0-9.]+", "-", licence).strip("-")
@@ -269,6 +276,20 @@ def _results_table(facts: CardFacts) -> str:
         return ""
     rows = "".join(f"| {cell(name)} | {cell(value)} |\n" for name, value in facts.results)
     return f"## Results\n\n| | |\n|---|---|\n{rows}\n"
+
+
+def _first_stage_terms(key: str, init: dict[str, Any]) -> str:
+    """Paragraph on weights of others in the frozen first stage, by its record."""
+    origin = cell(shown_source(str(init["from"]))).replace("`", "'")
+    licence = cell(str(init.get("license") or "unknown, ask their authors"))
+    if init.get("from_scratch") and not init.get("license"):
+        licence = "that of the training data; no weights of others were used"
+    notes = "".join(f" {cell(str(note))}." for note in init.get("notes", []))
+    commerce = " **It forbids commercial use of those weights, and so of these.**"
+    return (
+        f"Trained on a frozen {key} with weights of `{origin}`.{notes} Licence of those weights: "
+        f"**{licence}**.{commerce * bool(init.get('non_commercial'))}"
+    )
 
 
 def _origin_and_licence(init: dict[str, Any], is_adopted: bool) -> tuple[str, str]:

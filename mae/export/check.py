@@ -91,23 +91,21 @@ def load_onnx(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensor
     def run(images: Tensor) -> Sequence[Tensor]:
         return [torch.from_numpy(one) for one in session.run(names, {"images": images.numpy()})]
 
-    return _in_two_batches(run, inputs["images"], names)
+    return dict(zip(names, outputs_in_two_batches(run, inputs["images"]), strict=True))
 
 
 def load_program(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensors:
     """Features through torch.export."""
     extra = {OUTPUTS: ""}
     program = torch.export.load(folder / "encoder.pt2", extra_files=extra)
-    return _in_two_batches(program.module(), inputs["images"], json.loads(extra[OUTPUTS]))
+    found = outputs_in_two_batches(program.module(), inputs["images"])
+    return dict(zip(json.loads(extra[OUTPUTS]), found, strict=True))
 
 
-def _in_two_batches(
-    run: Callable[[Tensor], Sequence[Tensor]], images: Tensor, names: Sequence[str]
-) -> Tensors:
-    """Outputs for the first image alone, then the others: the graph must take any batch size."""
-    results = [run(batch) for batch in (images[:1], images[1:]) if len(batch)]
-    outputs = (torch.cat(parts) for parts in zip(*results, strict=True))
-    return dict(zip(names, outputs, strict=True))
+def outputs_in_two_batches(run: Callable[[Tensor], Sequence[Tensor]], rows: Tensor) -> list[Tensor]:
+    """Outputs for the first row alone, then the others: a graph must take any batch size."""
+    results = [run(batch) for batch in (rows[:1], rows[1:]) if len(batch)]
+    return [torch.cat(parts) for parts in zip(*results, strict=True)]
 
 
 if __name__ == "__main__":

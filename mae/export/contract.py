@@ -12,7 +12,7 @@ from mae.base.errors import UserError
 from mae.base.printable import printable
 from mae.config.sections import Config
 from mae.data.class_names import Classes
-from mae.networks.patches import normalize_images, pixel_affine
+from mae.networks.patches import affine_of, normalize_images
 from mae.networks.vit import timm_encoder
 from mae.objectives.base import Implementation, Objective
 from mae.objectives.shared_sections import VitModel
@@ -68,9 +68,9 @@ class ExportRequest(NamedTuple):
         return [printable(name) for name in self.classes.shown()] if self.classes else []
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Integer images [b c h w] → normalised floats, the encoder's input."""
+        """Images [b c h w] → normalised floats, the encoder's input; floats are normalised."""
         data = self.config.data
-        affine = pixel_affine(data.mean, data.std, data.in_chans, 2**data.bits - 1)
+        affine = affine_of(data.mean, data.std, data.in_chans, data.bits)
         return normalize_images(images, affine)
 
 
@@ -102,6 +102,8 @@ class ExportFiles(NamedTuple):
     """input of the loaded model, for the model card"""
     remarks: Sequence[str] = ()
     """lines for the user"""
+    tolerances: Mapping[str, float] = {}
+    """those of outputs that have another than `tolerance`"""
 
 
 Writer: TypeAlias = Callable[[Path, ExportRequest, Tensor], ExportFiles]

@@ -150,7 +150,7 @@ def check_export(
         raise RunFailed(f"{out}: not written: {written.reader} cannot load it: {last}")
     errors = json.loads(done.stdout.splitlines()[-1])
     for name, error in errors.items():
-        tolerance = SAME_PIXELS if name == PHOTOGRAPH else written.tolerance
+        tolerance = {PHOTOGRAPH: SAME_PIXELS, **written.tolerances}.get(name, written.tolerance)
         if not error <= tolerance:
             what = "input of a photograph" if name == PHOTOGRAPH else name
             raise RunFailed(

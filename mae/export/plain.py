@@ -14,14 +14,16 @@ from mae.base.files import save_tensors
 from mae.base.redaction import redacted
 from mae.config.sections import Config, DataConfig
 from mae.data.class_names import write_class_names
-from mae.data.transform import center_view
+from mae.data.images import float_normalisation
+from mae.data.views import evaluation_view
+from mae.decoding.pixels import white_of
 from mae.export.contract import ExportFiles, ExportRequest, refuse_options, weights
 from mae.export.reading import ARRAY, PHOTOGRAPH, PICTURE, is_picture
 from mae.objectives import registry
 from mae.objectives.base import Features, Objective
 from mae.pretrained_weights.init_record import shown_source
 from mae.training.checkpoint.checkpoint_files import WEIGHTS
-from mae.training.checkpoint.trained import load_plain, write_description
+from mae.training.checkpoint.trained import keep_first_stage, load_plain, write_description
 
 FILES = f"""\
 `{WEIGHTS}` holds all weights, under their names in this package; `config.json` holds the settings
@@ -30,17 +32,20 @@ of the run, from which the model is built."""
 CODE = """\
 from pathlib import Path
 
-from mae.data.transform import center_view
+{imports}from mae.data.views import evaluation_view
 from mae.decoding.decode import decode
 from mae.training.checkpoint.trained import load_plain
 
 config, objective, state = load_plain("FOLDER")
 file = Path("{file}")
 image = decode(file.read_bytes(), file.suffix[1:], config.data.in_chans, config.data.bits)
-images = center_view(image, objective.img_size, config.data.crop_pct)[None]
-features = objective.encode(images)  # of integers [1, {channels}, {height}, {width}]
+{normalise}images = evaluation_view(image, objective.img_size, config)[None]
+features = objective.encode(images)  # of {values} [1, {channels}, {height}, {width}]
 """
 
+FLOATS = "Images come as floats, [channels, height, width], normalised by mean and std below."
+IMPORTS = "from mae.data.images import float_normalisation\n"
+NORMALISE = "image = float_normalisation(config.data).of(image)\n"
 IMAGES = "Images come as integers of {bits} bits, from black, 0, to white, {white}."
 
 
@@ -62,7 +67,8 @@ def write_plain(folder: Path, request: ExportRequest, images: Tensor) -> ExportF
     if request.classes:
         write_class_names(request.classes.names, folder)
     write_description(folder, without_local_paths(request.config), request.state)
-    bits = request.config.data.bits
+    keep_first_stage(request.model, folder)
+    data = request.config.data
     package = registry.OBJECTIVES[request.config.objective]
     return ExportFiles(
         inputs={"images": images},
@@ -81,7 +87,9 @@ def write_plain(folder: Path, request: ExportRequest, images: Tensor) -> ExportF
             "package": package,
             "root": str(import_root(package)),
         },
-        images=IMAGES.format(bits=bits, white=2**bits - 1),
+        images=FLOATS
+        if data.is_float
+        else IMAGES.format(bits=data.bits, white=white_of(data.bits)),
     )
 
 
@@ -93,6 +101,9 @@ def code_of(request: ExportRequest) -> str:
         channels=data.in_chans,
         height=height,
         width=width,
+        imports=IMPORTS if data.is_float else "",
+        normalise=NORMALISE if data.is_float else "",
+        values="normalised floats" if data.is_float else "integers",
     )
     declared = registry.declaration(request.config.objective)
     further = declared.card(request.config, is_from_scratch=True).code
@@ -104,7 +115,8 @@ def code_of(request: ExportRequest) -> str:
 def _expected_view(request: ExportRequest) -> dict[str, Tensor]:
     if request.photograph is None:
         return {}
-    view = center_view(request.photograph, request.model.img_size, request.config.data.crop_pct)
+    image = float_normalisation(request.config.data).of(request.photograph)
+    view = evaluation_view(image, request.model.img_size, request.config)
     return {PHOTOGRAPH: view[None]}
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from mae.config.sections import DataConfig
-from mae.data.transform import CenterFit, center_fit, choose_crop_pct, cut
+from mae.data.images import float_normalisation
+from mae.data.transform import CenterFit, center_crop, center_fit, choose_crop_pct, cut
 from mae.export.contract import ExportRequest
 
 PICTURE, ARRAY = "image.jpg", "image.npy"
@@ -32,6 +33,14 @@ def prepare(pixels):
     bands = np.stack([band.resize(size, Image.Resampling.BICUBIC) for band in bands]){whole}
     top, left = round((size[1] - {tall}) / 2), round((size[0] - {wide}) / 2)
     crop = bands[:, top : top + {tall}, left : left + {wide}] / {white}
+    mean, std = np.array([{mean}, {std}])[..., None, None]
+    return ((crop - mean) / std)[None].astype(np.float32)
+"""
+PREPARE_FLOATS = """\
+def prepare(values):
+    \"\"\"floats [{channels}, height, width] to float32 [1, {channels}, {tall}, {wide}].\"\"\"
+    top, left = (values.shape[1] - {tall}) // 2, (values.shape[2] - {wide}) // 2
+    crop = values[:, top : top + {tall}, left : left + {wide}].astype(np.float64)
     mean, std = np.array([{mean}, {std}])[..., None, None]
     return ((crop - mean) / std)[None].astype(np.float32)
 """
@@ -70,7 +79,7 @@ def prepare_code(request: ExportRequest, *, as_tensor: bool) -> ReadingCode:
     side, other = int(tall / share), int(wide / share)
     deep = data.bits == 16
     facts = {"bits": data.bits, "channels": data.in_chans, "tall": tall, "wide": wide}
-    prepare = PREPARE.format(
+    prepare = (PREPARE_FLOATS if data.is_float else PREPARE).format(
         **facts,
         size=SHORT_SIDE.format(side=side)
         if side == other
@@ -84,7 +93,9 @@ def prepare_code(request: ExportRequest, *, as_tensor: bool) -> ReadingCode:
     opened = f"np.array({open_code(data)})" if is_picture(data) else f'np.load("{ARRAY}")'
     prepared = f"prepare({opened})"
     return ReadingCode(
-        imports="import numpy as np\n" + "import torch\n" * as_tensor + "from PIL import Image\n",
+        imports="import numpy as np\n"
+        + "import torch\n" * as_tensor
+        + "from PIL import Image\n" * (not data.is_float),
         define=f"\n\n{prepare}\n",
         read=f"images = torch.from_numpy({prepared})\n" if as_tensor else f"images = {prepared}\n",
     )
@@ -98,6 +109,9 @@ def expected_photograph(request: ExportRequest, *, rounds_down: bool = False) ->
     """
     if request.photograph is None:
         return {}
+    if request.config.data.is_float:
+        crop = center_crop(request.photograph, request.model.img_size)
+        return {PHOTOGRAPH: float_normalisation(request.config.data).of(crop)[None]}
     view = pillow_view(
         request.photograph, request.model.img_size, request.config.data.crop_pct, rounds_down
     )
@@ -123,10 +137,13 @@ def pillow_view(
 
 
 def write_photograph(image: Tensor, folder: Path) -> dict[str, str]:
-    """Write an image [c h w] without loss; returns its file by its name in printed code."""
+    """Write an image [c h w] without loss; returns its file by its name in printed code.
+
+    Floats stay [c h w], integers become [h w c].
+    """
     pixels = image.permute(1, 2, 0).contiguous().numpy()
     array = folder / "photograph.npy"
-    np.save(array, pixels)
+    np.save(array, image.numpy() if image.is_floating_point() else pixels)
     files = {ARRAY: str(array)}
     if image.dtype == torch.uint8 and len(image) in MODES:
         files[PICTURE] = str(folder / "photograph.png")

@@ -3,9 +3,11 @@
 The modules are diffusers' own, so that a trained model goes into its classes without renaming.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from mae.base.errors import UserError
 
@@ -60,10 +62,24 @@ def require_diffusers() -> None:
         ) from None
 
 
-def build_ldm(settings: LdmSettings) -> tuple[nn.Module, nn.Module]:
+class Upsample(nn.Module):
+    """diffusers' Upsample2D without its branch on the batch size, which graphs cannot have."""
+
+    def __init__(self, conv: nn.Module) -> None:
+        """`conv`: the convolution of an Upsample2D."""
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d h2 w2"]:
+        """[b c h w] → [b d 2h 2w]."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def build_ldm(settings: LdmSettings, *, double_z: bool = False) -> tuple[nn.Module, nn.Module]:
     """Build encoder (images → map of latent_channels) and decoder.
 
-    Raises UserError without diffusers.
+    `double_z`: the encoder's map has twice as many channels, for means and log-variances.  Raises
+    UserError without diffusers.
     """
     require_diffusers()
     from diffusers.models.autoencoders import vae
@@ -78,7 +94,7 @@ def build_ldm(settings: LdmSettings) -> tuple[nn.Module, nn.Module]:
         in_channels=settings.in_channels,
         out_channels=settings.latent_channels,
         down_block_types=("DownEncoderBlock2D",) * (settings.stages + 1),
-        double_z=False,
+        double_z=double_z,
         **shared,
     )
     decoder = vae.Decoder(
@@ -87,4 +103,8 @@ def build_ldm(settings: LdmSettings) -> tuple[nn.Module, nn.Module]:
         up_block_types=("UpDecoderBlock2D",) * (settings.stages + 1),
         **shared,
     )
+    blocks: Any = decoder.up_blocks
+    for block in blocks:
+        if block.upsamplers is not None:
+            block.upsamplers = nn.ModuleList(Upsample(one.conv) for one in block.upsamplers)
     return encoder, decoder

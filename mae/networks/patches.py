@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mae.base.errors import UserError
+from mae.decoding.pixels import FLOAT_BITS, white_of
 
 
 def patchify(images: Shaped[Tensor, "b c h w"], patch_size: tuple[int, int]) -> Tensor:
@@ -59,6 +60,16 @@ class Affine(NamedTuple):
     shift: Float[Tensor, " c"]
 
 
+def affine_of(mean: Sequence[float], std: Sequence[float], channels: int, bits: int) -> Affine:
+    """Normalisation by a model of images of so many bits: the identity for floats.
+
+    Raises UserError as `pixel_affine`.
+    """
+    if bits == FLOAT_BITS:
+        return Affine(torch.ones(channels), torch.zeros(channels))
+    return pixel_affine(mean, std, channels, white_of(bits))
+
+
 def pixel_affine(mean: Sequence[float], std: Sequence[float], channels: int, white: int) -> Affine:
     """Normalisation of integers in [0, white] by `mean` and `std` of pixels in [0, 1].
 
@@ -83,3 +94,13 @@ def normalize_images(images: Shaped[Tensor, "b c h w"], affine: Affine) -> Float
 def computable(images: Shaped[Tensor, "b c h w"]) -> Shaped[Tensor, "b c h w"]:
     """uint16 images as int32, others unchanged: torch cannot compute with uint16."""
     return images.to(torch.int32) if images.dtype == torch.uint16 else images
+
+
+def unit_values(images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Images in the units of reconstructions: integers in [0, 1], floats as they are."""
+    return images if images.is_floating_point() else images.float() / torch.iinfo(images.dtype).max
+
+
+def in_range(values: Float[Tensor, "*any"], images: Shaped[Tensor, "b c h w"]) -> Tensor:
+    """Values in the units of `unit_values`, cut to [0, 1] unless the images are floats."""
+    return values if images.is_floating_point() else values.clamp(0, 1)

@@ -1,5 +1,6 @@
 """Pre-norm transformer on sequences of tokens, with or without a causal mask."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.models import checkpoint
@@ -29,6 +30,21 @@ class SequenceBlock(nn.Module):
         x = x + self.proj(y.transpose(1, 2).reshape(b, n, d))
         return x + self.mlp(self.norm2(x))
 
+    def step(
+        self, x: Float[Tensor, "b 1 d"], past: Float[Tensor, "2 b heads n e"], place: int
+    ) -> Float[Tensor, "b 1 d"]:
+        """`forward` of the token at `place` alone, after those before it.
+
+        `past`: keys and values, of which those at `place` are filled in.
+        """
+        b, _, d = x.shape
+        qkv = self.qkv(self.norm1(x)).view(b, 1, 3, self.num_heads, d // self.num_heads)
+        q, past[0, :, :, place], past[1, :, :, place] = qkv.permute(2, 0, 3, 1, 4)[..., 0, :]
+        seen = past[..., : place + 1, :]
+        y = F.scaled_dot_product_attention(q[..., None, :], seen[0], seen[1])
+        x = x + self.proj(y.transpose(1, 2).reshape(b, 1, d))
+        return x + self.mlp(self.norm2(x))
+
 
 class SequenceTransformer(nn.Module):
     """Blocks and a final norm."""
@@ -37,6 +53,7 @@ class SequenceTransformer(nn.Module):
         """`dim`: width, a multiple of `num_heads`."""
         super().__init__()
         self.grad_checkpointing = False
+        self.dim, self.num_heads = dim, num_heads
         self.blocks = nn.ModuleList(SequenceBlock(dim, num_heads, is_causal) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         initialize_linears(self)
@@ -45,4 +62,18 @@ class SequenceTransformer(nn.Module):
         """[b n d] → [b n d], normed."""
         for block in self.blocks:
             x = checkpoint(block, x) if self.grad_checkpointing else block(x)
+        return self.norm(x)
+
+    def past(self, batch: int, length: int) -> Float[Tensor, "blocks 2 b heads n e"]:
+        """Empty keys and values of `length` tokens, for `step`."""
+        shape = len(self.blocks), 2, batch, self.num_heads, length, self.dim // self.num_heads
+        return torch.zeros(shape, dtype=self.norm.weight.dtype, device=self.norm.weight.device)
+
+    def step(
+        self, x: Float[Tensor, "b 1 d"], past: Float[Tensor, "blocks 2 b heads n e"], place: int
+    ) -> Float[Tensor, "b 1 d"]:
+        """Output at `place` alone, of a causal transformer; tokens come in their order."""
+        for block, own in zip(self.blocks, past, strict=True):
+            assert isinstance(block, SequenceBlock)
+            x = block.step(x, own, place)
         return self.norm(x)

@@ -1,6 +1,7 @@
 """Encoder: an unmodified timm VisionTransformer, run on the visible patches only."""
 
 import difflib
+from collections.abc import Iterable
 from contextlib import suppress
 
 import timm
@@ -216,6 +217,19 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
         {"params": decayed, "weight_decay": weight_decay},
         {"params": undecayed, "weight_decay": 0.0},
     ]
+
+
+def set_apart(
+    groups: list[dict], parameters: Iterable[nn.Parameter], **settings: float
+) -> list[dict]:
+    """Groups in which `parameters` are apart, with `settings` of their own, such as `lr_scale`."""
+    chosen = {id(parameter) for parameter in parameters}
+    found = []
+    for group in groups:
+        others = [one for one in group["params"] if id(one) not in chosen]
+        own = [one for one in group["params"] if id(one) in chosen]
+        found += [{**group, "params": others}, {**group, **settings, "params": own}]
+    return [group for group in found if group["params"]]
 
 
 def layer_groups(vit: VisionTransformer, weight_decay: float, layer_decay: float) -> list[dict]:

@@ -11,7 +11,7 @@ Settings, metrics and texts are declared without torch: see `mae.objectives.decl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -37,13 +37,33 @@ if TYPE_CHECKING:
     from mae.pretrained_weights.fit import LoadedTensors
     from mae.pretrained_weights.init_record import InitialWeights
     from mae.pretrained_weights.weight_files import Weights
+    from mae.training.checkpoint.checkpoint_files import TrainingState
 
-CAPABILITIES = ("encode", "reconstruct", "decode", "sample", "logits")
+CAPABILITIES = (
+    "encode",
+    "reconstruct",
+    "latents",
+    "decode",
+    "sample",
+    "trivial_samples",
+    "logits",
+    "denoise",
+    "image_latents",
+    "patch_latents",
+)
 """methods of an objective that use its weights, besides `forward`; only `encode` is required.
 
 Their arguments: `reconstruct(images, noise)` → `Reconstruction`, `logits(images)` → class scores
-[b classes], `decode(latents)` → images [b c h w] in [0, 1], `sample(seeds)` → one such image per
-seed, a function of that seed alone.
+[b classes], `latents(images)` → latents of whole images without noise, [b …], the input of
+`decode(latents)` → images [b c h w] in [0, 1] (see `Declaration.latent_path`), `sample(seeds)` →
+one such image per seed, a function of that seed alone; `sample` may take a `temperature`, by
+default 1;
+`trivial_samples(images, seeds)`: the same from a trivial model that is fitted to integer training
+images, the baseline of `sample` (see `Declaration.trivial_samples`);
+`denoise(images)`: noisy integer images of any size → clean ones [b c h w] in [0, 1];
+`image_latents(images)` → `ImageLatents`, for other models to be trained on;
+`patch_latents(images)` → `PatchLatents`, of sparse autoencoders.  Besides, `coding()` gives an
+`ImageCoding`, for objectives with codes.
 """
 
 Merge = Literal["sum", "rows"]
@@ -83,6 +103,71 @@ class Reconstruction(NamedTuple):
     """corrupted images that the model got, not clipped; None: it got the originals"""
 
 
+class LatentArray(NamedTuple):
+    """Array of each image that is stored for other models."""
+
+    values: Tensor
+    """[b …]: floats, channels first, or integer codes from 0 on"""
+    what: str
+    """meaning, for people"""
+    num_codes: int = 0
+    """number of different codes; 0: the values are no codes"""
+
+
+class ImageLatents(NamedTuple):
+    """Latents of images as arrays to be stored."""
+
+    arrays: Mapping[str, LatentArray]
+    """name → array; "" is the main one, "std" the standard deviation of floats"""
+    scale: Mapping[str, Any] = {}
+    """diffusers' settings on the scale of the latents, where others depend on them already; empty:
+    to be measured"""
+
+
+class PatchLatents(NamedTuple):
+    """Sparse latents of patches, and the vectors that they stand for."""
+
+    latents: Float[Tensor, "b t n"]
+    """sizes, 0 where a latent is not active"""
+    tokens: Float[Tensor, "b t d"]
+    """vectors that the autoencoder reconstructs: tokens, or the patches' pixels"""
+    again: Float[Tensor, "b t d"]
+    """their reconstructions"""
+    grid: tuple[int, int]
+    """rows and columns of the t patches; (1, 1): latents are of whole images"""
+
+
+class Probabilities(NamedTuple):
+    """Probabilities of some codes of each image, given those that are known already."""
+
+    positions: Sequence[int]
+    """of the codes among all codes of an image: coarse maps first, each by rows"""
+    values: Float[Tensor, "b m k"]
+    """float64 on the CPU, equal in every process of the same build of torch"""
+
+
+CodeSteps = Generator[Probabilities, Int[Tensor, "b m"], None]
+"""yields the probabilities of further codes, and is sent these codes, until all are known"""
+
+
+class ImageCoding(NamedTuple):
+    """Images as codes and back, for compressed files: result of an objective's `coding()`."""
+
+    num_codes: int
+    """number of different codes in each map"""
+    encode: Callable[[Shaped[Tensor, "b c h w"]], Sequence[Int[Tensor, "b _ _"]]]
+    """integer images → maps of codes, the coarsest first"""
+    decode: Callable[[Sequence[Int[Tensor, "b _ _"]]], Float[Tensor, "b c h w"]]
+    """maps of codes → images in [0, 1]"""
+    strides: Sequence[tuple[int, int]]
+    """rows and columns of pixels per position of each map: sides must be multiples of the first"""
+    any_size: bool
+    """takes images of all such sizes, not only of `Objective.img_size`"""
+    predict: Callable[[int], CodeSteps] | None = None
+    """probabilities of the codes of that many images of `img_size`; None: codes are taken as
+    independent"""
+
+
 class StepEnd(NamedTuple):
     """Finished optimizer step, the same on all processes."""
 
@@ -94,6 +179,23 @@ class StepEnd(NamedTuple):
     """bool, 0-d, on the device: the gradient was not finite and the weights were not updated"""
     carry: dict[str, Tensor]
     """`Output.carry` of all samples of the step, merged by `Objective.merges`"""
+
+
+class FirstStage(NamedTuple):
+    """Frozen model that an objective is trained on; each of its runs and exports keeps a copy."""
+
+    config: Config
+    """settings of the model, without paths"""
+    model: Objective
+    sha256: str
+    """of the weights: names, shapes and values"""
+    state: TrainingState | None = None
+    """training up to these weights; None: they are of others"""
+    init: Mapping[str, Any] = {}
+    """record of weights of others in it, as in a run's init.json; "untrained": freshly initialised
+    on purpose"""
+    lines: Sequence[str] = ()
+    """lines for the user: counts, assumptions and the licence"""
 
 
 class Objective(nn.Module, ABC):
@@ -109,8 +211,15 @@ class Objective(nn.Module, ABC):
     img_size: tuple[int, int]
     """height and width of the images in pixels"""
 
+    first_stage: FirstStage | None = None
+    """frozen model, no part of the state dict: see `Declaration.first_stage`"""
+
     merges: ClassVar[Mapping[str, Merge]] = {}
     """keys of `Output.carry` → their merge"""
+
+    optional_weights: ClassVar[tuple[str, ...]] = ()
+    """prefixes of tensors that `init.from` may lack, and that are left out where this model lacks
+    them: parts that a later stage of training adds or drops"""
 
     @abstractmethod
     def draw(
@@ -129,6 +238,15 @@ class Objective(nn.Module, ABC):
         Returns:
             The noise, in any type, for `forward`.
         """
+
+    def covering_noises(
+        self, images: Shaped[Tensor, "b c h w"], seeds: Int[Tensor, " b"]
+    ) -> Sequence[Any]:
+        """Noises with which `reconstruct` shows each pixel once: hidden parts are disjoint.
+
+        One where nothing is hidden.
+        """
+        return [self.draw(images, seeds)]
 
     @abstractmethod
     def forward(
@@ -209,7 +327,7 @@ class AdoptedModel(NamedTuple):
     notes: Sequence[str] = ()
     """lines for the user on the loaded weights"""
     assumed: Sequence[str] = ()
-    """what was assumed, with the option that sets it"""
+    """assumptions, each with the option that sets it"""
     has_decoder: bool = True
     """no part of the objective is absent"""
     is_probe: bool = False

@@ -102,6 +102,21 @@ LOSS = Chart(
 """default loss chart"""
 
 
+class DataNeeds(NamedTuple):
+    """Requirements of an objective on its images."""
+
+    native_crops: bool = False
+    """crops of data.img_size are cut out without resampling, in training and evaluation"""
+    quarter_turns: bool = False
+    """training crops are turned by a random number of quarter turns"""
+    lossless: bool = False
+    """JPEG and other lossy files are refused: their compression changes the noise"""
+    pairs: Literal["none", "references", "targets"] = "none"
+    """images KEY.a and KEY.b are one sample, two pictures of a scene, stacked along the channels.
+    references: b is read in evaluation alone, where there are any; targets: in training, too, and
+    every sample must have one"""
+
+
 class Card(NamedTuple):
     """Objective's part of a model card."""
 
@@ -158,6 +173,9 @@ class Declaration:
 
     needs_img_size: ClassVar[bool] = True
     """data.img_size must be set (False: the encoder has a size of its own)"""
+    reads_floats: ClassVar[bool] = False
+    """arrays of floats (data.bits=32) can be its images: models and figures then compute with them
+    normalised by data.mean and data.std, and never clip"""
     needs_labels: ClassVar[bool] = False
     """every sample needs a class"""
     supervises_encoder: ClassVar[bool] = False
@@ -165,6 +183,9 @@ class Declaration:
     is_probe: ClassVar[bool] = False
     """evaluates a frozen encoder: there is nothing to export"""
 
+    first_stage: ClassVar[str] = ""
+    """key in `model:` that names the source of a frozen first stage; a run keeps a copy of it, with
+    which the source is no longer needed ("": the objective has one stage)"""
     shardable: ClassVar[bool] = True
     """weights can be sharded over processes (FSDP2)"""
 
@@ -183,6 +204,8 @@ class Declaration:
     offers: ClassVar[Sequence[str]] = ()
     """optional capabilities in words, such as "patch tokens", for messages of commands that need
     them"""
+    trivial_samples: ClassVar[str] = ""
+    """name of the trivial model of the capability `trivial_samples`, for tables"""
     evaluation_notes: ClassVar[Mapping[str, str]] = {}
     """meaning of the figures of `mae knn` and `mae probe` on its features, by command (default: the
     commands' own words)"""
@@ -231,6 +254,10 @@ class Declaration:
         """Required divisor of the micro-batch size, and the reason, for messages."""
         return 1, ""
 
+    def data_needs(self, config: Config) -> DataNeeds:
+        """Requirements on the images (default: none)."""
+        return DataNeeds()
+
     def augmentation(self, config: Config, img_size: tuple[int, int]) -> Callable[..., Any] | None:
         """Further augmentation in the data workers, (crop [c h w], key) → crop; None: no more."""
         return None
@@ -241,6 +268,19 @@ class Declaration:
 
     def why_no_samples(self, config: Config) -> str:
         """Reason why samples of a run would be noise; empty: they are not."""
+        return ""
+
+    def latent_path(self, config: Config) -> Literal["line", "sphere"]:
+        """Path between the latents of two images on which further images lie.
+
+        For objectives with `latents` and `decode`.  sphere: the latents follow N(0, 1) in many
+        dimensions, where draws lie near a sphere; a straight line leaves it (White 2016,
+        arXiv:1609.04468, section 2).
+        """
+        return "line"
+
+    def why_no_path(self, config: Config) -> str:
+        """Reason why latents between or beside those of images are no images; empty: they are."""
         return ""
 
     def describe(self, config: Config, size: str) -> str:
@@ -284,6 +324,13 @@ class Declaration:
             if metric.on_progress_line and isinstance(value, int | float):
                 values.append(f"{metric.label} {value:{metric.format}}")
         return [(f"training loss, step {metrics['step']:,}", ", ".join(values))]
+
+    def cautions(self, config: Config, images: int) -> Iterable[Finding]:
+        """Findings on settings that are likely to waste a run, before it starts (default: none).
+
+        `images`: number of training images.  Settings that cannot work are errors: `validate`.
+        """
+        return ()
 
     def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on a run, besides the core's on loss, features, steps and speed."""

@@ -19,8 +19,8 @@ from mae.pretrained_weights.architecture import WeightOptions
 class Frozen(nn.Module):
     """Frozen module: no gradients, always in evaluation mode, not in state dicts.
 
-    It follows `.to(device)` as any submodule.  Its weights are those of another run or file, from
-    which `Implementation.build` loads them, also when a run is resumed.
+    It follows `.to(device)` as any submodule.  `Implementation.build` loads its weights, also when
+    a run is resumed: from another run or file, or from the run's own copy (`two_stage`).
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from pydantic import create_model
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.objectives.declaration import Declaration
+from mae.objectives.declaration import DataNeeds, Declaration
 
 if TYPE_CHECKING:
     from mae.objectives.base import Implementation
@@ -21,12 +21,18 @@ OBJECTIVES = {
     "attentive": "mae.objectives.attentive",
     "ae": "mae.objectives.ae",
     "dae": "mae.objectives.dae",
+    "noise2void": "mae.objectives.noise2void",
     "sparse": "mae.objectives.sparse",
     "vae": "mae.objectives.vae",
     "beta_vae": "mae.objectives.vae.beta",
+    "aae": "mae.objectives.aae",
+    "ladder": "mae.objectives.vae.ladder",
     "vqvae": "mae.objectives.vqvae",
+    "vqvae2": "mae.objectives.vqvae.levels",
     "fsq": "mae.objectives.fsq",
     "prior": "mae.objectives.prior",
+    "kl": "mae.objectives.kl",
+    "sae": "mae.objectives.sae",
 }
 """name → package with the modules `declaration` (DECLARATION, without torch) and `implementation`
 (IMPLEMENTATION); add an objective here"""
@@ -42,6 +48,12 @@ def declaration(name: str) -> Declaration:
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(OBJECTIVES)}"
         raise UserError(f"objective: no {name!r}, {hint}")
     return import_module(f"{OBJECTIVES[name]}.declaration").DECLARATION
+
+
+def data_needs(config: Config) -> DataNeeds:
+    """Requirements of a run on its images: the objective's; floats are never resized."""
+    needs = declaration(config.objective).data_needs(config)
+    return needs._replace(native_crops=True) if config.data.is_float else needs
 
 
 def implementation(name: str) -> "Implementation":

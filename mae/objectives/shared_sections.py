@@ -1,5 +1,6 @@
 """Settings that several objectives share: timm encoder, frozen encoder; declaration of a probe."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,16 @@ def refuse_arguments(model: VitModel) -> Iterator[tuple[str, str]]:
     """Yield (key, message) for each argument in `encoder_kwargs` that another setting decides."""
     for key in sorted(SET_ELSEWHERE & model.encoder_kwargs.keys()):
         yield f"model.encoder_kwargs.{key}", "is set elsewhere (data.img_size and so on)"
+
+
+def patch_count(model: VitModel, img_size: tuple[int, int] | None) -> int | None:
+    """Patches of an image, by the sizes in timm's name where they are not set; None: unknown."""
+    named = re.search(r"patch(\d+)(?:_\w+?)?_(\d+)", model.encoder)
+    side = model.patch_size or (int(named[1]) if named else 0)
+    size = img_size or ((int(named[2]),) * 2 if named else None)
+    if not side or size is None:
+        return None
+    return (size[0] // side) * (size[1] // side)
 
 
 class FrozenModel(Section):

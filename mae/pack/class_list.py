@@ -10,7 +10,7 @@ import numpy as np
 from mae.base.errors import UserError
 from mae.base.files import require_regular
 from mae.data.class_names import FILE, class_lines, normal, quoted
-from mae.data.scan import NO_LABEL
+from mae.data.labels import NO_LABEL
 from mae.pack.listing import Listing, fingerprint
 
 
@@ -61,10 +61,10 @@ def apply_class_list(listing: Listing, names: Sequence[str], source: Path) -> Li
     Class names are looked up; class numbers without names are positions in `names` already.
     Raises UserError where a label is none of `names`.
     """
-    labels = [NO_LABEL if found.label is None else found.label for found in listing.sources]
-    if max(labels, default=NO_LABEL) == NO_LABEL:
+    label = listing.sources.label
+    if (largest := int(label.max(initial=NO_LABEL))) == NO_LABEL:
         raise UserError(f"--classes: {listing.name} has no labels")
-    used = Counter(labels)
+    used = set(np.unique(label).tolist())
     where = f"--classes: {listing.name}: "
     if listing.classes:
         number_of = {name: number for number, name in enumerate(names)}
@@ -72,7 +72,7 @@ def apply_class_list(listing: Listing, names: Sequence[str], source: Path) -> Li
         unknown = [
             name
             for old, (name, new) in enumerate(zip(listing.classes, numbers, strict=True))
-            if new is None and used[old]
+            if new is None and old in used
         ]
         if unknown:
             raise UserError(
@@ -82,20 +82,19 @@ def apply_class_list(listing: Listing, names: Sequence[str], source: Path) -> Li
             )
     else:
         numbers = list(range(len(names)))
-        if (largest := max(labels)) >= len(names):
+        if largest >= len(names):
             raise UserError(
                 f"{where}class number {largest}, but {source} has {len(names)} classes, numbered "
                 f"from 0: {quoted(names)}"
             )
-    new = [None if label == NO_LABEL else numbers[label] for label in labels]
+    new_of = np.array([NO_LABEL if new is None else new for new in numbers] + [NO_LABEL])
+    new = new_of[label]  # the last one, NO_LABEL, for NO_LABEL
     return listing._replace(
-        sources=[
-            found._replace(label=label) for found, label in zip(listing.sources, new, strict=True)
-        ],
+        sources=listing.sources.with_labels(new),
         classes=tuple(names),
         fingerprint=fingerprint(
             [listing.fingerprint, *names],
-            np.array([NO_LABEL if label is None else label for label in new], np.int64),
+            new,
         ),
     )
 

@@ -18,14 +18,14 @@ from torchvision import datasets
 from torchvision.datasets import VisionDataset
 
 from mae.base.errors import UserError
-from mae.data.scan import NO_LABEL
+from mae.data.labels import NO_LABEL
 from mae.decoding.pixels import EXTENSIONS, BadImage
+from mae.pack.image_sources import Source, Sources
 from mae.pack.listing import (
     DATASET_PREFIX,
     UNKNOWN_SIZE,
     FileReader,
     Listing,
-    Source,
     extension_of,
     fingerprint,
 )
@@ -73,17 +73,19 @@ def list_dataset(name: str, root: Path, labels: bool | None = None) -> Listing:
             raise UserError(f"{DATASET_PREFIX}{name}: its {split} images have no class numbers")
         sources += found
         splits.append((split, len(found)))
-    numbers = [NO_LABEL if source.label is None else source.label for source in sources]
+    references, extensions, numbers, _ = zip(*sources, strict=True) if sources else ((),) * 4
+    listed = Sources(references, extensions, numbers)
+    largest = int(listed.label.max(initial=NO_LABEL))
     reader = DatasetReader(str(root))
-    named = labels is not False and max(numbers, default=NO_LABEL) < len(classes)
+    named = labels is not False and largest < len(classes)
     return Listing(
         name=DATASET_PREFIX + name,
-        sources=sources,
+        sources=listed,
         reader=reader,
         sizes=np.full(len(sources), UNKNOWN_SIZE, np.int64),
-        fingerprint=fingerprint([name, str(root), *map(str, splits)], np.array(numbers, np.int64)),
+        fingerprint=fingerprint([name, str(root), *map(str, splits)], listed.label),
         splits=tuple(splits),
-        classes=tuple(classes) if named and numbers and max(numbers) >= 0 else (),
+        classes=tuple(classes) if named and largest >= 0 else (),
     )
 
 

@@ -1,6 +1,7 @@
 """Duplicates among images: exact ones by their bytes, near ones by their difference hashes."""
 
 import hashlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -8,14 +9,16 @@ import numpy.typing as npt
 
 DIGEST_WORDS = 2
 """64-bit words of a content digest"""
-BANDS = 4
-"""bands of 16 bits that a 64-bit hash is split into"""
 MAX_DISTANCE = 3
-"""maximum Hamming distance of near duplicates, in bits of 64; less than BANDS"""
+"""maximum Hamming distance of near duplicates in packing, in bits of 64"""
+BANDS = {3: 4, 7: 8}
+"""maximum distance → bands that a 64-bit hash is split into, one more than bits that may differ"""
 PAIRS_AT_ONCE = 1 << 22
 """pairs of hashes compared at a time, which bounds the memory"""
 
 Words = npt.NDArray[np.uint64]
+Alike = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]]
+"""numbers in the first and in the second set of some pairs → whether they are duplicates"""
 
 
 def content_digest(data: bytes | bytearray) -> bytes:
@@ -48,19 +51,33 @@ class NearDuplicates(NamedTuple):
     """Hamming distance of the hashes, in bits of 64"""
 
 
-def near_duplicates(first: Words, second: Words) -> NearDuplicates:
-    """Hashes in `second` [m] within MAX_DISTANCE bits of a hash in `first` [n].
+def near_duplicates(
+    first: Words,
+    second: Words,
+    most: int = MAX_DISTANCE,
+    *,
+    earlier: bool = False,
+    alike: Alike | None = None,
+) -> NearDuplicates:
+    """Hashes in `second` [m] within `most` bits (7 at most) of a hash in `first` [n].
 
-    Hashes that differ in three bits are equal in at least one of four bands of 16 bits, so only
-    pairs with an equal band are compared.  Ties go to the lowest number in `first`.
+    Hashes that differ in three bits are equal in at least one of four bands of 16 bits (in seven:
+    one of eight), so only pairs with an equal band are compared.  Ties go to the lowest number in
+    `first`.  `earlier`: both are one set, and only rows of lower numbers count.  `alike` decides
+    on each pair that is near enough; then all of `first` are compared, else one of equal hashes.
     """
-    hashes, where = np.unique(first, return_index=True)
-    nearest = np.full(len(second), MAX_DISTANCE + 1, np.int64)
+    bands = next(count for bits, count in sorted(BANDS.items()) if most <= bits)
+    width = 64 // bands
+    if alike is None:
+        hashes, where = np.unique(first, return_index=True)
+    else:
+        hashes, where = first, np.arange(len(first))
+    nearest = np.full(len(second), most + 1, np.int64)
     match = np.full(len(second), len(first), np.int64)
-    for band in range(BANDS):
-        shift = np.uint64(16 * band)
-        ours = (hashes >> shift) & np.uint64(0xFFFF)
-        theirs = (second >> shift) & np.uint64(0xFFFF)
+    for band in range(bands):
+        shift, mask = np.uint64(width * band), np.uint64((1 << width) - 1)
+        ours = (hashes >> shift) & mask
+        theirs = (second >> shift) & mask
         order = np.argsort(ours, kind="stable")
         begin = np.searchsorted(ours[order], theirs, "left")
         count = np.searchsorted(ours[order], theirs, "right") - begin
@@ -71,7 +88,11 @@ def near_duplicates(first: Words, second: Words) -> NearDuplicates:
             within = np.arange(len(mine)) - np.repeat(ends - count[low:high], count[low:high])
             candidate = order[begin[mine] + within]
             distance = np.bitwise_count(hashes[candidate] ^ second[mine]).astype(np.int64)
-            near = distance <= MAX_DISTANCE
+            near = distance <= most
+            if earlier:
+                near &= where[candidate] < mine
+            if alike is not None:
+                near[near] = alike(where[candidate[near]], mine[near])
             mine, candidate, distance = mine[near], where[candidate[near]], distance[near]
             best = np.lexsort((candidate, distance, mine))
             mine, at = np.unique(mine[best], return_index=True)
@@ -81,7 +102,7 @@ def near_duplicates(first: Words, second: Words) -> NearDuplicates:
             )
             nearest[mine[better]] = distance[better]
             match[mine[better]] = candidate[better]
-    found = np.flatnonzero(nearest <= MAX_DISTANCE)
+    found = np.flatnonzero(nearest <= most)
     return NearDuplicates(match[found], found, nearest[found])
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mae.decoding.decode import decode, read_info
 from mae.decoding.pillow import open_image
-from mae.decoding.pixels import BadImage, ImageInfo
+from mae.decoding.pixels import FLOAT_BITS, BadImage, ImageInfo
 
 ROWS, COLUMNS = 8, 9
 """size of the reduced image that is hashed"""
@@ -42,17 +42,28 @@ def examine(data: bytes | bytearray, extension: str) -> ImageProperties:
     Raises BadImage where it does not decode, and for JPEGs with a run of zeros in their data.
     """
     info = read_info(data, extension)
+    if info.bits == FLOAT_BITS:
+        decode(data, extension, info.colours, info.bits)
+        return ImageProperties(info, None)
+    return ImageProperties(info, difference_hash(gray_pixels(data, extension, info)))
+
+
+def gray_pixels(data: bytes | bytearray, extension: str, info: ImageInfo) -> Tensor:
+    """Gray pixels [1 h w] in [0, 1] for `difference_hash`; of large JPEGs a reduced version.
+
+    Raises BadImage as `examine`, and for arrays of floats.
+    """
+    if info.bits == FLOAT_BITS:
+        raise BadImage("an array of floats, not an image")
     if data[:2] == b"\xff\xd8":
         # Decoders fill a hole with gray and raise no error.
         if hole := _hole_length(data):
             raise BadImage(f"a hole of {hole:,} zero bytes")
         with open_image(io.BytesIO(data)) as image:
             image.draft("L", DRAFT_SIZE)  # reads all of the file, in less time
-            gray = torch.from_numpy(np.array(image.convert("L")))[None].float() / 255
-    else:
-        pixels = decode(data, extension, info.colours, info.bits)
-        gray = _luma(pixels.float() / torch.iinfo(pixels.dtype).max)
-    return ImageProperties(info, difference_hash(gray))
+            return torch.from_numpy(np.array(image.convert("L")))[None].float() / 255
+    pixels = decode(data, extension, info.colours, info.bits)
+    return luma(pixels.float() / torch.iinfo(pixels.dtype).max)
 
 
 def difference_hash(gray: Tensor) -> int | None:
@@ -73,7 +84,7 @@ def difference_hash(gray: Tensor) -> int | None:
     return int.from_bytes(rows.tobytes(), "big")
 
 
-def _luma(pixels: Tensor) -> Tensor:
+def luma(pixels: Tensor) -> Tensor:
     """[c h w] → [1 h w]: Pillow's luma for 3 or 4 channels, otherwise the channels' mean."""
     if len(pixels) in (3, 4):
         weights = torch.tensor([0.299, 0.587, 0.114])

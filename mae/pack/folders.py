@@ -13,10 +13,10 @@ from mae.base.printable import printable
 from mae.data.class_names import normal, quoted
 from mae.decoding.pixels import READ_FORMATS
 from mae.pack.class_list import about_spelling
+from mae.pack.image_sources import Paths, Sources
 from mae.pack.listing import (
     FileReader,
     Listing,
-    Source,
     extension_of,
     fingerprint,
     stat_files,
@@ -55,7 +55,7 @@ def list_folder(
         labels: True makes every top-level folder a class, False none; None makes them classes
             where no image lies directly in `source` and there are at least two folders.
         include: patterns of the files to list, as `select`; empty: all.
-        exclude: patterns of files to leave out.
+        exclude: patterns of files to exclude.
         masks: pattern of the images that are masks of others, as `pair_masks`; "none": there are
             none.
 
@@ -79,10 +79,8 @@ def list_folder(
         raise UserError(f"{source}: no images: expected {READ_FORMATS}, {content}")
     classes, numbers, notes = _classes(source, files.paths, found.folders, labels)
     mask_files = stat_files(reader, list(pairs.mask_of.values()))
-    sources = [
-        Source(path, extension_of(path), number, pairs.mask_of.get(path))
-        for path, number in zip(files.paths, numbers, strict=True)
-    ]
+    mask_of = {i: mask for i, path in enumerate(files.paths) if (mask := pairs.mask_of.get(path))}
+    sources = Sources(Paths(files.paths), map(extension_of, files.paths), numbers, mask_of)
     notes += _about_stems(files.paths)
     without = [path for path in files.paths if path not in pairs.mask_of] if pairs.mask_of else []
     if without:
@@ -103,9 +101,9 @@ def list_folder(
             *((path, "a mask without an image") for path in pairs.unpaired),
             *found.unread,
         ),
-        left_out=(
+        excluded=(
             ("masks of these", len(mask_files.paths)),
-            ("left out by --include or --exclude", len(found.files) - len(chosen)),
+            ("excluded by --include or --exclude", len(found.files) - len(chosen)),
         ),
         notes=(*_about_system(found.system), *notes),
     )

@@ -1,6 +1,7 @@
 """Listing of the images to pack: types shared by all kinds of sources, and folders of images."""
 
 import hashlib
+import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ import numpy.typing as npt
 
 from mae.base.errors import StorageError
 from mae.base.printable import printable
-from mae.decoding.pixels import EXTENSIONS, READ_FORMATS, BadImage
+from mae.decoding.pixels import EXTENSION_OF, EXTENSIONS, READ_FORMATS, BadImage
 from mae.decoding.signatures import SNIFFED, image_format, other_format
+from mae.pack.image_sources import Sources
 from mae.storage.cache import ShardCache
 
 DATASET_PREFIX = "torchvision:"
@@ -36,26 +38,13 @@ class PackRequest(NamedTuple):
     include: tuple[str, ...] = ()
     """patterns of the files of a folder or table to pack; empty: all"""
     exclude: tuple[str, ...] = ()
-    """patterns of files that are left out"""
+    """patterns of files that are excluded"""
     masks: str | None = None
     """pattern of the masks in a folder; "none": there are none; None: likely ones are refused"""
     root: Path = Path("data")
     """torchvision's data folder"""
     cache: ShardCache | None = None
     """cache for remote tars"""
-
-
-class Source(NamedTuple):
-    """An image to pack."""
-
-    reference: Any
-    """identifies the image to the listing's reader"""
-    extension: str
-    """one of EXTENSIONS"""
-    label: int | None
-    """class number"""
-    mask: Any = None
-    """reference of the image's segmentation mask"""
 
 
 class Reader(Protocol):
@@ -78,7 +67,7 @@ class Listing(NamedTuple):
 
     name: str
     """name of the source in messages"""
-    sources: Sequence[Source]
+    sources: Sources
     reader: Reader
     sizes: npt.NDArray[np.int64]
     """bytes of each source, UNKNOWN_SIZE where it must be read first"""
@@ -90,10 +79,14 @@ class Listing(NamedTuple):
     """class names by class number; empty where classes have no names"""
     skipped: tuple[tuple[str, str], ...] = ()
     """(file, reason) of files that are not listed as images"""
-    left_out: tuple[tuple[str, int], ...] = ()
-    """(reason, number) of files that are left out on request"""
+    excluded: tuple[tuple[str, int], ...] = ()
+    """(reason, number) of files that the options exclude"""
     notes: tuple[str, ...] = ()
     """lines for the user about the listing"""
+
+    def name_of(self, image: int) -> str:
+        """Name of an image in messages and `sources.tsv`, by its number."""
+        return self.reader.name(self.sources.references[image])
 
 
 class FileReader(NamedTuple):
@@ -140,9 +133,10 @@ def stat_files(reader: FileReader, paths: Sequence[str]) -> ImageFiles:
     times: list[int] = []
     skipped: list[tuple[str, str]] = []
     for path in paths:
+        place = os.path.join(reader.folder, path)  # noqa: PTH118  # a Path takes five times as long
         try:
-            status = Path(reader.folder, path).stat()
-            if reason := why_skipped(Path(reader.folder, path), status.st_mode):
+            status = os.stat(place)  # noqa: PTH116
+            if reason := why_skipped(place, status.st_mode):
                 skipped.append((path, reason))
                 continue
         except OSError as error:  # a broken link, for one
@@ -157,20 +151,21 @@ def stat_files(reader: FileReader, paths: Sequence[str]) -> ImageFiles:
     return ImageFiles(kept, np.array(sizes, np.int64), digest, tuple(skipped))
 
 
-def why_skipped(path: Path, mode: int) -> str:
+def why_skipped(path: str, mode: int) -> str:
     """Reason why a file of this mode is not packed; empty for one with an image's extension."""
     if not stat.S_ISREG(mode):  # reading a FIFO would wait forever
         return "a folder, FIFO, device or socket, not a file"
-    extension = extension_of(str(path))
+    extension = extension_of(path)
     if extension in EXTENSIONS:
         return ""
     suffix = f".{printable(extension)}" if extension else "no extension"
-    if format := other_format(path.name.lower()):
+    if format := other_format(Path(path).name.lower()):
         return f"{suffix} ({format}) is not read: convert it to one of {READ_FORMATS}"
-    with path.open("rb") as file:
+    with Path(path).open("rb") as file:
         format = image_format(file.read(SNIFFED))
-    if format in READ_FORMATS.split(", "):
-        return f"{suffix}, but holds an image ({format}): rename it to end in .{format.lower()}"
+    if format in EXTENSION_OF:
+        rename = f"rename it to end in .{EXTENSION_OF[format]}"
+        return f"{suffix}, but holds an image ({format}): {rename}"
     if format:
         return f"{suffix}, holds an image ({format}) that is not read: convert it"
     return f"{suffix}: no image"
@@ -178,7 +173,8 @@ def why_skipped(path: Path, mode: int) -> str:
 
 def extension_of(path: str) -> str:
     """Extension of `path` in lower case, without its dot."""
-    return Path(path).suffix[1:].lower()
+    stem, _, extension = path.rpartition("/")[2].rpartition(".")
+    return extension.lower() if stem else ""
 
 
 def fingerprint(texts: Sequence[str], *columns: npt.NDArray) -> str:

@@ -21,7 +21,8 @@ def is_system_name(name: str) -> bool:
 
 def is_own_name(name: str) -> bool:
     """True for folders that this program writes: unfinished packs, indexes."""
-    return name.startswith(".") and (name.endswith(".part") or name == INDEX_FOLDER)
+    is_part = name.endswith(".part") or ".parts" in name
+    return name.startswith(".") and (is_part or name == INDEX_FOLDER)
 
 
 def select(
@@ -35,9 +36,9 @@ def select(
     Raises UserError, naming `where`, for a pattern without a match, and where nothing is left.
     """
     chosen = [_matches(paths, pattern, f"--include {pattern}: {where}") for pattern in include]
-    left_out = [_matches(paths, pattern, f"--exclude {pattern}: {where}") for pattern in exclude]
+    excluded = [_matches(paths, pattern, f"--exclude {pattern}: {where}") for pattern in exclude]
     kept = set(paths) if not include else set().union(*chosen)
-    kept.difference_update(*left_out)
+    kept.difference_update(*excluded)
     if paths and not kept:
         raise UserError(f"{where}: --include and --exclude leave no file of {len(paths):,}")
     return [path for path in paths if path in kept]

@@ -1,8 +1,6 @@
-"""Plan of `mae pack`: assignment of images to shards, and the report of each written shard."""
+"""Plan of `mae pack`: assignment of images to shards."""
 
-import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +8,7 @@ import numpy.typing as npt
 
 from mae.base.errors import UserError
 from mae.base.hashing import fold
-from mae.pack.duplicates import DIGEST_WORDS
 from mae.pack.listing import UNKNOWN_SIZE, Listing
-from mae.pack.unfinished import write_atomically
 
 TAR_BLOCKS = 3 * 512
 """bytes of a sample in a tar besides the image: two headers and up to a block of padding"""
@@ -50,38 +46,8 @@ class ShardTask(NamedTuple):
 
     @property
     def name(self) -> str:
-        """File name of the shard, without `.tar`."""
-        return f"{self.split}-{self.number:06d}"
-
-
-IMAGE_ROW = np.dtype(
-    [
-        ("image", "<i8"),  # number in the listing
-        ("position", "<i8"),  # in the split, skipped images counted too
-        ("bytes_in", "<i8"),
-        ("bytes_out", "<i8"),
-        # The image as stored:
-        ("height", "<i8"),
-        ("width", "<i8"),
-        ("channels", "<i8"),  # without alpha
-        ("bits", "<i8"),
-        ("digest", "<u8", (DIGEST_WORDS,)),  # of the source's bytes
-        ("look", "<u8"),  # difference hash of the source
-        ("has_look", "?"),
-        ("cost", "<f8"),  # mean absolute difference in [0, 255]; nan where it was not measured
-    ]
-)
-
-
-class ShardReport(NamedTuple):
-    """Report on the images of one written shard."""
-
-    images: npt.NDArray[np.void]
-    """one row of type IMAGE_ROW for each packed image"""
-    skipped: npt.NDArray[np.int64]
-    """numbers of the skipped images in the listing"""
-    reasons: npt.NDArray[np.str_]
-    """reason for skipping each of them"""
+        """File name of the shard."""
+        return f"{self.split}-{self.number:06d}.tar"
 
 
 def plan_shards(
@@ -141,42 +107,3 @@ def _bounds(sizes: npt.NDArray[np.int64], options: PackOptions) -> Iterator[tupl
 def sample_key(split: str, position: int) -> str:
     """WebDataset key of the image at a position of its split."""
     return f"{split}-{position:09d}"
-
-
-def is_finished(folder: Path, task: ShardTask) -> bool:
-    """True where an earlier attempt has written the shard."""
-    return report_file(folder, task).exists()
-
-
-def load_report(folder: Path, task: ShardTask) -> ShardReport:
-    """Load the report of a finished shard."""
-    with np.load(report_file(folder, task), allow_pickle=False) as arrays:
-        return ShardReport(arrays["images"], arrays["skipped"], arrays["reasons"])
-
-
-def delete_report(folder: Path, task: ShardTask) -> None:
-    """Delete the report of a shard, which is not part of the output."""
-    report_file(folder, task).unlink()
-
-
-def report_file(folder: Path, task: ShardTask) -> Path:
-    """Path of a shard's report."""
-    return folder / f"{task.name}.npz"
-
-
-def save_report(path: Path, rows: list[tuple], skipped: list[tuple[int, str]]) -> None:
-    """Write the report of a shard.
-
-    Args:
-        path: as from `report_file`.
-        rows: one of type IMAGE_ROW for each packed image.
-        skipped: (number in the listing, reason) of the other images.
-    """
-    file = io.BytesIO()
-    np.savez(
-        file,
-        images=np.array(rows, IMAGE_ROW),
-        skipped=np.array([number for number, _ in skipped], np.int64),
-        reasons=np.array([reason for _, reason in skipped], np.str_),
-    )
-    write_atomically(path, file.getvalue())

@@ -9,6 +9,7 @@ and makes the file smaller.
 
 import io
 import os
+import secrets
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,18 +20,21 @@ import webdataset
 from PIL import Image
 from torch import Tensor
 
-from mae.base.errors import RunFailed, SampleError, UserError
+from mae.base.errors import RunFailed, SampleError, StorageError, UserError
+from mae.base.files import discard
 from mae.base.printable import printable
+from mae.data.index import shard_index
 from mae.data.transform import center_view
 from mae.decoding.arrays import MAGIC, array_shape, check_axes
 from mae.decoding.decode import decode, read_info
 from mae.decoding.mask_files import read_mask
 from mae.decoding.pillow import MODES, is_lossy
-from mae.decoding.pixels import BadImage
+from mae.decoding.pixels import FLOAT_BITS, BadImage
 from mae.pack.duplicates import content_digest
 from mae.pack.examine import examine
 from mae.pack.listing import UNKNOWN_SIZE, Listing
-from mae.pack.shard_plan import PackOptions, ShardTask, report_file, sample_key, save_report
+from mae.pack.shard_plan import PackOptions, ShardTask, sample_key
+from mae.pack.shard_reports import IMAGE_ROW, ShardReport, to_bytes
 
 DEFAULT_QUALITY = 90
 """JPEG quality of images that are resized without a quality"""
@@ -56,6 +60,8 @@ def recode(source: Encoded, resize: int | None = None, quality: int | None = Non
     if resize is None and quality is None:
         return source
     info = read_info(source.data, source.extension)
+    if info.bits == FLOAT_BITS:
+        raise BadImage("holds floats, which are neither resized nor encoded anew")
     simple = info.bits == 8 and info.colours in (1, 3)
     size = _reduced(info.height, info.width, resize)
     smaller = size != (info.height, info.width)
@@ -134,55 +140,75 @@ def _save(image: Image.Image, format: str, **options: int | str) -> bytes:
 
 
 class ShardWriter(NamedTuple):
-    """Writer of shards into `folder`; sent to every worker process."""
+    """Writer of shards into `shards`; sent to every worker process."""
 
     listing: Listing
     options: PackOptions
-    folder: Path
+    shards: Path
+    temporary: Path
+    """folder of the same file system, for shards until they are whole"""
 
-    def write(self, task: ShardTask) -> None:
-        """Write the shard and then its report, which marks it as complete.
+    def write(self, task: ShardTask) -> bytes:
+        """Write the shard, and its index beside it; its report, as `to_bytes`.
 
-        Raises UserError where a source file has changed, RunFailed for an internal error, naming
+        Raises StorageError where a source file has changed, RunFailed for an internal error, naming
         the file.
         """
         rows: list[tuple] = []
         skipped: list[tuple[int, str]] = []
-        shard = self.folder / f"{task.name}.tar"
-        temporary = self.folder / f"{task.name}.{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
-            # Fixed owner and time, so that packing twice gives the same bytes.
-            fixed = {"encoder": False, "mtime": 0, "user": "mae", "group": "mae"}
-            with webdataset.TarWriter(file, **fixed) as tar:
-                for position, number in enumerate(task.images.tolist(), task.first):
-                    measured = task.split == "train" and position < MEASURED
-                    try:
-                        stored, row = self._prepare(number, measured)
-                        mask = self._mask(number, row)
-                    except (BadImage, SampleError) as error:
-                        skipped.append((number, str(error)))
-                        continue
-                    except UserError:
-                        raise
-                    except Exception as error:  # an internal error: name the file that caused it
-                        file_name = self.listing.reader.name(self.listing.sources[number].reference)
-                        what = f"{type(error).__name__}: {error}"
-                        raise RunFailed(f"{self.listing.name}: {file_name}: {what}") from error
-                    record: dict[str, str | bytes | bytearray] = {
-                        "__key__": sample_key(task.split, position),
-                        stored.extension: stored.data,
-                    }
-                    label = self.listing.sources[number].label
-                    if label is not None:
-                        record["cls"] = str(label).encode()
-                    if mask is not None:
-                        record["mask.png"] = mask
-                    tar.write(record)
-                    rows.append((number, position, *row))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(shard) if rows else temporary.unlink()
-        save_report(report_file(self.folder, task), rows, skipped)
+        part = self.temporary / f"{task.name}.{secrets.token_hex(4)}.part"
+        try:
+            with part.open("wb") as file:
+                # Fixed owner and time, so that packing twice gives the same bytes.
+                fixed = {"encoder": False, "mtime": 0, "user": "mae", "group": "mae"}
+                with webdataset.TarWriter(file, **fixed) as tar:
+                    for position, number in enumerate(task.images.tolist(), task.first):
+                        try:
+                            record, row = self._sample(task.split, position, number)
+                        except (BadImage, SampleError) as error:
+                            skipped.append((number, str(error)))
+                            continue
+                        tar.write(record)
+                        rows.append((number, position, *row))
+                file.flush()
+                os.fsync(file.fileno())
+            if rows:
+                shard = self.shards / task.name
+                part.replace(shard)
+                shard_index(str(shard))
+        finally:
+            discard(part)
+        return to_bytes(
+            ShardReport(
+                images=np.array(rows, IMAGE_ROW),
+                skipped=np.array([number for number, _ in skipped], np.int64),
+                reasons=np.array([reason for _, reason in skipped], np.str_),
+            )
+        )
+
+    def _sample(
+        self, split: str, position: int, number: int
+    ) -> tuple[dict[str, str | bytes | bytearray], tuple]:
+        """WebDataset's record of an image, and its IMAGE_ROW from `bytes_in` on."""
+        try:
+            stored, row = self._prepare(number, split == "train" and position < MEASURED)
+            mask = self._mask(number, row)
+        except (BadImage, UserError):
+            raise
+        except Exception as error:  # an internal error: name the file that caused it
+            what = f"{type(error).__name__}: {error}"
+            name = self.listing.name_of(number)
+            raise RunFailed(f"{self.listing.name}: {name}: {what}") from error
+        record: dict[str, str | bytes | bytearray] = {
+            "__key__": sample_key(split, position),
+            stored.extension: stored.data,
+        }
+        label = self.listing.sources[number].label
+        if label is not None:
+            record["cls"] = str(label).encode()
+        if mask is not None:
+            record["mask.png"] = mask
+        return record, row
 
     def _prepare(self, number: int, measured: bool) -> tuple[Encoded, tuple]:
         """Image as stored, and its IMAGE_ROW from `bytes_in` on."""
@@ -190,8 +216,8 @@ class ShardWriter(NamedTuple):
         source = listing.sources[number]
         data = listing.reader.read(source.reference)
         if listing.sizes[number] not in (UNKNOWN_SIZE, len(data)):
-            name = listing.reader.name(source.reference)
-            raise UserError(f"{listing.name}: {name}: changed during packing")
+            name = listing.name_of(number)
+            raise StorageError(f"{listing.name}: {name}: changed during packing")
         properties = examine(data, source.extension)
         original = Encoded(data, source.extension)
         stored = recode(original, options.resize, options.quality)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mae.base.errors import UserError
+from mae.base.portion import ALONE, Portion
 from mae.base.printable import printable
 from mae.base.redaction import redacted
 from mae.data.shards import with_home
@@ -22,25 +23,26 @@ EXPECTED = f"a folder of images, {', '.join(SUFFIXES)}, .tar or {DATASET_PREFIX}
 ARCHIVES = (".zip", ".7z", ".rar", ".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
-def list_sources(request: PackRequest) -> Listing:
-    """List all images of a request.
+def list_sources(request: PackRequest, portion: Portion = ALONE) -> Listing:
+    """List all images of a request, in all processes of a launch.
 
-    Raises UserError, one line per fault, where there is no image or a table or label is wrong.
+    The first downloads a data set, or indexes tars, before the others list them.  Raises UserError,
+    one line per fault, where there is no image or a table or label is wrong.
     """
     if request.classes is not None and request.labels is False:
         raise UserError("--classes and --no-labels contradict each other")
     try:
         if request.classes is None:
-            return _list_sources(request, None)
+            return _list_sources(request, None, portion)
         names = read_class_list(request.classes)
-        listing = _list_sources(request._replace(labels=True), names)
+        listing = _list_sources(request._replace(labels=True), names, portion)
         return apply_class_list(listing, names, request.classes)
     except OSError as error:  # folders on the way that may not be searched, names too long
         where = printable(str(error.filename or request.sources[0]))
         raise UserError(f"{where}: cannot be read: {error.strerror}") from None
 
 
-def _list_sources(request: PackRequest, names: Sequence[str] | None) -> Listing:
+def _list_sources(request: PackRequest, names: Sequence[str] | None, portion: Portion) -> Listing:
     """List the images of a request; `names`: class names of --classes."""
     first = request.sources[0]
     _refuse_options(request)
@@ -48,7 +50,10 @@ def _list_sources(request: PackRequest, names: Sequence[str] | None) -> Listing:
         if first.startswith(DATASET_PREFIX):
             from mae.pack.datasets import list_dataset  # torchvision comes with it
 
-            return list_dataset(first.removeprefix(DATASET_PREFIX), request.root, request.labels)
+            name = first.removeprefix(DATASET_PREFIX)
+            return portion.first_before_others(
+                lambda: list_dataset(name, request.root, request.labels)
+            )
         path = Path(with_home(first))
         if path.is_dir():
             chosen = (request.include, request.exclude, request.masks)
@@ -65,7 +70,9 @@ def _list_sources(request: PackRequest, names: Sequence[str] | None) -> Listing:
         raise UserError(f"{first}: only one folder is packed: give {shlex.quote(str(folder))}")
     for source in request.sources:
         _require_tars(source)
-    return list_tars(request.sources, request.labels, request.cache)
+    return portion.first_before_others(
+        lambda: list_tars(request.sources, request.labels, request.cache)
+    )
 
 
 def _refuse_options(request: PackRequest) -> None:

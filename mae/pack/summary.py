@@ -1,7 +1,6 @@
 """Report of `mae pack`: shards, properties of the images, duplicates; as text and `pack.json`."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,9 +8,10 @@ import numpy.typing as npt
 
 from mae.base.printable import printable
 from mae.data.class_names import MAX_LISTED, quoted
+from mae.data.labels import NO_LABEL
 from mae.pack.duplicates import exact_duplicates, near_duplicates
 from mae.pack.listing import Listing
-from mae.pack.shard_plan import ShardReport, ShardTask
+from mae.pack.shard_reports import Reports
 
 FEW_SHARDS, MANY_BYTES = 64, 1_000_000_000
 """fewer training shards than this for more bytes than this get a note about data.order=lanes"""
@@ -67,8 +67,8 @@ class PackReport(NamedTuple):
     """smallest, median and largest short side in pixels, as stored"""
     skipped: tuple[tuple[str, str], ...]
     """(file, reason) of the files that are not packed"""
-    left_out: tuple[tuple[str, int], ...]
-    """(reason, number) of files that are left out on request"""
+    excluded: tuple[tuple[str, int], ...]
+    """(reason, number) of files that the options exclude"""
     copies: ExactDuplicates
     alike: HeldOutDuplicates
     pixel_cost: float | None
@@ -78,54 +78,38 @@ class PackReport(NamedTuple):
 
 
 def summarize(
-    out: str,
-    listing: Listing,
-    dropped: npt.NDArray[np.int64],
-    tasks: Sequence[ShardTask],
-    reports: Sequence[ShardReport],
+    out: str, listing: Listing, dropped: npt.NDArray[np.int64], reports: Reports
 ) -> PackReport:
     """Combine the reports of all shards; `dropped` [n 2] holds (duplicate, original) numbers."""
-    rows = np.concatenate([found.images for found in reports])
-    counts = [len(found.images) for found in reports]
-    splits = sorted({task.split for task in tasks}, key=lambda name: (name != "train", name))
-    split = np.repeat([splits.index(task.split) for task in tasks], counts)
-    images = {
-        name: sum(n for n, task in zip(counts, tasks, strict=True) if task.split == name)
-        for name in splits
-    }
-    shards = {
-        name: sum(n > 0 for n, task in zip(counts, tasks, strict=True) if task.split == name)
-        for name in splits
-    }
+    rows, splits = reports.images, reports.splits
+    split_of_shard = np.array([splits.index(task.split) for task in reports.tasks])
+    split = np.repeat(split_of_shard, reports.counts)
+    images = np.bincount(split, minlength=len(splits)).tolist()
+    shards = {name: len(reports.written(name)) for name in splits}
     sides = np.minimum(rows["height"], rows["width"])
-    kinds = Counter(rows[["channels", "bits"]].tolist())
+    kinds = _histogram((rows["channels"] << 8) + rows["bits"])
+    usual = max(kinds, key=lambda kind: (kinds[kind], kind))
     measured = rows["cost"][~np.isnan(rows["cost"])]
-    unusable = sorted(
-        (_name(listing, image), str(reason))
-        for found in reports
-        for image, reason in zip(found.skipped.tolist(), found.reasons, strict=True)
-    )
-    few = _count(shards["train"], "training shard", "training shards")
-    few_lanes = f"{few}: data.order=lanes needs data.lanes no larger"
+    unusable = sorted((listing.name_of(image), reason) for _, image, reason in reports.skipped)
     notes = [*listing.notes, *_about_classes(listing, rows["image"])]
-    notes += (
-        [few_lanes] if shards["train"] < FEW_SHARDS and rows["bytes_out"].sum() > MANY_BYTES else []
-    )
+    if shards["train"] < FEW_SHARDS and rows["bytes_out"].sum() > MANY_BYTES:
+        few = _count(shards["train"], "training shard", "training shards")
+        notes.append(f"{few}: data.order=lanes needs data.lanes no larger")
     return PackReport(
         out=out,
         source=printable(listing.name),
-        splits=images,
+        splits=dict(zip(splits, images, strict=True)),
         shards=shards,
         bytes_in=int(rows["bytes_in"].sum()),
         bytes_out=int(rows["bytes_out"].sum()),
         classes=tuple(listing.classes),
-        labels=sum(listing.sources[image].label is not None for image in rows["image"].tolist()),
+        labels=int((listing.sources.label[rows["image"]] != NO_LABEL).sum()),
         channels=_histogram(rows["channels"]),
         bits=_histogram(rows["bits"]),
-        usual=max(kinds, key=lambda kind: (kinds[kind], kind)),
+        usual=(usual >> 8, usual & 0xFF),
         short_side=(int(sides.min()), int(np.median(sides)), int(sides.max())),
         skipped=tuple((printable(name), reason) for name, reason in (*listing.skipped, *unusable)),
-        left_out=tuple(pair for pair in listing.left_out if pair[1]),
+        excluded=tuple(pair for pair in listing.excluded if pair[1]),
         copies=_exact_duplicates(listing, rows, split, dropped),
         alike=_held_out_duplicates(listing, rows, split == splits.index("train")),
         pixel_cost=float(measured.mean()) if len(measured) else None,
@@ -160,7 +144,7 @@ def _about_files(packed: PackReport) -> Iterator[str]:
         (sum(packed.splits.values()), "packed"),
         (packed.copies.dropped, "exact copies"),
         (len(packed.skipped), "skipped"),
-        *((number, reason) for reason, number in packed.left_out),
+        *((number, reason) for reason, number in packed.excluded),
     ]
     if total := sum(number for number, _ in parts[1:]):
         counted = ", ".join(f"{number:,} {reason}" for number, reason in parts if number)
@@ -236,16 +220,13 @@ def _listed(histogram: Mapping[int, int]) -> str:
 
 
 def _histogram(values: npt.NDArray[np.int64]) -> dict[int, int]:
-    return dict(sorted(Counter(values.tolist()).items()))
-
-
-def _name(listing: Listing, image: int) -> str:
-    return listing.reader.name(listing.sources[image].reference)
+    found, counts = np.unique(values, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def _about_classes(listing: Listing, packed: npt.NDArray[np.int64]) -> list[str]:
     """Note on a single class, or on classes without a packed image."""
-    present = {listing.sources[image].label for image in packed.tolist()}
+    present = set(np.unique(listing.sources.label[packed]).tolist())
     missing = [name for number, name in enumerate(listing.classes) if number not in present]
     if len(listing.classes) == 1:
         return [f"one class only: {quoted(listing.classes)}"]
@@ -261,22 +242,21 @@ def _exact_duplicates(
     dropped: npt.NDArray[np.int64],
 ) -> ExactDuplicates:
     order = np.argsort(rows["image"], kind="stable")
-    rows, split = rows[order], split[order]
-    found = exact_duplicates(rows["digest"])
+    found = [order[group] for group in exact_duplicates(rows["digest"][order])]
     across = sum(len(np.unique(split[group])) > 1 for group in found)
     groups = [rows["image"][group].tolist() for group in found]
     by_original: dict[int, list[int]] = {}
     for copy, original in dropped.tolist():
         by_original.setdefault(original, [original]).append(copy)
     groups = sorted([*groups, *by_original.values()])
-    labels = [{listing.sources[image].label for image in group} for group in groups]
+    labels = [set(listing.sources.label[group].tolist()) for group in groups]
     return ExactDuplicates(
         files=sum(len(group) - 1 for group in groups),
         dropped=len(dropped),
         other_label=sum(len(found) > 1 for found in labels),
         across=across,
         groups=tuple(
-            tuple(printable(_name(listing, image)) for image in group[:MAX_LISTED])
+            tuple(printable(listing.name_of(image)) for image in group[:MAX_LISTED])
             for group in groups[:MAX_LISTED]
         ),
     )
@@ -288,11 +268,13 @@ def _held_out_duplicates(
     order = np.argsort(rows["image"], kind="stable")
     ours, theirs = (order[rows["has_look"][order] & part[order]] for part in (train, ~train))
     # Exact duplicates are reported separately.
-    known = {digest.tobytes() for digest in rows["digest"][train]} if len(theirs) else set()
+    words = rows["digest"][:, 0]
+    maybe = train & np.isin(words, words[theirs])
+    known = {digest.tobytes() for digest in rows["digest"][maybe]}
     theirs = np.array([i for i in theirs if rows["digest"][i].tobytes() not in known], np.int64)
     found = near_duplicates(rows["look"][ours], rows["look"][theirs])
     pairs = []
     for first, second, distance in list(zip(*found, strict=True))[:MAX_LISTED]:
         a, b = (int(rows["image"][i]) for i in (ours[first], theirs[second]))
-        pairs.append((printable(_name(listing, a)), printable(_name(listing, b)), int(distance)))
+        pairs.append((printable(listing.name_of(a)), printable(listing.name_of(b)), int(distance)))
     return HeldOutDuplicates(len(found.second), tuple(pairs))

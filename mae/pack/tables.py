@@ -6,18 +6,15 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from mae.base.errors import UserError
 from mae.base.printable import printable
 from mae.data.class_names import MAX_LISTED, normal
-from mae.data.scan import NO_LABEL
 from mae.decoding.pixels import READ_FORMATS
 from mae.pack.class_list import about_spelling
+from mae.pack.image_sources import Paths, Sources
 from mae.pack.listing import (
     FileReader,
     Listing,
-    Source,
     extension_of,
     fingerprint,
     stat_files,
@@ -75,18 +72,19 @@ def list_table(
     if not files.paths:
         raise UserError(f"{table}: no images: expected {READ_FORMATS}")
     label_of = dict(zip(paths, numbers, strict=True)) if numbers else {}
-    sources = [Source(path, extension_of(path), label_of.get(path)) for path in files.paths]
-    labels_found = [NO_LABEL if source.label is None else source.label for source in sources]
+    sources = Sources(
+        Paths(files.paths), map(extension_of, files.paths), map(label_of.get, files.paths)
+    )
     return Listing(
         name=str(table),
         sources=sources,
         reader=FileReader(str(table.parent)),
         sizes=files.sizes,
-        fingerprint=fingerprint([files.fingerprint, *classes], np.array(labels_found, np.int64)),
+        fingerprint=fingerprint([files.fingerprint, *classes], sources.label),
         splits=(("train", len(sources)),),
         classes=classes,
         skipped=files.skipped,
-        left_out=(("left out by --include or --exclude", total - len(rows)),),
+        excluded=(("excluded by --include or --exclude", total - len(rows)),),
         notes=tuple(about_spelling(classes)),
     )
 

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mae.data.class_matching import with_class_names
-from mae.data.labels import NO_LABEL
-from mae.data.manifest import Manifest, build_manifest, require_labels
+from mae.data.indexing import build_manifest
+from mae.data.manifest import Manifest, require_labels
 from mae.data.passed_over import kinds_of_files
 from mae.data.shard_reader import ShardReader
 from mae.decoding.pixels import EXTENSIONS
-from mae.pack.listing import Listing, Source, fingerprint
+from mae.pack.image_sources import Sources
+from mae.pack.listing import Listing, fingerprint
 from mae.storage.cache import ShardCache
 
 
@@ -27,16 +28,14 @@ def list_tars(
         require_labels(manifest, "--labels")
     if labels is not False:
         manifest = with_class_names(manifest, "mae pack")
-    numbers = manifest.label.tolist() if labels is not False else [NO_LABEL] * len(manifest)
+    label, kinds = np.asarray(manifest.label), np.asarray(manifest.kind)
+    sources = Sources(range(len(manifest)), (EXTENSIONS[kind] for kind in kinds))
     return Listing(
         name=" ".join(patterns),
-        sources=[
-            Source(sample, EXTENSIONS[kind], None if label == NO_LABEL else label)
-            for sample, (kind, label) in enumerate(zip(manifest.kind, numbers, strict=True))
-        ],
+        sources=sources if labels is False else sources.with_labels(label),
         reader=TarReader(manifest, cache),
-        sizes=manifest.size.astype(np.int64),
-        fingerprint=fingerprint([manifest.fingerprint, *manifest.shards], manifest.label),
+        sizes=np.asarray(manifest.size, np.int64),
+        fingerprint=fingerprint([manifest.fingerprint, *manifest.shards], label),
         splits=(("train", len(manifest)),),
         classes=manifest.class_names,
         notes=_notes_on_skipped_members(manifest, labels is not False),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from mae.networks.patches import unit_values
 from mae.objectives.base import Objective, Reconstruction
 
 STEPS = 256
@@ -29,6 +30,9 @@ HIDDEN = 0.5
 
 ERROR_TOP = 0.25
 """absolute error at the light end of the colour map on panels: the same at all steps of a run"""
+
+SHOWN_DEVIATIONS = 2.0
+"""standard deviations from the mean at the ends of the scale on which floats are displayed"""
 
 MOST_VALUES = 2**20
 """maximum number of values that percentiles of several images are computed from"""
@@ -149,12 +153,15 @@ def compared(images: Tensor, made: Reconstruction) -> dict[str, Tensor]:
 
 
 def displayable(images: Tensor, pictures: Tensor | None = None) -> Tensor:
-    """Scale integer `images` [b c h w] to [0, 1] for display; or `pictures` in [0, 1] like them.
+    """Scale `images` [b c h w] to [0, 1] for display; or `pictures` in [0, 1] like them.
 
-    16-bit images are stretched (`stretch`), as they often use a small part of their range.
+    16-bit images are stretched (`stretch`), as they often use a small part of their range.  Of
+    normalised floats, `pictures` too, black and white are SHOWN_DEVIATIONS from the mean.
     """
-    originals = images.float() / torch.iinfo(images.dtype).max
+    originals = unit_values(images)
     shown = originals if pictures is None else pictures.float()
+    if images.is_floating_point():
+        return (shown.float() / (2 * SHOWN_DEVIATIONS) + 0.5).clamp(0, 1)
     return stretch(shown, originals) if images.dtype == torch.uint16 else shown
 
 
@@ -165,7 +172,7 @@ def displayable_alone(pictures: Tensor, originals: Tensor) -> Tensor:
     """
     if originals.dtype != torch.uint16:
         return pictures.float()
-    values = originals.float().flatten() / torch.iinfo(originals.dtype).max
+    values = unit_values(originals).flatten()
     return stretch(pictures.float(), values[:: -(-len(values) // MOST_VALUES)][None])
 
 
@@ -176,10 +183,12 @@ def stretch(pictures: Tensor, originals: Tensor) -> Tensor:
 
 
 def contrast(images: Tensor) -> Tensor:
-    """Difference between white and black of integer `images` on display, of 1, [b 1 1 1]."""
+    """Difference between white and black of `images` on display, [b 1 1 1]; of integers, of 1."""
+    if images.is_floating_point():
+        return torch.full((len(images), 1, 1, 1), 2 * SHOWN_DEVIATIONS, device=images.device)
     if images.dtype != torch.uint16:
         return torch.ones(len(images), 1, 1, 1, device=images.device)
-    return _black_and_span(images.float() / torch.iinfo(images.dtype).max)[1]
+    return _black_and_span(unit_values(images))[1]
 
 
 def _black_and_span(originals: Tensor) -> tuple[Tensor, Tensor]:

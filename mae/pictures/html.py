@@ -1,5 +1,7 @@
 """HTML pages: style sheet, escaped markup, and documents that load and run nothing."""
 
+import base64
+import hashlib
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -211,17 +213,27 @@ def _attributes(attributes: dict[str, Any]) -> str:
     return written
 
 
-def document(title: str, body: Markup, css: str = "") -> str:
-    """Whole page in the style of the report, with `css` appended."""
+def document(title: str, body: Markup, css: str = "", further_policy: str = "") -> str:
+    """Whole page in the style of the report, with `css` appended.
+
+    `further_policy`: directive besides those of POLICY, for a page with a script of its own.
+    """
+    policy = f"{POLICY}; {further_policy}" if further_policy else POLICY
     head = tag(
         "head",
         void("meta", charset="utf-8"),
-        void("meta", http_equiv="Content-Security-Policy", content=POLICY),
+        void("meta", http_equiv="Content-Security-Policy", content=policy),
         void("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", text(title)),
         tag("style", Markup(CSS + css)),
     )
     return "<!doctype html>\n" + tag("html", head, tag("body", body), lang="en") + "\n"
+
+
+def script_source(script: str) -> str:
+    """Source of a Content-Security-Policy that allows this one script."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
 
 
 def write_document(page: str, out: Path) -> None:

@@ -1,38 +1,15 @@
 """Nearest neighbours of images in the features of an encoder."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-from mae.evaluation.features import Matrix
-from mae.evaluation.knn import directions
+from mae.evaluation.nearest import Neighbours
 from mae.pictures.drawing import displayable, to_pil
 from mae.pictures.sheet import Cell, Sheet
 
 WORDS = {"mean": "the mean patch token", "cls": "the class token"}
 """descriptions of pooled features"""
-
-
-class Neighbours(NamedTuple):
-    """Nearest rows of each query, nearest first."""
-
-    rows: npt.NDArray[np.int64]
-    """[m k]"""
-    cosine: Matrix
-    """[m k] similarity, -1 to 1"""
-
-
-def nearest(queries: Matrix, among: Matrix, k: int) -> Neighbours:
-    """Rows of `among` [n d] with the `k` largest cosines to each query [m d]; all if fewer.
-
-    Ties: earlier rows come first.
-    """
-    cosine = directions(queries) @ directions(among).T
-    rows = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-    return Neighbours(rows, np.take_along_axis(cosine, rows, axis=1))
 
 
 def neighbours_sheet(
@@ -44,11 +21,14 @@ def neighbours_sheet(
     searched: int,
     title: str,
     feature: str = "mean",
+    *,
+    finds_itself: bool = True,
 ) -> Sheet:
     """Sheet with a row per query: the query, then its neighbours with their similarity.
 
     `pictures`: the neighbours of each query, integers [k c h w]; `captions`: their names;
-    `searched`: number of images searched; `feature`: name of the feature compared.
+    `searched`: number of images searched; `feature`: name of the feature compared;
+    `finds_itself`: queries that are among these images are not left out.
     """
     shown = displayable(queries).cpu()
     rows = []
@@ -62,8 +42,9 @@ def neighbours_sheet(
         rows.append([Cell(to_pil(picture), name), *cells])
     notes = [
         f"The nearest of {searched:,} images, by cosine similarity of "
-        f"{WORDS.get(feature, f'the feature `{feature}`')} (below each, with key and class). A "
-        "query that is among them finds itself first.",
+        f"{WORDS.get(feature, f'the feature `{feature}`')} (below each, with key and class)."
+        + " A query that is among them finds itself first."
+        * finds_itself,
         "Raw cosines often all lie close together: their order is more informative than their "
         "size, and neighbours are a quick indicator, not a result.",
     ]

@@ -1,12 +1,15 @@
 """Sheet and PSNR of `mae reconstruct` for any objective: original, reconstruction, error."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from mae.base.errors import UserError
+from mae.networks.patches import in_range, unit_values
 from mae.objectives.base import Objective, Reconstruction
 from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
@@ -23,18 +26,47 @@ SCALE_QUANTILE = 0.98
 """quantile of the error at the upper end of the scale"""
 
 
+Numbers = npt.NDArray[np.float64]
+Compute = Callable[[Tensor, Tensor], Numbers]
+"""(integer images [b c h w] on the device of the objective, seeds of the noise [b]) → numbers"""
+
+
+class Measured(NamedTuple):
+    """Numbers of a batch of images, and how many images those are."""
+
+    numbers: Numbers
+    images: int
+
+
+class Total(NamedTuple):
+    """Sum of images."""
+
+    sum: Tensor
+    """of values in [0, 1]; float64 [c h w], on the CPU"""
+    images: int
+
+
+class MeasuredImages(Protocol):
+    """Images that figures are computed on, batch by batch, by all processes together."""
+
+    def each(self, compute: Compute) -> list[Measured]:
+        """Results of `compute` for all batches in order, in all processes."""
+        ...
+
+    def total(self) -> Total:
+        """Sum of the images, in all processes."""
+        ...
+
+
 class ReconstructionRequest(NamedTuple):
     """Images and options of `mae reconstruct`."""
 
     images: Tensor
-    """integers [b c h w], on the device of the objective"""
+    """images of the sheet: integers [b c h w], on the device of the objective"""
     names: list[str]
     seeds: Tensor
     """[b] seeds of the noise"""
-    count: int
-    """number of images on the sheet, from the first"""
-    measured: int
-    """number of images that the figures are computed on, from the first"""
+    measured: MeasuredImages
     title: str
     objective: str
     """name of the objective"""
@@ -72,11 +104,11 @@ class Quality(NamedTuple):
     images: int
     psnr: float
     psnr_mean_image: float | None
-    """of the mean of the other images at each pixel; None for a single image"""
+    """baseline: the mean of the other images at each pixel; None for a single image"""
     psnr_mean_pixel: float
-    """of each image's own mean colour"""
+    """baseline: each image's own mean colour"""
     psnr_input: float | None = None
-    """of the corrupted input; None: the objective corrupts nothing"""
+    """baseline: the corrupted input; None: the objective corrupts nothing"""
 
 
 def reconstruct(
@@ -86,19 +118,21 @@ def reconstruct(
 
     Raises UserError for mask options, which only other objectives have.
     """
-    if request.mask is not None or request.mask_ratios:
-        key = "--mask-ratio" if request.mask is None else "--mask"
-        raise UserError(f"{key}: objective {request.objective} has no masks to choose: remove it")
+    refuse_masks(request)
     further = further or Further()
-    images, seeds = request.images[: request.count], request.seeds[: request.count]
-    made = reconstructions(objective, images, seeds)
-    sheet = reconstruction_sheet(images, request.names[: request.count], made, request, further)
-    found = measure(
-        objective, request.images[: request.measured], request.seeds[: request.measured]
-    )
+    made = reconstructions(objective, request.images, request.seeds)
+    sheet = reconstruction_sheet(request.images, request.names, made, request, further)
+    found = measure(objective, request.measured)
     where = "hidden pixels" if made.mask is not None else "all pixels"
     figures = {**found._asdict(), "over": where, **further.figures}
     return ReconstructionReport(sheet, figures, [*_table(found, where), *further.lines])
+
+
+def refuse_masks(request: ReconstructionRequest) -> None:
+    """Raise UserError for mask options, for objectives without masks to choose."""
+    if request.mask is not None or request.mask_ratios:
+        key = "--mask-ratio" if request.mask is None else "--mask"
+        raise UserError(f"{key}: objective {request.objective} has no masks to choose: remove it")
 
 
 @torch.no_grad()
@@ -121,31 +155,37 @@ def reconstructions(objective: Objective, images: Tensor, seeds: Tensor) -> Reco
     )
 
 
-def measure(objective: Objective, images: Tensor, seeds: Tensor) -> Quality:
-    """PSNR of the reconstructions of integer images [b c h w] and of trivial predictors."""
-    total = sum(unit(part).double().sum(dim=0) for part in images.split(BATCH))
+def measure(objective: Objective, measured: MeasuredImages) -> Quality:
+    """PSNR of the reconstructions of images and of trivial predictors."""
+    total, count = measured.total()
     kinds = ("model", "mean image", "mean pixel", "input")
-    found: dict[str, list[Tensor]] = {kind: [] for kind in kinds}
-    for part, noise in zip(images.split(BATCH), seeds.split(BATCH), strict=True):
-        made = reconstructions(objective, part, noise)
-        truth = unit(part)
+
+    def compute(images: Tensor, seeds: Tensor) -> Numbers:
+        """PSNR of each image by the kinds of predictors [kinds b]; NaN: there is none."""
+        made, truth = reconstructions(objective, images, seeds), unit(images)
         weight = torch.ones_like(truth) if made.mask is None else made.mask
         guesses = {"model": made.pasted, "mean pixel": truth.mean(dim=(2, 3), keepdim=True)}
-        if len(images) > 1:
-            guesses["mean image"] = (total - truth.double()) / (len(images) - 1)
+        if count > 1:
+            guesses["mean image"] = (total - truth.double()) / (count - 1)
         if made.inputs is not None:
-            guesses["input"] = made.inputs.clamp(0, 1)
+            guesses["input"] = in_range(made.inputs, images)
+        found = torch.full((len(kinds), len(images)), torch.nan, dtype=torch.float64)
         for name, guess in guesses.items():
             squared = (guess.double() - truth.double()).square() * weight
             errors = squared.sum(dim=(1, 2, 3)) / weight.sum(dim=(1, 2, 3)).clamp(min=1)
-            found[name].append(psnr(errors))
-    mean = {name: torch.cat(values).mean().item() for name, values in found.items() if values}
+            found[kinds.index(name)] = psnr(errors)
+        return found.numpy()
+
+    found = np.concatenate([batch.numbers for batch in measured.each(compute)], axis=1)
+    means = [None if np.isnan(row).any() else float(row.mean()) for row in found]
+    model, mean_image, mean_pixel, of_input = means
+    assert model is not None and mean_pixel is not None
     return Quality(
-        images=len(images),
-        psnr=mean["model"],
-        psnr_mean_image=mean.get("mean image"),
-        psnr_mean_pixel=mean["mean pixel"],
-        psnr_input=mean.get("input"),
+        images=count,
+        psnr=model,
+        psnr_mean_image=mean_image,
+        psnr_mean_pixel=mean_pixel,
+        psnr_input=of_input,
     )
 
 
@@ -155,8 +195,8 @@ def psnr(errors: Tensor) -> Tensor:
 
 
 def unit(images: Tensor) -> Tensor:
-    """Scale integer images to [0, 1], on the CPU."""
-    return images.cpu().float() / torch.iinfo(images.dtype).max
+    """Integer images scaled to [0, 1], floats as they are, on the CPU."""
+    return unit_values(images.cpu())
 
 
 def reconstruction_sheet(
@@ -184,7 +224,7 @@ def reconstruction_sheet(
         cells["masked"] = [Cell(to_pil(one)) for one in seen]
     pictures = {"reconstruction": made.pasted}
     if made.inputs is not None:
-        pictures = {"input": made.inputs.clamp(0, 1), "denoised": made.pasted}
+        pictures = {"input": in_range(made.inputs, images), "denoised": made.pasted}
     for head, picture in pictures.items():
         quality = _psnr_of_each(picture, truth, mask)
         cells[head] = [
@@ -196,13 +236,16 @@ def reconstruction_sheet(
     check_columns(request.columns, list(cells))
     heads = list(request.columns or cells)
     what = "reconstruction" if made.inputs is None else "picture above it"
-    notes = [f"PSNR: of the {what}, for values from 0 to 1; higher is better."]
+    is_float = images.is_floating_point()
+    peak = "for a peak of one standard deviation: 0 dB is the mean" if is_float else ""
+    notes = [f"PSNR: of the {what}, {peak or 'for values from 0 to 1'}; higher is better."]
     if made.mask is not None:
         notes.append("Of hidden pixels alone: the visible ones are pasted in.")
     if "error" in heads:
         notes.append("error: mean absolute difference of each pixel's channels.")
     notes += further.notes
-    scale = Scale("absolute error of a pixel, of 1", "0", f"{top:.2g} and more")
+    of = "in standard deviations" if is_float else "of 1"
+    scale = Scale(f"absolute error of a pixel, {of}", "0", f"{top:.2g} and more")
     rows = [[cells[head][row] for head in heads] for row in range(len(names))]
     return Sheet(request.title, heads, rows, notes, scale if "error" in heads else None)
 

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,15 +40,18 @@ class SampleRequest(NamedTuple):
 
 
 @torch.no_grad()
-def draw_samples(objective: Objective, count: int, seed: int, device: str) -> Iterator[Tensor]:
+def draw_samples(
+    objective: Objective, count: int, seed: int, device: str, **settings: float
+) -> Iterator[Tensor]:
     """Yield `count` samples in [0, 1] in batches [b c h w], on the CPU.
 
-    Sample n depends on `seed` and n alone.  Raises UserError where a sample is not finite.
+    Sample n depends on `seed`, n and the `settings` of the objective's `sample` alone.  Raises
+    UserError where a sample is not finite.
     """
     sample: Any = objective.sample
     for start in range(0, count, BATCH):
         seeds = as_tensor(fold(seed, Stream.PANEL, start + np.arange(BATCH))).to(device)
-        samples = sample(seeds).float().cpu()[: count - start]
+        samples = sample(seeds, **settings).float().cpu()[: count - start]
         if not samples.isfinite().all():
             raise UserError(f"samples from seed {seed} are not finite: the weights are damaged")
         yield samples.clamp(0, 1)
@@ -81,14 +84,24 @@ def check_channels(channels: int) -> None:
         )
 
 
+def as_levels(images: Tensor, bits: int) -> Tensor:
+    """Images in [0, 1] → integers of 8 or 16 `bits`, rounded."""
+    levels = (images.double() * (2**bits - 1)).round()
+    # By int32: torch converts floats to uint16 on few devices.
+    return levels.to(torch.uint8) if bits == 8 else levels.to(torch.int32).to(torch.uint16)
+
+
 def write_samples(samples: Tensor, bits: int, folder: Path, first: int) -> list[str]:
     """Write samples, numbered from `first`, as PNG files of 8 or 16 `bits`; returns their names."""
     names = [f"sample-{first + number:06d}.png" for number in range(len(samples))]
-    white, kind = 2**bits - 1, np.uint8 if bits == 8 else np.uint16
-    for name, sample in zip(names, samples, strict=True):
-        levels = (sample.double() * white).round().movedim(0, -1).numpy()
-        (folder / name).write_bytes(png_bytes(levels.astype(kind)))
+    write_pngs(samples, bits, folder, names)
     return names
+
+
+def write_pngs(images: Tensor, bits: int, folder: Path, names: Sequence[str]) -> None:
+    """Write images [b c h w] in [0, 1] as PNG files of 8 or 16 `bits`."""
+    for name, levels in zip(names, as_levels(images, bits), strict=True):
+        (folder / name).write_bytes(png_bytes(levels.movedim(0, -1).numpy()))
 
 
 def png_bytes(pixels: npt.NDArray[Any]) -> bytes:

@@ -35,7 +35,7 @@ MOST_ROWS = 4
 SCALE_WIDTH, SCALE_HEIGHT = 220, 10
 INK, SOFT = "#1c1d1f", "#62666d"
 
-UNDRAWABLE = {ord("²"): "2", ord("√"): "sqrt ", ord("·"): "*", ord("–"): "-"}
+UNDRAWABLE = {ord("²"): "2", ord("√"): "sqrt ", ord("·"): "*", ord("–"): "-", ord("é"): "e"}
 """replacements of characters that Pillow's font lacks; HTML keeps the originals"""
 
 FEW = 5

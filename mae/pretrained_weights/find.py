@@ -108,7 +108,8 @@ def _trained(folder: Path, source: str) -> TrainedModel | None:
         state, run = read_state(folder), folder.parent.parent
         return TrainedModel(run, folder / WEIGHTS, Run(run).config(), state)
     if is_plain(read_json(folder / CONFIG)):
-        return TrainedModel(folder, folder / WEIGHTS, *read_description(folder))
+        plain = read_description(folder)
+        return TrainedModel(folder, folder / WEIGHTS, plain.config, plain.state)
     return None
 
 

@@ -21,9 +21,9 @@ class InitialWeights(NamedTuple):
     """Record of the weights that a run started from."""
 
     lines: list[str]
-    """for the user"""
+    """lines for the user"""
     record: dict[str, Any]
-    """for init.json"""
+    """content of init.json"""
 
 
 class WeightsSource(NamedTuple):
@@ -63,7 +63,7 @@ def record_initial_weights(
             "from_scratch": source.licence.from_scratch,
             "history": source.history,
             "keys_loaded": sum(part.tensors for part in parts.values()),
-            "left_out": dict(skipped),
+            "skipped": dict(skipped),
             "kept": [key for part in parts.values() for key in part.kept],
             "notes": list(notes),
             "sha256": source.sha256,

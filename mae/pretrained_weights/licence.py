@@ -22,7 +22,7 @@ class Licence(NamedTuple):
     """Licence of some weights, as far as known."""
 
     name: str | None = None
-    """as declared, such as cc-by-nc-4.0; None: unknown"""
+    """name as declared, such as cc-by-nc-4.0; None: unknown"""
     non_commercial: bool = False
     """commercial use is forbidden"""
     from_scratch: bool = False

@@ -46,11 +46,11 @@ class OpenedModel(NamedTuple):
     """all parts that training had are there"""
     licence: Licence
     lines: Sequence[str] = ()
-    """for the user: counts, assumptions and the licence"""
+    """lines for the user: counts, assumptions and the licence"""
     assumed: Sequence[str] = ()
-    """what was assumed of weights that do not record it"""
+    """assumptions on weights that do not record it"""
     class_names: Sequence[str] = ()
-    """in the order of the logits; empty: none, or not known"""
+    """names in the order of the logits; empty: none, or not known"""
     is_probe: bool = False
     """a linear probe's head on an encoder that was not trained with it"""
     init: dict[str, Any] = {}

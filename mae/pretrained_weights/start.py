@@ -89,20 +89,27 @@ def start_from_model(objective: Objective, name: str, init: InitConfig) -> Initi
     """Load all weights of `init.from` into `objective`, which is called `name`.
 
     Raises UserError where the source is of another objective, or a tensor is missing, has no
-    place, has another shape or type, or is not finite.
+    place, has another shape or type, or is not finite; but for `Objective.optional_weights`.
     """
     found = _find_model(init.from_, name)
     where, own = f"init.from: {init.from_}", objective.state_dict()
-    _check_tensors(found.tensors, own, where)
-    objective.load_state_dict(found.tensors, strict=True)
+    optional = objective.optional_weights
+    given = dict(found.tensors)
+    kept = tuple(key for key in own if key not in given and key.startswith(optional))
+    skipped = [key for key in given if key not in own and key.startswith(optional)]
+    for key in skipped:
+        del given[key]
+    _check_tensors(given, {key: own[key] for key in own if key not in kept}, where)
+    objective.load_state_dict(given, strict=False)
     objective.after_load()
     trained = found.trained
     licence = folder_licence(trained.folder, init.from_)
     record = read_json(trained.folder / "init.json")
     history = history_of(trained.config, trained.state, record)
-    loaded = LoadedTensors(len(own), len(own), (), {}, ())
+    loaded = LoadedTensors(len(given), len(own), kept, {}, ())
     source = WeightsSource(init.from_, sha256_of(trained.file), licence, history)
-    return record_initial_weights(source, {"": loaded}, {}, [], found.notes)
+    reasons = dict.fromkeys(skipped, "this model lacks them")
+    return record_initial_weights(source, {"": loaded}, reasons, kept, found.notes)
 
 
 def _find_model(source: str, name: str) -> ModelWeights:

@@ -80,7 +80,7 @@ class Weights(NamedTuple):
     crop_pct: float | None = None
     """centre crop's side as a fraction of the resized short side; None: unknown"""
     class_names: tuple[str, ...] = ()
-    """in the order of the head's outputs; empty: unknown"""
+    """names in the order of the head's outputs; empty: unknown"""
 
 
 PICKLED = (".pth", ".pt", ".bin")

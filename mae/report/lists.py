@@ -163,7 +163,10 @@ def settings(record: Record) -> Iterator[Markup]:
 
 def starts(record: Record) -> Iterator[Markup]:
     """Versions and hardware of the last start, and keys that differ between starts."""
-    found = [flatten(start) for start in record.starts]
+    found = [
+        flatten({key: one for key, one in start.items() if key != "cautions"})
+        for start in record.starts
+    ]
     if not found:
         yield none("Not recorded.")
         return

@@ -8,7 +8,7 @@ from mae.evaluation.diagnosis import diagnose_run, number
 from mae.objectives.declaration import Chart, Declaration
 from mae.pictures.html import Markup, document, tag, text, write_document
 from mae.report import evaluations, figures, lists
-from mae.report.run_record import Record, State, read_record, state
+from mae.report.run_record import Record, State, cautions, read_record, state
 from mae.report.scales import compact, formatted, percent
 
 
@@ -137,7 +137,10 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
 
 def _diagnosis(record: Record) -> Markup:
     run = record.recorded
-    findings = diagnose_run(run, record.declared.diagnose(run) if record.declared else ())
+    own = list(record.declared.diagnose(run)) if record.declared else []
+    texts = {one.text for one in own}
+    own += [one for one in cautions(record) if one.text not in texts]
+    findings = diagnose_run(run, own)
     items = [
         tag(
             "li",

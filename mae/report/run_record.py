@@ -15,7 +15,7 @@ from mae.config.migration import migrate_settings
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.config.yaml_file import parse_yaml
-from mae.evaluation.diagnosis import Row, RunRecord, number
+from mae.evaluation.diagnosis import Finding, Row, RunRecord, number
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import DEFAULT, config_type, declaration
 
@@ -57,6 +57,13 @@ class Record(NamedTuple):
     def recorded(self) -> RunRecord:
         """Rows, settings and evaluations that a diagnosis is made of."""
         return RunRecord(self.metrics, self.health, self.settings, self.evaluations)
+
+
+def cautions(record: Record) -> list[Finding]:
+    """Findings on the settings, as the last start recorded them."""
+    found = record.starts[-1].get("cautions") if record.starts else None
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return [Finding("watch", str(row.get("text")), str(row.get("reason"))) for row in rows]
 
 
 class State(NamedTuple):

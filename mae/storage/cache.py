@@ -17,7 +17,17 @@ from mae.base.errors import StorageError, UserError
 from mae.base.files import discard
 from mae.base.redaction import redacted
 from mae.config.sections import DataConfig
-from mae.storage.cache_files import copies, lock_file, locked, remove_leftovers, size_of_parts
+from mae.storage.cache_files import (
+    Contents,
+    contents,
+    copy_bytes,
+    least_recently_used,
+    lock_file,
+    locked,
+    remove_dangling,
+    size_of_parts,
+    without_leftovers,
+)
 from mae.storage.remote import canonical_address, download
 from mae.storage.retry import Check
 
@@ -25,6 +35,8 @@ SLOTS = 4096
 """number of lock files; shards that share one are downloaded one after the other"""
 GROWTH = 16 << 20
 """bytes after which a download of unknown size makes room again"""
+DANGLING = 1.25
+"""references per copy above which those of evicted copies are deleted"""
 ROOM_POLL_INTERVAL = 0.2
 """seconds between checks for room while the downloads of other processes run"""
 
@@ -145,8 +157,9 @@ class ShardCache:
         self, location: str, size: int | None, sha256: str | None, ref: Path, slot: str
     ) -> Path:
         """Download a shard, verify it and store the copy; the caller holds the lock of `slot`."""
-        for leftover in self.folder.glob(f"{slot}-*.part"):  # of a killed process
-            leftover.unlink()
+        for leftover in contents(self.folder).parts:
+            if leftover.name.startswith(f"{slot}-"):  # of a killed process
+                Path(leftover.path).unlink()
         # The size in the name reserves room: other processes count it before they download.
         part = self.folder / f"{slot}-{size or 0}.part"
         self._wait_for_room(part, size or 0)
@@ -175,7 +188,8 @@ class ShardCache:
             link.unlink(missing_ok=True)
             link.symlink_to(copy.name)
             with locked(lock_file(self.folder, "room")):
-                self._evict(self.limit - size_of_parts(self.folder))
+                found = contents(self.folder)
+                self._evict(found, self.limit - size_of_parts(found.parts))
                 part.rename(copy)
                 link.rename(ref)
             return copy
@@ -225,10 +239,11 @@ class ShardCache:
                 return
             seen = written
             with locked(lock_file(self.folder, "room")):
-                parts = size_of_parts(self.folder)
+                found = contents(self.folder)
+                parts = size_of_parts(found.parts)
                 if parts > self.limit:
                     raise _NoRoom
-                self._evict(self.limit - parts)
+                self._evict(found, self.limit - parts)
 
         return check
 
@@ -239,35 +254,34 @@ class ShardCache:
     def _reserve(self, part: Path, size: int) -> bool:
         """Create `part`, evicting copies for it; False where running downloads leave no room."""
         with locked(lock_file(self.folder, "room")):
-            remove_leftovers(self.folder)
-            others = size_of_parts(self.folder)
+            found = contents(self.folder)
+            others = size_of_parts(without_leftovers(self.folder, found.parts))
             if others + size > self.limit and others:
                 return False
-            self._evict(self.limit - others - size)
+            self._evict(found, self.limit - others - size)
             part.touch()
             return True
 
     def _make_room(self, size: int) -> bool:
         """Evict copies of `size` bytes in all; False where there was nothing to evict."""
         with locked(lock_file(self.folder, "room")):
-            total = sum(length for _, _, length in copies(self.folder))
-            return self._evict(total - size) > 0
+            found = contents(self.folder)
+            return self._evict(found, found.bytes - size) > 0
 
-    def _evict(self, limit: int) -> int:
+    def _evict(self, found: Contents, limit: int) -> int:
         """Delete the least recently used copies down to `limit` bytes; returns their number."""
-        oldest_first = copies(self.folder)
-        total = sum(length for _, _, length in oldest_first)
-        evicted = 0
-        for _, copy, length in oldest_first:
+        total, evicted = found.bytes, 0
+        if total <= limit:
+            return 0
+        for copy in least_recently_used(found.copies):
             if total <= limit:
                 break
-            copy.unlink(missing_ok=True)  # readers that have it open keep their data
-            total -= length
+            Path(copy.path).unlink(missing_ok=True)  # readers that have it open keep their data
+            total -= copy_bytes(copy)
             evicted += 1
-        if evicted:
-            for ref in self.folder.glob("*.ref"):
-                if not ref.exists():  # a dangling link
-                    ref.unlink(missing_ok=True)
+        # Not at each download: every reference is looked at.
+        if len(found.references) > DANGLING * (len(found.copies) - evicted):
+            remove_dangling(found.references)
         return evicted
 
     def _too_large(self, location: str, size: int) -> UserError:

@@ -1,20 +1,16 @@
-"""Retries with exponential backoff and a stall timeout, and a pool of daemon threads.
+"""Retries with exponential backoff and a stall timeout.
 
 Each attempt runs in a thread of its own: a library that waits forever on a dead connection cannot
-be interrupted, only abandoned.  All threads here are daemons, not joined at exit as those of
-`concurrent.futures` are: one slow download would delay the end of a failed or interrupted process
-by minutes.
+be interrupted, only abandoned.
 """
 
 import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from queue import Queue
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from mae.base.errors import UserError
 from mae.base.redaction import redacted
@@ -250,46 +246,3 @@ def _retry_after(error: Any) -> float:
 
 def _seconds_until(date: str) -> float:
     return parsedate_to_datetime(date).timestamp() - time.time()
-
-
-class BackgroundThreads:
-    """Pool of `count` daemon threads that run submitted calls in order of submission."""
-
-    def __init__(self, count: int, name: str) -> None:
-        self._count = count
-        self._closed = False
-        self._waiting: Queue[Callable[[], None] | None] = Queue()
-        for number in range(count):
-            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
-
-    def submit(self, call: Callable[..., T], *arguments: Any) -> "Future[T]":
-        """Queue `call(*arguments)`; the future holds its result or error."""
-        future: Future[T] = Future()
-
-        def work() -> None:
-            try:
-                result = call(*arguments)
-            except BaseException as error:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self._waiting.put(work)
-        return future
-
-    def close(self) -> None:
-        """Drop all queued calls and return at once; running calls end on their own or at exit."""
-        self._closed = True
-        for _ in range(self._count):
-            self._waiting.put(None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _work(self) -> None:
-        while (work := self._waiting.get()) is not None:
-            if not self._closed:
-                work()

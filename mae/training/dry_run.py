@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from accelerate import Accelerator
 
-from mae.base.device import synchronized_time
+from mae.base.device import loader_count, synchronized_time
 from mae.base.errors import UserError
 from mae.base.progress import duration
 from mae.config.sections import Config
@@ -35,7 +35,7 @@ class LoaderTiming(NamedTuple):
     batch: TrainingBatch
     """the first micro-batch"""
     images_per_second: float
-    """of all processes"""
+    """speed over all processes"""
     bad: int
     """number of unreadable images met"""
 
@@ -65,13 +65,14 @@ def dry_run(setup: TrainingSetup, objective: Objective, accelerator: Accelerator
     parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}
     sizes = ", ".join(f"{name} {millions:.1f} M" for name, millions in parts.items())
     bad = f", {loading.bad} of them bad" if loading.bad else ""
+    workers = loader_count(config.data.workers)
     return [
         *describe_run(setup, objective, accelerator, 0),
         f"sizes   {sizes}; {plan.flops_per_image / 1e9:.3g} GFLOP an image; "
         f"{plan.steps * plan.sharding.batch_size:,} samples in all",
         disk,
-        f"read    {loading.images_per_second:,.0f} images/s with {config.data.workers} workers "
-        f"for each process{bad}",
+        f"read    {loading.images_per_second:,.0f} images/s with {workers} "
+        f"worker{'s' * (workers != 1)} for each process{bad}",
         f"step    {step.seconds:.3g} s = {speed:,.0f} images/s, loss {step.loss:.3f}"
         + (f", MFU {utilisation:.0%}" if utilisation else "")
         + _memory(step, accelerator.device),
@@ -203,7 +204,7 @@ def _duration(
 ) -> str:
     """Estimate the duration of the run: loading overlaps with steps only if there are workers."""
     data_seconds = plan.sharding.batch_size / loading.images_per_second
-    overlaps = config.data.workers > 0
+    overlaps = config.data.workers != 0
     one = max(data_seconds, step.seconds) if overlaps else data_seconds + step.seconds
     if data_seconds > step.seconds:
         why = (

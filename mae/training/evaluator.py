@@ -1,8 +1,8 @@
 """Evaluation during training: panels of fixed images and metrics on held-out images."""
 
 import contextlib
+import os
 import time
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from mae.config.sections import Config
 from mae.data.class_matching import with_class_names
 from mae.data.class_names import quoted
 from mae.data.images import Images, usable_image
+from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest
-from mae.data.scan import NO_LABEL
 from mae.data.training_data import TrainingSource, open_images, open_labelled
-from mae.data.transform import center_view, stack
+from mae.data.transform import stack
+from mae.data.views import CentredViews
 from mae.evaluation.comparison import count_seen
 from mae.evaluation.health import measure_held_out
 from mae.objectives.base import HeldOut, Implementation, Objective
@@ -62,7 +63,7 @@ class HeldOutImages(NamedTuple):
 
 
 def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
-    """Open data.val, and compare it with the training samples.
+    """Open data.val, and compare it with the training samples, in the first process.
 
     Raises UserError where the images cannot be read or do not fit the objective.  For an
     objective that needs labels they are checked in any case, since it is evaluated on them
@@ -79,7 +80,8 @@ def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
     else:
         images, notes = open_measured(config)
     implementation(config.objective).check_held_out(config, images)
-    if seen := count_seen(training, images.manifest):
+    is_first = os.environ.get("RANK", "0") == "0"  # the only one to read all checksums
+    if is_first and (seen := count_seen(training, images.manifest)):
         notes.append(
             f"warning: {seen:,} of {len(images.manifest):,} images of data.val are in data.train "
             "too, byte for byte: what is measured on them is no held-out result"
@@ -89,7 +91,8 @@ def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
 
 def untrained_classes(training: Manifest, held_out: Manifest) -> list[str]:
     """Line on the held-out images of classes that no training image has."""
-    of_others = held_out.label[~np.isin(held_out.label, training.label)]
+    labels, known = np.asarray(held_out.label), np.asarray(training.label)
+    of_others = labels[~np.isin(labels, known)]
     if not len(of_others):
         return []
     names = dict(enumerate(held_out.class_names))
@@ -102,14 +105,14 @@ def untrained_classes(training: Manifest, held_out: Manifest) -> list[str]:
 
 def open_measured(config: Config) -> tuple[Images, list[str]]:
     """Open data.val for an objective that needs no labels: without them where they conflict."""
-    images = open_images(config.data.val, "data.val", config)
+    images = open_images(config.data.val, "data.val", config, with_second=True, with_targets=True)
     try:
         manifest = with_class_names(images.manifest, "data.val")
         note = f"data.val: {manifest.class_note}"
         return images.of(manifest), [note] * bool(manifest.class_note)
     except UserError as error:
-        label = np.full_like(images.manifest.label, NO_LABEL)
-        return images.of(replace(images.manifest, label=label)), [f"labels not used: {error}"]
+        label = np.full(len(images.manifest), NO_LABEL, np.int32)
+        return images.of(images.manifest.changed(label=label)), [f"labels not used: {error}"]
 
 
 def panel_images(
@@ -119,10 +122,10 @@ def panel_images(
     # With files of its own: those of `held_out` are opened in data workers.
     images = training.images(config) if held_out is None else held_out.of(held_out.manifest)
     count = min(config.log.panel_images, len(images.manifest))
-    read, manifest, seed = images.__getitem__, images.manifest, config.train.seed
-    usable = (usable_image(read, manifest, number, seed, epoch=0) for number in range(count))
-    size, crop_pct = objective.img_size, config.data.crop_pct
-    shown = stack([center_view(one.image, size, crop_pct) for one in usable])
+    views = CentredViews(images, objective.img_size, config.data.crop_pct)
+    manifest, seed = images.manifest, config.train.seed
+    usable = (usable_image(views.view, manifest, number, seed, epoch=0) for number in range(count))
+    shown = stack([one.image for one in usable])
     seeds = fold(config.train.seed, Stream.PANEL, torch.arange(count).numpy())
     name = "training images (no data.val)" if held_out is None else "held-out images"
     return PanelImages(shown, as_tensor(seeds), name)

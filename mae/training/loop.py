@@ -59,7 +59,7 @@ class Trainer:
         self.waiting_for = (0, 0, 0)
         """first step of this start, step that waits for data, last finished step"""
         seconds = 60 * self.config.train.timeout_minutes
-        grace = WORKERS_GRACE if self.config.data.workers else 0
+        grace = 0 if self.config.data.workers == 0 else WORKERS_GRACE
         self.watch = DataWatch(seconds + grace, self._end_wait)
         self.skipped: set[int] = set()
         """steps that are never trained: after rollbacks, those of the spikes and the ones before"""
@@ -75,6 +75,8 @@ class Trainer:
         if max_rollbacks and state.step == 0:
             self._save(0, wait=True)  # an early spike needs a checkpoint to return to
         rollbacks = len(self.skipped) // 2  # those of earlier starts, too: each adds two steps
+        if state.step == self.plan.steps:
+            self.monitor.check_finished()
         while state.step < self.plan.steps:
             try:
                 return self._train(state.step)
@@ -102,7 +104,7 @@ class Trainer:
         monitor.begin()
         saved_at = time.monotonic()
         learner.model.train()
-        self.stop.in_loop = True
+        self.stop.enter_loop()
         steps = [step for step in range(start + 1, plan.steps + 1) if step not in self.skipped]
         done = start
         for step in steps:

@@ -18,7 +18,7 @@ class StepNumbers(NamedTuple):
     loss: float
     """mean of the loss that the guard watches; NaN where no micro-batch had a finite one"""
     grad_norm: float
-    """before clipping"""
+    """norm before clipping"""
 
     @property
     def skipped(self) -> bool:

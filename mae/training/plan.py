@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from mae.base.device import prepare_gpus
 from mae.base.errors import UserError
 from mae.config.sections import Config, TrainConfig
 from mae.data.batch import BatchSharding
@@ -61,11 +62,6 @@ class TrainingSetup(NamedTuple):
     data: TrainingSource
 
 
-def local_processes() -> int:
-    """Number of processes that the launcher started on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def build_accelerator(config: TrainConfig, use_cpu: bool = False) -> Accelerator:
     """Build the accelerator for the processes, devices and precision of this launch.
 
@@ -77,12 +73,8 @@ def build_accelerator(config: TrainConfig, use_cpu: bool = False) -> Accelerator
     has_bf16 = has_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     if config.precision == "bf16" and has_gpu and not has_bf16:
         raise UserError("train.precision: this GPU has no bf16; use fp32 or auto")
-    local = local_processes()
-    if has_gpu and local > torch.cuda.device_count():
-        raise UserError(
-            f"the launcher started {local} processes for {torch.cuda.device_count()} GPUs: lower "
-            "--num_processes (or set CUDA_VISIBLE_DEVICES= to train on the CPU)"
-        )
+    if has_gpu:
+        prepare_gpus()
     if config.compile and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
         raise UserError("train.compile: needs a C compiler; install one, or train.compile=false")
     use_bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
@@ -105,7 +97,7 @@ def build_accelerator(config: TrainConfig, use_cpu: bool = False) -> Accelerator
         if expected and expected != accelerator.num_processes:
             raise UserError(
                 f"{source} {expected} processes, but {accelerator.num_processes} work together "
-                "(on CPUs: accelerate launch --multi_gpu --num_processes N)"
+                "(on CPUs: mae pretrain … --processes N, or accelerate launch --multi_gpu)"
             )
     return accelerator
 

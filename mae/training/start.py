@@ -1,10 +1,12 @@
 """Start of a run, whatever its objective; torch is imported once the settings are valid."""
 
 import os
+import sys
 from collections.abc import Callable
 
+from mae.base.device import idle_gpus
+from mae.base.launch import check_launch
 from mae.config.sections import Config
-from mae.training.launch import check_launch
 from mae.training.safety.lifecycle import RunLifecycle
 
 
@@ -21,6 +23,8 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
         # imports torch: not needed to report a misspelt setting
         from mae.training.train import destroy_process_group, train
 
+        if not config.train.num_processes and (line := idle_gpus()):
+            print(line, file=sys.stderr)
         train(config, lifecycle, is_dry)
         destroy_process_group()
 

@@ -102,7 +102,8 @@ def train_step(
     for micro, batch in enumerate(batches):
         # Seeded after the loader, whose first batch also draws from these generators: dropout and
         # the like must not depend on the step at which the run was resumed.
-        seed_libraries(fold(seed, Stream.STEP, step.number, micro, accelerator.process_index))
+        words = fold(seed, Stream.STEP, step.number, micro, accelerator.process_index)
+        seed_libraries(words, device)
         is_synced = micro == step.accumulation - 1
         with contextlib.nullcontext() if is_synced else accelerator.no_sync(learner.model):
             output = forward(learner, batch, progress)
@@ -165,9 +166,15 @@ def attention_kernel(config: TrainConfig) -> AbstractContextManager:
     return nullcontext() if config.attention == "auto" else sdpa_kernel(KERNELS[config.attention])
 
 
-def seed_libraries(words: Words) -> None:
-    """Seed the default generators of Python, NumPy and torch from the first of `words`."""
+def seed_libraries(words: Words, device: torch.device) -> None:
+    """Seed the default generators of Python, NumPy and torch from the first of `words`.
+
+    On the CPU without `torch.manual_seed`, which asks for devices and takes a hundred times longer.
+    """
     word = int(words[0])
     random.seed(word)
     np.random.seed(word % 2**32)
-    torch.manual_seed(word >> 1)
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(word >> 1)
+    else:
+        torch.manual_seed(word >> 1)

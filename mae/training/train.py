@@ -8,14 +8,12 @@ from pathlib import Path
 
 from accelerate import Accelerator, PartialState
 
-from mae.base.device import keep_freed_memory
-from mae.base.errors import RunFailed, UserError
-from mae.base.exit_status import append_event, clear_exit_status
-from mae.base.files import write_json
+from mae.base.device import keep_freed_memory, local_processes
+from mae.base.errors import RunFailed
+from mae.base.progress import no_progress
 from mae.config.sections import Config
-from mae.data.class_names import check_kept_names, write_class_names
-from mae.data.manifest import Manifest, labels_digest
-from mae.data.training_data import TrainingSource, open_training_data
+from mae.data.manifest import merge
+from mae.data.training_data import TrainingSource, open_training_data, training_manifests
 from mae.decoding.on_device import JpegDecoder
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
@@ -24,9 +22,8 @@ from mae.training.checkpoint.checkpoint_files import TrainingState
 from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
-from mae.training.checkpoint.trained import build_objective
+from mae.training.checkpoint.trained import build_objective, with_kept_stage
 from mae.training.dry_run import dry_run
-from mae.training.environment import describe_start
 from mae.training.evaluator import (
     EvaluationImages,
     Evaluator,
@@ -40,13 +37,20 @@ from mae.training.plan import (
     Plan,
     TrainingSetup,
     build_accelerator,
-    local_processes,
     make_plan,
 )
+from mae.training.safety.findings import cautions
 from mae.training.safety.lifecycle import RunLifecycle
 from mae.training.safety.monitor import Monitor
 from mae.training.safety.step_flags import StepFlagReducer
-from mae.training.step import attention_kernel, build_learner
+from mae.training.shared_manifest import shared_manifests
+from mae.training.start_record import (
+    check_labels_of_run,
+    open_folder,
+    record_start,
+    refuse_shorter_run,
+)
+from mae.training.step import Learner, attention_kernel, build_learner
 from mae.training.tracking.progress_line import IndexProgress, describe_run
 from mae.training.tracking.tensorboard import require_tensorboard
 from mae.training.tracking.tracker import Tracker
@@ -83,17 +87,18 @@ def train(
     config = setup.config
     refuse_shorter_run(run, setup)
     notes += [f"warning: {line}" for line in setup.data.manifest.warnings()]
-    objective = build_objective(config)
+    notes += [f"warning: {one.text}. {one.reason}" for one in cautions(setup)]
+    is_new = run.newest_step() is None
+    objective = build_objective(with_kept_stage(config, run.folder, is_new=is_new))
     initial = start_from_weights(config, objective, run, accelerator)
     notes += initial.lines if initial else []
+    notes += objective.first_stage.lines if objective.first_stage else []
     if declaration(config.objective).needs_labels:
         check_labels_of_run(run, setup.data.manifest)
     if source is None:  # samples of other sources need not be images
         setup = setup._replace(plan=add_flops(setup, objective, accelerator))
     if is_dry:
-        held_out = open_held_out(config, setup.data.manifest)
-        lines = [*notes, *held_out.notes, *dry_run(setup, objective, accelerator)]
-        print("\n".join(lines) if is_main else "", end="\n" if is_main else "")
+        print_dry_run(setup, objective, accelerator, notes)
         return objective
     # All processes take part in drawing if the weights are sharded.
     evaluated = open_evaluation_images(
@@ -101,12 +106,7 @@ def train(
     )
     notes += evaluated.notes
     if is_main:
-        notes += run.open(config)
-        notes += compare_held_out(run, evaluated)
-        write_class_names(setup.data.manifest.class_names, run.folder)
-        if initial:
-            write_json(run.folder / "init.json", initial.record)
-        clear_exit_status(run.folder)
+        notes += open_folder(run, setup, objective, evaluated, initial)
     run.is_open = True
     learner = build_learner(config, objective, accelerator)
     state, resumed = resume(
@@ -117,49 +117,51 @@ def train(
         accelerator,
         average=learner.average,
     )
+    notes += resumed
     tracker = Tracker(run, config, is_main, state.step)
     lifecycle.run_cleanup.callback(tracker.close)
     if is_main:
-        record_start(run, setup, state.step, [*notes, *resumed], evaluated)
-    about = describe_run(setup, objective, accelerator, state.step)
-    for line in [*notes, *resumed, *about]:
+        record_start(run, setup, state.step, notes, evaluated)
+    for line in [*notes, *describe_run(setup, objective, accelerator, state.step)]:
         tracker.print_line(line)
+    run_to_end(build_trainer(setup, learner, run, evaluated, tracker, lifecycle), state)
+    return objective
+
+
+def print_dry_run(
+    setup: TrainingSetup, objective: Objective, accelerator: Accelerator, notes: list[str]
+) -> None:
+    """Do a dry run and print its report after `notes`, on the main process.  All call it."""
+    held_out = open_held_out(setup.config, setup.data.manifest)
+    lines = [*notes, *held_out.notes, *dry_run(setup, objective, accelerator)]
+    if accelerator.is_main_process:
+        print("\n".join(lines))
+
+
+def build_trainer(
+    setup: TrainingSetup,
+    learner: Learner,
+    run: Run,
+    evaluated: EvaluationImages,
+    tracker: Tracker,
+    lifecycle: RunLifecycle,
+) -> Trainer:
+    """Trainer of `learner` with its monitor, saver and evaluator."""
+    settings, accelerator = setup.config.train, learner.accelerator
     monitor = Monitor(setup, run, tracker, accelerator)
     trainer = Trainer(
         setup=setup,
         learner=learner,
         run=run,
-        saver=Saver(run.checkpoints, config.train.keep_last, config.train.keep_every, accelerator),
+        saver=Saver(run.checkpoints, settings.keep_last, settings.keep_every, accelerator),
         monitor=monitor,
         evaluator=Evaluator(setup, learner, evaluated, run, tracker, monitor.findings),
-        flag_reducer=StepFlagReducer(timedelta(minutes=config.train.timeout_minutes)),
+        flag_reducer=StepFlagReducer(timedelta(minutes=settings.timeout_minutes)),
         stop=lifecycle.stop,
         end_process=lifecycle.end_process,
     )
     lifecycle.run_cleanup.callback(trainer.watch.close)
-    run_to_end(trainer, state)
-    return objective
-
-
-def refuse_shorter_run(run: Run, setup: TrainingSetup) -> None:
-    """Raise UserError where the run has more steps already than its plan: it cannot go back."""
-    stands, steps = run.newest_step() or 0, setup.plan.steps
-    if stands > steps:
-        raise UserError(
-            f"train.epochs: {setup.config.train.epochs:g} are {steps:,} steps, but {run.folder} "
-            f"stands at step {stands:,}: raise it, or choose another output for a shorter run"
-        )
-
-
-def check_labels_of_run(run: Run, manifest: Manifest) -> None:
-    """Raise UserError where a run that is resumed was started with other labels or class names."""
-    check_kept_names(manifest.class_names, run.folder, "data.train")
-    before = run.last_start().get("labels")
-    if before not in (None, labels_digest(manifest)):
-        raise UserError(
-            f"data.train: not the labels that {run.folder} was trained on; restore them, or choose "
-            "another output for a new run"
-        )
+    return trainer
 
 
 def destroy_process_group() -> None:
@@ -182,10 +184,15 @@ def build_setup(
         return TrainingSetup(config, plan, source)
     if config.data.decode_on_device:
         JpegDecoder(accelerator.device, config.data.in_chans)  # errors now, not later
-    with accelerator.main_process_first():  # the main process writes the index, others read it
-        progress = [IndexProgress()] if accelerator.is_main_process else []
+    progress = IndexProgress() if accelerator.is_main_process else no_progress
+    manifest = merge(
+        shared_manifests(
+            accelerator, lambda: training_manifests(config.data, progress), config.data.index_dir
+        )
+    )
+    with accelerator.main_process_first():  # the main process measures statistics for all
         config, data = open_training_data(
-            config, local_processes() / accelerator.num_processes, *progress
+            config, manifest, local_processes() / accelerator.num_processes
         )
     return TrainingSetup(
         config, make_plan(config, len(data.manifest), num_processes, process_index), data
@@ -200,40 +207,6 @@ def add_flops(setup: TrainingSetup, objective: Objective, accelerator: Accelerat
     )
 
 
-def compare_held_out(run: Run, evaluated: EvaluationImages) -> list[str]:
-    """Line where a run that is resumed was evaluated on other held-out images or labels before."""
-    before, now = run.last_start().get("held_out"), held_out_digest(evaluated)
-    if before in (None, now) or now is None:
-        return []
-    return [
-        "warning: data.val holds other images or labels than at the last start: held-out results "
-        "from here on are not comparable with the earlier ones"
-    ]
-
-
-def held_out_digest(evaluated: EvaluationImages) -> str | None:
-    """Digest of the held-out images and their labels; None where none are evaluated."""
-    if evaluated.held_out is None:
-        return None
-    manifest = evaluated.held_out.manifest
-    return f"{manifest.fingerprint[:32]}-{labels_digest(manifest)[:32]}"
-
-
-def record_start(
-    run: Run, setup: TrainingSetup, step: int, notes: list[str], evaluated: EvaluationImages
-) -> None:
-    """Record the start in starts.jsonl and events.jsonl."""
-    event = "resume" if step else "start"
-    fingerprint = setup.data.manifest.fingerprint
-    data = {"data": fingerprint}
-    if declaration(setup.config.objective).needs_labels:
-        data["labels"] = labels_digest(setup.data.manifest)
-    if held_out := held_out_digest(evaluated):
-        data["held_out"] = held_out
-    run.write_start({"event": event, "step": step, **describe_start(), **data})
-    append_event(run.folder, step, event, ", ".join(notes))
-
-
 def run_to_end(trainer: Trainer, state: TrainingState) -> None:
     """Train to the end and print the next commands.
 
@@ -243,6 +216,8 @@ def run_to_end(trainer: Trainer, state: TrainingState) -> None:
     try:
         trainer.fit(state)
         skipped = refuse_untrained(trainer)
+        for finding in trainer.monitor.findings.lasting(trainer.plan.steps):
+            print_line(f"still    {finding.text}: see mae report {folder}")
         commands = declaration(trainer.config.objective).next_steps(folder)
         next_steps = " Next:" if commands else ""
         print_line(

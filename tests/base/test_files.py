@@ -4,8 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from mae.base.errors import UserError
-from mae.base.files import discard, new_file, new_folder, read_json, write_json
+from mae.base.errors import StorageError, UserError
+from mae.base.files import (
+    discard,
+    file_identity,
+    new_file,
+    new_folder,
+    read_json,
+    require_new_folder,
+    write_json,
+)
+from mae.base.parts_folder import parts_path
+from mae.compression.compress import require_new
 
 
 def test_full_disk_leaves_the_previous_file(tmp_path, monkeypatch):
@@ -68,3 +78,67 @@ def test_discard_deletes_files_folders_and_links_and_never_fails(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     discard(tmp_path / "folder")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_identity_of_a_file_changes_with_its_content_and_needs_the_file(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"12")
+    before = file_identity(file)
+    assert before == (2, file.stat().st_mtime_ns)
+    file.write_bytes(b"123")
+    assert file_identity(file) != before
+    with pytest.raises(StorageError, match="none: cannot be read: No such file"):
+        file_identity(tmp_path / "none")
+
+
+def test_only_a_new_or_an_empty_folder_may_become_an_output(tmp_path):
+    require_new_folder(tmp_path / "new")
+    (tmp_path / "empty").mkdir()
+    require_new_folder(tmp_path / "empty")
+    (tmp_path / "full" / "deep").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for name, words in (
+        ("full", "is not empty; nothing is overwritten"),
+        ("file", "is a file"),
+    ):
+        with pytest.raises(UserError, match=words):
+            require_new_folder(tmp_path / name)
+
+
+@pytest.mark.parametrize("out", [".", "/", "..", "gone/.."])
+def test_paths_without_a_name_are_no_outputs(out, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for write, kind in ((new_file, "file"), (new_folder, "folder")):
+        words = f"write the name of a new {kind}"
+        with pytest.raises(UserError, match=words), write(Path(out)) as part:
+            part.touch()
+    for require, kind in (
+        (require_new_folder, "folder"),
+        (require_new, "folder"),
+        (parts_path, "file or folder"),
+    ):
+        with pytest.raises(UserError, match=f"write the name of a new {kind}"):
+            require(Path(out))
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_two_writers_of_one_folder_do_not_touch_each_others(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match="out: cannot be written"), new_folder(out) as first:
+        (first / "first").touch()
+        with new_folder(out) as second:
+            (second / "second").touch()
+        assert (first / "first").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "second"]
+
+
+def test_temporary_folders_of_killed_writers_are_deleted_and_no_others(tmp_path):
+    left, others = tmp_path / ".out.0123abcd.part", [".out.0123abc.part", ".out.b.0123abcd.part"]
+    for name in (left.name, *others):
+        (tmp_path / name / "half").mkdir(parents=True)
+    (tmp_path / ".out.0123abce.part").touch()
+    with new_folder(tmp_path / "out"):
+        assert not left.exists()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"out", ".out.0123abce.part", *others}

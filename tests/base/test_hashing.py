@@ -54,6 +54,14 @@ def test_fold_depends_on_every_value_and_on_their_order():
     assert len(np.unique(np.concatenate(keys))) == len(keys)
 
 
+@pytest.mark.parametrize("seed", [0, 5, 2**64 - 1])
+def test_integers_are_folded_as_arrays_are(seed):
+    for values in [(), (0,), (7, 2**63 - 1), (Stream.STEP, 3, 0, 12)]:
+        arrays = [np.array([value]) for value in values]
+        assert fold(seed, *values).tolist() == fold(seed, *arrays).tolist()
+        assert fold(seed, *values).dtype == np.uint64
+
+
 def test_fold_broadcasts_elementwise():
     epochs, samples = np.array([3, 4]), np.array([10, 11])
     both = fold(9, Stream.OBJECTIVE, epochs, samples)

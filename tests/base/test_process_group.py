@@ -30,6 +30,7 @@ def test_orphans_are_members_and_are_killed():
         (["-X", "dev", "-u", "-m", "mae", "finetune", "a.yaml"], True),
         (["-m", "mae", "report", "run"], False),
         (["-m", "accelerate.commands.launch", "-m", "mae.pretrain"], False),
+        (["-m", "mae", "pretrain", "a.yaml", "--processes", "2"], False),
     ],
 )
 def test_training_processes_are_known_by_their_command_line(tmp_path, words, is_training):

@@ -53,7 +53,7 @@ def test_repair_keeps_whole_rows_and_the_file_as_it_was(tmp_path):
     for number in ("", "-2"):
         path.write_bytes(damaged := b'{"a": 1}\n\0\0\0\n{"a": 2}\n')
         kept = f"rows.jsonl.damaged{number}"
-        assert repair_rows(path) == f"rows.jsonl: 1 damaged line left out; kept as {kept}"
+        assert repair_rows(path) == f"rows.jsonl: 1 damaged line skipped; kept as {kept}"
         assert path.read_bytes() == b'{"a": 1}\n{"a": 2}\n'
         assert (tmp_path / kept).read_bytes() == damaged
 

@@ -14,7 +14,8 @@ from benchmarks.loader import (
     webdataset_batches,
     webdataset_samples,
 )
-from mae.commands.bench.loader import bench_loader, loader_table
+from mae.commands.bench.loader import bench_loader
+from mae.commands.bench.loader_table import loader_table
 from tests.commands.bench.test_loader import QUICK, check_rates, check_table, measured
 
 SIZE = (32, 32)

@@ -2,23 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
-import subprocess
 
 import pytest
 import torch
 
 from mae.cli import main
+from mae.evaluation.encoders import ObjectiveEncoder
 from mae.objectives.attentive.model import AttentiveProbe
 from mae.training import loop
 from mae.training.checkpoint.trained import load_pretrained
 from tests.evaluation.frozen import tiny_run
 from tests.runs import (
-    environment,
+    completed,
     events_of,
     exit_status,
     final_weights,
-    launched,
+    forked,
     metrics_of,
     same_weights,
 )
@@ -84,13 +85,7 @@ def test_a_signal_stops_it_and_the_same_command_resumes(
 
 def test_two_processes_train_the_same_probe(trained, tmp_path, shards):
     run = tiny_run(tmp_path / "run")
-    ended = subprocess.run(
-        launched("mae", *words(run, shards), processes=2),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=300,
-    )
+    ended = completed(forked("mae", *words(run, shards)))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("test images; details in ") == 1
     for name in RUNS:
@@ -106,7 +101,24 @@ def test_two_processes_train_the_same_probe(trained, tmp_path, shards):
     assert ours["results"][0]["sweep"] == theirs["results"][0]["sweep"]
 
 
-def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
+def test_two_processes_test_the_same_heads_also_after_a_kill(trained, tmp_path, shards):
+    """With tokens that are encoded anew: the images that decode are found by both, too."""
+    alone, both = (shutil.copytree(trained, tmp_path / name) for name in ("alone", "both"))
+    for run in (alone, both):
+        shutil.rmtree(run / "features")
+    fresh = ["--token-gb", "1e-6"]
+    asked = ["mae", *words(both, shards), *fresh]
+    chain = ["tests.small_batches", "tests.killed", "1", *asked]
+    ended = completed(
+        forked("--import", "tests.small_batches", *chain, "--then", "tests.small_batches", *asked)
+    )
+    assert ended.returncode == 0 and ": resuming, " in ended.stderr, ended.stderr
+    assert main([*words(alone, shards), *fresh]) == 0
+    ours, theirs = (json.loads((one / "attentive.json").read_text()) for one in (both, alone))
+    assert ours["results"] == theirs["results"] and not list(both.rglob(".*.parts"))
+
+
+def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys, monkeypatch):
     run, shards = tiny_run(tmp_path / "run"), make_shards(tmp_path / "shards", 24, size=20)
     words = ["attentive", str(run), "--train", shards, "--test", shards, "--epochs", "1"]
     made = str(run / "features" / "any-name.safetensors")
@@ -114,23 +126,41 @@ def test_the_command_from_cache_and_from_images(tmp_path, make_shards, capsys):
     capsys.readouterr()
     # Cached tokens are read whatever the limit for new ones.
     assert main([*words, "--device", "cpu", "--token-gb", "1e-6"]) == 0
-    told = capsys.readouterr().err
-    assert told.count("any-name.safetensors, made before") == 2 and "encoding" not in told
-    assert "warning: 24 of the test images are in --train too" in told
+    printed_errors = capsys.readouterr().err
+    assert (
+        printed_errors.count("any-name.safetensors, made before") == 2
+        and "encoding" not in printed_errors
+    )
+    assert "warning: 24 of the test images are in --train too" in printed_errors
     report = json.loads((run / "attentive.json").read_text())
     assert report["recipe"]["tokens"] == "cached" and report["train_images"] == 24
     assert report["recipe"]["steps"] == 1 and report["recipe"]["least_steps"] is None
     assert report["test_images_in_train"] == 24 and report["step"] == 3
     (run / "features" / "any-name.safetensors").unlink()
     out = str(tmp_path / "fresh.json")
-    assert main([*words, "--device", "cpu", "--token-gb", "1e-6", "--out", out]) == 0
+    encoded, forward = [], ObjectiveEncoder.forward
+
+    def counting(self, images):
+        encoded.extend(images.flatten(1).any(dim=1).nonzero().tolist())  # no black one
+        return forward(self, images)
+
+    monkeypatch.setattr(ObjectiveEncoder, "forward", counting)
+    fresh_heads = ["--seed", "1", "--token-gb", "1e-6", "--out", out]
+    assert main([*words, "--device", "cpu", *fresh_heads]) == 0
+    monkeypatch.undo()
+    said = capsys.readouterr().err
+    assert "tokens: 0.001 GB, more than --token-gb 1e-06: not cached" in said
+    assert f"{len(encoded)} in 1 epoch instead of 48 images to encode once" in said
     fresh = json.loads((tmp_path / "fresh.json").read_text())
     assert fresh["recipe"]["tokens"] == "encoded each epoch"
     assert main([*words, "--device", "cpu", "--baselines"]) == 0
     both = json.loads((run / "attentive.json").read_text())
     assert [row["encoder"] for row in both["results"]] == ["pretrained", "untrained"]
     assert len(list((run / "features").glob("*-tokens.safetensors"))) == 2
-    assert "above untrained" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "above untrained" in printed.out
+    line = f"tokens: 0.001 GB, cached in {run / 'features'}: 96 images to encode once"
+    assert line in printed.err
     (tmp_path / "shards" / "classes.txt").write_text("a\nb\nc\n")
     other = make_shards(tmp_path / "other", 6, size=20)
     (tmp_path / "other" / "classes.txt").write_text("c\nb\nother\n")

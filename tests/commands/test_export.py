@@ -5,7 +5,7 @@ import torch
 
 from mae.cli import main
 from mae.commands.export import check_images
-from mae.commands.pictures import load_images
+from mae.commands.numbered_images import load_images, open_numbered
 from mae.config.sections import DataConfig, InitConfig, MixturePart
 from mae.pretrained_weights.start import initialize
 from mae.training.checkpoint.checkpoint_files import TrainingState, reserve, write_checkpoint
@@ -65,8 +65,8 @@ def test_decoder_with_cross_attention(format_, goes_along, tmp_path, make_shards
     again.load_state_dict({key: torch.zeros_like(value) for key, value in other.items()})
     source = out if goes_along else out / "mae.safetensors"
     init = InitConfig.model_validate({"from": str(source)})
-    told = initialize(again, config.model_copy(update={"init": init}))
-    assert ("decoder tensors" in told.lines[0]) is goes_along
+    loaded = initialize(again, config.model_copy(update={"init": init}))
+    assert ("decoder tensors" in loaded.lines[0]) is goes_along
     key = "decoder.pred.weight"
     assert torch.equal(again.state_dict()[key], other[key]) is goes_along
 
@@ -103,9 +103,9 @@ def test_images_of_a_mixture_are_used(run, tmp_path, capsys):
     parts = (MixturePart(shards=(gone,)), MixturePart(shards=(there,)))
     data = config.data.model_copy(update={"train": (), "mixture": parts})
     settings = config.model_copy(update={"data": data})
-    images, photograph, told = check_images(None, settings, (16, 16))
+    images, photograph, described = check_images(None, settings, (16, 16))
     assert photograph.shape == (3, 24, 24), "whole: the printed code crops it"
-    assert told == "8 images of the run's data.mixture.1"
+    assert described == "8 images of the run's data.mixture.1"
     assert images.shape == (8, 3, 16, 16) and images.dtype == torch.uint8
 
 
@@ -122,10 +122,11 @@ def test_one_remote_shard_is_downloaded_at_most(run, tmp_path, monkeypatch):
         pattern = f"{server.url}/shard-{{000000..000001}}.tar"
         data = config.data.model_copy(update={"train": (pattern,), **places})
         remote = config.model_copy(update={"data": data})
-        images, _, told = check_images(None, remote, (16, 16))
+        images, _, described = check_images(None, remote, (16, 16))
         assert server.gets(f"/{shards[0].name}") == 1 and not server.gets(f"/{shards[1].name}")
-    assert told == "8 images of the run's data.train"
-    local = load_images([str(shards[0])], config, (16, 16), 8).images
+    assert described == "8 images of the run's data.train"
+    found = open_numbered([str(shards[0])], config, (16, 16))
+    local = load_images(found, (16, 16), 8).images
     assert torch.equal(images, local)
 
 
@@ -163,12 +164,14 @@ def test_failed_upload_keeps_the_export(run, tmp_path, in_process, capsys, monke
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "a token")
     out = tmp_path / "out"
     assert main(["export", str(run.folder), str(out), "--push", "me/encoder"]) == 1
-    told = capsys.readouterr()
-    assert f"mae: --push me/encoder: not uploaded: no route to host; {out} is complete" in told.err
-    assert "checked through timm" in told.out
+    output = capsys.readouterr()
+    assert (
+        f"mae: --push me/encoder: not uploaded: no route to host; {out} is complete" in output.err
+    )
+    assert "checked through timm" in output.out
     assert (out / "model.safetensors").exists()
     assert 'timm.create_model("hf-hub:me/encoder"' in (out / "README.md").read_text()
-    assert f'timm.create_model("local-dir:{out}"' in told.out
+    assert f'timm.create_model("local-dir:{out}"' in output.out
 
 
 def test_img_size_is_one_number_or_two(run, tmp_path, capsys):

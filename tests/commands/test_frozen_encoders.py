@@ -123,8 +123,8 @@ def test_bad_images_are_named_and_recorded(run, given, make_shards, tmp_path, ca
     assert "skipped: " in capsys.readouterr().err
     report = json.loads(out.read_text())
     assert report["train_images"] == 29
-    assert len(report["train"]["left_out"]) == 1
-    assert "key sample-00004" in report["train"]["left_out"][0]
+    assert len(report["train"]["skipped"]) == 1
+    assert "key sample-00004" in report["train"]["skipped"][0]
     assert main(command) == 0  # from the cache
     assert "key sample-00004" in capsys.readouterr().err
     files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]

@@ -129,12 +129,12 @@ def test_several_ratios_are_each_printed(run, shards, tmp_path, capsys):
     out = tmp_path / "many.png"
     arguments = ["reconstruct", str(run), shards, "--mask", "block", "--out", str(out)]
     assert main([*arguments, "--mask-ratio", "0.5", "0.75"]) == 0
-    told = json.loads(out.with_suffix(".json").read_text())
-    assert [(row["mask"], row["hidden"]) for row in told["masks"]] == [
+    written = json.loads(out.with_suffix(".json").read_text())
+    assert [(row["mask"], row["hidden"]) for row in written["masks"]] == [
         ("block", 0.5),
         ("block", 0.75),
     ]
-    assert told["model"] == told["masks"][0]["model"] != told["masks"][1]["model"]
+    assert written["model"] == written["masks"][0]["model"] != written["masks"][1]["model"]
     printed = capsys.readouterr().out
     assert "24 images, 50% hidden" in printed and "24 images, 75% hidden" in printed
 
@@ -169,7 +169,7 @@ def test_a_bad_image_in_a_shard_is_skipped_too(run, make_shards, tmp_path, capsy
     data[at : at + 100] = bytes(100)
     shard.write_bytes(data)
     assert main(["attention", str(run), pattern, "--out", str(tmp_path / "a.html")]) == 0
-    assert "skipped" in (told := capsys.readouterr().err) and "key sample-00000" in told
+    assert "skipped" in (written := capsys.readouterr().err) and "key sample-00000" in written
     page = (tmp_path / "a.html").read_text()
     assert "sample-00001" in page and "sample-00000" not in page
 

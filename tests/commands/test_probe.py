@@ -3,8 +3,8 @@
 import json
 import math
 import os
+import shutil
 import signal
-import subprocess
 
 import numpy as np
 import pytest
@@ -20,27 +20,32 @@ from mae.config.sections import DataConfig, LogConfig
 from mae.data.training_data import open_training_data
 from mae.data.views import CentredViews
 from mae.evaluation.encoders import open_encoder
-from mae.evaluation.features import UsableSamples, image_vectors
+from mae.evaluation.features import image_vectors
 from mae.evaluation.results import table
+from mae.evaluation.usable_samples import UsableSamples
 from mae.objectives import registry
 from mae.objectives.attentive.tokens import EncodedTokens
+from mae.objectives.linear_probe.centred_vectors import centred_vectors
 from mae.objectives.linear_probe.model import LinearProbe, ProbeHead
-from mae.objectives.linear_probe.report import centred_vectors, head_ranks
+from mae.objectives.linear_probe.report import head_ranks
 from mae.training import loop
 from mae.training.checkpoint.trained import load_pretrained
 from mae.training.plan import make_plan
 from tests.evaluation.frozen import CONFIG, images_of, tiny_encoder, tiny_objective, tiny_run
 from tests.evaluation.test_features import spoil
 from tests.runs import (
-    environment,
+    completed,
     events_of,
     exit_status,
     final_weights,
+    forked,
     launched,
     metrics_of,
+    on_two_processes,
     run_and_kill,
     same_weights,
 )
+from tests.small_batches import shrink
 from tests.untrained import untrained_run
 
 RECIPE = ["--epochs", "3", "--step-batch", "8", "--device-batch", "4"]
@@ -145,6 +150,21 @@ def test_killed_it_resumes_bit_for_bit(trained, run, shards):
     assert ours["results"] == theirs["results"]
 
 
+def test_two_processes_test_the_same_head_also_after_a_kill(trained, tmp_path, shards):
+    alone, both = (shutil.copytree(trained, tmp_path / name) for name in ("alone", "both"))
+    asked = ["mae", *words(both, shards), *RECIPE]
+    chain = ["tests.small_batches", "tests.killed", "1", *asked]
+    ended = completed(
+        forked("--import", "tests.small_batches", *chain, "--then", "tests.small_batches", *asked)
+    )
+    assert ended.returncode == 0 and ": resuming, " in ended.stderr, ended.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        shrink(patch.setattr)
+        assert main([*words(alone, shards), *RECIPE]) == 0
+    ours, theirs = (json.loads((one / "probe-mae.json").read_text()) for one in (both, alone))
+    assert ours["results"] == theirs["results"] and not list(both.glob(".*.parts"))
+
+
 def test_a_signal_stops_it_and_the_same_command_resumes(trained, run, shards, monkeypatch, capsys):
     folder, asked = run / "probe-mae", [*words(run, shards), *RECIPE]
     step = loop.train_step
@@ -179,7 +199,7 @@ def test_changed_data_or_encoders_are_refused_or_probed_again(
     assert main([*words(run, shards), *RECIPE]) == 0
     first = (run / "probe-mae.json").read_text()
     rows = len(metrics_of(folder))
-    assert main([*words(run, shards), *RECIPE]) == 0, "told again"
+    assert main([*words(run, shards), *RECIPE]) == 0, "reported again"
     again = json.loads((run / "probe-mae.json").read_text())
     assert again["results"] == json.loads(first)["results"]
     assert len(metrics_of(folder)) == rows, "not trained again"
@@ -204,13 +224,7 @@ def test_changed_data_or_encoders_are_refused_or_probed_again(
 
 def test_two_processes_train_the_same_probe(trained, run, shards):
     asked = [*words(run, shards), *RECIPE, "--baselines"]
-    ended = subprocess.run(
-        launched("mae", *asked, processes=2),
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=300,
-    )
+    ended = completed(on_two_processes(*asked))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("test images; details in ") == 1
     assert "8 = 2 processes x 1 accumulated x 4 images" in ended.stdout
@@ -230,11 +244,12 @@ def test_two_processes_train_the_same_probe(trained, run, shards):
     assert report["results"][1]["encoder"] == "untrained"
 
 
-def test_ranks_count_better_scores(shards):
+def test_ranks_count_better_scores(shards, tmp_path):
     targets = np.arange(24) % 3
     images, encoder = images_of(shards), tiny_encoder()
     head = ProbeHead(32, 3, seed=0).eval()
-    tested = centred_vectors(encoder, images, batch_size=7)
+    tested = centred_vectors(encoder, images, tmp_path / "out", batch_size=7)
+    assert tested is not None and list(tmp_path.iterdir()) == []
     assert tested.samples.tolist() == list(range(24)) and tested.skipped == []
     ranks = head_ranks(head, tested.vectors, targets)
     views = CentredViews(images, (16, 16), CONFIG.data.crop_pct)
@@ -247,7 +262,7 @@ def test_ranks_count_better_scores(shards):
     assert (head_ranks(head, tested.vectors, targets) > 0).all()
 
 
-def test_features_of_test_images_that_are_not_finite_give_no_ranks(shards):
+def test_features_of_test_images_that_are_not_finite_give_no_ranks(shards, tmp_path):
     """Of a black image, which is checked before, they are."""
     encoder = tiny_encoder()
 
@@ -257,7 +272,7 @@ def test_features_of_test_images_that_are_not_finite_give_no_ranks(shards):
 
     broken = encoder._replace(encode=overflow)
     with pytest.raises(UserError, match="features: `pretrained` is not finite"):
-        centred_vectors(broken, images_of(shards))
+        centred_vectors(broken, images_of(shards), tmp_path / "out")
     usable = UsableSamples(np.arange(24), [])
     tokens = EncodedTokens(broken, images_of(shards), "cpu", 0, usable)
     with pytest.raises(UserError, match="features: `tokens` is not finite"):
@@ -266,7 +281,7 @@ def test_features_of_test_images_that_are_not_finite_give_no_ranks(shards):
 
 def test_the_report_notes_differences_from_the_published_probe(run, shards, capsys):
     assert main([*words(run, shards), "--epochs", "2", "--device", "cpu"]) == 0
-    told = capsys.readouterr()
+    output = capsys.readouterr()
     report = json.loads((run / "probe-mae.json").read_text())
     assert report["recipe"]["batch_size"] == 2 and report["classes"] == 3
     assert report["recipe"]["warmup_epochs"] == pytest.approx(2 / 9)
@@ -276,7 +291,7 @@ def test_the_report_notes_differences_from_the_published_probe(run, shards, caps
     assert "top5_accuracy" not in row  # of three classes
     assert len(report["notes"]) == 4
     assert "compared by number: no class names" in report["notes"][-1]
-    assert "note: a warm-up of 0.222 epochs instead of 10" in told.err
+    assert "note: a warm-up of 0.222 epochs instead of 10" in output.err
     lines = table("probe", report).splitlines()
     assert "top-1" in lines[0] and [line[:6] for line in lines[3:]] == ["note: "] * 4
 
@@ -299,15 +314,15 @@ def test_bad_images_are_skipped_or_replaced_named_and_counted(run, tmp_path, mak
     assert main([*words(run, train, test), *RECIPE]) == 0
     report = json.loads((run / "probe-mae.json").read_text())
     assert report["train_images"] == 23 and report["test_images"] == 22
-    assert [line.rpartition("key ")[2][:12] for line in report["test"]["left_out"]] == [
+    assert [line.rpartition("key ")[2][:12] for line in report["test"]["skipped"]] == [
         "sample-00003",
         "sample-00004",
     ]
-    assert "key sample-00007" in report["train"]["left_out"][0]
+    assert "key sample-00007" in report["train"]["skipped"][0]
     assert "replaced by others: " in capsys.readouterr().err
-    first = report["train"]["left_out"]
+    first = report["train"]["skipped"]
     assert main([*words(run, train, test), *RECIPE]) == 0, "no epoch is left to meet it"
-    assert json.loads((run / "probe-mae.json").read_text())["train"]["left_out"] == first
+    assert json.loads((run / "probe-mae.json").read_text())["train"]["skipped"] == first
 
     settings = yaml.safe_load((run / "config.yaml").read_text())
     settings["data"]["max_bad"] = 1

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mae.cli import main
 from mae.data.images import Images
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from tests.pretrained_weights.released import (
@@ -211,16 +211,15 @@ def test_other_heads_are_other_features(files, tmp_path):
     assert len(list((tmp_path / "features").iterdir())) == 4
 
 
-@pytest.mark.parametrize("command", ["knn", "features", "evaluate", "reconstruct", "segment"])
+@pytest.mark.parametrize("command", ["attention", "pca", "neighbours", "export"])
 def test_several_processes_are_refused(command, files, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     words = {
-        "knn": ["--train", files["train"], "--test", files["test"]],
-        "features": [files["test"], "--out", "f.safetensors"],
-        "evaluate": ["--test", files["test"]],
-        "reconstruct": [files["test"]],
-        "segment": ["--train", files["train"], "--test", files["test"]],
+        "attention": [files["picture"]],
+        "pca": [files["test"]],
+        "neighbours": [files["test"], "--among", files["train"]],
+        "export": ["out"],
     }[command]
-    assert main([command, str(files["encoder"]), *words]) == 2
+    assert main([command, str(files["encoder"]), *map(str, words)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{command} runs in one process, and each of 2 would do all of its work" in line

@@ -79,7 +79,7 @@ def fake(tmp_path, monkeypatch):
     (tmp_path / "tiny.yaml").write_text(f"output: {tmp_path}/run\n")
     monkeypatch.setenv("FAKE", str(tmp_path))
     monkeypatch.setattr("mae.commands.supervise.STATUS_TIMEOUT", 0.1)
-    monkeypatch.chdir(tmp_path)  # `-m` looks into the working directory first
+    monkeypatch.chdir(tmp_path)  # `-m` searches the working directory first
 
     def prepare(*lives: dict, launcher: tuple[str, ...] = ()) -> list[str]:
         (tmp_path / "lives").write_text("\n".join(map(json.dumps, lives)))
@@ -444,6 +444,8 @@ def test_the_run_folder_comes_from_the_command(fake):
     launcher = ["accelerate", "launch", "--num_processes", "2", "-m", "mae.pretrain", config]
     assert run_folder([*launcher, "output=elsewhere"]) == Path("elsewhere")
     assert run_folder(["mae", "pretrain", config, "output=there"]) == Path("there")
+    processes = ["mae", "pretrain", "--processes", "2", config, "output=there"]
+    assert run_folder(processes) == Path("there")
     for line in (["sleep", "3"], ["-m", "other.pretrain", config], ["mae", "mae.finetune", config]):
         with pytest.raises(UserError, match=r"neither `-m mae\.pretrain CONFIG` nor `-m mae\.fine"):
             run_folder(line)

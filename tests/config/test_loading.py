@@ -4,10 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from mae.base.errors import UserError
-from mae.config.loading import describe_settings, dump_config, load_config
-from mae.config.sections import sections
+from mae.config.loading import dump_config, load_config
 from mae.objectives.mae.declaration import MaeModel, model_of
-from mae.objectives.registry import OBJECTIVES, config_type, declaration
+from mae.objectives.registry import config_type
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -174,78 +173,6 @@ def test_override_below_a_value_is_an_error(write):
     assert lines == ["command line: train.epochs.more: epochs is a value, not a section"]
 
 
-# Files
-
-
-def bomb() -> bytes:
-    """A billion values in 400 bytes."""
-    lines = [f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 10)}]" for i in range(1, 10)]
-    return "\n".join(["l0: &l0 [x]", *lines]).encode()
-
-
-def test_anchors_are_read_as_usual(write):
-    path = write("optim: &o {warmup_epochs: 1}\ntrain: {epochs: 5}\nlog: {wandb: &w false}")
-    assert load_config(path).optim.warmup_epochs == 1
-
-
-def test_missing_file_lists_the_configs_beside_it(write):
-    path = write("")
-    missing = path.with_name("rnu.yaml")
-    assert refused(missing) == [f"{missing}: no such config file ({path.parent} has {path.name})"]
-    lost = path.parent / "nowhere" / "run.yaml"
-    assert refused(lost) == [f"{lost}: no such config file"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"a: [", "not readable as YAML: while parsing a flow node"),
-        (b"\xff\xfe\x00", "not readable as YAML: is no text in UTF-8: 'utf-8' codec can't decode"),
-        (b"- a\n- b\n", "not a config: write sections such as `model:`"),
-        (b"words", "not a config: write sections such as `model:`"),
-        (b"a: !!python/object/apply:os.getcwd []", "not readable as YAML: could not determine"),
-        (
-            b"model: {mask_ratio: 0.5}\nmodel: {patch_size: 8}",
-            "not readable as YAML: model is written twice in",
-        ),
-        (
-            b"data:\n  in_chans: 1\n  in_chans: 3\n",
-            "not readable as YAML: in_chans is written twice in",
-        ),
-        (b"3: 4", "not readable as YAML: the key 3 is no name: write it in quotes in"),
-        (b"train: {yes: 4}", "not readable as YAML: the key True is no name"),
-        (b"[a, b]: 4", "not readable as YAML: while constructing a mapping found unhashable key"),
-        (b"a: " + b"[" * 9000, "not readable as YAML: is nested too deeply"),
-        (b"a: &a [*a]", "not readable as YAML: more than 100,000 values, by its aliases"),
-        (bomb(), "not readable as YAML: more than 100,000 values, by its aliases"),
-        (b"a: 1\n" * 300_000, "not readable as YAML: 1.5 MB are too much for settings"),
-        (b"a: 2020-13-45", "not readable as YAML: month must be in 1..12"),
-        (bytes(512), "not readable as YAML: unacceptable character #x0000"),
-    ],
-)
-def test_invalid_files(write, content, message):
-    path = write("")
-    path.write_bytes(content)
-    (line,) = refused(path)
-    assert line.startswith(f"{path}: {message}")
-
-
-def test_folder_instead_of_a_file(tmp_path):
-    assert refused(tmp_path) == [f"{tmp_path}: is a folder, not a config file"]
-    (tmp_path / "config.yaml").touch()
-    (line,) = refused(tmp_path)
-    assert line == f"{tmp_path}: is a run folder: its own settings are {tmp_path}/config.yaml"
-
-
-def test_a_recipe_is_found_from_another_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (line,) = refused("configs/demo_digits.yaml")
-    recipe = ROOT / "configs" / "demo_digits.yaml"
-    assert line == (
-        f"configs/demo_digits.yaml: no such config file in {tmp_path}: the recipe is {recipe}"
-    )
-
-
 @pytest.mark.parametrize(
     ("override", "hint"),
     [
@@ -259,9 +186,13 @@ def test_a_setting_without_its_section_is_suggested_with_it(override, hint):
     assert refused(None, override) == [f"command line: {hint}"]
 
 
+# Shipped files
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_configs_load_and_are_short_under_a_header(path):
-    load_config(path, ["model.tokenizer=runs/codes"] if path.stem == "prior" else [])
+    stages = {"prior": ["model.tokenizer=runs/codes"], "sae": ["model.encoder=runs/mae"]}
+    load_config(path, stages.get(path.stem, []))
     lines = path.read_text().splitlines()
     assert lines[0].startswith("# ")
     assert len([line for line in lines if line and not line.startswith("#")]) <= 25
@@ -289,22 +220,6 @@ def test_dump_and_load_round_trip(write):
     again = write(dump_config(config))
     assert load_config(again) == config
     assert dump_config(load_config(again)) == dump_config(config)
-
-
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_setting_is_described(name):
-    config = config_type(name)
-    text = describe_settings(declaration(name).command)
-    assert text.startswith("output = ''\n      ")
-    assert f"      {name}: {declaration(name).summary}" in text
-    for section_name, section in sections(config).items():
-        assert section.__doc__ and f"{section_name}:  {section.__doc__}" in text
-        for key, field in section.model_fields.items():
-            assert field.description, f"{section_name}.{key}"
-            default = field.get_default(call_default_factory=True)
-            line = f"  {section_name}.{field.alias or key} = {default}\n      {field.description}"
-            assert line in text
-    assert set(config.model_fields) == {"output", "objective", *sections(config)}
 
 
 # Objectives

@@ -5,8 +5,8 @@ import pytest
 
 from mae.base.errors import StorageError, UserError
 from mae.data.class_matching import in_classes_of, match_note, renumber, with_class_names
-from mae.data.manifest import build_manifest
-from mae.data.scan import NO_LABEL
+from mae.data.indexing import build_manifest
+from mae.data.labels import NO_LABEL
 from mae.storage.cache import ShardCache
 from tests.servers import body, status
 

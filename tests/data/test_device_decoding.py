@@ -55,7 +55,7 @@ def shard(tmp_path, make_image, make_tar):
 
 @pytest.fixture
 def make(shard, tmp_path):
-    """`make(key, first, last, left_out, **data)` → batches with data.KEY_on_device set."""
+    """`make(key, first, last, skipped, **data)` → batches with data.KEY_on_device set."""
 
     def batches(key, first=0, last=STEPS, skipped=(), processes=1, rank=0, **data):
         settings = {"train": str(shard), "workers": 0, f"{key}_on_device": True, **data}
@@ -151,7 +151,7 @@ def test_a_device_that_fails_is_reported(make, monkeypatch):
         make("decode")
 
 
-def test_an_image_of_another_size_than_its_header_tells_is_refused(make, monkeypatch):
+def test_an_image_of_another_size_than_its_header_says_is_refused(make, monkeypatch):
     call = JpegDecoder.__call__
     expected = make("crop")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.base.errors import SampleError, StorageError
+from mae.base.errors import SampleError, StorageError, UserError
 from mae.data import images as module
-from mae.data.images import IN_THE_SAME_SHARD, Images, replacement, usable_image
-from mae.data.manifest import build_manifest
+from mae.data.images import IN_THE_SAME_SHARD, Images, replacement, usable, usable_image
+from mae.data.indexing import build_manifest
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def damaged(tmp_path, make_shards):
     def build(samples):
         manifest = build_manifest([make_shards(tmp_path, 24)])
         for sample in samples:
-            with Path(manifest.shards[manifest.shard[sample]]).open("r+b") as file:
+            with Path(manifest.shards[manifest.shard_of(sample)]).open("r+b") as file:
                 file.seek(int(manifest.offset[sample]))
                 file.write(b"?")
         return Images(manifest, 3)
@@ -196,3 +196,19 @@ def test_replacements_come_from_the_shard_and_then_from_anywhere(manifest):
         for attempt in range(IN_THE_SAME_SHARD, module.ATTEMPTS)
     ]
     assert np.bincount(far, minlength=24).min() > 25  # 50 on average
+
+
+def test_usable_returns_results_by_sample_and_the_bad_ones(damaged):
+    images = damaged([1])
+    found = usable([2, 1, 0], lambda sample: images[sample].shape[0])
+    assert not isinstance(found, UserError)
+    assert list(found.made.items()) == [(2, 3), (0, 3)]
+    assert [one.sample for one in found.bad] == [1]
+
+
+def test_usable_returns_the_error_of_an_unreadable_shard():
+    def read(sample):
+        raise StorageError("shard: cannot be read")
+
+    found = usable([0, 1], read)
+    assert isinstance(found, StorageError)

@@ -432,7 +432,7 @@ def test_the_index_beside_a_remote_shard_of_another_size_is_not_used(
     assert server.gets("/data/shard.tar") == 1
 
 
-def test_an_index_is_not_trusted_where_the_server_tells_no_size(
+def test_an_index_is_not_trusted_where_the_server_sends_no_size(
     server, shard, index_dir, shard_cache
 ):
     publish(server, shard)
@@ -451,7 +451,7 @@ def test_equal_base_names_on_a_server_are_kept_apart(
     assert keys_of(shard_index(two, index_dir, shard_cache)) == ["c"]
 
 
-def test_shards_that_only_their_query_tells_apart(
+def test_shards_that_differ_in_their_query_only(
     server, shard, tmp_path, make_tar, index_dir, shard_cache
 ):
     """A server without versions, the same size: the address alone says which it is."""

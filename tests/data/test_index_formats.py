@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mae.base.errors import UserError
-from mae.data.index import write_wds2idx, write_wids
+from mae.data.index_formats import write_wds2idx, write_wids
 from mae.data.shards import expand_shards
 from tests.mounts import run_with_mounts
 

@@ -6,8 +6,9 @@ import pytest
 
 from mae.base.errors import UserError
 from mae.data.index import _store
-from mae.data.manifest import build_manifest, merge, require_labels, select, summary
-from mae.data.scan import ShardIndex
+from mae.data.indexing import build_manifest
+from mae.data.manifest import merge, require_labels, select, summary
+from mae.data.shard_index import ShardIndex
 
 
 def refused(call, *arguments):
@@ -24,15 +25,26 @@ def test_manifest_numbers_samples_shard_after_shard(tmp_path, make_shards):
         f"shard-00000{i}.tar" for i in range(3)
     ]
     assert manifest.first.tolist() == [0, 3, 6]
-    assert manifest.shard.tolist() == [0, 0, 0, 1, 1, 1, 2]
+    samples = [manifest.samples_of(shard) for shard in range(3)]
+    assert samples == [range(3), range(3, 6), range(6, 7)]
+    assert manifest.names_in(2) == [manifest.key(6)]
+    assert manifest.shard_of(np.arange(7)).tolist() == [0, 0, 0, 1, 1, 1, 2]
     assert manifest.label.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
-def test_name_tells_shard_and_key(tmp_path, make_shards):
+def test_name_holds_shard_and_key(tmp_path, make_shards):
     manifest = build_manifest([make_shards(tmp_path, 7, shard_size=3)])
     assert manifest.name(0) == f"{tmp_path}/shard-000000.tar: key sample-00000"
     assert manifest.name(5) == f"{tmp_path}/shard-000001.tar: key sample-00005"
     assert manifest.name(6) == f"{tmp_path}/shard-000002.tar: key sample-00006"
+
+
+def test_keys_of_several_samples_come_in_their_order(tmp_path, make_shards):
+    manifest = build_manifest([make_shards(tmp_path, 7, shard_size=3)])
+    samples = [6, 0, 5, 0, 1]
+    assert manifest.keys_of(samples) == [f"sample-{number:05d}" for number in samples]
+    assert manifest.keys_of(np.array(samples)) == [manifest.key(number) for number in samples]
+    assert manifest.keys_of([]) == []
 
 
 def test_some_samples_alone_keep_their_names_labels_and_places(tmp_path, make_shards):
@@ -41,7 +53,8 @@ def test_some_samples_alone_keep_their_names_labels_and_places(tmp_path, make_sh
     some = select(manifest, chosen)
     assert len(some) == 3 and some.counts().tolist() == [2, 0, 1]
     assert [some.name(i) for i in range(3)] == [manifest.name(int(i)) for i in chosen]
-    for column in ("label", "offset", "size", "crc", "kind", "shard"):
+    assert some.shard_of(np.arange(3)).tolist() == manifest.shard_of(chosen).tolist()
+    for column in ("label", "offset", "size", "crc", "kind"):
         assert getattr(some, column).tolist() == getattr(manifest, column)[chosen].tolist()
     others = select(manifest, np.array([1, 2, 8]))
     assert len({one.fingerprint for one in (manifest, some, others)}) == 3
@@ -50,7 +63,8 @@ def test_some_samples_alone_keep_their_names_labels_and_places(tmp_path, make_sh
 
 def test_name_of_a_key_that_is_no_text(tmp_path, make_tar):
     path = make_tar(tmp_path / "a.tar", [("\udcff.jpg", b"")])
-    assert build_manifest([str(path)]).name(0) == f"{path}: key \\xff"
+    manifest = build_manifest([str(path)])
+    assert manifest.name(0) == f"{path}: key \\xff" and manifest.names_in(0) == ["\udcff"]
 
 
 def test_fingerprint_follows_the_samples_not_their_place(tmp_path, make_shards):
@@ -113,7 +127,7 @@ def test_empty_shards_among_others_have_no_samples(tmp_path, make_tar, make_shar
     (tmp_path / "first.tar").write_bytes(Path(empty).read_bytes())
     manifest = build_manifest([str(tmp_path / "first.tar"), full])
     assert manifest.counts().tolist() == [0, 3, 3]
-    assert manifest.key(0) == "sample-00000" and manifest.shard[0] == 1
+    assert manifest.key(0) == "sample-00000" and manifest.shard_of(0) == 1
 
 
 def test_nothing_but_empty_shards_is_refused(tmp_path, make_tar):
@@ -147,8 +161,11 @@ def test_merged_data_sets_follow_each_other(tmp_path, make_shards):
         *(one.name(n) for n in range(5)),
         *(two.name(n) for n in range(4)),
     ]
-    assert both.shard_bytes == one.shard_bytes + two.shard_bytes
-    assert both.sha256 == one.sha256 + two.sha256
+    assert list(both.shards) == [*one.shards, *two.shards]
+    assert [both.identity(shard) for shard in range(5)] == [
+        *(one.identity(shard) for shard in range(3)),
+        *(two.identity(shard) for shard in range(2)),
+    ]
     assert both.crc.tolist() == [*one.crc, *two.crc]
     assert len({one.fingerprint, two.fingerprint, both.fingerprint}) == 3
     assert merge([two, one]).fingerprint != both.fingerprint

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from mae.data import order as order_module
 from mae.data.batch import BatchSharding
 from mae.data.order import BLOCK, Order, quotas, sample_at
 
@@ -344,6 +345,18 @@ def test_a_rank_of_lanes_touches_its_share_of_the_shards(ranks):
         for first in range(0, steps - stretch, 7):
             rows = order(positions[first : first + stretch].ravel()).sample // each
             assert len(np.unique(rows)) <= 2 * window * lanes / ranks
+
+
+def test_many_lanes_are_permuted_together(monkeypatch):
+    """A batch of 1,024 lanes takes as many calls as one of a single lane."""
+    calls = []
+    feistel = order_module._feistel
+    monkeypatch.setattr(
+        order_module, "_feistel", lambda *own: calls.append(len(own[0])) or feistel(*own)
+    )
+    order = Order(0, [np.full(4096, 9)], mode="lanes", window=2, lanes=1024, batch_size=2048)
+    place = order(np.arange(2048))
+    assert len(np.unique(place.sample)) == 2048 and len(calls) < 20
 
 
 def test_epochs_take_the_shards_in_another_order():

@@ -51,6 +51,14 @@ def test_each_element_may_have_a_key_of_its_own():
         assert mixed[10 * number : 10 * number + 10].tolist() == own.tolist()
 
 
+@given(sizes=st.lists(st.integers(1, 2**62), min_size=1, max_size=9), key=st.integers(0, 2**63 - 1))
+def test_each_element_may_have_a_size_of_its_own(sizes, key):
+    index = np.array(sizes) // 3
+    together = permute(index, np.array(sizes), fold(key))
+    alone = [permute(index[n : n + 1], size, fold(key)).item() for n, size in enumerate(sizes)]
+    assert together.tolist() == alone
+
+
 def test_no_elements():
     assert permute(np.arange(0), 5, fold(0)).tolist() == []
 

@@ -7,7 +7,7 @@ import pytest
 
 from mae.base.errors import StorageError
 from mae.data import prefetching
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.order import Order
 from mae.data.prefetching import prefetch_shards
 from mae.data.shard_reader import ShardReader
@@ -45,7 +45,7 @@ def one_shard_after_the_other(manifest):
     """An order of windows of one shard; and micro-batches that are half a shard each."""
     order = Order(0, manifest.dataset_counts(), mode="window", window=1)
     halves = [range(start, start + 2) for start in range(0, SHARDS * EACH, 2)]
-    shards = manifest.shard[order(np.arange(0, SHARDS * EACH, EACH)).sample].tolist()
+    shards = manifest.shard_of(order(np.arange(0, SHARDS * EACH, EACH)).sample).tolist()
     return order, halves, shards
 
 
@@ -195,7 +195,8 @@ def test_the_processes_of_a_machine_share_the_shards(server, tmp_path, make_shar
     cache = ShardCache(tmp_path / "cache", 10**9)
     manifest = build_manifest(urls, index_dir=tmp_path / "index", cache=cache)
     for number, shard in enumerate(manifest.shards):
-        (cache.folder / f"{manifest.sha256[number]}-{manifest.shard_bytes[number]}.tar").unlink()
+        known = manifest.identity(number)
+        (cache.folder / f"{known['sha256']}-{known['size']}.tar").unlink()
         data = (tmp_path / "local" / f"shard-{number:06d}.tar").read_bytes()
         server.serve(shard.removeprefix(server.url), late(data))
     server.requests.clear()

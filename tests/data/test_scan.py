@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mae.base.errors import UserError
-from mae.data.scan import LARGEST_IMAGE, NO_LABEL, scan, split_name
+from mae.data.labels import NO_LABEL
+from mae.data.scan import LARGEST_IMAGE, scan, split_name
 from mae.decoding.pixels import EXTENSIONS
 
 MIDDLE = 32 * 512
@@ -278,7 +279,7 @@ def test_a_shard_that_is_gone_is_named(tmp_path):
     assert refused(scan, path) == f"{path}: cannot be read: No such file or directory"
 
 
-def test_messages_call_the_shard_what_they_are_told(shard):
+def test_messages_call_the_shard_by_the_given_name(shard):
     shard.write_bytes(shard.read_bytes()[:1024])
     assert refused(scan, shard, "s3://bucket/a.tar").startswith("s3://bucket/a.tar: is cut short")
 

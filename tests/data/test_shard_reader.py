@@ -9,7 +9,7 @@ from PIL import Image
 
 from mae.base.errors import SampleError, StorageError
 from mae.data import shard_reader
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.shard_reader import ShardReader
 from mae.storage.cache import ShardCache
 from tests.data.test_scan import DAMAGES
@@ -183,6 +183,15 @@ def test_a_shard_deleted_after_indexing_is_no_sample_s_fault(manifest):
     Path(manifest.shards[2]).unlink()
     message = refused(ShardReader(manifest), 7, StorageError)
     assert message == f"{manifest.shards[2]}: key key-7: cannot be read: No such file or directory"
+
+
+def test_a_shard_that_cannot_be_opened_whole_is_a_fault_of_storage(manifest):
+    Path(manifest.shards[2]).unlink()
+    with (
+        pytest.raises(StorageError, match=r"\.tar: cannot be read: No such file"),
+        ShardReader(manifest).open_shard(2),
+    ):
+        pass
 
 
 def test_an_open_shard_outlives_its_deletion(manifest):

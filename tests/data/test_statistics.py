@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mae.base.divided_work import divided_work
 from mae.base.errors import StorageError, UserError
+from mae.base.portion import ALONE
 from mae.data import statistics as module
 from mae.data.images import Images
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.statistics import SHARDS, channel_statistics, channels_and_bits, some_samples
 
 
@@ -111,7 +113,7 @@ def test_measured_once_for_a_data_set(write, monkeypatch):
     first = channel_statistics(Images(manifest, 3))
     (file,) = (Path(manifest.shards[0]).parent / ".mae-index").glob("statistics-*.json")
     assert manifest.fingerprint[:16] in file.name
-    monkeypatch.setattr(module, "_measure", None)
+    monkeypatch.setattr(module, "_moments", None)
     assert channel_statistics(Images(manifest, 3)) == first
 
 
@@ -211,7 +213,7 @@ def test_a_constant_channel_is_refused(write, value):
     assert not list((Path(manifest.shards[0]).parent / ".mae-index").glob("statistics-*"))
 
 
-# Which images are looked at
+# Choice of the measured images
 
 
 @pytest.mark.parametrize(
@@ -245,3 +247,24 @@ def test_samples_are_chosen_over_the_whole_list_of_shards():
     shards = shards_of(samples_of([1000] * 1000), [1000] * 1000)
     assert shards.min() == 0 and shards.max() == 999
     assert np.diff(np.unique(shards)).max() <= 33
+
+
+def test_divided_among_parts_it_is_the_same(write, tmp_path, monkeypatch):
+    images = Images(write(noise(9, (8, 8, 3))), 3)
+    alone = channel_statistics(images)
+    (file,) = (Path(images.manifest.shards[0]).parent / ".mae-index").glob("statistics-*.json")
+    file.unlink()
+    monkeypatch.setattr(module, "MEASURED_AT_ONCE", 2)
+    with divided_work(tmp_path / "out", "", ALONE, print) as work:
+        module.measure_divided(images, work)
+        assert len(list(work.folder.glob("pixels-*"))) == 5
+    monkeypatch.setattr(module, "_moments", None)
+    assert channel_statistics(images) == alone
+
+
+def test_pixels_without_statistics_are_no_error_until_they_are_needed(write, tmp_path):
+    images = Images(write([np.zeros((4, 4), np.uint8)] * 2), 1)
+    with divided_work(tmp_path / "out", "", ALONE, print) as work:
+        module.measure_divided(images, work)
+    with pytest.raises(UserError, match="channel 0 is the same in all pixels"):
+        channel_statistics(images)

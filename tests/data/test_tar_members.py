@@ -1,5 +1,7 @@
+import errno
 import gzip
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -7,8 +9,8 @@ from itertools import islice
 
 import pytest
 
-from mae.base.errors import UserError
-from mae.data.tar_members import KINDS, LONGEST_PADDING, members, walk
+from mae.base.errors import StorageError, UserError
+from mae.data.tar_members import KINDS, LONGEST_PADDING, Member, members, read_member, walk
 
 BLOCK = 512
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
@@ -194,7 +196,7 @@ def test_a_hole_over_a_header_is_damage(shard, at, blocks):
     assert refused(shard) == f"is damaged at byte {at}: a hole of zeros, with more behind it"
 
 
-def test_a_short_hole_to_the_very_end_cannot_be_told_from_padding(shard):
+def test_a_short_hole_to_the_very_end_equals_padding(shard):
     data = shard.read_bytes()
     shard.write_bytes(data[:4096] + bytes(len(data) - 4096))
     assert contents(shard) == IMAGES[:3]
@@ -308,3 +310,15 @@ def test_a_negative_size_does_not_send_the_walk_round_and_round(tmp_path):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     assert refused(tmp_path / "nope.tar") == "cannot be read: No such file or directory"
+
+
+def test_a_failed_read_of_a_member_names_the_shard():
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(StorageError, match=r"^a.tar: cannot be read: Input/output error$"):
+        read_member(Failing(), "a.tar", Member("x.cls", 0, 1))
+    assert read_member(io.BytesIO(b"0123"), "a.tar", Member("x.cls", 2, 2)) == b"23"
+    with pytest.raises(StorageError, match=r"^a.tar: cannot be read: was cut short"):
+        read_member(io.BytesIO(b"0123"), "a.tar", Member("x.cls", 2, 3))

@@ -85,7 +85,8 @@ def test_clamped_views_are_those_of_the_definition():
         aspect = (3 / 4) * (16 / 9) ** ratio
         h, w = min(300, round((target / aspect) ** 0.5)), min(200, round((target * aspect) ** 0.5))
         wanted = (int(top * (300 - h + 1)), int(left * (200 - w + 1)), h, w, False)
-        assert random_view(300, 200, row, (0.08, 1.0), RATIO, False, clamp=True) == wanted
+        found = random_view(300, 200, row, (0.08, 1.0), RATIO, False, clamp=True)
+        assert found[:5] == wanted
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_extreme_shapes_fall_back_to_the_largest_allowed_crop(height, width, exp
 def test_a_ratio_that_always_fits_falls_back_to_the_whole():
     # Every try asks for more than the image: as a scale above 1 would.
     (view,) = views(30, 40, 1, (2.0, 2.0), RATIO, False)
-    assert view == (0, 0, 30, 40, False)
+    assert view == View(0, 0, 30, 40, False)
 
 
 def test_a_view_depends_on_its_key_alone():
@@ -170,8 +171,8 @@ def test_draws_of_a_batch_are_those_of_each_key(keys):
 
 def test_views_are_the_same_everywhere():
     # Runs continue on other machines and with other versions: these numbers never change.
-    assert views(375, 500, 4) == GOLDEN
-    assert views(10, 1000, 1) == [(0, 493, 10, 13, True)]
+    assert [view[:5] for view in views(375, 500, 4)] == GOLDEN
+    assert views(10, 1000, 1) == [View(0, 493, 10, 13, True)]
 
 
 def test_every_other_view_is_mirrored():

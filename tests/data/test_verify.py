@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import signal
 from pathlib import Path
@@ -7,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae.base.errors import StorageError, UserError, WorkerDied
-from mae.data import verify as module
-from mae.data.manifest import build_manifest
-from mae.data.verify import Defect, describe_verification, verify, verify_shards
+from mae.base import divided_work as driver
+from mae.base.errors import PartDone, StorageError, UserError, WorkerDied
+from mae.base.portion import Portion
+from mae.data import shard_checks as module
+from mae.data.indexing import build_manifest, write_index
+from mae.data.verification import Defect, describe_verification
+from mae.data.verify import verify, verify_shards
 from mae.decoding import decode as decoding
 
 
@@ -162,9 +166,9 @@ def test_one_is_no_plural(tmp_path, make_shards):
 
 def test_progress_is_reported(tmp_path, make_shards):
     manifest = build_manifest([make_shards(tmp_path / "s", 12, shard_size=5)])
-    told = []
-    verify(manifest, progress=lambda *numbers: told.append(numbers))
-    assert told == [(5, 12), (10, 12), (12, 12)]
+    reported = []
+    verify(manifest, progress=lambda *numbers: reported.append(numbers))
+    assert reported == [(5, 12), (10, 12), (12, 12)]
 
 
 def test_a_worker_that_dies_is_named(tmp_path, make_shards, monkeypatch):
@@ -178,3 +182,129 @@ def test_a_worker_that_dies_is_named(tmp_path, make_shards, monkeypatch):
     monkeypatch.setattr(decoding, "decode_native", die)
     with pytest.raises(WorkerDied, match=r"key sample-0000.: its worker process \d+ was killed"):
         verify(manifest, 2)
+
+
+# Divided among processes
+
+
+TASKS = [Portion(number, 2, is_task=True) for number in range(2)]
+JOIN = Portion(is_join=True)
+
+
+def by_tasks(patterns, order=(0, 1), **options):
+    for number in order:
+        with pytest.raises(PartDone, match="is done"):
+            verify_shards(patterns, portion=TASKS[number], **options)
+
+
+@pytest.fixture
+def several(tmp_path, make_shards, make_tar, jpeg):
+    """Five shards: a damaged one, one with bad images, one with labels of unknown names."""
+    pattern = make_shards(tmp_path / "s", 6, shard_size=2)
+    damaged = tmp_path / "s" / "shard-000001.tar"
+    damaged.write_bytes(damaged.read_bytes()[:1500])
+    make_tar(tmp_path / "s" / "shard-bad.tar", [("1.jpg", jpeg[:-300]), ("2.jpg", jpeg)])
+    make_tar(tmp_path / "s" / "shard-names.tar", [("1.jpg", jpeg), ("1.cls", b"dog")])
+    return pattern
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the shards whose images are decoded, as a list that grows."""
+    names, one = [], module._Checker.__call__
+
+    def spy(checker, task):
+        names.append(Path(task.shard).name)
+        return one(checker, task)
+
+    monkeypatch.setattr(module._Checker, "__call__", spy)
+    return names
+
+
+@pytest.mark.parametrize("most_parts", [4096, 2])
+def test_tasks_and_their_join_find_what_one_process_finds(
+    several, tmp_path, monkeypatch, most_parts
+):
+    monkeypatch.setattr(driver, "MOST_PARTS", most_parts)
+    alone = verify_shards([several], out=tmp_path / "one.json")
+    assert [(Path(bad.shard).name, bad.key) for bad in alone.bad] == [
+        ("shard-000001.tar", ""),
+        ("shard-bad.tar", "1"),
+        ("shard-names.tar", ""),
+    ]
+    for order in ((0, 1), (1, 0)):
+        by_tasks([several], order, out=tmp_path / "two.json")
+        assert verify_shards([several], out=tmp_path / "two.json", portion=JOIN) == alone
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    written = json.loads((tmp_path / "one.json").read_text())
+    assert written["samples"] == alone.samples == 7 and written["formats"] == {"jpg": 6}
+    assert [Defect(**bad) for bad in written["bad"]] == list(alone.bad)
+    by_tasks([several])
+    assert verify_shards([several], portion=JOIN) == alone
+    assert not list(tmp_path.rglob(".*.parts"))
+
+
+@pytest.fixture
+def interrupted(several, monkeypatch):
+    """The five shards; a verification of them has stopped at the fourth."""
+    one = module._Checker.__call__
+
+    def stops(checker, task):
+        if "shard-bad" in task.shard:
+            raise StorageError("stopped")
+        return one(checker, task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Checker, "__call__", stops)
+        with pytest.raises(StorageError, match="stopped"):
+            verify_shards([several])
+    return several
+
+
+def test_a_resumed_verification_checks_the_rest_and_bad_shards(interrupted, decoded):
+    resumed = verify_shards([interrupted])
+    assert decoded == ["shard-000001.tar", "shard-bad.tar", "shard-names.tar"]
+    assert resumed == verify_shards([interrupted])
+
+
+def test_a_resumed_verification_calls_no_shard_good_that_changed(interrupted, tmp_path, decoded):
+    """Also where size and time of the content are the same."""
+    shard = tmp_path / "s" / "shard-000000.tar"
+    content, status = bytearray(shard.read_bytes()), shard.stat()
+    content[content.index(b"\xff\xd8") + 300] ^= 4
+    shard.write_bytes(content)
+    os.utime(shard, ns=(status.st_atime_ns, status.st_mtime_ns))
+    resumed = verify_shards([interrupted])
+    assert [bad.key for bad in resumed.bad if bad.shard == str(shard)] == ["", "sample-00000"]
+    assert "shard-000002.tar" not in decoded
+    assert resumed == verify_shards([interrupted])
+
+
+def test_other_class_names_are_another_result(tmp_path, make_tar, jpeg):
+    shard = make_tar(tmp_path / "a.tar", [("1.jpg", jpeg), ("1.cls", b"dog")])
+    make_tar(tmp_path / "b.tar", [("1.jpg", jpeg)])
+    (tmp_path / "classes.txt").write_text("dog\n")
+    pattern = f"{tmp_path}/*.tar"
+    by_tasks([pattern])
+    (tmp_path / "classes.txt").write_text("cat\n")
+    with pytest.raises(UserError, match=r"1 of 2 parts are .* changed since"):
+        verify_shards([pattern], portion=JOIN)
+    by_tasks([pattern])
+    assert [bad.shard for bad in verify_shards([pattern], portion=JOIN).bad] == [str(shard)]
+
+
+def test_shards_of_a_manifest_file_are_compared_with_it(tmp_path, make_shards):
+    pattern = make_shards(tmp_path / "s", 8, shard_size=2)
+    file = tmp_path / "s" / "m.safetensors"
+    write_index([pattern], file, "index")
+    good = verify_shards([str(file)])
+    assert good == verify_shards([pattern]) and not good.bad
+    make_shards(tmp_path / "other", 2, size=(40, 50))
+    (tmp_path / "other" / "shard-000000.tar").replace(tmp_path / "s" / "shard-000001.tar")
+    by_tasks([str(file)])
+    found = verify_shards([str(file)], portion=JOIN)
+    assert {Path(bad.shard).name for bad in found.bad} == {"shard-000001.tar"}
+    assert found.bad[0].reason == "not the bytes that were indexed (sha256)"
+    assert found == verify_shards([str(file)])
+    with pytest.raises(UserError, match="verify: shard named twice: "):
+        verify_shards([str(file), f"{tmp_path}/s/shard-000000.tar"])

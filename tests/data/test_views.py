@@ -16,7 +16,7 @@ from mae.data import images as images_module
 from mae.data.batch import Batch, BatchSharding, Crops
 from mae.data.device_crop import resize_crops
 from mae.data.images import Images
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.order import Order, sample_at
 from mae.data.transform import center_view
 from mae.data.views import CentredViews, CropViews, EncodedViews, PixelViews, build_training_views
@@ -38,7 +38,7 @@ def damaged(tmp_path, make_shards):
     """Twenty samples in three shards; the seventh and the whole second shard are bad."""
     manifest = build_manifest([make_shards(tmp_path, SAMPLES)])
     for sample in BAD:
-        with Path(manifest.shards[manifest.shard[sample]]).open("r+b") as file:
+        with Path(manifest.shards[manifest.shard_of(sample)]).open("r+b") as file:
             file.seek(int(manifest.offset[sample]))
             file.write(bytes(100))
     return manifest
@@ -130,7 +130,7 @@ def test_samples_and_seeds_are_those_of_the_order(expected):
     assert len(expected.seeds.unique()) == 48
 
 
-def test_a_sample_looks_different_in_the_next_epoch(expected):
+def test_a_sample_is_cropped_differently_in_the_next_epoch(expected):
     for sample in range(SAMPLES):
         first, second = torch.nonzero(expected.samples == sample)[:2, 0]
         assert not torch.equal(expected.images[first], expected.images[second])
@@ -222,12 +222,12 @@ def test_the_crop_of_a_replacement_is_that_of_its_position(damaged, monkeypatch)
     keys = []
     fold_of_loader = fold
 
-    def told(seed, stream, *values):
+    def recorded(seed, stream, *values):
         if stream == Stream.VIEW:
             keys.append([np.array(value).tolist() for value in values])
         return fold_of_loader(seed, stream, *values)
 
-    monkeypatch.setattr("mae.data.views.fold", told)
+    monkeypatch.setattr("mae.data.views.fold", recorded)
     training_views(damaged)[range(20)]
     view, sample = sample_at(SEED, SAMPLES, np.arange(20))
     assert keys == [[view.tolist(), sample.tolist()]]
@@ -238,7 +238,7 @@ def test_where_all_are_bad_one_is_named(tmp_path, make_tar, workers):
     path = make_tar(tmp_path / "a.tar", [(f"{n}.jpg", b"no image") for n in range(4)])
     views = training_views(build_manifest([str(path)]))
     with pytest.raises(SampleError, match=r"a.tar: key \d: does not decode.*replacements are bad"):
-        list(load_in_workers(views, [range(2)], workers))
+        list(load_in_workers(views, iter([range(2)]), workers))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -354,8 +354,8 @@ def test_images_of_16_bits_keep_them(tmp_path, make_tar):
     )
     manifest = build_manifest([str(shard)])
     arguments = settings(manifest, channels=1, bits=16)
-    (on_cpu,) = load_in_workers(PixelViews(*arguments), [range(3)], workers=1)
-    (boxes,) = load_in_workers(CropViews(*arguments), [range(3)], workers=1)
+    (on_cpu,) = load_in_workers(PixelViews(*arguments), iter([range(3)]), workers=1)
+    (boxes,) = load_in_workers(CropViews(*arguments), iter([range(3)]), workers=1)
     for images in (on_cpu.images, resize_crops(boxes.images, SIZE, "cpu")):
         assert images.dtype == torch.uint16 and images.shape == (3, 1, *SIZE)
         for image, sample in zip(images, on_cpu.samples.tolist(), strict=True):
@@ -368,8 +368,8 @@ def test_images_of_seven_channels(tmp_path, make_tar):
     pixels = np.broadcast_to(values, (30, 40, 7))
     shard = make_tar(tmp_path / "a.tar", [(f"{n}.npy", npy(pixels)) for n in range(4)])
     arguments = settings(build_manifest([str(shard)]), channels=7)
-    (on_cpu,) = load_in_workers(PixelViews(*arguments), [range(4)], workers=1)
-    (boxes,) = load_in_workers(CropViews(*arguments), [range(4)], workers=1)
+    (on_cpu,) = load_in_workers(PixelViews(*arguments), iter([range(4)]), workers=1)
+    (boxes,) = load_in_workers(CropViews(*arguments), iter([range(4)]), workers=1)
     for images in (on_cpu.images, resize_crops(boxes.images, SIZE, "cpu")):
         assert images.dtype == torch.uint8 and images.shape == (4, 7, *SIZE)
         assert (images.permute(0, 2, 3, 1) == torch.from_numpy(values)).all()
@@ -387,14 +387,14 @@ def test_unlabelled_shards_of_either_kind(tmp_path, make_shards, channels, exten
 # Processes
 
 
-def test_one_tar_feeds_all_workers(tmp_path, make_shards, monkeypatch):
+def test_one_tar_serves_all_workers(tmp_path, make_shards, monkeypatch):
     (tmp_path / "workers").mkdir()
 
-    def decode_and_tell(*arguments):
+    def decode_and_record(*arguments):
         (tmp_path / "workers" / str(os.getpid())).touch()
         return decode(*arguments)
 
-    monkeypatch.setattr(images_module, "decode", decode_and_tell)
+    monkeypatch.setattr(images_module, "decode", decode_and_record)
     manifest = build_manifest([make_shards(tmp_path, 8, shard_size=8)])
     assert len(manifest.shards) == 1
     slices = BatchSharding(2, 1, 0, 1).micro_batches(0, 4)
@@ -426,7 +426,7 @@ def test_centred_views_come_in_order_of_the_manifest(manifest, workers):
 def test_centred_views_name_a_bad_image(damaged):
     views = CentredViews(Images(damaged, 3), SIZE, 1.0)
     with pytest.raises(UserError, match=r"key sample-00006: not the bytes"):
-        list(load_in_workers(views, [range(10)], workers=1))
+        list(load_in_workers(views, iter([range(10)]), workers=1))
 
 
 def test_real_shards(shared_data, tmp_path):

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import sys
@@ -23,6 +24,27 @@ class Handlers(Dataset):
 
 def test_workers_ignore_interrupts():
     assert list(load_in_workers(Handlers(), [range(1)] * 2, workers=2)) == [True, True]
+
+
+class Processes(Dataset):
+    """The id of the reading process."""
+
+    def __getitem__(self, index):
+        return os.getpid()
+
+
+def test_no_more_workers_are_started_than_there_are_batches(monkeypatch):
+    started = []
+    start = multiprocessing.Process.start
+    monkeypatch.setattr(
+        multiprocessing.Process, "start", lambda self: (started.append(self), start(self))
+    )
+    for batches, asked, workers in ((1, 8, 0), (2, 8, 2), (5, 1, 1)):
+        found = load_in_workers(Processes(), [range(1)] * batches, workers=asked)
+        assert len({*found} - {os.getpid()}) == len(started) == workers
+        started.clear()
+    list(load_in_workers(Processes(), iter([range(1)]), workers=1))
+    assert len(started) == 1, "a stream has no length"
 
 
 class Pids(Dataset):
@@ -74,7 +96,7 @@ class DyingSlowly(Dataset):
 
 def test_a_worker_that_is_still_dying_is_named():
     with pytest.raises(WorkerDied, match=r"data worker \d+ \(signal 9\) died"):
-        list(load_in_workers(DyingSlowly(), [range(1)], workers=1))
+        list(load_in_workers(DyingSlowly(), iter([range(1)]), workers=1))
 
 
 def test_a_closed_stream_leaves_no_workers(workers_left):

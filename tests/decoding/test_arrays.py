@@ -128,16 +128,40 @@ def test_depth_is_checked_and_widened(values):
     assert np.array_equal(wide, narrow.astype(int) * 257)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int16", "int8", "bool", "uint32", "complex64"])
+@pytest.mark.parametrize("dtype", ["float128", "int16", "int8", "bool", "uint32", "complex64"])
 def test_unsupported_dtypes_are_named(dtype):
-    expected = f"{dtype} values: uint8 or uint16 expected"
+    expected = f"{dtype} values: uint8, uint16 or floats expected"
     assert refused(npy(np.zeros((4, 4, 3), dtype))) == expected
     assert refused(npy(np.zeros((4, 4, 3), np.dtype(dtype).newbyteorder(">")))) == expected
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+def test_floats_become_float32_with_channels_first(dtype):
+    stored = (50 * np.random.default_rng(0).normal(size=(4, 6, 4))).astype(dtype)
+    info = read_info(npy(stored), "npy", 4)
+    assert (info.height, info.width, info.channels, info.bits) == (6, 4, 4, 32)
+    found = decode(npy(stored), "npy", 4, 32)
+    assert found.dtype == torch.float32 and np.array_equal(found, stored.astype(np.float32))
+    assert torch.equal(decode_native(npy(stored), "npy"), found)
+    last = npy(stored.transpose(1, 2, 0)[:, :3])  # only the last axis has 4
+    assert np.array_equal(decode(last, "npy", 4, 32), stored[:, :, :3].astype(np.float32))
+
+
+def test_floats_and_integers_are_not_mixed_up():
+    floats = npy(np.zeros((3, 4, 4), np.float32))
+    assert refused(floats) == "holds floats, but data.bits is 16: data.bits=32 reads them"
+    integers = npy(np.zeros((4, 4, 3), np.uint16))
+    message = "16 bits a channel, but data.bits=32 reads floats in .npy files alone"
+    assert refused(integers, bits=32) == message
+    assert "has 3 channels, but data.in_chans is 1" in refused(floats, 1, bits=32)
+    for value in (np.nan, np.inf, 1e300):
+        damaged = npy(np.full((3, 4, 4), value))
+        assert refused(damaged, bits=32) == "holds numbers that are not finite, or beyond float32"
+
+
 def test_named_fields_are_refused():
     fields = npy(np.zeros((4, 4), [("red", "u1"), ("green", "u1")]))
-    assert refused(fields) == "named fields: uint8 or uint16 expected"
+    assert refused(fields) == "named fields: uint8, uint16 or floats expected"
     with pytest.warns(UserWarning, match=r"format 3\.0"):
         data = npy(np.zeros((4, 4), [("赤", "u1")]))
     assert refused(data) == "does not decode: .npy of version 3.0"
@@ -155,7 +179,7 @@ def test_nothing_is_unpickled(tmp_path):
     harm = tmp_path / "harm"
     file = io.BytesIO()
     np.save(file, np.array([[Malicious(harm)]], dtype=object), allow_pickle=True)
-    message = "pickled objects: uint8 or uint16 expected"
+    message = "pickled objects: uint8, uint16 or floats expected"
     for extension in ("npy", "jpg", "tif", "pkl"):
         for read in (
             lambda e: decode(file.getvalue(), e, 3),

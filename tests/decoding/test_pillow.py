@@ -4,13 +4,14 @@ import sys
 import zlib
 from contextlib import suppress
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from mae.decoding.decode import decode, decode_native, read_info
-from mae.decoding.pillow import is_lossy, open_image
+from mae.decoding.pillow import has_transparent_colour, is_lossy, open_image
 from mae.decoding.pixels import READ_FORMATS, BadImage
 from tests.decoding.test_decode import DEEP, deep, encoded, refused
 
@@ -43,6 +44,47 @@ def test_transparent_colour_of_a_sixteen_bit_png_is_ignored():
     chunk = struct.pack(">I", 6) + body + struct.pack(">I", zlib.crc32(body))
     data = data[:33] + chunk + data[33:]
     assert np.array_equal(decode(data, "png", 3, 16).permute(1, 2, 0).numpy(), values)
+
+
+def png_with_colour(color_type, bits, line, colour, palette=b""):
+    """PNG of one line, with the chunk tRNS."""
+
+    def chunk(name, body):
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    width = 8 * len(line) // (bits * (3 if color_type == 2 else 1))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, color_type, 0, 0, 0))
+    colours = (chunk(b"PLTE", palette) if palette else b"") + chunk(b"tRNS", colour)
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + line))
+    return b"\x89PNG\r\n\x1a\n" + head + colours + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("color_type", "bits", "line", "clear", "opaque"),
+    [
+        (0, 1, b"\x00", b"\0\0", b"\0\1"),
+        (0, 2, b"\x1b\x1a", b"\0\3", None),
+        (0, 2, b"\x1a\x1a", b"\0\2", b"\0\3"),
+        (0, 4, b"\x12\x34", b"\0\3", b"\0\5"),
+        (0, 8, b"\x12\x34", b"\0\x34", b"\0\x35"),
+        (0, 16, b"\x12\x34\x56\x78", b"\x56\x78", b"\x56\x77"),
+        (2, 8, b"abcdef", b"\0d\0e\0f", b"\0d\0e\0c"),
+        (2, 16, b"abcdefghijkl", b"ghijkl", b"ghijkm"),
+        (3, 8, b"\0\1\2", b"\xff\x80", b"\xff\xff\xff\0"),
+        (3, 8, b"\0\1\2", b"\xff\xff\0", b"\xff\xff\xff"),
+        (3, 2, b"\x00", b"\0", b"\xff\0"),
+    ],
+)
+def test_transparent_colours_of_a_png_are_those_of_libpng(color_type, bits, line, clear, opaque):
+    palette = bytes(range(12)) if color_type == 3 else b""
+    for colour in (clear, opaque):
+        if colour is not None:
+            data = png_with_colour(color_type, bits, line, colour, palette)
+            alpha = imagecodecs.png_decode(data)[..., -1]
+            assert has_transparent_colour(data) == (alpha < np.iinfo(alpha.dtype).max).any()
+            assert has_transparent_colour(data) == (colour == clear)
 
 
 def test_truncated_sixteen_bit_png_is_refused():

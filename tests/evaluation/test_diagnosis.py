@@ -12,20 +12,20 @@ HEALTH = {
 }
 
 
-def verdicts(*health):
+def levels_of(*health):
     return {finding.text: finding.level for finding in diagnose_run(RunRecord(health=health))}
 
 
 def test_features_of_any_objective_are_diagnosed():
     """A number is good only beside its baseline."""
     rank = {"Features have not collapsed: RankMe 3 of 4": "note"}
-    assert verdicts(HEALTH) == rank | {"k-NN accuracy 60% (chance 10%)": "note"}
+    assert levels_of(HEALTH) == rank | {"k-NN accuracy 60% (chance 10%)": "note"}
     better = "k-NN accuracy 60% (chance 10%), 30% at first"
-    assert verdicts({**HEALTH, "knn": 0.3}, HEALTH) == rank | {better: "good"}
+    assert levels_of({**HEALTH, "knn": 0.3}, HEALTH) == rank | {better: "good"}
     equal = "k-NN accuracy 60% (chance 10%), 59% at first"
-    assert verdicts({**HEALTH, "knn": 0.59}, HEALTH) == rank | {equal: "watch"}
+    assert levels_of({**HEALTH, "knn": 0.59}, HEALTH) == rank | {equal: "watch"}
     unlabelled = {**HEALTH, "knn": None, "chance": None}
-    assert verdicts(unlabelled) == rank
+    assert levels_of(unlabelled) == rank
 
 
 def test_features_at_chance_are_never_praised():

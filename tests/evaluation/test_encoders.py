@@ -10,7 +10,7 @@ from torch import nn
 
 from mae.base.errors import UserError
 from mae.config.loading import load_config
-from mae.evaluation.encoders import objective_encoder, open_encoder, pixel_features, weights_sha256
+from mae.evaluation.encoders import objective_encoder, open_encoder, weights_sha256
 from mae.evaluation.features import encoder_outputs
 from mae.objectives import registry
 from mae.objectives.mae.declaration import model_of
@@ -125,19 +125,6 @@ def test_sha256_depends_on_name_shape_and_value():
 
     different = {linear(), linear(value=2.0), linear(shape=(3, 2)), linear(name="w")}
     assert len(different) == 4 and linear() == linear()
-
-
-def test_pixels_are_means_of_squares():
-    picture = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 12), np.uint8)
-    small = pixel_features(torch.from_numpy(picture))["pixels"]
-    np.testing.assert_allclose(small.numpy(), picture.reshape(2, -1) / 255, rtol=1e-6)
-    blocks = np.random.default_rng(0).integers(0, 256, (1, 1, 16, 16), np.uint8)
-    large = np.kron(blocks, np.ones((4, 4), np.uint8))
-    found = pixel_features(torch.from_numpy(large))["pixels"].numpy().reshape(16, 16)
-    # Antialiasing looks beyond a square's edge: close to the squares' own values, not the same.
-    assert np.corrcoef(found.ravel(), blocks.ravel())[0, 1] > 0.9
-    flat = torch.full((1, 3, 64, 48), 51, dtype=torch.uint8)
-    assert pixel_features(flat)["pixels"].numpy() == pytest.approx(0.2)
 
 
 def changed(config, model, weights, name) -> tuple[bool, bool]:

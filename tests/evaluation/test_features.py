@@ -8,10 +8,10 @@ from mae.base.errors import StorageError, UserError
 from mae.cli import main
 from mae.config.sections import Config
 from mae.data.images import Images
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.views import CentredViews
 from mae.evaluation.encoders import objective_encoder
-from mae.evaluation.features import encode_images
+from mae.evaluation.features import encode_images, ranges
 from tests.evaluation.frozen import tiny_run
 from tests.objectives.mae.test_model import small_mae
 
@@ -22,6 +22,10 @@ def encoder():
     return objective_encoder(Config(), small_mae().eval())
 
 
+def batches_of(images, size=256):
+    return ranges(len(images.manifest), size)
+
+
 def opened(pattern) -> Images:
     return Images(build_manifest([pattern], "test"), 3)
 
@@ -29,7 +33,9 @@ def opened(pattern) -> Images:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_rows_equal_images_encoded_alone(make_shards, tmp_path, encoder, workers):
     images = opened(make_shards(tmp_path, 10))
-    batches = list(encode_images(encoder, images, tokens=True, batch_size=4, workers=workers))
+    batches = list(
+        encode_images(encoder, images, batches_of(images, 4), tokens=True, workers=workers)
+    )
     assert [batch.samples for batch in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
     with torch.no_grad():
@@ -39,13 +45,13 @@ def test_rows_equal_images_encoded_alone(make_shards, tmp_path, encoder, workers
         expected = torch.cat([one[name] for one in alone]).numpy()
         assert rows.dtype == np.float16
         np.testing.assert_allclose(rows, expected, rtol=2**-10, atol=1e-4)
-    assert "tokens" not in next(encode_images(encoder, images)).vectors
+    assert "tokens" not in next(encode_images(encoder, images, batches_of(images))).vectors
 
 
 def test_bad_images_have_no_row_and_are_named(make_shards, tmp_path, encoder):
     pattern = make_shards(tmp_path, 8)
     spoil(tmp_path, "sample-00002", "sample-00004", "sample-00005")
-    batches = list(encode_images(encoder, opened(pattern), batch_size=2))
+    batches = list(encode_images(encoder, images := opened(pattern), batches_of(images, 2)))
     assert [batch.samples for batch in batches] == [[0, 1], [3], [], [6, 7]]
     assert batches[2].vectors == {}
     assert [bad.sample for batch in batches for bad in batch.bad] == [2, 4, 5]
@@ -56,7 +62,7 @@ def test_missing_shard_raises(make_shards, tmp_path, encoder):
     images = opened(make_shards(tmp_path, 8))
     next(tmp_path.glob("*.tar")).unlink()
     with pytest.raises(StorageError):
-        list(encode_images(encoder, images))
+        list(encode_images(encoder, images, batches_of(images)))
 
 
 def test_features_beyond_half_precision_are_refused(make_shards, tmp_path, encoder):
@@ -64,7 +70,7 @@ def test_features_beyond_half_precision_are_refused(make_shards, tmp_path, encod
     for factor in (1e6, float("nan")):
         large = encoder._replace(encode=lambda x, f=factor: {"mean": torch.ones(len(x), 2) * f})
         with pytest.raises(UserError, match="`mean` is not finite, or beyond ±65,504"):
-            list(encode_images(large, images))
+            list(encode_images(large, images, batches_of(images)))
 
 
 def spoil(folder, *keys):

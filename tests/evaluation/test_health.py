@@ -12,7 +12,7 @@ import torch
 
 from mae.base.errors import StorageError, UserError
 from mae.data.images import Images
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.views import CentredViews
 from mae.evaluation.health import (
     Health,
@@ -36,7 +36,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from mae.data.images import Images
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.objectives.mae.implementation import IMPLEMENTATION
 from tests.objectives.mae.test_implementation import held_out
 from tests.objectives.mae.test_model import small_mae
@@ -105,20 +105,24 @@ def test_two_processes_give_the_results_of_one(shards, model, tmp_path):
     alone = IMPLEMENTATION.measure(model, mae_held_out(opened(shards)))
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    launcher = runs.command(Path("-"), processes=2)
-    launcher = launcher[: launcher.index("-m", 3)]  # up to the module that it would start
     subprocess.run(
-        [*launcher, str(script), shards, str(tmp_path / "health")],
+        runs.forked(str(script), shards, str(tmp_path / "health")),
         check=True,
-        env=runs.environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=runs.environment(),
         capture_output=True,
         timeout=120,
     )
     for process in range(2):
-        world, told = json.loads((tmp_path / f"health-{process}.json").read_text())
+        world, found = json.loads((tmp_path / f"health-{process}.json").read_text())
         assert world == 2
-        assert told == pytest.approx(alone, abs=1e-6)
-        assert set(told) == {*Health._fields, "r2", "r2_interpolation", "r2_patch_mean"}
+        assert found == pytest.approx(alone, abs=1e-6)
+        assert set(found) == {
+            *Health._fields,
+            "r2",
+            "r2_interpolation",
+            "r2_patch_mean",
+            "flat_patches",
+        }
 
 
 def test_the_same_images_each_time_and_no_more_than_the_limit(shards, model):
@@ -209,8 +213,8 @@ def test_accuracies_need_enough_labels(shards, make_shards, tmp_path, model):
 
 def test_random_labels_score_as_chance(make_tar, make_image, make_shards, tmp_path, model):
     images = opened(make_shards(tmp_path / "shards", 400))
-    shuffled = np.random.default_rng(0).permutation(images.manifest.label)
-    images.manifest.label[:] = shuffled
+    shuffled = np.random.default_rng(0).permutation(np.asarray(images.manifest.label))
+    np.asarray(images.manifest.label)[:] = shuffled
     found = health_of(model, images, 1.0, 0, 1000)
     assert found.knn == pytest.approx(1 / 3, abs=0.1)
     assert found.probe == pytest.approx(1 / 3, abs=0.1)

@@ -33,7 +33,7 @@ def plain_accuracy(train, labels, test, test_labels, k, temperature):
 def test_equals_a_plain_loop_for_any_batch_size(k, monkeypatch):
     (train, labels), (test, test_labels) = clouds(150), clouds(90, seed=1)
     expected = plain_accuracy(train, labels, test, test_labels, k, 0.07)
-    assert 0.4 < expected < 0.98  # hard enough to tell rules apart
+    assert 0.4 < expected < 0.98  # hard enough to distinguish rules
     assert knn_accuracy(train, labels, test, test_labels, k=k) == expected
     monkeypatch.setattr(knn, "CELLS", 150 * 4)  # four images at a time, the last two alone
     assert knn_accuracy(train, labels, test, test_labels, k=k) == expected

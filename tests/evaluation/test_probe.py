@@ -13,8 +13,8 @@ from mae.evaluation.probe import (
     probe,
     regularisation_path,
     repeated_probe,
-    selection_slices,
     standardise,
+    validation_splits,
 )
 
 
@@ -85,7 +85,7 @@ def test_too_few_labels_are_named():
 
 
 @pytest.mark.parametrize(
-    ("counts", "slices", "held_out"),
+    ("counts", "splits", "held_out"),
     [
         ([5000, 5000, 5000], 1, 1500),  # many: a tenth
         ([50, 50, 50], 20, 30),  # a fifth
@@ -97,10 +97,10 @@ def test_too_few_labels_are_named():
         ([1, 1, 1], 0, 0),
     ],
 )
-def test_slices_are_stratified_and_fit_every_class(counts, slices, held_out):
+def test_splits_are_stratified_and_fit_every_class(counts, splits, held_out):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    found = selection_slices(labels, seed=0)
-    assert len(found) == slices
+    found = validation_splits(labels, seed=0)
+    assert len(found) == splits
     for fitted, tested in found:
         assert sorted([*fitted, *tested]) == list(range(len(labels)))
         assert len(tested) == held_out
@@ -133,7 +133,7 @@ def is_edge_by_hand(train, labels):
     """Choice of C by scikit-learn, as the probe chooses."""
     strengths = [10.0**power for power in range(-4, 3)]
     scores = np.zeros(7)
-    for fitted, held_out in selection_slices(labels, 0):
+    for fitted, held_out in validation_splits(labels, 0):
         scaled, tested = standardise(train[fitted], train[held_out])
         for i, strength in enumerate(strengths):
             model = LogisticRegression(C=strength, max_iter=500).fit(scaled, labels[fitted])

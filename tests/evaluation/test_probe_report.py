@@ -46,7 +46,7 @@ def test_more_labels_help_and_so_do_better_features(subjects):
 def test_report_records_the_protocol(subjects):
     report = fewshot_report(subjects, shots=[1], splits=2, seed=5)
     assert report["seed"] == 5 and report["splits"] == 2
-    assert report["train"] == {"data": "pretrained-a", "left_out": []}
+    assert report["train"] == {"data": "pretrained-a", "skipped": []}
     assert (report["train_images"], report["test_images"], report["classes"]) == (200, 150, 5)
     assert "one per class not at all" in report["selection"]
     assert "splits and test images together" in report["interval_rule"]

@@ -79,7 +79,7 @@ def test_intervals_include_the_draw_of_labels():
     assert above["difference"] == pytest.approx(0.01)
     assert above["interval"][0] < -0.05 and above["interval"][1] > 0.07
     (everything,) = result_rows([several._replace(budget={})], labels, seed=0)
-    assert everything["deviation_of"] == "slices that choose C"
+    assert everything["deviation_of"] == "splits that choose C"
 
 
 def test_top5_needs_more_than_five_classes():
@@ -151,7 +151,7 @@ def test_the_table_names_every_row_and_aligns():
     lines = text.splitlines()
     assert len(lines) == 5 and len({len(line) for line in lines}) == 1
     assert lines[0].split()[:3] == ["probe", "labels", "top-1"]
-    assert "above untrained" in lines[0] and "± slices that choose C" in lines[0]
+    assert "above untrained" in lines[0] and "± splits that choose C" in lines[0]
     assert "± draws" not in lines[0]  # none of several draws
     assert lines[1].startswith("pretrained mean") and " all " in lines[1]
     assert "87.5%" in lines[2] and "5 per class" in lines[2] and "+12.5 (" in lines[2]

@@ -8,25 +8,16 @@ from PIL import Image
 
 from mae.base.errors import SampleError, UserError
 from mae.cli import main
+from mae.evaluation.dense_tokens import Dense, MaskedImages, encode_dense, sample_patches
 from mae.evaluation.encoders import FrozenEncoder
-from mae.evaluation.features import Skipped
-from mae.evaluation.mask_classes import IGNORE, MaskClasses, MaskOptions, mask_classes
-from mae.evaluation.mask_survey import Survey
-from mae.evaluation.segmentation import (
-    Dense,
-    MaskedImages,
-    count_predictions,
-    encode_dense,
-    sample_patches,
-)
-from mae.evaluation.segmentation_classifiers import (
-    LinearClassifier,
-    choose_linear,
-)
-from mae.evaluation.segmentation_masks import MaskedViews, Masks, Pairs, patch_classes, survey_masks
+from mae.evaluation.mask_classes import IGNORE, MaskClasses
+from mae.evaluation.segmentation import count_predictions
+from mae.evaluation.segmentation_classifiers import choose_linear, fit_linear
+from mae.evaluation.segmentation_masks import MaskedViews, Masks, Pairs, patch_classes
 from mae.evaluation.segmentation_report import segmentation_report, segmentation_table
 from mae.networks.patches import patchify
 from tests.evaluation.frozen import images_of, tiny_run
+from tests.evaluation.surveys import classes_of
 from tests.evaluation.test_features import spoil
 
 COLOURS = np.array([[120, 120, 120], [220, 40, 40], [40, 60, 220]])
@@ -100,21 +91,30 @@ def silent(text):
     pass
 
 
-def classes_of(images, masks) -> MaskClasses:
-    survey = Survey()
-    survey_masks(images, masks, survey)
-    return mask_classes(survey, MaskOptions())
+def report_of(folder, *given, log=silent, **options):
+    """Report of `mae segment`, in one process."""
+    found = segmentation_report(*given, out=folder / "out", log=log, **options)
+    assert found is not None and not (folder / ".out.parts").exists()
+    return found
 
 
 def masked(pattern, key="--train") -> MaskedImages:
     """Images of a data set with their masks."""
     images = images_of(pattern, key)
     masks = Masks(images, key)
-    return MaskedImages(images, masks, classes_of(images, masks))
+    return MaskedImages(images, masks, classes_of(images, masks), masks.samples)
+
+
+def encoded(part: MaskedImages) -> Dense:
+    """All images of `part`, by their colours."""
+    batches = [range(len(part.samples))]
+    (found,) = encode_dense(colour_encoder(), part, batches, patch_size=(4, 4))
+    assert found.dense is not None
+    return found.dense
 
 
 def test_masks_match_their_images(scenes):
-    _, masks, classes = masked(scenes[0])
+    _, masks, classes, _ = masked(scenes[0])
     for sample in (0, 19, 20, 39):
         stored = masks[sample]
         assert stored is not None
@@ -190,20 +190,47 @@ def test_patches_have_the_class_of_most_of_their_pixels():
 
 def test_patches_are_drawn_evenly_from_all_images(scenes):
     part = masked(scenes[0])
-    given = colour_encoder(), part, (4, 4), "cpu", 0, Skipped(part.images, 0)
-    patches = sample_patches(encode_dense(*given), 5, seed=0)
+    found = encoded(part)
+    patches = sample_patches(found, 5, seed=0)
     assert np.bincount(patches.images).tolist() == [5] * 40
-    again, other = (sample_patches(encode_dense(*given), 5, seed=s) for s in (0, 1))
+    again, other = (sample_patches(found, 5, seed=s) for s in (0, 1))
     np.testing.assert_array_equal(patches.tokens, again.tokens)
     assert (patches.tokens != other.tokens).any()
-    everything = sample_patches(encode_dense(*given), 10**6, seed=0)
-    assert len(everything.classes) == 40 * 64
+    assert len(sample_patches(found, 10**6, seed=0).classes) == 40 * 64
+    # Not by the other images of a batch, which differ between data sets of bad images.
+    few = part._replace(samples=part.samples[[3, 20]])
+    alone = sample_patches(encoded(few), 5, seed=0)
+    assert_same(alone, [of[np.isin(patches.images, [3, 20])] for of in patches])
 
 
-def test_colours_segment_shapes_above_chance(scenes):
+def assert_same(one, other):
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_of_more_images_than_patches_some_are_drawn(scenes, tmp_path):
+    part = masked(scenes[0])
+    drawn, again, other = (part.drawn(12, seed).samples for seed in (0, 0, 1))
+    assert len(set(drawn)) == 12 and sorted(drawn) == drawn.tolist() == again.tolist()
+    assert other.tolist() != drawn.tolist() and part.drawn(40, 0) is part
+    said, given = [], (images_of(scenes[0]), images_of(scenes[1], "--test"))
+    report = report_of(
+        tmp_path,
+        {"pretrained": colour_encoder()},
+        (4, 4),
+        *given,
+        patches=30,
+        log=said.append,
+    )
+    assert report["patches"] == report["train_images"] == 30
+    assert "training patches are from 30 of 40 images, one of each" in report["notes"][-1]
+    assert "encode 30 of 40 training images and 20 test images by the encoder" in said[0]
+
+
+def test_colours_segment_shapes_above_chance(scenes, tmp_path):
     train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
     encoders = {"pretrained": colour_encoder(), "untrained": blind_encoder()}
-    report = segmentation_report(encoders, (4, 4), train, test, log=silent)
+    report = report_of(tmp_path, encoders, (4, 4), train, test)
     floor = report["always_commonest"]
     assert floor["mean_iou"] < 0.33 and 0.6 < floor["accuracy"] < 0.95
     ours, others = report["results"][:4], report["results"][4:]
@@ -229,27 +256,25 @@ def test_colours_segment_shapes_above_chance(scenes):
     json.dumps(report)
 
 
-def test_noise_tokens_score_as_the_commonest_class(scenes):
+def test_noise_tokens_score_as_the_commonest_class(scenes, tmp_path):
     """Noise for tokens: nothing about masks may leak in."""
     train, test = images_of(scenes[0]), images_of(scenes[1], "--test")
-    report = segmentation_report({"pretrained": blind_encoder()}, (4, 4), train, test, log=silent)
+    report = report_of(tmp_path, {"pretrained": blind_encoder()}, (4, 4), train, test)
     for row in report["results"]:
         assert row["mean_iou"] < report["always_commonest"]["mean_iou"] + 0.03
 
 
 def test_pixels_use_scores_interpolated_between_patches(scenes):
-    part = masked(scenes[1])
-    given = colour_encoder(), part, (4, 4), "cpu", 0, Skipped(part.images, 0)
-    found = list(encode_dense(*given))
-    assert found[0].pixels.shape == (20, SIZE, SIZE) and found[0].patches.shape == (20, 64)
+    found = encoded(masked(scenes[1]))
+    assert found.pixels.shape == (20, SIZE, SIZE) and found.patches.shape == (20, 64)
 
     def score(tokens):
         return torch.stack([tokens[:, 1], tokens[:, 0], tokens[:, 2]], 1)
 
-    counts = count_predictions(iter(found), {"x": score}, (SIZE, SIZE), (4, 4), 3)
-    scores = score(found[0].tokens[3]).T.reshape(1, 3, 8, 8)
+    counts = count_predictions(found, {"x": score}, (SIZE, SIZE), (4, 4), 3)
+    scores = score(found.tokens[3]).T.reshape(1, 3, 8, 8)
     up = torch.nn.Upsample((SIZE, SIZE), mode="bilinear")(scores)[0].argmax(0)
-    right = (up == found[0].pixels[3]).sum()
+    right = (up == found.pixels[3]).sum()
     assert counts["x", "pixels"][3][:, 0].sum() == right
     assert counts["x", "patches"].shape == (20, 3, 3)
 
@@ -266,7 +291,7 @@ def test_a_gap_in_the_class_numbers_changes_nothing(tmp_path, make_scenes):
         )
         given = images_of(train), images_of(test, "--test")
         encoder = {"pretrained": colour_encoder()}
-        reports.append(segmentation_report(encoder, (4, 4), *given, log=silent))
+        reports.append(report_of(tmp_path, encoder, (4, 4), *given))
     plain, gap = reports
     assert plain["classes"] == [0, 1] and gap["classes"] == [0, 2]
     assert plain["results"] == gap["results"] and plain["results"][1]["mean_iou"] > 0.7
@@ -278,15 +303,14 @@ def test_class_without_training_patch_is_never_predicted():
     rng = np.random.default_rng(0)
     labels = rng.choice([0, 2], 200)
     tokens = (rng.standard_normal((200, 4)) + labels[:, None]).astype(np.float32)
-    found = [
-        Dense(
-            torch.from_numpy(tokens[:64])[None],
-            torch.zeros(1, 64, dtype=torch.int64),
-            torch.zeros(1, SIZE, SIZE, dtype=torch.int64),
-        )
-    ]
-    linear = LinearClassifier(tokens, labels, 4, 0.1, "cpu")
-    counts = count_predictions(iter(found), {"linear": linear.scores}, (SIZE, SIZE), (4, 4), 4)
+    found = Dense(
+        torch.from_numpy(tokens[:64])[None],
+        torch.zeros(1, 64, dtype=torch.int64),
+        torch.zeros(1, SIZE, SIZE, dtype=torch.int64),
+        [0],
+    )
+    linear = fit_linear(tokens, labels, 4, 0.1)
+    counts = count_predictions(found, {"linear": linear.scores}, (SIZE, SIZE), (4, 4), 4)
     for predicted in counts.values():
         assert predicted[0, [1, 3], 1].tolist() == [0, 0] and predicted[0, 2, 1] > 0
 
@@ -303,16 +327,16 @@ def test_masks_without_usable_classes_are_refused(tmp_path, make_tar, scenes):
     train, few = images_of(scenes[0]), one_class("few.tar", 0, 1)
     encoder = {"pretrained": colour_encoder()}
     with pytest.raises(UserError, match="--test: class 9 of the masks does not occur in --train"):
-        segmentation_report(encoder, (4, 4), train, one_class("9.tar", 9), log=silent)
+        report_of(tmp_path, encoder, (4, 4), train, one_class("9.tar", 9))
     with pytest.raises(UserError, match="masks of 1 class; the probe needs two classes"):
         same = one_class("1.tar", 4, 4)
-        segmentation_report(encoder, (4, 4), same, same, log=silent)
+        report_of(tmp_path, encoder, (4, 4), same, same)
     with pytest.raises(UserError, match="--train: 2 images with classes; a tenth must choose"):
-        segmentation_report(encoder, (4, 4), few, few, log=silent)
+        report_of(tmp_path, encoder, (4, 4), few, few)
     lone = np.arange(10).repeat(2), (np.arange(20) == 3).astype(np.int64)
     for seed in range(20):
         try:
-            choose_linear(np.ones((20, 2), np.float32), lone[1], lone[0], 2, seed, "cpu")
+            choose_linear(np.ones((20, 2), np.float32), lone[1], lone[0], 2, seed)
         except UserError as error:
             assert "nearly all patches are of one class" in str(error)
             break
@@ -320,17 +344,17 @@ def test_masks_without_usable_classes_are_refused(tmp_path, make_tar, scenes):
         pytest.fail("the only patch of its class was never held out")
 
 
-def test_bad_images_and_masks_are_left_out_and_counted(tmp_path, make_scenes):
+def test_bad_images_and_masks_are_skipped_and_counted(tmp_path, make_scenes):
     pattern = make_scenes(tmp_path / "train", range(40))
     spoil(tmp_path / "train", "0005")  # the image and its mask
     test = make_scenes(tmp_path / "test", range(100, 110))
     encoder = {"pretrained": colour_encoder()}
     given = encoder, (4, 4), images_of(pattern), images_of(test, "--test")
-    report = segmentation_report(*given, max_bad=1, log=silent)
+    report = report_of(tmp_path, *given, max_bad=1)
     assert report["train_images"] == 39 and report["test_images"] == 10
-    assert "key 0005" in report["train"]["left_out"][0]
+    assert "key 0005" in report["train"]["skipped"][0]
     with pytest.raises(UserError, match=r"key 0005: .*more than data.max_bad = 0"):
-        segmentation_report(*given, max_bad=0, log=silent)
+        report_of(tmp_path, *given, max_bad=0)
 
 
 def test_no_readable_image_with_a_mask_is_an_error(tmp_path, make_scenes, make_tar):
@@ -343,7 +367,7 @@ def test_no_readable_image_with_a_mask_is_an_error(tmp_path, make_scenes, make_t
     test = images_of(str(make_tar(tmp_path / "test.tar", members)), "--test")
     given = {"pretrained": colour_encoder()}, (4, 4), train, test
     with pytest.raises(UserError, match=r"key a: .*none of 1 images is readable"):
-        segmentation_report(*given, max_bad=9, unmasked="skip", log=silent)
+        report_of(tmp_path, *given, max_bad=9, unmasked="skip")
 
 
 def test_segment_command(tmp_path, scenes, make_shards, capsys):

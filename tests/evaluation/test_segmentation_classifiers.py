@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from mae.evaluation.segmentation_classifiers import KNNClassifier, LinearClassifier
+from mae.evaluation.segmentation_classifiers import KNNClassifier, LinearClassifier, fit_linear
 
 
 def test_linear_scores_equal_scikit_learn():
@@ -12,7 +12,7 @@ def test_linear_scores_equal_scikit_learn():
         labels = rng.choice(classes, 200)
         tokens = (rng.standard_normal((200, 6)) * 10.0 ** np.arange(-2, 4)).astype(np.float32)
         tokens[:, 0] += labels * 0.01
-        linear = LinearClassifier(tokens, labels, 5, 0.1, "cpu")
+        linear = fit_linear(tokens, labels, 5, 0.1)
         scaled = (tokens - tokens.mean(0)) / tokens.std(0)
         model = LogisticRegression(C=0.1, max_iter=200).fit(scaled, labels)
         chance = linear.scores(torch.from_numpy(tokens)).softmax(1).numpy()
@@ -30,3 +30,12 @@ def test_knn_classifier_equals_image_knn():
     scores = KNNClassifier(train, labels, 6, "cpu").scores(torch.from_numpy(test))
     assert scores.argmax(1).tolist() == knn_classes(train, labels, test).tolist()
     torch.testing.assert_close(scores.sum(1), torch.ones(90))
+
+
+def test_a_stored_classifier_is_the_same():
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((50, 3)).astype(np.float32)
+    linear = fit_linear(tokens, rng.integers(0, 2, 50), 3, 0.1)._replace(at_edge=True)
+    again = LinearClassifier.unpack(linear.columns())
+    assert again[2:] == linear[2:] and isinstance(again.at_edge, bool)
+    assert torch.equal(again.weights, linear.weights) and torch.equal(again.bias, linear.bias)

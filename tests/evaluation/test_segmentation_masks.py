@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from mae.base.errors import UserError
-from mae.evaluation.mask_survey import Survey
-from mae.evaluation.segmentation_masks import BACKGROUND, SKIP, Masks, survey_masks
+from mae.evaluation.segmentation_masks import BACKGROUND, SKIP, Masks
 from tests.evaluation.frozen import images_of
+from tests.evaluation.surveys import survey_of
 
 HEIGHT, WIDTH = 20, 32
 BLACK = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -20,11 +20,9 @@ def saved(pixels, format="PNG", turn=1):
     return file.getvalue()
 
 
-def survey_of(path, *members, make_tar):
+def survey_of_tar(path, *members, make_tar):
     images = images_of(str(make_tar(path, members)), "--test")
-    masks, survey = Masks(images, "--test"), Survey()
-    survey_masks(images, masks, survey)
-    return survey
+    return survey_of(images, Masks(images, "--test"))
 
 
 def test_masks_of_another_size_are_refused(tmp_path, make_tar):
@@ -36,7 +34,7 @@ def test_masks_of_another_size_are_refused(tmp_path, make_tar):
         r"--test: .*s.tar: key b: the mask has 32 × 19 pixels, the image 32 × 20 \(2 of 3 masks\)"
     )
     with pytest.raises(UserError, match=line):
-        survey_of(tmp_path / "s.tar", *good, make_tar=make_tar)
+        survey_of_tar(tmp_path / "s.tar", *good, make_tar=make_tar)
 
 
 @pytest.mark.parametrize(
@@ -51,11 +49,11 @@ def test_masks_of_another_size_are_refused(tmp_path, make_tar):
 def test_turned_images_and_masks_are_refused(tmp_path, make_tar, turn, mask, line):
     members = ("a.jpg", saved(BLACK, "JPEG", turn)), ("a.mask.png", saved(mask))
     if line is None:
-        survey = survey_of(tmp_path / "s.tar", *members, make_tar=make_tar)
+        survey = survey_of_tar(tmp_path / "s.tar", *members, make_tar=make_tar)
         assert survey.seen == {"--test": {(255, 0)}}
     else:
         with pytest.raises(UserError, match=f"key a: {line}.*exif_transpose"):
-            survey_of(tmp_path / "s.tar", *members, make_tar=make_tar)
+            survey_of_tar(tmp_path / "s.tar", *members, make_tar=make_tar)
 
 
 def test_images_without_a_mask_are_counted(tmp_path, make_tar):
@@ -66,11 +64,9 @@ def test_images_without_a_mask_are_counted(tmp_path, make_tar):
         Masks(images, "--train")
     for unmasked, samples in ((SKIP, [1, 3]), (BACKGROUND, [0, 1, 2, 3])):
         masks = Masks(images, "--train", unmasked=unmasked)
-        assert masks.missing.tolist() == [0, 2] and masks.samples == samples
+        assert masks.missing.tolist() == [0, 2] and masks.samples.tolist() == samples
         assert masks[0] is None
-        survey = Survey()
-        survey_masks(images, masks, survey)
-        assert survey.seen == {"--train": {(255, 1), (255, 3)}}
+        assert survey_of(images, masks).seen == {"--train": {(255, 1), (255, 3)}}
     none = images_of(str(make_tar(tmp_path / "n.tar", members[:1])))
     with pytest.raises(UserError, match="1 of 1 images have no mask"):
         Masks(none, "--train", unmasked=SKIP)

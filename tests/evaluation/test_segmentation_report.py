@@ -121,7 +121,7 @@ def test_images_without_a_mask(segment):
     code, report, printed = segment(png, "--unmasked", "skip", name="skip", without=without)
     assert code == 0 and (report["train_images"], report["test_images"]) == (28, 14)
     assert report["without_mask"] == {"train": 2, "test": 1}
-    assert "--train: 2 of 30 images have no mask: left out" in printed
+    assert "--train: 2 of 30 images have no mask: skipped" in printed
     code, report, printed = segment(png, "--unmasked", "background", name="all", without=without)
     assert (report["train_images"], report["test_images"]) == (30, 15)
     assert "--test: 1 of 15 images have no mask: taken for background" in printed

@@ -75,12 +75,12 @@ def card_of(out) -> tuple[dict, str]:
 def test_licence_is_kept_over_two_generations(tmp_path, format, place, licence):
     run = first_run(tmp_path / "0", licence)
     for generation in (1, 2):
-        told = export(run, tmp_path / f"export{generation}", format) if format else run
-        found = find_weights(str(told / place)).licence
+        source = export(run, tmp_path / f"export{generation}", format) if format else run
+        found = find_weights(str(source / place)).licence
         assert found.non_commercial and not found.from_scratch
         name = found.name and found.name.lower().replace(", ", "-").replace(" ", "-")
         assert name == (licence and licence.lower().replace(", ", "-").replace(" ", "-"))
-        run = run_from(tmp_path / str(generation), told / place)
+        run = run_from(tmp_path / str(generation), source / place)
 
 
 def test_unknown_licence_name_is_written_as_other(tmp_path):

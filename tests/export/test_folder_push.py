@@ -41,10 +41,10 @@ def test_folder_is_pushed_to_a_private_repository(hub, tmp_path):
 def test_failed_upload_keeps_the_export_and_names_the_command(hub, tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").touch()
     monkeypatch.setattr(Hub, "failure", ConnectionError("no route\nto host"))
-    with pytest.raises(RunFailed) as told:
+    with pytest.raises(RunFailed) as error:
         push(tmp_path, "me/encoder")
-    assert f"not uploaded: no route; {tmp_path} is complete" in str(told.value)
-    assert f"hf upload me/encoder {tmp_path}" in str(told.value)
+    assert f"not uploaded: no route; {tmp_path} is complete" in str(error.value)
+    assert f"hf upload me/encoder {tmp_path}" in str(error.value)
     assert (tmp_path / "model.safetensors").exists()
 
 
@@ -63,10 +63,10 @@ def test_failed_upload_keeps_the_export_and_names_the_command(hub, tmp_path, mon
     ],
 )
 def test_hub_code_loads_from_the_hub(code, loads):
-    told = hub_code(code, "me/x")
-    assert loads in told and "FOLDER" not in told
+    text = hub_code(code, "me/x")
+    assert loads in text and "FOLDER" not in text
     for name in ("hf_hub_download", "snapshot_download"):
-        assert (f"import {name}" in told) == (f"{name}(" in told)
+        assert (f"import {name}" in text) == (f"{name}(" in text)
 
 
 def test_invalid_name_or_missing_login_is_refused(hub, monkeypatch):

@@ -241,5 +241,5 @@ def test_pool_is_refused(tmp_path):
 
 
 def test_hub_code_downloads_the_folder():
-    told = hub_code('model = load_plain("FOLDER")', "me/x")
-    assert told.startswith("from huggingface_hub import snapshot_download\n")
+    text = hub_code('model = load_plain("FOLDER")', "me/x")
+    assert text.startswith("from huggingface_hub import snapshot_download\n")

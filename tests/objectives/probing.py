@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mae.base.portion import ALONE
 from mae.data.images import Images
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.probing import ProbeRequest
@@ -39,10 +40,8 @@ def probing(
         patch_size=None,
         matched="",
         device="cpu",
-        num_processes=1,
-        is_main=True,
+        portion=ALONE,
         fit=fit,
         plan=planned,
-        share=lambda own: own,
         log=say,
     )

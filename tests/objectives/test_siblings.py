@@ -7,7 +7,8 @@ That includes its classes and its settings.
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,12 +36,22 @@ def classes_of(name: str) -> set[str]:
     return classes(package_of(name).rglob("*.py")) - classes(outside(name))
 
 
-def classes(paths) -> set[str]:
-    nodes = (node for path in paths for node in ast.walk(ast.parse(path.read_text())))
-    return {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+def classes(paths: Iterable[Path]) -> set[str]:
+    return set().union(*map(classes_in, paths))
 
 
-def names_in(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def classes_in(path: Path) -> set[str]:
+    tree = ast.walk(ast.parse(path.read_text()))
+    return {node.name for node in tree if isinstance(node, ast.ClassDef)}
+
+
+@cache
+def names_in(path: Path) -> list[tuple[int, str]]:
+    return list(found_names(path))
+
+
+def found_names(path: Path) -> Iterator[tuple[int, str]]:
     """(line, name) of imports and names that a module uses; in strings `a.b` and `CamelCase`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):

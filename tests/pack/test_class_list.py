@@ -8,7 +8,7 @@ from PIL import Image
 from mae.base.errors import UserError
 from mae.cli import main
 from mae.data.class_names import escaped, unescaped
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.pack.class_list import read_class_list
 from mae.pack.listing import PackRequest
 from mae.pack.sources import list_sources

@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision import datasets
 
 from mae.base.errors import UserError
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.shard_reader import ShardReader
 from mae.pack.datasets import list_dataset
 from mae.pack.listing import PackRequest

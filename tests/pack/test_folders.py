@@ -171,7 +171,7 @@ def test_files_are_selected_and_counted(tmp_path, save):
     save("cat/a.jpg"), save("cat/b.png"), save("dog/c.jpg"), save("fox/d.jpg"), save("x.jpg")
     listing = list_folder(tmp_path / "images", None, ["*.jpg"], ["x.jpg", "fox"])
     assert names(listing) == ["cat/a.jpg", "dog/c.jpg"] and listing.classes == ("cat", "dog")
-    assert listing.left_out[1] == ("left out by --include or --exclude", 3)
+    assert listing.excluded[1] == ("excluded by --include or --exclude", 3)
 
 
 def test_masks_are_no_images(tmp_path, save):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from mae.base.errors import UserError
 from mae.data.images import Images
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.evaluation.segmentation_masks import Masks
 from mae.pack.listing import PackRequest
 from mae.pack.mask_pairs import pair_masks, refuse_unnamed_masks
@@ -131,7 +131,7 @@ def packed(photos, out, **options):
 def test_masks_are_packed_as_segmentation_reads_them(photos, tmp_path):
     report = packed(photos, tmp_path / "out", shard_size=3)
     assert report.splits == {"train": 4} and report.labels == 0
-    assert report.left_out[0] == ("masks of these", 4)
+    assert report.excluded[0] == ("masks of these", 4)
     manifest = build_manifest([f"{tmp_path}/out/*.tar"])
     rows = (tmp_path / "out" / "sources.tsv").read_text().splitlines()[1:]
     source = dict(row.split("\t") for row in rows)

@@ -1,3 +1,5 @@
+import fcntl
+import itertools
 import json
 import os
 import re
@@ -11,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 from webdataset import tariterators
 
-from mae.base.errors import RunFailed, StorageError, UserError, WorkerDied
+from mae.base.errors import PartDone, RunFailed, StorageError, UserError, WorkerDied
+from mae.base.portion import ALONE, Portion
 from mae.cli import main as mae
-from mae.data.manifest import build_manifest
-from mae.data.scan import NO_LABEL
+from mae.data.indexing import build_manifest
+from mae.data.labels import NO_LABEL
 from mae.data.shard_reader import ShardReader
 from mae.decoding.decode import decode_native
 from mae.pack import summary as pack_report
@@ -50,15 +54,23 @@ def classes(tmp_path, save):
     return tmp_path / "images"
 
 
-def pack_folder(source, out, labels=None, workers=0, progress=None, log=print, **options):
-    request = PackRequest((str(source),), labels=labels)
-    options = PackOptions(**options)
-    return pack(request, out, options, workers=workers, progress=progress, log=log)
+def pack_folder(
+    source, out, labels=None, workers=0, portion=ALONE, progress=None, log=print, **options
+):
+    request, options = PackRequest((str(source),), labels=labels), PackOptions(**options)
+    return pack(request, out, options, workers=workers, portion=portion, progress=progress, log=log)
 
 
 def content(folder):
-    """Bytes of all files except `pack.json`, which names the folder."""
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "pack.json"}
+    """Bytes of all files except `pack.json`, which names the folder; indexes without times."""
+    files = {
+        p.name: p.read_bytes() for p in folder.iterdir() if p.name != "pack.json" and p.is_file()
+    }
+    for shard in folder.glob("*.tar"):
+        index = load_file(folder / ".mae-index" / f"{shard.name}.safetensors")
+        files |= {f"{shard.name} {name}": values.tobytes() for name, values in index.items()}
+    (statistics,) = (folder / ".mae-index").glob("statistics-*.json")
+    return files | {statistics.name: statistics.read_bytes()}
 
 
 def refused(*arguments, **options):
@@ -102,6 +114,7 @@ def test_images_are_stored_unchanged(classes, tmp_path):
     assert not files
     assert (out / "classes.txt").read_text() == "cat\ndog\n"
     left = {"classes.txt", "sources.tsv", "pack.json", ".mae-index", *shards(out)}
+    left.add("manifest-train.safetensors")
     assert {path.name for path in out.iterdir()} == left
 
 
@@ -169,7 +182,7 @@ def test_shards_are_limited_by_bytes(classes, tmp_path):
 
 def test_labels_are_ignored_on_request(classes, tmp_path):
     pack_folder(classes, tmp_path / "out", labels=False)
-    assert (build_manifest([f"{tmp_path}/out/*.tar"]).label == NO_LABEL).all()
+    assert set(build_manifest([f"{tmp_path}/out/*.tar"]).label.tolist()) == {NO_LABEL}
     assert not (tmp_path / "out" / "classes.txt").exists()
 
 
@@ -301,7 +314,7 @@ def test_images_of_other_channels_are_counted(tmp_path, save, capsys):
     printed = capsys.readouterr().out
     assert "2 images are skipped in training with data.in_chans=3: of other channels" in printed
     assert "3 x 8 bits; of 4 images:" in printed
-    assert "2 more could not be read as 3 x 8 bits and are left out" in printed
+    assert "2 more could not be read as 3 x 8 bits and are skipped" in printed
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("LA", 1), ("RGBA", 3)])
@@ -419,7 +432,7 @@ def test_exact_copies_are_dropped(copies, tmp_path, workers):
 
 
 def test_near_duplicates_across_splits_are_reported(tmp_path, save, make_image):
-    # Blobs alone would be stripes of one direction: noise of large grain is easier to tell apart.
+    # Blobs alone would be stripes of one direction: noise of large grain is easier to distinguish.
     for number in range(8):
         grain = np.random.default_rng(number).integers(0, 256, (6, 6, 3), np.uint8)
         image = Image.fromarray(grain).resize((96, 96), Image.Resampling.BICUBIC)
@@ -483,25 +496,25 @@ FULL = """\
 import resource, sys
 from mae.cli import main
 
-resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
-sys.exit(main(["pack", *sys.argv[1:], "--workers", "2"]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (12000, resource.RLIM_INFINITY))
+sys.exit(main(["pack", *sys.argv[1:], "--workers", "0", "--shard-size", "1"]))
 """
 
 
-def test_full_disk_is_named_and_the_same_command_resumes(classes, tmp_path):
+def test_full_disk_is_named_and_the_same_command_resumes(classes, save, tmp_path):
     """A limit on the size of files stands for the disk."""
     out = tmp_path / "out"
+    save("dog/large.png", 11, (128, 128))
     words = [sys.executable, "-c", FULL, str(classes), str(out)]
     done = subprocess.run(words, capture_output=True, text=True)
-    (line,) = done.stderr.splitlines()
+    kept, line = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
-    part = f"{tmp_path}/.out.part"
-    assert line == (
-        f"mae: {out}: cannot be written: File too large; {part} keeps the finished part: run the "
-        "same command again to resume"
+    assert line == f"mae: {out}: cannot be written: File too large"
+    assert kept == (
+        f"{tmp_path}/.out.parts keeps the finished parts: run the same command again to resume"
     )
-    assert not out.exists()
-    assert pack_folder(classes, out).splits == {"train": 10}
+    assert not out.exists() and not list(tmp_path.glob(".out.parts/*.part"))
+    assert pack_folder(classes, out, shard_size=1).splits == {"train": 11}
 
 
 def test_output_inside_of_the_source(classes, tmp_path):
@@ -526,7 +539,7 @@ def test_files_found_are_accounted_for(tmp_path, save):
     packed = pack(request, tmp_path / "packed", PackOptions(drop_duplicates=True))
     assert packed.splits == {"train": 6} and packed.copies.dropped == 2
     assert {name for name, _ in packed.skipped} == {"broken.jpg", "empty.jpg", "notes.txt"}
-    counted = "6 packed, 2 exact copies, 3 skipped, 1 left out by --include or --exclude"
+    counted = "6 packed, 2 exact copies, 3 skipped, 1 excluded by --include or --exclude"
     assert f"12 files found: {counted}" in summary_lines(packed)
     members = [name for _, name in sources(tmp_path / "packed").items()]
     assert len(set(members)) == 6 and {"A.jpg", "a.jpg", "x.jpg", "x.jpeg", "x.png"} < set(members)
@@ -553,39 +566,49 @@ def test_refused_request_leaves_no_files(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
 
 
-def test_progress_is_reported(classes, tmp_path):
+def test_progress_is_reported(classes, tmp_path, every_part_shown):
     progress = []
     out = tmp_path / "out"
     pack_folder(classes, out, shard_size=4, progress=lambda *numbers: progress.append(numbers))
-    assert progress == [(4, 10), (8, 10), (10, 10)]
+    assert progress == [(0, 10), (4, 10), (8, 10), (10, 10)]
 
 
 # Interrupted
 
 
+@pytest.fixture
+def every_part_shown(monkeypatch):
+    monkeypatch.setattr("mae.base.divided_work.LIST_SECONDS", 0.0)
+
+
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_same_call_resumes_after_a_failure(classes, tmp_path, monkeypatch, failure):
+def test_same_call_resumes_after_a_failure(
+    classes, tmp_path, monkeypatch, failure, every_part_shown
+):
     pack_folder(classes, tmp_path / "whole", shard_size=2)
     written, messages = [], []
 
     def write(writer, task):
         if len(written) == 2:
-            (writer.folder / f"{task.name}.9.tmp").write_bytes(b"half")
+            (writer.temporary / f"{task.name}.9.part").write_bytes(b"half")
+            (writer.shards / ".sources.tsv.9.part").write_bytes(b"half")
+            (writer.shards / "train-000099.tar").write_bytes(b"without a usable image since")
+            (writer.shards / ".mae-index" / ".train-000099.tar.9.part").touch()
             raise failure
-        write_shard(writer, task)
         written.append(task.name)
+        return write_shard(writer, task)
 
-    monkeypatch.setattr(ShardWriter, "write", write)
-    with pytest.raises((UserError, KeyboardInterrupt)) as raised:
-        pack_folder(classes, tmp_path / "out", shard_size=2, log=messages.append)
-    kept = f"{tmp_path}/.out.part keeps the finished part: run the same command again to resume"
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "write", write)
+        with pytest.raises((UserError, KeyboardInterrupt)) as raised:
+            pack_folder(classes, tmp_path / "out", shard_size=2, log=messages.append)
+    parts = tmp_path / ".out.parts"
+    assert messages == [f"{parts} keeps the finished parts: run the same command again to resume"]
     if isinstance(failure, OSError):
         assert re.match(f"{tmp_path}/out: cannot be written: .*No space", str(raised.value))
-    assert kept in [*messages, str(raised.value)[-len(kept) :]]
     assert not (tmp_path / "out").exists()
 
     progress = []
-    monkeypatch.undo()
     pack_folder(
         classes,
         tmp_path / "out",
@@ -593,21 +616,23 @@ def test_same_call_resumes_after_a_failure(classes, tmp_path, monkeypatch, failu
         progress=lambda *numbers: progress.append(numbers),
         log=messages.append,
     )
-    assert progress == [(6, 10), (8, 10), (10, 10)]
-    assert messages[-1] == f"{tmp_path}/out: resuming, 2 of 5 shards are done"
+    assert progress == [(4, 10), (6, 10), (8, 10), (10, 10)]
+    assert messages[1:] == [f"{parts}: resuming, 2 parts are done"]
     assert content(tmp_path / "out") == content(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out", "whole"]
 
 
 def stop_after_a_shard(done, total):
-    raise KeyboardInterrupt
+    if done:
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("change", ["options", "images", "labels"])
-def test_other_images_or_options_start_over(classes, tmp_path, save, change):
+def test_other_images_or_options_start_over(classes, tmp_path, save, change, every_part_shown):
     with pytest.raises(KeyboardInterrupt):
         pack_folder(classes, tmp_path / "out", shard_size=2, progress=stop_after_a_shard)
-    assert (tmp_path / ".out.part" / "train-000000.tar").exists()
+    parts = tmp_path / ".out.parts"
+    assert list(parts.glob("shards-*/train-000000.tar"))
     options, messages = {"shard_size": 2}, []
     if change == "options":
         options["seed"] = 1
@@ -616,15 +641,14 @@ def test_other_images_or_options_start_over(classes, tmp_path, save, change):
     else:
         save("cat/1.jpg", 77)
     pack_folder(classes, tmp_path / "out", log=messages.append, **options)
-    part = tmp_path / ".out.part"
-    assert messages == [f"{part}: holds shards of other images or options: starting over"]
+    assert messages == [f"{parts}: holds parts of other data or options: starting over"]
     pack_folder(classes, tmp_path / "fresh", **options)
     assert content(tmp_path / "out") == content(tmp_path / "fresh")
 
 
 def test_leftover_without_a_plan_is_replaced(classes, tmp_path):
-    (tmp_path / ".out.part").mkdir()
-    (tmp_path / ".out.part" / "train-000009.tar").touch()
+    (tmp_path / ".out.parts" / "shards").mkdir(parents=True)
+    (tmp_path / ".out.parts" / "shards" / "train-000009.tar").touch()
     pack_folder(classes, tmp_path / "out")
     assert shards(tmp_path / "out") == ["train-000000.tar"]
 
@@ -639,8 +663,9 @@ from mae.pack.listing import PackRequest
 
 write = ShardWriter.write
 def slowly(writer, task):
-    write(writer, task)
+    report = write(writer, task)
     time.sleep(0.1)
+    return report
 ShardWriter.write = slowly
 pack(PackRequest((sys.argv[1],)), Path(sys.argv[2]), PackOptions(shard_size=2), workers=2)
 """
@@ -653,39 +678,161 @@ def test_killed_process_resumes_to_the_same_bytes(tmp_path, save):
     command = [sys.executable, "-c", COMMAND, str(folder), str(out)]
     with subprocess.Popen(command) as process:
         deadline = time.monotonic() + 60
-        while len(list(tmp_path.glob(".out.part/*.npz"))) < 3 and time.monotonic() < deadline:
+        while (
+            len(list(tmp_path.glob(".out.parts/report-*[0-9]"))) < 3 and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    done = len(list(tmp_path.glob(".out.part/*.npz")))
+    done = len(list(tmp_path.glob(".out.parts/report-*[0-9]")))
     assert 3 <= done < 20 and not out.exists()
     messages = []
     pack_folder(folder, out, shard_size=2, log=messages.append)
-    assert re.fullmatch(rf"{out}: resuming, \d+ of 20 shards are done", messages[0])
+    assert re.fullmatch(rf"{tmp_path}/.out.parts: resuming, \d+ parts are done", messages[0])
     pack_folder(folder, tmp_path / "whole", shard_size=2)
     assert content(out) == content(tmp_path / "whole")
+
+
+def test_killed_at_any_file_operation_it_resumes_to_the_same_bytes(copies, tmp_path):
+    out, options = tmp_path / "out", {"shard_size": 9, "val_fraction": 0.3, "drop_duplicates": True}
+    pack_folder(copies, tmp_path / "whole", **options)
+    for number in itertools.count(3, 9):
+        is_killed = killed_at(number, lambda: pack_folder(copies, out, **options))
+        if out.exists():
+            assert "is packed already" in refused(copies, out, **options)
+        else:
+            pack_folder(copies, out, **options)
+        assert content(out) == content(tmp_path / "whole")
+        assert {path.name for path in tmp_path.iterdir()} == {"images", "out", "whole"}
+        shutil.rmtree(out)
+        if not is_killed:
+            break
+    assert number > 60
+
+
+def killed_at(number, work):
+    """Do `work` in a process that is killed at one of its file operations; False: it has fewer."""
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, -signal.SIGKILL)
+        return status != 0
+    left = itertools.count(number - 1, -1)
+
+    def counted(operation):
+        def do(*arguments, **options):
+            if next(left) == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*arguments, **options)
+
+        return do
+
+    try:
+        for name in ("replace", "rename", "unlink", "rmdir", "mkdir", "fsync"):
+            setattr(os, name, counted(getattr(os, name)))
+        work()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
 
 
 def test_killed_worker_is_named(classes, tmp_path, monkeypatch):
     def die(writer, task):
         if task.number == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        write_shard(writer, task)
+        return write_shard(writer, task)
 
     monkeypatch.setattr(ShardWriter, "write", die)
     messages = []
     match = r"train-000003.tar: its worker process \d+ was killed by SIGKILL"
     with pytest.raises(WorkerDied, match=match):
         pack_folder(classes, tmp_path / "out", shard_size=2, workers=2, log=messages.append)
-    assert messages[-1].endswith("keeps the finished part: run the same command again to resume")
+    assert messages[-1].endswith("keeps the finished parts: run the same command again to resume")
     monkeypatch.undo()
     assert pack_folder(classes, tmp_path / "out", shard_size=2).splits == {"train": 10}
 
 
-def test_second_process_is_refused(classes, tmp_path, monkeypatch):
-    monkeypatch.setattr("mae.pack.unfinished.LOCK_TIMEOUT", 0.2)
+def test_second_process_waits_and_is_refused(classes, tmp_path, monkeypatch):
+    """It finds the output of the first."""
+    out, messages = tmp_path / "out", []
 
-    def pack_again(done, total):
-        message = refused(classes, tmp_path / "out")
-        assert message == f"{tmp_path}/out: is being written by another process"
+    def finish_first(seconds):
+        monkeypatch.undo()
+        lock.close()
+        pack_folder(classes, out)
 
-    pack_folder(classes, tmp_path / "out", progress=pack_again)
+    (tmp_path / ".out.parts").mkdir()
+    with (tmp_path / ".out.parts" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setattr("mae.base.parts_folder.SILENT_SECONDS", 0.0)
+        monkeypatch.setattr("mae.base.parts_folder.time.sleep", finish_first)
+        assert refused(classes, out, log=messages.append) == (
+            f"{out}: is packed already; nothing is overwritten: write the name of a new folder"
+        )
+    assert "waiting for another command" in messages[0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]
+
+
+# Several processes
+
+
+def array(number, count):
+    return Portion(number - 1, count, is_task=True)
+
+
+JOIN = Portion(is_join=True)
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_tasks_of_a_job_array_in_any_order_write_what_one_process_does(copies, tmp_path, dropped):
+    """Also with a task that is interrupted, and others of another number."""
+    (copies / "cat" / "bad.jpg").write_bytes(b"no image")
+    options = {"shard_size": 3, "val_fraction": 0.3, "drop_duplicates": dropped}
+    out = tmp_path / "out"
+
+    def task(portion):
+        with pytest.raises(PartDone, match="run the same command with --join"):
+            pack_folder(copies, out, portion=portion, **options)
+
+    task(array(3, 3))
+    with pytest.raises(UserError, match=r"with --part 1/3, --part 2/3, then --join again"):
+        pack_folder(copies, out, portion=JOIN, **options)
+    with pytest.raises(KeyboardInterrupt):
+        pack_folder(copies, out, portion=array(1, 3), progress=stop_after_a_shard, **options)
+    task(array(1, 2))
+    task(array(2, 3))
+    pack_folder(copies, out, portion=JOIN, **options)
+    pack_folder(copies, tmp_path / "whole", **options)
+    assert content(out) == content(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out", "whole"]
+    for portion in (JOIN, array(1, 3)):
+        assert "is packed already" in refused(copies, out, portion=portion, **options)
+
+
+def test_images_that_change_between_tasks_are_refused(classes, tmp_path, save):
+    with pytest.raises(PartDone):
+        pack_folder(classes, tmp_path / "out", portion=array(1, 2))
+    save("cat/1.jpg", 77)
+    for portion in (array(2, 2), JOIN, ALONE):
+        message = refused(classes, tmp_path / "out", portion=portion)
+        assert message.startswith(f"{tmp_path}/.out.parts: holds parts of other data or options: ")
+
+
+def test_missing_shard_is_named_and_written_again(classes, tmp_path, monkeypatch):
+    monkeypatch.setattr("mae.base.parts_folder.SIGHT_SECONDS", 0.0)
+    with pytest.raises(PartDone):
+        pack_folder(classes, tmp_path / "out", shard_size=4, portion=array(1, 1))
+    (shard,) = (tmp_path / ".out.parts").glob("shards-*/train-000001.tar")
+    shard.unlink()
+    with pytest.raises(RunFailed, match=r"train-000001.tar: is missing: run the same command"):
+        pack_folder(classes, tmp_path / "out", shard_size=4, portion=JOIN)
+    with pytest.raises(PartDone):
+        pack_folder(classes, tmp_path / "out", shard_size=4, portion=array(1, 1))
+    assert pack_folder(classes, tmp_path / "out", shard_size=4, portion=JOIN).splits["train"] == 10
+
+
+def test_pack_killed_when_its_output_was_complete_leaves_nothing(classes, tmp_path):
+    pack_folder(classes, tmp_path / "out")
+    (tmp_path / ".out.parts").mkdir()
+    (tmp_path / ".out.parts" / "report-000000").touch()
+    assert "is packed already" in refused(classes, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]

@@ -1,14 +1,15 @@
 import pytest
 
 from mae.base.errors import UserError
-from mae.pack.listing import PackRequest, Source
+from mae.pack.image_sources import Source
+from mae.pack.listing import PackRequest
 from mae.pack.sources import list_sources
 
 
 def test_folder_is_listed(tmp_path, save):
     save("a.jpg")
     listing = list_sources(PackRequest((str(tmp_path / "images"),)))
-    assert listing.sources == [Source("a.jpg", "jpg", None)]
+    assert [*listing.sources] == [Source("a.jpg", "jpg", None)]
 
 
 @pytest.mark.parametrize(

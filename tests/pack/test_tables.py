@@ -171,7 +171,7 @@ def test_rows_are_selected(table):
     path = table([["path", "label"], ["a.jpg", "x"], ["b.png", "y"], ["sub/c.jpg", "z"]])
     listing = list_table(path, exclude=["*.png"])
     assert labels(listing) == {"a.jpg": 0, "sub/c.jpg": 1} and listing.classes == ("x", "z")
-    assert listing.left_out == (("left out by --include or --exclude", 1),)
+    assert listing.excluded == (("excluded by --include or --exclude", 1),)
     assert "--include *.gif" in refused(path, include=["*.gif"])[0]
 
 

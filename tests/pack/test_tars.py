@@ -1,7 +1,7 @@
 import pytest
 
 from mae.base.errors import UserError
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.shard_reader import ShardReader
 from mae.pack.listing import PackRequest
 from mae.pack.pack import pack

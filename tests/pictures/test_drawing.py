@@ -98,7 +98,7 @@ def test_a_code_has_one_colour_in_every_picture_unlike_its_neighbours():
     assert ((colours >= 0) & (colours <= 1)).all()
     apart = (colours[:, None] - colours[None]).abs().sum(dim=-1)
     apart.fill_diagonal_(9)
-    assert apart[:16, :16].min() > 0.1 and apart.min() > 0  # no two codes look the same
+    assert apart[:16, :16].min() > 0.1 and apart.min() > 0  # no two codes have the same colour
     codes = torch.tensor([[[3, 500], [3, 0]]])
     maps = code_maps(codes, 512, (4, 6))
     assert maps.shape == (1, 3, 4, 6)

@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from mae.pictures.neighbours import nearest, neighbours_sheet
+from mae.evaluation.nearest import nearest
+from mae.pictures.neighbours import neighbours_sheet
 
 
 def test_nearest_has_largest_cosines_and_stable_ties():

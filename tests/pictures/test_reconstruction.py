@@ -9,6 +9,7 @@ from mae.objectives.base import Reconstruction
 from mae.pictures import reconstruction
 from mae.pictures.reconstruction import ReconstructionRequest, measure, psnr, reconstruct
 from mae.training.checkpoint.trained import build_objective
+from tests.pictures.loaded import LoadedImages
 
 COUNT = 70
 """more than a batch"""
@@ -21,15 +22,24 @@ def objective(monkeypatch):
     return build_objective(config).eval()
 
 
-def asked(count=4, measured=COUNT, **options) -> ReconstructionRequest:
+def some_images() -> LoadedImages:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (COUNT, 3, 16, 16), generator=generator, dtype=torch.uint8)
-    names = [f"image {number}" for number in range(COUNT)]
-    seeds = torch.arange(COUNT)
+    return LoadedImages(images, torch.arange(COUNT))
+
+
+def asked(count=4, **options) -> ReconstructionRequest:
+    images, seeds = given = some_images()
+    names = [f"image {number}" for number in range(count)]
     plain = ReconstructionRequest(
-        images, names, seeds, count, measured, "title", "toy", None, (), ()
+        images[:count], names, seeds[:count], given, "title", "toy", None, (), ()
     )
     return plain._replace(**options)
+
+
+def first_of(given: LoadedImages) -> LoadedImages:
+    """The first image alone."""
+    return LoadedImages(*(part[:1] for part in given))
 
 
 def plain_psnr(truth: np.ndarray, guess: np.ndarray) -> float:
@@ -39,8 +49,8 @@ def plain_psnr(truth: np.ndarray, guess: np.ndarray) -> float:
 
 
 def test_psnr_equals_a_plain_computation(objective):
-    given = asked()
-    found = measure(objective, given.images, given.seeds)
+    given = some_images()
+    found = measure(objective, given)
     truth = given.images.double().numpy() / 255
     with torch.no_grad():
         noise = objective.draw(given.images, given.seeds)
@@ -51,7 +61,7 @@ def test_psnr_equals_a_plain_computation(objective):
     assert found.psnr_mean_image == pytest.approx(plain_psnr(truth, others), abs=1e-4)
     colours = truth.mean((2, 3), keepdims=True)
     assert found.psnr_mean_pixel == pytest.approx(plain_psnr(truth, colours), abs=1e-4)
-    assert measure(objective, given.images[:1], given.seeds[:1]).psnr_mean_image is None
+    assert measure(objective, first_of(given)).psnr_mean_image is None
     assert psnr(torch.tensor([0.0, 0.01])).tolist() == pytest.approx([100, 20])
 
 
@@ -60,7 +70,7 @@ def test_the_sheet_shows_original_reconstruction_and_error(objective):
     assert made.sheet.heads == ["original", "reconstruction", "error"]
     assert [row[0].caption for row in made.sheet.rows] == [f"image {n}" for n in range(4)]
     assert made.figures["over"] == "all pixels" and made.figures["images"] == COUNT
-    one = measure(objective, asked().images[:1], asked().seeds[:1])
+    one = measure(objective, first_of(some_images()))
     assert made.sheet.rows[0][1].caption == f"PSNR {one.psnr:.1f} dB"
     assert made.sheet.scale is not None
     assert made.lines[0] == f"PSNR of {COUNT} images, all pixels" and len(made.lines) == 4
@@ -78,9 +88,8 @@ def test_psnr_covers_hidden_pixels_only(objective, monkeypatch):
         return Reconstruction(torch.where(mask.bool(), 0.5, images / 255), mask)
 
     monkeypatch.setattr(objective, "reconstruct", halves, raising=False)
-    given = asked()
-    made = reconstruct(objective, given)
-    truth = given.images[..., :8].double().numpy() / 255
+    made = reconstruct(objective, asked())
+    truth = some_images().images[..., :8].double().numpy() / 255
     assert made.figures["psnr"] == pytest.approx(plain_psnr(truth, np.full_like(truth, 0.5)))
     assert made.figures["over"] == "hidden pixels"
     assert made.sheet.heads == ["original", "masked", "reconstruction", "error"]
@@ -108,7 +117,8 @@ def test_16_bit_images_of_any_number_of_channels(monkeypatch):
     settings += [f"data.mean={numbers}", f"data.std={numbers}"]
     deep = build_objective(load_config(None, settings, {"objective": "toy"})).eval()
     images = torch.randint(0, 2**16, (2, 5, 8, 12), dtype=torch.int32).to(torch.uint16)
-    given = asked(count=2)._replace(images=images, names=["a", "b"], seeds=torch.arange(2))
+    deep_images = LoadedImages(images, torch.arange(2))
+    given = asked(2, images=images, measured=deep_images, names=["a", "b"])
     made = reconstruct(deep, given)
     assert 0 < made.figures["psnr"] < 40
     assert np.asarray(made.sheet.rows[0][0].picture).shape == (8, 12, 3)

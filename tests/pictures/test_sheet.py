@@ -28,8 +28,8 @@ def plain(colour: str, size=(40, 30)) -> Image.Image:
 
 def sheet(rows=2, heads=("one", "two"), caption="R² 0.5\n<b>&", scale=True) -> Sheet:
     cells = [[Cell(plain("red"), caption), Cell(plain("blue"))] for _ in range(rows)]
-    told = Scale("what it means", "0", "1 and more") if scale else None
-    return Sheet("a <title>", heads, cells, ["First note.", "Second note."], told)
+    explained = Scale("what it means", "0", "1 and more") if scale else None
+    return Sheet("a <title>", heads, cells, ["First note.", "Second note."], explained)
 
 
 def area(image: Image.Image, colour: tuple[int, int, int]) -> int:
@@ -71,8 +71,8 @@ def test_text_is_wrapped_and_shortened():
 
 def test_notes_are_wrapped_as_drawn():
     """Characters that the font lacks are replaced by longer text."""
-    told = " ".join(["√a"] * 200)
-    drawn = draw_sheet(sheet()._replace(notes=[told]))
+    note = " ".join(["√a"] * 200)
+    drawn = draw_sheet(sheet()._replace(notes=[note]))
     assert area(drawn.crop((drawn.width - 4, 0, *drawn.size)), (255, 255, 255)) == 4 * drawn.height
 
 

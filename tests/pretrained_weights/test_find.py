@@ -77,7 +77,7 @@ def test_a_vitmae_of_transformers_gives_features_and_loss(tmp_path, names):
     done = start(ours, tmp_path)
     assert done.lines[0].startswith("init    30 of 30 encoder tensors and 32 of 32 decoder tensors")
     assert "skipped" not in done.lines[0]
-    assert done.record["left_out"] == {}
+    assert done.record["skipped"] == {}
 
     images = some_images()
     split = ours.draw(images, torch.arange(3) * 7919)
@@ -106,7 +106,7 @@ def test_a_vit_of_transformers_gives_its_features(tmp_path, kind, skipped):
     theirs.save_pretrained(tmp_path)
     ours = our_mae()
     done = start(ours, tmp_path)
-    assert done.record["left_out"] == dict.fromkeys(skipped, "a head")
+    assert done.record["skipped"] == dict.fromkeys(skipped, "a head")
     images = some_images()
     body = theirs if isinstance(theirs, ViTModel) else theirs.vit
     torch.testing.assert_close(
@@ -177,7 +177,7 @@ def test_a_foreign_network_is_refused(tmp_path):
         start(our_mae(), tmp_path / "x.safetensors")
 
 
-def test_a_folder_of_timm_s_hub_format_tells_heads_and_grid(tmp_path):
+def test_a_folder_of_timm_s_hub_format_records_heads_and_grid(tmp_path):
     source = our_mae(img_size=(16, 64), seed=1)
     save_file(source.encoder.state_dict(), tmp_path / "model.safetensors")
     save_file(source.decoder.state_dict(), tmp_path / "decoder.safetensors")

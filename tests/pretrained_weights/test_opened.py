@@ -67,7 +67,7 @@ def test_a_released_file_predicts_as_transformers(tmp_path, norm_pix_loss):
     assert isinstance(ours, MaskedAutoencoder)
     assert ours.norm_pix_loss == norm_pix_loss and opened.has_decoder and opened.step is None
     assert opened.init["keys_loaded"] == len(tensors)
-    assert opened.init["left_out"] == {} and opened.init["kept"] == []
+    assert opened.init["skipped"] == {} and opened.init["kept"] == []
     split = ours.draw(images, torch.arange(3) * 7919)
     found = ours.predict(ours.patchify(images), split)
     expected = prediction_of(theirs, normalised(images), split)
@@ -241,7 +241,7 @@ def test_layer_scale_without_decoder_as_in_dinov2(tmp_path):
     found = opened.objective.encode(raw_images()).pooled["cls"]
     expected = theirs.forward_features(normalised(raw_images()))[:, 0]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert opened.init["left_out"] == {"mask_token": "no decoder beside it"}
+    assert opened.init["skipped"] == {"mask_token": "no decoder beside it"}
 
 
 def test_results_lie_beside_a_file_and_here_for_hubs(tmp_path):

@@ -54,7 +54,7 @@ def test_all_weights_come_from_a_run_or_a_plain_export(tmp_path, monkeypatch, pl
     assert done.lines == [f"init    8 of 8 tensors from {source}"]
     record = json.loads(json.dumps(done.record))
     assert (record["from"], record["keys_loaded"]) == (str(source), 8)
-    assert record["left_out"] == {} and record["kept"] == [] and len(record["sha256"]) == 64
+    assert record["skipped"] == {} and record["kept"] == [] and len(record["sha256"]) == 64
     assert record["history"].startswith("toy of `gone.tar`, 48 images seen in 6 steps")
     assert record["from_scratch"] is (place != "export")
 

@@ -71,11 +71,11 @@ def test_final_norm_of_a_classifier_with_the_same_pooling_is_loaded(tmp_path, em
 @pytest.mark.parametrize("target", [tiny_config(), classifier_config("token")])
 def test_final_norm_of_another_pooling_is_refused(tmp_path, target):
     run = untrained_run(tmp_path / "run", classifier_config("avg"))
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         start(target, run)
-    assert str(told.value).startswith(f"init.from: {run} is a classifier that pools by the mean")
-    assert str(told.value).endswith("give the run that it was fine-tuned from")
-    assert "\n" not in str(told.value)
+    assert str(error.value).startswith(f"init.from: {run} is a classifier that pools by the mean")
+    assert str(error.value).endswith("give the run that it was fine-tuned from")
+    assert "\n" not in str(error.value)
 
 
 def test_many_skipped_tensors_are_listed_by_reason(tmp_path):
@@ -83,12 +83,12 @@ def test_many_skipped_tensors_are_listed_by_reason(tmp_path):
     _, done = start(classifier_config("token"), run)
     (line, *_) = done.lines
     assert line.endswith("encoder tensors from " + f"{run} (skipped: the decoder (20 tensors))")
-    assert len(done.record["left_out"]) == 20
-    assert all(key.startswith("decoder.") for key in done.record["left_out"])
+    assert len(done.record["skipped"]) == 20
+    assert all(key.startswith("decoder.") for key in done.record["skipped"])
     # encoder and decoder both have a skipped norm.weight: each is recorded under its own name
     _, done = start(classifier_config("avg"), run)
-    assert done.record["left_out"]["norm.weight"] == "the norm of another pooling"
-    assert done.record["left_out"]["decoder.norm.weight"] == "the decoder"
+    assert done.record["skipped"]["norm.weight"] == "the norm of another pooling"
+    assert done.record["skipped"]["decoder.norm.weight"] == "the decoder"
 
 
 def test_find_weights_of_a_checkpoint_file(tmp_path):

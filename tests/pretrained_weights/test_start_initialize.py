@@ -15,7 +15,7 @@ from mae.pretrained_weights.fit import load_encoder
 from mae.training.checkpoint.checkpoint_files import newest_checkpoint
 from mae.training.checkpoint.run import Run
 from tests.pretrained_weights.models import classifier
-from tests.runs import final_weights, launch, metrics_of, write_config
+from tests.runs import final_weights, launch_forked, metrics_of, write_config
 
 SHORT = ("train.epochs=1", "optim.warmup_epochs=0.5", "log.health_every=0")
 
@@ -49,8 +49,8 @@ def test_a_run_starts_from_a_run_and_goes_on_without_it(tmp_path, trained, shard
     start = [config, f"init.from={source}", *SHORT, "optim.lr=1e-30"]
 
     assert main([*start, "--dry-run"]) == 0
-    told = capsys.readouterr().out
-    assert "init    30 of 30 encoder tensors and 20 of 20 decoder tensors from" in told
+    printed = capsys.readouterr().out
+    assert "init    30 of 30 encoder tensors and 20 of 20 decoder tensors from" in printed
     assert not run.exists()
 
     assert main(start) == 0
@@ -63,13 +63,13 @@ def test_a_run_starts_from_a_run_and_goes_on_without_it(tmp_path, trained, shard
     state = json.loads((checkpoint_of(source) / "state.json").read_text())
     assert written["from"] == str(source)
     assert (written["license"], written["non_commercial"]) == ("cc-by-nc-4.0", True)
-    assert (written["keys_loaded"], written["left_out"]) == (50, {})
+    assert (written["keys_loaded"], written["skipped"]) == (50, {})
     assert written["sha256"] == state["files"]["model.safetensors"]["sha256"]
 
     shutil.rmtree(source)
     assert main([*start, "train.epochs=2"]) == 0
-    told = capsys.readouterr().out
-    assert "init " not in told
+    printed = capsys.readouterr().out
+    assert "init " not in printed
     assert json.loads((run / "init.json").read_text()) == written
     assert [row["step"] for row in metrics_of(run)] == [1, 2, 3, 4, 5, 6]
 
@@ -79,7 +79,7 @@ def test_two_processes_start_from_the_same_as_one(tmp_path, trained, shards):
     one.mkdir()
     two.mkdir()
     assert main([str(write_config(one, shards)), f"init.from={trained}", *SHORT]) == 0
-    done = launch(write_config(two, shards), f"init.from={trained}", *SHORT, processes=2)
+    done = launch_forked(write_config(two, shards), f"init.from={trained}", *SHORT)
     assert done.returncode == 0, done.stderr
     losses = [[row["loss"] for row in metrics_of(folder / "run")] for folder in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -89,10 +89,10 @@ def test_two_processes_start_from_the_same_as_one(tmp_path, trained, shards):
 def test_weights_that_do_not_fit_leave_no_run(tmp_path, trained, shards, capsys):
     config = str(write_config(tmp_path, shards))
     assert main([config, f"init.from={trained}", *SHORT, "data.img_size=24"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "pos_embed has shape [1, 17, 32]" in told
-    assert "init.adapt_size=true" in told
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "pos_embed has shape [1, 17, 32]" in printed
+    assert "init.adapt_size=true" in printed
     assert not (tmp_path / "run").exists()
     settings = ["data.img_size=24", "init.adapt_size=true"]
     assert main([config, f"init.from={trained}", *SHORT, *settings]) == 0

@@ -10,9 +10,9 @@ def parsed(markup: str) -> ElementTree.Element:
     return ElementTree.fromstring(markup)
 
 
-def curve(figure: ElementTree.Element, look: str = "a") -> list[tuple[float, float]]:
+def curve(figure: ElementTree.Element, style: str = "a") -> list[tuple[float, float]]:
     """Corners of a line, from 0 to 1000, y downwards."""
-    path = next(p for p in figure.iter("path") if p.get("class") == f"line {look}")
+    path = next(p for p in figure.iter("path") if p.get("class") == f"line {style}")
     numbers = re.findall(r"[ML]([\d.]+) ([\d.]+)", path.get("d", ""))
     return [(float(x), float(y)) for x, y in numbers]
 
@@ -36,8 +36,8 @@ def test_thousands_of_rows_become_a_line_within_a_band():
 
 def test_values_are_shown_under_the_pointer():
     figure = parsed(chart("t", [Line("loss", [(300.0, 0.25)]), Line("b", [(305.0, 7.0)])], SPAN))
-    told = [t.text for rect in figure.iter("rect") for t in rect.iter("title")]
-    assert told == ["step 305\nloss 0.25\nb 7"]
+    titles = [t.text for rect in figure.iter("rect") for t in rect.iter("title")]
+    assert titles == ["step 305\nloss 0.25\nb 7"]
 
 
 def test_warm_up_restarts_faults_and_gaps_are_marked_once_a_place():
@@ -73,5 +73,5 @@ def test_intervals_are_the_band_and_fit_on_the_chart():
     band = next(path for path in figure.iter("path") if path.get("class") == "band a")
     heights = [float(y) for _, y in re.findall(r"[ML]?([\d.]+) ([\d.]+)", band.get("d", ""))]
     assert len(set(heights)) == 4 and all(0 < height < 1000 for height in heights)
-    told = [t.text for rect in figure.iter("rect") for t in rect.iter("title")]
-    assert told[0] == "step 0\nheld-out 0.5 (0.3 to 0.7)"
+    titles = [t.text for rect in figure.iter("rect") for t in rect.iter("title")]
+    assert titles[0] == "step 0\nheld-out 0.5 (0.3 to 0.7)"

@@ -110,8 +110,8 @@ def test_lines_that_are_compared_with_are_grey(tmp_path):
     record = read_record(write_mae_run(tmp_path / "run"))
     r2 = next(one for one in learning(record) if one.title == "R² on hidden patches")
     drawn = draw(r2, record.recorded, marks(record))
-    for look in ("a", "b", "base", "base finer"):
-        assert f'class="line {look}"' in drawn
+    for style in ("a", "b", "base", "base finer"):
+        assert f'class="line {style}"' in drawn
     assert 'class="line c"' not in drawn
 
 

@@ -48,7 +48,7 @@ def report(run: Path) -> Reader:
     return Reader(write_report(run, run / "report.html").read_text())
 
 
-def test_everything_there_is_to_tell_from_top_to_bottom(tmp_path):
+def test_all_parts_of_the_page_from_top_to_bottom(tmp_path):
     page = report(write_run(tmp_path / "photos"))
     heads = re.findall(r"<h2>(.*?)</h2>", (tmp_path / "photos" / "report.html").read_text())
     assert heads == [
@@ -103,7 +103,7 @@ HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
 
 
 @pytest.mark.parametrize("where", ["quarantine", "events", "starts", "config", "name", "health"])
-def test_what_the_files_say_is_text_whatever_it_looks_like(tmp_path, where):
+def test_what_the_files_say_is_text_whatever_it_resembles(tmp_path, where):
     run = write_run(tmp_path / ("run<script>x" if where == "name" else "run"))
     hostile = {
         "step": 40,

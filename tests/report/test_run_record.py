@@ -1,10 +1,11 @@
 import json
 import os
+from typing import Any
 
 import pytest
 
 from mae.base.errors import UserError
-from mae.report.run_record import changed_settings, read_record, state
+from mae.report.run_record import cautions, changed_settings, read_record, state
 from tests.report.folders import metric_rows, write_rows, write_run
 
 
@@ -127,3 +128,20 @@ def test_settings_of_another_version_are_shown_as_they_are(tmp_path):
         "train.gone.1": (None, "x"),
         "mystery": (None, [1]),
     }
+
+
+@pytest.mark.parametrize("starts", [[], [{}], [{"cautions": "x"}], [{"cautions": [1, None]}]])
+def test_starts_without_cautions_have_none(starts, tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    record = read_record(tmp_path)._replace(starts=starts)
+    assert cautions(record) == []
+
+
+def test_cautions_are_those_of_the_last_start(tmp_path):
+    (tmp_path / "metrics.jsonl").touch()
+    told: list[Any] = [
+        {"cautions": [{"text": "old", "reason": "x"}]},
+        {"cautions": [{"text": "new"}]},
+    ]
+    ((level, text, reason),) = cautions(read_record(tmp_path)._replace(starts=told))
+    assert (level, text, reason) == ("watch", "new", "None")

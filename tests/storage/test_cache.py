@@ -326,6 +326,16 @@ def test_least_recently_used_copies_are_evicted_first(server, folder):
     assert sum(path.stat().st_size for path in copies(folder)) == 3000
 
 
+def test_copies_are_not_looked_at_while_there_is_room(server, folder, monkeypatch):
+    """Of 10,000 copies that took most of a second a download, one at a time."""
+    monkeypatch.setattr("mae.storage.cache.least_recently_used", None)
+    monkeypatch.setattr("mae.storage.cache.remove_dangling", None)
+    shard_cache = ShardCache(folder, 5000)
+    for url, options in shards(server, 5):
+        shard_cache.fetch(url, **options)
+    assert len(copies(folder)) == 5
+
+
 def test_links_to_evicted_copies_are_deleted(server, folder):
     shard_cache = ShardCache(folder, 2000)
     for url, options in shards(server, 6):

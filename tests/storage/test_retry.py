@@ -12,11 +12,10 @@ import psutil
 import pytest
 
 from mae.base.errors import StorageError
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.storage import remote, retry
 from mae.storage.cache import ShardCache
 from mae.storage.remote import download, stat
-from mae.storage.retry import BackgroundThreads
 from tests.servers import body, slow, status
 from tests.storage.test_remote import DATA, fetched, refused
 from tests.waiting import wait_for
@@ -29,7 +28,7 @@ PREPARE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.order import Order
 from mae.data.prefetching import prefetch_shards
 from mae.storage.cache import ShardCache
@@ -45,52 +44,6 @@ next(stream)
 while len(list(Path(folder, "cache").glob("*.part"))) < 2:
     time.sleep(0.01)
 """
-
-
-def test_future_holds_result_or_error():
-    with BackgroundThreads(2, "test") as background:
-        results = [background.submit(divmod, 7, divisor) for divisor in (1, 2, 0)]
-        assert [result.result(10) for result in results[:2]] == [(7, 0), (3, 1)]
-        with pytest.raises(ZeroDivisionError):
-            results[2].result(10)
-
-
-def test_pool_runs_count_calls_at_a_time_in_order():
-    begun, release = [], threading.Event()
-
-    def work(number):
-        begun.append(number)
-        release.wait(10)
-
-    with BackgroundThreads(2, "test") as background:
-        results = [background.submit(work, number) for number in range(4)]
-        time.sleep(0.1)
-        assert sorted(begun) == [0, 1]
-        release.set()
-        for result in results:
-            result.result(10)
-    assert sorted(begun[2:]) == [2, 3]
-
-
-def test_closed_pool_drops_queued_calls_and_its_threads_end():
-    begun, release = [], threading.Event()
-
-    def work(number):
-        begun.append(number)
-        release.wait(10)
-
-    background = BackgroundThreads(2, "closed")
-    for number in range(4):
-        background.submit(work, number)
-    while len(begun) < 2:
-        time.sleep(0.01)
-    background.close()
-    release.set()
-    for thread in threading.enumerate():
-        if thread.name.startswith("closed"):
-            thread.join(10)
-            assert not thread.is_alive()
-    assert sorted(begun) == [0, 1]
 
 
 # Processes that end while downloads run.

@@ -29,7 +29,7 @@ BF16 = (
 
 TOY = ("train.epochs=1.5", "train.ema=0.9", "optim.clip_grad=0.05", "log.panel_every=5")
 
-# accelerate shards on GPUs only.  Told after its start that it is to, it does so on CPUs, by what
+# accelerate shards on GPUs only.  Asked to after its start, it does so on CPUs, by what
 # launch/fsdp2.yaml says; all other code is the run's own.  One process is launched, and has the
 # others as copies of itself: importing everything is most of the time.
 LEGS = """
@@ -43,23 +43,23 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from mae.training.safety.step_flags import StepFlagReducer
 
-build, reduce, told = mae.training.plan.build_accelerator, StepFlagReducer.reduce, {}
+build, reduce, recorded = mae.training.plan.build_accelerator, StepFlagReducer.reduce, {}
 kinds = {}
 
-def build_as_told(config, use_cpu=False):
+def build_sharded(config, use_cpu=False):
     accelerator = build(config)
     if kinds["now"] == "ddp":
         return accelerator
     plugin = FullyShardedDataParallelPlugin()
     if accelerator.mixed_precision != "no":
         plugin.set_mixed_precision(accelerator.mixed_precision)  # as it is done on GPUs
-    told["reshard_after_forward"] = plugin.reshard_after_forward
-    told["wrapped"] = plugin.transformer_cls_names_to_wrap
+    recorded["reshard_after_forward"] = plugin.reshard_after_forward
+    recorded["wrapped"] = plugin.transformer_cls_names_to_wrap
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
     return accelerator
 
-mae.training.plan.build_accelerator = build_as_told
+mae.training.plan.build_accelerator = build_sharded
 from mae.objectives import registry
 from mae.pretrain import main
 
@@ -68,15 +68,15 @@ registry.OBJECTIVES["toy"] = "tests.toy"
 def seconds(group):
     return group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
 
-def look(reducer, own):
-    told.setdefault("timeouts", [seconds(dist.group.WORLD), seconds(reducer.group)])
+def record(reducer, own):
+    recorded.setdefault("timeouts", [seconds(dist.group.WORLD), seconds(reducer.group)])
     answer = reduce(reducer, own)
     kinds["steps"] += 1
     if kinds["steps"] == kinds["last"]:
         os.kill(os.getpid(), signal.SIGKILL)
     return answer
 
-StepFlagReducer.reduce = look
+StepFlagReducer.reduce = record
 PartialState.destroy_process_group = lambda self: None  # the next leg needs the processes
 
 def leg(kind, config, settings, last=0):
@@ -90,10 +90,10 @@ def together(*legs):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    family = []
+    children = []
     for rank in range(2):
         if child := os.fork():
-            family.append(child)
+            children.append(child)
             continue
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": str(port)}
         os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
@@ -101,16 +101,16 @@ def together(*legs):
         try:
             for one in legs:
                 leg(*one)
-            told["rank"] = rank
+            recorded["rank"] = rank
         except BaseException:
             traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             if rank == 0:
-                open(TOLD, "w").write(json.dumps(told))
-            os._exit(0 if "rank" in told else 1)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in family]
+                open(RECORD, "w").write(json.dumps(recorded))
+            os._exit(0 if "rank" in recorded else 1)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 """
 
 
@@ -130,13 +130,13 @@ def folder(tmp_path_factory, shards):
     script = folder / "legs.py"
     script.write_text(
         f"""{LEGS}
-TOLD = {str(folder / "told.json")!r}
+RECORD = {str(folder / "record.json")!r}
 assert together({("sharded", configs["killed"], SETTINGS, KILLED_AFTER)!r}) == [-9, -9]
 for name in ("sharded", "ddp", "one"):
     old, new = (Path({str(folder)!r}) / one / "run" for one in ("killed", name))
     shutil.copytree(old, new)
-    recorded = new / "config.yaml"
-    recorded.write_text(recorded.read_text().replace(str(old), str(new)))
+    copied = new / "config.yaml"
+    copied.write_text(copied.read_text().replace(str(old), str(new)))
 assert together(*{go_on + bf16 + toy!r}) == [0, 0]
 """
     )
@@ -145,7 +145,7 @@ assert together(*{go_on + bf16 + toy!r}) == [0, 0]
         [*words, "--num_processes", "1", str(script)],
         capture_output=True,
         text=True,
-        env=environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        env=environment(),
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
@@ -233,10 +233,10 @@ def test_the_panels_are_those_of_ddp(folder):
 
 
 def test_the_launchers_file_is_heeded_and_timeouts_reach_both_groups(folder):
-    told = json.loads((folder / "told.json").read_text())
-    assert told["reshard_after_forward"] is True
-    assert told["wrapped"] == ["Block", "Decoder"]
-    assert told["timeouts"] == [7 * 60, 7 * 60]
+    recorded = json.loads((folder / "record.json").read_text())
+    assert recorded["reshard_after_forward"] is True
+    assert recorded["wrapped"] == ["Block", "Decoder"]
+    assert recorded["timeouts"] == [7 * 60, 7 * 60]
 
 
 def test_fsdp_1_is_refused(monkeypatch):

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from mae.cli import main as mae
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.order import Order
 from mae.pretrain import main
 from mae.training.safety.lifecycle import StopSignals
@@ -62,14 +62,14 @@ def start_and_signal(config, number, *settings, processes=1, whom="all", after=6
     while not (metrics.exists() and f'"step": {after},' in metrics.read_text()):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)
-    family = psutil.Process(process.pid).children(recursive=True)
-    trainers = family if processes > 1 else []
+    children = psutil.Process(process.pid).children(recursive=True)
+    trainers = children if processes > 1 else []
     for one in {"launcher": [], "all": trainers, "one": trainers[:1]}[whom]:
         one.send_signal(number)
     if whom != "one" or processes == 1:
         process.send_signal(number)
     _, errors = process.communicate(timeout=100)
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     return process.returncode, errors
 
@@ -315,7 +315,7 @@ def test_a_spike_before_the_first_checkpoint_goes_back_to_the_start(shards, tmp_
 
 
 @pytest.mark.fault
-def test_a_last_step_that_was_left_out_still_ends_in_a_checkpoint(shards, tmp_path):
+def test_a_last_step_that_was_skipped_still_ends_in_a_checkpoint(shards, tmp_path):
     config = write_config(tmp_path, shards)
     settings = ("guard.spike=6", "guard.rollback=true", "train.epochs=8", "log.panel_every=1000")
     done = poisoned(config, [52], *settings, "train.checkpoint_every=8", value="1000")

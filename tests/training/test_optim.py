@@ -18,6 +18,7 @@ from mae.training.optim import (
     num_moments,
     set_lr,
     take_step,
+    total_norm,
 )
 
 NAMES = get_args(OptimizerName)
@@ -244,3 +245,13 @@ def test_lars_scales_matrices_and_neither_vectors_nor_tokens():
     _, optimizer = build("lars")
     assert [group["always_adapt"] for group in optimizer.param_groups] == [True, False]
     assert {group["eps"] for group in optimizer.param_groups} == {0.0}
+
+
+@pytest.mark.parametrize("dtypes", [[torch.float32], [torch.float32, torch.float64]], ids=str)
+def test_the_norm_is_that_of_torch_bit_for_bit(dtypes):
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(3, 4, 5), (7,), (64, 64), ()]
+    gradients = [torch.randn(s, generator=generator, dtype=d) for s in shapes for d in dtypes]
+    assert torch.equal(total_norm(gradients), torch.nn.utils.get_total_norm(gradients))
+    gradients[1].fill_(torch.inf)
+    assert total_norm(gradients).isinf()

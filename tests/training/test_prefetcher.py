@@ -69,10 +69,10 @@ def log(monkeypatch):
 
 
 def test_on_a_gpu_the_loop_is_only_so_far_ahead(log):
-    feed = DevicePrefetcher(torch.device("cuda"))
+    prefetch = DevicePrefetcher(torch.device("cuda"))
     one = ["main waits for side", *["kept by main"] * 3]
     for number in range(MAX_AHEAD + 2):
         log.clear()
-        feed(batch_of(torch.zeros(2, 3, 8, 8)), (8, 8))
+        prefetch(batch_of(torch.zeros(2, 3, 8, 8)), (8, 8))
         waits = [f"host waits for {number - MAX_AHEAD}"] if number >= MAX_AHEAD else []
         assert log == [*waits, *one, f"event {number} on main"]

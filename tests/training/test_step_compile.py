@@ -52,9 +52,9 @@ def test_what_is_asked_for_is_compiled(may_break, monkeypatch):
     assert asked == [{"mode": "default", **shapes}, {"mode": "reduce-overhead", **shapes}]
 
 
-def test_only_cuda_graphs_are_told_where_a_step_begins(monkeypatch):
-    told = []
-    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: told.append(1))
+def test_only_cuda_graphs_are_marked_where_a_step_begins(monkeypatch):
+    marked = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marked.append(1))
     for mode, times in ((False, 0), (True, 0), ("reduce-overhead", 1), ("max-autotune", 2)):
         begin_step(TrainConfig(compile=mode))
-        assert len(told) == times
+        assert len(marked) == times

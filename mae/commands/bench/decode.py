@@ -16,7 +16,7 @@ from mae.commands.bench.pipeline import our_bytes
 from mae.commands.bench.rounds import USUAL, Effort, Progress, about, show_progress, silent
 from mae.commands.bench.tables import about_lines, markdown, spread_of, write_result
 from mae.commands.bench.timing import interleaved, one_thread, ratios, seconds_per_call, spread
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.decoding.decode import decode
 from mae.decoding.on_device import JpegDecoder
 

@@ -29,7 +29,7 @@ from mae.commands.bench.rounds import (
 from mae.commands.bench.tables import about_lines, markdown, write_result
 from mae.commands.bench.timing import spread
 from mae.config.sections import Config, DataConfig, InitConfig
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.objectives.registry import declaration, declarations
 from mae.report.scales import percent
 from mae.training.safety.monitor import data_wait_remedies
@@ -116,7 +116,7 @@ def bench_joint(
         "step": {"images_per_s": synthetic},
         "loop": {"images_per_s": real, "data_wait": data_wait},
         "share": share,
-        "advice": advice(share, data_wait, config.data, device.startswith("cuda")),
+        "bottleneck": bottleneck(share, data_wait, config.data, device.startswith("cuda")),
     }
 
 
@@ -182,7 +182,7 @@ def run_loop(
     return [row for row in map(json.loads, lines) if row["step"] > every * WARM_UP]
 
 
-def advice(share: float, data_wait: float, data: DataConfig, has_gpu: bool = False) -> str:
+def bottleneck(share: float, data_wait: float, data: DataConfig, has_gpu: bool = False) -> str:
     """Bottleneck of a run, and the settings that would make it faster.
 
     `share`: speed of the run relative to its step.  `data_wait`: share of the time that the run
@@ -204,7 +204,7 @@ def advice(share: float, data_wait: float, data: DataConfig, has_gpu: bool = Fal
 
 
 def joint_table(result: dict) -> str:
-    """Markdown table of the speed of step and run, the run's wait for data, and the advice."""
+    """Markdown table of the speed of step and run, the run's wait for data, and the bottleneck."""
     step, loop = result["step"], result["loop"]
     rows = [
         ["step, synthetic images", f"{step['images_per_s']['median']:,.4g}", "–", "–"],
@@ -222,5 +222,5 @@ def joint_table(result: dict) -> str:
     )
     heads = ["", "images/s", "of the step", "waiting for data"]
     return "\n".join(
-        [*about_lines(result), "", case, "", *markdown(heads, rows), "", result["advice"]]
+        [*about_lines(result), "", case, "", *markdown(heads, rows), "", result["bottleneck"]]
     )

@@ -10,9 +10,12 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
+
 from mae.base.errors import UserError
 from mae.base.files import write_json
-from mae.base.progress import progress_counter
+from mae.base.progress import ProgressCounter
+from mae.commands.bench.loader_table import loader_table
 from mae.commands.bench.pipeline import (
     StagedBatches,
     Stages,
@@ -23,7 +26,8 @@ from mae.commands.bench.pipeline import (
 )
 from mae.commands.bench.timing import interleaved, machine, one_thread, ratios, spread
 from mae.config.sections import DataConfig
-from mae.data.manifest import Manifest, build_manifest
+from mae.data.indexing import build_manifest
+from mae.data.manifest import Manifest
 from mae.storage.cache import ShardCache
 
 READING_FACTOR = 8
@@ -34,7 +38,7 @@ OURS = "mae"
 Task = Callable[[], float]
 """does its work of one round and returns the seconds"""
 Seconds = dict[tuple[str, str], list[float]]
-"""of each round, by group and pipeline"""
+"""seconds of each round, by group and pipeline"""
 
 
 class Others(NamedTuple):
@@ -54,12 +58,12 @@ class Setup(NamedTuple):
 
     manifest: Manifest
     short: Manifest | None
-    """as many images, with a shorter side; None: not measured"""
+    """the same number of images, with a shorter side; None: not measured"""
     size: tuple[int, int]
     """(height, width) of the views"""
     batch_size: int
     batches: int
-    """of a round"""
+    """batches of a round"""
     workers: int
     repeats: int
     """views of each decoded image"""
@@ -84,7 +88,7 @@ def measure_loader(args: argparse.Namespace, others: Others) -> None:
         workers=0 if quick else args.workers,
         repeats=args.repeats,
         others=others,
-        progress=progress_counter("measured", "rounds"),
+        progress=ProgressCounter("measured", "rounds"),
     )
     print(loader_table(result))
     if args.out:
@@ -146,7 +150,7 @@ def bench_loader(
     return {
         "machine": machine(),
         "images": images,
-        "bytes_per_image": round(float(setup.manifest.size.mean())),
+        "bytes_per_image": round(float(np.asarray(setup.manifest.size).mean())),
         "img_size": img_size,
         "batch_size": batch_size,
         "rounds": rounds,
@@ -268,44 +272,3 @@ def _take(stream: Iterator, count: int) -> float:
     for _ in range(count):
         next(stream)
     return time.perf_counter() - start
-
-
-def loader_table(result: dict) -> str:
-    """Plain-text table of rates with their ratios, time of the parts and pixel differences."""
-    return "\n".join(_table_lines(result))
-
-
-def _table_lines(result: dict) -> Iterator[str]:
-    machine, workers, side = result["machine"], result["workers"], result["img_size"]
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "torchvision", "pillow"))
-    yield f"{machine['cpu']}, {machine['cores']} cores; {versions}; {machine['date']}"
-    yield (
-        f"{result['images']} images of {result['bytes_per_image'] / 1000:.0f} kB to {side}×{side}, "
-        f"batches of {result['batch_size']}; medians (lowest–highest) of {result['rounds']} rounds"
-    )
-    yield from _group_lines("one core", result["one_core"], 1)
-    if result["processes"]:
-        cores = min(workers, machine["cores"])
-        yield from _group_lines(f"{workers} worker processes", result["processes"], cores)
-    yield from _group_lines("reading alone", result["reading"], 1)
-    yield ""
-    yield f"{'mae on one core':<34}{'µs per image':>12}"
-    for name, times in result["us_per_image"].items():
-        yield f"  {name:<32}{times['median']:>12.0f}  ({times['low']:.0f}–{times['high']:.0f})"
-    yield ""
-    yield f"{'difference to Pillow, of 255':<34}{'mean':>12}{'largest':>10}"
-    for name, far in result["pixels"].items():
-        yield f"  {name:<32}{far['mean']:>12.3f}{far['max']:>10}"
-
-
-def _group_lines(title: str, rates: dict[str, dict], cores: int) -> Iterator[str]:
-    reference = next(iter(rates))
-    per_core = f"{'per core':>10}" if cores > 1 else ""
-    yield ""
-    yield f"{title:<34}{'images/s':>12}{per_core}{'µs each':>10}    times {reference}"
-    for name, rate in rates.items():
-        speed, ratio = rate["images_per_s"], rate["ratio"]
-        per_core = f"{speed['median'] / cores:>10,.0f}" if cores > 1 else ""
-        times = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
-        each = 1e6 / speed["median"]
-        yield f"  {name:<32}{speed['median']:>12,.0f}{per_core}{each:>10,.0f}    {times}"

@@ -20,9 +20,10 @@ from mae.config.sections import DataConfig
 from mae.data import images, views
 from mae.data.batch import Batch, BatchSharding, Crops, EncodedCrops
 from mae.data.device_crop import pack_crops, resize_crops
-from mae.data.manifest import Manifest, build_manifest
+from mae.data.indexing import build_manifest
+from mae.data.labels import NO_LABEL
+from mae.data.manifest import Manifest
 from mae.data.order import Order
-from mae.data.scan import NO_LABEL
 from mae.data.shard_reader import ShardReader
 from mae.data.training_data import build_order
 from mae.data.transform import View, apply_view, draw_views, random_view
@@ -95,7 +96,7 @@ def copy_samples(
     where fewer than `count` decode.
     """
     readable = [EXTENSIONS.index(extension) for extension in READ_BY_ALL]
-    usable = np.flatnonzero(np.isin(manifest.kind, readable))
+    usable = np.flatnonzero(np.isin(np.asarray(manifest.kind), readable))
     even = usable[np.linspace(0, len(usable), count, endpoint=False).astype(int)]
     substitutes = np.setdiff1d(usable, even)
     opened, copied = images.Images(manifest, channels=3, cache=cache), []

@@ -17,7 +17,7 @@ from typing import NamedTuple, Self
 import torch
 
 from mae.base.errors import RunFailed, UserError
-from mae.base.progress import progress_counter
+from mae.base.progress import ProgressCounter
 from mae.commands.bench.cases import Case
 from mae.commands.bench.child import BUILDER, CEILING, OUT_OF_MEMORY
 from mae.commands.bench.timing import interleaved, machine, ratios, spread
@@ -26,7 +26,7 @@ from mae.objectives.registry import OBJECTIVES
 from mae.training.flops import TERA, flops_per_image
 
 LAST_LINES = 5
-"""of a failed process's standard error, in the message"""
+"""lines of a failed process's standard error that the message quotes"""
 
 START = """
 import json, runpy, sys
@@ -46,7 +46,7 @@ def silent(name: str, done: int, total: int) -> None:
 
 def show_progress(name: str, done: int, total: int) -> None:
     """Show a line that counts rounds, on a terminal only."""
-    progress_counter(f"{name}: measured", "rounds")(done, total)
+    ProgressCounter(f"{name}: measured", "rounds")(done, total)
 
 
 class Effort(NamedTuple):

@@ -26,7 +26,7 @@ from mae.pictures.drawing import save_png
 from mae.report.scales import Scale, compact, fit
 
 WIDTH, HEIGHT = 640, 420
-"""of a chart, in pixels"""
+"""size of a chart, in pixels"""
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 44, 44
 """margins of a chart, in pixels"""
 LEGEND_ROW = 20

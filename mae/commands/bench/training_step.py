@@ -88,8 +88,10 @@ def build_objective(config: Config) -> Objective:
 
 
 def synthetic_images(config: Config, img_size: tuple[int, int], count: int) -> Tensor:
-    """Random pixels from torch's generator, [b c h w], uint8 or uint16 as `data.bits` sets."""
+    """Random pixels from torch's generator, [b c h w], of the type that `data.bits` sets."""
     shape = (count, config.data.in_chans, *img_size)
+    if config.data.is_float:
+        return torch.randn(shape)
     if config.data.bits == 8:
         return torch.randint(0, 256, shape, dtype=torch.uint8)
     return torch.randint(0, 2**config.data.bits, shape, dtype=torch.int32).to(torch.uint16)

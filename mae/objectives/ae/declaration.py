@@ -20,6 +20,7 @@ class AeDeclaration(AutoencoderDeclaration):
     name = "ae"
     summary = "autoencoder: compresses images to few numbers (Hinton and Salakhutdinov 2006)"
     model = AeModel
+    reads_floats = True
 
     def card(self, config: Config, is_from_scratch: bool) -> Card:
         """Objective's part of the model card."""

@@ -28,7 +28,7 @@ class AttentiveImplementation(ProbeImplementation):
             encoder,
             width=blank_vectors(encoder, config.data.in_chans)[TOKENS].shape[2],
             classes=model.classes,
-            num_heads=len(model.heads),
+            copies=len(model.heads),
             seed=config.train.seed,
             labels=model.labels,
         )

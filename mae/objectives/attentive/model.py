@@ -79,17 +79,17 @@ class AttentiveProbe(Probe):
         width: int,
         classes: int,
         *,
-        num_heads: int,
+        copies: int,
         seed: int,
         labels: Sequence[int] = (),
     ) -> None:
-        """Build heads for tokens of `width`; `labels` of the classes as in `Probe`."""
+        """Build `copies` heads for tokens of `width`; `labels` of the classes as in `Probe`."""
         super().__init__(encoder, classes, labels)
         self.heads = nn.ModuleList(
             AttentiveHead(width, classes, torch.Generator().manual_seed(seed))
-            for _ in range(num_heads)
+            for _ in range(copies)
         )
-        if num_heads > 1:
+        if copies > 1:
             for parameter in self.heads.parameters():
                 parameter.register_hook(_finite)
 

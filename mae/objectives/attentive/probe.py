@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
@@ -16,9 +15,10 @@ from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.probe import is_edge
 from mae.evaluation.probing import ProbeRequest
-from mae.evaluation.results import TRAINED_ENCODERS, label_ranks, prefixed_log
+from mae.evaluation.results import TRAINED_ENCODERS, prefixed_log
 from mae.objectives.attentive.declaration import HeadSettings
 from mae.objectives.attentive.model import AttentiveProbe
+from mae.objectives.attentive.ranks import divided_ranks
 from mae.objectives.attentive.tokens import Rows, Tokens, token_data
 
 EPOCHS = 20
@@ -120,7 +120,7 @@ class EncodedData(NamedTuple):
 
 
 class ProbeResult(NamedTuple):
-    """Result of the probe of one encoder; the ranks on the first process alone."""
+    """Result of the probe of one encoder."""
 
     ranks: npt.NDArray[np.int64]
     """[m] number of classes that score higher than the true one, for each test image"""
@@ -149,31 +149,32 @@ def attentive_probe(
     order = np.argsort(fold(recipe.seed, Stream.STATISTICS, np.arange(n)), kind="stable")
     held_out, fitted = np.sort(order[: n // 10]), np.sort(order[n // 10 :])
     for rows in (n - n // 10, n):
-        refuse_uneven(min(recipe.batch_size, rows), request.num_processes, recipe.batch_size)
+        refuse_uneven(min(recipe.batch_size, rows), request.portion.count, recipe.batch_size)
     log(f"selecting among {len(candidates)} settings on {len(held_out):,} of {n:,} training images")
     probe = _fit(request, data, recipe, candidates, fitted, f"{NAME}-choosing", NAME)
-    found = _ranks(
+    found = divided_ranks(
         request,
         data.encoder,
         probe=probe,
         tokens=train,
         labels=numbers.train,
         rows=held_out,
-        recipe=recipe,
+        batch_size=recipe.batch_size,
     )
-    accuracies = request.share([float((row == 0).mean()) for row in found])
+    accuracies = [float((row == 0).mean()) for row in found]
     best = candidates[int(np.argmax(accuracies))]
     log(f"selected: lr {best.lr:g}, weight decay {best.weight_decay:g}; training on all")
     probe = _fit(request, data, recipe, [best], np.arange(n), NAME)
     everything = np.arange(len(numbers.test))
-    tested = _ranks(
+    log(f"testing on {len(everything):,} images")
+    tested = divided_ranks(
         request,
         data.encoder,
         probe=probe,
         tokens=data.test,
         labels=numbers.test,
         rows=everything,
-        recipe=recipe,
+        batch_size=recipe.batch_size,
     )
     return ProbeResult(tested.flatten(), best, accuracies, rate_at_edge(candidates, accuracies))
 
@@ -216,39 +217,6 @@ def _fit(
     probe = request.fit(config, source, later[0] if later else None)
     assert isinstance(probe, AttentiveProbe)
     return probe
-
-
-def _ranks(
-    request: ProbeRequest,
-    name: str,
-    probe: AttentiveProbe,
-    tokens: Tokens,
-    labels: npt.NDArray[np.int64],
-    rows: Rows,
-    recipe: AttentiveRecipe,
-) -> npt.NDArray[np.int64]:
-    """Compute `ranks` on the first process, with its encoder on the device; none on others."""
-    result = request.on_first_with(
-        name, lambda: ranks(probe.eval(), tokens, labels, rows, recipe.batch_size)
-    )
-    return np.zeros((0, 0), np.int64) if result is None else result
-
-
-@torch.no_grad()
-def ranks(
-    probe: AttentiveProbe,
-    tokens: Tokens,
-    labels: npt.NDArray[np.int64],
-    rows: Rows,
-    batch_size: int,
-) -> npt.NDArray[np.int64]:
-    """Rank of the true class among the scores of each head, [heads rows]; see `label_ranks`."""
-    slices = np.array_split(rows, -(-len(rows) // batch_size))
-    found = []
-    for numbers, batch in zip(slices, tokens.load(slices), strict=True):
-        above = [label_ranks(scores, labels[numbers]) for scores in probe.scores(batch)]
-        found.append(torch.stack(above).cpu())
-    return torch.cat(found, dim=1).numpy()
 
 
 def rate_at_edge(candidates: Sequence[HeadSettings], accuracies: Sequence[float]) -> bool:

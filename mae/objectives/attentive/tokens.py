@@ -21,8 +21,9 @@ from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.evaluation.features import UsableSamples, blank_vectors, require_finite
+from mae.evaluation.features import require_finite
 from mae.evaluation.features_file import FeatureSet
+from mae.evaluation.usable_samples import UsableSamples
 from mae.storage.cache import ShardCache
 
 Rows = npt.NDArray[np.int64]
@@ -45,8 +46,8 @@ class Tokens(Protocol):
         """Function of rows → tokens [len(rows) t d] or images, on the CPU: input of the probe."""
         ...
 
-    def load(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
-        """Yield tokens, float32 [len(rows) t d], of each of `slices`: class token, all patches."""
+    def load(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        """Yield tokens, float32 [len(rows) t d], of each of `batches`: class token, all patches."""
         ...
 
 
@@ -62,9 +63,9 @@ class CachedTokens:
         names = {"cls", TOKENS} & self.features.vectors.keys()
         return joined({name: self._read(name, rows) for name in names})
 
-    def load(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
-        """Tokens of each of `slices`: see `Tokens`."""
-        for rows in slices:
+    def load(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        """Tokens of each of `batches`: see `Tokens`."""
+        for rows in batches:
             yield self.inputs(rows).to(self.device).float()
 
     def _read(self, name: str, rows: Rows) -> Tensor:
@@ -93,9 +94,9 @@ class EncodedTokens:
         self.samples, self.skipped = usable
         self.inputs = _Views(self.views, self.samples)
 
-    def load(self, slices: Sequence[Rows]) -> Iterator[Tensor]:
-        """Tokens of each of `slices`: see `Tokens`."""
-        numbers = [self.samples[rows].tolist() for rows in slices]
+    def load(self, batches: Sequence[Rows]) -> Iterator[Tensor]:
+        """Tokens of each of `batches`: see `Tokens`."""
+        numbers = [self.samples[rows].tolist() for rows in batches]
         for images in load_in_workers(self.views, numbers, self.workers):
             with torch.no_grad():
                 found = self.encoder.encode(images.to(self.device))
@@ -173,7 +174,7 @@ class TokenData(NamedTuple):
         skipped: Container[int] = (),
         device: torch.device = CPU,
     ) -> Generator[Batch[Tensor]]:
-        """Yield the micro-batches of a process for the steps in [first, last) not in `skipped`."""
+        """Micro-batches of this process for steps first + 1 to last, without the `skipped` ones."""
         positions = sharding.micro_batches(first, last, skipped)
         return load_in_workers(self.dataset, positions, self.workers)
 
@@ -184,9 +185,3 @@ def token_data(tokens: Tokens, rows: Rows, images: Images, seed: int) -> TokenDa
     order = Order(seed, [np.array([len(rows)])])
     dataset = TokenBatches(tokens.inputs, rows, manifest, order)
     return TokenData(manifest, order, dataset, tokens.workers, images.reader.cache)
-
-
-def token_bytes(encoder: FrozenEncoder, images: Images, device: torch.device | str) -> int:
-    """Size of the cache of all tokens, in bytes."""
-    vectors = blank_vectors(encoder, images.channels, device)
-    return len(images.manifest) * sum(2 * value.numel() for value in vectors.values())

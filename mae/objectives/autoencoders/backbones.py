@@ -46,8 +46,11 @@ class Backbone(NamedTuple):
     img_size: tuple[int, int]
 
 
-def build_backbone(config: Config) -> Backbone:
-    """Build encoder and decoder.  Raises UserError as `build_encoder`, or without data.img_size."""
+def build_backbone(config: Config, *, double_z: bool = False) -> Backbone:
+    """Build encoder and decoder.  Raises UserError as `build_encoder`, or without data.img_size.
+
+    `double_z`: as in `build_ldm`, for the backbone ldm.
+    """
     model, data = model_of(config), config.data
     if data.img_size is None:
         raise UserError("data.img_size: must be set")
@@ -57,15 +60,10 @@ def build_backbone(config: Config) -> Backbone:
         return Backbone(nn.Identity(), nn.Identity(), shape, shape, data.img_size)
     if model.backbone == "ldm":
         side = 2**model.stages
-        settings = LdmSettings(
-            in_channels=data.in_chans,
-            latent_channels=model.latent_dim,
-            width=model.width,
-            stages=model.stages,
-            depth=model.depth,
-        )
         shape = MapShape(model.latent_dim, height // side, width // side)
-        return Backbone(*build_ldm(settings), shape, shape, data.img_size)
+        encoded = shape._replace(channels=(1 + double_z) * model.latent_dim)
+        networks = build_ldm(ldm_settings(config), double_z=double_z)
+        return Backbone(*networks, encoded, shape, data.img_size)
     if model.backbone == "conv":
         side = 2**model.stages
         encoder = ConvEncoder(data.in_chans, model.width, model.stages, model.depth)
@@ -94,6 +92,18 @@ def build_backbone(config: Config) -> Backbone:
         )
     shape = MapShape(channels, *grid)
     return Backbone(encoder, decoder, shape, shape, data.img_size)
+
+
+def ldm_settings(config: Config) -> LdmSettings:
+    """Sizes of the networks of latent diffusion, for the backbone ldm."""
+    model = model_of(config)
+    return LdmSettings(
+        in_channels=config.data.in_chans,
+        latent_channels=model.latent_dim,
+        width=model.width,
+        stages=model.stages,
+        depth=model.depth,
+    )
 
 
 def encode_map(encoder: AnyEncoder, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d gh gw"]:

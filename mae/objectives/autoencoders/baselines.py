@@ -4,11 +4,12 @@ Both are fitted on training images.  Where the latents are a map, PCA is that of
 many numbers per patch as the map has per position.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from mae.base.errors import SampleError, StorageError, UserError
@@ -17,7 +18,7 @@ from mae.data.images import Images
 from mae.data.training_data import training_images
 from mae.data.transform import stack
 from mae.data.views import CentredViews
-from mae.networks.patches import patchify, unpatchify
+from mae.networks.patches import patchify, unit_values, unpatchify
 from mae.objectives.base import HeldOut
 
 MOST_IMAGES = 2000
@@ -25,6 +26,9 @@ MOST_IMAGES = 2000
 
 MOST_NUMBERS = 64_000_000
 """maximum number of values that PCA is fitted on; large images are fewer"""
+
+CHOSEN_ON = 200
+"""maximum number of training images on which `choose` compares, a fifth of all at most"""
 
 SHARDS = 8
 """number of training shards that the images are taken from"""
@@ -71,9 +75,36 @@ class Baselines(NamedTuple):
 
 
 def fit_baselines(
-    held_out: HeldOut, img_size: tuple[int, int], components: int, patch_size: tuple[int, int]
+    held_out: HeldOut,
+    img_size: tuple[int, int],
+    components: int,
+    patch_size: tuple[int, int],
+    choose: Callable[[Tensor, Pca], Pca] | None = None,
 ) -> Baselines:
     """Fit the baselines of a run.  All processes call it together and get the same.
+
+    `choose`: (images in [0, 1], PCA of all components) → the PCA with some of them; these training
+    images are kept out of the fit, as long as there are five or more.  Fitted anew at each start
+    of a run: the images are decoded in seconds, a file of them could be outdated.
+
+    Raises as `training_pixels`.
+    """
+    pixels = training_pixels(held_out, img_size).to(held_out.device)
+    unit = unit_values(pixels)
+    kept_out = min(CHOSEN_ON, len(unit) // 5) if choose else 0
+    pca = fit_pca(unit[kept_out:], components, patch_size)
+    if choose:
+        pca = choose(unit[:kept_out] if kept_out else unit, pca)
+    elif len(pca.basis) < components:
+        held_out.log(
+            f"baseline  PCA has {len(pca.basis):,} components, not {components:,}: it is fitted "
+            f"on {len(unit):,} training images, and so weaker than the latents' size allows"
+        )
+    return Baselines(unit.mean(dim=0), pca, len(unit))
+
+
+def training_pixels(held_out: HeldOut, img_size: tuple[int, int]) -> Shaped[Tensor, "n c h w"]:
+    """Some training images, integers on the CPU: the same on all processes, which call it together.
 
     Raises, on all processes alike, StorageError where the training shards cannot be read, and
     UserError where no image can be decoded.
@@ -99,15 +130,7 @@ def fit_baselines(
         found.append(view)
     if not found:
         raise UserError(f"none of {len(numbers)} training images is readable")
-    pixels = stack(found).to(held_out.device)
-    unit = pixels.float() / torch.iinfo(pixels.dtype).max
-    pca = fit_pca(unit, components, patch_size)
-    if len(pca.basis) < components:
-        held_out.log(
-            f"baseline  PCA has {len(pca.basis):,} components, not {components:,}: it is fitted "
-            f"on {len(unit):,} training images, and so weaker than the latents' size allows"
-        )
-    return Baselines(unit.mean(dim=0), pca, len(unit))
+    return stack(found)
 
 
 def spread(images: Images, limit: int, seed: int) -> list[int]:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from mae.objectives.autoencoders.backbones import MapShape, ToLatent
-from mae.objectives.base import Merge, StepEnd
+from mae.objectives.base import LatentArray, Merge, StepEnd
 
 
 class Latent(NamedTuple):
@@ -48,6 +48,10 @@ class Bottleneck(nn.Module, ABC):
     @abstractmethod
     def encode(self, features: Float[Tensor, "b d gh gw"]) -> Tensor:
         """Latents without noise."""
+
+    def arrays(self, features: Float[Tensor, "b d gh gw"]) -> dict[str, LatentArray]:
+        """Latents as `ImageLatents.arrays`."""
+        return {"": LatentArray(self.encode(features), "latents")}
 
     def after_step(self, step: StepEnd) -> None:  # optional
         """Update buffers after an optimizer step, as `Objective.after_step`."""

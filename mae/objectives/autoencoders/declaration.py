@@ -135,7 +135,7 @@ class AutoencoderDeclaration(Declaration):
     statistics: ClassVar = {"psnr": "mean"}
     metrics = (Metric("psnr", "PSNR", ".2f", tile="PSNR, dB"),)
     charts = (PSNR_CHART,)
-    offers = ("reconstructions",)
+    offers = ("reconstructions", "latents", "latents to decode")
     tag = "autoencoder"
     about_learning = (
         "PSNR is the mean over images, in dB, of pixels in [0, 1]; higher is better. PCA keeps as "
@@ -177,11 +177,29 @@ class AutoencoderDeclaration(Declaration):
         if not self.is_regularised(config) and numbers and whole and numbers >= whole:
             yield "model.latent_dim", no_bottleneck(numbers, whole)
 
+    def cautions(self, config: Config, images: int) -> "Iterator[Finding]":
+        """Findings on missing held-out images, large latents, and samples that would be noise."""
+        from mae.objectives.autoencoders.cautions import (
+            about_few_images,
+            about_latents,
+            about_samples,
+            unmeasured,
+        )
+
+        yield from unmeasured(config)
+        if not self.is_regularised(config):
+            yield from about_latents(latent_numbers(config), image_numbers(config))
+            if model_of(config).latent == "vector":
+                yield from about_few_images(self.latent_dim(config), images)
+        if "samples" in self.offers:
+            yield from about_samples(self.why_no_samples(config))
+
     def diagnose(self, run: "RunRecord") -> "Iterator[Finding]":
-        """Finding on latents that are too large."""
-        from mae.objectives.autoencoders.diagnosis import about_gap
+        """Findings on latents that are too large, and on reconstructions that equal the images."""
+        from mae.objectives.autoencoders.diagnosis import about_copies, about_gap
 
         yield from about_gap(run)
+        yield from about_copies(run)
 
     def warn(self, run: "RunRecord") -> "Iterable[Finding]":
         """The same findings, while the run goes on."""

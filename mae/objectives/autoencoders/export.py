@@ -1,12 +1,13 @@
 """Formats onnx and torch of an autoencoder: its encoder and decoder, or its denoiser, as graphs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from mae.export.check import outputs_in_two_batches
 from mae.export.contract import ExportFiles, ExportRequest, refuse_options
 from mae.export.programs import require_onnx, trace_module, write_onnx_program
 from mae.export.reading import expected_photograph, prepare_code
@@ -38,13 +39,14 @@ decoder = torch.export.load("FOLDER/decoder.pt2").module()
 pictures = decoder({stored})
 """
 
+
 Run = Callable[[Tensor], Tensor]
 
 
 class Method(nn.Module):
     """A method of a model as a module, to be traced."""
 
-    def __init__(self, model: Autoencoder, name: str) -> None:
+    def __init__(self, model: nn.Module, name: str) -> None:
         """`name`: of a method from one tensor to another."""
         super().__init__()
         self.model, self.name = model, name
@@ -127,26 +129,45 @@ def described(
     request: ExportRequest, parts: Parts, *, suffix: str, code: str, loader: Callable
 ) -> ExportFiles:
     """Description of encoder and decoder files, and the data of their check."""
-    height, width = request.model.img_size
     is_codes = parts.stored_name == "codes"
     expected = {"agreement": torch.ones(1)} if is_codes else {"latents": parts.stored}
-    return ExportFiles(
+    shape = f"[batch, {', '.join(map(str, parts.stored.shape[1:]))}]"
+    return graph_files(
+        request,
         inputs={"images": parts.images, "stored": parts.stored},
-        expected={**expected, "pictures": parts.pictures, **expected_photograph(request)},
+        expected={**expected, "pictures": parts.pictures},
+        files=FILES.replace("{stored}", parts.stored_name).replace("{shape}", shape),
+        suffix=suffix,
+        code=code,
+        loader=loader,
+        part="autoencoder",
+    )
+
+
+def graph_files(
+    request: ExportRequest,
+    *,
+    inputs: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    files: str,
+    suffix: str,
+    code: str,
+    loader: Callable,
+    part: str,
+) -> ExportFiles:
+    """Description of files of graphs; `files` names them with {suffix}, {channels} and so on."""
+    height, width = request.model.img_size
+    channels = request.config.data.in_chans
+    return ExportFiles(
+        inputs=inputs,
+        expected=expected | expected_photograph(request),
         tolerance=1e-5,
         reader="torch.export",
-        files=FILES.format(
-            suffix=suffix,
-            channels=request.config.data.in_chans,
-            height=height,
-            width=width,
-            stored=parts.stored_name,
-            shape=f"[batch, {', '.join(map(str, parts.stored.shape[1:]))}]",
-        ),
+        files=files.format(suffix=suffix, channels=channels, height=height, width=width),
         code=code,
         loader=loader,
         library="pytorch",
-        part="autoencoder",
+        part=part,
     )
 
 
@@ -186,6 +207,6 @@ def compare(encoder: Run, decoder: Run, inputs: dict[str, Tensor]) -> dict[str, 
 
 
 def in_two_batches(run: Run, rows: Tensor) -> Tensor:
-    """Output for the first row alone, then for the others."""
-    parts: Sequence[Tensor] = [batch for batch in (rows[:1], rows[1:]) if len(batch)]
-    return torch.cat([run(part) for part in parts])
+    """The one output for the first row alone, then for the others."""
+    (found,) = outputs_in_two_batches(lambda batch: [run(batch)], rows)
+    return found

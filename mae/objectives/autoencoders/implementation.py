@@ -12,6 +12,7 @@ from torch import Tensor
 from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.evaluation.health import measure_held_out
+from mae.networks.patches import in_range, unit_values
 from mae.networks.vit_decoder import VitDecoder
 from mae.objectives.autoencoders.baselines import Baselines, fit_baselines
 from mae.objectives.autoencoders.declaration import model_of
@@ -21,6 +22,9 @@ from mae.pictures.drawing import compared, stacked, tile
 from mae.pictures.reconstruction import psnr
 
 Sums = npt.NDArray[np.float64]
+
+PSNRS = ("psnr", "psnr_mean_image", "psnr_pca", "psnr_noisy")
+"""PSNR in dB of model, mean image, PCA of the model's input, and the input itself"""
 
 
 class AutoencoderImplementation(Implementation):
@@ -35,19 +39,19 @@ class AutoencoderImplementation(Implementation):
 
         def sums(images: Tensor, seeds: Tensor) -> Sums:
             own = self.own_sums(objective, images, seeds)
-            inputs = self.inputs(objective, images, seeds)
-            return np.concatenate([psnr_sums(objective, images, seeds, inputs, baselines), own])
+            return np.concatenate([psnr_sums(objective, images, seeds, baselines), own])
 
-        health, totals = measure_held_out(objective, held_out, sums)
-        count, *psnrs = totals[:4].tolist()
-        names = ("psnr", "psnr_mean_image", "psnr_pca")
-        figures = {name: total / count for name, total in zip(names, psnrs, strict=True)}
+        health, totals = measure_held_out(objective, held_out, sums, self.maxima(objective))
+        count, *psnrs = totals[: 1 + len(PSNRS)].tolist()
+        figures = {name: total / count for name, total in zip(PSNRS, psnrs, strict=True)}
+        if objective.corruption is None:
+            del figures["psnr_noisy"]
         return {
             **health._asdict(),
             **figures,
             "pca_images": baselines.images,
             "pca_components": len(baselines.pca.basis),
-            **self.own_figures(objective, totals[4:], int(count)),
+            **self.own_figures(objective, totals[1 + len(PSNRS) :], int(count)),
         }
 
     @torch.no_grad()
@@ -95,10 +99,6 @@ class AutoencoderImplementation(Implementation):
         components = self.pca_components(held_out.config)
         return fit_baselines(held_out, objective.img_size, components, patch_size)
 
-    def inputs(self, objective: Autoencoder, images: Tensor, seeds: Tensor) -> Tensor:
-        """Images in [0, 1] as the encoder gets them (default: uncorrupted)."""
-        return objective.unit(objective.normalize(images))
-
     def pca_components(self, config: Config) -> int:
         """Components of PCA, per image or per position of the map (default: the latents')."""
         return model_of(config).latent_dim
@@ -107,22 +107,26 @@ class AutoencoderImplementation(Implementation):
         """Sums over a batch of held-out images for `own_figures` (default: none)."""
         return np.empty(0)
 
+    def maxima(self, objective: Autoencoder) -> int:
+        """Number of the last numbers of `own_sums` that are maxima (default: none)."""
+        return 0
+
     def own_figures(self, objective: Autoencoder, sums: Sums, images: int) -> Mapping[str, Any]:
         """Figures of the bottleneck from the totals of `own_sums` over `images` (default: none)."""
         return {}
 
 
 @torch.no_grad()
-def psnr_sums(
-    objective: Autoencoder, images: Tensor, seeds: Tensor, inputs: Tensor, baselines: Baselines
-) -> Sums:
-    """Number of images, and sums of PSNR (dB): model, mean image, PCA of the `inputs`."""
-    truth = images.float() / torch.iinfo(images.dtype).max
-    made = objective.reconstruct(images, objective.draw(images, seeds)).pasted.float()
+def psnr_sums(objective: Autoencoder, images: Tensor, seeds: Tensor, baselines: Baselines) -> Sums:
+    """Number of images, and sums of `PSNRS`."""
+    truth = unit_values(images)
+    made = objective.reconstruct(images, objective.draw(images, seeds))
+    inputs = truth if made.inputs is None else made.inputs.float()
     predicted = [
-        made,
+        made.pasted.float(),
         baselines.mean_image.expand_as(truth),
-        baselines.pca.reconstruct(inputs.float()).clamp(0, 1),
+        in_range(baselines.pca.reconstruct(inputs), images),
+        in_range(inputs, images),
     ]
     totals = [psnr_of(one, truth).double().sum().item() for one in predicted]
     return np.array([len(images), *totals])

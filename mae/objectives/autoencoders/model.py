@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from mae.base.tensor_hashing import mix_tensor
 from mae.config.sections import Config
-from mae.networks.patches import computable, pixel_affine
 from mae.objectives.autoencoders.backbones import Backbone, FromLatent, encode_map, flat
 from mae.objectives.autoencoders.baselines import Baselines
 from mae.objectives.autoencoders.bottleneck import Bottleneck
 from mae.objectives.autoencoders.corruption import Corruption
 from mae.objectives.autoencoders.declaration import model_of
+from mae.objectives.autoencoders.pixels import PixelObjective
 from mae.objectives.base import (
     Features,
+    ImageLatents,
     Merge,
-    Objective,
     Output,
     Reconstruction,
     StepEnd,
@@ -33,20 +33,19 @@ class Noise(NamedTuple):
     corruption: Float[Tensor, "b c h w"] | None = None
     latent: Shaped[Tensor, "b n"] | None = None
     """randomness of the bottleneck, as its `draw` returns it"""
+    transforms: Float[Tensor, "b 2"] | None = None
+    """scale and number of quarter turns, of autoencoders that learn to be equivariant"""
 
 
 AnyBottleneck = TypeVar("AnyBottleneck", bound=Bottleneck)
 
 
-class Autoencoder(Objective, Generic[AnyBottleneck]):
+class Autoencoder(PixelObjective, Generic[AnyBottleneck]):
     """Encoder, bottleneck, decoder; mean squared error of the pixels.
 
     Images are uint8 or uint16, [b c h w]; the model normalises them on the device.  Floating-point
     images are taken as normalised.  The loss is in units of normalised pixels.
     """
-
-    pixel_scale: Tensor
-    pixel_shift: Tensor
 
     def __init__(
         self,
@@ -59,17 +58,12 @@ class Autoencoder(Objective, Generic[AnyBottleneck]):
 
         Raises UserError where data.mean and data.std are not one number per channel.
         """
-        super().__init__()
-        data, model = config.data, model_of(config)
-        self.img_size = backbone.img_size
-        self.in_chans = data.in_chans
-        self.white = 2**data.bits - 1
-        affine = pixel_affine(data.mean, data.std, data.in_chans, self.white)
-        self.register_buffer("pixel_scale", affine.scale.view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_shift", affine.shift.view(-1, 1, 1), persistent=False)
+        super().__init__(config.data, backbone.img_size)
         self.encoder = backbone.encoder
         self.bottleneck = bottleneck
-        self.from_latent = FromLatent(backbone.decoded, model.latent, bottleneck.latent_dim)
+        self.from_latent = FromLatent(
+            backbone.decoded, model_of(config).latent, bottleneck.latent_dim
+        )
         self.decoder = backbone.decoder
         self.corruption = corruption
         self.baselines: Baselines | None = None
@@ -141,10 +135,16 @@ class Autoencoder(Objective, Generic[AnyBottleneck]):
         """Latents of whole images, without noise, [b n] or [b n gh gw]: the input of `decode`."""
         return self.bottleneck.encode(encode_map(self.encoder, self.normalize(images)))
 
+    def image_latents(self, images: Shaped[Tensor, "b c h w"]) -> ImageLatents:
+        """Latents of whole images as arrays to be stored."""
+        return ImageLatents(
+            self.bottleneck.arrays(encode_map(self.encoder, self.normalize(images)))
+        )
+
     def decode(self, latents: Tensor) -> Float[Tensor, "b c h w"]:
-        """Latents → images in [0, 1]."""
+        """Latents → images in [0, 1], or normalised floats."""
         normalized = self.decoder(self.from_latent(latents))
-        return self.unit(normalized.to(self.pixel_scale.dtype)).clamp(0, 1)
+        return self.bounded(self.unit(normalized.to(self.pixel_scale.dtype)))
 
     def compress(self, images: Shaped[Tensor, "b c h w"]) -> Tensor:
         """Whole images → what an image is stored as: the latents, or codes where there are any."""
@@ -167,18 +167,6 @@ class Autoencoder(Objective, Generic[AnyBottleneck]):
         """Update the bottleneck's buffers."""
         self.bottleneck.after_step(step)
 
-    # Pixels
-
-    def normalize(self, images: Shaped[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Normalise integer images; floats pass unchanged."""
-        if images.is_floating_point():
-            return images
-        return computable(images) * self.pixel_scale + self.pixel_shift
-
-    def unit(self, normalized: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Normalised images → pixels in [0, 1], where the image lies in the range."""
-        return (normalized - self.pixel_shift) / (self.pixel_scale * self.white)
-
     def corrupted(
         self, normalized: Float[Tensor, "b c h w"], noise: Noise
     ) -> Float[Tensor, "b c h w"]:
@@ -187,8 +175,3 @@ class Autoencoder(Objective, Generic[AnyBottleneck]):
             return normalized
         pixels = self.corruption.apply(self.unit(normalized), noise.corruption)
         return pixels * (self.pixel_scale * self.white) + self.pixel_shift
-
-    def psnr(self, errors: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
-        """PSNR of each image in dB from squared errors of normalised pixels; at most 100 dB."""
-        unit_errors = errors / (self.pixel_scale * self.white).square()
-        return -10 * unit_errors.mean(dim=(1, 2, 3)).clamp(min=1e-10).log10()

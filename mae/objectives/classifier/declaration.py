@@ -221,16 +221,15 @@ class ClassifierDeclaration(Declaration):
         return build_augment(policy, config.data.mean, img_size, "finetune.rand_augment")
 
     def describe(self, config: Config, size: str) -> str:
-        """Description of the model in a few words, and of augmentation that is left out."""
+        """Description of the model in a few words, and of augmentation that it goes without."""
         finetune = finetune_of(config)
         head = (
             f"{model_of(config).encoder}, {size} with the head for {finetune.num_classes} classes"
         )
         images = images_in_words(config.data.in_chans, config.data.bits)
-        is_left_out = images and not finetune.rand_augment
-        return head + f"; without RandAugment, which is for colour images, not for {images}" * bool(
-            is_left_out
-        )
+        if not images or finetune.rand_augment:
+            return head
+        return f"{head}; without RandAugment, which is for colour images, not for {images}"
 
     def card(self, config: Config, is_from_scratch: bool) -> Card:
         """Objective's part of the model card: number of classes and regularisation."""

@@ -6,16 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from mae.base.device import loader_count
 from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.data.class_names import Classes, run_classes
 from mae.data.images import Images
-from mae.evaluation.classification import (
-    evaluate_classifier,
-    require_classes,
-    single_answer,
-    summary,
-)
+from mae.evaluation.classification import single_answer, summary
+from mae.evaluation.predictions import ClassifiedImages, evaluate_classifier, require_classes
 from mae.export.contract import Pool, Writer
 from mae.networks.vit import layer_groups
 from mae.objectives.base import AdoptedModel, HeldOut, Implementation, Objective
@@ -61,13 +58,15 @@ class ClassifierImplementation(Implementation):
         objective.eval()
         try:
             predictions = evaluate_classifier(
-                objective.logits,
-                images,
-                images.manifest.label.astype(np.int64),
-                objective.img_size,
-                config.data.crop_pct,
+                ClassifiedImages(
+                    logits=objective.logits,
+                    images=images,
+                    labels=np.asarray(images.manifest.label, np.int64),
+                    img_size=objective.img_size,
+                    crop_pct=config.data.crop_pct,
+                ),
                 device=held_out.device,
-                workers=config.data.workers,
+                workers=loader_count(config.data.workers),
                 process_index=held_out.process_index,
                 num_processes=held_out.num_processes,
                 gather=held_out.gather,

@@ -1,7 +1,7 @@
 """Declaration of the denoising autoencoder."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mae.config.sections import Config
 from mae.config.types import Positive, Share
@@ -11,6 +11,9 @@ from mae.objectives.autoencoders.declaration import (
     Stages,
 )
 from mae.objectives.declaration import Card, Chart, Curve
+
+if TYPE_CHECKING:
+    from mae.evaluation.diagnosis import Finding, RunRecord
 
 DENOISE_CODE = """\
 clean = objective.denoise(images)  # of noisy images, [1, channels, height, width] in [0, 1]
@@ -66,11 +69,21 @@ class DaeDeclaration(AutoencoderDeclaration):
         "must beat the noisy image itself, and PCA: the noisy image projected onto the principal "
         "components of clean training images."
     )
+    offers = ("reconstructions", "latents", "latents to decode", "denoised images")
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = AutoencoderDeclaration.defaults
 
     def is_regularised(self, config: Config) -> bool:
         """True: the input is corrupted."""
         return True
+
+    def why_no_path(self, config: Config) -> str:
+        """Reason where the latents stand for the noise alone."""
+        if not dae_model(config).residual:
+            return ""
+        return (
+            "it predicts the noise of its input, so its latents give no image; train with "
+            "model.residual=false"
+        )
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for settings that conflict."""
@@ -78,6 +91,22 @@ class DaeDeclaration(AutoencoderDeclaration):
         model = dae_model(config)
         if model.corruption != "gaussian" and model.strength >= 1:
             yield "model.strength", "corrupts every pixel; choose a share below 1"
+
+    def cautions(self, config: Config, images: int) -> "Iterator[Finding]":
+        """Findings of any autoencoder, and on noise that the integers of the files hide."""
+        from mae.objectives.dae.diagnosis import about_strength
+
+        yield from super().cautions(config, images)
+        model = dae_model(config)
+        if model.corruption == "gaussian":
+            yield from about_strength(model.strength, config.data.bits)
+
+    def diagnose(self, run: "RunRecord") -> "Iterator[Finding]":
+        """Findings of any autoencoder, and on results no better than the noisy image or PCA."""
+        from mae.objectives.dae.diagnosis import diagnose
+
+        yield from super().diagnose(run)
+        yield from diagnose(run)
 
     def card(self, config: Config, is_from_scratch: bool) -> Card:
         """Objective's part of the model card: the noise."""

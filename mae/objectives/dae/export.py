@@ -8,8 +8,14 @@ from torch import Tensor, nn
 
 from mae.export.contract import ExportFiles, ExportRequest
 from mae.export.programs import require_onnx, trace_module, write_onnx_program
-from mae.export.reading import expected_photograph, prepare_code
-from mae.objectives.autoencoders.export import Method, in_two_batches, open_onnx, refuse
+from mae.export.reading import prepare_code
+from mae.objectives.autoencoders.export import (
+    Method,
+    graph_files,
+    in_two_batches,
+    open_onnx,
+    refuse,
+)
 from mae.objectives.dae.model import DenoisingAutoencoder
 
 FILES = """\
@@ -61,7 +67,7 @@ def write_program(folder: Path, request: ExportRequest, images: Tensor) -> Expor
 def denoiser(request: ExportRequest) -> nn.Module:
     """Denoiser of the request's model: normalised noisy images → clean images in [0, 1]."""
     assert isinstance(request.model, DenoisingAutoencoder)
-    return Method(request.model, "denoise").eval()
+    return Method(request.model, "denoise_tile").eval()
 
 
 @torch.no_grad()
@@ -70,19 +76,14 @@ def described(
 ) -> ExportFiles:
     """Description of the denoiser's file, and the data of its check."""
     normalised = request.normalize(images)
-    height, width = request.model.img_size
-    pictures = denoiser(request)(normalised)
-    return ExportFiles(
+    return graph_files(
+        request,
         inputs={"images": normalised},
-        expected={"pictures": pictures, **expected_photograph(request)},
-        tolerance=1e-5,
-        reader="torch.export",
-        files=FILES.format(
-            suffix=suffix, channels=request.config.data.in_chans, height=height, width=width
-        ),
+        expected={"pictures": denoiser(request)(normalised)},
+        files=FILES,
+        suffix=suffix,
         code=code,
         loader=loader,
-        library="pytorch",
         part="denoiser",
     )
 

@@ -1,23 +1,27 @@
 """Implementation of the denoising autoencoder."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
+import torch
 from torch import Tensor
 
+from mae.base.tensor_hashing import mix_tensor
 from mae.config.sections import Config
 from mae.export.contract import Writer
 from mae.objectives.autoencoders.backbones import build_backbone
-from mae.objectives.autoencoders.baselines import Baselines, fit_baselines
+from mae.objectives.autoencoders.baselines import Baselines, Pca, fit_baselines
 from mae.objectives.autoencoders.bottleneck import LinearBottleneck
 from mae.objectives.autoencoders.corruption import Corruption
-from mae.objectives.autoencoders.implementation import AutoencoderImplementation, Sums, psnr_of
+from mae.objectives.autoencoders.implementation import AutoencoderImplementation, psnr_of
 from mae.objectives.autoencoders.model import Autoencoder
 from mae.objectives.base import HeldOut
 from mae.objectives.dae.declaration import dae_model
 from mae.objectives.dae.export import write_onnx, write_program
 from mae.objectives.dae.model import DenoisingAutoencoder
+
+COMPONENTS = (8, 16, 32, 64, 128, 256, 512)
+"""numbers of principal components that are tried as a denoiser"""
 
 
 class DaeImplementation(AutoencoderImplementation):
@@ -32,25 +36,23 @@ class DaeImplementation(AutoencoderImplementation):
         corruption = Corruption(model.corruption, model.strength)
         return DenoisingAutoencoder(config, backbone, bottleneck, corruption, model.residual)
 
-    def inputs(self, objective: Autoencoder, images: Tensor, seeds: Tensor) -> Tensor:
-        """Corrupted images in [0, 1], not clipped."""
-        normalized = objective.normalize(images)
-        return objective.unit(objective.corrupted(normalized, objective.draw(images, seeds)))
-
     def fit_baselines(self, objective: Autoencoder, held_out: HeldOut) -> Baselines:
-        """Baselines of whole images: those of small patches keep all, noise included."""
-        components = self.pca_components(held_out.config)
-        return fit_baselines(held_out, objective.img_size, components, objective.img_size)
+        """Baselines of whole images: those of small patches keep all, noise included.
 
-    def own_sums(self, objective: Autoencoder, images: Tensor, seeds: Tensor) -> Sums:
-        """PSNR of the noisy images."""
-        truth = objective.unit(objective.normalize(images))
-        noisy = self.inputs(objective, images, seeds).clamp(0, 1)
-        return np.array([psnr_of(noisy, truth).double().sum().item()])
+        PCA has the number of components that best denoises training images it is not fitted on.
+        """
+        size = objective.img_size
 
-    def own_figures(self, objective: Autoencoder, sums: Sums, images: int) -> Mapping[str, Any]:
-        """PSNR of the noisy images, the baseline of every denoiser."""
-        return {"psnr_noisy": float(sums[0]) / images}
+        def tuned(shown: Tensor, widest: Pca) -> Pca:
+            corruption, seeds = objective.corruption, torch.arange(len(shown), device=shown.device)
+            assert corruption is not None
+            noise = corruption.draw(mix_tensor(seeds), (shown.shape[1], *size))
+            noisy = corruption.apply(shown, noise)
+            counts = {min(count, len(widest.basis)) for count in COMPONENTS}
+            found = [Pca(widest.mean, widest.basis[:count], size) for count in sorted(counts)]
+            return max(found, key=lambda one: psnr_of(one.reconstruct(noisy), shown).mean().item())
+
+        return fit_baselines(held_out, size, max(COMPONENTS), size, tuned)
 
 
 IMPLEMENTATION = DaeImplementation()

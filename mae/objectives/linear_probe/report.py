@@ -1,29 +1,18 @@
 """Report of `mae probe --protocol mae`: a head trained on each encoder, tested once."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mae.base.device import loader_count
 from mae.data.images import Images
-from mae.data.views import CentredViews
-from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import FrozenEncoder
 from mae.evaluation.feature_cache import identity
-from mae.evaluation.features import (
-    BATCH,
-    Skipped,
-    UsableViews,
-    blank_vectors,
-    image_vectors,
-    preferred_feature,
-    ranges,
-    require_finite,
-    uses_bf16,
-)
+from mae.evaluation.features import BATCH, blank_vectors, preferred_feature, uses_bf16
 from mae.evaluation.labels import ClassNumbers, check_labels, manifest_labels, sample_labels
 from mae.evaluation.probing import PlannedSchedule, ProbeRequest, replaced_images
 from mae.evaluation.results import (
@@ -37,6 +26,7 @@ from mae.evaluation.results import (
     ranking_result,
     result_rows,
 )
+from mae.objectives.linear_probe.centred_vectors import CentredVectors, centred_vectors
 from mae.objectives.linear_probe.model import LinearProbe
 from mae.objectives.linear_probe.recipe import MOMENTUM, SCALE, ProbeRecipe, remarks, run_settings
 
@@ -55,9 +45,9 @@ PROTOCOL = (
 def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
     """Train a head on each encoder and test it once; the report, empty on other processes.
 
-    All processes train, the first tests.  Raises UserError before training for labels that do not
-    fit (`check_labels`) and for more than data.max_bad unreadable test images; during training as
-    a run does.
+    All processes encode the test images, and train.  Raises UserError before training for labels
+    that do not fit (`check_labels`) and for more than data.max_bad unreadable test images; during
+    training as a run does.
     """
     recipe, flip = recipe_of(request), request.opened.config.data.flip
     train, test = request.train, request.test
@@ -65,7 +55,7 @@ def linear_probe(request: ProbeRequest) -> Mapping[str, Any]:
     check_labels(
         manifest_labels(train.manifest), manifest_labels(test.manifest), request.options.classes
     )
-    labels = np.unique(train.manifest.label).tolist()
+    labels = np.unique(np.asarray(train.manifest.label)).tolist()
     folders = {
         name: request.folder / f"{NAME}{'' if name in TRAINED_ENCODERS else f'-{name}'}"
         for name in request.encoders
@@ -150,29 +140,20 @@ def recorded(
     }
 
 
-class CentredVectors(NamedTuple):
-    """Encoded centred views of images; images that cannot be decoded have no row."""
-
-    vectors: Tensor
-    """float32 [n d]"""
-    samples: npt.NDArray[np.int64]
-    """[n] number of each row's image in the manifest"""
-    skipped: list[str]
-    """error of each image that cannot be decoded"""
-
-
 def encode_test(request: ProbeRequest, name: str, encoder: FrozenEncoder) -> CentredVectors | None:
-    """Encode the test images on the first process; None on the others."""
-    return request.on_first_with(
-        name,
-        lambda: centred_vectors(
+    """Encode the test images on all processes; None on all but the first."""
+    with request.on_device(name):
+        return centred_vectors(
             encoder,
             request.test,
+            request.folder / f"{NAME}-{name}-test",
             request.opened.config.data.max_bad,
             device=request.device,
-            workers=request.options.workers,
-        ),
-    )
+            batch_size=BATCH,
+            workers=loader_count(request.options.workers),
+            portion=request.portion,
+            log=prefixed_log(request.log, name),
+        )
 
 
 def tested_numbers(train: Images, test: Images, tested: CentredVectors) -> ClassNumbers:
@@ -180,30 +161,6 @@ def tested_numbers(train: Images, test: Images, tested: CentredVectors) -> Class
     return check_labels(
         manifest_labels(train.manifest), sample_labels(test.manifest, tested.samples)
     )
-
-
-def centred_vectors(
-    encoder: FrozenEncoder,
-    images: Images,
-    max_bad: int = 0,
-    *,
-    device: torch.device | str = "cpu",
-    batch_size: int = BATCH,
-    workers: int = 0,
-) -> CentredVectors:
-    """Encode the centred view of each image.
-
-    Raises UserError where more than `max_bad` images cannot be decoded, or features are not finite.
-    """
-    views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-    skipped, samples, vectors = Skipped(images, max_bad), [], []
-    for batch in load_in_workers(UsableViews(views), ranges(len(views), batch_size), workers):
-        skipped.add(batch.bad)
-        if batch.images is not None:
-            vectors.append(image_vectors(encoder, batch.images.to(device)).cpu())
-            require_finite(vectors[-1], encoder.name)
-            samples += batch.samples
-    return CentredVectors(torch.cat(vectors), np.array(samples), skipped.reasons)
 
 
 @torch.no_grad()

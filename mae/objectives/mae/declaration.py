@@ -11,7 +11,7 @@ from mae import __version__
 from mae.config.sections import Config
 from mae.config.types import Fraction, Positive
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
-from mae.objectives.shared_sections import VitModel, refuse_arguments
+from mae.objectives.shared_sections import VitModel, patch_count, refuse_arguments
 
 if TYPE_CHECKING:
     from mae.evaluation.diagnosis import Finding, RunRecord
@@ -74,6 +74,7 @@ class MaeDeclaration(Declaration):
     name = "mae"
     summary = "masked autoencoder: predicts hidden patches from visible ones (He et al. 2021)"
     model = MaeModel
+    reads_floats = True
     exports: ClassVar[Mapping[str, str]] = {
         "mae": "one file in the names of the original release, for mmsegmentation and detectron2",
         "hf": "transformers' ViTMAEForPreTraining, and ViTModel in OUT/encoder",
@@ -171,11 +172,24 @@ class MaeDeclaration(Declaration):
             results.append((f"R² on hidden patches of {images}", ", ".join(shown)))
         return results
 
+    def cautions(self, config: Config, images: int) -> Iterable[Finding]:
+        """Findings on the mask: see `mae.objectives.mae.diagnosis`."""
+        from mae.objectives.mae.diagnosis import about_mask_ratio
+
+        model = model_of(config)
+        return about_mask_ratio(model.mask_ratio, patch_count(model, config.data.img_size))
+
     def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on R²: see `mae.objectives.mae.diagnosis`."""
         from mae.objectives.mae.diagnosis import diagnose
 
         return diagnose(run)
+
+    def warn(self, run: RunRecord) -> Iterable[Finding]:
+        """Findings on targets that teach little, once a fifth of the run is done."""
+        from mae.objectives.mae.diagnosis import about_targets
+
+        return about_targets(run)
 
 
 DECLARATION = MaeDeclaration()

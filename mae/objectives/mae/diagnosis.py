@@ -3,7 +3,85 @@
 from collections.abc import Iterator
 from statistics import median
 
-from mae.evaluation.diagnosis import Finding, RunRecord, number, series
+from mae.evaluation.diagnosis import Finding, RunRecord, number, series, settled
+
+LOWEST_RATIO, HIGHEST_RATIO = 0.5, 0.9
+"""mask ratios outside of which features get worse (He et al. 2021, figure 5: best from 0.4 to
+0.8)"""
+
+FEWEST_VISIBLE = 4
+"""visible patches of an image, below which there is hardly anything to predict from"""
+
+SMALLEST_GAIN = 0.2
+"""share of interpolation's squared error that the model saves, below which hidden patches are
+guessed from their neighbours"""
+
+MOST_FLAT = 0.3
+"""share of patches that vary by less than a level, above which normalised targets are mostly
+rounding"""
+
+
+def about_mask_ratio(ratio: float, patches: int | None) -> Iterator[Finding]:
+    """Findings on a mask that hides too little, or leaves too little; `patches` of an image."""
+    if ratio < LOWEST_RATIO:
+        yield Finding(
+            "watch",
+            f"model.mask_ratio={ratio:g} hides less than half of the patches",
+            "What is hidden can be guessed from its neighbours, which teaches texture instead of "
+            "content, and every step costs more. Use 0.75; below 0.5 only for a comparison.",
+        )
+    elif ratio > HIGHEST_RATIO:
+        yield Finding(
+            "watch",
+            f"model.mask_ratio={ratio:g} leaves {1 - ratio:.0%} of the patches",
+            "Too little to tell what is hidden: in the paper results fall above 0.8. Use 0.75.",
+        )
+    if patches is None:
+        return
+    visible = int(patches * (1 - ratio))
+    if visible < FEWEST_VISIBLE:
+        yield Finding(
+            "watch",
+            f"{visible} of {patches} patches of an image are visible",
+            f"Below {FEWEST_VISIBLE} there is hardly anything to predict from: choose a smaller "
+            "model.patch_size (for images of 32 px: 4 or 2) or a larger data.img_size.",
+        )
+
+
+def about_gain(r2: float, smooth: float, mask_ratio: float | None) -> Iterator[Finding]:
+    """Finding on R² hardly above that of interpolation, `smooth`, which is below 1."""
+    gain = 1 - (1 - r2) / (1 - smooth)
+    if gain >= SMALLEST_GAIN:
+        return
+    if gain >= 0:
+        text = f"Only {gain:.0%} less error than interpolation from the visible patches"
+    else:
+        text = f"R² {r2:.2f} below smooth interpolation ({smooth:.2f})"
+    if mask_ratio is not None and mask_ratio < 0.75:
+        remedy = "raise model.mask_ratio (0.75 is usual)."
+    else:
+        remedy = (
+            "train for longer, or with larger patches (model.patch_size), which cannot be filled "
+            "in so smoothly."
+        )
+    reason = f"Below {SMALLEST_GAIN:.0%} little more is learned than to continue what is visible: "
+    yield Finding("watch", text, reason + remedy)
+
+
+def about_targets(run: RunRecord) -> Iterator[Finding]:
+    """Findings on hidden patches that are guessed from their neighbours, or hold rounding."""
+    for row in settled(run, run.health)[-1:]:
+        r2, smooth, flat = (number(row, key) for key in ("r2", "r2_interpolation", "flat_patches"))
+        if r2 is not None and smooth is not None and smooth < 1:
+            yield from about_gain(r2, smooth, number(run.settings, "model.mask_ratio"))
+        if flat is not None and flat > MOST_FLAT and run.settings.get("model.norm_pix_loss"):
+            yield Finding(
+                "watch",
+                f"{flat:.0%} of the patches are flat: they vary by less than one level",
+                "model.norm_pix_loss divides by that, so that rounding counts as much as content "
+                f"and brightness not at all. Above {MOST_FLAT:.0%} compare with "
+                "model.norm_pix_loss=false, larger patches, or images cut to their content.",
+            )
 
 
 def diagnose(run: RunRecord) -> Iterator[Finding]:
@@ -21,6 +99,7 @@ def diagnose(run: RunRecord) -> Iterator[Finding]:
                 "std of the data wrong?",
             )
         return
+    is_beaten = smooth is not None and r2 < smooth  # which `about_targets` names
     is_hard = "It uses the true mean of every hidden patch: a model may stay below it for long."
     if means is not None and r2 < means:
         is_floor = abs(means) < 0.01  # normalised targets: no structure at all
@@ -32,20 +111,14 @@ def diagnose(run: RunRecord) -> Iterator[Finding]:
             if is_floor
             else is_hard,
         )
-    elif smooth is not None and r2 < smooth:
-        yield Finding(
-            "watch",
-            f"R² {r2:.2f} below smooth interpolation ({smooth:.2f})",
-            "Filling in from the visible patches, without a model, explains more.",
-        )
-    elif r2 <= 0:
+    elif r2 <= 0 and not is_beaten:
         yield Finding(
             "bad",
             f"Held-out R² {r2:.2f}: the model does no better than predicting the mean",
             "Above 0 structure begins. Is the learning rate too high, or mean and std of the data "
             "wrong?",
         )
-    else:
+    elif not is_beaten:
         rivals = (("interpolation", smooth), ("the patch mean", means))
         beaten = [f"{name} ({value:.2f})" for name, value in rivals if value is not None]
         yield Finding(
@@ -53,6 +126,7 @@ def diagnose(run: RunRecord) -> Iterator[Finding]:
             f"Held-out R² {r2:.2f}" + f", above {' and '.join(beaten)}" * bool(beaten),
             "Share of the hidden pixels' variance that is explained, on images it never saw.",
         )
+    yield from about_targets(run)
     seen = series(metrics, "r2", warmup_epochs)
     if seen and median(seen[-5:]) - r2 > 0.1:
         yield Finding(

@@ -5,6 +5,8 @@ from functools import partial
 from math import prod
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from mae.objectives.mae.export import resize_decoder, write_original, write_timm
 from mae.objectives.mae.huggingface import write_huggingface
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 from mae.objectives.mae.pictures import reconstruct
-from mae.objectives.mae.reconstruction import hidden_sums, shares_explained
+from mae.objectives.mae.reconstruction import count_flat, hidden_sums, shares_explained
 from mae.pictures.reconstruction import ReconstructionReport, ReconstructionRequest
 from mae.pretrained_weights.architecture import (
     WeightOptions,
@@ -177,12 +179,18 @@ class MaeImplementation(Implementation):
         return build_mae(config)
 
     def measure(self, objective: Objective, held_out: HeldOut) -> Mapping[str, Any]:
-        """Evaluate feature health, and R² on hidden patches beside trivial predictors."""
+        """Evaluate feature health, R² on hidden patches beside trivial predictors, flat patches."""
         assert isinstance(objective, MaskedAutoencoder)
-        health, sums = measure_held_out(objective, held_out, partial(hidden_sums, objective))
-        r2, r2_patch_mean, r2_interpolation = shares_explained(*sums.tolist())
+
+        def own_sums(images: Tensor, seeds: Tensor) -> npt.NDArray[np.float64]:
+            flat = count_flat(objective, images)
+            return np.concatenate([flat, hidden_sums(objective, images, seeds)])
+
+        health, totals = measure_held_out(objective, held_out, own_sums)
+        flat, patches, *sums = totals.tolist()
+        r2, r2_patch_mean, r2_interpolation = shares_explained(*sums)
         r2s = {"r2": r2, "r2_interpolation": r2_interpolation, "r2_patch_mean": r2_patch_mean}
-        return {**health._asdict(), **r2s}
+        return {**health._asdict(), **r2s, "flat_patches": flat / patches}
 
     def reconstruct(
         self, objective: Objective, request: ReconstructionRequest

@@ -34,6 +34,19 @@ def random_masking(seeds: Int[Tensor, " b"], num_patches: int, mask_ratio: float
     return PatchSplit(ids_shuffle[:, :visible], ids_shuffle[:, visible:])
 
 
+def random_partition(seeds: Int[Tensor, " b"], num_patches: int, parts: int) -> list[PatchSplit]:
+    """Splits whose hidden patches are disjoint and together all patches: `parts` of equal size.
+
+    The order is that of `random_masking`; sizes differ by one patch where they must.
+    """
+    order = torch.argsort(counters(seeds, num_patches), dim=1, stable=True)
+    pieces = order.tensor_split(parts, dim=1)
+    return [
+        PatchSplit(torch.cat([*pieces[:i], *pieces[i + 1 :]], dim=1), hidden)
+        for i, hidden in enumerate(pieces)
+    ]
+
+
 def binary_mask(split: PatchSplit) -> Float[Tensor, "b n"]:
     """Mask of the paper: 1 = removed, 0 = visible."""
     b, visible = split.ids_keep.shape

@@ -11,21 +11,27 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
+from mae.decoding.pixels import FLOAT_BITS, white_of
 from mae.networks.patches import (
     Affine,
+    affine_of,
     computable,
     gather_tokens,
     normalize_images,
     patch_statistics,
     patchify,
-    pixel_affine,
     unpatchify,
 )
 from mae.networks.vit import build_encoder, forward_visible, initialize_encoder
 from mae.objectives.base import Features, Objective, Output, Reconstruction
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.decoder import CrossDecoder, Decoder
-from mae.objectives.mae.masking import PatchSplit, num_visible, random_masking
+from mae.objectives.mae.masking import (
+    PatchSplit,
+    num_visible,
+    random_masking,
+    random_partition,
+)
 
 
 class MaskedAutoencoder(Objective):
@@ -33,7 +39,7 @@ class MaskedAutoencoder(Objective):
 
     Images are uint8 (with `bits` = 16 uint16), [b c h w]; the model scales them to [0, 1] and
     normalises them by `mean` and `std` (per channel) on the device.  Floating-point images are
-    taken as normalised.
+    taken as normalised: always with `bits` 32, whose reconstructions are normalised, too.
     """
 
     pixel_scale: Tensor
@@ -73,8 +79,8 @@ class MaskedAutoencoder(Objective):
                 "visible; at least one must be visible and one hidden"
             )
         channels = encoder.patch_embed.proj.in_channels
-        self.white = 2**bits - 1
-        affine = pixel_affine(mean, std, channels, self.white)
+        self.white, self.is_float = white_of(bits), bits == FLOAT_BITS
+        affine = affine_of(mean, std, channels, bits)
         self.register_buffer("pixel_scale", affine.scale, persistent=False)
         self.register_buffer("pixel_shift", affine.shift, persistent=False)
 
@@ -112,6 +118,16 @@ class MaskedAutoencoder(Objective):
     ) -> PatchSplit:
         """Random masks: a pure function of `seeds`."""
         return random_masking(seeds, self.num_patches, self.mask_ratio)
+
+    def covering_noises(
+        self, images: Shaped[Tensor, "b c h w"], seeds: Int[Tensor, " b"]
+    ) -> list[PatchSplit]:
+        """Masks that hide disjoint parts and together every patch, each about `mask_ratio` at most.
+
+        Two halves for a mask_ratio above .5: disjoint parts cannot be larger.
+        """
+        parts = round(1 / max(self.mask_ratio, 1 / self.num_patches))
+        return random_partition(seeds, self.num_patches, min(max(2, parts), self.num_patches))
 
     def forward(
         self, images: Shaped[Tensor, "b c h w"], noise: PatchSplit, progress: Float[Tensor, ""]
@@ -205,7 +221,8 @@ class MaskedAutoencoder(Objective):
         hidden = torch.zeros_like(pixels).scatter(1, ids, 1.0)
         channels = (1, -1, 1, 1)
         unit = (filled - self.pixel_shift.view(channels)) / self.pixel_scale.view(channels)
-        return Reconstruction((unit / self.white).clamp(0, 1), self._to_images(hidden))
+        unit = unit if self.is_float else (unit / self.white).clamp(0, 1)
+        return Reconstruction(unit, self._to_images(hidden))
 
     def normalize(self, patches: Shaped[Tensor, "b n values"]) -> Float[Tensor, "b n values"]:
         """Normalise integer patches (channels last within a patch); floats pass unchanged."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import nan
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,10 +13,17 @@ from mae.networks.patches import unpatchify
 from mae.objectives.mae.chosen_masks import ChosenMask, choose_masks, grid_of
 from mae.objectives.mae.masking import PatchSplit, binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder
-from mae.objectives.mae.reconstruction import FLAT, Explained, explained_variance
+from mae.objectives.mae.reconstruction import (
+    FLAT,
+    Explained,
+    HiddenSums,
+    explained,
+    hidden_sums,
+)
 from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
 from mae.pictures.reconstruction import (
-    BATCH,
+    MeasuredImages,
+    Numbers,
     ReconstructionReport,
     ReconstructionRequest,
     check_columns,
@@ -66,20 +74,17 @@ class Prediction(NamedTuple):
 def reconstruct(model: MaskedAutoencoder, request: ReconstructionRequest) -> ReconstructionReport:
     """Draw the sheet; R² of each mask beside trivial predictors.
 
-    Raises UserError as `choose_masks`, `check_columns` and `explained_variance`.
+    Raises UserError as `choose_masks`, `check_columns` and `explained`.
     """
     check_columns(request.columns, COLUMNS)
     masks = choose_masks(request.mask or "random", request.mask_ratios, model)
     columns = request.columns or (COLUMNS if len(masks) == 1 else COLUMNS_OF_SEVERAL)
-    images, seeds, count = request.images, request.seeds, request.count
-    measured = images[: request.measured].split(BATCH), seeds[: request.measured].split(BATCH)
-    batches = list(zip(*measured, strict=True))
-    results = [explained_variance(model, batches, mask.draw) for mask in masks]
+    results = explained_by_mask(model, request.measured, masks)
     sheet = reconstruction_sheet(
         model,
-        images=images[:count],
-        names=request.names[:count],
-        seeds=seeds[:count],
+        images=request.images,
+        names=request.names,
+        seeds=request.seeds,
         masks=masks,
         columns=columns,
         title=request.title,
@@ -94,6 +99,21 @@ def reconstruct(model: MaskedAutoencoder, request: ReconstructionRequest) -> Rec
         for line in _table(mask, explained, model)
     ]
     return ReconstructionReport(sheet, {**results[0]._asdict(), "masks": rows}, lines)
+
+
+def explained_by_mask(
+    model: MaskedAutoencoder, measured: MeasuredImages, masks: Sequence[ChosenMask]
+) -> list[Explained]:
+    """R² for each of `masks`.  Raises UserError as `explained`."""
+
+    def compute(images: Tensor, seeds: Tensor) -> Numbers:
+        return np.stack([hidden_sums(model, images, seeds, mask.draw) for mask in masks])
+
+    found = measured.each(compute)
+    totals = sum(batch.numbers for batch in found)
+    assert not isinstance(totals, int)  # there is an image
+    count = sum(batch.images for batch in found)
+    return [explained(HiddenSums.of(row, count)) for row in totals]
 
 
 def _table(mask: ChosenMask, explained: Explained, model: MaskedAutoencoder) -> list[str]:

@@ -52,6 +52,12 @@ class HiddenSums(NamedTuple):
     """squared error of each predictor, in the order of `Explained`"""
     images: int
 
+    @classmethod
+    def of(cls, sums: npt.NDArray[np.float64], images: int) -> "HiddenSums":
+        """Sums of so many images, from the array of `hidden_sums`."""
+        values, total, squares, *errors = sums.tolist()
+        return cls(round(values), total, squares, errors, images)
+
 
 def explained_variance(
     model: MaskedAutoencoder,
@@ -63,7 +69,11 @@ def explained_variance(
     `draw`: masks from images and seeds (default: the model's `draw`).  Raises UserError where the
     predictions are not finite.
     """
-    sums = sum_hidden(model, batches, draw)
+    return explained(sum_hidden(model, batches, draw))
+
+
+def explained(sums: HiddenSums) -> Explained:
+    """R² from the sums of all batches; UserError where the predictions are not finite."""
     if not math.isfinite(sums.errors[0]):
         raise UserError(NOT_FINITE)
     deviation = sums.squares - sums.total**2 / sums.values
@@ -147,14 +157,26 @@ def fill_in(values: Tensor, weight: Tensor) -> Tensor:
     return values + picture * (1 - weight)
 
 
-def hidden_sums(model: MaskedAutoencoder, images: Tensor, seeds: Tensor) -> npt.NDArray[np.float64]:
+def hidden_sums(
+    model: MaskedAutoencoder,
+    images: Tensor,
+    seeds: Tensor,
+    draw: Callable[[Tensor, Tensor], PatchSplit] | None = None,
+) -> npt.NDArray[np.float64]:
     """Sums from which `shares_explained` computes R²; those of several batches can be added.
 
     Number of hidden values, their sum, their sum of squares, then the squared error of each
     predictor, in the order of `Explained`.
     """
-    sums = sum_hidden(model, [(images, seeds)])
+    sums = sum_hidden(model, [(images, seeds)], draw)
     return np.array([sums.values, sums.total, sums.squares, *sums.errors])
+
+
+@torch.no_grad()
+def count_flat(model: MaskedAutoencoder, images: Tensor) -> npt.NDArray[np.float64]:
+    """Patches whose values deviate by less than one level, and all patches; integer images."""
+    std = model.patchify(images).float().std(dim=-1)
+    return np.array([(std < 1).sum().item(), std.numel()], np.float64)
 
 
 def shares_explained(

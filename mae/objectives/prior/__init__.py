@@ -1,1 +1,1 @@
-"""Prior over codes: a transformer that predicts the codes of a vqvae or fsq run."""
+"""Prior over codes: a transformer that predicts the codes of a vqvae, vqvae2 or fsq run."""

@@ -1,7 +1,7 @@
 """Declaration of the prior over codes."""
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import log
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,20 +11,29 @@ from mae.config.sections import Config
 from mae.objectives.autoencoders.declaration import SAMPLE_CODE, held_out, shown_values
 from mae.objectives.autoencoders.discrete_declaration import entropy
 from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
-from mae.objectives.prior.settings import PriorModel, prior_model
+from mae.objectives.prior.settings import PriorModel, is_tokenizer, prior_model
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest
     from mae.evaluation.diagnosis import Finding, RunRecord
 
 
+def marginal_bits(uses: Sequence[float], levels: int) -> float:
+    """Entropy of the codes' frequencies in bits per code, from their uses level by level."""
+    size = len(uses) // levels
+    parts = [uses[start : start + size] for start in range(0, len(uses), size)]
+    total = sum(uses)
+    return sum(sum(one) / total * entropy(one) for one in parts if total) / log(2)
+
+
 class PriorDeclaration(Declaration):
     """Prior over codes."""
 
     name = "prior"
-    summary = "transformer over the codes of a vqvae or fsq run, for samples and coding"
+    summary = "transformer over the codes of a vqvae, vqvae2 or fsq run, for samples and coding"
     model = PriorModel
     needs_img_size = False
+    first_stage = "tokenizer"
     shardable = False
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "data": {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "crop_pct": 1.0},
@@ -32,7 +41,7 @@ class PriorDeclaration(Declaration):
         "train": {"epochs": 6.0, "batch_size": 64},
     }
     losses = ("codes",)
-    statistics: ClassVar = {"uses": "sum"}
+    statistics: ClassVar = {"uses": "sum", "level_nats": "sum", "level_codes": "sum"}
     metrics = (
         Metric("bits", "bits/code", ".2f"),
         Metric("bits_marginal", "by frequency", ".2f"),
@@ -54,63 +63,46 @@ class PriorDeclaration(Declaration):
     )
     panels_title = "Samples"
     tag = "autoregressive"
-    offers = ("samples",)
+    offers = ("samples", "codes")
+    trivial_samples = "codes by frequency"
 
     def figures(
         self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
     ) -> dict[str, float]:
         """Bits per predicted code, and the entropy of the codes' frequencies."""
-        uses = statistics["uses"]
-        assert isinstance(uses, list)
-        return {"bits": losses["codes"] / log(2), "bits_marginal": entropy(uses) / log(2)}
+        uses, levels = statistics["uses"], statistics["level_codes"]
+        assert isinstance(uses, list) and isinstance(levels, list)
+        marginal = marginal_bits(uses, len(levels))
+        return {"bits": losses["codes"] / log(2), "bits_marginal": marginal}
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for settings that conflict."""
         model = prior_model(config)
         if model.dim % model.num_heads:
             yield "model.dim", f"{model.dim} must be a multiple of num_heads = {model.num_heads}"
-        if not model.tokenizer_config and model.tokenizer == Path():
-            yield "model.tokenizer", "must name the run or plain export of a vqvae or fsq"
+        if model.tokenizer == Path():
+            yield "model.tokenizer", "must name the run or plain export of a vqvae, vqvae2 or fsq"
         if config.data.own_statistics:
             yield "data.own_statistics", "the normalisation is the tokenizer's: leave it out"
 
     def complete(self, config: Config, manifest: "Manifest") -> Config:
-        """Fill in settings and checksum of the tokenizer, and how it reads images.
+        """Fill in the tokenizer's checksum, and how it reads images.
 
-        Raises UserError as `tokenizer_for`, or where it reads other channels, bits or sizes.
+        Raises UserError as `complete_first_stage` and `read_as`, or where it has no codes.
         """
-        from mae.objectives.prior.tokenizer import tokenizer_for
+        from mae.objectives.two_stage import complete_first_stage, read_as
 
-        found, model = tokenizer_for(config), prior_model(config)
-        theirs, ours = found.config.data, config.data
-        if (theirs.in_chans, theirs.bits) != (ours.in_chans, ours.bits):
+        config, tokenizer = complete_first_stage(config)
+        if not is_tokenizer(tokenizer):
             raise UserError(
-                f"model.tokenizer: {model.tokenizer} reads {theirs.in_chans} channels of "
-                f"{theirs.bits} bits; set data.in_chans={theirs.in_chans} data.bits={theirs.bits}"
+                f"model.tokenizer: {prior_model(config).tokenizer} is of objective "
+                f"{tokenizer.objective}, which has no codes: give a run of vqvae, vqvae2 or fsq"
             )
-        if ours.img_size not in (None, theirs.img_size):
-            raise UserError(
-                f"data.img_size: {ours.img_size} is not the {theirs.img_size} of {model.tokenizer}"
-                ": leave it out"
-            )
-        for key in ("mean", "std"):
-            if key in ours.model_fields_set and getattr(ours, key) != getattr(theirs, key):
-                raise UserError(f"data.{key}: the normalisation is the tokenizer's: leave it out")
-        reading = {"img_size": theirs.img_size, "mean": theirs.mean, "std": theirs.std}
-        recorded = {
-            "tokenizer_config": found.config.model_dump(mode="json"),
-            "sha256": found.sha256,
-        }
-        return config.model_copy(
-            update={
-                "model": model.model_copy(update=recorded),
-                "data": ours.model_copy(update=reading),
-            }
-        )
+        return read_as(config, tokenizer)
 
     def completed_keys(self, config: Config) -> set[str]:
         """Keys that `complete` fills in, and the tokenizer's folder, identified by sha256."""
-        keys = {f"model.{key}" for key in ("tokenizer", "tokenizer_config", "sha256")}
+        keys = {"model.tokenizer", "model.sha256"}
         return keys | {f"data.{key}" for key in ("img_size", "mean", "std")}
 
     def diagnose(self, run: "RunRecord") -> "Iterable[Finding]":

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from mae.evaluation.diagnosis import Finding, RunRecord, number
-from mae.objectives.autoencoders.diagnosis import LARGEST_GAP, settled
+from mae.evaluation.diagnosis import Finding, RunRecord, number, settled
+from mae.objectives.autoencoders.diagnosis import LARGEST_GAP
 
 
 def diagnose(run: RunRecord) -> Iterator[Finding]:

@@ -1,9 +1,7 @@
 """Settings of the prior over codes: section `model:`."""
 
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from mae.config.sections import Config
 from mae.config.types import Positive, Section, Text
@@ -14,9 +12,7 @@ class PriorModel(Section):
     """Transformer over the codes of a frozen tokenizer."""
 
     tokenizer: Path = Path()
-    """run, checkpoint or plain export of a vqvae or fsq; read when the run starts"""
-    tokenizer_config: dict[str, Any] = Field(default_factory=dict)
-    """settings of the tokenizer, filled in at the start"""
+    """run, checkpoint or plain export of a vqvae, vqvae2 or fsq; the run keeps a copy"""
     sha256: Text = ""
     """checksum of the tokenizer's weights, filled in at the start"""
     kind: Literal["causal", "masked"] = "causal"

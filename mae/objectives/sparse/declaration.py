@@ -10,6 +10,9 @@ from mae.objectives.autoencoders.declaration import (
     PSNR_CHART,
     AutoencoderDeclaration,
     AutoencoderModel,
+    image_numbers,
+    latent_numbers,
+    no_bottleneck,
 )
 from mae.objectives.declaration import Card, Chart, Curve, Metric
 
@@ -23,7 +26,8 @@ class SparseModel(AutoencoderModel):
     latent_dim: Positive = 128
     """number of parts that images are combined from; few of them are active in each image"""
     sparsity: Literal["topk", "l1"] = "topk"
-    """topk: all but the k largest latents are zero; l1: penalty on the size of the latents"""
+    """topk: all but the k largest latents are zero; l1: penalty on the size of the latents, with
+    model.backbone=linear"""
     k: Positive = 8
     """topk: number of latents that are not zero"""
     aux_weight: Rate = 0.5
@@ -48,6 +52,7 @@ class SparseDeclaration(AutoencoderDeclaration):
     name = "sparse"
     summary = "sparse autoencoder: few active latents of many (Makhzani and Frey 2013)"
     model = SparseModel
+    offers = ("reconstructions", "latents", "latents to decode", "sparse latents")
     losses = ("reconstruction", "sparsity")
     statistics: ClassVar = {"psnr": "mean", "active_latents": "mean", "dead_latents": "mean"}
     metrics = (
@@ -87,6 +92,27 @@ class SparseDeclaration(AutoencoderDeclaration):
         model = sparse_model(config)
         if model.sparsity == "topk" and model.k >= model.latent_dim:
             yield "model.k", f"{model.k} of {model.latent_dim} latents are not sparse: choose fewer"
+        numbers, whole = latent_numbers(config), image_numbers(config)
+        if model.sparsity == "topk" and numbers and whole:
+            active = model.k * numbers // model.latent_dim
+            if active >= whole:
+                yield "model.k", no_bottleneck(active, whole)
+        if model.sparsity == "l1" and model.backbone != "linear":
+            yield (
+                "model.sparsity",
+                f"l1 penalises the size of latents, which the layers of backbone {model.backbone} "
+                "can undo without sparsity: use topk, or model.backbone=linear",
+            )
+
+    def cautions(self, config: Config, images: int) -> "Iterator[Finding]":
+        """Findings of any autoencoder, and on settings by which latents die or count as dead."""
+        from mae.objectives.sparse.diagnosis import about_rare_use, without_auxiliary_loss
+
+        yield from super().cautions(config, images)
+        model = sparse_model(config)
+        if model.sparsity == "topk":
+            yield from without_auxiliary_loss(model.aux_weight)
+            yield from about_rare_use(model.dead_after, model.k, model.latent_dim)
 
     def card(self, config: Config, is_from_scratch: bool) -> Card:
         """Objective's part of the model card."""

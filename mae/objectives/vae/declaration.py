@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from math import log
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -52,8 +52,13 @@ def vae_model(config: Config) -> VaeModel:
 
 
 def level_nats(config: Config) -> float:
-    """Nats per value that turn a density of normalised pixels into one of integer levels."""
+    """Nats per value that turn a density of normalised pixels into one of integer levels.
+
+    0 for floats, which have no levels.
+    """
     data = config.data
+    if data.is_float:
+        return 0.0
     white = 2**data.bits - 1
     return sum(log(white * std) for std in data.std) / len(data.std)
 
@@ -64,7 +69,8 @@ class VaeDeclaration(AutoencoderDeclaration):
     name = "vae"
     summary = "variational autoencoder: latents with a Gaussian prior (Kingma and Welling 2013)"
     model = VaeModel
-    offers = ("reconstructions", "samples")
+    reads_floats = True
+    offers = ("reconstructions", "latents", "latents to decode", "samples")
     losses = ("reconstruction", "kl")
     statistics: ClassVar = {"psnr": "mean", "kl_nats": "mean", "nll": "mean"}
     metrics = (
@@ -104,6 +110,10 @@ class VaeDeclaration(AutoencoderDeclaration):
             f"would be noise; train with {SMALLEST_BETA:g} or more"
         )
 
+    def latent_path(self, config: Config) -> Literal["line", "sphere"]:
+        """Sphere where the latents follow the prior."""
+        return "line" if self.why_no_samples(config) else "sphere"
+
     def figures(
         self, losses: Mapping[str, float], statistics: Mapping[str, float | list[float]]
     ) -> dict[str, float]:
@@ -139,6 +149,13 @@ class VaeDeclaration(AutoencoderDeclaration):
             ("active", "{:.0%} of the latents active"),
         )
         return [*super().results(metrics, health), *held_out("latents", health, shown)]
+
+    def cautions(self, config: Config, images: int) -> "Iterator[Finding]":
+        """Findings of any autoencoder, and on a weight of the prior that is far above usual."""
+        from mae.objectives.vae.diagnosis import about_beta
+
+        yield from super().cautions(config, images)
+        yield from about_beta(vae_model(config).beta)
 
     def diagnose(self, run: "RunRecord") -> "Iterator[Finding]":
         """Findings on collapse of the posterior: see `mae.objectives.vae.diagnosis`."""

@@ -3,25 +3,28 @@
 from math import log, pi
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from mae.config.sections import Config
 from mae.objectives.autoencoders.backbones import Backbone
-from mae.objectives.autoencoders.model import Autoencoder, Noise
+from mae.objectives.autoencoders.gaussian import VariationalBottleneck
+from mae.objectives.autoencoders.gaussian_prior import GaussianPriorAutoencoder
+from mae.objectives.autoencoders.model import Noise
 from mae.objectives.base import Output, full_precision
-from mae.objectives.vae.bottleneck import GaussianBottleneck
 from mae.objectives.vae.declaration import level_nats, vae_model
 
 
-class VariationalAutoencoder(Autoencoder[GaussianBottleneck]):
+class VariationalAutoencoder(GaussianPriorAutoencoder[VariationalBottleneck]):
     """Negative evidence lower bound per value of the image, in nats of normalised pixels.
 
     The sum of both losses at beta 1 is the bound (Kingma and Welling 2013, equation 3).  The
     standard deviation of the pixels is one number, learned (Rybkin et al. 2021, arXiv:2006.13202).
     """
 
-    def __init__(self, config: Config, backbone: Backbone, bottleneck: GaussianBottleneck) -> None:
+    def __init__(
+        self, config: Config, backbone: Backbone, bottleneck: VariationalBottleneck
+    ) -> None:
         super().__init__(config, backbone, bottleneck)
         model = vae_model(config)
         start = torch.tensor(log(model.sigma))
@@ -39,14 +42,6 @@ class VariationalAutoencoder(Autoencoder[GaussianBottleneck]):
         """Both terms of the bound; statistic `nll`: the bound at beta 1, of integer levels."""
         output = super().forward(images, noise, progress)
         with full_precision(images.device):
-            kl = output.statistics["kl_nats"] / self.bottleneck.values
+            kl = output.statistics["kl_nats"] / self.bottleneck.kl.values
             nll = output.losses["reconstruction"].detach() + kl + self.level_nats
         return output._replace(statistics={**output.statistics, "nll": nll})
-
-    @torch.no_grad()
-    def sample(self, seeds: Int[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
-        """Images in [0, 1], one per seed: latents drawn from the prior, decoded."""
-        noise = self.bottleneck.draw(seeds).to(self.log_sigma.dtype)
-        shape = self.from_latent.shape
-        is_map = not self.from_latent.is_vector
-        return self.decode(noise.unflatten(1, (-1, shape.rows, shape.columns)) if is_map else noise)

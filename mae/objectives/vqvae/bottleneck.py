@@ -25,7 +25,8 @@ CANDIDATES = 16
 KMEANS_ITERATIONS = 10
 
 STARTING_STEPS = 4
-"""steps in which the codebook can start: the first ones may be skipped"""
+"""steps in which the codebook can start, as the first ones may be skipped: the host cannot know it
+without waiting for the device, so each of them computes a start"""
 
 MOST_DISTANCES = 2**26
 """maximum number of distances held at a time in training, 256 MB in float32; more take turns"""
@@ -54,10 +55,8 @@ def draw_rows(words: Int[Tensor, " m"], count: int) -> Int[Tensor, " m"]:
     return order[torch.arange(len(words), device=words.device) % count]
 
 
-def kmeans(
-    vectors: Float[Tensor, "n d"], start: Float[Tensor, "k d"]
-) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
-    """Lloyd's iterations from `start`: centres, and number of vectors of each.
+def kmeans(vectors: Float[Tensor, "n d"], start: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+    """Centres after Lloyd's iterations from `start`.
 
     Centres without vectors stay where they are.
     """
@@ -67,7 +66,7 @@ def kmeans(
         counts = count_codes(codes, len(centres)).to(vectors.dtype)
         means = sums_by_code(vectors, codes, len(centres)) / counts.clamp(min=1)[:, None]
         centres = torch.where(counts[:, None] > 0, means, centres)
-    return centres, count_codes(nearest(vectors, centres), len(centres)).to(vectors.dtype)
+    return centres
 
 
 class VectorQuantizer(Quantizer):
@@ -97,6 +96,7 @@ class VectorQuantizer(Quantizer):
         self.latent_dim = latent_dim
         self.to_latent = ToLatent(shape, "map", latent_dim)
         self.positions = shape.rows * shape.columns
+        self.candidates = min(CANDIDATES, self.positions)
         self.num_codes = codebook_size
         self.commitment, self.decay = commitment, decay
         self.kmeans_start, self.revive_below = kmeans_start, revive_below
@@ -109,7 +109,7 @@ class VectorQuantizer(Quantizer):
     def draw(self, seeds: Int[Tensor, " b"]) -> Int[Tensor, "b m"]:
         """Positions of the candidate vectors of each image."""
         order = counters(seeds, self.positions).argsort(dim=1, stable=True)
-        return order[:, :CANDIDATES]
+        return order[:, : self.candidates]
 
     def vectors(self, features: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b gh gw n"]:
         """Vectors to quantise, in full precision."""
@@ -157,6 +157,12 @@ class VectorQuantizer(Quantizer):
         """Vectors of the codes."""
         return self.codebook[codes].movedim(-1, 1)
 
+    @property
+    def mean_vector(self) -> Float[Tensor, "n 1 1"]:
+        """Mean of the quantised vectors, by the moving averages."""
+        shares = self.counts / self.counts.sum()
+        return (shares @ self.codebook)[:, None, None]
+
     @torch.no_grad()
     def after_step(self, step: StepEnd) -> None:
         """Move the codebook to the means of its vectors; start it, and revive unused codes."""
@@ -180,7 +186,7 @@ class VectorQuantizer(Quantizer):
         """Codebook, counts and sums from k-means of the candidates."""
         candidates = carry["candidates"]
         rows = draw_rows(self._words(step, candidates.device), len(candidates))
-        centres, _ = kmeans(candidates, candidates[rows])
+        centres = kmeans(candidates, candidates[rows])
         counts = carry["counts"].sum().expand_as(self.counts) / self.num_codes
         return centres, counts, centres * counts[:, None]
 

@@ -9,10 +9,15 @@ from torch import Tensor
 from mae.base.errors import UserError
 from mae.export.contract import ExportFiles, ExportRequest, weights
 from mae.export.reading import expected_photograph, prepare_code
-from mae.networks.latent_diffusion import LdmSettings, require_diffusers
+from mae.networks.latent_diffusion import require_diffusers
+from mae.objectives.autoencoders.backbones import ldm_settings
+from mae.objectives.autoencoders.diffusers import LAYERS, open_whole, renamed
 from mae.objectives.autoencoders.discrete import DiscreteAutoencoder
 from mae.objectives.autoencoders.export import CODE_AGREEMENT, in_two_batches, refuse
 from mae.objectives.vqvae.declaration import vqvae_model
+
+NAMES = {**LAYERS, "bottleneck.codebook": "quantize.embedding.weight"}
+"""names of our tensors, or of modules → theirs in VQModel"""
 
 FILES = """\
 `config.json` and `diffusion_pytorch_model.safetensors` are those of diffusers' `VQModel`; it takes
@@ -27,23 +32,6 @@ pictures = model.decode(latents).sample  # normalised
 """
 
 
-def ldm_settings(request: ExportRequest) -> LdmSettings:
-    """Sizes of the networks.  Raises UserError for other networks."""
-    model = vqvae_model(request.config)
-    if model.backbone != "ldm":
-        raise UserError(
-            "--format diffusers: needs the networks of latent diffusion; this run has "
-            f"model.backbone={model.backbone}: train with model.backbone=ldm, or export plain"
-        )
-    return LdmSettings(
-        in_channels=request.config.data.in_chans,
-        latent_channels=model.latent_dim,
-        width=model.width,
-        stages=model.stages,
-        depth=model.depth,
-    )
-
-
 @torch.no_grad()
 def write_diffusers(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write a folder for diffusers' VQModel.
@@ -51,7 +39,13 @@ def write_diffusers(folder: Path, request: ExportRequest, images: Tensor) -> Exp
     Raises UserError for other networks than those of latent diffusion, or without diffusers.
     """
     refuse(request, "diffusers")
-    settings = ldm_settings(request)
+    backbone = vqvae_model(request.config).backbone
+    if backbone != "ldm":
+        raise UserError(
+            "--format diffusers: needs the networks of latent diffusion; this run has "
+            f"model.backbone={backbone}: train with model.backbone=ldm, or export plain"
+        )
+    settings = ldm_settings(request.config)
     require_diffusers()
     from diffusers import VQModel
 
@@ -65,7 +59,7 @@ def write_diffusers(folder: Path, request: ExportRequest, images: Tensor) -> Exp
         vq_embed_dim=settings.latent_channels,
         sample_size=height,
     )
-    theirs.load_state_dict(renamed(weights(ours)), strict=True)
+    theirs.load_state_dict(renamed(weights(ours), NAMES), strict=True)
     theirs.save_pretrained(folder)
     normalised = request.normalize(images)
     codes = ours.codes(normalised)
@@ -88,34 +82,13 @@ def write_diffusers(folder: Path, request: ExportRequest, images: Tensor) -> Exp
     )
 
 
-def renamed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """State dict with the names of diffusers' VQModel."""
-    names = {
-        "bottleneck.to_latent.layer": "quant_conv",
-        "bottleneck.codebook": "quantize.embedding.weight",
-        "from_latent.layer": "post_quant_conv",
-    }
-    found = {}
-    for key, tensor in tensors.items():
-        start = next((one for one in names if key.startswith(one)), None)
-        if start is not None:
-            found[names[start] + key.removeprefix(start)] = tensor
-        elif key.startswith(("encoder.", "decoder.")):
-            found[key] = tensor
-    return found
-
-
 def load_diffusers(
     folder: Path, inputs: dict[str, Tensor], settings: dict[str, str]
 ) -> dict[str, Tensor]:
     """Codes and pictures through VQModel; ValueError where tensors are missing in the file."""
     from diffusers import VQModel
 
-    library: Any = VQModel
-    model, info = library.from_pretrained(folder, output_loading_info=True)
-    if odd := [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]:
-        raise ValueError(f"{odd[0]} is missing or does not fit")
-    model = model.eval()
+    model = open_whole(VQModel, folder)
     codes = inputs["codes"]
 
     def encode(images: Tensor) -> Tensor:

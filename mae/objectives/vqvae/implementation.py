@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from mae.config.sections import Config
 from mae.export.contract import Writer
-from mae.objectives.autoencoders.backbones import build_backbone
+from mae.objectives.autoencoders.backbones import MapShape, build_backbone
 from mae.objectives.autoencoders.discrete import DiscreteAutoencoder, DiscreteImplementation
 from mae.objectives.autoencoders.export import write_onnx, write_programs
 from mae.objectives.vqvae.bottleneck import VectorQuantizer
-from mae.objectives.vqvae.declaration import vqvae_model
+from mae.objectives.vqvae.declaration import VqVaeModel, vqvae_model
 from mae.objectives.vqvae.diffusers import write_diffusers
 
 
@@ -25,16 +25,20 @@ class VqVaeImplementation(DiscreteImplementation):
     def build(self, config: Config) -> DiscreteAutoencoder:
         """Build the model from the settings."""
         backbone, model = build_backbone(config), vqvae_model(config)
-        quantizer = VectorQuantizer(
-            backbone.encoded,
-            model.latent_dim,
-            codebook_size=model.codebook_size,
-            commitment=model.commitment,
-            decay=model.codebook_decay,
-            kmeans_start=model.kmeans_start,
-            revive_below=model.revive_below,
-        )
-        return DiscreteAutoencoder(config, backbone, quantizer)
+        return DiscreteAutoencoder(config, backbone, vector_quantizer(backbone.encoded, model))
+
+
+def vector_quantizer(shape: MapShape, model: VqVaeModel) -> VectorQuantizer:
+    """Quantiser of a map of features of this shape."""
+    return VectorQuantizer(
+        shape,
+        model.latent_dim,
+        codebook_size=model.codebook_size,
+        commitment=model.commitment,
+        decay=model.codebook_decay,
+        kmeans_start=model.kmeans_start,
+        revive_below=model.revive_below,
+    )
 
 
 IMPLEMENTATION = VqVaeImplementation()

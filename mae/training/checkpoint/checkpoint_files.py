@@ -66,7 +66,7 @@ class TrainingState(NamedTuple):
     step: int
     """optimizer steps done"""
     samples: int
-    """images used so far: the position in the data stream"""
+    """images used so far, for model cards; the position in the data follows from `step`"""
     data: str
     """fingerprint of the training data"""
     skipped: tuple[int, ...] = ()

@@ -2,7 +2,7 @@
 
 config.yaml  init.json  classes.txt  run-id
 metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
-checkpoints/  panels/  wandb/  tensorboard/
+checkpoints/  panels/  wandb/  tensorboard/  frozen/
 """
 
 import errno
@@ -30,7 +30,7 @@ from mae.training.checkpoint.checkpoint_files import (
 ROW_FILES = ("metrics.jsonl", "health.jsonl", "events.jsonl", "starts.jsonl", "quarantine.jsonl")
 RECORD_FILES = ("exit-status", "wandb-id", "init.json", "classes.txt", "report.html")
 RECORD_FOLDERS = ("panels", "wandb", "tensorboard")
-"""what a run records beside its checkpoints"""
+"""record of a run beside its checkpoints"""
 
 
 class Run:
@@ -187,6 +187,10 @@ class Run:
     def last_metrics(self) -> dict[str, Any]:
         """Read the last row of metrics.jsonl; empty where there is none."""
         return next(reversed(read_rows(self.metrics_file).rows), {})
+
+    def last_health(self) -> dict[str, Any]:
+        """Read the last row of health.jsonl; empty where there is none."""
+        return next(reversed(read_rows(self.health_file).rows), {})
 
 
 def find_run(folder: str | Path) -> Run:

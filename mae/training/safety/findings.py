@@ -8,6 +8,14 @@ from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.evaluation.diagnosis import Finding, RunRecord
 from mae.objectives.declaration import Declaration
+from mae.objectives.registry import declaration
+from mae.training.plan import TrainingSetup
+
+
+def cautions(setup: TrainingSetup) -> list[Finding]:
+    """Findings of the objective on settings that are likely to waste the run."""
+    declared = declaration(setup.config.objective)
+    return list(declared.cautions(setup.config, setup.plan.num_samples))
 
 
 class FindingWarnings:
@@ -24,18 +32,25 @@ class FindingWarnings:
         self.settings = flatten(config.model_dump(mode="json"))
         self.metrics: list[Mapping[str, Any]] = []
         self.health: list[Mapping[str, Any]] = []
-        self.printed: set[str] = set()
+        self.printed: dict[str, Any] = {}
+        """reason → step at which it was printed"""
+        self.standing: list[Finding] = []
+        """findings on the last rows"""
         self.fatal: Finding | None = None
 
     def add_metrics(self, row: Mapping[str, Any]) -> None:
         """Evaluate after a row of metrics.jsonl."""
         self.metrics = [row]
-        self._evaluate()
+        self._evaluate(row)
 
     def add_health(self, row: Mapping[str, Any]) -> None:
         """Evaluate after a row of health.jsonl."""
         self.health = [row]
-        self._evaluate()
+        self._evaluate(row)
+
+    def lasting(self, step: int) -> list[Finding]:
+        """Findings on the last rows that were printed before `step`, far above its lines."""
+        return [one for one in self.standing if self.printed[one.reason] != step]
 
     def check(self) -> None:
         """Raise RunFailed after a finding, if guard.strict is on."""
@@ -43,11 +58,12 @@ class FindingWarnings:
             finding = self.fatal
             raise RunFailed(f"guard.strict: {finding.text}. {finding.reason}")
 
-    def _evaluate(self) -> None:
-        found = self.declared.warn(RunRecord(self.metrics, self.health, self.settings))
-        for finding in found:
+    def _evaluate(self, row: Mapping[str, Any]) -> None:
+        run = RunRecord(self.metrics, self.health, self.settings)
+        self.standing = list(self.declared.warn(run))
+        for finding in self.standing:
             if finding.reason not in self.printed:  # the text has numbers that change
-                self.printed.add(finding.reason)
+                self.printed[finding.reason] = row.get("step")
                 self.print_line(f"warning  {finding.text}. {finding.reason}")
             if self.strict and self.fatal is None:
                 self.fatal = finding

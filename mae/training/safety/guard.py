@@ -235,7 +235,7 @@ def _release_readable(file: Path, images: Images, step: int) -> None:
     manifest = images.manifest
     readable = set()
     for sample in _recorded_samples(file, manifest):
-        if not is_remote(manifest.shards[int(manifest.shard[sample])]):
+        if not is_remote(manifest.shards[manifest.shard_of(sample)]):
             with suppress(SampleError, StorageError):
                 images[sample]
                 readable.add(sample)

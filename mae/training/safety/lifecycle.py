@@ -44,6 +44,13 @@ AGAIN_SECONDS = 2.0
 and launchers pass that on"""
 AGAIN_SECONDS_LAUNCHED = 10.0
 """the same where a launcher or a supervisor is between: it may be slow"""
+LOST_PEER = (
+    "Connection reset by peer",
+    "Connection closed by peer",
+    "Broken pipe",
+    "remote process exited",
+)
+"""texts of gloo and NCCL in errors of a collective operation whose other process has ended"""
 DATA_WAIT_SECONDS = 10
 """seconds that a run waits for data after a stop signal; launchers kill after 30"""
 
@@ -80,6 +87,14 @@ class StopSignals:
             if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored under nohup
                 self.before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
             self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._handle_alarm)
+
+    def enter_loop(self) -> None:
+        """Let a signal wait for the current step, or for whatever must not be interrupted."""
+        self.in_loop = True
+
+    def leave_loop(self) -> None:
+        """Let a signal stop at once again, after the last step."""
+        self.in_loop, self.place = False, "after the last step"
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -121,6 +136,12 @@ class StopSignals:
         signal.alarm(DATA_WAIT_SECONDS)
 
 
+def _has_lost_peer(error: RuntimeError) -> bool:
+    """True where another process has ended, and reports the reason, or its launcher does."""
+    text = str(error)
+    return ("gloo" in text or "NCCL" in text) and any(words in text for words in LOST_PEER)
+
+
 def _print_now(text: str) -> None:
     """Print to standard error, from a signal handler too, where `print` may fail."""
     with contextlib.suppress(OSError, ValueError):
@@ -147,7 +168,7 @@ class RunLifecycle:
         self._record(DONE, "done", False)
         self.run_cleanup.close()
         self.run = None
-        self.stop.in_loop, self.stop.place = False, "after the last step"
+        self.stop.leave_loop()
 
     def execute(self, work: Callable[[], None]) -> int:
         """Run `work`, report its error if any, and return the exit code.
@@ -155,15 +176,20 @@ class RunLifecycle:
         0 done, 1 failed, 2 wrong use, 75 stopped early.
         """
         with guarded_output(self._folder_for_output), self.cleanup:
-            is_local = False
+            is_local = is_common = False
             try:
                 work()
                 code, reason = DONE, "done"
             except UserError as error:
-                code, reason = WRONG_USE, str(error)
+                code, reason, is_common = WRONG_USE, str(error), True
                 is_local = isinstance(error, SampleError | StorageError)
             except RunFailed as error:
                 code, reason, is_local = FAILED, str(error), isinstance(error, ProcessFailed)
+            except RuntimeError as error:
+                if not _has_lost_peer(error):
+                    raise
+                code, reason = FAILED, "another process of the run has ended"
+                is_common = True
             except Stopped as error:
                 code, reason = STOPPED, f"{error}; the same command continues the run"
                 is_local = isinstance(error, ProcessStopped)
@@ -172,8 +198,8 @@ class RunLifecycle:
                 self._record(code, reason, is_local)
                 # At once: without waiting for a checkpoint being written or a tracker's uploads.
                 os._exit(code)
-            self.stop.in_loop = True  # a signal must not interrupt what follows
-            self._record(code, reason, is_local)
+            self.stop.enter_loop()  # a signal must not interrupt what follows
+            self._record(code, reason, is_local, is_common)
             return code
 
     def _folder_for_output(self) -> Path | None:
@@ -188,15 +214,16 @@ class RunLifecycle:
             worker.kill()
         os._exit(FAILED)
 
-    def _record(self, code: int, reason: str, is_local: bool) -> None:
+    def _record(self, code: int, reason: str, is_local: bool, is_common: bool = False) -> None:
         """Print and record the reason, once for all processes.
 
-        `is_local`: only this process may have met the error, so it reports it itself.
+        `is_local`: only this process may have met the error, so it reports it itself.  `is_common`:
+        the first one usually meets it too, or has ended with the cause.
         """
         is_first = os.environ.get("RANK", "0") == "0"
-        if code == WRONG_USE and not (is_first or is_local):
-            # The launcher ends all processes when the first of them exits: leave process 0, which
-            # usually meets the same error, the time to report it alone.
+        if is_common and not (is_first or is_local):
+            # The launcher ends all processes when the first of them exits: leave process 0 the
+            # time to report the error alone.
             deadline = time.monotonic() + FIRST_PROCESS_SECONDS
             while not self.stop.requested and time.monotonic() < deadline:
                 time.sleep(0.1)

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import torch
 from accelerate import Accelerator
 
-from mae.base.device import usable_cores
+from mae.base.device import MOST_LOADERS, local_processes, usable_cores
 from mae.base.exit_status import append_event
 from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import declaration
 from mae.training.checkpoint.run import Run
 from mae.training.meter import Meter
-from mae.training.plan import TrainingSetup, local_processes
+from mae.training.plan import TrainingSetup
 from mae.training.safety.findings import FindingWarnings
 from mae.training.safety.guard import Guard, Quarantine, Rollback
 from mae.training.tracking.progress_line import metrics_row, progress_line
@@ -97,6 +97,15 @@ class Monitor:
         self.guard.check(step)
         self.findings.check()
 
+    def check_finished(self) -> None:
+        """Raise RunFailed where a run without steps left has ended by a finding (guard.strict)."""
+        if self.config.guard.strict:
+            if row := self.run.last_metrics():
+                self.findings.add_metrics(row)
+            if row := self.run.last_health():
+                self.findings.add_health(row)
+            self.findings.check()
+
     def _event(self, step: int, event: str, reason: str) -> None:
         """Record and print an event of a step, with the samples in its batch."""
         names = self.data.names(step, self.plan.sharding.batch_size)
@@ -123,7 +132,8 @@ def data_wait_remedies(
     labelled training with augmentation on the CPU, a new crop from each image.  All settings but
     data.workers need a new run.
     """
-    if data.workers * processes < cores:
+    workers = MOST_LOADERS if data.workers is None else data.workers
+    if workers * processes < cores:
         yield f"data.workers={cores // processes} (there are {cores} cores)"
     if has_gpu and not (data.crop_on_device or data.decode_on_device or has_labels):
         yield "data.crop_on_device=true"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.objectives.registry import OBJECTIVES
 
 TOY = """\

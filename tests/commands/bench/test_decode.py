@@ -19,7 +19,7 @@ from mae.commands.bench.decode import (
 )
 from mae.commands.bench.pipeline import our_bytes
 from mae.commands.bench.rounds import Effort
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.decoding.on_device import JpegDecoder
 
 QUICK = Effort(rounds=2)

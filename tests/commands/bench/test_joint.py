@@ -5,7 +5,7 @@ import pytest
 from mae.base.errors import RunFailed, UserError
 from mae.commands.bench import joint
 from mae.commands.bench.cases import Case
-from mae.commands.bench.joint import advice, bench_joint, joint_table
+from mae.commands.bench.joint import bench_joint, bottleneck, joint_table
 from mae.commands.bench.rounds import Effort
 from mae.config.sections import DataConfig
 
@@ -60,7 +60,7 @@ def test_a_real_run_trains_on_the_shards(shards, fake_step):
     assert result["images"] == 10 and [done for _, done, _ in progress] == [1, 2, 3]
     text = joint_table(result)
     assert "vit_tiny_patch16_224, batch 4, eager, 0 data workers" in text
-    assert "| run, 10 images in shards |" in text and result["advice"] in text
+    assert "| run, 10 images in shards |" in text and result["bottleneck"] in text
 
 
 @pytest.mark.parametrize("on_device", ["", "crop", "decode"])
@@ -111,15 +111,15 @@ def test_refusals(shards, fake_step):
         bench_joint([shards], TINY, workers=0)
 
 
-def test_advice(monkeypatch):
+def test_bottleneck(monkeypatch):
     monkeypatch.setattr(joint, "usable_cores", lambda: 8)
     data = DataConfig(workers=4)
-    assert advice(0.97, 0.02, data).endswith("the step is the bottleneck.")
-    assert advice(0.5, 0.5, data) == (
+    assert bottleneck(0.97, 0.02, data).endswith("the step is the bottleneck.")
+    assert bottleneck(0.5, 0.5, data) == (
         "Data is the bottleneck: 2.00 times as fast without waiting for it. "
         "Remedies: data.workers=8 (there are 8 cores), mae pack --resize, data.repeats=2."
     )
-    assert "compete for the cores (fewer data.workers)" in advice(0.5, 0.1, data)
+    assert "compete for the cores (fewer data.workers)" in bottleneck(0.5, 0.1, data)
 
 
 def test_the_run_keeps_the_config_files_settings_except_data(toy):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mae.base.errors import UserError
-from mae.commands.bench.loader import ALONE, Others, bench_loader, loader_table
+from mae.commands.bench.loader import ALONE, Others, bench_loader
+from mae.commands.bench.loader_table import loader_table
 
 QUICK: dict[str, Any] = {"images": 16, "batch_size": 4, "rounds": 2, "workers": 1}
 GROUPS = ("one_core", "processes", "reading")

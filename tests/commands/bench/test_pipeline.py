@@ -6,7 +6,7 @@ import pytest
 
 from mae.base.errors import UserError
 from mae.commands.bench.pipeline import StagedBatches, copy_samples, our_bytes
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.shard_reader import ShardReader
 from mae.data.transform import apply_view_into
 from mae.decoding.decode import decode

@@ -7,8 +7,8 @@ from tests.objectives.losses import START
 WIDTH, CLASSES = 32, 3
 
 
-def probe(num_heads: int) -> AttentiveProbe:
-    return AttentiveProbe(tiny_encoder(), WIDTH, CLASSES, num_heads=num_heads, seed=0)
+def probe(copies: int) -> AttentiveProbe:
+    return AttentiveProbe(tiny_encoder(), WIDTH, CLASSES, copies=copies, seed=0)
 
 
 def gradients(model: AttentiveProbe, head: int) -> dict[str, torch.Tensor]:

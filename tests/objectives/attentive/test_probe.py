@@ -11,9 +11,9 @@ from mae.data.images import Images
 from mae.data.manifest import Manifest
 from mae.data.views import CentredViews
 from mae.evaluation.feature_cache import load_or_encode
-from mae.evaluation.features import usable_samples
 from mae.evaluation.labels import ClassNumbers
 from mae.evaluation.results import table
+from mae.evaluation.usable_samples import usable_samples
 from mae.objectives.attentive.declaration import HeadSettings
 from mae.objectives.attentive.model import AttentiveHead, AttentiveProbe
 from mae.objectives.attentive.probe import (
@@ -23,16 +23,15 @@ from mae.objectives.attentive.probe import (
     EncodedData,
     attentive_probe,
     epochs_for,
-    ranks,
     rate_at_edge,
     run_settings,
 )
+from mae.objectives.attentive.ranks import divided_ranks
 from mae.objectives.attentive.report import attentive_report
 from mae.objectives.attentive.tokens import (
     CachedTokens,
     EncodedTokens,
     joined,
-    token_bytes,
     token_data,
 )
 from mae.training.plan import make_plan
@@ -56,8 +55,8 @@ class InMemory:
         self.skipped, self.workers = [], 0
         self.inputs = lambda rows: self.tokens[torch.from_numpy(rows)]
 
-    def load(self, slices):
-        for rows in slices:
+    def load(self, batches):
+        for rows in batches:
             self.read += rows.tolist()
             yield self.tokens[torch.from_numpy(rows)]
 
@@ -70,9 +69,8 @@ def labelled(labels):
         shards=("gone.tar",),
         keys=(b"\0".join(b"%d" % i for i in range(n)),),
         first=np.zeros(1, np.int64),
-        shard_bytes=(0,),
-        sha256=("",),
-        shard=nothing.astype(np.int32),
+        shard_bytes=np.zeros(1, np.int64),
+        sha256=np.zeros((1, 32), np.uint8),
         offset=nothing,
         size=nothing.astype(np.uint32),
         crc=nothing.astype(np.uint32),
@@ -168,8 +166,12 @@ def test_heads_of_a_sweep_equal_heads_trained_alone(run):
         assert is_same or number == 0, "0: its learning rate is a rounded share of the other's"
     first, second = (head.get_parameter(CLASSIFIER) for head in both.heads)
     assert not torch.equal(first, second)
-    found = ranks(both.eval(), train, labels, np.arange(50, 60), 4)
+    request, rows = probing(run, labelled(labels), labelled(labels)), np.arange(50, 60)
+    found = divided_ranks(request, "pretrained", both, train, labels, rows, 4)
     assert found.shape == (2, 10) and set(found.flatten().tolist()) <= {0, 1}
+    with torch.no_grad():
+        scores = both.scores(train.tokens[50:60])
+    assert ((found == 0) == (scores.argmax(2).numpy() == labels[50:60])).all()
 
 
 def test_training_is_a_plain_loop_of_adamw(run):
@@ -207,22 +209,21 @@ def test_recorded_steps_are_the_steps_of_the_run(run):
 def test_cached_and_fresh_tokens_agree_in_any_order(tmp_path, make_shards):
     images, encoder = images_of(make_shards(tmp_path / "shards", 10)), tiny_encoder()
     cached = CachedTokens(load_or_encode(encoder, images, tmp_path, tokens=True, log=silent), "cpu")
-    fresh = fresh_tokens(encoder, images)
-    slices = [np.array([7, 0, 9]), np.array([3])]
-    for kept, new in zip(cached.load(slices), fresh.load(slices), strict=True):
+    fresh = fresh_tokens(encoder, images, tmp_path)
+    batches = [np.array([7, 0, 9]), np.array([3])]
+    for kept, new in zip(cached.load(batches), fresh.load(batches), strict=True):
         assert kept.dtype == torch.float32 and kept.shape[1:] == (17, 32)  # 4 x 4, class token
         torch.testing.assert_close(kept, new, rtol=2e-3, atol=2e-3)  # batches of other sizes
     pixels = fresh.inputs(np.array([3]))
     assert pixels.dtype == torch.uint8 and cached.inputs(np.array([3])).dtype == torch.float16
     vectors = {"cls": torch.zeros(1, 2), "mean": torch.ones(1, 2), "tokens": torch.ones(1, 3, 2)}
     assert joined(vectors)[0, :, 0].tolist() == [0, 1, 1, 1]
-    per_image = 2 * 32 * (16 + 1 + 1)  # patches, class token, mean; two bytes each
-    assert token_bytes(encoder, images, "cpu") == 10 * per_image
 
 
-def fresh_tokens(encoder, images, max_bad=0):
+def fresh_tokens(encoder, images, folder, max_bad=0):
     views = CentredViews(images, encoder.img_size, encoder.crop_pct)
-    return EncodedTokens(encoder, images, "cpu", 0, usable_samples(views, max_bad))
+    usable = usable_samples(views, max_bad, folder / "usable")
+    return EncodedTokens(encoder, images, "cpu", 0, usable)
 
 
 def test_too_few_images_are_refused(run):
@@ -239,7 +240,7 @@ def test_bad_images_have_no_row_cached_or_encoded(tmp_path, make_shards):
         load_or_encode(encoder, images, tmp_path, tokens=True, max_bad=2, log=silent), "cpu"
     )
     reports = []
-    for name, tokens in (("kept", kept), ("fresh", fresh_tokens(encoder, images, 2))):
+    for name, tokens in (("kept", kept), ("fresh", fresh_tokens(encoder, images, tmp_path, 2))):
         assert tokens.samples.tolist() == [i for i in range(26) if i not in (3, 8)]
         assert len(tokens.skipped) == 2 and "key sample-00008" in tokens.skipped[1]
         encoded = [EncodedData("pretrained", tokens, tokens)]
@@ -249,18 +250,18 @@ def test_bad_images_have_no_row_cached_or_encoded(tmp_path, make_shards):
         names = token_data(tokens, np.array([3, 7]), images, 0).manifest
         assert [names.key(0), names.key(1)] == ["sample-00004", "sample-00009"]
     for report in reports:
-        assert report["train_images"] == 24 and len(report["test"]["left_out"]) == 2
+        assert report["train_images"] == 24 and len(report["test"]["skipped"]) == 2
         json.dumps(report)
     ours, theirs = (report["results"][0]["accuracy"] for report in reports)
     assert ours == pytest.approx(theirs, abs=1 / 24 + 1e-9)  # batches of other sizes
     with pytest.raises(UserError, match=r"2 bad images so far, more than data.max_bad = 1"):
-        fresh_tokens(encoder, images, 1)
+        fresh_tokens(encoder, images, tmp_path, 1)
 
 
 def test_the_report_compares_with_the_untrained_encoder(run, tmp_path, make_shards):
     """Tokens that hold the class, compared with tokens that hold nothing."""
     images = images_of(make_shards(tmp_path / "shards", 60))
-    labels = images.manifest.label.astype(np.int64)
+    labels = np.asarray(images.manifest.label, np.int64)
     rng = np.random.default_rng(0)
     blind = rng.standard_normal((60, 4, WIDTH)).astype(np.float32)
     seeing = blind.copy()
@@ -269,9 +270,9 @@ def test_the_report_compares_with_the_untrained_encoder(run, tmp_path, make_shar
         EncodedData(name, InMemory(tokens), InMemory(tokens))
         for name, tokens in (("pretrained", seeing), ("untrained", np.zeros_like(blind)))
     ]
-    told = []
+    lines = []
     candidates = [HeadSettings(lr=lr, weight_decay=0.1) for lr in (1e-3, 1e-2)]
-    request = probing(run, images, images, told.append, baselines=True)
+    request = probing(run, images, images, lines.append, baselines=True)
     report = attentive_report(request, encoded, AttentiveRecipe(8, 16), candidates)
     ours, untrained = report["results"]
     above = ours["above"]["untrained"]
@@ -280,7 +281,7 @@ def test_the_report_compares_with_the_untrained_encoder(run, tmp_path, make_shar
     assert 0.2 < above["interval"][0] < above["difference"] < above["interval"][1]
     assert "above" not in untrained and "top5_accuracy" not in ours
     assert [row["lr"] for row in ours["sweep"]] == [1e-3, 1e-2] and ours["lr"] in (1e-3, 1e-2)
-    assert {line.partition(":")[0] for line in told} == {"pretrained", "untrained"}
+    assert {line.partition(":")[0] for line in lines} == {"pretrained", "untrained"}
     shown = table("attentive", report).splitlines()
     assert "above untrained" in shown[0]
     assert [line.split()[0] for line in shown[2:4]] == ["untrained", "always"]

@@ -9,25 +9,29 @@ from typing import Any
 import torch
 
 from mae.objectives.base import Objective, total_loss
-from mae.objectives.registry import config_type, implementation
-from tests.objectives.autoencoders.small import build, pictures, seeds, small_config
+from tests.objectives.autoencoders.small import build, pictures, seeds, small_prior
+from tests.objectives.sae.small import small_sae
 
 CASES = {
-    **{name: ({}, {"backbone": "vit"}) for name in ("ae", "dae", "vae", "vqvae", "fsq")},
+    **{name: ({}, {"backbone": "vit"}) for name in ("ae", "dae", "vae", "vqvae", "vqvae2", "fsq")},
+    "noise2void": ({}, {"method": "noise2noise"}),
     "sparse": ({}, {"sparsity": "l1", "backbone": "vit"}),
     "beta_vae": ({},),
-    "prior": ({"kind": "causal"}, {"kind": "masked"}),
+    "kl": ({"adv": 0.5, "eq": 0.5, "stages": 2, "depth": 1, "critic_width": 8},),
+    "aae": ({},),
+    "ladder": ({}, {"groups": (2, 3), "beta_warmup": 0.0}),
+    "prior": ({"kind": "causal"}, {"kind": "masked"}, {"tokenizer": "vqvae2"}),
+    "sae": ({}, {"k": 3}),
 }
 
 
 def objective_of(name: str, **model: Any) -> Objective:
-    """Small objective; a prior on a tokenizer that has learned nothing."""
-    if name != "prior":
-        return build(name, **model)
-    settings = small_config("vqvae", latent_dim=4, codebook_size=16).model_dump(mode="json")
-    model = {"dim": 16, "depth": 1, "num_heads": 2, "tokenizer_config": settings, **model}
-    config = config_type(name).model_validate({"objective": name, "model": model})
-    return implementation(name).build(config)
+    """Small objective; those with a first stage on one that has learned nothing."""
+    if name == "prior":
+        return small_prior(depth=1, **model)
+    if name == "sae":
+        return small_sae(channels=1, **model)
+    return build(name, **model)
 
 
 def check(objective: Objective, autocast: bool) -> None:

@@ -16,7 +16,25 @@ from mae.objectives.registry import implementation
 from mae.pretrain import main
 from tests.runs import final_weights, metrics_of
 
-NAMES = ("ae", "dae", "sparse", "vae", "beta_vae", "vqvae", "fsq", "prior")
+NAMES = (
+    "ae",
+    "dae",
+    "noise2void",
+    "sparse",
+    "vae",
+    "beta_vae",
+    "ladder",
+    "vqvae",
+    "vqvae2",
+    "fsq",
+    "aae",
+    "prior",
+    "kl",
+    "sae",
+)
+
+SOURCES = {"prior": "model.tokenizer", "sae": "model.encoder"}
+"""member with a frozen first stage → setting that names it"""
 
 RECIPES = Path(__file__).parents[3] / "configs" / "autoencoders"
 
@@ -45,23 +63,43 @@ VIT = [
 SMALL = {
     "ae": ["model.latent_dim=8"],
     "dae": ["model.latent_dim=4", "model.strength=0.2"],
+    "noise2void": ["model.stages=1", "model.allow_correlated=true"],
     "sparse": ["model.latent_dim=32", "model.k=4", "model.aux_k=4", "model.dead_after=16"],
     "vae": ["model.latent_dim=8"],
     "beta_vae": ["model.latent_dim=8"],
+    "aae": ["model.latent_dim=8", "model.critic_width=16"],
+    "ladder": ["model.groups=[2,3]"],
     "vqvae": [
         "model.latent_dim=4",
         "model.codebook_size=32",
         "model.codebook_decay=0.7",
         "model.revive_below=0.3",
     ],
+    "vqvae2": [
+        "model.latent_dim=4",
+        "model.codebook_size=16",
+        "model.codebook_decay=0.7",
+        "model.revive_below=0.3",
+    ],
     "fsq": ["model.levels=[4,3,3]"],
     "prior": ["model.dim=16", "model.depth=1", "model.num_heads=2"],
+    "kl": [
+        "model.stages=2",
+        "model.adv=0.5",
+        "model.adv_start=0.2",
+        "model.critic_width=8",
+        "model.eq=0.5",
+        "train.ema=0",
+        "data.scale=[1,1]",
+        "optim.lr=1e-3",
+    ],
+    "sae": ["model.k=4", "model.group=2", "model.aux_k=4", "model.dead_after=64"],
 }
 
 
 def words(name: str, shards: str, output: Path, *settings: str) -> list[str]:
     """Arguments of `mae pretrain` for the recipe, made small."""
-    backbone = [] if name == "prior" else CONV
+    backbone = [] if name in SOURCES else CONV
     if "model.backbone=vit" in settings:
         backbone = []
     shared = [f"output={output}", f"data.train={shards}", *SHARED, *backbone, *SMALL[name]]

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 
 from mae.config.sections import Config
-from mae.objectives.base import Objective
+from mae.objectives.base import FirstStage, Objective
+from mae.objectives.prior.model import CodePrior
+from mae.objectives.prior.settings import PriorModel
 from mae.objectives.registry import config_type, implementation
 
 VIT = {
@@ -36,6 +38,16 @@ def build(name: str, channels: int = 1, bits: int = 8, **model: Any) -> Any:
     config = small_config(name, channels, bits, **model)
     built: Objective = implementation(name).build(config)
     return built.eval()
+
+
+def small_prior(tokenizer: str = "vqvae", **model: Any) -> CodePrior:
+    """Prior over 16 positions and 16 codes of a tokenizer that has learned nothing.
+
+    Of vqvae2 over 4 positions more, the top level's.
+    """
+    config = small_config(tokenizer, latent_dim=4, codebook_size=16)
+    stage = FirstStage(config, build(tokenizer, latent_dim=4, codebook_size=16), "")
+    return CodePrior(stage, PriorModel(dim=16, num_heads=2, **model))
 
 
 def pictures(count: int = 6, channels: int = 1, bits: int = 8) -> torch.Tensor:

@@ -1,11 +1,15 @@
 """PCA of images and patches against scikit-learn."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.decomposition import PCA
 
 from mae.networks.patches import patchify
+from mae.objectives.autoencoders import baselines
 from mae.objectives.autoencoders.baselines import fit_pca
 
 
@@ -31,3 +35,19 @@ def test_components_without_variance_do_not_spoil_the_others():
     pca = fit_pca(images, 20, (16, 16))
     torch.testing.assert_close(pca.basis @ pca.basis.T, torch.eye(20), rtol=0, atol=1e-5)
     torch.testing.assert_close(pca.reconstruct(images), images, rtol=0, atol=1e-4)
+
+
+def test_components_are_chosen_on_images_that_are_kept_out_of_the_fit(monkeypatch):
+    pixels = torch.randint(256, (30, 1, 4, 4), dtype=torch.uint8)
+    monkeypatch.setattr(baselines, "training_pixels", lambda held_out, img_size: pixels)
+    seen = []
+
+    def choose(images, widest):
+        seen.append(images)
+        return widest
+
+    held_out: Any = SimpleNamespace(device="cpu")
+    found = baselines.fit_baselines(held_out, (4, 4), 5, (4, 4), choose)
+    unit = pixels.float() / 255
+    assert torch.equal(seen[0], unit[:6])
+    assert torch.equal(found.pca.mean, fit_pca(unit[6:], 5, (4, 4)).mean)

@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from mae.cli import main
 from mae.objectives.registry import implementation
 from tests.objectives.autoencoders.recipes import NAMES
 from tests.objectives.autoencoders.small import small_config
+from tests.runs import final_weights
 from tests.untrained import untrained_run
 
 GRAPHS = ("onnx", "torch")
@@ -16,31 +18,53 @@ DEEP = {"channels": 5, "bits": 16}
 MODELS = {
     "sparse": {"latent_dim": 32, "k": 4},
     "vqvae": {"latent_dim": 4, "codebook_size": 16},
+    "vqvae2": {"latent_dim": 4, "codebook_size": 16},
     "fsq": {"levels": [5, 4, 3]},
+    "kl": {"depth": 1, "stages": 2, "adv": 0.5, "critic_width": 8},
+    "noise2void": {"depth": 1, "stages": 1},
 }
 ON_VIT = {"backbone": "vit"}
 CASES = [
-    *((name, "torch", {}) for name in ("ae", "dae", "sparse", "vae", "beta_vae", "vqvae", "fsq")),
-    *((name, "plain", {}) for name in ("ae", "sparse", "vae", "fsq")),
-    *((name, "onnx", {}) for name in ("ae", "dae", "vqvae")),
+    *(
+        (name, "torch", {})
+        for name in ("ae", "dae", "sparse", "vae", "ladder", "vqvae", "vqvae2", "fsq", "aae")
+    ),
+    *((name, "plain", {}) for name in ("ae", "sparse", "vae", "ladder", "vqvae2", "fsq", "aae")),
+    *((name, "onnx", {}) for name in ("ae", "dae")),
+    *(("noise2void", form, {}) for form in GRAPHS),
     *((name, "timm", ON_VIT) for name in ("ae", "vqvae")),
     ("fsq", "onnx", ON_VIT),
-    ("sparse", "onnx", {"sparsity": "l1", "latent": "map", "channels": 3}),
+    ("sparse", "onnx", {"latent": "map", "channels": 3}),
+    ("sparse", "onnx", {"sparsity": "l1", "backbone": "linear", "width": 32}),
     *(("vqvae", form, DEEP) for form in ("torch", "plain")),
     ("ae", "timm", DEEP | ON_VIT),
     ("vqvae", "diffusers", {"backbone": "ldm", "channels": 3}),
+    ("kl", "diffusers", DEEP),
 ]
 """objective, format, settings of the model, channels and bits (default: 1 channel of 8 bits)"""
 
+IN_FRESH_PROCESSES = [("vqvae", "onnx", {}), ("kl", "diffusers", {}), ("dae", "timm", ON_VIT)]
+"""cases in which the export is checked as by the command; plain is that of the prior below"""
+
 FURTHER = [
-    *((name, "onnx", {}) for name in ("sparse", "vae", "beta_vae", "fsq")),
+    ("beta_vae", "torch", {}),
+    *((name, form, ON_VIT) for name in ("ladder", "vqvae2") for form in ("onnx", "timm")),
+    *(
+        (name, "onnx", {})
+        for name in ("sparse", "vae", "beta_vae", "ladder", "vqvae2", "fsq", "aae")
+    ),
     *((name, "plain", {}) for name in ("dae", "beta_vae", "vqvae")),
     *((name, form, ON_VIT) for name in ("dae", "vae") for form in (*GRAPHS, "timm")),
     ("vqvae", "onnx", DEEP),
+    ("noise2void", "onnx", DEEP | {"method": "noise2noise"}),
+    ("noise2void", "plain", DEEP),
     ("vae", "torch", {"latent": "map", "channels": 3}),
     ("ae", "onnx", {"backbone": "linear", "width": 32}),
+    *(("kl", form, {}) for form in GRAPHS),
+    ("kl", "plain", DEEP),
 ]
 """cases of the same code, as a drill"""
+ALL = CASES + IN_FRESH_PROCESSES + FURTHER
 
 
 def export(name, form, settings, tmp_path, *options) -> int:
@@ -63,17 +87,15 @@ def test_it_is_loaded_again(case, tmp_path, in_process, capsys):
     assert str(tmp_path) not in card and "objective" in card
 
 
-@pytest.mark.parametrize(
-    "case", [("vqvae", "onnx", {}), ("fsq", "torch", {}), ("dae", "timm", ON_VIT)], ids=str
-)
+@pytest.mark.parametrize("case", IN_FRESH_PROCESSES, ids=str)
 def test_it_is_loaded_again_in_a_fresh_process(case, tmp_path, capsys):
-    """The format plain is that of the prior below."""
     assert export(*case, tmp_path) == 0, capsys.readouterr().err
 
 
 def test_every_format_of_its_own_is_tested():
     for name in NAMES:
-        tested = {form for one, form, _ in CASES + FURTHER if one == name}
+        tested = {form for one, form, _ in ALL if one == name}
+        tested |= {"sae": {"saelens", *GRAPHS}}.get(name, set())  # tests/objectives/sae
         assert set(implementation(name).exports) <= tested, name
 
 
@@ -86,9 +108,12 @@ def test_other_networks_do_not_fit_into_diffusers(tmp_path, capsys):
 
 def test_a_prior_is_exported_with_its_tokenizer_and_no_paths(finished, tmp_path, capsys):
     assert main(["export", str(finished("prior")), str(tmp_path / "out")]) == 0
-    names = load_file(tmp_path / "out" / "model.safetensors").keys()
-    assert "tokenizer.model.bottleneck.codebook" in names
-    written = "".join(path.read_text() for path in (tmp_path / "out").glob("*[dn]"))
+    kept = load_file(tmp_path / "out" / "frozen" / "model.safetensors")
+    own = final_weights(finished("vqvae"))
+    assert torch.equal(kept["bottleneck.codebook"], own["bottleneck.codebook"])
+    files = [path for path in (tmp_path / "out").rglob("*[dn]") if path.is_file()]
+    assert len(files) >= 3  # card, settings, and those of the tokenizer
+    written = "".join(path.read_text() for path in files)
     assert str(finished("prior").parent) not in written
 
 

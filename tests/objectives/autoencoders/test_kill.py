@@ -5,7 +5,8 @@ import pytest
 from tests.objectives.autoencoders.recipes import NAMES, train, words
 from tests.runs import final_weights, launched, metrics_of, run_and_kill, same_weights
 
-REAL = ("vqvae", "vae", "prior")
+REAL = ("vqvae", "prior", "sae")
+"""those with state besides weights; test_rails resumes all others after a stop"""
 LONGER = ["train.epochs=9", "train.checkpoint_every=4"]
 """59 steps"""
 

@@ -8,9 +8,11 @@ import torch
 
 from mae.objectives.registry import declaration, implementation
 from mae.pictures.reconstruction import ReconstructionRequest, psnr, reconstruct
+from tests.objectives.autoencoders.recipes import NAMES
 from tests.objectives.autoencoders.small import build, pictures, seeds, small_config
+from tests.pictures.loaded import LoadedImages
 
-MEMBERS = ("ae", "dae", "sparse", "vae", "beta_vae", "vqvae", "fsq")
+MEMBERS = tuple(name for name in NAMES if name not in ("prior", "noise2void", "sae"))
 
 
 def panel(name: str, model, images: torch.Tensor) -> np.ndarray:
@@ -38,10 +40,9 @@ def test_a_panel_shows_the_same_images_and_noise_each_time(name, channels, bits)
 
 
 def asked(images: torch.Tensor, name: str, **options) -> ReconstructionRequest:
-    count = len(images)
-    names = [str(number) for number in range(count)]
+    measured = LoadedImages(images, seeds(len(images)))
     plain = ReconstructionRequest(
-        images, names, seeds(count), 2, count, "title", name, None, (), ()
+        images[:2], ["0", "1"], measured.seeds[:2], measured, "title", name, None, (), ()
     )
     return plain._replace(**options)
 

@@ -31,15 +31,15 @@ def health(*accuracies, losses=(), below=0.02, epoch=20.0):
     return found
 
 
-def judged(metrics=(), measured=(), classes=10.0, evaluation=None):
+def findings(metrics=(), measured=(), classes=10.0, evaluation=None):
     settings = {"optim.warmup_epochs": 5.0, "finetune.num_classes": classes}
     evaluations = {"evaluation": evaluation} if evaluation else {}
     run = RunRecord(metrics, measured, settings, evaluations)
     return diagnose_run(run, diagnose(run))
 
 
-def verdicts(metrics=(), measured=(), classes=10.0, evaluation=None):
-    found = judged(metrics, measured, classes, evaluation)
+def levels_of(metrics=(), measured=(), classes=10.0, evaluation=None):
+    found = findings(metrics, measured, classes, evaluation)
     return {finding.text: finding.level for finding in found}
 
 
@@ -86,19 +86,19 @@ RISING = "Held-out accuracy 70.0% (67.0–73.0), still rising"
     ],
 )
 def test_findings_on_held_out_accuracy(measured, text, level):
-    assert verdicts(rows(), measured).get(text) == level
+    assert levels_of(rows(), measured).get(text) == level
 
 
 def test_a_good_run_has_good_findings_only():
-    found = verdicts(rows(), health(0.5, 0.6, 0.7, losses=(1.0, 0.8, 0.7)), 10.0, EVALUATION)
+    found = levels_of(rows(), health(0.5, 0.6, 0.7, losses=(1.0, 0.8, 0.7)), 10.0, EVALUATION)
     assert found.pop("Too early to evaluate the loss") == "watch"
     assert found == {RISING: "good"}
 
 
-@pytest.mark.parametrize(("trained", "is_told"), [(0.95, True), (0.75, False), (0.3, False)])
-def test_the_gap_between_training_and_held_out(trained, is_told):
+@pytest.mark.parametrize(("trained", "is_reported"), [(0.95, True), (0.75, False), (0.3, False)])
+def test_the_gap_between_training_and_held_out(trained, is_reported):
     text = "25 points more accurate in training than on held-out images"
-    assert (text in verdicts(rows(trained), health(0.5, 0.6, 0.7))) is is_told
+    assert (text in levels_of(rows(trained), health(0.5, 0.6, 0.7))) is is_reported
 
 
 def test_classes_that_are_never_recognised_are_named():
@@ -106,33 +106,33 @@ def test_classes_that_are_never_recognised_are_named():
         {"name": "x", "accuracy": 1}
     ]
     classes += [{"name": "absent", "accuracy": None}, {"name": "odd", "accuracy": "0"}]
-    found = verdicts(rows(), health(0.7), 10.0, {"classes": classes})
+    found = levels_of(rows(), health(0.7), 10.0, {"classes": classes})
     assert found.get("5 of 8 classes never recognised: c0, c1, c2 …") == "watch"
-    assert not any("never" in text for text in verdicts(rows(), health(0.7), 10.0, EVALUATION))
+    assert not any("never" in text for text in levels_of(rows(), health(0.7), 10.0, EVALUATION))
 
 
 def test_accuracy_is_not_praised_without_its_baseline():
     for measured in (health(0.7), health(0.5, 0.6, 0.7), health(0.5, 0.7, 0.695, 0.7)):
-        levels = verdicts(measured=measured, classes=None)
+        levels = levels_of(measured=measured, classes=None)
         assert {level for text, level in levels.items() if "accuracy" in text} == {"note"}
-    (found,) = judged(measured=health(0.7))
+    (found,) = findings(measured=health(0.7))
     assert found.level == "good" and "Guessing is 10.0%" in found.reason
 
 
 def test_a_run_without_held_out_images_has_a_finding():
-    assert verdicts(rows())["Never measured on held-out images"] == "watch"
-    assert verdicts() == {}
+    assert levels_of(rows())["Never measured on held-out images"] == "watch"
+    assert levels_of() == {}
 
 
 def test_rows_may_lack_any_number():
     odd = [{}, {"accuracy": math.nan}, {"accuracy": 0.5, "interval": [1], "loss": None}]
-    assert "Held-out accuracy 50.0%" in "".join(verdicts(odd, odd, None))
-    assert verdicts([], odd, 0.0, {"classes": 3})
+    assert "Held-out accuracy 50.0%" in "".join(levels_of(odd, odd, None))
+    assert levels_of([], odd, 0.0, {"classes": 3})
 
 
 def test_findings_are_sorted_by_level():
     measured = health(0.13, losses=(1.0,))
-    levels = [v.level for v in judged(rows(), measured)]
+    levels = [v.level for v in findings(rows(), measured)]
     assert (
         levels == sorted(levels, key=("bad", "watch", "note", "good").index) and levels[0] == "bad"
     )
@@ -141,6 +141,6 @@ def test_findings_are_sorted_by_level():
 def test_one_answer_for_every_image_is_said_beside_the_commonest_class():
     (row,) = health(0.7, below=0.6)
     row |= {"commonest_accuracy": 0.7, "classes_answered": 1}
-    found = next(one for one in judged(measured=[row]) if one.level == "bad")
+    found = next(one for one in findings(measured=[row]) if one.level == "bad")
     assert "It answers one class for every image." in found.reason
     assert "Always answering the commonest class: 70.0%." in found.reason

@@ -16,8 +16,8 @@ from tests.export.models import config_of, export_request, exported, images_of
 
 def load(kind: Any, folder: Path, **options) -> Any:
     """Load a model in evaluation mode, with no missing or unexpected tensors."""
-    model, told = kind.from_pretrained(folder, output_loading_info=True, **options)
-    assert not any(told.values()), told
+    model, loading = kind.from_pretrained(folder, output_loading_info=True, **options)
+    assert not any(loading.values()), loading
     return model.eval()
 
 

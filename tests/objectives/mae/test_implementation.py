@@ -11,11 +11,11 @@ from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.config.loading import load_config
 from mae.data.images import Images
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.data.views import CentredViews
 from mae.objectives.base import HeldOut
 from mae.objectives.mae.implementation import IMPLEMENTATION
-from mae.objectives.mae.reconstruction import explained_variance
+from mae.objectives.mae.reconstruction import count_flat, explained_variance
 from tests.objectives.mae.test_model import small_mae
 
 COUNT = 72
@@ -59,6 +59,17 @@ def test_every_value_equals_its_own_computation(images, model):
     assert found["r2_interpolation"] == pytest.approx(explained.interpolation, abs=1e-5)
     assert found["r2_patch_mean"] == pytest.approx(explained.patch_mean, abs=1e-5)
     assert (found["images"], found["bad"], found["width"]) == (COUNT, 0, 32)
+    assert found["flat_patches"] == 0
+
+
+def test_patches_that_vary_by_less_than_a_level_are_flat():
+    """Of 16 patches of 4 px: two constant, one with a single other pixel, one of two levels."""
+    model, generator = small_mae(), torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (1, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    images[:, :, :4] = 90
+    images[0, 0, 0, 8] = 91
+    images[:, :, :4, 12::2] = 96
+    assert count_flat(model, images).tolist() == [3, 16]
 
 
 def test_evaluation_is_deterministic_and_without_dropout(images):

@@ -3,7 +3,12 @@ import pytest
 import torch
 
 from mae.base.hashing import fold
-from mae.objectives.mae.masking import binary_mask, num_visible, random_masking
+from mae.objectives.mae.masking import (
+    binary_mask,
+    num_visible,
+    random_masking,
+    random_partition,
+)
 
 
 def seeds_of(count, seed=0):
@@ -81,3 +86,16 @@ def test_patches_are_hidden_independently_of_their_neighbours():
     off_diagonal = correlation[~torch.eye(patches, dtype=torch.bool)]
     expected = -1 / (patches - 1)  # drawing without replacement
     assert (off_diagonal - expected).abs().max() < 5 / count**0.5
+
+
+@pytest.mark.parametrize(("count", "parts"), [(16, 2), (17, 3), (5, 5)])
+def test_partition_hides_every_patch_once(count, parts):
+    seeds = torch.arange(4)
+    found = random_partition(seeds, count, parts)
+    assert len(found) == parts
+    hidden = torch.cat([split.ids_masked for split in found], dim=1)
+    assert torch.equal(hidden.sort(dim=1).values, torch.arange(count).expand(4, -1))
+    for split in found:
+        both = torch.cat([split.ids_keep, split.ids_masked], dim=1).sort(dim=1).values
+        assert torch.equal(both, torch.arange(count).expand(4, -1))
+    assert not torch.equal(hidden[0], hidden[1])  # another order for another seed

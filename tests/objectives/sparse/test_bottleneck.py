@@ -3,8 +3,9 @@
 import torch
 
 from mae.objectives.autoencoders.backbones import MapShape
+from mae.objectives.autoencoders.sparsity import keep_largest
 from mae.objectives.base import StepEnd
-from mae.objectives.sparse.bottleneck import TopKBottleneck, keep_largest
+from mae.objectives.sparse.bottleneck import TopKBottleneck
 from tests.objectives.autoencoders.small import DONE, NO_PROGRESS, build, pictures, seeds
 
 

@@ -2,8 +2,6 @@ import errno
 import json
 import re
 import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +21,7 @@ from mae.training.checkpoint.resume import resume
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.saver import Saver
 from mae.training.optim import build_optimizer, set_lr
-from tests.runs import environment
+from tests.runs import environment, forked
 from tests.training.checkpoint.test_checkpoint_files import flip, names, steps, training_state
 
 DATA: Any = SimpleNamespace(fingerprint="abc", is_recorded_as="abc".__eq__)
@@ -116,7 +114,7 @@ def test_a_run_goes_on_from_its_newest_checkpoint(run):
     assert torch.equal(saved(run, 5)["token"], model.token)
 
 
-def test_batches_left_out_are_remembered(run):
+def test_skipped_batches_are_remembered(run):
     save(run, *go_on_and_build(run), 4, skipped=(2,))
     assert go_on(run, *build()).state.skipped == (2,)
 
@@ -152,7 +150,7 @@ def test_of_two_damaged_ones_the_newer_is_kept(run):
 
 
 @pytest.mark.parametrize("reason", ["Permission denied", "format 2"])
-def test_one_that_cannot_be_judged_stops_the_start_and_all_stays(run, monkeypatch, reason):
+def test_one_that_cannot_be_evaluated_stops_the_start_and_all_stays(run, monkeypatch, reason):
     """The newest may be good: to go on from an older one would lose it."""
     newest = run.checkpoints / "step-000000003"
     if reason == "format 2":
@@ -250,7 +248,7 @@ plugin = FullyShardedDataParallelPlugin(
 )
 
 def prepare(is_sharded):
-    # accelerate shards on GPUs only; told that it is to, it does so on CPUs as well.
+    # accelerate shards on GPUs only; asked to, it does so on CPUs as well.
     accelerator.state.distributed_type = DistributedType.FSDP if is_sharded else plain
     accelerator.state.fsdp_plugin = plugin if is_sharded else None
     model, optimizer = build(seed=accelerator.process_index)
@@ -309,13 +307,8 @@ report("nan", lambda: saver.save(model, optimizer, training_state(13)))
 accelerator.end_training()
 """
     )
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    launcher += ["--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
-    launcher += ["--dynamo_backend", "no", "--main_process_port", "0", str(folder / "legs.py")]
-    path = {"PYTHONPATH": str(Path(__file__).parents[3])}
-    done = subprocess.run(
-        launcher, capture_output=True, text=True, env=environment() | path, timeout=120
-    )
+    line = forked(str(folder / "legs.py"))
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=120)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 

@@ -59,4 +59,4 @@ def test_what_is_undone_is_forgotten():
     assert guard.skipped == 4 and guard.consecutive_skipped == 0
     assert [step for step, _ in guard.spikes.losses] == [i for i in range(1, 31) if i != 20]
     _, (spike,) = guard.evaluate([StepNumbers(33, 1.0, 1.0)] * 2 + [StepNumbers(36, 50.0, 1.0)])
-    assert Rollback(spike).skipped_steps == (33, 36)  # 34 and 35 had been left out before
+    assert Rollback(spike).skipped_steps == (33, 36)  # 34 and 35 had been skipped before

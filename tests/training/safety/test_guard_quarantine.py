@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from mae.base.errors import RunFailed
 from mae.data.images import BadSample, Images
-from mae.data.manifest import build_manifest
+from mae.data.indexing import build_manifest
 from mae.training.safety import guard as module
 from mae.training.safety.guard import Quarantine
 

@@ -1,0 +1,1 @@
+"""Anomaly detection: detectors fitted to normal images, thresholds of known false-alarm rate."""

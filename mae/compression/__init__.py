@@ -1,0 +1,1 @@
+"""Compressed images: codes of an autoencoder, range-coded into files."""

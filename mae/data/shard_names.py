@@ -1,0 +1,56 @@
+"""Names of the shards of a manifest file, and the remote ones among the shards of any manifest."""
+
+import posixpath
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from mae.data.columns import Blobs, Joined
+from mae.data.shards import join_address
+from mae.storage.remote import is_remote
+
+
+class ShardNames(Sequence[str]):
+    """Paths or addresses of the shards, from names relative to those of the manifest."""
+
+    def __init__(self, names: Blobs, manifest: str) -> None:
+        path, question, query = (
+            manifest.partition("?") if is_remote(manifest) else (manifest, "", "")
+        )
+        self.names, self.folder = names, posixpath.dirname(path) or "."
+        self.query = question + query
+        """signature of the manifest's address, which serves its shards, too"""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """The shard of a number, or those of a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        name = self.names[index].decode("utf-8", "surrogateescape")
+        return join_address(self.folder, name) + ("" if is_remote(name) else self.query)
+
+    def are_remote(self) -> npt.NDArray[np.bool_]:
+        """[shards]: True for addresses."""
+        if is_remote(self.folder):
+            return np.ones(len(self), bool)
+        # Mostly none is an address, of perhaps a million: their bytes are searched at once.
+        if b":" not in self.names.content.tobytes():
+            return np.zeros(len(self), bool)
+        return np.array([is_remote(name.decode("utf-8", "replace")) for name in self.names], bool)
+
+
+def remote_shards(shards: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """[shards]: True for addresses, False for paths."""
+    if isinstance(shards, ShardNames):
+        return shards.are_remote()
+    if isinstance(shards, Joined):
+        return np.concatenate([remote_shards(part) for part in shards.parts])
+    return np.array([is_remote(shard) for shard in shards], bool)

@@ -1,0 +1,1 @@
+"""Page to look at an embedded data set: map, thumbnails, neighbours, duplicates, outliers."""

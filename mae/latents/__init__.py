@@ -1,0 +1,1 @@
+"""Latents of images as data of their own, for other models to be trained on."""

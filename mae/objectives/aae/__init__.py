@@ -1,0 +1,1 @@
+"""Adversarial autoencoder (Makhzani et al. 2015)."""

@@ -1,0 +1,1 @@
+"""Sparse autoencoder on the patch tokens of a frozen encoder."""

@@ -1,0 +1,1 @@
+"""Similarity of images by their features: tables of embeddings, maps, duplicates, retrieval."""

@@ -1,0 +1,1 @@
+"""Latents of sparse autoencoders, one by one: where they fire, in which images, of which class."""

@@ -1,0 +1,21 @@
+import pytest
+
+from mae.config.sections import sections
+from mae.config.settings_help import describe_settings
+from mae.objectives.registry import OBJECTIVES, config_type, declaration
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_setting_is_described(name):
+    config = config_type(name)
+    text = describe_settings(declaration(name).command)
+    assert text.startswith("output = ''\n      ")
+    assert f"      {name}: {declaration(name).summary}" in text
+    for section_name, section in sections(config).items():
+        assert section.__doc__ and f"{section_name}:  {section.__doc__}" in text
+        for key, field in section.model_fields.items():
+            assert field.description, f"{section_name}.{key}"
+            default = field.get_default(call_default_factory=True)
+            line = f"  {section_name}.{field.alias or key} = {default}\n      {field.description}"
+            assert line in text
+    assert set(config.model_fields) == {"output", "objective", *sections(config)}
