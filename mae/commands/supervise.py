@@ -38,6 +38,7 @@ from mae.base.process_group import ProcessGroup
 from mae.commands.options import add_command, natural, not_negative
 from mae.config.loading import load_config
 from mae.objectives.registry import declarations
+from mae.training.auto import AUTO, checked
 
 LONGEST_DELAY = 600.0
 """maximum number of seconds before a relaunch"""
@@ -115,6 +116,8 @@ def run_folder(command: Sequence[str]) -> Path:
             if kind == "finetune":
                 (trained,) = declarations("mae finetune")
                 return Path(trained.settings_from(Path(words[0]), words[1:]).output)
+            if words[0] == AUTO:
+                return Path(checked(words[1:], "mae pretrain")[0].output)
             return Path(load_config(words[0], words[1:]).output)
     raise UserError(
         "supervise: the command has neither `-m mae.pretrain CONFIG` nor `-m mae.finetune SOURCE` "

@@ -24,7 +24,10 @@ from mae.base.errors import UserError
 from mae.config.types import Section
 
 if TYPE_CHECKING:
+    from mae.base.machine import Machine
+    from mae.config.choices import Choice
     from mae.config.sections import Config
+    from mae.data.facts import DataFacts
     from mae.data.manifest import Manifest
     from mae.evaluation.diagnosis import Finding, RunRecord
 
@@ -189,6 +192,9 @@ class Declaration:
     shardable: ClassVar[bool] = True
     """weights can be sharded over processes (FSDP2)"""
 
+    has_rules: ClassVar[bool] = False
+    """settings can be chosen from images and machine: `choose`"""
+
     # Report, messages and model card
 
     loss_chart: ClassVar[Chart] = LOSS
@@ -222,6 +228,16 @@ class Declaration:
         `losses` are means, `statistics` means or sums as declared (a list: values of a tensor).
         """
         return {}
+
+    def choose(
+        self, facts: DataFacts, machine: Machine, given: Mapping[str, Any]
+    ) -> Sequence[Choice]:
+        """Settings for a data set on a machine, for `mae pretrain auto`; `has_rules` is set.
+
+        `given`: settings of the user as section.key → value.  They are among the choices in place
+        of chosen ones, and what depends on them follows.
+        """
+        raise NotImplementedError
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for each setting that is wrong or conflicts with another."""

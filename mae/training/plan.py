@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from mae.base.device import prepare_gpus
 from mae.base.errors import UserError
+from mae.base.machine import compiler
 from mae.config.sections import Config, TrainConfig
 from mae.data.batch import BatchSharding
 from mae.data.training_data import TrainingSource
@@ -75,7 +75,7 @@ def build_accelerator(config: TrainConfig, use_cpu: bool = False) -> Accelerator
         raise UserError("train.precision: this GPU has no bf16; use fp32 or auto")
     if has_gpu:
         prepare_gpus()
-    if config.compile and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+    if config.compile and compiler() is None:
         raise UserError("train.compile: needs a C compiler; install one, or train.compile=false")
     use_bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
     accelerator = Accelerator(

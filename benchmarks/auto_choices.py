@@ -1,0 +1,238 @@
+"""`mae pretrain auto` beside a grid of settings and the fixed recipes, at equal compute.
+
+python -m benchmarks.auto_choices prepare --data FOLDER --work WORK
+python -m benchmarks.auto_choices run --work WORK [--sets …] [--cases …] [--seeds 0 1]
+python -m benchmarks.auto_choices table --work WORK
+
+FOLDER holds the folders cifar10, clothing and tiles.  Each run has the same number of counted
+operations (forward and backward): PRETRAINING of pretraining, FINETUNING of fine-tuning; so a larger
+model sees fewer images.  Finished runs are kept in WORK/results.jsonl and not repeated.
+"""
+
+import io
+import json
+import shutil
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from mae.base.exit_status import DONE
+from mae.cli import main as mae
+from mae.config.loading import load_config
+from mae.config.sections import Config
+from mae.finetune import main as finetune
+from mae.objectives.registry import declarations
+from mae.training.checkpoint.trained import build_objective
+from mae.training.flops import flops_per_image
+
+PRETRAINING, FINETUNING = 0.5e12, 0.25e12
+"""operations of a run"""
+SHORT_SIDE = 128
+"""pixels to which the photographs are reduced beforehand: decoding is not what is measured"""
+BLOCK = 12
+"""neighbouring images that stay together where one set is divided: they may show one object"""
+WARMUP = 0.15
+"""share of the epochs, in the grid"""
+QUIET = ("log.wandb=false", "log.panel_every=0", "log.health_every=0", "data.workers=0")
+
+
+class Split(NamedTuple):
+    """One of the three data sets: shards without and with labels."""
+
+    train: str
+    labelled: str
+    test: str
+    images: int
+    labels: int
+
+
+def splits(work: Path) -> dict[str, Split]:
+    """The prepared data sets by name."""
+    counts = json.loads((work / "counts.json").read_text())
+    return {
+        name: Split(
+            *(str(work / name / part / "*.tar") for part in ("train", "labelled", "test")),
+            images=own["train"],
+            labels=own["labelled"],
+        )
+        for name, own in counts.items()
+    }
+
+
+def prepare(data: Path, work: Path) -> None:
+    """Write the three data sets: unlabelled, labelled and test shards, photographs reduced."""
+    counts: dict[str, dict[str, int]] = {}
+
+    def write(name: str, part: str, samples: list[tuple[bytes, bytes]]) -> None:
+        folder = work / name / part
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(folder / "shard-000000.tar", "w") as tar:
+            for number, (image, label) in enumerate(samples):
+                for extension, content in (("cls", label), ("jpg", image)):
+                    member = tarfile.TarInfo(f"{number:06d}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        counts.setdefault(name, {})[part] = len(samples)
+
+    cifar = data / "cifar10"
+    images = list(samples_of(sorted(cifar.glob("train-*"))[:1]))
+    write("cifar10", "train", images)
+    write("cifar10", "labelled", images[:2000])
+    write("cifar10", "test", list(samples_of(sorted(cifar.glob("test-*"))[:1]))[:2000])
+    clothing = data / "clothing"
+    images = [reduced(one) for one in samples_of(sorted(clothing.glob("train-*")))]
+    write("clothing", "train", images)
+    write("clothing", "labelled", images)
+    rest = sorted([*clothing.glob("val-*"), *clothing.glob("test-*")])
+    write("clothing", "test", [reduced(one) for one in samples_of(rest)])
+    tiles = data / "tiles"
+    write("tiles", "train", [reduced(one) for one in samples_of(sorted(tiles.glob("train-*")))])
+    images = [reduced(one) for one in samples_of(sorted(tiles.glob("test-*")))]
+    for part, odd in (("labelled", 0), ("test", 1)):
+        own = [one for number, one in enumerate(images) if number // BLOCK % 2 == odd]
+        write("tiles", part, own)
+    (work / "counts.json").write_text(json.dumps(counts))
+
+
+def samples_of(shards: Sequence[Path]) -> Iterator[tuple[bytes, bytes]]:
+    """(image, label) of each sample."""
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            content = {one.name: tar.extractfile(one) for one in tar if one.isfile()}
+            for name, file in content.items():
+                if name.endswith(".jpg") and file:
+                    label = content[name.removesuffix("jpg") + "cls"]
+                    assert label is not None
+                    yield file.read(), label.read()
+
+
+def reduced(sample: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """The sample with its image's short side at SHORT_SIDE."""
+    image = Image.open(io.BytesIO(sample[0]))
+    factor = SHORT_SIDE / min(image.size)
+    size = tuple(max(SHORT_SIDE, round(side * factor)) for side in image.size)
+    out = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).save(out, "JPEG", quality=92)  # pyrefly: ignore
+    return out.getvalue(), sample[1]
+
+
+def model(width: int, depth: int, patch: int, decoder: int) -> tuple[str, ...]:
+    """Settings of an encoder of this width and depth and a decoder of one block."""
+    heads = f"{{embed_dim: {width}, depth: {depth}, num_heads: {width // 32}}}"
+    return (
+        "model.encoder=vit_tiny_patch16_224",
+        f"model.encoder_kwargs={heads}",
+        f"model.patch_size={patch}",
+        f"model.decoder_embed_dim={decoder}",
+        "model.decoder_depth=1",
+        f"model.decoder_num_heads={decoder // 32}",
+    )
+
+
+def grid(side: int) -> dict[str, tuple[str, ...]]:
+    """Cases by name, for images of `side` pixels."""
+    fine, coarse = side // 8, side // 4
+    cases = {
+        f"{width}x{depth}/{patch}": (f"data.img_size={side}", *model(width, depth, patch, 64))
+        for width, depth in ((96, 4), (192, 6))
+        for patch in (fine, coarse)
+    }
+    return {
+        name: (*case, "train.batch_size=64", "optim.lr=1e-3", "data.own_statistics=true")
+        for name, case in cases.items()
+    }
+
+
+SIDES = {"cifar10": 32, "clothing": 64, "tiles": 64}
+"""image size in the grid"""
+
+
+def settings_of(case: str, name: str) -> tuple[str, ...]:
+    """Settings of a case on a data set."""
+    known = grid(SIDES[name])
+    base, _, changes = case.partition(" ")
+    return (*known[base], *changes.split())
+
+
+def channels(name: str) -> tuple[str, ...]:
+    """Settings of the data set's channels."""
+    return ("data.in_chans=1",) if name == "tiles" else ()
+
+
+def budgeted(config: Config, images: int, operations: float) -> float:
+    """Epochs that cost so many operations: whole steps, at least one."""
+    seen = operations / flops_per_image(build_objective(config), config.data.in_chans)
+    batch = min(config.train.batch_size, images)
+    return max(1, round(seen / batch)) * batch / images
+
+
+def run(work: Path, name: str, case: str, seed: int) -> dict[str, Any]:
+    """Pretrain, probe and fine-tune; the row of results."""
+    split, folder = splits(work)[name], work / "runs" / f"{name}-{case}-{seed}".replace("/", "_")
+    shutil.rmtree(folder, ignore_errors=True)
+    own = [
+        f"data.train={split.train}",
+        f"output={folder}/run",
+        f"train.seed={seed}",
+        *QUIET,
+        *channels(name),
+        *settings_of(case, name),
+    ]
+    config = load_config(None, [*own, "train.epochs=1000", "optim.warmup_epochs=1"])
+    epochs = budgeted(config, split.images, PRETRAINING)
+    own += [f"train.epochs={epochs}", f"optim.warmup_epochs={WARMUP * epochs}"]
+    path = work / "empty.yaml"
+    path.write_text("{}\n")
+    began = time.process_time()
+    assert mae(["pretrain", str(path), *own]) == DONE
+    row: dict[str, Any] = {
+        "set": name,
+        "case": case,
+        "seed": seed,
+        "epochs": round(epochs, 2),
+        "images": round(epochs * split.images),
+        "seconds": round(time.process_time() - began),
+    }
+    row["probe"] = probe(folder, split, seed)
+    began = time.process_time()
+    row["finetuned"] = finetuned(folder, split, seed)
+    row["finetune_seconds"] = round(time.process_time() - began)
+    return row
+
+
+def probe(folder: Path, split: Split, seed: int, *options: str) -> Any:
+    """Test accuracy of a linear probe on the run."""
+    out = folder / "probe.json"
+    words = ["--train", split.labelled, "--test", split.test, "--seed", str(seed)]
+    words += ["--out", str(out), "--device", "cpu", "--workers", "0", "--splits", "1", *options]
+    assert mae(["probe", str(folder / "run"), *words]) == DONE
+    return json.loads(out.read_text())
+
+
+FEW = (
+    *("finetune.mixup=0", "finetune.cutmix=0", "finetune.drop_path=0", "finetune.layer_decay=0.9"),
+    *("finetune.random_erasing=0", "finetune.rand_augment=", "train.batch_size=32"),
+    *("optim.lr=5e-4",),
+)
+
+
+def finetuned(folder: Path, split: Split, seed: int, *settings: str) -> float:
+    """Test accuracy of the fine-tuned run."""
+    own = [
+        f"data.train={split.labelled}",
+        f"data.val={split.test}",
+        f"output={folder}/finetuned",
+        f"train.seed={seed}",
+        *QUIET,
+        *(settings or FEW),
+    ]
+    (trained,) = declarations("mae finetune")
+    config = trained.settings_from(folder / "run", [*own, "finetune.num_classes=10"])
+    epochs = budgeted(config, split.labels, FINETUNING)
+    own += [f"train.epochs={epochs}", f"optim.warmup_epochs={0.1 * epochs}"]
+    assert finetune([str(folder / "run"), *own]) == DONE
+    return json.loads((folder / "finetuned" / "evaluation.json").read_text())["accuracy"]
