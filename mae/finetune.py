@@ -2,19 +2,23 @@
 
 SOURCE is the run folder of a pretraining or one of its checkpoints, whose encoder, sizes,
 normalisation and data are used; or a YAML file of settings with init.from=… (init.from=none trains
-from scratch).  Settings default to the published recipe for the encoder's size.  The same command
-resumes from the last checkpoint.  At the end the classifier is evaluated on data.val, if set.
+from scratch).  Settings default to the published recipe for the encoder's size; where SOURCE is a
+run, few labels change it, each change printed with its reason.  The same command resumes from the
+last checkpoint.  At the end the classifier is evaluated on data.val, if set.
 """
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from mae.base.exit_status import DONE, exit_code
+from mae.base.first_process import from_first_process
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
+from mae.config.choices import describe_choices, recorded_choices
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
 from mae.objectives.registry import declarations
@@ -48,10 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs: list[Config] = []
 
     def load() -> Config:
-        configs.append(trained.settings_from(args.source, args.settings))
+        configs.append(trained.settings_from(args.source, args.settings, labelled_images))
+        choices = recorded_choices(configs[-1].model_dump(mode="json"))
+        if choices and os.environ.get("RANK", "0") in ("", "0"):
+            print(
+                "recipe  adapted to these labels:", *describe_choices(choices), sep="\n", flush=True
+            )
         return configs[-1]
 
-    code = launched(asked, "mae.finetune", words, load)
+    def check() -> None:
+        trained.settings_from(args.source, args.settings)
+
+    code = launched(asked, "mae.finetune", words, check)
     if code is not None:
         return code
     code = start(load, args.dry_run)
@@ -59,6 +71,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == DONE and not args.dry_run and is_first and configs[-1].data.val:
         return _evaluate(configs[-1])
     return code
+
+
+def labelled_images(config: Config) -> int:
+    """Number of training images, counted by the first process of a launch."""
+
+    def count() -> int:
+        from mae.data.training_data import training_manifest
+
+        return len(training_manifest(config.data))
+
+    return from_first_process(count, timedelta(minutes=config.train.timeout_minutes))
 
 
 def _evaluate(config: Config) -> int:

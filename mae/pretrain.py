@@ -1,7 +1,7 @@
 """Pretraining: `mae pretrain CONFIG [section.key=value …] [--processes N]`.
 
-`mae pretrain auto data.train=…` chooses the settings from the images and the machine, prints each
-with its reason, and records them; `section.key=value` overrides, and auto.hours=H plans for H hours.
+`mae pretrain auto data.train=…` chooses the settings from the images and the machine, prints them
+with their reasons, and records them; section.key=value overrides, auto.hours=H plans for H hours.
 
 The same command resumes from the last checkpoint.  `accelerate launch -m mae.pretrain CONFIG …`
 starts it on several machines, or with sharded weights (launch/).

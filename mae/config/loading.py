@@ -6,7 +6,7 @@ All errors are reported at once, one line each, with the file or command line th
 import copy
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,15 +58,20 @@ def given_settings(overrides: Sequence[str], command: str) -> tuple[Config, dict
     values, source, errors = _read_sources(None, overrides, None)
     check_objective(command, values.get("objective", DEFAULT))
     config = parse_config(values, source, errors, check_conflicts=False)
+    return config, values_of(config, source)
+
+
+def values_of(config: Config, keys: Iterable[str]) -> dict[str, Any]:
+    """Values of settings as recorded, by section.key (of keys below that: the whole value)."""
     valid = config.model_dump(mode="json")
-    given = {}
-    for key in source:
+    found = {}
+    for key in keys:
         section, _, rest = key.partition(".")
         name = rest.partition(".")[0]
-        given[f"{section}.{name}" if rest else section] = (
-            valid[section][name] if rest else (valid[section])
+        found[f"{section}.{name}" if rest else section] = (
+            valid[section][name] if rest else valid[section]
         )
-    return config, given
+    return found
 
 
 class _Sources(NamedTuple):

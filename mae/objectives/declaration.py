@@ -243,11 +243,17 @@ class Declaration:
         """Yield (key, message) for each setting that is wrong or conflicts with another."""
         yield from ()
 
-    def settings_from(self, source: Path, overrides: Sequence[str]) -> Config:
+    def settings_from(
+        self,
+        source: Path,
+        overrides: Sequence[str],
+        count: Callable[[Config], int] | None = None,
+    ) -> Config:
         """Settings of a run by this objective's recipe, from a run folder or a YAML file.
 
         For objectives that `mae pretrain` does not train; `overrides` are section.key=value.
-        Raises UserError where `source` cannot be used.
+        `count` returns the number of training images, to which the recipe is adapted where
+        `source` is a run; None: it is not.  Raises UserError where `source` cannot be used.
         """
         raise UserError(f"{source}: {self.command} takes no run to go on from")
 
@@ -347,6 +353,10 @@ class Declaration:
         `images`: number of training images.  Settings that cannot work are errors: `validate`.
         """
         return ()
+
+    def fewest_steps(self, config: Config) -> int:
+        """Number of optimizer steps below which a run is named as too short."""
+        return 500
 
     def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on a run, besides the core's on loss, features, steps and speed."""

@@ -111,7 +111,8 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
     batch_size = config.train.batch_size
     if batch_size > num_samples:
         raise UserError(
-            f"train.batch_size: {batch_size} images a step, but data.train has only {num_samples}"
+            f"train.batch_size: {batch_size} images a step, but data.train has only {num_samples}: "
+            f"try train.batch_size={fitting_batch(num_samples, num_processes)}"
         )
     if batch_size % num_processes:
         fitting = [n for n in range(1, 4 * num_processes) if batch_size % n == 0]
@@ -135,6 +136,12 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
         steps=math.ceil(config.train.epochs * num_samples / batch_size),
         lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
     )
+
+
+def fitting_batch(num_samples: int, num_processes: int) -> int:
+    """Batch for a data set of so many images: an eighth of them, rounded to a power of two."""
+    power = 2 ** math.floor(math.log2(max(1, num_samples / 8)))
+    return max(1, power // num_processes) * num_processes
 
 
 def planned(config: Config, num_samples: int) -> PlannedSchedule:

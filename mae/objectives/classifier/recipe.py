@@ -1,19 +1,24 @@
 """Recipes of fine-tuning by encoder size, and the settings that it takes from a pretraining run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mae.base.errors import UserError
 from mae.base.files import run_folder
+from mae.config.choices import Choice, nested, recorded_choices
 from mae.config.loading import (
     check_objective,
     load_config,
+    read_recorded,
     recorded_config,
+    values_of,
 )
+from mae.config.migration import renamed_keys
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.config.yaml_file import read_yaml
+from mae.objectives.classifier.few_labels import CHOSEN, adapted
 from mae.objectives.registry import declaration
 from mae.objectives.shared_sections import VitModel
 
@@ -49,12 +54,56 @@ NONE = "none"
 """value of init.from for training from scratch"""
 
 
-def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
-    """Settings of `mae finetune SOURCE [section.key=value …]`.
+def adapted_settings(
+    source: Path, overrides: Sequence[str], count: Callable[[Config], int]
+) -> Config:
+    """Settings as `finetune_settings`; of a pretraining run adapted to the number of labels.
 
-    `source` is a pretraining run, one of its checkpoints or a YAML file.  From scratch
-    (init.from=none) the default of finetune.layer_decay is 1.  Raises UserError as `load_config`,
-    where `source` is none of these, and where it is no run that trains an encoder of timm's.
+    `count` returns the number of labelled images.  A run that is resumed keeps what its folder has
+    recorded.  Raises as `finetune_settings` and `count` do.
+    """
+    config = finetune_settings(source, overrides)
+    if not source.is_dir():
+        return config
+    given = values_of(config, [renamed(override) for override in overrides])
+    folder = Path(config.output)
+    if (folder / "config.yaml").exists():
+        recorded = read_recorded(folder)[0]
+        reasons = {one.key: one.reason for one in recorded_choices(recorded)}
+        flat = flatten(recorded)
+        choices = [
+            Choice(key, flat[key], reasons.get(key, "as recorded"))
+            for key in CHOSEN
+            if key in flat and key not in given and flat[key] is not None
+        ]
+    else:
+        choices = adapted(recipe_for(model_encoder(config)), count(config), given)
+    if not config.init.from_:
+        choices = [one for one in choices if one.key != "finetune.layer_decay"]
+    return finetune_settings(source, overrides, choices)
+
+
+def model_encoder(config: Config) -> str:
+    """Timm's name of the encoder that is fine-tuned."""
+    assert isinstance(config.model, VitModel)
+    return config.model.encoder
+
+
+def renamed(override: str) -> str:
+    """Key of `section.key=value`, by today's name."""
+    key = override.partition("=")[0]
+    return renamed_keys().get(key, key)
+
+
+def finetune_settings(
+    source: Path, overrides: Sequence[str], choices: Sequence[Choice] = ()
+) -> Config:
+    """Settings of `mae finetune SOURCE [section.key=value …]`, by the published recipe.
+
+    `source` is a pretraining run, one of its checkpoints or a YAML file; `choices` replace settings
+    of the recipe.  From scratch (init.from=none) the default of finetune.layer_decay is 1.  Raises
+    UserError as `load_config`, where `source` is none of these, and where it is no run that trains
+    an encoder of timm's.
     """
     if source.is_dir():
         config = recorded_config(run_folder(source))
@@ -93,6 +142,8 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
     data = written.get("data") if path else base["data"]
     if _is_beyond_rand_augment(data if isinstance(data, dict) else {}, overrides):
         base["finetune"]["rand_augment"] = ""
+    for section, own in nested(choices).items() if choices else ():
+        base[section] = {**base.get(section, {}), **own}
     config = load_config(path, overrides, base)
     if config.init.from_ in ("", NONE):
         # Layer decay preserves pretrained lower layers; here there are none.

@@ -191,6 +191,12 @@ class MaeDeclaration(Declaration):
         model = model_of(config)
         return about_mask_ratio(model.mask_ratio, patch_count(model, config.data.img_size))
 
+    def fewest_steps(self, config: Config) -> int:
+        """1,000 for small encoders (the demo has 1,216), 4,000 from ViT-S on."""
+        model = model_of(config)
+        is_small = "_tiny_" in model.encoder or "embed_dim" in model.encoder_kwargs
+        return 1000 if is_small else 4000
+
     def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on R²: see `mae.objectives.mae.diagnosis`."""
         from mae.objectives.mae.diagnosis import diagnose

@@ -1,0 +1,78 @@
+"""Recipe of fine-tuning adapted to few labelled images, each change with its reason.
+
+The published recipes are for a million images.  Pure functions; docs/CHOOSING.md has the evidence.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mae.config.choices import Choice, is_given
+
+MANY = 100_000
+"""labelled images from which the published recipe stays as it is"""
+STEPS_AN_EPOCH = 32
+"""least number of steps in an epoch, while the batch is above SMALLEST"""
+SMALLEST, LARGEST = 16, 512
+"""batch"""
+FEWEST_STEPS = 1000
+"""least number of steps, for which the epochs grow"""
+LONG = 10_000
+"""steps from which strong regularisation pays"""
+WARMUP = 0.05
+"""share of the epochs"""
+PUBLISHED_BATCH = 1024
+
+CHOSEN = (
+    *("train.batch_size", "train.epochs", "optim.lr", "optim.warmup_epochs"),
+    *("finetune.mixup", "finetune.cutmix", "finetune.drop_path", "finetune.layer_decay"),
+    *("finetune.rand_augment", "finetune.random_erasing"),
+)
+"""settings that may be chosen"""
+
+
+def adapted(recipe: Mapping[str, Any], images: int, given: Mapping[str, Any]) -> list[Choice]:
+    """Settings that replace those of `recipe` (nested) for so many labelled images.
+
+    `given`: settings of the user as section.key → value, which stay as they are, and which the
+    others follow.  Empty from MANY images on.
+    """
+    if images >= MANY:
+        return []
+    made: list[Choice] = []
+
+    def choose(key: str, value: Any, reason: str) -> Any:
+        if is_given(key, given):
+            return given[key]
+        made.append(Choice(key, value, reason))
+        return value
+
+    batch = min(LARGEST, max(SMALLEST, power_of_two(images / STEPS_AN_EPOCH)))
+    batch = min(batch, power_of_two(images / 2))
+    batch = choose("train.batch_size", batch, f"{images:,} labelled images")
+    epochs = recipe["train"]["epochs"]
+    longer = math.ceil(FEWEST_STEPS * batch / images)
+    if longer > epochs:
+        epochs = choose("train.epochs", longer, f"{FEWEST_STEPS:,} steps")
+    else:
+        epochs = given.get("train.epochs", epochs)
+    steps = math.ceil(epochs * images / batch)
+    if not is_given("optim.blr", given):
+        peak = recipe["optim"]["blr"] * PUBLISHED_BATCH / 256
+        lr = float(f"{peak * math.sqrt(batch / PUBLISHED_BATCH):.2g}")
+        choose("optim.lr", lr, f"for a batch of {batch}")
+    warmup = min(recipe["optim"]["warmup_epochs"], float(f"{WARMUP * epochs:.2g}"))
+    if warmup < recipe["optim"]["warmup_epochs"]:
+        choose("optim.warmup_epochs", warmup, f"{WARMUP:.0%} of {epochs:g} epochs")
+    if steps < LONG:
+        short = f"{steps:,} steps are too few for it"
+        for key in ("mixup", "cutmix", "drop_path"):
+            choose(f"finetune.{key}", 0.0, short)
+        choose("finetune.random_erasing", 0.0, short)
+        choose("finetune.layer_decay", 0.9, f"{steps:,} steps must move the lower layers, too")
+    return made
+
+
+def power_of_two(number: float) -> int:
+    """Largest power of two up to `number`, at least 1."""
+    return 2 ** max(0, math.floor(math.log2(max(1.0, number))))
