@@ -36,7 +36,7 @@ from mae.objectives.registry import declarations
 from mae.training.checkpoint.trained import build_objective
 from mae.training.flops import flops_per_image
 
-PRETRAINING, FINETUNING = 1e12, 0.5e12
+PRETRAINING, FINETUNING = 2e12, 0.5e12
 """operations of a run"""
 SHORT_SIDE = 128
 """pixels to which the photographs are reduced beforehand: decoding is not what is measured"""
@@ -151,7 +151,7 @@ def grid(side: int) -> dict[str, tuple[str, ...]]:
         for patch in (fine, coarse)
     }
     return {
-        name: (*case, "train.batch_size=64", "optim.lr=1e-3", *COMMON)
+        name: (*case, "train.batch_size=32", "optim.lr=1e-3", *COMMON)
         for name, case in cases.items()
     }
 

@@ -82,7 +82,7 @@ def longer(config: Config, planned: Length, steps: int) -> str:
     words = []
     if smaller < batch:
         lr = planned.lr * math.sqrt(smaller / batch)
-        words += [f"train.batch_size={smaller}", f"optim.lr={lr:.1g}"]
+        words += [f"train.batch_size={smaller}", f"optim.lr={lr:.2g}"]
     same = math.ceil(passes / smaller)
     if same >= steps:
         return f"{' '.join(words)}: {same:,} steps over as many images"

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 from mae.base.machine import Machine
 from mae.config.choices import Choice, is_given
 from mae.data.facts import DataFacts
+from mae.decoding.pixels import FLOAT_BITS
 from mae.objectives.mae.cost import Shape, activation_bytes, operations, parameters
 
 TINY = "vit_tiny_patch16_224"
 
 
-class Size(NamedTuple):
+class EncoderSize(NamedTuple):
     """Encoder, the decoder that goes with it, and how both are trained."""
 
     name: str
@@ -33,21 +34,21 @@ class Size(NamedTuple):
     """largest batch"""
 
 
-BASE = Size("vit_base_patch16_224", 768, 12, 12, 512, 8, 16, 6e-4, 4096)
-SMALL = Size("vit_small_patch16_224", 384, 12, 6, 512, 1, 16, 6e-4, 1024)
+BASE = EncoderSize("vit_base_patch16_224", 768, 12, 12, 512, 8, 16, 6e-4, 4096)
+SMALL = EncoderSize("vit_small_patch16_224", 384, 12, 6, 512, 1, 16, 6e-4, 1024)
 SIZES = {
-    "tiny": Size(TINY, 192, 12, 3, 128, 1, 4, 1e-3, 1024),
+    "tiny": EncoderSize(TINY, 192, 12, 3, 128, 1, 4, 1e-3, 1024),
     "small": SMALL,
     "base": BASE,
-    "large": Size("vit_large_patch16_224", 1024, 24, 16, 512, 8, 16, 6e-4, 4096),
-    "huge": Size("vit_huge_patch14_224", 1280, 32, 16, 512, 8, 16, 6e-4, 4096),
+    "large": EncoderSize("vit_large_patch16_224", 1024, 24, 16, 512, 8, 16, 6e-4, 4096),
+    "huge": EncoderSize("vit_huge_patch14_224", 1280, 32, 16, 512, 8, 16, 6e-4, 4096),
 }
 """by the word in timm's name"""
 ON_CPU = (
-    Size(TINY, 192, 12, 3, 128, 1, 4, 1e-3, 512),
-    Size(TINY, 192, 6, 3, 96, 1, 3, 1.5e-3, 256),
-    Size(TINY, 128, 4, 4, 64, 1, 2, 2e-3, 256),
-    Size(TINY, 96, 4, 3, 64, 1, 2, 2e-3, 256),
+    EncoderSize(TINY, 192, 12, 3, 128, 1, 4, 1e-3, 512),
+    EncoderSize(TINY, 192, 6, 3, 96, 1, 3, 1.5e-3, 256),
+    EncoderSize(TINY, 128, 4, 4, 64, 1, 2, 2e-3, 256),
+    EncoderSize(TINY, 96, 4, 3, 64, 1, 2, 2e-3, 256),
 )
 """sizes for CPUs, largest first"""
 
@@ -119,15 +120,16 @@ def _choose_images(chosen: Chosen, facts: DataFacts, machine: Machine) -> tuple[
     bits = chosen.add("data.bits", facts.bits, f"{facts.bits} bits a channel, by the headers")
     if not (chosen.has("data.mean") or chosen.has("data.std")):
         chosen.add("data.own_statistics", True, "mean and deviation are measured on your images")
-    chosen.add("data.crop_pct", 1.0, "evaluations see whole images")
+    native = bits == FLOAT_BITS
+    if not native:
+        chosen.add("data.crop_pct", 1.0, "evaluations see whole images")
     most = SIDE_ON_GPU if machine.has_gpu else SIDE_ON_CPU
     where = "a GPU" if machine.has_gpu else "CPUs"
     aspect = facts.width / facts.height
     is_long = facts.has_one_shape and max(aspect, 1 / aspect) >= ELONGATED
-    native = bits == 32
     short = facts.smallest if native else facts.short_side
     if native:
-        target, reason = (short, short), "arrays are not resized"
+        target, reason = (short, short), "arrays are cut, not resized"
     elif is_long:
         root = math.sqrt(aspect)
         side = min(most, short * max(root, 1 / root))
@@ -140,9 +142,11 @@ def _choose_images(chosen: Chosen, facts: DataFacts, machine: Machine) -> tuple[
             reason = f"the images' own, {facts.height} x {facts.width} px"
     patch = given.get("model.patch_size") or patch_for(target, machine)
     fitted = tuple(max(patch, side // patch * patch) for side in target)
-    size = chosen.add("data.img_size", list(fitted) if is_long else fitted[0], reason)
+    size = chosen.add(
+        "data.img_size", list(fitted) if fitted[0] != fitted[1] else fitted[0], reason
+    )
     height, width = (size, size) if isinstance(size, int) else size
-    if is_long and not chosen.has("data.ratio"):
+    if is_long and not native and not chosen.has("data.ratio"):
         own = width / height
         ratio = [round(own * 3 / 4, 4), round(own * 4 / 3, 4)]
         chosen.add("data.ratio", ratio, "crops of the images' shape")
@@ -173,7 +177,7 @@ def _choose_encoder(
     budget: float,
     patches: int,
     values: int,
-) -> Size:
+) -> EncoderSize:
     """Choose encoder and decoder; returns their size."""
     given = chosen.given
     if chosen.has("model.encoder") or chosen.has("model.encoder_kwargs"):
@@ -204,8 +208,8 @@ def _choose_encoder(
     return size
 
 
-def size_of(given: Mapping[str, Any]) -> Size:
-    """Size of an encoder that was given, by the word in its name and its arguments."""
+def size_of(given: Mapping[str, Any]) -> EncoderSize:
+    """EncoderSize of an encoder that was given, by the word in its name and its arguments."""
     name = given.get("model.encoder", TINY)
     known = next((size for word, size in SIZES.items() if f"_{word}_" in name), BASE)
     kwargs = given.get("model.encoder_kwargs") or {}
@@ -215,7 +219,7 @@ def size_of(given: Mapping[str, Any]) -> Size:
     return known._replace(name=name, width=width, depth=int(kwargs.get("depth", known.depth)))
 
 
-def shape_of(size: Size, patches: int, values: int, given: Mapping[str, Any]) -> Shape:
+def shape_of(size: EncoderSize, patches: int, values: int, given: Mapping[str, Any]) -> Shape:
     """Shape of the model whose cost is estimated, with the decoder that was given, if any."""
     return Shape(
         size.width,
@@ -232,7 +236,7 @@ def _choose_schedule(
     chosen: Chosen,
     facts: DataFacts,
     machine: Machine,
-    size: Size,
+    size: EncoderSize,
     views: float,
     hours: float,
 ) -> None:
