@@ -13,7 +13,7 @@ UTILISATION = 0.35
 """share of a GPU's peak that a training step of a Vision Transformer uses"""
 UNKNOWN_GPU = 40 * TERA
 """peak that is assumed of a GPU whose name is not known"""
-CORE = 15e9
+CORE = 20e9
 """operations per second that a training step sustains on a CPU core"""
 
 

@@ -65,7 +65,7 @@ MANY = 300_000
 """images from which a GPU trains ViT-B"""
 HOURS_ON_GPU, HOURS_ON_CPU = 24.0, 1.0
 """training time that is planned for where auto.hours says nothing"""
-ENOUGH_VIEWS = 100_000
+ENOUGH_VIEWS = 300_000
 """images that an encoder must see in that time, each time counted, or a smaller one is chosen"""
 ANCHOR = (50_000, 2000)
 """images and epochs of the published run on CIFAR-10: other numbers of images get epochs by the
