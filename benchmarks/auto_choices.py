@@ -5,8 +5,8 @@ python -m benchmarks.auto_choices run --work WORK [--sets …] [--cases …] [--
 python -m benchmarks.auto_choices table --work WORK
 
 FOLDER holds the folders cifar10, clothing and tiles.  Each run has the same number of counted
-operations (forward and backward): PRETRAINING of pretraining, FINETUNING of fine-tuning; so a
-larger model sees fewer images.  Finished runs are kept in WORK/results.jsonl and not repeated.
+operations (forward and backward), so that a larger model sees fewer images; fine-tuning
+sees TUNED images with every model.  Finished runs are kept in WORK/results.jsonl and not repeated.
 """
 
 import argparse
@@ -23,21 +23,26 @@ import numpy as np
 from PIL import Image
 
 from mae.base.exit_status import DONE
+from mae.base.machine import this_machine
 from mae.cli import main as mae
+from mae.config.choices import nested, recorded_choices
 from mae.config.loading import load_config
-from mae.config.sections import Config
+from mae.config.types import flatten
 from mae.data.training_data import open_images
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.features import Matrix, encode_images, ranges
 from mae.evaluation.pixel_encoders import pixel_encoder
 from mae.evaluation.probe import Labels, regularisation_path, standardise
 from mae.finetune import main as finetune
-from mae.objectives.registry import declarations
+from mae.training.auto import AUTO, auto_config
 from mae.training.checkpoint.trained import build_objective
 from mae.training.flops import flops_per_image
 
-PRETRAINING, FINETUNING = 2e12, 0.5e12
-"""operations of a run"""
+PRETRAINING = 2e12
+"""operations of a pretraining"""
+TUNED = 6400
+"""images seen by a fine-tuning, each time counted"""
+CONFIGS = Path(__file__).parents[1] / "configs"
 SHORT_SIDE = 128
 """pixels to which the photographs are reduced beforehand: decoding is not what is measured"""
 BLOCK = 12
@@ -129,81 +134,98 @@ def reduced(sample: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
     return out.getvalue(), sample[1]
 
 
-def model(width: int, depth: int, patch: int, decoder: int) -> tuple[str, ...]:
+def model(width: int, depth: int, patch: int) -> tuple[str, ...]:
     """Settings of an encoder of this width and depth and a decoder of one block."""
     heads = f"{{embed_dim: {width}, depth: {depth}, num_heads: {width // 32}}}"
     return (
         "model.encoder=vit_tiny_patch16_224",
         f"model.encoder_kwargs={heads}",
         f"model.patch_size={patch}",
-        f"model.decoder_embed_dim={decoder}",
-        "model.decoder_depth=1",
-        f"model.decoder_num_heads={decoder // 32}",
+        *("model.decoder_embed_dim=64", "model.decoder_depth=1", "model.decoder_num_heads=2"),
     )
 
 
 def grid(side: int) -> dict[str, tuple[str, ...]]:
-    """Cases by name, for images of `side` pixels."""
-    fine, coarse = side // 8, side // 4
-    cases = {
-        f"{width}x{depth}/{patch}": (f"data.img_size={side}", *model(width, depth, patch, 64))
-        for width, depth in ((96, 4), (192, 6))
-        for patch in (fine, coarse)
-    }
+    """Cases of the grid by name, for images of `side` pixels."""
+    own = ("data.own_statistics=true", "data.crop_pct=1", f"data.img_size={side}")
     return {
-        name: (*case, "train.batch_size=32", "optim.lr=1e-3", *COMMON)
-        for name, case in cases.items()
+        f"{width}x{depth}/{side // across}": (*own, *model(width, depth, side // across), *batch)
+        for width, depth, across in ((96, 4, 8), (96, 4, 4), (192, 6, 4))
+        for batch in [("train.batch_size=32", "optim.lr=1e-3")]
     }
 
 
-COMMON = ("data.own_statistics=true", "data.crop_pct=1")
 SIDES = {"cifar10": 32, "clothing": 64, "tiles": 64}
 """image size in the grid"""
+FIXED = {
+    "vit_small": "vit_small_patch16_224.yaml",
+    "demo": "demo_digits.yaml",
+}
+"""recipes as they are, but for the batch, where there are fewer images, and the images' size"""
+OWN_SIZE = {"demo": ("data.own_statistics=true", "train.num_processes=0", "data.val=[]")}
 
 
-def settings_of(case: str, name: str) -> tuple[str, ...]:
-    """Settings of a case on a data set."""
-    known = grid(SIDES[name])
+class Case(NamedTuple):
+    """Pretraining to measure: recipe file and settings, warm-up as a share of the epochs."""
+
+    recipe: str
+    settings: tuple[str, ...]
+    warmup: float = WARMUP
+
+
+def case_of(case: str, name: str, split: Split) -> Case:
+    """A case on a data set; `NAME key=value …`: a case of the grid, changed."""
+    channels = ("data.in_chans=1",) if name == "tiles" else ("data.in_chans=3",)
+    if case == AUTO:
+        hours = PRETRAINING / this_machine().speed / 3600
+        given = (f"data.train={split.train}", f"auto.hours={hours}")
+        config = auto_config((*given, "output=none"), "mae pretrain")
+        chosen = nested(recorded_choices(config.model_dump(mode="json")))
+        del chosen["auto"]
+        typed = [f"{key}={json.dumps(value)}" for key, value in flatten(chosen).items()]
+        share = config.optim.warmup_epochs / config.train.epochs
+        return Case("", tuple(one for one in typed if one.split("=")[0] not in LENGTH), share)
+    if case in FIXED:
+        size = (f"data.img_size={SIDES[name]}",) if case == "demo" else ()
+        recipe = str(CONFIGS / FIXED[case])
+        own = (*size, *OWN_SIZE.get(case, ("data.own_statistics=true", "train.compile=false")))
+        return Case(recipe, (*channels, *own), 0.25 if case == "demo" else 0.05)
     base, _, changes = case.partition(" ")
-    return (*known[base], *changes.split())
+    return Case("", (*channels, *grid(SIDES[name])[base], *changes.split()))
 
 
-def channels(name: str) -> tuple[str, ...]:
-    """Settings of the data set's channels."""
-    return ("data.in_chans=1",) if name == "tiles" else ()
-
-
-def budgeted(config: Config, images: int, operations: float) -> float:
-    """Epochs that cost so many operations: whole steps, at least one."""
-    seen = operations / flops_per_image(build_objective(config), config.data.in_chans)
-    batch = min(config.train.batch_size, images)
-    return max(1, round(seen / batch)) * batch / images
+LENGTH = (
+    "train.epochs",
+    "optim.warmup_epochs",
+    "data.workers",
+    *(f"log.{key}" for key in ("panel_every", "health_every", "every")),
+)
+"""choices that the benchmark sets itself"""
 
 
 def run(work: Path, name: str, case: str, seed: int, tunes: bool = True) -> dict[str, Any]:
     """Pretrain, probe and fine-tune; the row of results."""
     split, folder = splits(work)[name], work / "runs" / f"{name}-{case}-{seed}".replace("/", "_")
     shutil.rmtree(folder, ignore_errors=True)
-    own = [
-        f"data.train={split.train}",
-        f"output={folder}/run",
-        f"train.seed={seed}",
-        *QUIET,
-        *channels(name),
-        *settings_of(case, name),
-    ]
-    config = load_config(None, [*own, "train.epochs=1000", "optim.warmup_epochs=1"])
-    epochs = budgeted(config, split.images, PRETRAINING)
-    own += [f"train.epochs={epochs}", f"optim.warmup_epochs={WARMUP * epochs}"]
-    path = work / "empty.yaml"
-    path.write_text("{}\n")
+    recipe, settings, warmup = case_of(case, name, split)
+    own = [f"data.train={split.train}", f"output={folder}/run", f"train.seed={seed}"]
+    own += [*settings, *QUIET]
+    if not recipe:
+        recipe = str(work / "empty.yaml")
+        Path(recipe).write_text("{}\n")
+    config = load_config(recipe, [*own, "train.epochs=1000", "optim.warmup_epochs=1"])
+    seen = PRETRAINING / flops_per_image(build_objective(config), config.data.in_chans)
+    batch = int(min(config.train.batch_size, split.images, max(1, seen)))
+    epochs = max(1, round(seen / batch)) * batch / split.images
+    own += [f"train.epochs={epochs}", f"optim.warmup_epochs={warmup * epochs}"]
+    own += [f"train.batch_size={batch}"] * (batch < config.train.batch_size)
     began = time.process_time()
-    assert mae(["pretrain", str(path), *own]) == DONE
+    assert mae(["pretrain", recipe, *own]) == DONE
     row: dict[str, Any] = {
         "set": name,
         "case": case,
         "seed": seed,
-        "epochs": round(epochs, 2),
+        "steps": round(epochs * split.images / batch),
         "images": round(epochs * split.images),
         "seconds": round(time.process_time() - began),
     }
@@ -256,27 +278,18 @@ def linear(train: Matrix, labels: Labels, test: Matrix, test_labels: Labels, see
     return float((fit.predicted == test_labels).mean())
 
 
-FEW = (
-    *("finetune.mixup=0", "finetune.cutmix=0", "finetune.drop_path=0", "finetune.layer_decay=0.9"),
-    *("finetune.random_erasing=0", "finetune.rand_augment=", "train.batch_size=32"),
-    *("optim.lr=5e-4",),
-)
-
-
 def finetuned(folder: Path, split: Split, seed: int, *settings: str) -> float:
-    """Test accuracy of the fine-tuned run."""
+    """Test accuracy of the run, fine-tuned on TUNED images as `mae finetune` does by itself."""
+    epochs = TUNED / split.labels
     own = [
         f"data.train={split.labelled}",
         f"data.val={split.test}",
         f"output={folder}/finetuned",
         f"train.seed={seed}",
+        f"train.epochs={epochs}",
         *QUIET,
-        *(settings or FEW),
+        *settings,
     ]
-    (trained,) = declarations("mae finetune")
-    config = trained.settings_from(folder / "run", [*own, "finetune.num_classes=10"])
-    epochs = budgeted(config, split.labels, FINETUNING)
-    own += [f"train.epochs={epochs}", f"optim.warmup_epochs={0.1 * epochs}"]
     assert finetune([str(folder / "run"), *own]) == DONE
     return json.loads((folder / "finetuned" / "evaluation.json").read_text())["accuracy"]
 
