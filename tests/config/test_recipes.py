@@ -48,7 +48,6 @@ def test_names_and_their_beginnings(name, command, found):
         ("vit_smol", PRETRAIN, "no recipe: did you mean vit_small_patch16_224?"),
         ("vqvea", PRETRAIN, "no recipe: did you mean vqvae?"),
         ("zebra", PRETRAIN, "and no recipe: mae recipes lists them"),
-        ("", PRETRAIN, "and no recipe"),
     ],
 )
 def test_names_that_fit_no_recipe_of_the_command(name, command, message):
