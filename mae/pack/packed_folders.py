@@ -25,7 +25,7 @@ from mae.base.output import print_error
 from mae.base.parts_folder import bytes_done
 from mae.base.printable import printable
 from mae.config.sections import DataConfig
-from mae.data.class_names import escaped
+from mae.data.class_names import ENCODING, escaped
 from mae.data.index import short_hash
 from mae.data.shards import with_home
 from mae.pack.folders import SplitFolders, list_folder
@@ -46,7 +46,7 @@ SHARD_BYTES = 1_000_000_000
 FEW = 500
 """number of images up to which starting worker processes takes longer than packing"""
 KEPT = 1
-"""number of former copies of a folder that are kept beside the newest"""
+"""number of former copies of a folder, of the same share, that are kept beside the newest"""
 MAX_AGE = 90 * 86400
 """seconds after its last use from which a copy is deleted when another one is made"""
 SHOWN = 3
@@ -88,7 +88,7 @@ class FolderChanges(NamedTuple):
         )
         words = [
             f"{len(names):,} {'file' if len(names) == 1 else 'files'} {what} "
-            f"({', '.join(names[:SHOWN])}{' …' if len(names) > SHOWN else ''})"
+            f"({', '.join(map(printable, names[:SHOWN]))}{' …' if len(names) > SHOWN else ''})"
             for names, what in parts
             if names
         ]
@@ -162,7 +162,7 @@ def packed_folder(
     copy = FolderCopy(place / copy_name(listing, val_share), val_share > 0)
     try:
         if _take(copy.folder):
-            _describe(listing, copy.folder)
+            _describe(listing, copy.folder, val_share)
             return copy
         place.mkdir(parents=True, exist_ok=True)
         with _alone(place / f"{short_hash(listing.name)}.lock", listing.name, log):
@@ -220,7 +220,7 @@ def changes_since(copy: Path, listing: Listing) -> FolderChanges | None:
     """Changes of a listed folder since `copy` was made; None where that is gone."""
     before: dict[str, tuple[int, int]] = {}
     try:
-        for row in (copy / FILES).read_text().splitlines():
+        for row in (copy / FILES).read_text(*ENCODING).split("\n")[:-1]:
             size, written, name = row.split("\t")
             before[name] = (int(size), int(written))
     except (OSError, ValueError):
@@ -317,12 +317,12 @@ def _make(
     except UserError as error:
         text = str(error)
         raise UserError(text if text.startswith(f"{key}:") else f"{key}: {text}") from None
-    _describe(listing, copy)
+    _describe(listing, copy, val_share)
     for line in summary_lines(packed):
         log(line)
 
 
-def _describe(listing: Listing, copy: Path) -> None:
+def _describe(listing: Listing, copy: Path, val_share: float) -> None:
     """Write what lies beside the shards, unless it is there: a killed process may have left it out.
 
     Nothing is written to another user's copy.
@@ -330,8 +330,10 @@ def _describe(listing: Listing, copy: Path) -> None:
     if (copy / ABOUT).exists() or not os.access(copy, os.W_OK):
         return
     with new_file(copy / FILES) as part:
-        part.write_text("".join(f"{size}\t{at}\t{name}\n" for size, at, name in _files(listing)))
-    write_json(copy / ABOUT, {"folder": listing.name, "images": len(listing.sizes)})
+        rows = (f"{size}\t{written}\t{name}\n" for size, written, name in _files(listing))
+        part.write_text("".join(rows), *ENCODING, newline="\n")
+    about = {"folder": listing.name, "images": len(listing.sizes), "val_share": val_share}
+    write_json(copy / ABOUT, about)
 
 
 def _require_room(listing: Listing, copy: Path, size: int, key: str) -> None:
@@ -365,7 +367,12 @@ def _all_copies(place: Path) -> list[Path]:
 
 def _delete_former(place: Path, source: str, newest: Path) -> None:
     """Delete copies that no process reads: former ones of a folder, and old ones of any."""
-    own = [copy for copy in _copies_of(place, source) if copy != newest]
+    share = read_json(newest / ABOUT).get("val_share")
+    own = [
+        copy
+        for copy in _copies_of(place, source)
+        if copy != newest and read_json(copy / ABOUT).get("val_share") == share
+    ]
     for copy in _all_copies(place):
         with suppress(OSError):
             age = time.time() - (copy / IN_USE).stat().st_mtime
