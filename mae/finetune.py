@@ -1,10 +1,11 @@
-"""Fine-tuning: `mae finetune SOURCE [section.key=value …] [--processes N]`.
+"""Fine-tuning: `mae finetune SOURCE [RECIPE] [section.key=value …] [--processes N]`.
 
 SOURCE is the run folder of a pretraining or one of its checkpoints, whose encoder, sizes,
-normalisation and data are used; or a YAML file of settings with init.from=… (init.from=none trains
-from scratch).  Settings default to the published recipe for the encoder's size; where SOURCE is a
-run, few labels change it, each change printed with its reason.  The same command resumes from the
-last checkpoint.  At the end the classifier is evaluated on data.val, if set.
+normalisation and data are used; or a recipe with init.from=… (init.from=none trains from scratch).
+Settings default to the published recipe for the encoder's size, which few labels change, each
+change printed with its reason; RECIPE gives others for SOURCE.  A recipe is a name of `mae
+recipes`, or its beginning, or a YAML file.  The same command resumes from the last checkpoint.  At
+the end the classifier is evaluated on data.val, if set.
 """
 
 import argparse
@@ -37,9 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=(trained.describe_recipe() + describe_settings(COMMAND)).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, help="run folder of a pretraining, or a YAML file")
+    parser.add_argument("source", help="run folder of a pretraining, or a recipe")
     parser.add_argument(
-        "settings", nargs="*", metavar="section.key=value", help="settings to override"
+        "settings",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings to override; before them, a recipe for the run",
     )
     parser.add_argument(
         "--dry-run",
@@ -68,19 +72,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     code = start(load, args.dry_run)
     is_first = os.environ.get("RANK", "0") == "0"
-    if code == DONE and not args.dry_run and is_first and configs[-1].data.val:
+    if code == DONE and not args.dry_run and is_first and configs[-1].data.held_out:
         return _evaluate(configs[-1])
     return code
 
 
 def labelled_images(config: Config) -> int:
     """Number of training images, counted by the first process of a launch."""
+    from mae.data.training_data import training_manifest
+    from mae.training.folders import prepare_folders
 
     def count() -> int:
-        from mae.data.training_data import training_manifest
-
         return len(training_manifest(config.data))
 
+    prepare_folders(config)  # before the processes connect
     return from_first_process(count, timedelta(minutes=config.train.timeout_minutes))
 
 
@@ -97,7 +102,7 @@ def _evaluate(config: Config) -> int:
         print(
             evaluate_run(
                 folder,
-                config.data.val,
+                config.data.held_out,
                 key="data.val",
                 out=out,
                 device=device,

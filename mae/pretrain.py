@@ -1,8 +1,8 @@
 """Pretraining: `mae pretrain CONFIG [section.key=value …] [--processes N]`.
 
-`mae pretrain auto data.train=…` chooses the settings from the images and the machine, prints them
-with their reasons, and records them; section.key=value overrides, auto.hours=H plans for H hours.
-
+CONFIG is the name of a recipe (`mae recipes` lists them), or its beginning, or a YAML file.  With
+auto the settings are chosen from the images of data.train and the machine, for auto.hours of
+training, printed with their reasons, and recorded; section.key=value overrides any of them.
 The same command resumes from the last checkpoint.  `accelerate launch -m mae.pretrain CONFIG …`
 starts it on several machines, or with sharded weights (launch/).
 """
@@ -15,6 +15,7 @@ from mae.base.errors import UserError
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
 from mae.config.loading import load_config
+from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
 from mae.training.auto import AUTO, auto_config, checked
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         + describe_settings(COMMAND).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="YAML file of settings, such as configs/*.yaml, or auto")
+    parser.add_argument("config", help="name of a recipe, YAML file of settings, or auto")
     parser.add_argument(
         "settings", nargs="*", metavar="section.key=value", help="settings to override"
     )
@@ -70,7 +71,7 @@ def settings_of(config: str, settings: Sequence[str]) -> Config:
         return auto_config(settings, COMMAND)
     if planned := [one for one in settings if one.startswith("auto.")]:
         raise UserError(f"{planned[0]}: only for {COMMAND} {AUTO}")
-    return load_config(config, settings, command=COMMAND)
+    return load_config(find_recipe(config, COMMAND), settings, command=COMMAND)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from mae.base.errors import UserError
 from mae.base.redaction import for_record
 from mae.config.migration import is_recorded_config, migrate_settings, rename_old_keys, renamed_keys
+from mae.config.recipes import recipe_name
 from mae.config.sections import OF_THIS_CALL, Config, sections
 from mae.config.types import describe_error, flatten, keys_of
 from mae.config.validation import conflicting_settings
@@ -92,6 +93,8 @@ def _read_sources(
         written = read_yaml(path)
         if is_recorded_config(written):
             written = of_a_stranger(migrate_settings(written, str(path)))
+        else:
+            written = {**written, "recipe": recipe_name(path)}
         written = rename_old_keys(written, str(path))
         source |= dict.fromkeys(flatten(written), str(path))
         _merge(values, written)
@@ -104,6 +107,9 @@ def _read_sources(
             errors.append(f"command line: {spelling[key]} and {typed} are one setting: give {key}")
         if not equals or not key:
             errors.append(f"command line: {override}: write section.key=value")
+            continue
+        if key == "recipe":
+            errors.append("command line: recipe: is recorded, not set: give its name as a word")
             continue
         value = _parse_value(text)
         if key == "output" and not isinstance(value, str):
@@ -279,6 +285,7 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
     section = sections(config).get(keys[0])
     if error["type"] == "extra_forbidden":
         known = keys_of(section if section and len(keys) > 1 else config)
+        known = [one for one in known if one != "recipe"]  # recorded, not set
         if len(keys) == 1 and (found := _in_sections(keys[0], config)):
             return keys[0], f"unknown key, did you mean {found}?"
         close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.6)

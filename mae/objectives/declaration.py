@@ -245,15 +245,16 @@ class Declaration:
 
     def settings_from(
         self,
-        source: Path,
-        overrides: Sequence[str],
+        source: str | Path,
+        words: Sequence[str],
         count: Callable[[Config], int] | None = None,
     ) -> Config:
-        """Settings of a run by this objective's recipe, from a run folder or a YAML file.
+        """Settings of a run by this objective's recipe, from a run folder or another recipe.
 
-        For objectives that `mae pretrain` does not train; `overrides` are section.key=value.
-        `count` returns the number of training images, to which the recipe is adapted where
-        `source` is a run; None: it is not.  Raises UserError where `source` cannot be used.
+        For objectives that `mae pretrain` does not train; `words` are section.key=value, before
+        them perhaps a recipe to apply to a run folder.  `count` returns the number of training
+        images, to which the objective's recipe is adapted where `source` is a run; None: it is not.
+        Raises UserError where `source` cannot be used.
         """
         raise UserError(f"{source}: {self.command} takes no run to go on from")
 

@@ -22,6 +22,8 @@ AUTO = "auto"
 """what stands in place of a YAML file"""
 OUTPUT = "runs/auto"
 """default of `output`"""
+HELD_OUT, FEWEST_HELD_OUT = 0.05, 20
+"""share of a folder that is held out, and the least number of images"""
 
 
 def auto_config(overrides: Sequence[str], command: str) -> Config:
@@ -32,12 +34,23 @@ def auto_config(overrides: Sequence[str], command: str) -> Config:
     """
     config, given = checked(overrides, command)
     folder = Path(config.output)
+    held_out = [] if (folder / "config.yaml").exists() else held_out_share(config)
+    for one in held_out:  # packed along
+        data = config.data.model_copy(update={"val_share": one.value})
+        config = config.model_copy(update={"data": data})
+
+    from mae.training.folders import prepare_folders
+
+    prepare_folders(config)
     choices, lines = from_first_process(
-        lambda: _choose(config, given, folder), timedelta(minutes=config.train.timeout_minutes)
+        lambda: _choose(config, given, folder, held_out),
+        timedelta(minutes=config.train.timeout_minutes),
     )
     if os.environ.get("RANK", "0") in ("", "0"):
         print("\n".join(lines), flush=True)
-    return load_config(None, overrides, {"output": OUTPUT} | nested(choices), command)
+    return load_config(
+        None, overrides, {"output": OUTPUT, "recipe": AUTO} | nested(choices), command
+    )
 
 
 def checked(overrides: Sequence[str], command: str) -> tuple[Config, dict[str, Any]]:
@@ -58,8 +71,24 @@ def checked(overrides: Sequence[str], command: str) -> tuple[Config, dict[str, A
     return config.model_copy(update={"output": config.output or OUTPUT}), given
 
 
+def held_out_share(config: Config) -> list[Choice]:
+    """Choice of a share of a folder that is held out, where nothing else is, and it is enough."""
+    data = config.data
+    if data.val or data.val_share or len(data.train) != 1:
+        return []
+    from mae.pack.packed_folders import is_folder, list_images
+
+    if not is_folder(data.train[0]):
+        return []
+    images = len(list_images(data.train[0], "data.train").images)
+    if images * HELD_OUT < FEWEST_HELD_OUT:
+        return []
+    reason = f"{round(HELD_OUT * images):,} images held out, for panels and measurements"
+    return [Choice("data.val_share", HELD_OUT, reason)]
+
+
 def _choose(
-    config: Config, given: dict[str, Any], folder: Path
+    config: Config, given: dict[str, Any], folder: Path, before: Sequence[Choice]
 ) -> tuple[Sequence[Choice], list[str]]:
     """The choices and the lines that describe them: recorded ones, or new ones."""
     if (folder / "config.yaml").exists():
@@ -80,6 +109,6 @@ def _choose(
 
     manifest = merge(training_manifests(config.data, IndexProgress()))
     facts, machine = data_facts(manifest, build_cache(config.data)), this_machine()
-    choices = declaration(config.objective).choose(facts, machine, given)
+    choices = [*before, *declaration(config.objective).choose(facts, machine, given)]
     head = f"auto    {facts}; {machine}"
     return choices, [head, *describe_choices(choices)]

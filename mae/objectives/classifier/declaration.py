@@ -148,16 +148,18 @@ class ClassifierDeclaration(Declaration):
 
     def settings_from(
         self,
-        source: Path,
-        overrides: Sequence[str],
+        source: str | Path,
+        words: Sequence[str],
         count: Callable[[Config], int] | None = None,
     ) -> Config:
-        """Settings of `mae finetune SOURCE`.  Raises UserError as `adapted_settings`."""
-        from mae.objectives.classifier.recipe import adapted_settings, finetune_settings
-
+        """Settings of `mae finetune SOURCE [RECIPE] …`; UserError as `adapted_settings`."""
         if count is None:
-            return finetune_settings(source, overrides)
-        return adapted_settings(source, overrides, count)
+            from mae.objectives.classifier.recipe import finetune_settings
+
+            return finetune_settings(source, words)
+        from mae.objectives.classifier.few_labels import adapted_settings
+
+        return adapted_settings(source, words, count)
 
     def describe_recipe(self) -> str:
         """Recipe of `settings_from`, for --help."""

@@ -1,13 +1,20 @@
 """Recipe of fine-tuning adapted to few labelled images, each change with its reason.
 
-The published recipes are for a million images.  Pure functions; docs/CHOOSING.md has the evidence.
+The published recipes are for a million images; docs/CHOOSING.md has the evidence.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from mae.config.choices import Choice, is_given
+from mae.config.choices import Choice, is_given, recorded_choices
+from mae.config.loading import read_recorded, values_of
+from mae.config.migration import renamed_keys
+from mae.config.sections import Config
+from mae.config.types import flatten
+from mae.objectives.classifier.recipe import finetune_settings, recipe_for
+from mae.objectives.shared_sections import VitModel
 
 MANY = 100_000
 """labelled images from which the published recipe stays as it is"""
@@ -29,6 +36,42 @@ CHOSEN = (
     *("finetune.rand_augment", "finetune.random_erasing"),
 )
 """settings that may be chosen"""
+
+
+def adapted_settings(
+    source: str | Path, words: Sequence[str], count: Callable[[Config], int]
+) -> Config:
+    """Settings as `finetune_settings`; of a run without RECIPE adapted to the number of labels.
+
+    `count` returns the number of labelled images.  A run that is resumed keeps what its folder has
+    recorded.  Raises as `finetune_settings` and `count` do.
+    """
+    config = finetune_settings(source, words)
+    if not Path(source).is_dir() or (words and "=" not in words[0]):
+        return config
+    given = values_of(config, [renamed(word) for word in words])
+    folder = Path(config.output)
+    if (folder / "config.yaml").exists():
+        recorded = read_recorded(folder)[0]
+        reasons = {one.key: one.reason for one in recorded_choices(recorded)}
+        flat = flatten(recorded)
+        choices = [
+            Choice(key, flat[key], reasons.get(key, "as recorded"))
+            for key in CHOSEN
+            if key in flat and key not in given and flat[key] is not None
+        ]
+    else:
+        assert isinstance(config.model, VitModel)
+        choices = adapted(recipe_for(config.model.encoder), count(config), given)
+    if not config.init.from_:
+        choices = [one for one in choices if one.key != "finetune.layer_decay"]
+    return finetune_settings(source, words, choices)
+
+
+def renamed(word: str) -> str:
+    """Key of `section.key=value`, by today's name."""
+    key = word.partition("=")[0]
+    return renamed_keys().get(key, key)
 
 
 def adapted(recipe: Mapping[str, Any], images: int, given: Mapping[str, Any]) -> list[Choice]:
