@@ -3,6 +3,9 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+WIDEST = 24
+"""characters of a value for which the reasons are aligned"""
+
 
 class Choice(NamedTuple):
     """Setting that a rule has chosen."""
@@ -21,9 +24,12 @@ def is_given(key: str, given: Collection[str]) -> bool:
 
 
 def describe_choices(choices: Sequence[Choice]) -> list[str]:
-    """One aligned line for each choice: key, value, reason."""
+    """One aligned line for each choice: key, value, reason; behind long values it is not."""
     rows = [(key, shown(value), reason) for key, value, reason in choices]
-    widths = [max((len(row[column]) for row in rows), default=0) for column in (0, 1)]
+    widths = [
+        max((len(row[column]) for row in rows if len(row[column]) <= WIDEST), default=0)
+        for column in (0, 1)
+    ]
     return [f"  {key:{widths[0]}}  {value:{widths[1]}}  {reason}" for key, value, reason in rows]
 
 

@@ -80,7 +80,7 @@ def held_out_share(config: Config) -> list[Choice]:
 
     if not is_folder(data.train[0]):
         return []
-    images = len(list_images(data.train[0], "data.train").images)
+    images = len(list_images(data.train[0], "data.train").sizes)
     if images * HELD_OUT < FEWEST_HELD_OUT:
         return []
     reason = f"{round(HELD_OUT * images):,} images held out, for panels and measurements"

@@ -18,17 +18,21 @@ from mae.objectives.shared_sections import VitModel
 
 MANY = 100_000
 """labelled images from which the published recipe stays as it is"""
-STEPS_AN_EPOCH = 32
+STEPS_AN_EPOCH = 64
 """least number of steps in an epoch, while the batch is above SMALLEST"""
 SMALLEST, LARGEST = 16, 512
 """batch"""
 FEWEST_STEPS = 1000
 """least number of steps, for which the epochs grow"""
-LONG = 10_000
-"""steps from which strong regularisation pays"""
+LONG = 500_000
+"""images seen, repetitions counted, from which mixing and drop path pay"""
+SHORT_EPOCHS = 30
+"""epochs below which strong augmentation costs more than it gains"""
 WARMUP = 0.05
 """share of the epochs"""
 PUBLISHED_BATCH = 1024
+NARROW, FASTER = 384, 4.0
+"""width below which the learning rate is so many times that of wider encoders"""
 
 CHOSEN = (
     *("train.batch_size", "train.epochs", "optim.lr", "optim.warmup_epochs"),
@@ -62,7 +66,9 @@ def adapted_settings(
         ]
     else:
         assert isinstance(config.model, VitModel)
-        choices = adapted(recipe_for(config.model.encoder), count(config), given)
+        is_narrow = width_of(config.model) < NARROW
+        recipe = recipe_for(config.model.encoder)
+        choices = adapted(recipe, count(config), given, is_narrow)
     if not config.init.from_:
         choices = [one for one in choices if one.key != "finetune.layer_decay"]
     return finetune_settings(source, words, choices)
@@ -74,11 +80,13 @@ def renamed(word: str) -> str:
     return renamed_keys().get(key, key)
 
 
-def adapted(recipe: Mapping[str, Any], images: int, given: Mapping[str, Any]) -> list[Choice]:
+def adapted(
+    recipe: Mapping[str, Any], images: int, given: Mapping[str, Any], is_narrow: bool = False
+) -> list[Choice]:
     """Settings that replace those of `recipe` (nested) for so many labelled images.
 
     `given`: settings of the user as section.key → value, which stay as they are, and which the
-    others follow.  Empty from MANY images on.
+    others follow.  `is_narrow`: the encoder is below NARROW.  Empty from MANY images on.
     """
     if images >= MANY:
         return []
@@ -99,21 +107,30 @@ def adapted(recipe: Mapping[str, Any], images: int, given: Mapping[str, Any]) ->
         epochs = choose("train.epochs", longer, f"{FEWEST_STEPS:,} steps")
     else:
         epochs = given.get("train.epochs", epochs)
-    steps = math.ceil(epochs * images / batch)
     if not is_given("optim.blr", given):
-        peak = recipe["optim"]["blr"] * PUBLISHED_BATCH / 256
+        peak = recipe["optim"]["blr"] * PUBLISHED_BATCH / 256 * (FASTER if is_narrow else 1.0)
         lr = float(f"{peak * math.sqrt(batch / PUBLISHED_BATCH):.2g}")
-        choose("optim.lr", lr, f"for a batch of {batch}")
-    warmup = min(recipe["optim"]["warmup_epochs"], float(f"{WARMUP * epochs:.2g}"))
+        size = ", and a small encoder" * is_narrow
+        choose("optim.lr", lr, f"for a batch of {batch}{size}")
+    warmup = float(f"{WARMUP * epochs:.2g}")
     if warmup < recipe["optim"]["warmup_epochs"]:
         choose("optim.warmup_epochs", warmup, f"{WARMUP:.0%} of {epochs:g} epochs")
-    if steps < LONG:
-        short = f"{steps:,} steps are too few for it"
+    if epochs * images < LONG:
+        short = f"pays from {LONG:,} images seen on; here {round(epochs * images):,}"
         for key in ("mixup", "cutmix", "drop_path"):
             choose(f"finetune.{key}", 0.0, short)
-        choose("finetune.random_erasing", 0.0, short)
-        choose("finetune.layer_decay", 0.9, f"{steps:,} steps must move the lower layers, too")
+        choose("finetune.layer_decay", 0.9, "lower layers must move, too, in a short run")
+    if epochs < SHORT_EPOCHS:
+        few = f"strong augmentation costs accuracy in {epochs:g} epochs"
+        choose("finetune.rand_augment", "", few)
+        choose("finetune.random_erasing", 0.0, few)
     return made
+
+
+def width_of(model: VitModel) -> int:
+    """Width of an encoder by its arguments or the word in its name; NARROW where neither says."""
+    own = model.encoder_kwargs.get("embed_dim")
+    return int(own) if own else 192 if "_tiny_" in model.encoder else NARROW
 
 
 def power_of_two(number: float) -> int:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from mae.objectives.classifier.few_labels import CHOSEN, MANY, adapted
+from mae.objectives.classifier.few_labels import CHOSEN, MANY, NARROW, adapted, width_of
 from mae.objectives.classifier.recipe import recipe_for
+from mae.objectives.shared_sections import VitModel
 
 RECIPE = recipe_for("vit_base_patch16_224")
 
@@ -29,9 +30,22 @@ def test_few_labels_get_small_batches_and_enough_steps(images):
     assert 0 < values["optim.lr"] < 2e-3
 
 
-def test_regularisation_of_long_runs_is_for_long_runs():
+def test_regularisation_is_for_runs_that_are_long_enough():
     assert chosen(1000)["finetune.mixup"] == 0 and chosen(1000)["finetune.layer_decay"] == 0.9
     assert "finetune.mixup" not in chosen(90_000)
+    assert "finetune.rand_augment" not in chosen(1000)
+    assert chosen(1000, **{"train.epochs": 10})["finetune.rand_augment"] == ""
+
+
+def test_small_encoders_learn_faster():
+    wide, narrow = (
+        {one.key: one.value for one in adapted(RECIPE, 2000, {}, is_narrow)}["optim.lr"]
+        for is_narrow in (False, True)
+    )
+    assert narrow == pytest.approx(4 * wide) == pytest.approx(1e-3)
+    small = VitModel(encoder_kwargs={"embed_dim": 96})
+    assert width_of(small) == 96 and width_of(VitModel()) == NARROW
+    assert width_of(VitModel(encoder="vit_tiny_patch16_224")) == 192
 
 
 def test_others_follow_what_is_given():

@@ -119,7 +119,7 @@ def test_a_longer_time_allows_a_larger_encoder():
 @pytest.mark.parametrize(
     ("given", "followers"),
     [
-        ({"train.batch_size": 256}, {"optim.lr", "optim.warmup_epochs"}),
+        ({"train.batch_size": 512}, {"optim.lr", "optim.warmup_epochs"}),
         ({"train.epochs": 10.0}, {"optim.warmup_epochs", "log.health_every", "log.panel_every"}),
         ({"data.img_size": [96, 96]}, {"model.patch_size"}),
         ({"model.patch_size": 16}, {"train.epochs"}),
