@@ -157,8 +157,8 @@ def grid(side: int) -> dict[str, tuple[str, ...]]:
 SIDES = {"cifar10": 32, "clothing": 64, "tiles": 64}
 """image size in the grid"""
 DEMO, SCHEDULE = "demo", "vit_small's schedule"
-"""the recipe demo_digits as it is, but for channels and statistics; and the model of auto trained by
-batch, learning rate and warm-up of the recipe vit_small.  That recipe itself takes longer for the
+"""the recipe demo_digits as it is, but for channels and statistics; and the model of auto trained
+by batch, learning rate and warm-up of the recipe vit_small.  That recipe itself takes longer for the
 features of the test images than is spent here in all."""
 
 
@@ -202,6 +202,7 @@ LENGTH = (
     "train.epochs",
     "optim.warmup_epochs",
     "data.workers",
+    "train.checkpoint_every",
     *(f"log.{key}" for key in ("panel_every", "health_every", "every")),
 )
 """choices that the benchmark sets itself"""

@@ -28,6 +28,8 @@ LONG = 500_000
 """images seen, repetitions counted, from which mixing and drop path pay"""
 SHORT_EPOCHS = 30
 """epochs below which strong augmentation costs more than it gains"""
+LARGE_CROPS = [0.5, 1.0]
+"""area of the crops in such a run, as shares of the image's"""
 WARMUP = 0.05
 """share of the epochs"""
 PUBLISHED_BATCH = 1024
@@ -37,7 +39,7 @@ NARROW, FASTER = 384, 4.0
 CHOSEN = (
     *("train.batch_size", "train.epochs", "optim.lr", "optim.warmup_epochs"),
     *("finetune.mixup", "finetune.cutmix", "finetune.drop_path", "finetune.layer_decay"),
-    *("finetune.rand_augment", "finetune.random_erasing"),
+    *("finetune.rand_augment", "finetune.random_erasing", "data.scale"),
 )
 """settings that may be chosen"""
 
@@ -124,6 +126,7 @@ def adapted(
         few = f"strong augmentation costs accuracy in {epochs:g} epochs"
         choose("finetune.rand_augment", "", few)
         choose("finetune.random_erasing", 0.0, few)
+        choose("data.scale", LARGE_CROPS, few)
     return made
 
 
