@@ -158,8 +158,8 @@ SIDES = {"cifar10": 32, "clothing": 64, "tiles": 64}
 """image size in the grid"""
 DEMO, SCHEDULE = "demo", "vit_small's schedule"
 """the recipe demo_digits as it is, but for channels and statistics; and the model of auto trained
-by batch, learning rate and warm-up of the recipe vit_small.  That recipe itself takes longer for the
-features of the test images than is spent here in all."""
+by batch, learning rate and warm-up of the recipe vit_small.  That recipe itself takes longer for
+the features of the test images than is spent here in all."""
 
 
 class Case(NamedTuple):

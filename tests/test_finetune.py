@@ -23,6 +23,7 @@ from mae.objectives.classifier.declaration import finetune_of, model_of
 from mae.objectives.classifier.model import Classifier
 from mae.objectives.classifier.recipe import finetune_settings, recipe_for
 from mae.objectives.mae.declaration import model_of as vit_of
+from mae.objectives.registry import declarations
 from mae.training.checkpoint.trained import load_pretrained
 from tests.evaluation.test_features import spoil
 from tests.runs import (
@@ -125,6 +126,15 @@ def test_few_labels_change_the_recipe_and_a_resumed_run_keeps_it(
     monkeypatch.setattr("mae.finetune.labelled_images", lambda config: 1 / 0)
     assert finetune(pretrained, out, "finetune.layer_decay=0.8", "train.epochs=3") == 0
     assert finetune_of(recorded_config(out)).mixup == 0.8
+
+
+def test_the_warm_up_follows_the_epochs(pretrained):
+    (declared,) = declarations("mae finetune")
+    for count in (None, lambda config: 48):
+        config = declared.settings_from(pretrained, ["train.epochs=3"], count)
+        assert config.optim.warmup_epochs < 0.5
+    with pytest.raises(UserError, match=r"optim\.warmup_epochs: 5, but train\.epochs is only 3"):
+        declared.settings_from(pretrained, ["train.epochs=3", "optim.warmup_epochs=5"], None)
 
 
 def test_the_encoder_starts_with_the_pretrained_weights(pretrained, tmp_path):

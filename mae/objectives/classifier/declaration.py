@@ -153,10 +153,6 @@ class ClassifierDeclaration(Declaration):
         count: Callable[[Config], int] | None = None,
     ) -> Config:
         """Settings of `mae finetune SOURCE [RECIPE] …`; UserError as `adapted_settings`."""
-        if count is None:
-            from mae.objectives.classifier.recipe import finetune_settings
-
-            return finetune_settings(source, words)
         from mae.objectives.classifier.few_labels import adapted_settings
 
         return adapted_settings(source, words, count)

@@ -45,15 +45,18 @@ CHOSEN = (
 
 
 def adapted_settings(
-    source: str | Path, words: Sequence[str], count: Callable[[Config], int]
+    source: str | Path, words: Sequence[str], count: Callable[[Config], int] | None
 ) -> Config:
     """Settings as `finetune_settings`; of a run without RECIPE adapted to the number of labels.
 
-    `count` returns the number of labelled images.  A run that is resumed keeps what its folder has
-    recorded.  Raises as `finetune_settings` and `count` do.
+    `count` returns the number of labelled images; None: what depends on it stays open, and the
+    settings serve to find mistakes and the output.  A run that is resumed keeps what its folder
+    has recorded.  Raises as `finetune_settings` and `count` do.
     """
-    config = finetune_settings(source, words)
     if not Path(source).is_dir() or (words and "=" not in words[0]):
+        return finetune_settings(source, words)
+    config = finetune_settings(source, words, [Choice("optim.warmup_epochs", 0.0, "open yet")])
+    if count is None:
         return config
     given = values_of(config, [renamed(word) for word in words])
     folder = Path(config.output)
