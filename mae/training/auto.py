@@ -6,7 +6,7 @@ that is resumed takes them from there, whatever the rules, the machine or the da
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,14 @@ def auto_config(overrides: Sequence[str], command: str) -> Config:
     where the objective has no rules, and where the folder holds a run that was started otherwise.
     """
     config, given = checked(overrides, command)
-    folder = Path(config.output)
-    held_out = [] if (folder / "config.yaml").exists() else held_out_share(config)
-    for one in held_out:  # packed along
-        data = config.data.model_copy(update={"val_share": one.value})
-        config = config.model_copy(update={"data": data})
+    folder, held_out = Path(config.output), []
+    if not (folder / "config.yaml").exists():
+        from mae.training.folders import prepare_folders
 
-    from mae.training.folders import prepare_folders
-
-    prepare_folders(config)
+        for one in (held_out := held_out_share(config, given)):  # which is packed along
+            data = config.data.model_copy(update={"val_share": one.value})
+            config = config.model_copy(update={"data": data})
+        prepare_folders(config)  # before the processes connect
     choices, lines = from_first_process(
         lambda: _choose(config, given, folder, held_out),
         timedelta(minutes=config.train.timeout_minutes),
@@ -71,10 +70,10 @@ def checked(overrides: Sequence[str], command: str) -> tuple[Config, dict[str, A
     return config.model_copy(update={"output": config.output or OUTPUT}), given
 
 
-def held_out_share(config: Config) -> list[Choice]:
+def held_out_share(config: Config, given: Mapping[str, Any]) -> list[Choice]:
     """Choice of a share of a folder that is held out, where nothing else is, and it is enough."""
     data = config.data
-    if data.val or data.val_share or len(data.train) != 1:
+    if data.val or "data.val_share" in given or len(data.train) != 1:
         return []
     from mae.pack.packed_folders import is_folder, list_images
 
