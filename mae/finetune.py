@@ -12,17 +12,16 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from mae.base.exit_status import DONE, exit_code
-from mae.base.first_process import from_first_process
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
 from mae.config.choices import describe_choices, recorded_choices
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
 from mae.objectives.registry import declarations
+from mae.training.auto import labelled_images
 from mae.training.start import start
 
 COMMAND = "mae finetune"
@@ -75,18 +74,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == DONE and not args.dry_run and is_first and configs[-1].data.held_out:
         return _evaluate(configs[-1])
     return code
-
-
-def labelled_images(config: Config) -> int:
-    """Number of training images, counted by the first process of a launch."""
-    from mae.data.training_data import training_manifest
-    from mae.training.folders import prepare_folders
-
-    def count() -> int:
-        return len(training_manifest(config.data))
-
-    prepare_folders(config)  # before the processes connect
-    return from_first_process(count, timedelta(minutes=config.train.timeout_minutes))
 
 
 def _evaluate(config: Config) -> int:

@@ -15,6 +15,7 @@ from mae.base.errors import UserError
 from mae.base.first_process import from_first_process
 from mae.config.choices import Choice, describe_choices, nested, recorded_choices
 from mae.config.loading import given_settings, load_config, read_recorded
+from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 from mae.objectives.registry import declaration
 
@@ -24,6 +25,18 @@ OUTPUT = "runs/auto"
 """default of `output`"""
 HELD_OUT, FEWEST_HELD_OUT = 0.05, 20
 """share of a folder that is held out, and the least number of images"""
+
+
+def settings_of(recipe: str, overrides: Sequence[str], command: str) -> Config:
+    """Settings of `command` RECIPE: AUTO, the name of a recipe, or a YAML file.
+
+    Raises UserError where they are wrong, as `auto_config`, `find_recipe` and `load_config` do.
+    """
+    if recipe == AUTO:
+        return auto_config(overrides, command)
+    if planned := [one for one in overrides if one.startswith("auto.")]:
+        raise UserError(f"{planned[0]}: only for {command} {AUTO}")
+    return load_config(find_recipe(recipe, command), overrides, command=command)
 
 
 def auto_config(overrides: Sequence[str], command: str) -> Config:
@@ -111,3 +124,15 @@ def _choose(
     choices = [*before, *declaration(config.objective).choose(facts, machine, given)]
     head = f"auto    {facts}; {machine}"
     return choices, [head, *describe_choices(choices)]
+
+
+def labelled_images(config: Config) -> int:
+    """Number of training images, counted by the first process of a launch."""
+    from mae.data.training_data import training_manifest
+    from mae.training.folders import prepare_folders
+
+    def count() -> int:
+        return len(training_manifest(config.data))
+
+    prepare_folders(config)  # before the processes connect
+    return from_first_process(count, timedelta(minutes=config.train.timeout_minutes))
