@@ -118,7 +118,7 @@ def test_floats_and_names_that_are_not_utf8(tmp_path, data):
     folder = tmp_path / "floats"
     folder.mkdir()
     np.save(folder / "x.npy", np.zeros((2, 8, 8), np.float32))
-    (folder / "x.npy").rename(os.fsencode(folder) + b"/\xff\n.npy")
+    (folder / "x.npy").rename(folder / os.fsdecode(b"\xff\n.npy"))
     assert len(packed(data, patterns=(str(folder),))) == 1
     (copy,) = [data.packed_dir / name for at, name in copies_in_use().items() if at == str(folder)]
     changes = changes_since(copy, list_images(folder, "x"))
