@@ -183,6 +183,12 @@ def packed_folder(
     return copy
 
 
+def is_packed(folder: str, key: str, data: DataConfig) -> bool:
+    """True where there is a copy of a folder as it is, for a setting; raises as `list_images`."""
+    name = copy_name(list_images(folder, key), split_of(key, data)[1])
+    return _is_whole(data.packed_dir.expanduser() / name)
+
+
 def list_images(folder: str | Path, key: str) -> Listing:
     """List the images of a folder.  Raises UserError, naming `key`, where there are none."""
     source = Path(with_home(str(folder))).absolute()

@@ -16,6 +16,7 @@ from mae.pack.packed_folders import (
     changes_since,
     copies_in_use,
     is_folder,
+    is_packed,
     list_images,
     packed_folder,
     with_packed_folders,
@@ -47,7 +48,9 @@ def leave(copy):
 
 
 def test_a_folder_is_packed_once(data, images, capsys, monkeypatch):
+    assert not is_packed(str(images), "data.train", data)
     manifest = packed(data)
+    assert is_packed(str(images), "data.train", data)
     said = capsys.readouterr().err
     assert (
         f"data.train: {images}: 6 images (0.0 MB) are packed, once, into {data.packed_dir}" in said
