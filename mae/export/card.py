@@ -12,7 +12,7 @@ from mae.config.sections import Config, DataConfig
 from mae.evaluation.diagnosis import interval, number
 from mae.evaluation.results import BASELINE, PRETRAINED, TRAINED_ENCODERS, budget_name
 from mae.export.contract import ExportFiles, ExportRequest
-from mae.networks.vit import timm_encoder
+from mae.networks.vit import encoder_shape, timm_encoder
 from mae.objectives import registry
 from mae.objectives.declaration import Card, Declaration
 from mae.pretrained_weights.init_record import data_names, shown_source
@@ -216,7 +216,7 @@ def _model_row(request: ExportRequest, declared: Declaration) -> str:
         millions = sum(p.numel() for p in request.model.parameters()) / 1e6
         return f"model | {declared.describe(request.config, f'{millions:.2f} M parameters')}"
     millions = sum(p.numel() for p in vit.parameters()) / 1e6
-    patch = " x ".join(map(str, vit.patch_embed.patch_size))
+    patch = " x ".join(map(str, encoder_shape(vit).patch_size))
     kind = cell(f"{request.vit.encoder} {request.vit.encoder_kwargs or ''}")
     return f"encoder | {kind}, patch {patch}, {millions:.2f} M parameters"
 

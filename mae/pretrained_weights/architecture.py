@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
@@ -140,7 +139,7 @@ def set_norm_eps(module: nn.Module, eps: float | None) -> None:
             part.eps = eps
 
 
-def norm_epsilons(vit: VisionTransformer) -> set[float]:
+def norm_epsilons(vit: nn.Module) -> set[float]:
     """Epsilons of the LayerNorms of an encoder."""
     return {part.eps for part in vit.modules() if isinstance(part, nn.LayerNorm)}
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import DataConfig
+from mae.networks.encoders.registry import TimmEncoder, supported
+from mae.networks.vit import encoder_shape, usual_arguments
 from mae.pretrained_weights.weight_files import Architecture, Geometry, Normalisation
 
 Grid = tuple[int, int]
@@ -26,27 +27,27 @@ SAME = 1e-3
 """tolerance for equal mean and std: some sources round them to three decimals"""
 
 
-def geometry_of(vit: VisionTransformer) -> Geometry:
+def geometry_of(vit: TimmEncoder) -> Geometry:
     """Geometry of a model, which may be on the meta device."""
     return Geometry(num_heads_of(vit), grid_of(vit), eps=eps_of(vit), activation=activation_of(vit))
 
 
-def grid_of(vit: VisionTransformer) -> Grid:
+def grid_of(vit: TimmEncoder) -> Grid:
     """Rows and columns of patches."""
-    return _pair(vit.patch_embed.grid_size)
+    return encoder_shape(vit).grid_size
 
 
-def num_heads_of(vit: VisionTransformer) -> int | None:
-    """Attention heads of the first block, and so of all of a plain ViT."""
-    return getattr(getattr(vit.blocks[0], "attn", None), "num_heads", None)
+def num_heads_of(vit: TimmEncoder) -> int | None:
+    """Attention heads of each block; None: they differ."""
+    return encoder_shape(vit).num_heads
 
 
-def eps_of(vit: VisionTransformer) -> float | None:
+def eps_of(vit: TimmEncoder) -> float | None:
     """Epsilon of the first block's norm; None where it has none."""
     return getattr(getattr(vit.blocks[0], "norm1", None), "eps", None)
 
 
-def activation_of(vit: VisionTransformer) -> str | None:
+def activation_of(vit: TimmEncoder) -> str | None:
     """Activation of the first block's MLP: gelu, gelutanh, quickgelu…; None where it has none."""
     act = getattr(getattr(vit.blocks[0], "mlp", None), "act", None)
     if act is None:
@@ -80,10 +81,10 @@ def _of_timm(config: Mapping[str, Any]) -> Geometry:
     arguments = dict(config.get("model_args") or {})
     arguments.setdefault("num_classes", config.get("num_classes", 0))
     with torch.device("meta"):
-        model = timm.create_model(config["architecture"], pretrained=False, **arguments)
-    if not isinstance(model, VisionTransformer):
-        raise ValueError(f"{config['architecture']} is no plain Vision Transformer")
-    return geometry_of(model)
+        name = config["architecture"]
+        arguments = {**usual_arguments(name, arguments), **arguments}
+        model = timm.create_model(name, pretrained=False, **arguments)
+    return geometry_of(supported(model, config["architecture"]))
 
 
 def _of_transformers(config: Mapping[str, Any], where: str) -> Geometry:

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models._manipulate import adapt_input_conv
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mae.base.errors import UserError
-from mae.networks.vit import position_embedding, sincos_positions
+from mae.networks.encoders.plain import position_embedding, position_prefix
+from mae.networks.encoders.registry import TimmEncoder
+from mae.networks.initial_weights import sincos_positions
 from mae.pretrained_weights.description import Grid, activation_of, eps_of, grid_of, num_heads_of
 from mae.pretrained_weights.weight_files import Weights
 
@@ -52,7 +53,7 @@ def patch_projection(
 
 def encoder_positions(
     tensor: Tensor,
-    vit: VisionTransformer,
+    vit: TimmEncoder,
     old_grid: Grid | None,
     where: str,
     adapt_size: bool,
@@ -63,8 +64,7 @@ def encoder_positions(
     `old_grid` holds the rows and columns of its patches; None: unknown, assumed to be square where
     the number of patches differs.
     """
-    own, grid = position_embedding(vit), grid_of(vit)
-    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    own, grid, prefix = position_embedding(vit), grid_of(vit), position_prefix(vit)
     if tensor.ndim != 3 or tensor.shape[2] != own.shape[2]:
         return tensor
     if tensor.shape == own.shape and old_grid in (None, grid):
@@ -117,7 +117,7 @@ class LoadedTensors(NamedTuple):
 
 
 def load_encoder(
-    vit: VisionTransformer,
+    vit: TimmEncoder,
     weights: Weights,
     *,
     adapt_channels: bool = False,
@@ -187,7 +187,7 @@ def load_encoder(
             adapt_size=adapt_size,
             notes=notes,
         )
-    else:
+    elif POSITIONS in own:
         notes.append("the source has no positions: the model's own stay")
     check_tensors(source, own, where)
     vit.load_state_dict(own | source, strict=True)

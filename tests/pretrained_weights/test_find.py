@@ -20,7 +20,8 @@ from transformers import (
 
 from mae.base.errors import UserError
 from mae.config.sections import DataConfig, InitConfig
-from mae.networks.vit import build_encoder, sincos_positions
+from mae.networks.initial_weights import sincos_positions
+from mae.networks.vit import build_encoder
 from mae.objectives.base import total_loss
 from mae.objectives.mae.implementation import start_mae
 from mae.pretrained_weights.find import find_weights

@@ -36,6 +36,7 @@ from mae.export.reading import (
     expected_photograph,
     is_picture,
 )
+from mae.networks.vit import encoder_shape
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.export import (
     expect_prediction,
@@ -81,10 +82,10 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
     """
     vit, config, model = request.encoder, request.config, mae_of(request)
     refuse_options(request, "hf", {"--pool": "its users pool themselves"})
-    refuse_beyond_plain(vit, "hf")
+    vit = refuse_beyond_plain(vit, "hf")
     refuse_unreadable(config.data)
     exported_decoder, remarks = named_decoder(request, "hf")
-    if exported_decoder and len(set(vit.patch_embed.grid_size)) > 1:
+    if exported_decoder and len(set(encoder_shape(vit).grid_size)) > 1:
         raise UserError("--format hf: ViTMAEForPreTraining takes square images: --no-decoder")
     has_processor = is_picture(config.data) and len(set(model.img_size)) == 1
     processor = json.dumps(processor_config(config.data, model.img_size), indent=2) + "\n"
