@@ -11,14 +11,13 @@ from typing import Any
 import timm
 import torch
 from jaxtyping import Float, Int
-from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.networks.encoders.contract import EncoderShape
 from mae.networks.encoders.registry import (
-    ADAPTERS,
     TimmEncoder,
+    adapter_named,
     adapter_of,
     is_encoder,
     supported,
@@ -75,14 +74,9 @@ def create_vit(
 
 def usual_arguments(name: str, given: Iterable[str] = ()) -> dict[str, Any]:
     """Arguments of `timm.create_model` that its class needs here, but for those `given`."""
-    module = model_entrypoint(name.split(".")[0]).__module__
-    return {
-        key: value
-        for adapter in ADAPTERS
-        if module in adapter.modules
-        for key, value in adapter.arguments.items()
-        if key not in given
-    }
+    adapter = adapter_named(name)
+    usual = adapter.arguments if adapter else {}
+    return {key: value for key, value in usual.items() if key not in given}
 
 
 def timm_encoder(model: nn.Module) -> TimmEncoder | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.networks.encoders.plain import position_embedding, position_prefix
-from mae.networks.encoders.registry import TimmEncoder
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.initial_weights import sincos_positions
 from mae.pretrained_weights.description import Grid, activation_of, eps_of, grid_of, num_heads_of
 from mae.pretrained_weights.weight_files import Weights
@@ -136,8 +136,8 @@ def load_encoder(
     adapted, or where the number of attention heads or the activation differs.
     """
     where, own = f"init.from: {weights.name}", vit.state_dict()
-    source = dict(weights.encoder)
-    skipped = dict(weights.skipped)
+    source, renamed = adapter_of(vit).released_names(vit, weights.encoder)
+    skipped = weights.skipped | renamed
     for norm, other in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
         if any(key.startswith(other) for key in own):
             for key in [k for k in source if k.startswith(norm) and k not in own]:
@@ -168,6 +168,10 @@ def load_encoder(
             f"{activation}{hint}"
         )
     notes: list[str] = []
+    old_grid, grid = weights.geometry.grid, grid_of(vit)
+    if POSITIONS not in own and old_grid not in (None, grid):
+        assert old_grid is not None
+        notes.append(f"rotary positions of {_size(grid)} patches; trained with {_size(old_grid)}")
     if weights.geometry.eps not in (None, eps):
         notes.append(f"trained with LayerNorm epsilon {weights.geometry.eps}, this run has {eps}")
     source[PATCHES] = patch_projection(

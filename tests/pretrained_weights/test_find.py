@@ -201,7 +201,7 @@ def test_a_folder_of_timm_s_hub_format_records_heads_and_grid(tmp_path):
         ('{"model_type": "bert"}', "config.json names bert"),
         ('{"model_type": "vit", "hidden_act": "relu"}', "its activation is relu"),
         ('{"model_type": "vit"}', "config.json describes no valid model: 'image_size'"),
-        ('{"architecture": "resnet18"}', "resnet18 is no plain Vision Transformer"),
+        ('{"architecture": "resnet18"}', "resnet18 is a ResNet"),
         ('{"architecture": "nix"}', "config.json describes no valid model: Unknown model"),
     ],
 )

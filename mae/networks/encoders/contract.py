@@ -50,6 +50,14 @@ class EncoderShape(NamedTuple):
         return rows * columns
 
 
+class NamedWeights(NamedTuple):
+    """Weights under timm's names."""
+
+    tensors: dict[str, Tensor]
+    skipped: dict[str, str]
+    """name in the source → reason, for tensors that timm's module does not have"""
+
+
 class EncoderAdapter(ABC, Generic[AnyEncoder]):
     """Use of one class of timm's as an encoder; without state, so that one object serves all."""
 
@@ -61,6 +69,8 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
     """modules of timm whose functions build models of this class"""
     arguments: ClassVar[Mapping[str, Any]] = {}
     """arguments of `timm.create_model` that are set unless the user sets them"""
+    final_norm: ClassVar[str]
+    """argument of `timm.create_model` that puts the final norm behind the pooling"""
     stem: ClassVar[tuple[str, ...]]
     """first parts of the names of parameters below the blocks"""
 
@@ -148,6 +158,13 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
         """Take images of another size, a multiple of the patch size, in place, as timm does it."""
         module: Any = encoder
         module.set_input_size(img_size=img_size)
+
+    def released_names(self, encoder: AnyEncoder, tensors: Mapping[str, Tensor]) -> NamedWeights:
+        """Weights under the names of their releases → under timm's (default: unchanged).
+
+        Names that are known to neither stay as they are.
+        """
+        return NamedWeights(dict(tensors), {})
 
     @abstractmethod
     def timm_arguments(self, encoder: AnyEncoder) -> dict[str, Any]:

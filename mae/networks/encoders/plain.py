@@ -28,6 +28,7 @@ class PlainAdapter(EncoderAdapter[VisionTransformer]):
     modules = ("timm.models.vision_transformer", "timm.models.deit")
     # One size at a time: positions that are resized in each pass would be so in every step.
     arguments: ClassVar[dict[str, Any]] = {"dynamic_img_size": False}
+    final_norm = "fc_norm"
     stem = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre")
 
     def shape(self, encoder: VisionTransformer) -> EncoderShape:
@@ -77,7 +78,7 @@ class PlainAdapter(EncoderAdapter[VisionTransformer]):
 
 def vit_shape(vit: VisionTransformer | Eva, has_class_token: bool) -> EncoderShape:
     """Sizes of a Vision Transformer whose patches are projected independently of each other."""
-    embedding = vit.patch_embed
+    embedding: Any = vit.patch_embed
     height, width = embedding.img_size
     p, q = embedding.patch_size
     return EncoderShape(
@@ -94,10 +95,11 @@ def vit_shape(vit: VisionTransformer | Eva, has_class_token: bool) -> EncoderSha
 
 def size_arguments(vit: VisionTransformer | Eva) -> dict[str, Any]:
     """Arguments of `timm.create_model` for image size, patch size and channels."""
+    shape = vit_shape(vit, has_class_token=False)
     return {
-        "img_size": list(vit.patch_embed.img_size),
-        "patch_size": vit.patch_embed.patch_size[0],
-        "in_chans": vit.patch_embed.proj.in_channels,
+        "img_size": list(shape.img_size),
+        "patch_size": shape.patch_size[0],
+        "in_chans": shape.in_chans,
     }
 
 
@@ -145,9 +147,9 @@ def embed_visible(
     prefix, positions = position_prefix(vit), vit.pos_embed
     if positions is not None:
         tokens = tokens + gather_tokens(positions[:, prefix:].expand(b, -1, -1), ids_keep)
-    first = prefix_tokens(vit)
+    first: list[Tensor] = [*prefix_tokens(vit)]
     if first:
-        beginning: Tensor = torch.cat(first, dim=1)
+        beginning = torch.cat(first, dim=1)
         if prefix and positions is not None:
             beginning = beginning + positions[:, :prefix]
         tokens = torch.cat([beginning.expand(b, -1, -1).to(tokens.dtype), tokens], dim=1)

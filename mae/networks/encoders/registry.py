@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeGuard
 
+from timm.models import model_entrypoint
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -44,6 +45,12 @@ def adapter_of(encoder: nn.Module) -> EncoderAdapter[Any]:
         if kind in BY_CLASS:
             return BY_CLASS[kind]
     raise TypeError(f"no encoder: {type(encoder).__name__}")
+
+
+def adapter_named(name: str) -> EncoderAdapter[Any] | None:
+    """Adapter of the models that timm calls `name`; None: of a module without supported classes."""
+    module = model_entrypoint(name.split(".")[0]).__module__
+    return next((one for one in ADAPTERS if module in one.modules), None)
 
 
 def is_encoder(module: object) -> TypeGuard[TimmEncoder]:

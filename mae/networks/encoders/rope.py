@@ -6,6 +6,7 @@ block and head (Heo et al. 2024, arXiv:2403.13298).  timm's path for dropped pat
 the same way; the tests compare the two.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,13 +16,14 @@ from timm.models import checkpoint
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
-from mae.networks.encoders.contract import EncoderAdapter, EncoderShape
+from mae.networks.encoders.contract import EncoderAdapter, EncoderShape, NamedWeights
 from mae.networks.encoders.plain import (
     embed_visible,
     initialize_tokens,
     size_arguments,
     vit_shape,
 )
+from mae.networks.encoders.rope_names import to_timm_names
 from mae.networks.initial_weights import initialize_linears, initialize_projection
 
 
@@ -33,6 +35,7 @@ class RopeAdapter(EncoderAdapter[Eva]):
     modules = ("timm.models.eva",)
     # Rotations of one size, computed once instead of in each step.
     arguments: ClassVar[dict[str, Any]] = {"dynamic_img_size": False}
+    final_norm = "use_fc_norm"
     # The frequencies of mixed rotations are one parameter of all blocks, the first one included.
     stem = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre", "rope")
 
@@ -78,18 +81,22 @@ class RopeAdapter(EncoderAdapter[Eva]):
         """Tokens after each block, the last ones normalised."""
         tokens = encoder.norm_pre(encoder.pos_drop(embed_visible(encoder, visible, ids_keep)))
         table = rotations(encoder)
-        is_mixed = table is not None and table.ndim == 4
-        shared = None if table is None or is_mixed else table[ids_keep][:, None]
+        rope = None if table is None or table.ndim == 4 else table[ids_keep][:, None]
         features = []
         for number, block in enumerate(encoder.blocks):
-            # Indexing, whose gradient is added up in a fixed order on GPUs, unlike gather's.
-            rope = table[number].transpose(0, 1)[ids_keep].transpose(1, 2) if is_mixed else shared
+            if table is not None and table.ndim == 4:
+                # Indexing, whose gradient is added up in a fixed order on GPUs, unlike gather's.
+                rope = table[number].transpose(0, 1)[ids_keep].transpose(1, 2)
             if encoder.grad_checkpointing:
                 tokens = checkpoint(block, tokens, rope=rope)
             else:
                 tokens = block(tokens, rope=rope)
             features.append(tokens)
         return [*features[:-1], encoder.norm(tokens)]
+
+    def released_names(self, encoder: Eva, tensors: Mapping[str, Tensor]) -> NamedWeights:
+        """Weights of DINOv3, EVA, Perception Encoder and Sapiens2 under timm's names."""
+        return to_timm_names(tensors, encoder.state_dict().keys())
 
     def timm_arguments(self, encoder: Eva) -> dict[str, Any]:
         """Image and patch size, channels, place of the final norm."""

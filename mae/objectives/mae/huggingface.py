@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models.eva import Eva
 from torch import Tensor
 
 from mae.base.errors import UserError
@@ -20,6 +21,7 @@ from mae.export.contract import (
     refuse_options,
     weights,
 )
+from mae.export.dinov3 import write_dinov3
 from mae.export.huggingface import (
     CROP,
     ENCODER_NAMES,
@@ -77,11 +79,15 @@ model = ViTMAEForPreTraining.from_pretrained("FOLDER")  # further pretraining, r
 def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write both folders; without the decoder only ViTModel, in `folder` itself.
 
+    Encoders with rotary positions are written by `write_dinov3`.
+
     Raises UserError where transformers is not installed, for images of more than 8 bits, with the
     decoder for images that are not square, and as `refuse_beyond_plain`.
     """
     vit, config, model = request.encoder, request.config, mae_of(request)
     refuse_options(request, "hf", {"--pool": "its users pool themselves"})
+    if isinstance(vit, Eva):
+        return write_dinov3(folder, request, images)
     vit = refuse_beyond_plain(vit, "hf")
     refuse_unreadable(config.data)
     exported_decoder, remarks = named_decoder(request, "hf")
