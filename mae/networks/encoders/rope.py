@@ -45,16 +45,12 @@ class RopeAdapter(EncoderAdapter[Eva]):
 
     def refusals(self, encoder: Eva) -> list[str]:
         """What keeps patches from being embedded independently of each other."""
-        head = encoder.embed_dim // (self.shape(encoder).num_heads or 1)
         unsupported = {
             "another patch embedding": type(encoder.patch_embed) is not PatchEmbed,
             "neither absolute nor rotary positions": encoder.pos_embed is None
             and encoder.rope is None,
             "patch dropout": encoder.patch_drop is not None,
             "a norm after the pooling": not isinstance(encoder.fc_norm, nn.Identity),
-            f"attention heads of width {head}, and rotations need a multiple of 4": bool(
-                encoder.rope is not None and head % 4
-            ),
         }
         return [reason for reason, applies in unsupported.items() if applies]
 
