@@ -291,7 +291,7 @@ def test_timm_s_weights_come_with_their_licence(monkeypatch):
         (f"timm:{NAME}.augreg_in21k_ft_in1k", "the hub cannot be reached, and its cache"),
         (f"timm:{NAME}.nix", r"cannot be fetched: Invalid pretrained tag \(nix\)"),
         ("timm:nix", r"timm has no such model"),
-        ("timm:resnet18", "a ResNet, not a plain ViT of timm"),
+        ("timm:resnet18", "a ResNet, not timm.s VisionTransformer or"),
     ],
 )
 def test_timm_s_weights_not_to_be_had_are_one_line(monkeypatch, tmp_path, source, message):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeGuard
 
-from timm.models import model_entrypoint
+from timm.models import is_model, model_entrypoint
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -48,8 +48,9 @@ def adapter_of(encoder: nn.Module) -> EncoderAdapter[Any]:
 
 
 def adapter_named(name: str) -> EncoderAdapter[Any] | None:
-    """Adapter of the models that timm calls `name`; None: of a module without supported classes."""
-    module = model_entrypoint(name.split(".")[0]).__module__
+    """Adapter of the models that timm calls `name`; None: of no supported class."""
+    name = name.split(".")[0]
+    module = model_entrypoint(name).__module__ if is_model(name) else ""
     return next((one for one in ADAPTERS if module in one.modules), None)
 
 
