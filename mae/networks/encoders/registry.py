@@ -32,9 +32,17 @@ REASONS = {
     "Cait": "its class token enters after the blocks that see the patches",
     "ConVit": "its attention has positions of the whole grid",
     "CrossVit": "it has two branches with patches of different sizes",
-    "XCiT": "it mixes neighbouring patches by convolutions",
+    "Xcit": "it mixes neighbouring patches by convolutions",
     "Levit": "it begins with convolutions",
     "LevitDistilled": "it begins with convolutions",
+    **dict.fromkeys(
+        ("DeepseekVitEncoder", "Gemma4VitEncoder", "Qwen3VitEncoder"),
+        "it merges neighbouring patches at its end",
+    ),
+    **dict.fromkeys(
+        ("DeepseekVitClassifier", "Gemma4VitClassifier", "Qwen3VitClassifier"),
+        "its encoder is a module inside it",
+    ),
 }
 """class of timm's → why its patches cannot be left out"""
 
