@@ -2,8 +2,12 @@
 
 from typing import Any
 
-SETS: dict[str, dict[str, Any]] = {
+PLAIN: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {},
+    "vit_intern300m_patch14_448": {},  # of any size in timm, of one here
+}
+"""name of a VisionTransformer → arguments that its tiny instance needs"""
+ROPE: dict[str, dict[str, Any]] = {
     "eva02_base_patch14_224": {},  # unfused qkv, norm in the SwiGLU, axial, class token
     "eva02_base_patch16_clip_224": {},  # norm in the attention, too
     "eva02_enormous_patch14_clip_224": {},  # norms behind, no rotations
@@ -24,7 +28,8 @@ SETS: dict[str, dict[str, Any]] = {
     "vit_pe_lang_large_patch14_448": {},  # layer scale, no final norm
     "vit_pe_spatial_tiny_patch16_512": {},
 }
-"""name → arguments that its tiny instance needs"""
+"""name of an Eva → arguments that its tiny instance needs"""
+SETS = PLAIN | ROPE
 
 FEW = (
     "vit_small_patch16_dinov3_qkvb",

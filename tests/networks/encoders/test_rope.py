@@ -10,11 +10,10 @@ from mae.networks.encoders.registry import adapter_of
 from mae.networks.encoders.rope import RopeAdapter
 from mae.networks.patches import patchify
 from mae.networks.vit import build_encoder, forward_visible, layer_groups, parameter_groups
-from tests.networks.encoders.option_sets import SETS, tiny_arguments
+from tests.networks.encoders.option_sets import ROPE, tiny_arguments
 from tests.pretrained_weights.models import shaken
 
 SIZE = (16, 24)
-ROPE = [name for name in SETS if name != "vit_tiny_patch16_224"]
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 VARIANTS = [
     *((name, {}) for name in ROPE),
