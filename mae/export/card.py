@@ -16,6 +16,7 @@ from mae.networks.vit import encoder_shape, timm_encoder
 from mae.objectives import registry
 from mae.objectives.declaration import Card, Declaration
 from mae.pretrained_weights.init_record import data_names, shown_source
+from mae.pretrained_weights.licence import OWN_TERMS
 from mae.training.checkpoint.checkpoint_files import TrainingState
 from mae.training.checkpoint.run import Run
 
@@ -262,9 +263,10 @@ def _metadata(
     licence = str(init.get("license") or "").lower()
     # Hubs accept such names of licences only; `licence_in` reads the other two keys back.
     name = re.sub(r"[^a-z0-9.]+", "-", licence).strip("-")
+    is_listed = licence == name and not licence.endswith(OWN_TERMS)
     if licence:
-        lines += [f"license: {licence}"] if licence == name else ["license: other"]
-    if licence != name and name:
+        lines += [f"license: {licence}"] if is_listed else ["license: other"]
+    if name and not is_listed:
         lines.append(f"license_name: {name}")
     if init.get("non_commercial"):
         lines.append("non_commercial: true")

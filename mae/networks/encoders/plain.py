@@ -147,10 +147,10 @@ def embed_visible(
     prefix, positions = position_prefix(vit), vit.pos_embed
     if positions is not None:
         tokens = tokens + gather_tokens(positions[:, prefix:].expand(b, -1, -1), ids_keep)
-    first: list[Tensor] = [*prefix_tokens(vit)]
-    if first:
-        beginning = torch.cat(first, dim=1)
+    before: list[Tensor] = []
+    for token in prefix_tokens(vit):  # one by one, as DDP requires contiguous gradients
+        begin = sum(one.shape[1] for one in before)
         if prefix and positions is not None:
-            beginning = beginning + positions[:, :prefix]
-        tokens = torch.cat([beginning.expand(b, -1, -1).to(tokens.dtype), tokens], dim=1)
-    return tokens
+            token = token + positions[:, begin : begin + token.shape[1]]
+        before.append(token.expand(b, -1, -1).to(tokens.dtype))
+    return torch.cat([*before, tokens], dim=1) if before else tokens
