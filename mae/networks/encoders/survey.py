@@ -1,7 +1,7 @@
 """Survey of timm's transformers of images: which can be encoders, and why the others cannot."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -63,11 +63,11 @@ def refusal(model: nn.Module) -> str:
 
 def _shapes_of(name: str) -> nn.Module:
     """The model on the meta device, with one block where timm allows that: the rest are copies."""
-    shallow, pooled = {"depth": 1}, {"num_classes": 0, "global_pool": ""}
-    for arguments in ({**pooled, **shallow}, pooled, {}):
+    tokens: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
+    for arguments in ({**tokens, "depth": 1}, tokens, dict[str, Any]()):
         try:
             with torch.device("meta"):
-                return timm.create_model(name, **usual_arguments(name), **arguments)
+                return timm.create_model(name, **{**usual_arguments(name), **arguments})
         except CREATION:
             continue
     raise UserError(f"timm cannot build {name} at its default arguments")

@@ -1,5 +1,7 @@
 """Visible patches of encoders, against timm's own path for dropped patches."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -26,8 +28,8 @@ VARIANTS = [
 
 
 def tiny(name: str, **arguments) -> Eva:
-    arguments = {"img_size": SIZE, "patch_size": 4, **tiny_arguments(name), **arguments}
-    encoder = shaken(build_encoder(name, **arguments), 1).double()
+    sizes: dict[str, Any] = {"img_size": SIZE, "patch_size": 4, **tiny_arguments(name)}
+    encoder = shaken(build_encoder(name, **{**sizes, **arguments}), 1).double()
     assert isinstance(encoder, Eva)
     return encoder
 
@@ -46,7 +48,7 @@ def visible_of(images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 def test_values_and_gradients_equal_timms_own_patch_dropout(name, arguments):
     """In training, so that Sapiens2's random rescaling of positions is drawn in both."""
     ours, images = tiny(name, **arguments), some_images()
-    sizes = {**tiny_arguments(name), "img_size": SIZE, "patch_size": 4}
+    sizes: dict[str, Any] = {**tiny_arguments(name), "img_size": SIZE, "patch_size": 4}
     theirs = timm.create_model(
         name,
         num_classes=0,
@@ -95,7 +97,7 @@ def test_with_nothing_hidden_it_equals_forward_features(name):
 @pytest.mark.parametrize("name", ROPE)
 def test_initial_weights_are_those_of_the_paper(name):
     torch.manual_seed(0)
-    sizes = {"img_size": SIZE, "patch_size": 4, **tiny_arguments(name)}
+    sizes: dict[str, Any] = {"img_size": SIZE, "patch_size": 4, **tiny_arguments(name)}
     encoder = build_encoder(name, **sizes)
     frequencies = {key: p.clone() for key, p in encoder.named_parameters() if "rope" in key}
     adapter_of(encoder).initialize(encoder)
@@ -140,7 +142,7 @@ def test_frequencies_of_mixed_rotations_are_not_decayed_and_lie_lowest():
     ],
 )
 def test_options_that_keep_patches_in_are_refused(arguments, message):
-    sizes = {"embed_dim": 32, "depth": 1, "num_heads": 2, **arguments}
+    sizes: dict[str, Any] = {"embed_dim": 32, "depth": 1, "num_heads": 2, **arguments}
     with pytest.raises(UserError, match=f"rope_224 is not supported: it has {message}"):
         build_encoder("vit_small_patch16_rope_224", **sizes)
 
