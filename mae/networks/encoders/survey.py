@@ -1,6 +1,6 @@
 """Survey of timm's transformers of images: which can be encoders, and why the others cannot."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import timm
@@ -35,10 +35,10 @@ class Surveyed(NamedTuple):
     """why it cannot be an encoder; empty: it can"""
 
 
-def survey(contained: str = "", modules: Sequence[str] = MODULES) -> Iterator[Surveyed]:
-    """Names in `modules` that contain `contained`, each built on the meta device."""
+def survey(contained: str = "") -> Iterator[Surveyed]:
+    """Names in `MODULES` that contain `contained`, each built on the meta device."""
     known = {model_entrypoint(name).__module__ for name in timm.list_models()}
-    for module in modules:
+    for module in MODULES:
         if f"timm.models.{module}" not in known:
             continue  # of another version of timm
         for name in timm.list_models(module=module):
@@ -65,9 +65,10 @@ def _shapes_of(name: str) -> nn.Module:
     """The model on the meta device, with one block where timm allows that: the rest are copies."""
     tokens: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
     for arguments in ({**tokens, "depth": 1}, tokens, dict[str, Any]()):
+        arguments |= usual_arguments(name)
         try:
             with torch.device("meta"):
-                return timm.create_model(name, **{**usual_arguments(name), **arguments})
+                return timm.create_model(name, **arguments)
         except CREATION:
             continue
     raise UserError(f"timm cannot build {name} at its default arguments")

@@ -48,13 +48,14 @@ def visible_of(images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 def test_values_and_gradients_equal_timms_own_patch_dropout(name, arguments):
     """In training, so that Sapiens2's random rescaling of positions is drawn in both."""
     ours, images = tiny(name, **arguments), some_images()
-    sizes: dict[str, Any] = {**tiny_arguments(name), "img_size": SIZE, "patch_size": 4}
+    sizes: dict[str, Any] = {"img_size": SIZE, "patch_size": 4, **tiny_arguments(name)}
+    sizes |= {"dynamic_img_size": False, **arguments}
     theirs = timm.create_model(
         name,
         num_classes=0,
         global_pool="",
         patch_drop_rate=0.7,
-        **{"dynamic_img_size": False, **sizes, **arguments},
+        **sizes,
     ).double()
     assert isinstance(theirs, Eva) and theirs.patch_drop is not None
     theirs.load_state_dict(ours.state_dict(), strict=True)
