@@ -91,10 +91,15 @@ def infer_settings(weights: Weights, options: WeightOptions) -> InferredSettings
 
 def settable(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a model of timm that model.encoder_kwargs can hold, and no other setting."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, bool | int | float)
+
     return {
         key: value
         for key, value in arguments.items()
-        if key not in SET_ELSEWHERE and isinstance(value, bool | int | float | str)
+        if key not in SET_ELSEWHERE
+        and (is_number(value) or (isinstance(value, list) and all(map(is_number, value))))
     }
 
 
