@@ -64,11 +64,11 @@ def refusal(model: nn.Module) -> str:
 def _shapes_of(name: str) -> nn.Module:
     """The model on the meta device, with one block where timm allows that: the rest are copies."""
     tokens: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
-    for arguments in ({**tokens, "depth": 1}, tokens, dict[str, Any]()):
-        arguments |= usual_arguments(name)
+    choices: list[dict[str, Any]] = [{**tokens, "depth": 1}, tokens, {}]
+    for arguments in choices:
         try:
             with torch.device("meta"):
-                return timm.create_model(name, **arguments)
+                return timm.create_model(name, **arguments, **usual_arguments(name))
         except CREATION:
             continue
     raise UserError(f"timm cannot build {name} at its default arguments")
