@@ -1,6 +1,7 @@
 """Weights with rotary positions: releases, transformers, timm; none of the real ones is here."""
 
 import json
+from typing import Any
 
 import pytest
 import timm
@@ -24,7 +25,12 @@ MIXED = "vit_small_patch16_rope_mixed_224"
 
 
 def rope_mae(name: str = NAME, seed: int = 0, **arguments) -> MaskedAutoencoder:
-    sizes = {"img_size": (32, 32), "patch_size": 8, **tiny_arguments(name), **arguments}
+    sizes: dict[str, Any] = {
+        "img_size": (32, 32),
+        "patch_size": 8,
+        **tiny_arguments(name),
+        **arguments,
+    }
     torch.manual_seed(seed)
     return MaskedAutoencoder(build_encoder(name, **sizes), **DECODER).eval()
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -121,7 +122,7 @@ LAYOUTS: list[tuple[str, Callable[[Tensors], Tensors], int]] = [
 
 
 def encoder_of(name: str) -> Eva:
-    sizes = {"img_size": (16, 16), "patch_size": 4, **tiny_arguments(name)}
+    sizes: dict[str, Any] = {"img_size": (16, 16), "patch_size": 4, **tiny_arguments(name)}
     encoder = shaken(build_encoder(name, **sizes), 1)
     assert isinstance(encoder, Eva)
     return encoder

@@ -1,15 +1,16 @@
 """Every class and set of options of encoders in training and export."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
-from torch import nn
 
 from mae.base.errors import UserError
 from mae.evaluation.features import encoder_outputs
 from mae.export.contract import features
 from mae.objectives.base import total_loss
-from mae.objectives.mae.model import build_mae
+from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 from mae.objectives.registry import implementation
 from mae.pictures.attention import last_attention
 from mae.training.flops import flops_per_image
@@ -22,7 +23,7 @@ def settings(name: str) -> dict:
     return {"encoder": name, "kwargs": tiny_arguments(name), "patch_size": 4}
 
 
-def a_step(model: nn.Module, config, images: torch.Tensor, number: int) -> torch.Tensor:
+def a_step(model: MaskedAutoencoder, config, images: torch.Tensor, number: int) -> torch.Tensor:
     """Loss before a step of the optimizer; every trainable parameter gets a gradient."""
     groups = implementation("mae").parameter_groups(model, config)
     optimizer = build_optimizer(groups, config.optim)
@@ -61,7 +62,7 @@ def test_exports_for_timm_are_equal_bit_by_bit(tmp_path, in_process, name):
     """Written and read by `mae.export.check`; here by timm alone, at its default arguments."""
     request = export_request(**settings(name))
     assert exported("timm", request, tmp_path / "export").max_error == 0
-    theirs = timm.create_model(f"local-dir:{tmp_path}/export", pretrained=True).eval()
+    theirs: Any = timm.create_model(f"local-dir:{tmp_path}/export", pretrained=True).eval()
     images = request.normalize(images_of(request))
     with torch.no_grad():
         tokens, pooled = features(request.encoder, images, request.pool)
