@@ -34,8 +34,10 @@ LARGE_CROPS = [0.5, 1.0]
 WARMUP = 0.05
 """share of the epochs"""
 PUBLISHED_BATCH, PUBLISHED_WARMUP = 1024, 5.0
-NARROW, FASTER = 384, 4.0
-"""width below which the learning rate is so many times that of wider encoders"""
+PUBLISHED_WIDTH, PUBLISHED_LAYERS = 768, 13
+"""width of ViT-B, and its layers with a learning rate of their own (blocks and patch projection)"""
+SIZES = {"tiny": (192, 12), "small": (384, 12), "large": (1024, 24), "huge": (1280, 32)}
+"""(width, depth) by the word in timm's name"""
 
 CHOSEN = (
     *("train.batch_size", "train.epochs", "optim.lr", "optim.warmup_epochs"),
@@ -72,9 +74,8 @@ def adapted_settings(
         ]
     else:
         assert isinstance(config.model, VitModel)
-        is_narrow = width_of(config.model) < NARROW
         recipe = recipe_for(config.model.encoder)
-        choices = adapted(recipe, count(config), given, is_narrow)
+        choices = adapted(recipe, count(config), given, *size_of(config.model))
     if not config.init.from_:
         choices = [one for one in choices if one.key != "finetune.layer_decay"]
     return finetune_settings(source, words, choices)
@@ -95,12 +96,16 @@ def renamed(word: str) -> str:
 
 
 def adapted(
-    recipe: Mapping[str, Any], images: int, given: Mapping[str, Any], is_narrow: bool = False
+    recipe: Mapping[str, Any],
+    images: int,
+    given: Mapping[str, Any],
+    width: int = PUBLISHED_WIDTH,
+    depth: int = PUBLISHED_LAYERS - 1,
 ) -> list[Choice]:
     """Settings that replace those of `recipe` (nested) for so many labelled images.
 
     `given`: settings of the user as section.key → value, which stay as they are, and which the
-    others follow.  `is_narrow`: the encoder is below NARROW.  Empty from MANY images on.
+    others follow.  `width` and `depth` of the encoder.  Empty from MANY images on.
     """
     if images >= MANY:
         return []
@@ -122,10 +127,15 @@ def adapted(
     else:
         epochs = given.get("train.epochs", epochs)
     if not is_given("optim.blr", given):
-        peak = recipe["optim"]["blr"] * PUBLISHED_BATCH / 256 * (FASTER if is_narrow else 1.0)
+        narrower = max(1.0, PUBLISHED_WIDTH / width)
+        peak = recipe["optim"]["blr"] * PUBLISHED_BATCH / 256 * narrower
         lr = float(f"{peak * math.sqrt(batch / PUBLISHED_BATCH):.2g}")
-        size = ", and a small encoder" * is_narrow
+        size = f" and a width of {width}" * (narrower > 1)
         choose("optim.lr", lr, f"for a batch of {batch}{size}")
+    if depth + 1 < PUBLISHED_LAYERS:
+        decay = recipe["finetune"]["layer_decay"] ** (PUBLISHED_LAYERS / (depth + 1))
+        reason = f"the lowest of {depth} blocks learns as slowly as that of 12"
+        choose("finetune.layer_decay", float(f"{decay:.2g}"), reason)
     warmup = float(f"{WARMUP * epochs:.2g}")
     if warmup < PUBLISHED_WARMUP:
         choose("optim.warmup_epochs", warmup, f"{WARMUP:.0%} of {epochs:g} epochs")
@@ -133,7 +143,6 @@ def adapted(
         short = f"pays from {LONG:,} images seen on; here {round(epochs * images):,}"
         for key in ("mixup", "cutmix", "drop_path"):
             choose(f"finetune.{key}", 0.0, short)
-        choose("finetune.layer_decay", 0.9, "lower layers must move, too, in a short run")
     if epochs < SHORT_EPOCHS:
         few = f"strong augmentation costs accuracy in {epochs:g} epochs"
         choose("finetune.rand_augment", "", few)
@@ -142,10 +151,14 @@ def adapted(
     return made
 
 
-def width_of(model: VitModel) -> int:
-    """Width of an encoder by its arguments or the word in its name; NARROW where neither says."""
-    own = model.encoder_kwargs.get("embed_dim")
-    return int(own) if own else 192 if "_tiny_" in model.encoder else NARROW
+def size_of(model: VitModel) -> tuple[int, int]:
+    """Width and depth of an encoder by its arguments or the word in its name, else ViT-B's."""
+    width, depth = next(
+        (size for word, size in SIZES.items() if f"_{word}_" in model.encoder),
+        (PUBLISHED_WIDTH, PUBLISHED_LAYERS - 1),
+    )
+    own = model.encoder_kwargs
+    return int(own.get("embed_dim", width)), int(own.get("depth", depth))
 
 
 def power_of_two(number: float) -> int:

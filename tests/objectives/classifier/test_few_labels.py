@@ -2,7 +2,7 @@
 
 import pytest
 
-from mae.objectives.classifier.few_labels import CHOSEN, MANY, NARROW, adapted, width_of
+from mae.objectives.classifier.few_labels import CHOSEN, MANY, adapted, size_of
 from mae.objectives.classifier.recipe import recipe_for
 from mae.objectives.shared_sections import VitModel
 
@@ -31,21 +31,28 @@ def test_few_labels_get_small_batches_and_enough_steps(images):
 
 
 def test_regularisation_is_for_runs_that_are_long_enough():
-    assert chosen(1000)["finetune.mixup"] == 0 and chosen(1000)["finetune.layer_decay"] == 0.9
+    assert chosen(1000)["finetune.mixup"] == 0
     assert "finetune.mixup" not in chosen(90_000)
     assert "finetune.rand_augment" not in chosen(1000)
     assert chosen(1000, **{"train.epochs": 10})["finetune.rand_augment"] == ""
 
 
-def test_small_encoders_learn_faster():
-    wide, narrow = (
-        {one.key: one.value for one in adapted(RECIPE, 2000, {}, is_narrow)}["optim.lr"]
-        for is_narrow in (False, True)
-    )
-    assert narrow == pytest.approx(4 * wide) == pytest.approx(1e-3)
-    small = VitModel(encoder_kwargs={"embed_dim": 96})
-    assert width_of(small) == 96 and width_of(VitModel()) == NARROW
-    assert width_of(VitModel(encoder="vit_tiny_patch16_224")) == 192
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [
+        ({}, (768, 12)),
+        ({"encoder": "vit_small_patch16_224"}, (384, 12)),
+        ({"encoder": "vit_large_patch16_224"}, (1024, 24)),
+        ({"encoder_kwargs": {"embed_dim": 96, "depth": 4}}, (96, 4)),
+    ],
+)
+def test_rates_go_with_the_encoders_size(model, size):
+    width, depth = size_of(VitModel(**model))
+    assert (width, depth) == size
+    found = {one.key: one.value for one in adapted(RECIPE, 2000, {}, width, depth)}
+    assert found["optim.lr"] == pytest.approx(2.5e-4 * max(1, 768 / width), rel=0.02)
+    lowest = found.get("finetune.layer_decay", 0.65) ** (depth + 1)
+    assert lowest == pytest.approx(0.65**13, rel=0.1) or depth > 12
 
 
 def test_others_follow_what_is_given():
