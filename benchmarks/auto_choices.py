@@ -10,18 +10,17 @@ sees TUNED images with every model.  Finished runs are kept in WORK/results.json
 """
 
 import argparse
-import io
 import json
 import shutil
-import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from benchmarks.auto_data import Split, prepare, splits
 from mae.base.exit_status import DONE
 from mae.base.machine import this_machine
 from mae.cli import main as mae
@@ -42,95 +41,11 @@ PRETRAINING = 1e12
 TUNED = 6400
 """images seen by a fine-tuning, each time counted"""
 CONFIGS = Path(__file__).parents[1] / "configs"
-SHORT_SIDE = 128
-"""pixels to which the photographs are reduced beforehand: decoding is not what is measured"""
-BLOCK = 12
-"""neighbouring images that stay together where one set is divided: they may show one object"""
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 """C of the probe"""
 WARMUP = 0.15
 """share of the epochs, in the grid"""
 QUIET = ("log.wandb=false", "log.panel_every=0", "log.health_every=0", "data.workers=0")
-
-
-class Split(NamedTuple):
-    """One of the three data sets: shards without and with labels."""
-
-    train: str
-    labelled: str
-    test: str
-    images: int
-    labels: int
-
-
-def splits(work: Path) -> dict[str, Split]:
-    """The prepared data sets by name."""
-    counts = json.loads((work / "counts.json").read_text())
-    return {
-        name: Split(
-            *(str(work / name / part / "*.tar") for part in ("train", "labelled", "test")),
-            images=own["train"],
-            labels=own["labelled"],
-        )
-        for name, own in counts.items()
-    }
-
-
-def prepare(data: Path, work: Path) -> None:
-    """Write the three data sets: unlabelled, labelled and test shards, photographs reduced."""
-    counts: dict[str, dict[str, int]] = {}
-
-    def write(name: str, part: str, samples: list[tuple[bytes, bytes]]) -> None:
-        folder = work / name / part
-        folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(folder / "shard-000000.tar", "w") as tar:
-            for number, (image, label) in enumerate(samples):
-                for extension, content in (("cls", label), ("jpg", image)):
-                    member = tarfile.TarInfo(f"{number:06d}.{extension}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-        counts.setdefault(name, {})[part] = len(samples)
-
-    cifar = data / "cifar10"
-    images = list(samples_of(sorted(cifar.glob("train-*"))[:1]))
-    write("cifar10", "train", images)
-    write("cifar10", "labelled", images[:2000])
-    write("cifar10", "test", list(samples_of(sorted(cifar.glob("test-*"))[:1]))[:2000])
-    clothing = data / "clothing"
-    images = [reduced(one) for one in samples_of(sorted(clothing.glob("train-*")))]
-    write("clothing", "train", images)
-    write("clothing", "labelled", images)
-    rest = sorted([*clothing.glob("val-*"), *clothing.glob("test-*")])
-    write("clothing", "test", [reduced(one) for one in samples_of(rest)])
-    tiles = data / "tiles"
-    write("tiles", "train", [reduced(one) for one in samples_of(sorted(tiles.glob("train-*")))])
-    images = [reduced(one) for one in samples_of(sorted(tiles.glob("test-*")))]
-    for part, odd in (("labelled", 0), ("test", 1)):
-        own = [one for number, one in enumerate(images) if number // BLOCK % 2 == odd]
-        write("tiles", part, own)
-    (work / "counts.json").write_text(json.dumps(counts))
-
-
-def samples_of(shards: Sequence[Path]) -> Iterator[tuple[bytes, bytes]]:
-    """(image, label) of each sample."""
-    for shard in shards:
-        with tarfile.open(shard) as tar:
-            content = {one.name: tar.extractfile(one) for one in tar if one.isfile()}
-            for name, file in content.items():
-                if name.endswith(".jpg") and file:
-                    label = content[name.removesuffix("jpg") + "cls"]
-                    assert label is not None
-                    yield file.read(), label.read()
-
-
-def reduced(sample: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    """The sample with its image's short side at SHORT_SIDE."""
-    image = Image.open(io.BytesIO(sample[0]))
-    factor = SHORT_SIDE / min(image.size)
-    size = tuple(max(SHORT_SIDE, round(side * factor)) for side in image.size)
-    out = io.BytesIO()
-    image.resize(size, Image.Resampling.LANCZOS).save(out, "JPEG", quality=92)  # pyrefly: ignore
-    return out.getvalue(), sample[1]
 
 
 def model(width: int, depth: int, patch: int) -> tuple[str, ...]:
@@ -301,6 +216,40 @@ def finetuned(folder: Path, split: Split, seed: int, *settings: str) -> float:
     return json.loads((out / "evaluation.json").read_text())["accuracy"]
 
 
+def table(results: Path, names: Sequence[str]) -> list[str]:
+    """Median over the seeds ± their standard deviation, in per cent: a Markdown table for each set.
+
+    Seconds are of CPU time, of the pretraining alone.
+    """
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
+    lines = []
+    for name in names:
+        own = [row for row in rows if row["set"] == name]
+        lines += [f"**{name}**", "", "| | steps | images seen | s | probe | fine-tuned | seeds |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        for case in dict.fromkeys(row["case"] for row in own):
+            found = [row for row in own if row["case"] == case]
+            first = found[0]
+            counts = f"{first['steps']:,} | {first['images']:,} | {first['seconds']}"
+            probed, tuned = (spread(found, key) for key in ("probe", "finetuned"))
+            lines.append(f"| {case} | {counts} | {probed} | {tuned} | {len(found)} |")
+        auto = [row for row in own if row["case"] == AUTO]
+        untrained, pixels = spread(auto, "untrained"), spread(auto, "pixels")
+        lines.append(f"| auto's encoder, untrained | 0 | 0 | 0 | {untrained} | | {len(auto)} |")
+        scratch = spread(auto, "scratch")
+        lines.append(f"| auto's encoder, from scratch | 0 | 0 | 0 | | {scratch} | {len(auto)} |")
+        lines += [f"| raw pixels, 16 x 16 | | | | {pixels} | | {len(auto)} |", ""]
+    return lines
+
+
+def spread(rows: Sequence[dict[str, Any]], key: str) -> str:
+    """`median ± standard deviation` in per cent, of the rows that have `key`."""
+    values = [100 * row[key] for row in rows if key in row]
+    if not values:
+        return ""
+    return f"{median(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the data, run what is missing, or print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks.auto_choices", description=__doc__)
@@ -316,6 +265,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare(args.data, args.work)
         return 0
     results = args.work / "results.jsonl"
+    if args.action == "table":
+        print("\n".join(table(results, args.sets)))
+        return 0
     done = (
         [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     )
