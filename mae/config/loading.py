@@ -15,7 +15,14 @@ from pydantic import ValidationError
 
 from mae.base.errors import UserError
 from mae.base.redaction import for_record
-from mae.config.migration import is_recorded_config, migrate_settings, rename_old_keys, renamed_keys
+from mae.config.migration import (
+    SWITCHES,
+    fold_switches,
+    is_recorded_config,
+    migrate_settings,
+    rename_old_keys,
+    renamed_keys,
+)
 from mae.config.sections import OF_THIS_CALL, Config, sections
 from mae.config.types import describe_error, flatten, keys_of
 from mae.config.validation import conflicting_settings
@@ -44,7 +51,7 @@ def load_config(
     With `command` (such as `mae pretrain`), objectives that another command trains are refused.
     Raises UserError with one line per error.
     """
-    values: dict[str, Any] = copy.deepcopy(dict(base or {}))
+    values: dict[str, Any] = fold_switches(copy.deepcopy(dict(base or {})))
     source = dict.fromkeys(flatten(values), "defaults")
     if path is not None:
         path = Path(path)
@@ -54,6 +61,7 @@ def load_config(
         written = rename_old_keys(written, str(path))
         source |= dict.fromkeys(flatten(written), str(path))
         _merge(values, written)
+        values = fold_switches(values)
         values.setdefault("output", f"runs/{path.stem}")
     errors, spelling = [], dict[str, str]()
     for override in overrides:
@@ -150,7 +158,7 @@ def parse_config(
         common = sections(Config).keys() - {"model"} | {"output"}
         values = {key: value for key, value in values.items() if key in common}
     try:
-        config = kind.model_validate(_with_defaults(kind, values))
+        config = kind.model_validate(_with_defaults(kind, fold_switches(dict(values))))
     except ValidationError as error:
         # Only the first error of a key: a union has one for each of its types.
         explained = dict(_explain(one, kind) for one in reversed(error.errors()))
@@ -258,6 +266,7 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
 def _in_sections(key: str, config: type[Config]) -> str:
     """Settings of that name with their section, such as train.batch_size; "" for none."""
     own = {name: keys_of(section) for name, section in sections(config).items()}
+    own["log"] = [*own["log"], *SWITCHES]
     found = [f"{name}.{key}" for name, keys in own.items() if key in keys]
     every = {one: name for name, keys in own.items() for one in keys}
     close = difflib.get_close_matches(key, every, n=1, cutoff=0.8)

@@ -114,6 +114,10 @@ FREE_ON_RESUME = (
 """settings that may change between the starts of a run, besides those of `log`"""
 
 
+INTERVALS = ("train.checkpoint_every", "log.panel_every", "log.health_every")
+"""intervals that, where they are not set, are shares of a short run"""
+
+
 def changed_settings(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """Changed settings as `key: old → new`: (fixed for a resumed run, free to change).
 
@@ -123,6 +127,8 @@ def changed_settings(old: Config, new: Config) -> tuple[list[str], list[str]]:
     before, after = (flatten(for_record(one.model_dump(mode="json"))) for one in (old, new))
     measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
     measured |= declaration(new.objective).completed_keys(new)
+    # Without a number they follow from the length of the run, once that is known.
+    measured |= {key for key in INTERVALS if after.get(key) is None}
     fixed, free = [], []
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key) and not is_within(key, measured):

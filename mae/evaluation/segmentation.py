@@ -142,7 +142,7 @@ def evaluate_encoder(
             columns |= ImageCounts.of(table).columns(key)
         return pack_columns(columns, [reason for _, reasons in parts for reason in reasons])
 
-    name, show = probing.parts("test"), ProgressLine(log, "images")
+    name, show = probing.parts("test"), ProgressLine("segmenting", "images", log)
     parts = do_batches(work, name, len(test.samples), BATCH, compute, pack, show)
     if not work.portion.joins:
         return None
@@ -172,7 +172,7 @@ def training_patches(
         columns = _joined(found)._asdict() if found else {}
         return pack_columns(columns, [reason for _, reasons in parts for reason in reasons])
 
-    name, show = probing.parts("patches"), ProgressLine(probing.log, "images")
+    name, show = probing.parts("patches"), ProgressLine("encoding", "images", probing.log)
     total = len(train.samples)
     parts = do_batches(probing.work, name, total, BATCH, compute, pack, show, needs_all=True)
     skipped, found = probing.skipped(train), []

@@ -94,7 +94,7 @@ def embed(request: EmbedRequest) -> dict[str, Any] | None:
             PICTURES,
             lambda batches: _thumbnails(request, vectors, batches),
             pack_thumbnails,
-            ProgressLine(log, "images", quiet=True),
+            ProgressLine("reading thumbnails", "images", log),
             together=TOGETHER,
         )
         count = max(min(request.k, total - 1), request.projection.neighbours(total))
@@ -106,7 +106,7 @@ def embed(request: EmbedRequest) -> dict[str, Any] | None:
             QUERIES,
             lambda batches: _neighbours(vectors, batches, count, source.device),
             _pack_neighbours,
-            ProgressLine(log, "images", quiet=True),
+            ProgressLine("searching neighbours", "images", log),
         )
         origin = None
         if portion.joins:
@@ -177,7 +177,7 @@ def _joined(parts: Iterator[PartResult]) -> Neighbours:
 def _map(request: EmbedRequest, vectors: Vectors, near: Neighbours, pixels: Vectors) -> bytes:
     projection, log = request.projection, request.log
     log(f"map by {projection.method}")
-    show = ProgressLine(log, "iterations", quiet=True)
+    show = ProgressLine("drawing the map", "iterations", log)
     places = project(vectors.values, projection, near, show)
     log("figures: neighbours on the map, and of the vectors, beside PCA")
     figures = measure(projection, vectors, places, pixels, request.source.encoder.img_size)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
+from mae.base.progress import busy
 from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import Config
 from mae.data.class_matching import with_class_names
@@ -186,14 +187,14 @@ class Evaluator:
         if self.held_out is not None and is_sharded(learner.objective):
             self.held_out = None
             tracker.print_line("held-out images are not evaluated while the weights are sharded")
-        if self.config.log.panel_every and not draws_panels(self.config, learner.objective):
+        if self.plan.intervals.panel and not draws_panels(self.config, learner.objective):
             tracker.print_line(
                 f"panels  none: {self.config.objective} draws and reconstructs nothing"
             )
 
     def evaluate(self, done: int, is_end: bool) -> None:
         """Draw panels and evaluate if due after step `done`.  All processes call it."""
-        every = self.config.log.panel_every
+        every = self.plan.intervals.panel
         draws = self.panel is not None and ((every and done % every == 0) or is_end)
         evaluates = self.held_out is not None and (is_end or self._is_epoch_mark(done))
         average = self.learner.average
@@ -205,7 +206,7 @@ class Evaluator:
 
     def _is_epoch_mark(self, done: int) -> bool:
         """True where this step passed a multiple of log.health_every epochs."""
-        every = self.config.log.health_every
+        every = self.plan.intervals.health
         return self.plan.epoch(done) // every > self.plan.epoch(done - 1) // every
 
     def _draw(self, panel: PanelImages, step: int) -> None:
@@ -213,7 +214,8 @@ class Evaluator:
         objective, device = self.learner.objective, self.learner.accelerator.device
         images, seeds = panel.images.to(device), panel.seeds.to(device)
         title = f"step {step}, {panel.source}"
-        picture = draw_panel(self.config, objective, images, seeds, title)
+        with busy("drawing a panel"):
+            picture = draw_panel(self.config, objective, images, seeds, title)
         if picture is not None and self.tracker.is_main:
             path = self.run.panels / f"step-{step:09d}.png"
             save_png(picture, path)
@@ -232,9 +234,10 @@ class Evaluator:
             log=self.tracker.print_line,
         )
         try:
-            metrics = implementation(self.config.objective).measure(objective, held_out)
-            if metrics is None:
-                metrics = measure_held_out(objective, held_out)[0]._asdict()
+            with busy("evaluating the held-out images"):
+                metrics = implementation(self.config.objective).measure(objective, held_out)
+                if metrics is None:
+                    metrics = measure_held_out(objective, held_out)[0]._asdict()
         except UserError as error:  # the same on all processes, and no reason to end a run
             self.tracker.print_line(f"held-out images: not evaluated: {error}")
             return

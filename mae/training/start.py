@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mae.base.device import idle_gpus
 from mae.base.launch import check_launch
+from mae.base.progress import shown_imports
 from mae.config.sections import Config
 from mae.training.safety.lifecycle import RunLifecycle
 
@@ -20,8 +21,8 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
     def work() -> None:
         check_launch(os.environ)
         config = load()
-        # imports torch: not needed to report a misspelt setting
-        from mae.training.train import destroy_process_group, train
+        with shown_imports():  # of torch: not needed to report a misspelt setting
+            from mae.training.train import destroy_process_group, train
 
         if not config.train.num_processes and (line := idle_gpus()):
             print(line, file=sys.stderr)
