@@ -35,7 +35,7 @@ from mae.training.checkpoint.run import Run
 from mae.training.evaluator import draw_panel, draws_panels
 from mae.training.meter import Meter
 from mae.training.optim import OptimizerStep
-from mae.training.plan import Plan, build_accelerator
+from mae.training.plan import PANEL_EVERY, Plan, build_accelerator, intervals
 from mae.training.safety.guard import Guard
 from mae.training.safety.step_flags import StepFlagReducer, StepFlags
 from mae.training.step import Learner, Step, build_learner, train_step
@@ -59,7 +59,7 @@ class MonitoredStep:
             num_samples=STEPS,
             steps=STEPS,
             lr=1e-4,
-            intervals=intervals(config, PANEL_EVERY * PANELS),
+            intervals=intervals(config, STEPS),
         )
         self.flag_reducer, self.guard = StepFlagReducer(timedelta(minutes=1)), Guard(config.guard)
         self.meter, self.clock = Meter.of(self.device, self.declared), Clock()

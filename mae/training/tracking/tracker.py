@@ -3,7 +3,6 @@
 import re
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -21,6 +20,8 @@ from mae.training.tracking.services import SERVICES, ServiceTracker
 from mae.training.tracking.tensorboard import TensorboardTracker
 from mae.training.tracking.wandb import start_wandb
 
+MOST_LOST = 60.0
+"""seconds of failed calls after which a tracker is given up"""
 STEP = re.compile(r"(step )( *\d+)")
 """place of the step in a progress line"""
 
@@ -70,8 +71,8 @@ class Tracker:
         self.run = run
         self.is_main = is_main
         self.backends = start_backends(run, config, step) if is_main else {}
-        self.failures: Counter[str] = Counter()
-        """failures of each tracker"""
+        self.lost_seconds: dict[str, float] = {}
+        """time spent in failed calls of each tracker that has failed"""
         self.line = ""
         """the last progress line"""
         self.line_at = 0.0
@@ -121,14 +122,24 @@ class Tracker:
             self._for_each_backend(lambda backend: backend.close())
 
     def _for_each_backend(self, action: Callable[[Backend], None]) -> None:
-        """Apply `action` to each backend; a failure is printed once and never ends the run."""
-        for name, backend in self.backends.items():
+        """Apply `action` to each backend; a failure is printed once and never ends the run.
+
+        One that has taken MOST_LOST seconds of failed calls is not called any more.
+        """
+        for name, backend in list(self.backends.items()):
+            start = time.monotonic()
             try:
                 action(backend)
             except Exception as error:
-                self.failures[name] += 1
-                if self.failures[name] == 1:
+                if name not in self.lost_seconds:
                     self.print_line(f"{name}: tracking is incomplete from here on: {error}")
+                lost = self.lost_seconds.get(name, 0.0) + time.monotonic() - start
+                self.lost_seconds[name] = lost
+                if lost > MOST_LOST:
+                    self.print_line(
+                        f"{name}: not tracking any more, after {lost:.0f} s of failures"
+                    )
+                    del self.backends[name]
 
     def end_line(self) -> None:
         """End an open progress line, so that the next output starts a new line."""
