@@ -112,6 +112,7 @@ def run(args: argparse.Namespace) -> None:
         "run": args.features,
         "model_sha256": source.encoder.sha256,
         "feature": source.feature,
+        "similarity": "cosine, less the mean of the images searched",
         "data": images.manifest.fingerprint,
         "searched": len(among.samples),
         "index": args.index,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from mae.data.class_names import quoted
 from mae.data.images import Images, usable_image
 from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest
+from mae.data.sample_names import sample_name
 from mae.data.training_data import TrainingSource, open_images, open_labelled
 from mae.data.transform import stack
 from mae.data.views import CentredViews
@@ -43,6 +45,8 @@ class PanelImages(NamedTuple):
     images: Tensor
     seeds: Tensor
     source: str
+    names: list[str]
+    """key and class of each image"""
 
 
 class EvaluationImages(NamedTuple):
@@ -126,10 +130,12 @@ def panel_images(
     views = CentredViews(images, objective.img_size, config.data.crop_pct)
     manifest, seed = images.manifest, config.train.seed
     usable = (usable_image(views.view, manifest, number, seed, epoch=0) for number in range(count))
-    shown = stack([one.image for one in usable])
+    found = list(usable)
+    shown = stack([one.image for one in found])
     seeds = fold(config.train.seed, Stream.PANEL, torch.arange(count).numpy())
     name = "training images (no data.val)" if held_out is None else "held-out images"
-    return PanelImages(shown, as_tensor(seeds), name)
+    names = [sample_name(manifest, one.sample) for one in found]
+    return PanelImages(shown, as_tensor(seeds), name, names)
 
 
 def open_evaluation_images(
@@ -151,16 +157,21 @@ def draws_panels(config: Config, objective: Objective) -> bool:
 
 @torch.no_grad()
 def draw_panel(
-    config: Config, objective: Objective, images: Tensor, seeds: Tensor, title: str
+    config: Config,
+    objective: Objective,
+    images: Tensor,
+    seeds: Tensor,
+    title: str,
+    names: Sequence[str] = (),
 ) -> Image.Image | None:
     """Draw the objective's own panel, or its reconstructions; None where it has neither."""
     was_training = objective.training
     objective.eval()
     try:
-        own = implementation(config.objective).panel(objective, images, seeds, title)
+        own = implementation(config.objective).panel(objective, images, seeds, title, names)
         if own is not None or not hasattr(objective, "reconstruct"):
             return own
-        return reconstruction_panel(objective, images, seeds, title)
+        return reconstruction_panel(objective, images, seeds, title, names)
     finally:
         objective.train(was_training)
 
@@ -215,7 +226,7 @@ class Evaluator:
         images, seeds = panel.images.to(device), panel.seeds.to(device)
         title = f"step {step}, {panel.source}"
         with busy("drawing a panel"):
-            picture = draw_panel(self.config, objective, images, seeds, title)
+            picture = draw_panel(self.config, objective, images, seeds, title, panel.names)
         if picture is not None and self.tracker.is_main:
             path = self.run.panels / f"step-{step:09d}.png"
             save_png(picture, path)
