@@ -1,4 +1,4 @@
-"""Lists of the report: panels, events, unreadable images, settings, starts."""
+"""Lists of the report: panels, events, data, settings, commands, starts."""
 
 import base64
 import io
@@ -6,13 +6,14 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
+from mae.base.disk_space import gigabytes
 from mae.config.types import flatten
 from mae.evaluation.diagnosis import number
 from mae.pictures.html import Markup, join, table, tag, text, void
@@ -26,10 +27,14 @@ LARGEST_PNG = 300_000
 """maximum size of a PNG in bytes; a larger picture becomes a JPEG"""
 MOST_EVENTS = 40
 """maximum number of events"""
-MOST_QUARANTINED = 20
-"""maximum number of unreadable images"""
+MOST_COMMANDS = 12
+"""maximum number of starts whose command is shown"""
+LONGEST_COMMAND = 4000
+"""maximum number of characters of a command"""
 OF_EACH_START = ("time", "step", "event", "pid")
 """keys of a start that always differ"""
+OWN_SECTIONS = ("cautions", "command", "dataset")
+"""keys of a start that other sections show"""
 LONGEST = 300
 """maximum number of characters of a value"""
 
@@ -89,13 +94,7 @@ def panels(record: Record) -> Markup:
     shown = []
     for picture in pictures:
         title = picture.name if picture.step is None else f"step {picture.step:,}"
-        if not picture.uri:
-            shown.append(tag("figure", tag("figcaption", text(f"{title}: damaged"))))
-            continue
-        width, height = picture.size
-        image = void("img", src=picture.uri, alt=f"panel of {title}", width=width, height=height)
-        button = void("input", type="checkbox", aria_label=f"enlarge {title}")
-        shown.append(tag("figure", tag("figcaption", text(title)), tag("label", button, image)))
+        shown.append(enlargeable(picture, title))
     if not shown:
         return none("No panels yet.")
     count = len(record.panels)
@@ -105,41 +104,88 @@ def panels(record: Record) -> Markup:
     return join([lead, tag("div", *shown, class_="panels")])
 
 
+def enlargeable(picture: Picture, title: str) -> Markup:
+    """Figure with a panel that a click enlarges."""
+    if not picture.uri:
+        return tag("figure", tag("figcaption", text(f"{title}: damaged")))
+    width, height = picture.size
+    image = void("img", src=picture.uri, alt=f"panel of {title}", width=width, height=height)
+    button = void("input", type="checkbox", aria_label=f"enlarge {title}")
+    return tag("figure", tag("figcaption", text(title)), tag("label", button, image))
+
+
 def events(record: Record) -> Iterator[Markup]:
     """Counts of events by kind, and a table of the last ones."""
     found = record.events
     if not found:
         yield none("None recorded.")
         return
-    counts = Counter(_shown(row.get("event", "?")) for row in found)
+    counts = Counter(shown_value(row.get("event", "?")) for row in found)
     lead = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common(12))
     if len(found) > MOST_EVENTS:
         lead += f"; the last {MOST_EVENTS} of {len(found):,}, see events.jsonl"
     yield tag("p", text(lead), class_="lead")
     rows = []
     for row in found[-MOST_EVENTS:]:
-        rest = {key: row[key] for key in row if key not in ("time", "step", "event")}
-        details = ", ".join(f"{key} {_shown(value)}" for key, value in rest.items())
+        rest = {key: row[key] for key in row if key not in ("time", "step", "event", "reason")}
+        details = [f"{key} {shown_value(value)}" for key, value in rest.items()]
+        reason = shown_value(row["reason"]) if row.get("reason") else ""
         step = number(row, "step")
         at = "" if step is None else f"{step:,.0f}"
-        cells = (_time(row.get("time")), at, _shown(row.get("event", "?")), details)
+        why = ", ".join(filter(None, [reason, *details]))
+        cells = (_time(row.get("time")), at, shown_value(row.get("event", "?")), why)
         rows.append([text(cell) for cell in cells])
-    yield table(["time", "step", "event", "details"], rows)
+    yield table(["time", "step", "event", "reason"], rows)
 
 
-def quarantine(record: Record) -> Markup:
-    """Number of unreadable images, and a table of the first."""
-    rows = record.quarantine
-    if not rows:
-        return none("None.")
-    lead = f"{len(rows):,} replaced by others" + (
-        f"; the first {MOST_QUARANTINED}, see quarantine.jsonl"
-        if len(rows) > MOST_QUARANTINED
-        else ""
-    )
-    keys = ("step", "shard", "key", "error")
-    cells = [[text(_shown(row.get(key, ""))) for key in keys] for row in rows[:MOST_QUARANTINED]]
-    return join([tag("p", text(lead), class_="lead"), table(keys, cells)])
+def data(record: Record) -> Iterator[Markup]:
+    """Table of facts on the images, as the last start recorded them."""
+    found = record.starts[-1].get("dataset") if record.starts else None
+    facts = found if isinstance(found, dict) else {}
+    shown = record.settings
+    rows = [
+        ("training shards", shown_value(shown.get("data.train") or shown.get("data.mixture", ""))),
+        ("images", _count(facts, "images")),
+        ("shards", _shards(facts)),
+        ("formats", _formats(facts.get("formats"))),
+        ("labels", _labels(facts)),
+        ("held-out shards", shown_value(shown.get("data.val") or "none")),
+        ("held-out images", _count(facts, "held_out")),
+        ("pixels", _pixels(record)),
+    ]
+    cells = [[text(name), text(value)] for name, value in rows if value]
+    yield table(["", ""], cells)
+
+
+def _count(facts: Mapping[str, Any], key: str) -> str:
+    value = number(facts, key)
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _shards(facts: Mapping[str, Any]) -> str:
+    size = number(facts, "shard_bytes")
+    return _count(facts, "shards") + ("" if size is None else f", {gigabytes(size)}")
+
+
+def _formats(found: Any) -> str:
+    if not isinstance(found, dict):
+        return ""
+    return ", ".join(f"{_count(found, name)} {name}" for name in found)
+
+
+def _labels(facts: Mapping[str, Any]) -> str:
+    labelled = number(facts, "labelled")
+    if not labelled:
+        return "none" if labelled == 0 else ""
+    return f"{labelled:,.0f} images, {_count(facts, 'classes')} classes"
+
+
+def _pixels(record: Record) -> str:
+    found = record.settings
+    names = {"in_chans": "channels", "bits": "bits", "img_size": "size", "mean": "mean"}
+    names |= {"std": "standard deviation"}
+    known = {word: found.get(f"data.{key}") for key, word in names.items()}
+    return "; ".join(f"{word} {shown_value(v)}" for word, v in known.items() if v is not None)
 
 
 def settings(record: Record) -> Iterator[Markup]:
@@ -151,20 +197,40 @@ def settings(record: Record) -> Iterator[Markup]:
         yield tag("p", text(f"{len(changed)} differ from the defaults."), class_="lead")
         known = default_settings(record)
         rows = [
-            [_key(key), _code(value), _code(usual) if key in known else text("")]
+            [key_markup(key), code_markup(value), code_markup(usual) if key in known else text("")]
             for key, (usual, value) in changed.items()
         ]
         yield table(["setting", "here", "default"], rows)
     if record.settings:
-        every = [[_key(key), _code(value)] for key, value in record.settings.items()]
+        every = [[key_markup(key), code_markup(value)] for key, value in record.settings.items()]
         title = tag("summary", text(f"All {len(every)} settings"))
         yield tag("details", title, table(["setting", "value"], every))
+
+
+def commands(record: Record) -> Iterator[Markup]:
+    """Command of each start, as it was typed, with time, step and folder."""
+    found = [start for start in record.starts if start.get("command")]
+    if not found:
+        yield none("Not recorded.")
+        return
+    if len(found) > MOST_COMMANDS:
+        lead = f"The last {MOST_COMMANDS} of {len(found):,} starts."
+        yield tag("p", text(lead), class_="lead")
+    items = []
+    for start in found[-MOST_COMMANDS:]:
+        step = number(start, "step") or 0
+        word = f"resumed at step {step:,.0f}" if step else "started"
+        host, folder = (shown_value(start.get(key, "")) for key in ("host", "folder"))
+        about = f"{_time(start.get('time'))}: {word} on {host}, in {folder}"
+        words = str(start["command"])[:LONGEST_COMMAND]
+        items.append(tag("li", text(about), tag("pre", text(words))))
+    yield tag("ul", *items, class_="starts")
 
 
 def starts(record: Record) -> Iterator[Markup]:
     """Versions and hardware of the last start, and keys that differ between starts."""
     found = [
-        flatten({key: one for key, one in start.items() if key != "cautions"})
+        flatten({key: one for key, one in start.items() if key not in OWN_SECTIONS})
         for start in record.starts
     ]
     if not found:
@@ -180,24 +246,26 @@ def starts(record: Record) -> Iterator[Markup]:
         lead = f"The last of {len(found)} starts. "
         lead += f"Different between starts: {', '.join(differing)}." if differing else ""
         yield tag("p", text(lead), class_="lead")
-    yield table(["", ""], [[_key(key), _code(value)] for key, value in last.items()])
+    yield table(["", ""], [[key_markup(key), code_markup(value)] for key, value in last.items()])
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """Value of a record as text of at most LONGEST characters."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple) and value:
-        words = ", ".join(map(_shown, value))
+        words = ", ".join(map(shown_value, value))
     else:
         words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return words if len(words) <= LONGEST else f"{words[:LONGEST]}…"
 
 
-def _code(value: Any) -> Markup:
-    return tag("code", text(_shown(value)))
+def code_markup(value: Any) -> Markup:
+    """Value of a setting."""
+    return tag("code", text(shown_value(value)))
 
 
-def _key(name: str) -> Markup:
+def key_markup(name: str) -> Markup:
     """Dotted key that may wrap after each of its words."""
     parts = re.split(r"(?<=[._])", name)
     return tag("code", *(join([text(part), void("wbr")]) for part in parts))
