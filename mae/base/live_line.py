@@ -28,6 +28,8 @@ class _Line:
         self.drawn_at = -1e9
         self.is_mid_line = False
         """other output has begun a line and not ended it"""
+        self.quiet_since: float | None = None
+        """time of the last output of a command; None: the output is not guarded"""
 
 
 _line = _Line()
@@ -73,6 +75,21 @@ def clear() -> None:
         _end()
 
 
+@contextmanager
+def watched() -> Iterator[None]:
+    """Context of a command whose output is guarded: `quiet_since` is known."""
+    before, _line.quiet_since = _line.quiet_since, time.monotonic()
+    try:
+        yield
+    finally:
+        _line.quiet_since = before
+
+
+def quiet_since() -> float | None:
+    """Time (monotonic) of the last output of the command, or its start; None: not known."""
+    return _line.quiet_since
+
+
 def is_free_for(owner: object, seconds: float) -> bool:
     """True where `owner` drew last, or nobody for so many seconds, and no other line is begun."""
     is_own = _line.owner is owner or time.monotonic() - _line.drawn_at >= seconds
@@ -87,6 +104,8 @@ def interrupted(text: str) -> Iterator[None]:
         if is_other:
             _end()
         yield
+        if text and _line.quiet_since is not None:
+            _line.quiet_since = time.monotonic()
         if is_other:
             _line.is_mid_line = not text.endswith("\n")
 

@@ -102,7 +102,8 @@ def guarded_output(
     out.fallback = errors.fallback = fallback
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, errors)
     try:
-        yield out
+        with live_line.watched():
+            yield out
     finally:
         for stream in (out, errors):
             stream.flush()  # while failures are still caught

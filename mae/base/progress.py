@@ -22,13 +22,15 @@ Log = Callable[[str], None]
 """prints a line"""
 Progress = Callable[[int, int], None]
 """called with (done, total)"""
-APPEARS = 2.0
+APPEARS = 1.5
 """seconds after which work is shown on a terminal"""
+LEAST = 0.4
+"""the same where nothing was shown for APPEARS before"""
 EVERY = 10.0
 """seconds between two lines elsewhere"""
 REDRAWN = 0.2
 """seconds between two updates on a terminal"""
-TICK = 1.0
+TICK = 0.5
 """seconds between two updates of a work that counts nothing meanwhile"""
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "diffusers", "wandb", "mlflow")
 """packages whose import takes seconds"""
@@ -69,17 +71,32 @@ class ShownWork:
         if self.is_hidden or not (text := self.text(now - self.start)):
             return
         if sys.stderr.isatty():
-            is_due = is_last or now - self.shown_at >= REDRAWN
             is_free = not is_tick or live_line.is_free_for(self, APPEARS)
-            if now - self.start >= APPEARS and is_due and is_free:
+            is_due = is_last or now - self.shown_at >= REDRAWN
+            if is_due and is_free and self._is_long(now):
                 live_line.draw(sys.stderr, text, self)
                 self.shown_at, self.is_shown = now, True
-                if is_last:
-                    live_line.end()
-        elif self.is_shown if is_last else now - max(self.shown_at, ShownWork.printed_at) >= EVERY:
+            if is_last and now - self.start >= APPEARS:
+                live_line.end()
+            elif is_last and self.is_shown:
+                live_line.clear()
+        elif self.is_shown if is_last else self._is_line_due(now):
             self.shown_at = ShownWork.printed_at = now
             self.is_shown = True
             self.log(text)
+
+    def _is_long(self, now: float) -> bool:
+        """True for work to show on a terminal: after a while, or where nothing else was shown."""
+        quiet = now - (live_line.quiet_since() or now)
+        seconds = now - self.start
+        return self.is_shown or seconds >= APPEARS or (quiet >= APPEARS and seconds >= LEAST)
+
+    def _is_line_due(self, now: float) -> bool:
+        """True after EVERY seconds without a line; within a command without any output at all."""
+        quiet_since = live_line.quiet_since()
+        if quiet_since is None:
+            quiet_since = max(self.shown_at, ShownWork.printed_at)
+        return now - quiet_since >= EVERY and now - self.start >= APPEARS
 
     def __enter__(self) -> Self:
         if not self.is_hidden:
@@ -135,7 +152,9 @@ class ProgressLine(ShownWork):
             return ""
         since = self.done - self.first
         parts = [f"{self.doing}: {self.done:,}/{self.total:,} {self.things}{self.note}"]
-        if since and seconds > 0:
+        if not since and not self.is_over:
+            parts.append(f"{seconds:.0f} s")
+        elif since and seconds > 0:
             parts.append(f"{_rate(since / seconds)} {self.things}/s")
         if self.is_over:
             parts.append(f"took {duration(seconds)}")
