@@ -178,8 +178,8 @@ def repeated_probe(
     """Run `splits` probes, each on `per_class` samples or `percent` of every class (None: all).
 
     A single probe where all of FEW or more labels are used: others would hardly differ.  `count` is
-    called after each.  The same seed draws the same samples for all features, so that they compare pairwise.  Raises UserError
-    where a class has fewer than `per_class` samples.
+    called after each.  The same seed draws the same samples for all features, so that they compare
+    pairwise.  Raises UserError where a class has fewer than `per_class` samples.
     """
     everything = per_class is None and percent is None
     scores = []

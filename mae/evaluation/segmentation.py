@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mae.base.divided_work import DividedWork
 from mae.base.errors import UserError
-from mae.base.progress import ProgressLine
+from mae.base.progress import ProgressLine, busy
 from mae.evaluation.dense_tokens import (
     Dense,
     DenseBatch,
@@ -115,9 +115,10 @@ def evaluate_encoder(
 
     def fit() -> bytes:
         log(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
-        linear = choose_linear(
-            fitted.tokens, fitted.classes, images=fitted.images, classes=classes, seed=seed
-        )
+        with busy("fitting the linear classifier", log):
+            linear = choose_linear(
+                fitted.tokens, fitted.classes, images=fitted.images, classes=classes, seed=seed
+            )
         return pack_columns(linear.columns(), [])
 
     stored = unpack_columns(work.once(probing.parts("fit"), fit)).columns

@@ -12,7 +12,7 @@ from mae.base.divided_work import DividedWork, divided_work
 from mae.base.errors import UserError
 from mae.base.files import new_file
 from mae.base.portion import ALONE, Portion
-from mae.base.progress import ProgressLine
+from mae.base.progress import ProgressLine, busy
 from mae.data.images import Images
 from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest, select
@@ -178,9 +178,11 @@ def _map(request: EmbedRequest, vectors: Vectors, near: Neighbours, pixels: Vect
     projection, log = request.projection, request.log
     log(f"map by {projection.method}")
     show = ProgressLine("drawing the map", "iterations", log)
-    places = project(vectors.values, projection, near, show)
+    with busy(f"drawing the map by {projection.method}", log):
+        places = project(vectors.values, projection, near, show)
     log("figures: neighbours on the map, and of the vectors, beside PCA")
-    figures = measure(projection, vectors, places, pixels, request.source.encoder.img_size)
+    with busy("measuring the map", log):
+        figures = measure(projection, vectors, places, pixels, request.source.encoder.img_size)
     text = np.frombuffer(json.dumps(figures).encode(), np.uint8)
     return pack_columns({"xy": places, "figures": text}, [])
 
