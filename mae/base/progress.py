@@ -52,6 +52,8 @@ class ShownWork:
         self.log = log
         self.start = self.shown_at = time.monotonic()
         self.is_shown = False
+        self.shown_text = ""
+        """the last line that was printed elsewhere"""
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -80,9 +82,9 @@ class ShownWork:
                 live_line.end()
             elif is_last and self.is_shown:
                 live_line.clear()
-        elif self.is_shown if is_last else self._is_line_due(now):
+        elif self.is_shown and text != self.shown_text if is_last else self._is_line_due(now):
             self.shown_at = ShownWork.printed_at = now
-            self.is_shown = True
+            self.is_shown, self.shown_text = True, text
             self.log(text)
 
     def _is_long(self, now: float) -> bool:

@@ -29,7 +29,7 @@ NAME = "#62666d"
 SMALLEST = 128
 """minimum longest side of a picture on a panel, in pixels"""
 
-HIDDEN = (0.50, 0.42, 0.68)
+HIDDEN = (0.55, 0.48, 0.70)
 """colour of hidden pixels, of 1: no gray, which gray images have, nor a usual one of photographs"""
 
 ERROR_TOP = 0.25

@@ -131,16 +131,19 @@ path { fill: none; vector-effect: non-scaling-stroke; }
   object-fit: contain; background: rgb(0 0 0 / .88); border: 0; border-radius: 0; cursor: zoom-out;
   padding: 16px; }
 
-.bad { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr));
-  gap: 14px; margin-top: 10px; }
-.bad figure { margin: 0; padding: 10px; background: var(--card); border: 1px solid var(--rule);
-  border-radius: 8px; font-size: 12.5px; overflow-wrap: anywhere; break-inside: avoid;
+.quarantine { display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr));
+  margin-top: 10px; }
+.quarantine figure { margin: 0; padding: 10px; background: var(--card);
+  border: 1px solid var(--rule); border-radius: 8px; font-size: 12.5px;
+  overflow-wrap: anywhere; break-inside: avoid;
   display: flex; gap: 12px; align-items: flex-start; }
-.bad img, .bad .blank { flex: 0 0 88px; width: 88px; height: 88px; object-fit: contain;
-  border-radius: 4px; background: var(--rule); }
-.bad .blank { display: grid; place-items: center; color: var(--soft); font-size: 11px;
+.quarantine img, .quarantine .blank { flex: 0 0 88px; width: 88px; height: 88px;
+  object-fit: contain; border-radius: 4px; background: var(--rule); }
+.quarantine .blank { display: grid; place-items: center; color: var(--soft); font-size: 11px;
   text-align: center; }
-.bad figcaption b { display: block; } .bad figcaption span { display: block; color: var(--soft); }
+.quarantine figcaption b { display: block; }
+.quarantine figcaption span { display: block; color: var(--soft); }
 .runs .key { width: 18px; border-top-width: 3px; }
 pre { margin: 4px 0 0; padding: 8px 12px; background: var(--card); border: 1px solid var(--rule);
   border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere;

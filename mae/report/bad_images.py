@@ -35,7 +35,7 @@ def bad_images(record: Record) -> Markup:
     )
     folder = next((str(one["folder"]) for one in record.starts[::-1] if "folder" in one), "")
     cards = [_card(row, folder) for row in rows[:MOST]]
-    return join([tag("p", text(lead), class_="lead"), tag("div", *cards, class_="bad")])
+    return join([tag("p", text(lead), class_="lead"), tag("div", *cards, class_="quarantine")])
 
 
 def _card(row: Row, folder: str) -> Markup:

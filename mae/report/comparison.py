@@ -1,49 +1,33 @@
 """HTML page of `mae report A B …`: several runs beside each other."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mae.base.errors import UserError
-from mae.evaluation.diagnosis import Row, number
+from mae.evaluation.diagnosis import number
 from mae.pictures.html import Markup, document, tag, text, write_document
 from mae.report import evaluations, lists
-from mae.report.charts import Marks, chart
 from mae.report.diagnosis import findings_of
-from mae.report.figures import line, usual_maximum
-from mae.report.run_record import Record, State, read_record, state
-from mae.report.scales import compact, formatted, percent
+from mae.report.overlays import (
+    FEATURES,
+    OPTIMISATION,
+    Compared,
+    Figure,
+    has_other_batches,
+    learning,
+    overlaid,
+    rows_of,
+)
+from mae.report.run_record import read_record, state
+from mae.report.scales import formatted
+from mae.report.starts import commands
 
 STYLES = "abcdefgh"
 """colours of the runs"""
 NOT_SETTINGS = ("output",)
 """settings that always differ"""
-
-Form = Callable[[float], str]
-
-
-class Compared(NamedTuple):
-    """A run of the page."""
-
-    label: str
-    style: str
-    record: Record
-    reached: State
-
-
-class Figure(NamedTuple):
-    """Column of the rows of runs, and how it is shown."""
-
-    source: str
-    """metrics or health"""
-    key: str
-    title: str
-    form: Form = compact
-    is_log: bool = False
-    cuts_spikes: bool = False
-    """spikes and the first steps go beyond the axis"""
-    axis_includes: float | None = None
 
 
 def write_comparison(folders: Sequence[Path], out: Path) -> Path:
@@ -85,8 +69,8 @@ def render_comparison(runs: Sequence[Compared], now: float) -> str:
         *_notes(runs),
         *_section("Runs", _overview(runs)),
         *_section("Settings that differ", *_settings(runs)),
-        *_section("Learning", _axis(by_images), _charts(runs, _learning(runs), by_images)),
-        *_section("Optimisation and speed", _charts(runs, OPTIMISATION, by_images)),
+        *_section("Learning", _axis(by_images), overlaid(runs, learning(runs), by_images)),
+        *_section("Optimisation and speed", overlaid(runs, OPTIMISATION, by_images)),
         *_features(runs, by_images),
         *_evaluations(runs),
         *_panels(runs),
@@ -94,87 +78,6 @@ def render_comparison(runs: Sequence[Compared], now: float) -> str:
         tag("footer", text(f"Written by mae report, {lists.clock(now)}.")),
     )
     return document(f"{', '.join(run.label for run in runs)} – mae report", body)
-
-
-def has_other_batches(runs: Sequence[Compared]) -> bool:
-    """True where a step is not as many images in all runs: curves then go by images seen."""
-    return len({_batch(run) for run in runs}) > 1
-
-
-OPTIMISATION = (
-    Figure("metrics", "lr", "Learning rate", axis_includes=0.0),
-    Figure("metrics", "grad_norm", "Gradient norm", is_log=True),
-    Figure("metrics", "images_per_second", "Images per second", axis_includes=0.0),
-    Figure("metrics", "data_wait", "Time spent waiting for data", percent, axis_includes=0.0),
-)
-FEATURES = (
-    Figure("health", "probe", "Quick probe, held-out accuracy", percent, axis_includes=0.0),
-    Figure("health", "knn", "k-NN, held-out accuracy", percent, axis_includes=0.0),
-    Figure("health", "rankme", "RankMe, effective dimensions", axis_includes=0.0),
-    Figure("health", "spread", "Spread of the features", axis_includes=0.0),
-)
-
-
-def _learning(runs: Sequence[Compared]) -> list[Figure]:
-    """Loss, and each metric of the runs' progress lines, in training and on held-out images."""
-    found = [Figure("metrics", "loss", "Loss", is_log=True, cuts_spikes=True)]
-    for run in runs:
-        for metric in run.record.declared.metrics if run.record.declared else ():
-            if metric.on_progress_line:
-                form = percent if metric.format.endswith("%") else formatted(metric.format)
-                name = metric.label[:1].upper() + metric.label[1:]
-                for source, where in (("metrics", "training"), ("health", "held-out")):
-                    found.append(Figure(source, metric.key, f"{name}, {where}", form))
-    by_key = {(one.source, one.key): one for one in found}
-    return list(by_key.values())
-
-
-def _rows(run: Compared, source: str) -> list[Row]:
-    return run.record.health if source == "health" else run.record.metrics
-
-
-def _batch(run: Compared) -> float:
-    """Images per step, from the rows, else the settings; 0: unknown."""
-    for row in run.record.metrics[-1:]:
-        step, samples = number(row, "step"), number(row, "samples")
-        if step and samples:
-            return samples / step
-    return number(run.record.settings, "train.batch_size") or 0.0
-
-
-def _charts(runs: Sequence[Compared], figures: Sequence[Figure], by_images: bool) -> Markup:
-    drawn = [one for one in (_chart(runs, figure, by_images) for figure in figures) if one]
-    return tag("div", *drawn, class_="charts") if drawn else lists.none("Nothing recorded.")
-
-
-def _chart(runs: Sequence[Compared], figure: Figure, by_images: bool) -> Markup:
-    drawn, ceilings, last = [], [], 1.0
-    for run in runs:
-        each = _batch(run) if by_images else 1.0
-        curve = line(_rows(run, figure.source), figure.key, name=run.label, style=run.style)
-        curve = curve._replace(points=[(x * each, y) for x, y in curve.points])
-        if not curve.points:
-            continue
-        drawn.append(curve)
-        last = max(last, curve.points[-1][0])
-        if figure.cuts_spikes:
-            warmed = run.record.recorded.warmup_epochs / (_epochs(run) or 1.0)
-            ceilings.append(usual_maximum(warmed * curve.points[-1][0] / 2, curve))
-    known = [one for one in ceilings if one is not None]
-    return chart(
-        figure.title,
-        drawn,
-        Marks((0.0, last)),
-        form=figure.form,
-        wants_log=figure.is_log,
-        least=figure.axis_includes,
-        ceiling=max(known, default=None),
-        unit="images" if by_images else "step",
-    )
-
-
-def _epochs(run: Compared) -> float | None:
-    return number(run.record.metrics[-1], "epoch") if run.record.metrics else None
 
 
 def _axis(by_images: bool) -> Markup:
@@ -236,16 +139,16 @@ def _last_numbers(runs: Sequence[Compared]) -> Iterator[list[str]]:
     seen = Figure("metrics", "samples", "images seen")
     speed = OPTIMISATION[2]._replace(title="images/s")
     skipped = Figure("metrics", "skipped", "skipped steps", formatted(",.0f"))
-    for figure in (epoch, seen, *_learning(runs), *FEATURES, speed, skipped):
+    for figure in (epoch, seen, *learning(runs), *FEATURES, speed, skipped):
         values = [_last(run, figure) for run in runs]
         if any(value is not None for value in values):
             cells = ["–" if value is None else figure.form(value) for value in values]
-            yield [figure.title[:1].lower() + figure.title[1:], *cells]
+            yield [figure.title, *cells]
 
 
 def _last(run: Compared, figure: Figure) -> float | None:
     """The newest number of a column."""
-    rows = reversed(_rows(run, figure.source))
+    rows = reversed(rows_of(run, figure.source))
     return next((found for row in rows if (found := number(row, figure.key)) is not None), None)
 
 
@@ -288,7 +191,7 @@ def _value(value: Any) -> Markup:
 
 
 def _features(runs: Sequence[Compared], by_images: bool) -> Iterator[Markup]:
-    drawn = _charts(runs, FEATURES, by_images)
+    drawn = overlaid(runs, FEATURES, by_images)
     if "<figure" in drawn:
         yield from _section("Features", drawn)
 
@@ -323,7 +226,7 @@ def _panels(runs: Sequence[Compared]) -> Iterator[Markup]:
 def _commands(runs: Sequence[Compared]) -> Iterator[Markup]:
     for run in runs:
         yield tag("h3", tag("i", class_=f"key {run.style}"), text(run.label))
-        yield from lists.commands(run.record)
+        yield from commands(run.record)
 
 
 def _section(title: str, *content: Markup) -> Iterator[Markup]:

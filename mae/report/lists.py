@@ -1,4 +1,4 @@
-"""Lists of the report: panels, events, data, settings, commands, starts."""
+"""Lists of the report: panels, events, settings."""
 
 import base64
 import io
@@ -6,15 +6,14 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-from mae.base.disk_space import gigabytes
-from mae.config.types import flatten
+from mae.config.validation import INTERVALS
 from mae.evaluation.diagnosis import number
 from mae.pictures.html import Markup, join, table, tag, text, void
 from mae.report.run_record import Record, changed_settings, default_settings
@@ -27,14 +26,7 @@ LARGEST_PNG = 300_000
 """maximum size of a PNG in bytes; a larger picture becomes a JPEG"""
 MOST_EVENTS = 40
 """maximum number of events"""
-MOST_COMMANDS = 12
-"""maximum number of starts whose command is shown"""
-LONGEST_COMMAND = 4000
-"""maximum number of characters of a command"""
-OF_EACH_START = ("time", "step", "event", "pid")
-"""keys of a start that always differ"""
-OWN_SECTIONS = ("cautions", "command", "dataset")
-"""keys of a start that other sections show"""
+NOTHING = Markup("")
 LONGEST = 300
 """maximum number of characters of a value"""
 
@@ -130,62 +122,13 @@ def events(record: Record) -> Iterator[Markup]:
         rest = {key: row[key] for key in row if key not in ("time", "step", "event", "reason")}
         details = [f"{key} {shown_value(value)}" for key, value in rest.items()]
         reason = shown_value(row["reason"]) if row.get("reason") else ""
+        reason = "" if reason == row.get("event") else reason
         step = number(row, "step")
         at = "" if step is None else f"{step:,.0f}"
         why = ", ".join(filter(None, [reason, *details]))
-        cells = (_time(row.get("time")), at, shown_value(row.get("event", "?")), why)
+        cells = (readable_time(row.get("time")), at, shown_value(row.get("event", "?")), why)
         rows.append([text(cell) for cell in cells])
     yield table(["time", "step", "event", "reason"], rows)
-
-
-def data(record: Record) -> Iterator[Markup]:
-    """Table of facts on the images, as the last start recorded them."""
-    found = record.starts[-1].get("dataset") if record.starts else None
-    facts = found if isinstance(found, dict) else {}
-    shown = record.settings
-    rows = [
-        ("training shards", shown_value(shown.get("data.train") or shown.get("data.mixture", ""))),
-        ("images", _count(facts, "images")),
-        ("shards", _shards(facts)),
-        ("formats", _formats(facts.get("formats"))),
-        ("labels", _labels(facts)),
-        ("held-out shards", shown_value(shown.get("data.val") or "none")),
-        ("held-out images", _count(facts, "held_out")),
-        ("pixels", _pixels(record)),
-    ]
-    cells = [[text(name), text(value)] for name, value in rows if value]
-    yield table(["", ""], cells)
-
-
-def _count(facts: Mapping[str, Any], key: str) -> str:
-    value = number(facts, key)
-    return "" if value is None else f"{value:,.0f}"
-
-
-def _shards(facts: Mapping[str, Any]) -> str:
-    size = number(facts, "shard_bytes")
-    return _count(facts, "shards") + ("" if size is None else f", {gigabytes(size)}")
-
-
-def _formats(found: Any) -> str:
-    if not isinstance(found, dict):
-        return ""
-    return ", ".join(f"{_count(found, name)} {name}" for name in found)
-
-
-def _labels(facts: Mapping[str, Any]) -> str:
-    labelled = number(facts, "labelled")
-    if not labelled:
-        return "none" if labelled == 0 else ""
-    return f"{labelled:,.0f} images, {_count(facts, 'classes')} classes"
-
-
-def _pixels(record: Record) -> str:
-    found = record.settings
-    names = {"in_chans": "channels", "bits": "bits", "img_size": "size", "mean": "mean"}
-    names |= {"std": "standard deviation"}
-    known = {word: found.get(f"data.{key}") for key, word in names.items()}
-    return "; ".join(f"{word} {shown_value(v)}" for word, v in known.items() if v is not None)
 
 
 def settings(record: Record) -> Iterator[Markup]:
@@ -197,7 +140,11 @@ def settings(record: Record) -> Iterator[Markup]:
         yield tag("p", text(f"{len(changed)} differ from the defaults."), class_="lead")
         known = default_settings(record)
         rows = [
-            [key_markup(key), code_markup(value), code_markup(usual) if key in known else text("")]
+            [
+                key_markup(key),
+                code_markup(value),
+                _default(key, usual) if key in known else text(""),
+            ]
             for key, (usual, value) in changed.items()
         ]
         yield table(["setting", "here", "default"], rows)
@@ -207,46 +154,9 @@ def settings(record: Record) -> Iterator[Markup]:
         yield tag("details", title, table(["setting", "value"], every))
 
 
-def commands(record: Record) -> Iterator[Markup]:
-    """Command of each start, as it was typed, with time, step and folder."""
-    found = [start for start in record.starts if start.get("command")]
-    if not found:
-        yield none("Not recorded.")
-        return
-    if len(found) > MOST_COMMANDS:
-        lead = f"The last {MOST_COMMANDS} of {len(found):,} starts."
-        yield tag("p", text(lead), class_="lead")
-    items = []
-    for start in found[-MOST_COMMANDS:]:
-        step = number(start, "step") or 0
-        word = f"resumed at step {step:,.0f}" if step else "started"
-        host, folder = (shown_value(start.get(key, "")) for key in ("host", "folder"))
-        about = f"{_time(start.get('time'))}: {word} on {host}, in {folder}"
-        words = str(start["command"])[:LONGEST_COMMAND]
-        items.append(tag("li", text(about), tag("pre", text(words))))
-    yield tag("ul", *items, class_="starts")
-
-
-def starts(record: Record) -> Iterator[Markup]:
-    """Versions and hardware of the last start, and keys that differ between starts."""
-    found = [
-        flatten({key: one for key, one in start.items() if key not in OWN_SECTIONS})
-        for start in record.starts
-    ]
-    if not found:
-        yield none("Not recorded.")
-        return
-    last = found[-1]
-    if len(found) > 1:
-        differing = [
-            key
-            for key in last
-            if key not in OF_EACH_START and any(start.get(key) != last[key] for start in found)
-        ]
-        lead = f"The last of {len(found)} starts. "
-        lead += f"Different between starts: {', '.join(differing)}." if differing else ""
-        yield tag("p", text(lead), class_="lead")
-    yield table(["", ""], [[key_markup(key), code_markup(value)] for key, value in last.items()])
+def _default(key: str, usual: Any) -> Markup:
+    is_share = key in INTERVALS and usual is None
+    return text("by the run's length") if is_share else code_markup(usual)
 
 
 def shown_value(value: Any) -> str:
@@ -276,7 +186,7 @@ def none(words: str) -> Markup:
     return tag("p", text(words), class_="none")
 
 
-def _time(value: Any) -> str:
+def readable_time(value: Any) -> str:
     """ISO time in readable form, anything else unchanged."""
     try:
         return clock(datetime.fromisoformat(str(value)).timestamp())

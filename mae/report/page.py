@@ -7,7 +7,7 @@ from pathlib import Path
 from mae.evaluation.diagnosis import number
 from mae.objectives.declaration import Chart, Declaration
 from mae.pictures.html import Markup, document, tag, text, write_document
-from mae.report import evaluations, figures, lists
+from mae.report import evaluations, figures, lists, starts
 from mae.report.bad_images import bad_images
 from mae.report.diagnosis import findings_of
 from mae.report.run_record import Record, State, read_record, state
@@ -37,10 +37,10 @@ def render(record: Record, now: float) -> str:
         *_panels(record),
         *_section("Events", *lists.events(record)),
         *_section("Bad images", bad_images(record)),
-        *_section("Data", *lists.data(record)),
+        *_section("Data", *starts.data(record)),
         *_section("Settings", *lists.settings(record)),
-        *_section("Commands", *lists.commands(record)),
-        *_section("Versions and hardware", *lists.starts(record)),
+        *_section("Commands", *starts.commands(record)),
+        *_section("Versions and hardware", *starts.starts(record)),
         tag("footer", text(f"Written by mae report, {lists.clock(now)}.")),
     )
     return document(f"{record.name} – mae report", body)
