@@ -78,7 +78,8 @@ def thumbnail(row: Row, folder: str) -> str:
 
 
 def _uri(content: bytes) -> str:
-    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    pillow: Any = ImageFile
+    before, pillow.LOAD_TRUNCATED_IMAGES = pillow.LOAD_TRUNCATED_IMAGES, True
     try:
         with Image.open(io.BytesIO(content)) as image:
             if math.prod(image.size) > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -86,7 +87,7 @@ def _uri(content: bytes) -> str:
             image.draft("RGB", (SIDE, SIDE))
             shown = _eight_bits(image)
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        pillow.LOAD_TRUNCATED_IMAGES = before
     shown.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     shown.save(file, "JPEG", quality=80)

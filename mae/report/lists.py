@@ -125,7 +125,7 @@ def events(record: Record) -> Iterator[Markup]:
         reason = "" if reason == row.get("event") else reason
         step = number(row, "step")
         at = "" if step is None else f"{step:,.0f}"
-        why = ", ".join(filter(None, [reason, *details]))
+        why = ", ".join([reason, *details] if reason else details)
         cells = (readable_time(row.get("time")), at, shown_value(row.get("event", "?")), why)
         rows.append([text(cell) for cell in cells])
     yield table(["time", "step", "event", "reason"], rows)

@@ -17,8 +17,8 @@ def runs(tmp_path):
     """Two runs that differ in a setting."""
     first = write_run(tmp_path / "one" / "photos")
     second = write_run(tmp_path / "two" / "photos", seed=7)
-    probe = {"results": [{"encoder": "pretrained", "feature": "mean", "accuracy": 0.525}]}
-    probe["results"][0] |= {"interval": [0.51, 0.54]}
+    result = {"encoder": "pretrained", "feature": "mean", "accuracy": 0.525}
+    probe = {"results": [{**result, "interval": [0.51, 0.54]}]}
     (first / "probe.json").write_text(json.dumps(probe))
     return [first, second]
 

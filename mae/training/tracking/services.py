@@ -10,6 +10,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,15 +45,12 @@ class Service(NamedTuple):
 
 
 def _mlflow_picture(tracker: Any, name: str, path: Path, step: int) -> None:
-    import mlflow
-
-    mlflow.log_artifact(str(path), f"{name}s")
+    import_module("mlflow").log_artifact(str(path), f"{name}s")
 
 
 def _trackio_picture(tracker: Any, name: str, path: Path, step: int) -> None:
-    import trackio
-
-    tracker.tracker.log({name: trackio.Image(str(path))}, step=step)
+    image = import_module("trackio").Image(str(path))
+    tracker.tracker.log({name: image}, step=step)
 
 
 def _opened(path: Path) -> Any:
@@ -63,9 +61,7 @@ def _opened(path: Path) -> Any:
 
 
 def _comet_options(run: Run, project: str, known: str | None) -> dict[str, Any]:
-    import comet_ml
-
-    settings = comet_ml.ExperimentConfig(name=run.folder.name, parse_args=False)
+    settings = import_module("comet_ml").ExperimentConfig(name=run.folder.name, parse_args=False)
     return {"experiment_config": settings} | ({"experiment_key": known} if known else {})
 
 
