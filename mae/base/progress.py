@@ -82,7 +82,9 @@ class ShownWork:
                 live_line.end()
             elif is_last and self.is_shown:
                 live_line.clear()
-        elif self.is_shown and text != self.shown_text if is_last else self._is_line_due(now):
+        elif (
+            self.is_shown and now - self.start >= EVERY if is_last else self._is_line_due(now)
+        ) and text != self.shown_text:
             self.shown_at = ShownWork.printed_at = now
             self.is_shown, self.shown_text = True, text
             self.log(text)

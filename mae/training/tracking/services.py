@@ -4,6 +4,7 @@ What a service calls its run is kept in the run folder, so that the next start c
 """
 
 import contextlib
+import inspect
 import json
 import math
 import os
@@ -61,33 +62,45 @@ def _opened(path: Path) -> Any:
 
 
 def _comet_options(run: Run, project: str, known: str | None) -> dict[str, Any]:
-    settings = import_module("comet_ml").ExperimentConfig(name=run.folder.name, parse_args=False)
+    # Neither code nor command lines, which may hold secrets: starts.jsonl has the commit.
+    off = ("log_code", "log_git_metadata", "log_git_patch", "parse_args", "auto_output_logging")
+    config = import_module("comet_ml").ExperimentConfig
+    settings = config(name=run.folder.name, **dict.fromkeys(off, False))
     return {"experiment_config": settings} | ({"experiment_key": known} if known else {})
 
 
 def _clearml_options(run: Run, project: str, known: str | None) -> dict[str, Any]:
     options: dict[str, Any] = {"project_name": project, "task_name": run.folder.name}
-    options |= {"auto_connect_frameworks": False, "auto_connect_arg_parser": False}
+    off = ("auto_connect_frameworks", "auto_connect_arg_parser", "auto_connect_streams")
+    options |= dict.fromkeys(off, False)
     return options | ({"continue_last_task": known} if known else {"reuse_last_task_id": False})
 
 
 def _swanlab_options(run: Run, project: str, known: str | None) -> dict[str, Any]:
-    options = {"experiment_name": run.folder.name, "logdir": str(run.folder / "swanlab")}
+    known_names = inspect.signature(import_module("swanlab").init).parameters
+    is_new = "log_dir" in known_names  # from version 0.8 on
+    name, folder = ("name", "log_dir") if is_new else ("experiment_name", "logdir")
+    options: dict[str, Any] = {name: run.folder.name, folder: str(run.folder / "swanlab")}
     has_login = "SWANLAB_API_KEY" in os.environ or "SWANLAB_MODE" in os.environ
-    mode = {} if has_login or Path("~/.swanlab").expanduser().exists() else {"mode": "offline"}
-    return {**options, **mode, "id": known or secrets.token_hex(10), "resume": "allow"}
+    if not (has_login or Path("~/.swanlab").expanduser().exists()):
+        return {**options, "mode": "offline"}  # where runs are not continued
+    return {**options, "id": known or secrets.token_hex(10), "resume": "allow"}
 
 
 def _dvclive_options(run: Run, project: str, known: str | None) -> dict[str, Any]:
     options = {"dir": str(run.folder / "dvclive"), "resume": known is not None}
-    return {**options, "report": None, "save_dvc_exp": False}
+    return {**options, "report": None, "save_dvc_exp": False, "dvcyaml": None}
 
 
 SERVICES = {
     "aim": Service(
         "aim",
         "aim",
-        lambda run, project, known: {"run_hash": known, "experiment": project},
+        lambda run, project, known: {
+            "run_hash": known,
+            "experiment": project,
+            "capture_terminal_logs": False,
+        },
         lambda tracker: tracker.tracker.hash,
         lambda tracker, name, path, step: tracker.log_images({name: _opened(path)}, step=step),
     ),
@@ -110,7 +123,9 @@ SERVICES = {
         "dvclive",
         _dvclive_options,
         lambda tracker: "dvclive",
-        lambda tracker, name, path, step: tracker.tracker.log_image(f"{name}.png", _opened(path)),
+        lambda tracker, name, path, step: tracker.tracker.log_image(
+            f"{name}/{step}.png", _opened(path)
+        ),
     ),
     "mlflow": Service(
         "mlflow",
@@ -123,7 +138,7 @@ SERVICES = {
         "swanlab",
         "swanlab",
         _swanlab_options,
-        lambda tracker: tracker.init_kwargs["id"],
+        lambda tracker: tracker.init_kwargs.get("id"),
         lambda tracker, name, path, step: tracker.log_images({name: [_opened(path)]}, step=step),
     ),
     "trackio": Service(
