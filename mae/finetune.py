@@ -63,27 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(config: Config) -> int:
     """Evaluate the last checkpoint on data.val; the exit code."""
-    from mae.base.device import choose_device, loader_count
-    from mae.commands.evaluate import evaluate_run
+    from mae.commands.evaluate import evaluate_held_out
 
-    folder = Path(config.output)
-    out, workers = folder / "evaluation.json", loader_count(config.data.workers)
-
-    def work() -> None:
-        device = choose_device("auto")
-        print(
-            evaluate_run(
-                folder,
-                config.data.val,
-                key="data.val",
-                out=out,
-                device=device,
-                workers=workers,
-                read_with=lambda recorded: recorded.model_copy(update={"data": config.data}),
-            )
-        )
-
-    return exit_code(work)
+    return exit_code(lambda: print(evaluate_held_out(config)))
 
 
 if __name__ == "__main__":
