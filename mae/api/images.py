@@ -33,7 +33,7 @@ from mae.evaluation.features import Views, ranges, usable_views
 File = str | os.PathLike[str]
 Picture = Image.Image | npt.NDArray[Any] | Tensor | File | bytes
 """an image in memory; the path, or the content, of an image file"""
-Pictures = Picture | Iterable[Picture]
+Pictures = Picture | Iterable[Picture] | Dataset[Any]
 """images in any of the ways that `Encoder.embed` takes them"""
 
 FEW = 512
@@ -97,8 +97,8 @@ class Reader:
                 f"images: one array of shape {list(images.shape)}: a list of images, or an array "
                 "of 4 axes, expected; for a single image [image]"
             )
-        elif not isinstance(images, Iterable):
-            raise UserError(f"images: {type(images).__name__}: images expected, or paths of them")
+        elif not hasattr(images, "__iter__"):
+            images = _items(images)
         elif isinstance(images, Sequence) and (paths := as_paths(images)):
             images = self.open_paths(paths)
         if not isinstance(images, FileImages | ShardImages):
@@ -155,6 +155,13 @@ class _Views(Dataset[Views | UserError]):
 
     def __getitem__(self, index: range) -> Views | UserError:
         return usable_views(index, lambda number: self.found.view(number, self.size))
+
+
+def _items(images: Any) -> Iterator[Any]:
+    """Items by number, as of a data set of torch; raises UserError where there are none."""
+    if not (hasattr(images, "__getitem__") and hasattr(images, "__len__")):
+        raise UserError(f"images: {type(images).__name__}: images expected, or paths of them")
+    return (images[number] for number in range(len(images)))
 
 
 def as_paths(images: Sequence[Any]) -> list[str]:

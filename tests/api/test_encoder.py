@@ -141,7 +141,7 @@ def test_reconstructions(encoder, pictures):
     other = encoder.reconstruct(pictures, seed=1).mask
     assert not np.array_equal(other, found.mask)
     panel = encoder.panel(pictures[:2], title="two")
-    assert panel.size == encoder.panel(pictures[2:4]).size
+    assert panel.size == encoder.panel(pictures[2:4], title="others").size
     with pytest.raises(mae.UserError, match=r"more than 64"):
         encoder.panel(pictures * 13)
 
@@ -181,7 +181,7 @@ def test_many_channels_of_16_bits(tmp_path):
             **{"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 2},
         },
     }
-    encoder = mae.load(untrained_run(parse_config(values, {}), tmp_path / "run"))
+    encoder = mae.load(untrained_run(tmp_path / "run", parse_config(values, {})))
     images = np.random.default_rng(0).integers(0, 65536, (3, 20, 24, 5), np.uint16)
     found = encoder.embed(images)
     assert found.shape == (3, 32) and encoder.bits == 16
