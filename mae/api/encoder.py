@@ -263,15 +263,17 @@ class Encoder(FrozenModel):
         """
         self._capability("reconstruct", "reconstructions")
         assert self.objective is not None
-        parts = []
+        pasted, masks, inputs = [self._no_images()], list[Array](), list[Array]()
         for views, numbers in self._views(images, batch_size):
             seeds = noise_seeds(seed, numbers, self.device)
-            parts.append(reconstructions(self.objective, views, seeds))
-        pasted, masks, inputs = ([one[i] for one in parts if one[i] is not None] for i in range(3))
+            made = reconstructions(self.objective, views, seeds)
+            pasted.append(_channels_last(made.pasted))
+            masks += [] if made.mask is None else [_channels_last(made.mask)]
+            inputs += [] if made.inputs is None else [_channels_last(made.inputs)]
         return Reconstructions(
-            _channels_last(torch.cat(pasted)) if pasted else self._no_images(),
-            _channels_last(torch.cat(masks)) if masks else None,
-            _channels_last(torch.cat(inputs)) if inputs else None,
+            np.concatenate(pasted),
+            np.concatenate(masks) if masks else None,
+            np.concatenate(inputs) if inputs else None,
         )
 
     def panel(self, images: Pictures, *, seed: int = 0, title: str = "") -> Image.Image:

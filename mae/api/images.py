@@ -88,28 +88,33 @@ class Reader:
         `workers`: processes that decode files and shards (None: none for up to FEW images).
         Raises UserError where `images` are none, or a shard cannot be read.
         """
+        found = self.opened(images)
+        if not isinstance(found, FileImages | ShardImages):
+            yield from self._of_memory(found, batch_size)
+            return
+        total = len(found)
+        if workers is None:
+            workers = 0 if total <= FEW else loader_count(None)
+        data = _Views(found, self.size)
+        for views in load_in_workers(data, ranges(total, batch_size), workers):
+            yield ViewBatch(views.images, views.samples, views.bad)
+
+    def opened(self, images: Pictures) -> NumberedImages | Iterable[Picture]:
+        """Images of files and shards by number; others one after another.  Raises as `batches`."""
         if isinstance(images, str | os.PathLike):
-            images = self.open_path(os.fspath(images))
-        elif isinstance(images, Image.Image | bytes):
-            images = [images]
-        elif isinstance(images, np.ndarray | Tensor) and images.ndim != 4:
+            return self.open_path(os.fspath(images))
+        if isinstance(images, Image.Image | bytes):
+            return [images]
+        if isinstance(images, np.ndarray | Tensor):
+            if images.ndim == 4:
+                return images
             raise UserError(
                 f"images: one array of shape {list(images.shape)}: a list of images, or an array "
                 "of 4 axes, expected; for a single image [image]"
             )
-        elif not hasattr(images, "__iter__"):
-            images = _items(images)
-        elif isinstance(images, Sequence) and (paths := as_paths(images)):
-            images = self.open_paths(paths)
-        if not isinstance(images, FileImages | ShardImages):
-            yield from self._of_memory(images, batch_size)
-            return
-        total = len(images)
-        if workers is None:
-            workers = 0 if total <= FEW else loader_count(None)
-        data = _Views(images, self.size)
-        for found in load_in_workers(data, ranges(total, batch_size), workers):
-            yield ViewBatch(found.images, found.samples, found.bad)
+        if isinstance(images, Sequence) and (paths := as_paths(images)):
+            return self.open_paths(paths)
+        return images if isinstance(images, Iterable) else _items(images)
 
     def open_path(self, path: str) -> NumberedImages:
         """Images of a file, a folder, or shards."""

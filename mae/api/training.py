@@ -151,6 +151,11 @@ def build(recipe: Recipe, **settings: Any) -> Objective:
 
     try:
         config = recipe_settings(recipe, setting_words(None, None, None, settings))
+        if config.data.own_statistics:
+            raise UserError(
+                "data.own_statistics: is measured on training images, of which there are none "
+                "here: set data.mean and data.std"
+            )
         return build_objective(config)
     except UserError as error:
         raise as_call(error) from None

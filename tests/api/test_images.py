@@ -177,8 +177,8 @@ def test_a_data_set_of_torch(make_image):
         def __len__(self):
             return 3
 
-        def __getitem__(self, number):
-            return make_image(number)
+        def __getitem__(self, index):
+            return make_image(index)
 
     found, numbers = views(reader().batches(Images(), 2))
     assert numbers == [0, 1, 2] and found.dtype == torch.uint8

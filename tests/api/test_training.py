@@ -221,3 +221,5 @@ def test_build():
     assert not same_weights(one.state_dict(), other.state_dict())
     with pytest.raises(mae.UserError, match=r"settings: model.mask_raito"):
         mae.build(recipe, **{"model.mask_raito": 0.5})
+    with pytest.raises(mae.UserError, match=r"^data\.own_statistics: is measured"):
+        mae.build(recipe, **{"data.own_statistics": True})
