@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mae.api.frozen_model import Array, Bad, FrozenModel
-from mae.api.images import File, Picture, Pictures
-from mae.api.settings import as_call
+from mae.api.images import Picture, Pictures
+from mae.api.settings import File, as_call
 from mae.base.errors import UserError
 from mae.base.output import print_error
 from mae.commands.measured_images import noise_seeds

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mae.api.settings import File
 from mae.base.device import loader_count
 from mae.base.errors import SampleError, UserError
 from mae.base.printable import printable
@@ -30,7 +31,6 @@ from mae.decoding.pillow import CHANNELS, MODES, WITH_ALPHA
 from mae.decoding.pixels import FLOAT_BITS, BadImage, Pixels, check_size, convert_pixels
 from mae.evaluation.features import Views, ranges, usable_views
 
-File = str | os.PathLike[str]
 Picture = Image.Image | npt.NDArray[Any] | Tensor | File | bytes
 """an image in memory; the path, or the content, of an image file"""
 Pictures = Picture | Iterable[Picture] | Dataset[Any]

@@ -4,47 +4,55 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mae import pretrain
 from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.config.migration import rename_old_keys
+from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 
-Path = str | os.PathLike[str]
-Recipe = Path | Mapping[str, Any] | Config
+File = str | os.PathLike[str]
+Recipe = File | Mapping[str, Any] | Config
 """name of a recipe, path of a YAML file, or settings by section"""
-Data = Path | Sequence[Path] | Mapping[str, Any]
+Data = File | Sequence[File] | Mapping[str, Any]
 """one or several shards; or the section `data` as a mapping"""
 
 SOURCES = {"command line": "settings", "defaults": "recipe"}
 """words of the command's messages on where a setting is from → words for a call"""
 
 
-def recipe_settings(recipe: Recipe, words: Sequence[str], command: str | None = None) -> Config:
+def recipe_settings(recipe: Recipe, words: Sequence[str], *, is_whole: bool = True) -> Config:
     """Settings of a recipe, with `words` (section.key=value) in place of its own.
 
     Args:
         recipe: path of a YAML file, name of a recipe, or its content: a mapping of sections, or a
             `Config`, such as that of another run.
         words: settings to override, as `setting_words` makes them.
-        command: refuse objectives that another command than this trains; None: none.
+        is_whole: those of `mae pretrain`, which may be chosen by "auto"; else of an objective
+            alone, whatever trains it.
 
     Raises:
         UserError: with one line per wrong setting.
     """
+    command = pretrain.COMMAND if is_whole else None
     if isinstance(recipe, Config):
         recipe = recipe.model_dump(mode="json")
-    if not isinstance(recipe, Mapping):
-        return load_config(os.fspath(recipe), words, command=command)
-    written = rename_old_keys(_plain(recipe), "recipe")
-    return load_config(None, words, base=written, command=command)
+    if isinstance(recipe, Mapping):
+        written = rename_old_keys(_plain(recipe), "recipe")
+        return load_config(None, words, base=written, command=command)
+    named = expanded(recipe)
+    if is_whole:
+        return pretrain.settings_of(named, words)
+    return load_config(find_recipe(named, pretrain.COMMAND), words)
 
 
 def setting_words(
     data: Data | None,
-    val: Path | Sequence[Path] | None,
-    out: Path | None,
+    val: File | Sequence[File] | None,
+    out: File | None,
     settings: Mapping[str, Any],
 ) -> list[str]:
     """Settings of a call as the words of a command line: section.key=value.
@@ -68,6 +76,12 @@ def setting_words(
             # JSON is YAML; quoted, a text stays a text, whatever it looks like.
             words[key] = f"{key}={json.dumps(one, ensure_ascii=False)}"
     return list(words.values())
+
+
+def expanded(path: File) -> str:
+    """`path` as text, with the folder of a user for a leading ~."""
+    text = os.fspath(path)
+    return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
 def as_call(error: UserError) -> UserError:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae import finetune
 from mae.api.calling_program import freed_frames, kept_state, one_at_a_time
 from mae.api.run import Run
-from mae.api.settings import Data, Recipe, as_call, recipe_settings, setting_words
-from mae.api.settings import Path as File
+from mae.api.settings import (
+    Data,
+    File,
+    Recipe,
+    as_call,
+    expanded,
+    recipe_settings,
+    setting_words,
+)
 from mae.base.errors import Stopped, UserError
 from mae.base.launch import check_launch
 from mae.config.sections import Config
-from mae.objectives.registry import declarations
 from mae.training.safety.lifecycle import RunLifecycle
+from mae.training.start import train_here
 
 if TYPE_CHECKING:
     from mae.objectives.base import Objective
-
-PRETRAIN, FINETUNE = "mae pretrain", "mae finetune"
-"""commands that train the same"""
 
 
 def train(
@@ -45,10 +48,11 @@ def train(
     threads than the main one signals do not stop a training.
 
     Args:
-        recipe: name of a recipe, path of a YAML file, or its content: a mapping of sections, or
-            the `config` of a run.
-        data: training shards: path, glob, brace pattern, address, or a list of these (data.train);
-            or the section `data` as a mapping.
+        recipe: name of a recipe (`mae recipes` lists them), path of a YAML file, or its content: a
+            mapping of sections, or the `config` of a run; "auto": settings are chosen from the
+            images and the machine, and printed with their reasons.
+        data: training data (data.train): a folder of images, or shards: path, glob, brace pattern,
+            address; or a list of these.  Or the section `data` as a mapping.
         val: held-out shards (data.val).
         out: run folder (output; default: runs/ followed by the name of the recipe).
         settings: sections as mappings, or single settings by their dotted names:
@@ -65,8 +69,7 @@ def train(
     """
     try:
         words = setting_words(data, val, out, settings)
-        config = recipe_settings(recipe, words, PRETRAIN)
-        return _trained(config)
+        return _trained(recipe_settings(recipe, words))
     except UserError as error:
         raise as_call(error) from None
 
@@ -107,12 +110,11 @@ def train_classifier(
         Stopped: after SIGTERM or SIGUSR1, with a checkpoint.
         KeyboardInterrupt: after SIGINT, with a checkpoint.
     """
-    (declared,) = declarations(FINETUNE)
     try:
         words = setting_words(data, val, out, settings)
-        config = declared.settings_from(Path(run).expanduser(), words)
+        config = finetune.settings_of(expanded(run), words)
         trained = _trained(config)
-        if config.data.val:
+        if config.data.held_out:
             from mae.commands.evaluate import evaluate_held_out
 
             with freed_frames():
@@ -138,7 +140,7 @@ def build(recipe: Recipe, **settings: Any) -> Objective:
     finished share of the training, a 0-d tensor in [0, 1].  docs/PYTHON.md has a whole loop.
 
     Args:
-        recipe: as that of `train`; any objective, classifiers too.
+        recipe: as that of `train`, but for "auto", which needs data; of any objective.
         settings: as those of `train`.
 
     Returns:
@@ -150,7 +152,7 @@ def build(recipe: Recipe, **settings: Any) -> Objective:
     from mae.training.checkpoint.trained import build_objective
 
     try:
-        config = recipe_settings(recipe, setting_words(None, None, None, settings))
+        config = recipe_settings(recipe, setting_words(None, None, None, settings), is_whole=False)
         if config.data.own_statistics:
             raise UserError(
                 "data.own_statistics: is measured on training images, of which there are none "
@@ -174,20 +176,10 @@ def _trained(config: Config) -> Run:
     with one_at_a_time(), freed_frames(), kept_state():
         lifecycle = RunLifecycle()
         try:
-            lifecycle.call(lambda: _train(config, lifecycle))
+            lifecycle.call(lambda: train_here(config, lifecycle))
         except Stopped as error:
             message = f"{config.output}: {error}; the same call continues the run"
             if lifecycle.stop.requested == "SIGINT":
                 raise KeyboardInterrupt(message) from None
             raise type(error)(message) from None
     return Run(config.output)
-
-
-def _train(config: Config, lifecycle: RunLifecycle) -> None:
-    from mae.base.device import idle_gpus
-    from mae.training.train import destroy_process_group, train
-
-    if not config.train.num_processes and (line := idle_gpus()):
-        print(line, file=sys.stderr)
-    train(config, lifecycle)
-    destroy_process_group()

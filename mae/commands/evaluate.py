@@ -90,7 +90,7 @@ def evaluate_held_out(config: Config) -> str:
     folder = Path(config.output)
     return evaluate_run(
         folder,
-        config.data.val,
+        config.data.held_out,
         key="data.val",
         out=folder / "evaluation.json",
         device=choose_device("auto"),

@@ -28,7 +28,7 @@ def test_settings_are_those_of_a_command_line(tiny):
             "init": {"from": Path("x: #y.pth")},
         },
     )
-    config = recipe_settings(tiny, words, COMMAND)
+    config = recipe_settings(tiny, words)
     typed = [
         "data.train=[b.tar, c.tar]",
         "data.val=v.tar",
@@ -58,7 +58,7 @@ def test_data_may_be_a_section(tiny):
 def test_a_recipe_may_be_its_content(tiny, kind):
     whole = load_config(tiny)
     recipe = whole if kind == "config" else {"output": "there", "train": {"epochs": 50, "seed": 1}}
-    config = recipe_settings(recipe, setting_words(None, None, None, {"train.seed": 5}), COMMAND)
+    config = recipe_settings(recipe, setting_words(None, None, None, {"train.seed": 5}))
     assert config.train.seed == 5
     assert config.train.epochs == (whole.train.epochs if kind == "config" else 50)
     assert config.output == (whole.output if kind == "config" else "there")
@@ -68,7 +68,7 @@ def test_errors_name_recipe_and_settings():
     words = setting_words(None, None, None, {"train": {"epoch": 5}, "epochs": 5, "optim": 3})
     recipe = {"model": {"mask_raito": 0.5}}
     with pytest.raises(UserError) as raised:
-        recipe_settings(recipe, words, COMMAND)
+        recipe_settings(recipe, words)
     assert str(as_call(raised.value)).split("\n") == [
         "recipe: model.mask_raito: unknown key, did you mean mask_ratio?",
         "settings: optim: 3 should be settings, each on a line below it",
@@ -92,4 +92,16 @@ def test_a_setting_given_twice_is_refused(data, settings, key):
 
 def test_an_objective_of_another_command_is_refused(tiny):
     with pytest.raises(UserError, match=r"objective: classifier: mae finetune trains it"):
-        recipe_settings(tiny, ['objective="classifier"'], COMMAND)
+        recipe_settings(tiny, ['objective="classifier"'])
+    classifier = recipe_settings(tiny, ['objective="classifier"', "model={}"], is_whole=False)
+    assert classifier.objective == "classifier"
+
+
+def test_recipes_have_names():
+    named = recipe_settings("vit_tiny_p", ["train.epochs=3", "optim.warmup_epochs=1"])
+    assert named.recipe == "vit_tiny_patch2_cifar10" and named.train.epochs == 3
+    assert recipe_settings("vit_tiny_p", [], is_whole=False).model == named.model
+    with pytest.raises(UserError, match="no recipe: did you mean vit_tiny"):
+        recipe_settings("vit_tinny", [])
+    with pytest.raises(UserError, match=r"^data\.train: give the images"):
+        recipe_settings("auto", [])

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 
 import mae
 from mae.api import training
+from mae.api.calling_program import kept_state
 from mae.commands.evaluate import evaluate_held_out
 from tests.runs import events_of, exit_status, final_weights, same_weights, write_config
 
@@ -91,12 +92,13 @@ def test_the_lock_is_seen_by_others(tmp_path):
 
 
 def test_two_runs_in_a_program_are_those_of_the_command(recipe, reference_run, tmp_path, capsys):
-    own = Accelerator(cpu=True, mixed_precision="bf16")  # of the program, whose state stays
-    before = program_state()
-    run = mae.train(recipe, log={"panel_every": 10})
-    second = mae.train(recipe, out=tmp_path / "second", train={"precision": "fp32"})
-    assert program_state() == before
-    assert own.mixed_precision == "bf16" and own.num_processes == 1
+    with kept_state():  # other tests' accelerators
+        own = Accelerator(cpu=True, mixed_precision="bf16")
+        before = program_state()
+        run = mae.train(recipe, log={"panel_every": 10})
+        second = mae.train(recipe, out=tmp_path / "second", train={"precision": "fp32"})
+        assert program_state() == before
+        assert own.mixed_precision == "bf16" and own.num_processes == 1
     expected = final_weights(reference_run.folder)
     assert same_weights(final_weights(run.path), expected)
     assert same_weights(final_weights(second.path), expected)
