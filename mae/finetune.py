@@ -12,16 +12,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 
 from mae.base.exit_status import DONE, exit_code
-from mae.base.first_process import from_first_process
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
 from mae.config.choices import describe_choices, recorded_choices
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
 from mae.objectives.registry import declarations
+from mae.training.auto import labelled_images
 from mae.training.start import start
 
 COMMAND = "mae finetune"
@@ -82,18 +81,6 @@ def settings_of(source: str, words: Sequence[str]) -> Config:
     if choices and os.environ.get("RANK", "0") in ("", "0"):
         print("recipe  adapted to these labels:", *describe_choices(choices), sep="\n", flush=True)
     return config
-
-
-def labelled_images(config: Config) -> int:
-    """Number of training images, counted by the first process of a launch."""
-    from mae.data.training_data import training_manifest
-    from mae.training.folders import prepare_folders
-
-    def count() -> int:
-        return len(training_manifest(config.data))
-
-    prepare_folders(config)  # before the processes connect
-    return from_first_process(count, timedelta(minutes=config.train.timeout_minutes))
 
 
 def _evaluate(config: Config) -> int:

@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from mae.base.errors import UserError
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
-from mae.config.loading import load_config
-from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
-from mae.training.auto import AUTO, auto_config, checked
+from mae.training.auto import AUTO, checked, settings_of
 from mae.training.start import start
 
 COMMAND = "mae pretrain"
@@ -53,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def load() -> Config:
         if args.supervise:
             raise UserError("--supervise: use mae pretrain --supervise …, or mae supervise …")
-        return settings_of(args.config, args.settings)
+        return settings_of(args.config, args.settings, COMMAND)
 
     def check() -> None:
         if args.config == AUTO:  # what it chooses and prints is the first process's work
@@ -63,15 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     code = launched(asked, "mae.pretrain", words, check)
     return start(load, args.dry_run) if code is None else code
-
-
-def settings_of(config: str, settings: Sequence[str]) -> Config:
-    """Settings of a run from a YAML file or AUTO.  Raises UserError where they are wrong."""
-    if config == AUTO:
-        return auto_config(settings, COMMAND)
-    if planned := [one for one in settings if one.startswith("auto.")]:
-        raise UserError(f"{planned[0]}: only for {COMMAND} {AUTO}")
-    return load_config(find_recipe(config, COMMAND), settings, command=COMMAND)
 
 
 if __name__ == "__main__":

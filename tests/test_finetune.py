@@ -113,7 +113,7 @@ def test_few_labels_change_the_recipe_and_a_resumed_run_keeps_it(
     assert finetune(pretrained, out, "finetune.layer_decay=0.8", "train.epochs=2") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "recipe  adapted to these labels:"
-    assert lines[1].split()[:3] == ["finetune.mixup", "0", "8"]  # steps: the reason
+    assert lines[1].split()[:3] == ["finetune.mixup", "0", "pays"]  # and so on: the reason
     config = recorded_config(out)
     assert finetune_of(config).mixup == 0 and finetune_of(config).layer_decay == 0.8
     assert "finetune.mixup" in config.auto.chosen and config.train.batch_size == 12

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mae import pretrain
 from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.config.migration import rename_old_keys
 from mae.config.recipes import find_recipe
 from mae.config.sections import Config
+from mae.pretrain import COMMAND as PRETRAIN
+from mae.training.auto import settings_of
 
 File = str | os.PathLike[str]
 Recipe = File | Mapping[str, Any] | Config
@@ -37,7 +38,7 @@ def recipe_settings(recipe: Recipe, words: Sequence[str], *, is_whole: bool = Tr
     Raises:
         UserError: with one line per wrong setting.
     """
-    command = pretrain.COMMAND if is_whole else None
+    command = PRETRAIN if is_whole else None
     if isinstance(recipe, Config):
         recipe = recipe.model_dump(mode="json")
     if isinstance(recipe, Mapping):
@@ -45,8 +46,8 @@ def recipe_settings(recipe: Recipe, words: Sequence[str], *, is_whole: bool = Tr
         return load_config(None, words, base=written, command=command)
     named = expanded(recipe)
     if is_whole:
-        return pretrain.settings_of(named, words)
-    return load_config(find_recipe(named, pretrain.COMMAND), words)
+        return settings_of(named, words, PRETRAIN)
+    return load_config(find_recipe(named, PRETRAIN), words)
 
 
 def setting_words(

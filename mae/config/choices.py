@@ -61,8 +61,10 @@ def recorded_choices(values: Mapping[str, Any]) -> list[Choice]:
 
 def shown(value: Any) -> str:
     """A value as it is typed on a command line."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false"}.get(value, "null")
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple):

@@ -253,8 +253,8 @@ class Declaration:
 
         For objectives that `mae pretrain` does not train; `words` are section.key=value, before
         them perhaps a recipe to apply to a run folder.  `count` returns the number of training
-        images, to which the objective's recipe is adapted where `source` is a run; None: what
-        depends on it stays open.  Raises UserError where `source` cannot be used.
+        images, to which the objective's recipe is adapted where `source` is a run; None: it is not.
+        Raises UserError where `source` cannot be used.
         """
         raise UserError(f"{source}: {self.command} takes no run to go on from")
 

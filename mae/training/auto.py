@@ -6,7 +6,7 @@ that is resumed takes them from there, whatever the rules, the machine or the da
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mae.base.errors import UserError
 from mae.base.first_process import from_first_process
 from mae.config.choices import Choice, describe_choices, nested, recorded_choices
 from mae.config.loading import given_settings, load_config, read_recorded
+from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 from mae.objectives.registry import declaration
 
@@ -26,6 +27,18 @@ HELD_OUT, FEWEST_HELD_OUT = 0.05, 20
 """share of a folder that is held out, and the least number of images"""
 
 
+def settings_of(recipe: str, overrides: Sequence[str], command: str) -> Config:
+    """Settings of `command` RECIPE: AUTO, the name of a recipe, or a YAML file.
+
+    Raises UserError where they are wrong, as `auto_config`, `find_recipe` and `load_config` do.
+    """
+    if recipe == AUTO:
+        return auto_config(overrides, command)
+    if planned := [one for one in overrides if one.startswith("auto.")]:
+        raise UserError(f"{planned[0]}: only for {command} {AUTO}")
+    return load_config(find_recipe(recipe, command), overrides, command=command)
+
+
 def auto_config(overrides: Sequence[str], command: str) -> Config:
     """Settings of `command` auto with `overrides`, printed by the first process.
 
@@ -33,15 +46,14 @@ def auto_config(overrides: Sequence[str], command: str) -> Config:
     where the objective has no rules, and where the folder holds a run that was started otherwise.
     """
     config, given = checked(overrides, command)
-    folder = Path(config.output)
-    held_out = [] if (folder / "config.yaml").exists() else held_out_share(config)
-    for one in held_out:  # packed along
-        data = config.data.model_copy(update={"val_share": one.value})
-        config = config.model_copy(update={"data": data})
+    folder, held_out = Path(config.output), []
+    if not (folder / "config.yaml").exists():
+        from mae.training.folders import prepare_folders
 
-    from mae.training.folders import prepare_folders
-
-    prepare_folders(config)
+        for one in (held_out := held_out_share(config, given)):  # which is packed along
+            data = config.data.model_copy(update={"val_share": one.value})
+            config = config.model_copy(update={"data": data})
+        prepare_folders(config)  # before the processes connect
     choices, lines = from_first_process(
         lambda: _choose(config, given, folder, held_out),
         timedelta(minutes=config.train.timeout_minutes),
@@ -71,10 +83,10 @@ def checked(overrides: Sequence[str], command: str) -> tuple[Config, dict[str, A
     return config.model_copy(update={"output": config.output or OUTPUT}), given
 
 
-def held_out_share(config: Config) -> list[Choice]:
+def held_out_share(config: Config, given: Mapping[str, Any]) -> list[Choice]:
     """Choice of a share of a folder that is held out, where nothing else is, and it is enough."""
     data = config.data
-    if data.val or data.val_share or len(data.train) != 1:
+    if data.val or "data.val_share" in given or len(data.train) != 1:
         return []
     from mae.pack.packed_folders import is_folder, list_images
 
@@ -112,3 +124,15 @@ def _choose(
     choices = [*before, *declaration(config.objective).choose(facts, machine, given)]
     head = f"auto    {facts}; {machine}"
     return choices, [head, *describe_choices(choices)]
+
+
+def labelled_images(config: Config) -> int:
+    """Number of training images, counted by the first process of a launch."""
+    from mae.data.training_data import training_manifest
+    from mae.training.folders import prepare_folders
+
+    def count() -> int:
+        return len(training_manifest(config.data))
+
+    prepare_folders(config)  # before the processes connect
+    return from_first_process(count, timedelta(minutes=config.train.timeout_minutes))

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import yaml
+from PIL import Image
 
 from mae.cli import main
 from mae.commands.supervise import run_folder
@@ -68,6 +69,24 @@ def test_the_same_command_resumes_with_what_is_recorded(run, shards, tmp_path, c
     assert metrics_of(out)[-1]["epoch"] >= 4
     assert auto(out, shards, *QUIET, "train.batch_size=4") == 2
     assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_a_share_of_a_folder_is_held_out_and_stays_so(make_image, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mae.training.auto.FEWEST_HELD_OUT", 2)
+    (photos := tmp_path / "photos").mkdir()
+    for number in range(40):
+        Image.fromarray(make_image(number, 16)).save(photos / f"{number:02d}.png")
+    packed = f"data.packed_dir={tmp_path}/packed"
+    assert auto(tmp_path / "run", photos, *SHORT, packed) == 0
+    assert "2 images held out" in capsys.readouterr().out
+    assert recorded_config(tmp_path / "run").data.val_share == 0.05
+    assert (tmp_path / "run" / "health.jsonl").exists()
+    copies = list((tmp_path / "packed").iterdir())
+    assert auto(tmp_path / "run", photos, *SHORT, packed) == 0  # resumed, with the same copy
+    assert list((tmp_path / "packed").iterdir()) == copies
+    given = ("data.val_share=0", "--dry-run")
+    assert auto(tmp_path / "other", photos, *SHORT, packed, *given) == 0
+    assert "40 images of 16 x 16 px" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

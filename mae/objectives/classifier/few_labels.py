@@ -4,7 +4,8 @@ The published recipes are for a million images; docs/CHOOSING.md has the evidenc
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ LARGE_CROPS = [0.5, 1.0]
 """area of the crops in such a run, as shares of the image's"""
 WARMUP = 0.05
 """share of the epochs"""
-PUBLISHED_BATCH = 1024
+PUBLISHED_BATCH, PUBLISHED_WARMUP = 1024, 5.0
 NARROW, FASTER = 384, 4.0
 """width below which the learning rate is so many times that of wider encoders"""
 
@@ -49,13 +50,13 @@ def adapted_settings(
 ) -> Config:
     """Settings as `finetune_settings`; of a run without RECIPE adapted to the number of labels.
 
-    `count` returns the number of labelled images; None: what depends on it stays open, and the
-    settings serve to find mistakes and the output.  A run that is resumed keeps what its folder
-    has recorded.  Raises as `finetune_settings` and `count` do.
+    `count` returns the number of labelled images; None: nothing depends on it.  The warm-up is at
+    most a share of given epochs.  A run that is resumed keeps what its folder has recorded.
+    Raises as `finetune_settings` and `count` do.
     """
     if not Path(source).is_dir() or (words and "=" not in words[0]):
         return finetune_settings(source, words)
-    config = finetune_settings(source, words, [Choice("optim.warmup_epochs", 0.0, "open yet")])
+    config = finetune_settings(source, words, list(_warmup_of(words)))
     if count is None:
         return config
     given = values_of(config, [renamed(word) for word in words])
@@ -77,6 +78,14 @@ def adapted_settings(
     if not config.init.from_:
         choices = [one for one in choices if one.key != "finetune.layer_decay"]
     return finetune_settings(source, words, choices)
+
+
+def _warmup_of(words: Sequence[str]) -> Iterator[Choice]:
+    """Choice of a warm-up that fits into given epochs, where these are few."""
+    epochs = [word.partition("=")[2] for word in words if word.startswith("train.epochs=")]
+    with suppress(ValueError):  # which is reported when the settings are loaded
+        if epochs and (short := WARMUP * float(epochs[-1])) < PUBLISHED_WARMUP:
+            yield Choice("optim.warmup_epochs", short, f"{WARMUP:.0%} of {epochs[-1]} epochs")
 
 
 def renamed(word: str) -> str:
@@ -118,7 +127,7 @@ def adapted(
         size = ", and a small encoder" * is_narrow
         choose("optim.lr", lr, f"for a batch of {batch}{size}")
     warmup = float(f"{WARMUP * epochs:.2g}")
-    if warmup < recipe["optim"]["warmup_epochs"]:
+    if warmup < PUBLISHED_WARMUP:
         choose("optim.warmup_epochs", warmup, f"{WARMUP:.0%} of {epochs:g} epochs")
     if epochs * images < LONG:
         short = f"pays from {LONG:,} images seen on; here {round(epochs * images):,}"
