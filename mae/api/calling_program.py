@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mae.base.errors import UserError
-from mae.training.safety.lifecycle import outcome_of
 
 ONE = threading.Lock()
 """held while this process trains"""
@@ -64,8 +63,7 @@ def kept_state() -> Iterator[None]:
 def freed_frames() -> Iterator[None]:
     """Free what the frames of an error hold: models, and the processes that decode images.
 
-    A notebook keeps the last error, and so the local variables of all functions it passed.  Errors
-    that are reported in words come without these functions.
+    A notebook keeps the last error, and so the local variables of all functions it passed.
     """
     try:
         yield
@@ -74,6 +72,4 @@ def freed_frames() -> Iterator[None]:
         while seen is not None:
             traceback.clear_frames(seen.__traceback__)
             seen = seen.__cause__ or seen.__context__
-        if outcome_of(error) is None:
-            raise
-        raise type(error)(*error.args) from None
+        raise

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mae.base.errors import UserError
 from mae.config.loading import load_config
@@ -20,6 +20,9 @@ Recipe = File | Mapping[str, Any] | Config
 """name of a recipe, path of a YAML file, or settings by section"""
 Data = File | Sequence[File] | Mapping[str, Any]
 """one or several shards; or the section `data` as a mapping"""
+
+Reported = TypeVar("Reported", bound=BaseException)
+"""type of an error that is reported in words"""
 
 SOURCES = {"command line": "settings", "defaults": "recipe"}
 """words of the command's messages on where a setting is from → words for a call"""
@@ -85,8 +88,11 @@ def expanded(path: File) -> str:
     return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
-def as_call(error: UserError) -> UserError:
-    """The same error in the words of a call: its settings come from no command line."""
+def as_call(error: Reported) -> Reported:
+    """The same error in the words of a call, whose settings come from no command line.
+
+    Without the functions that it passed: they say nothing on wrong input.
+    """
     text = re.sub(r"^--([a-z-]+)", lambda found: found[1].replace("-", "_"), str(error))
     for source, name in SOURCES.items():
         text = re.sub(rf"^{source}: ", f"{name}: ", text, flags=re.MULTILINE)

@@ -18,7 +18,7 @@ from mae.api.settings import (
     recipe_settings,
     setting_words,
 )
-from mae.base.errors import Stopped, UserError
+from mae.base.errors import RunFailed, Stopped, UserError
 from mae.base.launch import check_launch
 from mae.config.sections import Config
 from mae.training.safety.lifecycle import RunLifecycle
@@ -26,6 +26,9 @@ from mae.training.start import train_here
 
 if TYPE_CHECKING:
     from mae.objectives.base import Objective
+
+IN_WORDS = (UserError, RunFailed, Stopped, KeyboardInterrupt)
+"""errors whose message says all"""
 
 
 def train(
@@ -70,7 +73,7 @@ def train(
     try:
         words = setting_words(data, val, out, settings)
         return _trained(recipe_settings(recipe, words))
-    except UserError as error:
+    except IN_WORDS as error:
         raise as_call(error) from None
 
 
@@ -120,7 +123,7 @@ def train_classifier(
             with freed_frames():
                 print(evaluate_held_out(config))
         return trained
-    except UserError as error:
+    except IN_WORDS as error:
         raise as_call(error) from None
 
 
