@@ -40,6 +40,7 @@ from mae.commands import (
     pack,
     pca,
     probe,
+    recipes,
     reconstruct,
     report,
     sae_report,
@@ -57,6 +58,7 @@ ENTRY_POINTS = {
 }
 """commands with a parser and a module `mae.NAME` of their own, which accelerate launches, too"""
 COMMANDS = (
+    recipes,
     supervise,
     pack,
     index,

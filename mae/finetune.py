@@ -1,8 +1,9 @@
-"""Fine-tuning: `mae finetune SOURCE [section.key=value …] [--processes N]`.
+"""Fine-tuning: `mae finetune SOURCE [RECIPE] [section.key=value …] [--processes N]`.
 
 SOURCE is the run folder of a pretraining or one of its checkpoints, whose encoder, sizes,
-normalisation and data are used; or a YAML file of settings with init.from=… (init.from=none trains
-from scratch).  Settings default to the published recipe for the encoder's size.  The same command
+normalisation and data are used; or a recipe with init.from=… (init.from=none trains from scratch).
+Settings default to the published recipe for the encoder's size; RECIPE gives others for SOURCE.  A
+recipe is a name of `mae recipes`, or its beginning, or a YAML file.  The same command
 resumes from the last checkpoint.  At the end the classifier is evaluated on data.val, if set.
 """
 
@@ -33,9 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog=(trained.describe_recipe() + describe_settings(COMMAND)).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, help="run folder of a pretraining, or a YAML file")
+    parser.add_argument("source", help="run folder of a pretraining, or a recipe")
     parser.add_argument(
-        "settings", nargs="*", metavar="section.key=value", help="settings to override"
+        "settings",
+        nargs="*",
+        metavar="section.key=value",
+        help="settings to override; before them, a recipe for the run",
     )
     parser.add_argument(
         "--dry-run",

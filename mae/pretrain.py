@@ -1,6 +1,7 @@
 """Pretraining: `mae pretrain CONFIG [section.key=value …] [--processes N]`.
 
-The same command resumes from the last checkpoint.  `accelerate launch -m mae.pretrain CONFIG …`
+CONFIG is the name of a recipe (`mae recipes` lists them), or its beginning, or a YAML file.  The
+same command resumes from the last checkpoint.  `accelerate launch -m mae.pretrain CONFIG …`
 starts it on several machines, or with sharded weights (launch/).
 """
 
@@ -12,6 +13,7 @@ from mae.base.errors import UserError
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
 from mae.config.loading import load_config
+from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
 from mae.training.start import start
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         + describe_settings(COMMAND).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="YAML file of settings, such as configs/*.yaml")
+    parser.add_argument("config", help="name of a recipe, or YAML file of settings")
     parser.add_argument(
         "settings", nargs="*", metavar="section.key=value", help="settings to override"
     )
@@ -48,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def load() -> Config:
         if args.supervise:
             raise UserError("--supervise: use mae pretrain --supervise …, or mae supervise …")
-        return load_config(args.config, args.settings, command=COMMAND)
+        path = find_recipe(args.config, COMMAND)
+        return load_config(path, args.settings, command=COMMAND)
 
     code = launched(asked, "mae.pretrain", words, load)
     return start(load, args.dry_run) if code is None else code

@@ -122,6 +122,8 @@ class Job:
         path = f"{binaries}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         (binaries / "activate").write_text(f"export PATH='{path}'")
         (folder / "tiny.yaml").write_text("output: run\n")
+        (folder / "launch").mkdir()
+        (folder / "launch" / "multi_node.yaml").touch()
         self.folder, self.nodes = folder, nodes
         self.process = subprocess.Popen(
             ["bash", ROOT / "launch" / "slurm.sbatch", "tiny.yaml", "data.train=a b/*.tar"],

@@ -37,6 +37,7 @@ from mae.base.local_launch import split_processes
 from mae.base.process_group import ProcessGroup
 from mae.commands.options import add_command, natural, not_negative
 from mae.config.loading import load_config
+from mae.config.recipes import find_recipe
 from mae.objectives.registry import declarations
 
 LONGEST_DELAY = 600.0
@@ -114,8 +115,9 @@ def run_folder(command: Sequence[str]) -> Path:
         if words := [word for word in words if not word.startswith("-")]:
             if kind == "finetune":
                 (trained,) = declarations("mae finetune")
-                return Path(trained.settings_from(Path(words[0]), words[1:]).output)
-            return Path(load_config(words[0], words[1:]).output)
+                return Path(trained.settings_from(words[0], words[1:]).output)
+            path = find_recipe(words[0], "mae pretrain")
+            return Path(load_config(path, words[1:]).output)
     raise UserError(
         "supervise: the command has neither `-m mae.pretrain CONFIG` nor `-m mae.finetune SOURCE` "
         "in it"

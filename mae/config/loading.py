@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from mae.base.errors import UserError
 from mae.base.redaction import for_record
 from mae.config.migration import is_recorded_config, migrate_settings, rename_old_keys, renamed_keys
+from mae.config.recipes import recipe_name
 from mae.config.sections import OF_THIS_CALL, Config, sections
 from mae.config.types import describe_error, flatten, keys_of
 from mae.config.validation import conflicting_settings
@@ -51,6 +52,8 @@ def load_config(
         written = read_yaml(path)
         if is_recorded_config(written):
             written = of_a_stranger(migrate_settings(written, str(path)))
+        else:
+            written = {**written, "recipe": recipe_name(path)}
         written = rename_old_keys(written, str(path))
         source |= dict.fromkeys(flatten(written), str(path))
         _merge(values, written)
@@ -63,6 +66,9 @@ def load_config(
             errors.append(f"command line: {spelling[key]} and {typed} are one setting: give {key}")
         if not equals or not key:
             errors.append(f"command line: {override}: write section.key=value")
+            continue
+        if key == "recipe":
+            errors.append("command line: recipe: is recorded, not set: give its name as a word")
             continue
         value = _parse_value(text)
         if key == "output" and not isinstance(value, str):

@@ -266,6 +266,8 @@ class Config(Section):
     """run folder (default: runs/ followed by the name of the YAML file)"""
     objective: str = "mae"
     """training objective, which determines the type of the model section"""
+    recipe: str = ""
+    """recorded, never set: name of the recipe that the settings are from (empty: another file)"""
     data: DataConfig = DataConfig()
     model: SerializeAsAny[Section] = Section()
     init: InitConfig = InitConfig()

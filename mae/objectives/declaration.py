@@ -227,11 +227,12 @@ class Declaration:
         """Yield (key, message) for each setting that is wrong or conflicts with another."""
         yield from ()
 
-    def settings_from(self, source: Path, overrides: Sequence[str]) -> Config:
-        """Settings of a run by this objective's recipe, from a run folder or a YAML file.
+    def settings_from(self, source: str | Path, words: Sequence[str]) -> Config:
+        """Settings of a run by this objective's recipe, from a run folder or another recipe.
 
-        For objectives that `mae pretrain` does not train; `overrides` are section.key=value.
-        Raises UserError where `source` cannot be used.
+        For objectives that `mae pretrain` does not train; `words` are section.key=value, before
+        them perhaps a recipe to apply to a run folder.  Raises UserError where `source` cannot be
+        used.
         """
         raise UserError(f"{source}: {self.command} takes no run to go on from")
 

@@ -82,7 +82,7 @@ def record_start(
     """Record the start in starts.jsonl and events.jsonl."""
     event = "resume" if step else "start"
     fingerprint = setup.data.manifest.fingerprint
-    data: dict[str, Any] = {"data": fingerprint}
+    data: dict[str, Any] = {"recipe": setup.config.recipe, "data": fingerprint}
     if declaration(setup.config.objective).needs_labels:
         data["labels"] = labels_digest(setup.data.manifest)
     if held_out := held_out_digest(evaluated):

@@ -146,11 +146,11 @@ class ClassifierDeclaration(Declaration):
                     "leaves no crops to finetune.rand_augment: set one of the two to nothing",
                 )
 
-    def settings_from(self, source: Path, overrides: Sequence[str]) -> Config:
-        """Settings of `mae finetune SOURCE`.  Raises UserError as `finetune_settings`."""
+    def settings_from(self, source: str | Path, words: Sequence[str]) -> Config:
+        """Settings of `mae finetune SOURCE [RECIPE] …`; UserError as `finetune_settings`."""
         from mae.objectives.classifier.recipe import finetune_settings
 
-        return finetune_settings(source, overrides)
+        return finetune_settings(source, words)
 
     def describe_recipe(self) -> str:
         """Recipe of `settings_from`, for --help."""
