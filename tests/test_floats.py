@@ -175,6 +175,17 @@ def test_other_commands_take_floats(runs, maps, tmp_path, capsys):
     assert main(["latents", str(runs / "ae"), maps, str(tmp_path / "again"), "--workers=0"]) == 0
 
 
+@pytest.mark.parametrize("command", ["sample", "interpolate", "edit"])
+def test_generated_floats_are_refused_in_one_line(command, runs, maps, capsys):
+    words = {
+        "sample": [],
+        "interpolate": ["a.png", "b.png"],
+        "edit": [maps, "--direction", maps, "--attribute", "1"],
+    }[command]
+    assert main([command, str(runs / "vae"), *words]) == 2
+    assert "vae: was trained on floats (data.bits=32)" in capsys.readouterr().err
+
+
 def faults(name: str, *settings: str) -> list[str]:
     with pytest.raises(UserError) as caught:
         load_config(RECIPES / f"{name}.yaml", ["data.train=x", *settings])

@@ -101,7 +101,8 @@ def code_of(code: str, facts: Mapping[str, Any]) -> str:
 
 def card(facts: Mapping[str, Any], file: str, code: str, checked: Mapping[str, Any]) -> str:
     """Markdown on the program in `file`, which `code` loads; `checked`: facts of its check."""
-    return CARD.format(**facts, file=file, kind=_kind(facts), code=code, **checked)
+    values = {**facts, **checked, "file": file, "kind": _kind(facts), "code": code}
+    return CARD.format_map(values)
 
 
 def _kind(facts: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mae.base.errors import UserError
 from mae.commands.options import with_own_cache
 
 if TYPE_CHECKING:
@@ -32,10 +33,18 @@ def output_options(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def open_generator(args: argparse.Namespace) -> OpenedModel:
-    """Model of RUN, with the cache options of this call.  Raises UserError as `open_model`."""
+    """Model of RUN, with the cache options of this call.
+
+    Raises UserError as `open_model`, and for a model of floats, which no image file can hold.
+    """
     from mae.pretrained_weights.opened import open_model
 
     opened = open_model(args.run)
+    if opened.config.data.is_float:
+        raise UserError(
+            f"{args.run}: was trained on floats (data.bits=32), not on images: {args.command} "
+            "draws images; mae reconstruct and mae latents take floats"
+        )
     return opened._replace(config=with_own_cache(opened.config, args))
 
 
