@@ -1,5 +1,6 @@
 """Configuration of the documentation site, built by `launch/docs.sh` (Sphinx, MyST, Furo)."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,9 @@ root_doc = "index"
 exclude_patterns = ["_build", "pages", "**/.ipynb_checkpoints"]
 nitpicky = False  # types of other libraries have no pages here
 default_role = "code"  # docstrings put names into single backticks
-autodoc_typehints = "signature"
+autodoc_typehints, autodoc_typehints_format = "signature", "short"
+autodoc_preserve_defaults = True
+maximum_signature_line_length = 80
 autodoc_default_options = {"exclude-members": "__init__, __new__"}
 autoclass_content = "both"  # the class's docstring, and that of its constructor
 python_display_short_literal_types = True
@@ -52,6 +55,10 @@ GENERATED: dict[str, Callable[[], str]] = {
 """texts that stand in for a line `<!-- generated: NAME -->`, or `… NAME: WORD, WORD -->`"""
 
 
+NAMED_FILE = re.compile(r"\[(\w+\.(?:md|ipynb))\]\(\1(#[\w.-]+)?\)")
+"""links whose text is their file's name, which the site replaces by the title"""
+
+
 def generate(app: Sphinx, page: str, source: list[str]) -> None:
     """Fill in the generated parts and drawings of a page; a notebook becomes one."""
     if Path(app.env.doc2path(page)).suffix == ".ipynb":
@@ -65,7 +72,8 @@ def generate(app: Sphinx, page: str, source: list[str]) -> None:
             )
             line = GENERATED[name](*words.replace(",", " ").split())
         lines.append(line)
-    source[0] = with_drawings("\n".join(lines))
+    text = with_drawings("\n".join(lines))
+    source[0] = NAMED_FILE.sub(r"[](\1\2)", text)
 
 
 def convert_docstring(
