@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     code = start(load, args.dry_run)
     is_first = os.environ.get("RANK", "0") == "0"
-    if code == DONE and not args.dry_run and is_first and configs[-1].data.val:
+    if code == DONE and not args.dry_run and is_first and configs[-1].data.held_out:
         return _evaluate(configs[-1])
     return code
 
@@ -78,7 +78,7 @@ def _evaluate(config: Config) -> int:
         print(
             evaluate_run(
                 folder,
-                config.data.val,
+                config.data.held_out,
                 key="data.val",
                 out=out,
                 device=device,

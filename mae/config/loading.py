@@ -243,6 +243,7 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
     section = sections(config).get(keys[0])
     if error["type"] == "extra_forbidden":
         known = keys_of(section if section and len(keys) > 1 else config)
+        known = [one for one in known if one != "recipe"]  # recorded, not set
         if len(keys) == 1 and (found := _in_sections(keys[0], config)):
             return keys[0], f"unknown key, did you mean {found}?"
         close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.6)

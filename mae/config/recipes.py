@@ -16,7 +16,7 @@ from mae.objectives.registry import DEFAULT, declaration
 
 PACKAGE = Path(mae.__file__).parent
 SUFFIXES = (".yaml", ".yml")
-SIMILAR = 0.75
+SIMILAR = 0.65
 """similarity, from 0 to 1, from which a misspelt name is corrected in a message"""
 
 

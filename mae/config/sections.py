@@ -38,12 +38,17 @@ class DataConfig(Section):
 
     train: Shards = ()
     """training shards (WebDataset tars): paths, addresses (https, s3, gs, hf), brace patterns
-    (`a-{000..146}.tar`), globs, a wids index.json, or a list of these"""
+    (`a-{000..146}.tar`), globs, a wids index.json, or a list of these; or a folder of images, which
+    is packed once, into data.packed_dir"""
     mixture: tuple[MixturePart, ...] = ()
     """several data sets instead of data.train: [{shards: …, weight: 2}, {shards: …}]; an epoch
     draws as many samples as all of them hold"""
     val: Shards = ()
-    """held-out shards for panels and evaluation (empty: panels show training images)"""
+    """held-out shards, or a folder of images, for panels and evaluation (empty: panels show
+    training images)"""
+    val_share: Fraction = 0.0
+    """where data.val is not set and data.train is a folder: share of its images that are held out
+    as data.val, in [0, 1)"""
     index_dir: Path | None = None
     """folder of cached shard indexes (default: .mae-index beside local shards, ~/.cache/mae/index
     for remote ones)"""
@@ -51,6 +56,8 @@ class DataConfig(Section):
     """folder for copies of remote shards, shared by all processes of a machine"""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
     """maximum size of cache_dir in gigabytes; the least recently used shards are deleted first"""
+    packed_dir: Path = Path("~/.cache/mae/packed")
+    """folder for the shards of folders of images, which are made anew when a folder has changed"""
     allow_pipe: bool = False
     """allow `pipe:COMMAND` shards, which run shell commands on this machine"""
     order: Literal["global", "window", "lanes"] = "global"
@@ -108,8 +115,13 @@ class DataConfig(Section):
         """True where the images are arrays of floats, which are normalised where they are read."""
         return self.bits == 32
 
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Held-out data: data.val, or the folder whose share data.val_share is."""
+        return self.val or (self.train if self.val_share else ())
 
-OF_THIS_CALL = ("index_dir", "cache_dir", "cache_gb", "allow_pipe")
+
+OF_THIS_CALL = ("index_dir", "cache_dir", "cache_gb", "packed_dir", "allow_pipe")
 """settings of `data` that act on this machine: they count from the command line and the user's own
 YAML file alone, never from a run folder or an export, which may come from somebody else"""
 
@@ -266,8 +278,6 @@ class Config(Section):
     """run folder (default: runs/ followed by the name of the YAML file)"""
     objective: str = "mae"
     """training objective, which determines the type of the model section"""
-    recipe: str = ""
-    """recorded, never set: name of the recipe that the settings are from (empty: another file)"""
     data: DataConfig = DataConfig()
     model: SerializeAsAny[Section] = Section()
     init: InitConfig = InitConfig()
@@ -275,6 +285,8 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
     log: LogConfig = LogConfig()
+    recipe: str = ""
+    """recorded, never set: name of the recipe that the settings are from (empty: another file)"""
 
 
 def sections(config: type[Config]) -> dict[str, type[Section]]:

@@ -92,6 +92,7 @@ FREE_ON_RESUME = (
     "data.index_dir",
     "data.cache_dir",
     "data.cache_gb",
+    "data.packed_dir",
     "data.allow_pipe",
     "data.max_bad",
     "data.crop_pct",  # of held-out images only

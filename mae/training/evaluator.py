@@ -69,12 +69,13 @@ def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
     objective that needs labels they are checked in any case, since it is evaluated on them
     afterwards.
     """
-    if not config.data.val:
+    if not config.data.held_out:
         return HeldOutImages(None, [])
     notes: list[str] = []
     if declaration(config.objective).needs_labels:
         names = training.class_names
-        images, matched = open_labelled(config.data.val, "data.val", config, names, "data.train")
+        held_out = config.data.held_out
+        images, matched = open_labelled(held_out, "data.val", config, names, "data.train")
         notes += [matched] * bool(matched)
         notes += untrained_classes(training, images.manifest)
     else:
@@ -105,7 +106,8 @@ def untrained_classes(training: Manifest, held_out: Manifest) -> list[str]:
 
 def open_measured(config: Config) -> tuple[Images, list[str]]:
     """Open data.val for an objective that needs no labels: without them where they conflict."""
-    images = open_images(config.data.val, "data.val", config, with_second=True, with_targets=True)
+    patterns = config.data.held_out
+    images = open_images(patterns, "data.val", config, with_second=True, with_targets=True)
     try:
         manifest = with_class_names(images.manifest, "data.val")
         note = f"data.val: {manifest.class_note}"

@@ -21,8 +21,10 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
         check_launch(os.environ)
         config = load()
         # imports torch: not needed to report a misspelt setting
+        from mae.training.folders import prepare_folders
         from mae.training.train import destroy_process_group, train
 
+        prepare_folders(config)
         if not config.train.num_processes and (line := idle_gpus()):
             print(line, file=sys.stderr)
         train(config, lifecycle, is_dry)

@@ -33,7 +33,7 @@ SCALE = (0.08, 1.0)
 
 TAKEN_OVER = {
     "data": (
-        *("train", "val", "workers", "order", "window", "lanes", "max_bad"),
+        *("train", "val", "val_share", "workers", "order", "window", "lanes", "max_bad"),
         *("img_size", "in_chans", "bits", "mean", "std"),
         *("crop_pct", "flip"),
     ),

@@ -5,8 +5,6 @@ metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-
 checkpoints/  panels/  wandb/  tensorboard/  frozen/
 """
 
-import errno
-import fcntl
 import os
 import secrets
 from contextlib import suppress
@@ -15,6 +13,7 @@ from typing import Any
 
 from mae.base.errors import RunFailed, UserError
 from mae.base.files import new_file, run_folder
+from mae.base.locks import lock_alone
 from mae.base.rows import append_row, read_rows, repair_rows, set_aside, write_lines
 from mae.config.loading import config_as_recorded, dump_config, recorded_config
 from mae.config.sections import Config
@@ -107,11 +106,11 @@ class Run:
         """Lock the folder until this process ends, so that a job submitted twice runs once."""
         file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT, 0o666)  # never closed
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(f"output: {self.folder} is in use by another process") from None
-            # Some network file systems have no locks: continue without.
+            lock_alone(file)
+        except BlockingIOError:
+            raise UserError(f"output: {self.folder} is in use by another process") from None
+        except OSError:  # some network file systems have no locks: continue without
+            pass
 
     def _read_or_make_id(self) -> str:
         """Id in the folder; made where there is none, as in folders of earlier versions."""

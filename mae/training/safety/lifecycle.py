@@ -32,11 +32,11 @@ from mae.base.exit_status import (
     append_event,
     write_exit_status,
 )
+from mae.base.local_launch import STOP_SIGNALS
 from mae.base.output import guarded_output
 from mae.base.process_group import MARK
 from mae.training.checkpoint.run import Run
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 LAUNCHER = "TORCHELASTIC_RUN_ID"
 """environment variable of processes whose launcher kills them some time after a signal"""
 AGAIN_SECONDS = 2.0
