@@ -59,6 +59,10 @@ NAMED_FILE = re.compile(r"\[(\w+\.(?:md|ipynb))\]\(\1(#[\w.-]+)?\)")
 """links whose text is their file's name, which the site replaces by the title"""
 
 
+LACKING = {"CHOOSING", "PYTHON", "quickstart"} - {path.stem for path in ROOT.glob("docs/*.*")}
+"""pages of the lists in index.md that this checkout lacks"""
+
+
 def generate(app: Sphinx, page: str, source: list[str]) -> None:
     """Fill in the generated parts and drawings of a page; a notebook becomes one."""
     if Path(app.env.doc2path(page)).suffix == ".ipynb":
@@ -71,7 +75,8 @@ def generate(app: Sphinx, page: str, source: list[str]) -> None:
                 line.removeprefix("<!-- generated: ").removesuffix(" -->").partition(":")
             )
             line = GENERATED[name](*words.replace(",", " ").split())
-        lines.append(line)
+        if line.rpartition("<")[2].removesuffix(">") not in LACKING:
+            lines.append(line)
     text = with_drawings("\n".join(lines))
     source[0] = NAMED_FILE.sub(r"[](\1\2)", text)
 
