@@ -57,7 +57,17 @@ def test_notebook_has_its_text_code_and_output():
 
 
 def test_fenced_code_of_a_docstring_becomes_a_code_block():
-    lines = ["Text.", "", "```python", "a = 1", "", "b = 2", "```", "More."]
+    lines = ["Type of `model:`.", "", "```python", "a = `1`", "", "b = 2", "```", "More."]
     assert as_restructured_text(lines) == [
-        *("Text.", "", "", ".. code-block:: python", "", "   a = 1", "", "   b = 2", "", "More."),
+        *(
+            "Type of ``model:``.",
+            "",
+            "",
+            ".. code-block:: python",
+            "",
+            "   a = `1`",
+            "",
+            "   b = 2",
+        ),
+        *("", "More."),
     ]
