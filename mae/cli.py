@@ -54,7 +54,7 @@ from mae.commands import (
 from mae.commands.bench import command as bench
 
 DISTRIBUTION = "maekit"
-"""name that pip installs this package by: `mae` is another project's"""
+"""name of this distribution on the index, where `mae` is another project's"""
 ENTRY_POINTS = {
     "pretrain": "pretrain, or resume a run",
     "finetune": "fine-tune a pretrained encoder to classes",

@@ -47,6 +47,8 @@ def check(command: list[str], code: int, limit: float) -> None:
     ("command", "code"),
     [
         (["mae", "--help"], 0),
+        (["mae", "recipes"], 0),
+        (["mae", "pretrain", "vit_smol"], 2),
         (["mae", "pretrain", "--help"], 0),
         (["mae", "pretrain", "nosuch.yaml"], 2),
         (["mae", "pretrain", str(CONFIG), "model.mask_raito=0.5"], 2),

@@ -90,8 +90,9 @@ def installed(wheel_file, tmp_path_factory):
     venv.create(folder)
     python = folder / "bin" / "python"
     uv = shutil.which("uv")
-    installer = [uv, "pip", "install", "--offline", "--python", str(python)]
-    if uv is None:
+    if uv is not None:
+        installer = [uv, "pip", "install", "--offline", "--python", str(python)]
+    else:
         installer = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-index"]
     words = [*installer, "--no-deps", str(wheel_file)]
     done = subprocess.run(words, capture_output=True, text=True)

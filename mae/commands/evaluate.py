@@ -216,6 +216,7 @@ def trained_on(opened: OpenedModel, test: Images, name: str = "") -> int | None:
     from mae.base.output import print_error
     from mae.data.training_data import training_manifest
     from mae.evaluation.comparison import seen_in_train
+    from mae.pack.packed_folders import is_folder, is_packed
     from mae.storage.remote import is_remote
 
     data = opened.config.data
@@ -223,6 +224,8 @@ def trained_on(opened: OpenedModel, test: Images, name: str = "") -> int | None:
     try:
         if not patterns:
             problem = "the weights do not name their training images"
+        elif any(is_folder(one) and not is_packed(one, "data.train", data) for one in patterns):
+            problem = "data.train, a folder, has changed since, or has no packed copy here"
         elif not any(map(is_remote, patterns)):
             train = training_manifest(data)
             if opened.state and train.is_recorded_as(opened.state.data):

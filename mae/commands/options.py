@@ -248,8 +248,8 @@ def weight_options(args: argparse.Namespace) -> WeightOptions:
 def feature_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of evaluations of cached features: RUN, data, baselines, encoding."""
     run_argument(parser, is_optional=True)
-    parser.add_argument("--train", nargs="+", required=True, help="labelled shards to train on")
-    parser.add_argument("--test", nargs="+", required=True, help="labelled shards to test on")
+    parser.add_argument("--train", nargs="+", required=True, help="labelled: shards or a folder")
+    parser.add_argument("--test", nargs="+", required=True, help="the same, to test on")
     parser.add_argument(
         "--classes", type=positive, help="number of classes: check that labels are below it"
     )

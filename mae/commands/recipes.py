@@ -10,8 +10,8 @@ from mae.commands.options import add_command
 from mae.config.recipes import did_you_mean, header, launchers, matching, recipes
 
 COMMANDS = {
-    "mae pretrain": "mae pretrain NAME data.train=SHARDS",
-    "mae finetune": "mae finetune RUN NAME",
+    "mae pretrain": "mae pretrain NAME data.train=DATA   (a folder of images, or shards)",
+    "mae finetune": "mae finetune RUN NAME               (RUN: a pretraining)",
 }
 """commands that train recipes, and how they are called"""
 FOOTER = """\

@@ -42,6 +42,10 @@ VERSION = 1
 ABOUT, FILES, IN_USE = "folder.json", "files.tsv", "in-use"
 COPY = re.compile(r".*-[0-9a-f]{16}")
 """name of a copy"""
+LEFTOVER = re.compile(r"\..*-[0-9a-f]{16}\.(parts|deleted)(\.[0-9a-f]{8})?")
+"""name of a copy that was not finished, or not deleted to the end"""
+PARTS_AGE = 7 * 86400
+"""seconds from which a copy that was not finished is deleted"""
 SHARD_BYTES = 1_000_000_000
 FEW = 500
 """number of images up to which starting worker processes takes longer than packing"""
@@ -177,6 +181,12 @@ def packed_folder(
             f"another, or pack {listing.name} yourself (mae pack)"
         ) from None
     return copy
+
+
+def is_packed(folder: str, key: str, data: DataConfig) -> bool:
+    """True where there is a copy of a folder as it is, for a setting; raises as `list_images`."""
+    name = copy_name(list_images(folder, key), split_of(key, data)[1])
+    return _is_whole(data.packed_dir.expanduser() / name)
 
 
 def list_images(folder: str | Path, key: str) -> Listing:
@@ -378,6 +388,10 @@ def _delete_former(place: Path, source: str, newest: Path) -> None:
             age = time.time() - (copy / IN_USE).stat().st_mtime
             if copy in own[KEPT:] or (copy != newest and age > MAX_AGE):
                 _delete(copy)
+    for rest in place.glob(".*"):  # of processes that were killed, and never run again
+        with suppress(OSError):
+            if LEFTOVER.fullmatch(rest.name) and time.time() - rest.stat().st_mtime > PARTS_AGE:
+                discard(rest)
 
 
 def _delete(copy: Path) -> None:

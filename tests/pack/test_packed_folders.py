@@ -16,6 +16,7 @@ from mae.pack.packed_folders import (
     changes_since,
     copies_in_use,
     is_folder,
+    is_packed,
     list_images,
     packed_folder,
     with_packed_folders,
@@ -47,7 +48,9 @@ def leave(copy):
 
 
 def test_a_folder_is_packed_once(data, images, capsys, monkeypatch):
+    assert not is_packed(str(images), "data.train", data)
     manifest = packed(data)
+    assert is_packed(str(images), "data.train", data)
     said = capsys.readouterr().err
     assert (
         f"data.train: {images}: 6 images (0.0 MB) are packed, once, into {data.packed_dir}" in said
@@ -180,8 +183,13 @@ def test_former_copies_are_deleted_unless_they_are_read(data, images, save):
     assert [copy.exists() for copy in copies] == [True, False, True, True]  # the first is read
     old = copies[2] / "in-use"
     os.utime(old, (1, 1))
+    unfinished = [data.packed_dir / f".{copies[0].name}.{rest}" for rest in ("parts", "deleted")]
+    for folder in unfinished:
+        folder.mkdir()
+    os.utime(unfinished[1], (1, 1))
     packed(data, patterns=(str(images / "b"),))  # another folder
     assert not copies[2].exists() and copies[3].exists()
+    assert [folder.exists() for folder in unfinished] == [True, False]
 
 
 def test_one_of_two_processes_packs(data, images, tmp_path, monkeypatch):
