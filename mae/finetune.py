@@ -2,9 +2,10 @@
 
 SOURCE is the run folder of a pretraining or one of its checkpoints, whose encoder, sizes,
 normalisation and data are used; or a recipe with init.from=… (init.from=none trains from scratch).
-Settings default to the published recipe for the encoder's size; RECIPE gives others for SOURCE.  A
-recipe is a name of `mae recipes`, or its beginning, or a YAML file.  The same command
-resumes from the last checkpoint.  At the end the classifier is evaluated on data.val, if set.
+Settings default to the published recipe for the encoder's size, which few labels change, each
+change printed with its reason; RECIPE gives others for SOURCE.  A recipe is a name of `mae
+recipes`, or its beginning, or a YAML file.  The same command resumes from the last checkpoint.  At
+the end the classifier is evaluated on data.val, if set.
 """
 
 import argparse
@@ -16,9 +17,11 @@ from pathlib import Path
 from mae.base.exit_status import DONE, exit_code
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
+from mae.config.choices import describe_choices, recorded_choices
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
 from mae.objectives.registry import declarations
+from mae.training.auto import labelled_images
 from mae.training.start import start
 
 COMMAND = "mae finetune"
@@ -52,10 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs: list[Config] = []
 
     def load() -> Config:
-        configs.append(trained.settings_from(args.source, args.settings))
+        configs.append(trained.settings_from(args.source, args.settings, labelled_images))
+        choices = recorded_choices(configs[-1].model_dump(mode="json"))
+        if choices and os.environ.get("RANK", "0") in ("", "0"):
+            print(
+                "recipe  adapted to these labels:", *describe_choices(choices), sep="\n", flush=True
+            )
         return configs[-1]
 
-    code = launched(asked, "mae.finetune", words, load)
+    def check() -> None:
+        trained.settings_from(args.source, args.settings)
+
+    code = launched(asked, "mae.finetune", words, check)
     if code is not None:
         return code
     code = start(load, args.dry_run)

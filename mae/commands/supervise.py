@@ -39,6 +39,7 @@ from mae.commands.options import add_command, natural, not_negative
 from mae.config.loading import load_config
 from mae.config.recipes import find_recipe
 from mae.objectives.registry import declarations
+from mae.training.auto import AUTO, checked
 
 LONGEST_DELAY = 600.0
 """maximum number of seconds before a relaunch"""
@@ -116,6 +117,8 @@ def run_folder(command: Sequence[str]) -> Path:
             if kind == "finetune":
                 (trained,) = declarations("mae finetune")
                 return Path(trained.settings_from(words[0], words[1:]).output)
+            if words[0] == AUTO:
+                return Path(checked(words[1:], "mae pretrain")[0].output)
             path = find_recipe(words[0], "mae pretrain")
             return Path(load_config(path, words[1:]).output)
     raise UserError(

@@ -268,6 +268,16 @@ class LogConfig(Section):
     """maximum number of images of data.val per evaluation"""
 
 
+class AutoConfig(Section):
+    """Settings that `mae pretrain auto` and `mae finetune RUN` choose by themselves."""
+
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """hours of training that `mae pretrain auto` plans for, by estimate (default: 1 without a GPU,
+    24 with)"""
+    chosen: dict[str, str] = Field(default_factory=dict)
+    """reasons of the chosen settings, by key; a run records them"""
+
+
 class Config(Section):
     """Settings of a run, without those that an objective adds.
 
@@ -285,6 +295,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
     log: LogConfig = LogConfig()
+    auto: AutoConfig = AutoConfig()
     recipe: str = ""
     """recorded, never set: name of the recipe that the settings are from (empty: another file)"""
 

@@ -118,13 +118,14 @@ FREE_ON_RESUME = (
 def changed_settings(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """Changed settings as `key: old → new`: (fixed for a resumed run, free to change).
 
-    Settings that a run measures itself, such as data.mean, and the name of the recipe are not
+    Settings that a run measures itself, such as data.mean, the name of the recipe and the reasons
+    of chosen settings are not
     compared.
     """
     # As recorded, without secrets: a new signature of the same address is no change.
     before, after = (flatten(for_record(one.model_dump(mode="json"))) for one in (old, new))
     measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
-    measured |= declaration(new.objective).completed_keys(new)
+    measured |= declaration(new.objective).completed_keys(new) | {"auto"}
     measured.add("recipe")  # its name alone; a difference in settings is one of other keys
     fixed, free = [], []
     for key in dict.fromkeys([*before, *after]):

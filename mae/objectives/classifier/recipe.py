@@ -6,6 +6,7 @@ from typing import Any
 
 from mae.base.errors import UserError
 from mae.base.files import run_folder
+from mae.config.choices import Choice, nested
 from mae.config.loading import (
     check_objective,
     load_config,
@@ -53,14 +54,16 @@ COMMAND = "mae finetune"
 """command that trains classifiers"""
 
 
-def finetune_settings(source: str | Path, words: Sequence[str]) -> Config:
+def finetune_settings(
+    source: str | Path, words: Sequence[str], choices: Sequence[Choice] = ()
+) -> Config:
     """Settings of `mae finetune SOURCE [RECIPE] [section.key=value …]`; `words` follow `source`.
 
     SOURCE is a pretraining run, one of its checkpoints, or a recipe: a name, or a YAML file.
-    RECIPE is one for a run: it replaces the run's settings, but not its model.  From scratch
-    (init.from=none) the default of finetune.layer_decay is 1.  Raises UserError as `load_config`
-    and `find_recipe`, where SOURCE is a run that trains no encoder of timm's, and where RECIPE is
-    for another one.
+    RECIPE is one for a run: it replaces the run's settings, but not its model.  `choices` replace
+    settings of the published recipe.  From scratch (init.from=none) the default of
+    finetune.layer_decay is 1.  Raises UserError as `load_config` and `find_recipe`, where SOURCE is
+    a run that trains no encoder of timm's, and where RECIPE is for another one.
     """
     is_second = bool(words) and "=" not in words[0]
     named, overrides = (words[0], words[1:]) if is_second else (source, words)
@@ -107,6 +110,8 @@ def finetune_settings(source: str | Path, words: Sequence[str]) -> Config:
     data = base.get("data", {}) | (data if isinstance(data, dict) else {})
     if _is_beyond_rand_augment(data, overrides):
         base["finetune"]["rand_augment"] = ""
+    for section, own in nested(choices).items() if choices else ():
+        base[section] = {**base.get(section, {}), **own}
     config = load_config(path, overrides, base)
     if config.init.from_ in ("", NONE):
         # Layer decay preserves pretrained lower layers; here there are none.
