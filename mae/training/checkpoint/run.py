@@ -48,6 +48,8 @@ class Run:
         self.panels = self.folder / "panels"
         self.id = ""
         """id of the run, as in its folder and checkpoints; empty before `open` or `resume`"""
+        self.lock: int | None = None
+        """descriptor of the locked file"""
         self.is_open = False
         """the main process has created and locked the folder for this run"""
 
@@ -103,14 +105,20 @@ class Run:
             raise UserError(f"output: {self.folder} cannot be written: {error.strerror}") from None
 
     def _lock(self) -> None:
-        """Lock the folder until this process ends, so that a job submitted twice runs once."""
-        file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT, 0o666)  # never closed
+        """Lock the folder, so that a job submitted twice runs once."""
+        self.lock = file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             lock_alone(file)
         except BlockingIOError:
             raise UserError(f"output: {self.folder} is in use by another process") from None
         except OSError:  # some network file systems have no locks: continue without
             pass
+
+    def close(self) -> None:
+        """Unlock the folder, as the end of the process does."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
 
     def _read_or_make_id(self) -> str:
         """Id in the folder; made where there is none, as in folders of earlier versions."""
