@@ -60,8 +60,8 @@ def command_entry(parser: argparse.ArgumentParser, name: str, level: int) -> str
         actions = [action for action in group._group_actions if _is_shown(action)]
         if not actions:
             continue
-        if group.description:
-            lines += [plain(group.description), ""]
+        if group.title not in ("positional arguments", "options"):
+            lines += [f"**{plain(group.title or '')}.** {plain(group.description or '')}", ""]
         rows = [(code(_invocation(action)), plain(_meaning(parser, action))) for action in actions]
         lines += [table(("argument", "meaning"), rows), ""]
     if parser.epilog:
