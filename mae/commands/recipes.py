@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.base.errors import UserError
+from mae.commands.encoders import add_encoders
 from mae.commands.options import add_command
 from mae.config.recipes import did_you_mean, header, launchers, matching, recipes
 
@@ -32,6 +33,7 @@ def add_parser(commands: Any) -> None:
     files = kinds.add_parser("launchers", help=text, description=f"{text.capitalize()}.")
     files.add_argument("name", nargs="?", help="name of a launcher file, such as multi_gpu")
     files.set_defaults(work=list_launchers)
+    add_encoders(kinds)
 
 
 def list_recipes(args: argparse.Namespace) -> None:

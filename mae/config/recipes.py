@@ -1,7 +1,8 @@
 """Recipes: YAML files of settings that the package brings along, found by name.
 
-A recipe is called by its file's stem, or by any beginning of it that fits no other recipe of the
-command: `mae pretrain vit_small` trains vit_small_patch16_224.  Launcher files are beside them.
+A recipe is called by its file's stem, by the part before its patch size (`mae pretrain vit_small`
+trains vit_small_patch16_224, though there is vit_small_rope), or by any beginning that fits no
+other recipe of the command.  Launcher files are beside them.
 """
 
 import difflib
@@ -137,10 +138,11 @@ def find_recipe(name: str | Path, command: str) -> Path:
 
 
 def matching(name: str, every: Sequence[Recipe]) -> list[Recipe]:
-    """The recipe of this name, else those whose names begin so."""
+    """The recipe of this name, whole or up to its patch size, else those whose names begin so."""
     wanted = _plain(name)
     exact = [one for one in every if one.name == wanted]
-    return exact or [one for one in every if wanted and one.name.startswith(wanted)]
+    sized = [one for one in every if wanted and one.name.partition("_patch")[0] == wanted]
+    return exact or sized or [one for one in every if wanted and one.name.startswith(wanted)]
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

@@ -264,6 +264,9 @@ class LogConfig(Section):
     """Weights & Biases project"""
     health_every: Rate = 10.0
     """epochs between evaluations on data.val (0: none)"""
+    health_start: bool = False
+    """evaluate on data.val before the first step, too, and compare at the end: whether training has
+    made the features of init.from better or worse"""
     health_images: Positive = 1000
     """maximum number of images of data.val per evaluation"""
 

@@ -195,6 +195,11 @@ class Run:
         """Read the last row of metrics.jsonl; empty where there is none."""
         return next(reversed(read_rows(self.metrics_file).rows), {})
 
+    def first_health(self) -> dict[str, Any]:
+        """Read the row of health.jsonl from before the first step; empty where there is none."""
+        first = next(iter(read_rows(self.health_file).rows), {})
+        return first if first.get("step") == 0 else {}
+
     def last_health(self) -> dict[str, Any]:
         """Read the last row of health.jsonl; empty where there is none."""
         return next(reversed(read_rows(self.health_file).rows), {})
