@@ -59,8 +59,15 @@ NAMED_FILE = re.compile(r"\[(\w+\.(?:md|ipynb))\]\(\1(#[\w.-]+)?\)")
 """links whose text is their file's name, which the site replaces by the title"""
 
 
-LACKING = {"CHOOSING", "PYTHON", "quickstart"} - {path.stem for path in ROOT.glob("docs/*.*")}
-"""pages of the lists in index.md that this checkout lacks"""
+LACKING = {"WATCHING", "quickstart"} - {path.stem for path in ROOT.glob("docs/*.*")}
+"""pages of index.md that this checkout lacks: they are not listed, and links to them are plain text"""
+
+
+def _titled(found: re.Match[str]) -> str:
+    """A link that shows the title of the page or section."""
+    if found[1].partition(".")[0] in LACKING:
+        return f"`{found[1]}`"
+    return f"[]({found[1]}{found[2] or ''})"
 
 
 def generate(app: Sphinx, page: str, source: list[str]) -> None:
@@ -78,7 +85,7 @@ def generate(app: Sphinx, page: str, source: list[str]) -> None:
         if line.rpartition("<")[2].removesuffix(">") not in LACKING:
             lines.append(line)
     text = with_drawings("\n".join(lines))
-    source[0] = NAMED_FILE.sub(r"[](\1\2)", text)
+    source[0] = NAMED_FILE.sub(_titled, text)
 
 
 def convert_docstring(
