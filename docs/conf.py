@@ -60,7 +60,7 @@ NAMED_FILE = re.compile(r"\[(\w+\.(?:md|ipynb))\]\(\1(#[\w.-]+)?\)")
 
 
 LACKING = {"WATCHING", "quickstart"} - {path.stem for path in ROOT.glob("docs/*.*")}
-"""pages of index.md that this checkout lacks: they are not listed, and links to them are plain text"""
+"""pages of index.md that this checkout lacks: not listed, links to them are plain text"""
 
 
 def _titled(found: re.Match[str]) -> str:
