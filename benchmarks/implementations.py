@@ -13,8 +13,9 @@ from mae.commands.bench import training_step
 from mae.commands.bench.cases import OURS, Case
 from mae.commands.bench.training_step import LR, TimedStep, synthetic_images
 from mae.config.sections import Config
+from mae.networks.encoders.plain import position_embedding
 from mae.networks.patches import gather_tokens, patch_statistics, patchify
-from mae.networks.vit import parameter_groups, position_embedding
+from mae.networks.vit import parameter_groups
 from mae.objectives.base import Output, total_loss
 from mae.objectives.mae.decoder import Decoder
 from mae.objectives.mae.masking import PatchSplit, binary_mask, num_visible

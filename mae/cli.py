@@ -8,11 +8,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from mae import __version__
 from mae.base.device import idle_gpus
 from mae.base.errors import UserError
-from mae.base.exit_status import exit_code
+from mae.base.exit_status import WRONG_USE, exit_code
 from mae.base.local_launch import OPTION, launched, processes_option, split_processes
 from mae.base.output import guarded_output
 from mae.base.portion import leave_launch
@@ -41,6 +42,7 @@ from mae.commands import (
     pack,
     pca,
     probe,
+    recipes,
     reconstruct,
     report,
     sae_report,
@@ -52,12 +54,15 @@ from mae.commands import (
 )
 from mae.commands.bench import command as bench
 
+DISTRIBUTION = "maekit"
+"""name of this distribution on the index, where `mae` is another project's"""
 ENTRY_POINTS = {
     "pretrain": "pretrain, or resume a run",
     "finetune": "fine-tune a pretrained encoder to classes",
 }
 """commands with a parser and a module `mae.NAME` of their own, which accelerate launches, too"""
 COMMANDS = (
+    recipes,
     supervise,
     pack,
     index,
@@ -120,6 +125,9 @@ DIVIDED = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong use, 75 stopped early."""
     argv = sys.argv[1:] if argv is None else argv
+    if sys.platform == "win32":
+        print("mae: Windows itself is not supported: run it in WSL, its Linux", file=sys.stderr)
+        return WRONG_USE
     if argv and argv[0] in ENTRY_POINTS:
         name, *words = argv
         if "--supervise" not in words:
@@ -188,7 +196,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="`mae COMMAND --help` has the options of a command. A run on several GPUs: "
         "mae pretrain CONFIG --processes auto.",
     )
-    parser.add_argument("--version", action="version", version=f"mae {__version__}")
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="show the version of the program and exit"
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, text in ENTRY_POINTS.items():
         commands.add_parser(name, help=text)
@@ -197,6 +207,23 @@ def build_parser() -> argparse.ArgumentParser:
     for name in DIVIDED:
         processes_option(commands.choices[name.replace("_", "-")])
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version, and a warning where the stranger's distribution `mae` is installed."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *others: object) -> None:
+        from importlib import metadata
+
+        print(f"mae {__version__} (distribution {DISTRIBUTION})")
+        with suppress(metadata.PackageNotFoundError):
+            print(
+                f"warning: another project, the distribution mae {metadata.version('mae')}, is "
+                f"installed, too, and may have replaced files: pip uninstall mae, then pip install "
+                f"--force-reinstall --no-deps {DISTRIBUTION}",
+                file=sys.stderr,
+            )
+        parser.exit()
 
 
 if __name__ == "__main__":

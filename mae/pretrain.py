@@ -1,5 +1,8 @@
 """Pretraining: `mae pretrain CONFIG [section.key=value …] [--processes N]`.
 
+CONFIG is the name of a recipe (`mae recipes` lists them), or its beginning, or a YAML file.  With
+auto the settings are chosen from the images of data.train and the machine, for auto.hours of
+training, printed with their reasons, and recorded; section.key=value overrides any of them.
 The same command resumes from the last checkpoint.  `accelerate launch -m mae.pretrain CONFIG …`
 starts it on several machines, or with sharded weights (launch/).
 """
@@ -11,9 +14,9 @@ from collections.abc import Sequence
 from mae.base.errors import UserError
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
-from mae.config.loading import load_config
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
+from mae.training.auto import AUTO, checked, settings_of
 from mae.training.start import start
 
 COMMAND = "mae pretrain"
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         + describe_settings(COMMAND).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="YAML file of settings, such as configs/*.yaml")
+    parser.add_argument("config", help="name of a recipe, YAML file of settings, or auto")
     parser.add_argument(
         "settings", nargs="*", metavar="section.key=value", help="settings to override"
     )
@@ -48,9 +51,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     def load() -> Config:
         if args.supervise:
             raise UserError("--supervise: use mae pretrain --supervise …, or mae supervise …")
-        return load_config(args.config, args.settings, command=COMMAND)
+        return settings_of(args.config, args.settings, COMMAND)
 
-    code = launched(asked, "mae.pretrain", words, load)
+    def check() -> None:
+        if args.config == AUTO:  # what it chooses and prints is the first process's work
+            checked(args.settings, COMMAND)
+        else:
+            load()
+
+    code = launched(asked, "mae.pretrain", words, check)
     return start(load, args.dry_run) if code is None else code
 
 

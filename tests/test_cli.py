@@ -8,6 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
+from mae import __version__
 from mae.base.errors import UserError
 from mae.cli import main
 from tests.runs import write_config
@@ -282,3 +283,17 @@ def test_wrong_options_exit_with_2():
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 2
+
+
+def test_the_version_and_a_stranger_by_the_name_of_the_module(capsys, monkeypatch, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err) == (0, f"mae {__version__} (distribution maekit)\n", "")
+    (tmp_path / "mae-7.dist-info").mkdir()
+    (tmp_path / "mae-7.dist-info" / "METADATA").write_text("Name: mae\nVersion: 7\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    err = capsys.readouterr().err
+    assert "warning: another project, the distribution mae 7, is installed" in err

@@ -18,10 +18,12 @@ from timm.optim import param_groups_layer_decay
 
 from mae.base.errors import UserError
 from mae.cli import main
+from mae.config.loading import recorded_config
 from mae.objectives.classifier.declaration import finetune_of, model_of
 from mae.objectives.classifier.model import Classifier
 from mae.objectives.classifier.recipe import finetune_settings, recipe_for
 from mae.objectives.mae.declaration import model_of as vit_of
+from mae.objectives.registry import declarations
 from mae.training.checkpoint.trained import load_pretrained
 from tests.evaluation.test_features import spoil
 from tests.runs import (
@@ -102,6 +104,37 @@ def test_it_learns_from_the_pretrained_encoder_and_is_evaluated(finetuned, pretr
     health = [json.loads(line) for line in (finetuned / "health.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in health] == [1, 2, 3]
     assert health[-1]["accuracy"] == report["accuracy"]
+
+
+def test_few_labels_change_the_recipe_and_a_resumed_run_keeps_it(
+    pretrained, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "run"
+    assert finetune(pretrained, out, "finetune.layer_decay=0.8", "train.epochs=2") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "recipe  adapted to these labels:"
+    assert lines[1].split()[:3] == ["finetune.mixup", "0", "pays"]  # and so on: the reason
+    config = recorded_config(out)
+    assert finetune_of(config).mixup == 0 and finetune_of(config).layer_decay == 0.8
+    assert "finetune.mixup" in config.auto.chosen and config.train.batch_size == 12
+    assert "finetune.layer_decay" not in config.auto.chosen
+    # A run of an earlier version, by the published recipe: what it has recorded counts.
+    recorded = yaml.safe_load((out / "config.yaml").read_text())
+    del recorded["auto"]
+    recorded["finetune"]["mixup"] = 0.8
+    (out / "config.yaml").write_text(yaml.safe_dump(recorded))
+    monkeypatch.setattr("mae.finetune.labelled_images", lambda config: 1 / 0)
+    assert finetune(pretrained, out, "finetune.layer_decay=0.8", "train.epochs=3") == 0
+    assert finetune_of(recorded_config(out)).mixup == 0.8
+
+
+def test_the_warm_up_follows_the_epochs(pretrained):
+    (declared,) = declarations("mae finetune")
+    for count in (None, lambda config: 48):
+        config = declared.settings_from(pretrained, ["train.epochs=3"], count)
+        assert config.optim.warmup_epochs < 0.5
+    with pytest.raises(UserError, match=r"optim\.warmup_epochs: 5, but train\.epochs is only 3"):
+        declared.settings_from(pretrained, ["train.epochs=3", "optim.warmup_epochs=5"], None)
 
 
 def test_the_encoder_starts_with_the_pretrained_weights(pretrained, tmp_path):
@@ -308,7 +341,7 @@ def test_a_fine_tuned_encoder_is_named_so(finetuned, shards, make_shards, tmp_pa
     [
         (("finetune.num_classes=2",), "labels go up to 2"),
         (("finetune.num_classes=1",), "1 class leaves nothing to learn"),
-        (("train.batch_size=9",), "need an even number"),
+        (("train.batch_size=9", "finetune.mixup=0.8"), "need an even number"),
         (("finetune.rand_augment=trivial",), "timm has no such policy"),
         (("finetune.layer_decay=0",), "finetune.layer_decay"),
         (("data.crop_on_device=true",), "finetune.rand_augment"),

@@ -15,12 +15,13 @@ NAMES = """
     config.types config.sections
     objectives.declaration objectives.registry
     config
-    decoding storage data pack networks objectives.base
+    decoding storage data pack data.training_data data.file_manifest data.shard_stream networks
+    objectives.base
     objectives.shared_sections training.checkpoint pretrained_weights
     evaluation export pictures objectives anomaly generation latents similarity explore
     sparse_features compression
     training report
-    commands pretrain finetune cli __main__
+    commands pretrain finetune cli __main__ api
 """
 FLOORS: dict[str, int] = {name: floor for floor, name in enumerate(NAMES.split())}
 

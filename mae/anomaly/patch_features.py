@@ -7,16 +7,16 @@ is cut into tiles (`mae.anomaly.tiles`).
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.anomaly.tiles import Size, Tiling, ViewRule
 from mae.base.errors import UserError
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.patches import pixel_affine
 
 PATCH = 8
@@ -136,7 +136,7 @@ def _patches(pixels: Float[Tensor, "b c h w"]) -> Maps:
 
 
 def vit_features(
-    vit: VisionTransformer,
+    vit: TimmEncoder,
     mean: Sequence[float],
     std: Sequence[float],
     bits: int,
@@ -145,30 +145,28 @@ def vit_features(
     sha256: str,
     tiling: Tiling | None = None,
 ) -> PatchFeatures:
-    """Tokens of some blocks of timm's VisionTransformer, each of length 1, averaged over 3 x 3.
+    """Tokens of some blocks of an encoder of timm's, each of length 1, averaged over 3 x 3.
 
     `layers`: numbers of the blocks, from 1; None: those at a half and three quarters of the depth,
     since the last ones serve pretraining (Roth et al. 2022, "Towards Total Recall in Industrial
     Anomaly Detection", section 3.1).  Raises UserError for blocks that do not exist.
     """
-    depth = len(vit.blocks)
+    adapter = adapter_of(vit)
+    shape, depth = adapter.shape(vit), len(adapter.blocks(vit))
     chosen = sorted(layers or {max(1, depth // 2), max(1, 3 * depth // 4)})
     if chosen[0] < 1 or chosen[-1] > depth:
         raise UserError(f"--layers: {name} has blocks 1 to {depth}")
-    channels = vit.patch_embed.proj.weight.shape[1]
-    affine = pixel_affine(mean, std, channels, 2**bits - 1)
+    affine = pixel_affine(mean, std, shape.in_chans, 2**bits - 1)
     scale, shift = affine.scale.view(-1, 1, 1), affine.shift.view(-1, 1, 1)
 
     @torch.no_grad()
     def maps(images: Shaped[Tensor, "b c h w"]) -> Maps:
         inputs = images.float() * scale.to(images.device) + shift.to(images.device)
-        found: Any = vit.forward_intermediates(
-            inputs, [layer - 1 for layer in chosen], intermediates_only=True, output_fmt="NCHW"
-        )
+        found = adapter.maps(vit, inputs, [layer - 1 for layer in chosen])
         whole = torch.cat([F.normalize(one, dim=1) for one in found], dim=1)
         return F.avg_pool2d(whole, 3, stride=1, padding=1, count_include_pad=False)
 
-    rule = ViewRule(vit.patch_embed.img_size, vit.patch_embed.patch_size, tiling)
+    rule = ViewRule(shape.img_size, shape.patch_size, tiling)
     text = f"{sha256} {chosen} {list(mean)} {list(std)}" + (f" {tiling}" if tiling else "")
     identity = hashlib.sha256(text.encode()).hexdigest()
     return PatchFeatures(f"{name}, blocks {chosen}", identity, rule, maps, vit, len(chosen))

@@ -1,6 +1,5 @@
 """Atomic writing of files and folders, JSON files, and the run folder of a checkpoint."""
 
-import fcntl
 import json
 import os
 import secrets
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from mae.base.errors import StorageError, UserError
+from mae.base.locks import flock
 from mae.base.redaction import without_secrets
 from mae.base.rows import read_file
 
@@ -88,7 +88,7 @@ def _locked_part(out: Path) -> tuple[Path, int]:
         with suppress(FileNotFoundError):
             lock = os.open(part, os.O_RDONLY)
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                flock(lock)
             if part.exists():
                 return part, lock
             os.close(lock)
@@ -103,7 +103,7 @@ def _discard_abandoned(out: Path) -> None:
         with suppress(OSError):
             lock = os.open(part, os.O_RDONLY)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(lock, wait=False)
                 discard(part)
             finally:
                 os.close(lock)

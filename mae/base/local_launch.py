@@ -41,7 +41,12 @@ SAVING_TIMEOUT = 600
 """seconds for processes that were asked to stop to end, before they are killed"""
 RUNS = ("mae.pretrain", "mae.finetune")
 """modules that can be stopped at any moment and resume"""
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1")
+    if name in signal.Signals.__members__  # Windows lacks the last
+)
+"""requests to stop in order; SIGUSR1 is a scheduler's early warning"""
 
 
 def processes_option(parser: argparse.ArgumentParser) -> None:

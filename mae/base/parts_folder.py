@@ -1,6 +1,5 @@
 """Folder of the parts of divided work: its plan, its lock, the tasks of a job array."""
 
-import fcntl
 import hashlib
 import os
 import re
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from mae.base.errors import RunFailed, UserError
 from mae.base.files import discard, link_new, new_file, read_json, require_name
+from mae.base.locks import flock
 from mae.base.portion import Portion
 
 PLAN, LOCK, ARRAY = "plan", "lock", "array"
@@ -96,7 +96,7 @@ def _locked(folder: Path, log: Callable[[str], None]) -> int:
         with suppress(FileNotFoundError):  # deleted at the end of another process's work
             file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                flock(file, wait=False)
                 if os.fstat(file).st_ino == (folder / LOCK).stat().st_ino:
                     return file
             except BlockingIOError:

@@ -103,7 +103,7 @@ def open_classifier(
             "to classes.txt beside it, a name a line"
         )
     return OpenedClassifier(
-        opened=opened,
+        opened=opened._replace(config=config),
         subject=ClassifiedImages(
             logits=classify,
             images=images,

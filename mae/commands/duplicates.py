@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.commands.options import (
-    SHARDS,
+    TARS,
     add_command,
     encoding_options,
     feature_source_options,
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
     """Add the command and its options."""
     parser = add_command(commands, "duplicates", "find exact and near duplicates", run, EPILOG)
     parser.add_argument(
-        "images", nargs="+", help=f"image files, folders of them, or shards: {SHARDS}"
+        "images", nargs="+", help=f"image files, folders of them, or shards: {TARS}"
     )
     parser.add_argument(
         "--against", nargs="+", help="further images: find those of the first that are there, too"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.commands.options import (
-    SHARDS,
+    TARS,
     add_command,
     amount,
     encoding_options,
@@ -31,7 +31,7 @@ def add_parser(commands: Any) -> None:
         commands, "embed", "write a table of embeddings with a map of the images", run, EPILOG
     )
     parser.add_argument(
-        "images", nargs="+", help=f"image files, folders of them, or shards: {SHARDS}"
+        "images", nargs="+", help=f"image files, folders of them, or shards: {TARS}"
     )
     feature_source_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="new file, .parquet")

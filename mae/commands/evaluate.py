@@ -80,6 +80,25 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
+def evaluate_held_out(config: Config) -> str:
+    """Evaluate the last checkpoint of a run on its data.val; the lines to print.
+
+    Raises as `evaluate_run`.
+    """
+    from mae.base.device import choose_device, loader_count
+
+    folder = Path(config.output)
+    return evaluate_run(
+        folder,
+        config.data.held_out,
+        key="data.val",
+        out=folder / "evaluation.json",
+        device=choose_device("auto"),
+        workers=loader_count(config.data.workers),
+        read_with=lambda recorded: recorded.model_copy(update={"data": config.data}),
+    )
+
+
 def evaluate_run(
     folder: Path,
     shards: Sequence[str],
@@ -216,6 +235,7 @@ def trained_on(opened: OpenedModel, test: Images, name: str = "") -> int | None:
     from mae.base.output import print_error
     from mae.data.training_data import training_manifest
     from mae.evaluation.comparison import seen_in_train
+    from mae.pack.packed_folders import is_folder, is_packed
     from mae.storage.remote import is_remote
 
     data = opened.config.data
@@ -223,6 +243,8 @@ def trained_on(opened: OpenedModel, test: Images, name: str = "") -> int | None:
     try:
         if not patterns:
             problem = "the weights do not name their training images"
+        elif any(is_folder(one) and not is_packed(one, "data.train", data) for one in patterns):
+            problem = "data.train, a folder, has changed since, or has no packed copy here"
         elif not any(map(is_remote, patterns)):
             train = training_manifest(data)
             if opened.state and train.is_recorded_as(opened.state.data):

@@ -187,6 +187,7 @@ def check_images(
     from mae.base.errors import UserError
     from mae.commands.numbered_images import load_images, open_numbered
     from mae.data.shards import expand_shards
+    from mae.pack.packed_folders import with_packed_folders
     from mae.storage.remote import is_remote
 
     if chosen == [NOISE]:
@@ -197,7 +198,7 @@ def check_images(
         first = as_stored(first, config)
         return CheckImages(images, first, f"{len(images)} images of {' '.join(chosen)}")
     data = config.data
-    sets = [("data.val", data.val), ("data.train", data.train)]
+    sets = [("data.val", data.held_out), ("data.train", data.train)]
     sets += [(f"data.mixture.{i}", part.shards) for i, part in enumerate(data.mixture)]
     if not any(patterns for _, patterns in sets):
         raise UserError(
@@ -210,7 +211,8 @@ def check_images(
             continue
         try:
             # One shard: more would mean downloads, or hours of indexing, for a few images.
-            first = expand_shards(patterns, key, data.allow_pipe)[:1]
+            shards = with_packed_folders(patterns, key, data)
+            first = expand_shards(shards, key, data.allow_pipe)[:1]
             found = open_numbered(first, config, img_size)
             images, _, photograph, *_ = load_images(found, img_size, COUNT)
         except UserError as error:  # moved or deleted since, or out of reach

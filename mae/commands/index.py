@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mae.commands.options import (
-    SHARDS,
+    TARS,
     add_command,
     cache_options,
     portion_of,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def add_parser(commands: Any) -> None:
     """Add the command and its options."""
     parser = add_command(commands, "index", "read the index of shards and cache it", run)
-    parser.add_argument("shards", nargs="+", help=SHARDS)
+    parser.add_argument("shards", nargs="+", help=TARS)
     parser.add_argument(
         "--index-dir", type=Path, help="folder for the indexes (default: beside the shards)"
     )

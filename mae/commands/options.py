@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 from mae.config.sections import OF_THIS_CALL, Config
 
-SHARDS = "tar files: paths, URLs, brace patterns, globs"
+TARS = "tar files: paths, URLs, brace patterns, globs"
+SHARDS = f"{TARS}; or a folder of images"
+"""images that are read with the settings of a run; the folder is packed once (data.packed_dir)"""
 RUN = (
     "run folder or checkpoint, export, file of weights (.pth, .safetensors), folder of "
     "transformers, timm:NAME or hf:ID"
@@ -87,6 +89,9 @@ def run_cache_options(parser: argparse.ArgumentParser) -> None:
     cache_options(parser)
     parser.add_argument(
         "--index-dir", type=Path, help="folder of cached shard indexes (as data.index_dir)"
+    )
+    parser.add_argument(
+        "--packed-dir", type=Path, help="folder for packed folders of images (as data.packed_dir)"
     )
 
 
@@ -243,8 +248,8 @@ def weight_options(args: argparse.Namespace) -> WeightOptions:
 def feature_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of evaluations of cached features: RUN, data, baselines, encoding."""
     run_argument(parser, is_optional=True)
-    parser.add_argument("--train", nargs="+", required=True, help="labelled shards to train on")
-    parser.add_argument("--test", nargs="+", required=True, help="labelled shards to test on")
+    parser.add_argument("--train", nargs="+", required=True, help="labelled: shards or a folder")
+    parser.add_argument("--test", nargs="+", required=True, help="the same, to test on")
     parser.add_argument(
         "--classes", type=positive, help="number of classes: check that labels are below it"
     )

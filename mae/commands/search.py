@@ -7,7 +7,7 @@ from typing import Any
 from mae.base.device import loader_count
 from mae.commands.options import (
     RUN,
-    SHARDS,
+    TARS,
     add_command,
     encoding_options,
     natural,
@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
         "--among",
         nargs="+",
         required=True,
-        help=f"images to search: files, folders of them, or shards: {SHARDS}",
+        help=f"images to search: files, folders of them, or shards: {TARS}",
     )
     parser.add_argument("-k", type=positive, default=6, help="images found for each query")
     parser.add_argument(

@@ -39,7 +39,9 @@ from mae.base.local_launch import split_processes
 from mae.base.process_group import ProcessGroup
 from mae.commands.options import add_command, natural, not_negative
 from mae.config.loading import load_config
+from mae.config.recipes import find_recipe
 from mae.objectives.registry import declarations
+from mae.training.auto import AUTO, checked
 
 LONGEST_DELAY = 600.0
 """maximum number of seconds before a relaunch"""
@@ -116,8 +118,11 @@ def run_folder(command: Sequence[str]) -> Path:
         if words := [word for word in words if not word.startswith("-")]:
             if kind == "finetune":
                 (trained,) = declarations("mae finetune")
-                return Path(trained.settings_from(Path(words[0]), words[1:]).output)
-            return Path(load_config(words[0], words[1:]).output)
+                return Path(trained.settings_from(words[0], words[1:]).output)
+            if words[0] == AUTO:
+                return Path(checked(words[1:], "mae pretrain")[0].output)
+            path = find_recipe(words[0], "mae pretrain")
+            return Path(load_config(path, words[1:]).output)
     raise UserError(
         "supervise: the command has neither `-m mae.pretrain CONFIG` nor `-m mae.finetune SOURCE` "
         "in it"

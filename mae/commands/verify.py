@@ -7,7 +7,7 @@ from typing import Any
 from mae.base.device import worker_count
 from mae.base.progress import Log, ProgressLine
 from mae.commands.options import (
-    SHARDS,
+    TARS,
     add_command,
     cache_options,
     portion_of,
@@ -19,7 +19,7 @@ from mae.commands.options import (
 def add_parser(commands: Any) -> None:
     """Add the command and its options."""
     parser = add_command(commands, "verify", "decode every image and name the bad ones", run)
-    parser.add_argument("shards", nargs="+", help=SHARDS)
+    parser.add_argument("shards", nargs="+", help=TARS)
     parser.add_argument(
         "--index-dir", type=Path, help="folder for the indexes (default: beside the shards)"
     )

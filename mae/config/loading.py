@@ -6,9 +6,9 @@ All errors are reported at once, one line each, with the file or command line th
 import copy
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
@@ -23,6 +23,7 @@ from mae.config.migration import (
     rename_old_keys,
     renamed_keys,
 )
+from mae.config.recipes import recipe_name
 from mae.config.sections import OF_THIS_CALL, Config, sections
 from mae.config.types import describe_error, flatten, keys_of
 from mae.config.validation import conflicting_settings
@@ -51,6 +52,49 @@ def load_config(
     With `command` (such as `mae pretrain`), objectives that another command trains are refused.
     Raises UserError with one line per error.
     """
+    values, source, errors = _read_sources(path, overrides, base)
+    if command is not None:
+        check_objective(command, values.get("objective", DEFAULT))
+    return parse_config(values, source, errors)
+
+
+def given_settings(overrides: Sequence[str], command: str) -> tuple[Config, dict[str, Any]]:
+    """Settings of the command line alone: a config, and theirs as section.key → value.
+
+    Conflicts with defaults are not looked for; raises UserError as `load_config` otherwise.
+    """
+    values, source, errors = _read_sources(None, overrides, None)
+    check_objective(command, values.get("objective", DEFAULT))
+    config = parse_config(values, source, errors, check_conflicts=False)
+    return config, values_of(config, source)
+
+
+def values_of(config: Config, keys: Iterable[str]) -> dict[str, Any]:
+    """Values of settings as recorded, by section.key (of keys below that: the whole value)."""
+    valid = config.model_dump(mode="json")
+    found = {}
+    for key in keys:
+        section, _, rest = key.partition(".")
+        name = rest.partition(".")[0]
+        if section == "log" and name in SWITCHES:
+            name = "trackers"
+        found[f"{section}.{name}" if rest else section] = (
+            valid[section][name] if rest else valid[section]
+        )
+    return found
+
+
+class _Sources(NamedTuple):
+    """Nested settings, where each dotted key was written, and errors of the command line."""
+
+    values: dict[str, Any]
+    source: dict[str, str]
+    errors: list[str]
+
+
+def _read_sources(
+    path: str | Path | None, overrides: Sequence[str], base: Mapping[str, Any] | None
+) -> _Sources:
     values: dict[str, Any] = fold_switches(copy.deepcopy(dict(base or {})))
     source = dict.fromkeys(flatten(values), "defaults")
     if path is not None:
@@ -58,6 +102,8 @@ def load_config(
         written = read_yaml(path)
         if is_recorded_config(written):
             written = of_a_stranger(migrate_settings(written, str(path)))
+        else:
+            written = {**written, "recipe": recipe_name(path)}
         written = rename_old_keys(written, str(path))
         source |= dict.fromkeys(flatten(written), str(path))
         _merge(values, written)
@@ -72,15 +118,16 @@ def load_config(
         if not equals or not key:
             errors.append(f"command line: {override}: write section.key=value")
             continue
+        if key == "recipe":
+            errors.append("command line: recipe: is recorded, not set: give its name as a word")
+            continue
         value = _parse_value(text)
         if key == "output" and not isinstance(value, str):
             value = text  # a folder may be called 2026-01-01 or [v2]
         error = _assign(values, key, value)
         errors += [f"command line: {key}: {error}"] if error else []
         source[key] = "command line"
-    if command is not None:
-        check_objective(command, values.get("objective", DEFAULT))
-    return parse_config(values, source, errors)
+    return _Sources(values, source, errors)
 
 
 def check_objective(command: str, name: object) -> None:
@@ -141,7 +188,10 @@ def of_a_stranger(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_config(
-    values: Mapping[str, Any], source: Mapping[str, str], errors: Sequence[str] = ()
+    values: Mapping[str, Any],
+    source: Mapping[str, str],
+    errors: Sequence[str] = (),
+    check_conflicts: bool = True,
 ) -> Config:
     """Validate nested `values`; `source` maps dotted keys to where they were written.
 
@@ -166,7 +216,7 @@ def parse_config(
             f"{_source_of(location, source)}: {location}: {explained[location]}"
             for location in reversed(explained)
         ]
-    if config is not None and kind is not Config:
+    if config is not None and kind is not Config and check_conflicts:
         lines += [
             f"{_source_of(location, source)}: {location}: {message}"
             for location, message in conflicting_settings(config)
@@ -245,6 +295,7 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
     section = sections(config).get(keys[0])
     if error["type"] == "extra_forbidden":
         known = keys_of(section if section and len(keys) > 1 else config)
+        known = [one for one in known if one != "recipe"]  # recorded, not set
         if len(keys) == 1 and (found := _in_sections(keys[0], config)):
             return keys[0], f"unknown key, did you mean {found}?"
         close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.6)

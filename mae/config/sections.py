@@ -39,12 +39,17 @@ class DataConfig(Section):
 
     train: Shards = ()
     """training shards (WebDataset tars): paths, addresses (https, s3, gs, hf), brace patterns
-    (`a-{000..146}.tar`), globs, a wids index.json, or a list of these"""
+    (`a-{000..146}.tar`), globs, a wids index.json, or a list of these; or a folder of images, which
+    is packed once, into data.packed_dir"""
     mixture: tuple[MixturePart, ...] = ()
     """several data sets instead of data.train: [{shards: …, weight: 2}, {shards: …}]; an epoch
     draws as many samples as all of them hold"""
     val: Shards = ()
-    """held-out shards for panels and evaluation (empty: panels show training images)"""
+    """held-out shards, or a folder of images, for panels and evaluation (empty: panels show
+    training images)"""
+    val_share: Fraction = 0.0
+    """where data.val is not set and data.train is a folder: share of its images that are held out
+    as data.val, in [0, 1)"""
     index_dir: Path | None = None
     """folder of cached shard indexes (default: .mae-index beside local shards, ~/.cache/mae/index
     for remote ones)"""
@@ -52,6 +57,8 @@ class DataConfig(Section):
     """folder for copies of remote shards, shared by all processes of a machine"""
     cache_gb: Annotated[float, Field(gt=0)] = 100.0
     """maximum size of cache_dir in gigabytes; the least recently used shards are deleted first"""
+    packed_dir: Path = Path("~/.cache/mae/packed")
+    """folder for the shards of folders of images, which are made anew when a folder has changed"""
     allow_pipe: bool = False
     """allow `pipe:COMMAND` shards, which run shell commands on this machine"""
     order: Literal["global", "window", "lanes"] = "global"
@@ -109,8 +116,13 @@ class DataConfig(Section):
         """True where the images are arrays of floats, which are normalised where they are read."""
         return self.bits == 32
 
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """Held-out data: data.val, or the folder whose share data.val_share is."""
+        return self.val or (self.train if self.val_share else ())
 
-OF_THIS_CALL = ("index_dir", "cache_dir", "cache_gb", "allow_pipe")
+
+OF_THIS_CALL = ("index_dir", "cache_dir", "cache_gb", "packed_dir", "allow_pipe")
 """settings of `data` that act on this machine: they count from the command line and the user's own
 YAML file alone, never from a run folder or an export, which may come from somebody else"""
 
@@ -270,8 +282,21 @@ class LogConfig(Section):
     """project or experiment of the trackers"""
     health_every: Rate | None = None
     """epochs between evaluations on data.val (0: none; default: 10, or a fifth of a shorter run)"""
+    health_start: bool = False
+    """evaluate on data.val before the first step, too, and compare at the end: whether training has
+    made the features of init.from better or worse"""
     health_images: Positive = 1000
     """maximum number of images of data.val per evaluation"""
+
+
+class AutoConfig(Section):
+    """Settings that `mae pretrain auto` and `mae finetune RUN` choose by themselves."""
+
+    hours: Annotated[float, Field(gt=0)] | None = None
+    """hours of training that `mae pretrain auto` plans for, by estimate (default: 1 without a GPU,
+    24 with)"""
+    chosen: dict[str, str] = Field(default_factory=dict)
+    """reasons of the chosen settings, by key; a run records them"""
 
 
 class Config(Section):
@@ -291,6 +316,9 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     guard: GuardConfig = GuardConfig()
     log: LogConfig = LogConfig()
+    auto: AutoConfig = AutoConfig()
+    recipe: str = ""
+    """recorded, never set: name of the recipe that the settings are from (empty: another file)"""
 
 
 def sections(config: type[Config]) -> dict[str, type[Section]]:

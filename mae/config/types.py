@@ -13,6 +13,8 @@ Share = Annotated[float, Field(gt=0, le=1)]
 """number in (0, 1]"""
 Rate = Annotated[float, Field(ge=0)]
 """number from 0, such as a learning rate, an interval or a threshold"""
+EncoderArgument = float | int | bool | tuple[float | int | bool, ...]
+"""argument of timm.create_model"""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 

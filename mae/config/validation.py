@@ -92,6 +92,7 @@ FREE_ON_RESUME = (
     "data.index_dir",
     "data.cache_dir",
     "data.cache_gb",
+    "data.packed_dir",
     "data.allow_pipe",
     "data.max_bad",
     "data.crop_pct",  # of held-out images only
@@ -121,14 +122,17 @@ INTERVALS = ("train.checkpoint_every", "log.panel_every", "log.health_every")
 def changed_settings(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """Changed settings as `key: old → new`: (fixed for a resumed run, free to change).
 
-    Settings that a run measures itself, such as data.mean, are not compared.
+    Settings that a run measures itself, such as data.mean, the name of the recipe and the reasons
+    of chosen settings are not
+    compared.
     """
     # As recorded, without secrets: a new signature of the same address is no change.
     before, after = (flatten(for_record(one.model_dump(mode="json"))) for one in (old, new))
     measured = {"data.mean", "data.std"} if old.data.own_statistics else set()
-    measured |= declaration(new.objective).completed_keys(new)
+    measured |= declaration(new.objective).completed_keys(new) | {"auto"}
     # Without a number they follow from the length of the run, once that is known.
     measured |= {key for key in INTERVALS if after.get(key) is None}
+    measured.add("recipe")  # its name alone; a difference in settings is one of other keys
     fixed, free = [], []
     for key in dict.fromkeys([*before, *after]):
         if before.get(key) != after.get(key) and not is_within(key, measured):

@@ -7,18 +7,14 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
-import mae
 from mae.base.errors import UserError
 from mae.base.rows import read_file
+from mae.config.recipes import recipes
 
 MAX_BYTES = 1 << 20
 """maximum size of a text"""
 MAX_VALUES = 100_000
 """maximum number of values, those that aliases repeat included"""
-
-PACKAGE = Path(mae.__file__).parent
-RECIPES = (PACKAGE / "recipes", PACKAGE.parent / "configs")
-"""folders of the recipes: in an installed package, in a clone"""
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,7 +82,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a config: write sections such as `model:`")
     # YAML reads a section whose lines are all commented out as None.
-    plain = ("output", "objective")
+    plain = ("output", "objective", "recipe")
     return {k: {} if v is None and k not in plain else v for k, v in values.items()}
 
 
@@ -96,9 +92,8 @@ def _absent(path: Path) -> str:
         if (path / "config.yaml").exists():
             return f"{path}: is a run folder: its own settings are {path}/config.yaml"
         return f"{path}: is a folder, not a config file{_files(path)}"
-    for recipe in (folder / path.name for folder in RECIPES):
-        if path.suffix == ".yaml" and recipe.is_file():
-            return f"{path}: no such config file in {Path.cwd()}: the recipe is {recipe}"
+    if any(path.name == recipe.file.name for recipe in recipes()):
+        return f"{path}: no such config file in {Path.cwd()}: the recipe's name is {path.stem}"
     return f"{path}: no such config file{_files(path.parent)}"
 
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from mae.base.errors import StorageError, UserError
 from mae.base.files import new_file, require_regular
+from mae.base.locks import locked
 from mae.base.printable import printable
 from mae.base.redaction import redacted
 from mae.data.columns import Blobs, chunks, map_array
@@ -37,7 +38,6 @@ from mae.data.passed_over import PassedOver, Reason
 from mae.data.shard_names import ShardNames
 from mae.data.shards import exists
 from mae.decoding.pixels import EXTENSIONS
-from mae.storage.cache_files import locked
 from mae.storage.remote import at_most, canonical_address, download, is_remote, stat
 
 FORMAT = "mae manifest 1"

@@ -20,6 +20,7 @@ from mae.data.stream_state import position_of, stream_state
 from mae.data.training_data import TrainingData, build_order, check_cache
 from mae.data.views import PixelViews
 from mae.data.worker_loader import load_in_workers
+from mae.pack.packed_folders import with_packed_folders
 from mae.storage.cache import build_cache
 
 IN_DATA_LOADER = (
@@ -208,6 +209,7 @@ class ShardStream:
 def _open_data(settings: StreamSettings) -> TrainingData:
     cache = build_cache(settings)
     data_sets = [part.shards for part in settings.mixture] or [settings.train]
+    data_sets = [with_packed_folders(shards, "shards", settings) for shards in data_sets]
     manifest = merge(
         [build_manifest(shards, "shards", settings.index_dir, cache) for shards in data_sets]
     )

@@ -17,7 +17,7 @@ from mae.data.stream_positions import StreamPositions
 
 OF_DATA = (
     *("window", "lanes", "repeats", "scale", "ratio", "flip", "oversized", "in_chans", "bits"),
-    *("max_bad", "index_dir", "cache_dir", "cache_gb", "allow_pipe"),
+    *("max_bad", "index_dir", "cache_dir", "cache_gb", "packed_dir", "allow_pipe"),
 )
 """settings of `data` that are further arguments of a stream"""
 OWN = ("last", "timeout_minutes")

@@ -26,6 +26,7 @@ from mae.data.statistics import Statistics, channel_statistics
 from mae.data.views import EncodedViews, build_training_views
 from mae.data.worker_loader import load_in_workers
 from mae.objectives.registry import data_needs, declaration
+from mae.pack.packed_folders import with_packed_folders
 from mae.storage.cache import ShardCache, build_cache
 
 CPU = torch.device("cpu")
@@ -182,7 +183,8 @@ def open_images(
     `with_pairs` and `check_files` do.
     """
     data, cache = config.data, build_cache(config.data)
-    manifest = build_manifest(patterns, key, data.index_dir, cache)
+    shards = with_packed_folders(patterns, key, data)
+    manifest = build_manifest(shards, key, data.index_dir, cache)
     _warn(key, manifest.warnings())
     pairs = data_needs(config).pairs
     if pairs == "targets" and not with_targets:
@@ -240,11 +242,13 @@ def training_manifests(config: DataConfig, progress: Progress = no_progress) -> 
     Raises UserError and StorageError as `build_manifest` does.
     """
     cache = build_cache(config)
-    if not config.mixture:
-        return [build_manifest(config.train, "data.train", config.index_dir, cache, progress)]
+    sets = {f"data.mixture.{i}": part.shards for i, part in enumerate(config.mixture)}
+    sets = sets or {"data.train": config.train}
     return [
-        build_manifest(part.shards, f"data.mixture.{i}", config.index_dir, cache, progress)
-        for i, part in enumerate(config.mixture)
+        build_manifest(
+            with_packed_folders(patterns, key, config), key, config.index_dir, cache, progress
+        )
+        for key, patterns in sets.items()
     ]
 
 

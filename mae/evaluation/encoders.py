@@ -103,7 +103,7 @@ class TimmEncoder(nn.Module):
         features = model.forward_features((unit - self.mean.to(unit)) / self.std.to(unit))
         if features.ndim != 3:  # no tokens: a convolutional network
             return {"pooled": model.forward_head(features, pre_logits=True)}
-        tokens = features[:, model.num_prefix_tokens :]
+        tokens = features[:, getattr(model, "num_prefix_tokens", 0) :]
         vectors = {"mean": tokens.mean(dim=1), TOKENS: tokens}
         if getattr(model, "cls_token", None) is not None:
             vectors["cls"] = features[:, 0]

@@ -18,6 +18,8 @@ from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.data.worker_loader import load_in_workers
 from mae.evaluation.encoders import TOKENS, Encode, FrozenEncoder
+from mae.networks.encoders.registry import is_encoder
+from mae.networks.vit import encoder_shape
 from mae.objectives.registry import OBJECTIVES, declaration
 
 Matrix = npt.NDArray[np.float32]
@@ -187,8 +189,11 @@ def encoder_outputs(
 def _patch_size(
     module: nn.Module, img_size: tuple[int, int], tokens: int
 ) -> tuple[int, int] | None:
-    embedding: Any = getattr(getattr(module, "encoder", module), "patch_embed", None)
-    if embedding is not None:
+    encoder = getattr(module, "encoder", module)
+    embedding: Any = getattr(encoder, "patch_embed", None)
+    if is_encoder(encoder):
+        height, width = encoder_shape(encoder).patch_size
+    elif hasattr(embedding, "patch_size"):
         height, width = embedding.patch_size
     else:
         height = width = max(1, math.isqrt(img_size[0] * img_size[1] // max(tokens, 1)))

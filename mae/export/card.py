@@ -12,10 +12,11 @@ from mae.config.sections import Config, DataConfig
 from mae.evaluation.diagnosis import interval, number
 from mae.evaluation.results import BASELINE, PRETRAINED, TRAINED_ENCODERS, budget_name
 from mae.export.contract import ExportFiles, ExportRequest
-from mae.networks.vit import timm_encoder
+from mae.networks.vit import encoder_shape, timm_encoder
 from mae.objectives import registry
 from mae.objectives.declaration import Card, Declaration
 from mae.pretrained_weights.init_record import data_names, shown_source
+from mae.pretrained_weights.licence import OWN_TERMS
 from mae.training.checkpoint.checkpoint_files import TrainingState
 from mae.training.checkpoint.run import Run
 
@@ -216,7 +217,7 @@ def _model_row(request: ExportRequest, declared: Declaration) -> str:
         millions = sum(p.numel() for p in request.model.parameters()) / 1e6
         return f"model | {declared.describe(request.config, f'{millions:.2f} M parameters')}"
     millions = sum(p.numel() for p in vit.parameters()) / 1e6
-    patch = " x ".join(map(str, vit.patch_embed.patch_size))
+    patch = " x ".join(map(str, encoder_shape(vit).patch_size))
     kind = cell(f"{request.vit.encoder} {request.vit.encoder_kwargs or ''}")
     return f"encoder | {kind}, patch {patch}, {millions:.2f} M parameters"
 
@@ -262,9 +263,10 @@ def _metadata(
     licence = str(init.get("license") or "").lower()
     # Hubs accept such names of licences only; `licence_in` reads the other two keys back.
     name = re.sub(r"[^a-z0-9.]+", "-", licence).strip("-")
+    is_listed = licence == name and not licence.endswith(OWN_TERMS)
     if licence:
-        lines += [f"license: {licence}"] if licence == name else ["license: other"]
-    if licence != name and name:
+        lines += [f"license: {licence}"] if is_listed else ["license: other"]
+    if name and not is_listed:
         lines.append(f"license_name: {name}")
     if init.get("non_commercial"):
         lines.append("non_commercial: true")

@@ -68,12 +68,10 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def load_timm(folder: Path, inputs: Tensors, settings: dict[str, str]) -> Tensors:
     """Features through timm.create_model."""
     import timm
-    from timm.models.vision_transformer import VisionTransformer
 
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     # timm itself would leave the random values of a tensor that is missing in the file.
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-    assert isinstance(model, VisionTransformer)
     images = inputs["images"]
     name = "logits" if model.num_classes else "pooled"
     return {"tokens": model.forward_features(images), name: model(images)}

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.base.printable import printable
 from mae.config.sections import Config
 from mae.data.class_names import Classes
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.patches import affine_of, normalize_images
-from mae.networks.vit import timm_encoder
+from mae.networks.vit import encoder_shape, timm_encoder
 from mae.objectives.base import Implementation, Objective
 from mae.objectives.shared_sections import VitModel
 from mae.training.checkpoint.checkpoint_files import TrainingState
@@ -50,8 +50,8 @@ class ExportRequest(NamedTuple):
     """decoded image [c h w] of any size, to check the printed code on"""
 
     @property
-    def encoder(self) -> VisionTransformer:
-        """Timm Vision Transformer, for formats that need one."""
+    def encoder(self) -> TimmEncoder:
+        """Timm encoder, for formats that need one."""
         vit = timm_encoder(self.model)
         assert vit is not None
         return vit
@@ -124,9 +124,10 @@ def choose_pool(objective: Objective, own: Implementation, chosen: Pool | None) 
             )
         return None
     chosen = own.choose_pool(objective, chosen)
-    if chosen == "token" and not vit.has_class_token:
+    has_class_token = encoder_shape(vit).has_class_token
+    if chosen == "token" and not has_class_token:
         raise UserError("--pool token: this encoder has no class token; use --pool avg")
-    return chosen or ("token" if vit.has_class_token else "avg")
+    return chosen or ("token" if has_class_token else "avg")
 
 
 @torch.no_grad()
@@ -143,13 +144,13 @@ def resize(
         raise UserError(
             f"--img-size: needs a timm encoder, which objective {config.objective} does not have"
         )
-    (h, w), (p, q) = img_size, vit.patch_embed.patch_size
+    shape = encoder_shape(vit)
+    (h, w), (p, q) = img_size, shape.patch_size
     if h % p or w % q:
         raise UserError(f"--img-size: {h} x {w} is no multiple of the patch size, {p} x {q}")
-    rows, columns = vit.patch_embed.grid_size
-    vit.set_input_size(img_size=img_size)
+    adapter_of(vit).resize(vit, img_size)
     objective.img_size = img_size
-    own.after_resize(objective, (rows, columns))
+    own.after_resize(objective, shape.grid_size)
     return config.model_copy(update={"data": config.data.model_copy(update={"img_size": img_size})})
 
 
@@ -168,7 +169,7 @@ def exported_part(request: ExportRequest) -> str:
     return "classifier" if request.encoder.num_classes else "encoder"
 
 
-def features(vit: VisionTransformer, images: Tensor, pool: Pool | None) -> tuple[Tensor, Tensor]:
+def features(vit: TimmEncoder, images: Tensor, pool: Pool | None) -> tuple[Tensor, Tensor]:
     """Normalised [b c h w] → all tokens [b tokens d], and one vector per image [b d].
 
     A model with a classifier head gives its logits [b classes] instead of the vector.
@@ -176,7 +177,8 @@ def features(vit: VisionTransformer, images: Tensor, pool: Pool | None) -> tuple
     tokens = vit.forward_features(images)
     if vit.num_classes:
         return tokens, vit.forward_head(tokens)
-    return tokens, tokens[:, 0] if pool == "token" else tokens[:, vit.num_prefix_tokens :].mean(1)
+    pooled, _ = adapter_of(vit).split(vit, tokens)
+    return tokens, pooled["cls" if pool == "token" else "mean"]
 
 
 @torch.no_grad()
@@ -186,7 +188,7 @@ def expected_features(request: ExportRequest, images: Tensor) -> dict[str, Tenso
     return {"tokens": tokens, vector_name(request.encoder): pooled}
 
 
-def vector_name(vit: VisionTransformer) -> str:
+def vector_name(vit: TimmEncoder) -> str:
     """Name of an export's output besides the tokens."""
     return "logits" if vit.num_classes else "pooled"
 

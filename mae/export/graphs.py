@@ -18,6 +18,7 @@ from mae.export.contract import (
 )
 from mae.export.programs import require_onnx, trace_module, write_onnx_program
 from mae.export.reading import expected_photograph, prepare_code
+from mae.networks.vit import encoder_shape
 
 GRAPH, PROGRAM = "encoder.onnx", "encoder.pt2"
 
@@ -129,14 +130,15 @@ def _code(code: str, names: str, request: ExportRequest, *, as_tensor: bool) -> 
 def _files(request: ExportRequest, name: str, names: str) -> str:
     """Description of the file `name`; `names`: where it has the class names."""
     vit = request.encoder
-    height, width = vit.patch_embed.img_size
+    shape = encoder_shape(vit)
+    height, width = shape.img_size
     return FILES.format(
         name=name,
-        channels=vit.patch_embed.proj.in_channels,
+        channels=shape.in_chans,
         height=height,
         width=width,
-        tokens=vit.num_prefix_tokens + vit.patch_embed.num_patches,
-        width_of_tokens=vit.embed_dim,
+        tokens=shape.num_prefix_tokens + shape.num_patches,
+        width_of_tokens=shape.embed_dim,
         vector=vector_name(vit),
         names=f", whose names are a JSON list in {names}" if vit.num_classes else "",
         pooled=f"logits of {vit.num_classes} classes"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.base.files import save_tensors
+from mae.networks.encoders.registry import TimmEncoder
 from mae.pretrained_weights.weight_files import ARGUMENTS, settings_text
 
 WEIGHTS = "mae.safetensors"
@@ -46,11 +47,16 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return weights
 
 
-def refuse_beyond_plain(vit: VisionTransformer, format: str) -> None:
-    """Refuse an encoder that is no plain ViT: `format` would silently drop parts of it.
+def refuse_beyond_plain(vit: TimmEncoder, format: str) -> VisionTransformer:
+    """`vit`, where it is a plain ViT: `format` would silently drop parts of another.
 
     The final norm may follow the pooling.  Raises UserError naming these parts.
     """
+    if not isinstance(vit, VisionTransformer):
+        raise UserError(
+            f"--format {format} has names for plain Vision Transformers only, and this encoder has "
+            "rotary positions or other parts; --format timm has"
+        )
     final_norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
     blocks = list(vit.blocks.children())
     names = vit.state_dict()
@@ -80,3 +86,4 @@ def refuse_beyond_plain(vit: VisionTransformer, format: str) -> None:
     if reasons := [reason for reason, applies in unsupported.items() if applies]:
         listed = ", ".join(reasons)
         raise UserError(f"--format {format} has no place for {listed}; --format timm has")
+    return vit

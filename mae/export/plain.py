@@ -169,6 +169,7 @@ def without_local_paths(config: Config) -> Config:
         "index_dir": default.index_dir,
         "cache_dir": default.cache_dir,
         "cache_gb": default.cache_gb,
+        "packed_dir": default.packed_dir,
         "allow_pipe": default.allow_pipe,
     }
     source = {"from_": shown_source(config.init.from_)}

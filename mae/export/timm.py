@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mae.base.files import save_tensors
 from mae.data.transform import choose_crop_pct
@@ -23,6 +23,8 @@ from mae.export.reading import (
     open_code,
     prepare_code,
 )
+from mae.networks.encoders.registry import adapter_of
+from mae.networks.vit import encoder_shape
 
 FILES = "`model.safetensors` is the encoder, in timm's own names."
 
@@ -54,7 +56,7 @@ images = transform({image})[None]
 
 def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write config.json and model.safetensors."""
-    vit = request.encoder
+    vit, shape = request.encoder, encoder_shape(request.encoder)
     save_tensors(weights(vit), folder / "model.safetensors", {"format": "pt"})
     config = timm_config(request)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -70,9 +72,9 @@ def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
             **_reading(request)._asdict(),
             classes=vit.num_classes,
             pooled="the class token" if request.pool == "token" else "the mean of the patch tokens",
-            prefix=vit.num_prefix_tokens,
-            patches=vit.patch_embed.num_patches,
-            width=vit.embed_dim,
+            prefix=shape.num_prefix_tokens,
+            patches=shape.num_patches,
+            width=shape.embed_dim,
         ),
         loader=load_timm,
         library="timm",
@@ -93,29 +95,24 @@ def _reading(request: ExportRequest) -> ReadingCode:
 def timm_config(request: ExportRequest) -> dict[str, Any]:
     """config.json of timm's hub format: architecture, arguments, preprocessing."""
     vit, data, pool = request.encoder, request.config.data, request.pool
-    channels, img_size = vit.patch_embed.proj.in_channels, list(vit.patch_embed.img_size)
+    shape, adapter = encoder_shape(vit), adapter_of(vit)
     arguments = {
         **request.vit.encoder_kwargs,
-        "img_size": img_size,
-        "patch_size": vit.patch_embed.patch_size[0],
-        "in_chans": channels,
+        **adapter.timm_arguments(vit),
         "global_pool": pool,
-        # A pretrained encoder normalises the tokens, whatever the pooling: see `build_encoder`.
-        # A classifier may have its final norm behind the pooling.
-        "fc_norm": not isinstance(vit.fc_norm, nn.Identity),
     }
     return {
         "architecture": request.vit.encoder.split(".")[0],
         "num_classes": vit.num_classes,
         # Here timm and transformers read them; without them 1,000 classes get ImageNet's names.
         **({"label_names": request.label_names} if vit.num_classes else {}),
-        "num_features": vit.embed_dim,
+        "num_features": shape.embed_dim,
         "global_pool": pool,
         "model_args": arguments,
         "pretrained_cfg": {
             "tag": "mae",
             "custom_load": False,
-            "input_size": [channels, *img_size],
+            "input_size": [shape.in_chans, *shape.img_size],
             "fixed_input_size": True,
             "interpolation": "bicubic",
             "crop_pct": choose_crop_pct(data.crop_pct, request.model.img_size),

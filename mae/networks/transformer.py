@@ -6,7 +6,7 @@ from jaxtyping import Float
 from timm.models import checkpoint
 from torch import Tensor, nn
 
-from mae.networks.vit import initialize_linears
+from mae.networks.initial_weights import initialize_linears
 
 
 class SequenceBlock(nn.Module):

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from timm.models import checkpoint, vision_transformer
 from torch import Tensor, nn
 
+from mae.networks.initial_weights import initialize_linears, sincos_positions
 from mae.networks.patches import unpatchify
-from mae.networks.vit import initialize_linears, sincos_positions
 
 
 class VitDecoder(nn.Module):

@@ -24,7 +24,10 @@ from mae.base.errors import UserError
 from mae.config.types import Section
 
 if TYPE_CHECKING:
+    from mae.base.machine import Machine
+    from mae.config.choices import Choice
     from mae.config.sections import Config
+    from mae.data.facts import DataFacts
     from mae.data.manifest import Manifest
     from mae.evaluation.diagnosis import Finding, RunRecord
 
@@ -189,6 +192,9 @@ class Declaration:
     shardable: ClassVar[bool] = True
     """weights can be sharded over processes (FSDP2)"""
 
+    has_rules: ClassVar[bool] = False
+    """settings can be chosen from images and machine: `choose`"""
+
     # Report, messages and model card
 
     loss_chart: ClassVar[Chart] = LOSS
@@ -223,14 +229,31 @@ class Declaration:
         """
         return {}
 
+    def choose(
+        self, facts: DataFacts, machine: Machine, given: Mapping[str, Any]
+    ) -> Sequence[Choice]:
+        """Settings for a data set on a machine, for `mae pretrain auto`; `has_rules` is set.
+
+        `given`: settings of the user as section.key → value.  They are among the choices in place
+        of chosen ones, and what depends on them follows.
+        """
+        raise NotImplementedError
+
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for each setting that is wrong or conflicts with another."""
         yield from ()
 
-    def settings_from(self, source: Path, overrides: Sequence[str]) -> Config:
-        """Settings of a run by this objective's recipe, from a run folder or a YAML file.
+    def settings_from(
+        self,
+        source: str | Path,
+        words: Sequence[str],
+        count: Callable[[Config], int] | None = None,
+    ) -> Config:
+        """Settings of a run by this objective's recipe, from a run folder or another recipe.
 
-        For objectives that `mae pretrain` does not train; `overrides` are section.key=value.
+        For objectives that `mae pretrain` does not train; `words` are section.key=value, before
+        them perhaps a recipe to apply to a run folder.  `count` returns the number of training
+        images, to which the objective's recipe is adapted where `source` is a run; None: it is not.
         Raises UserError where `source` cannot be used.
         """
         raise UserError(f"{source}: {self.command} takes no run to go on from")
@@ -331,6 +354,10 @@ class Declaration:
         `images`: number of training images.  Settings that cannot work are errors: `validate`.
         """
         return ()
+
+    def fewest_steps(self, config: Config) -> int:
+        """Number of optimizer steps below which a run is named as too short."""
+        return 500
 
     def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on a run, besides the core's on loss, features, steps and speed."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
-from mae.config.types import NonNegative, Positive, Section, Text
+from mae.config.types import EncoderArgument, NonNegative, Positive, Section, Text
 from mae.objectives.declaration import Declaration
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ class VitModel(Section):
     """Vision Transformer of timm."""
 
     encoder: str = "vit_base_patch16_224"
-    """timm name of a plain Vision Transformer"""
-    encoder_kwargs: dict[str, float | int | bool] = Field(default_factory=dict)
+    """timm name of the encoder: a Vision Transformer (mae recipes encoders lists them)"""
+    encoder_kwargs: dict[str, EncoderArgument] = Field(default_factory=dict)
     """further arguments of timm.create_model, such as embed_dim, depth, num_heads"""
     patch_size: Positive | None = None
     """side of a patch in pixels (default: the encoder's)"""

@@ -21,11 +21,31 @@ from mae.pack.listing import (
     fingerprint,
     stat_files,
 )
-from mae.pack.mask_pairs import NONE, Pairs, pair_masks, refuse_unnamed_masks
+from mae.pack.mask_pairs import (
+    LIKELY,
+    NONE,
+    Pairs,
+    likely_masks,
+    pair_masks,
+    refuse_unnamed_masks,
+)
 from mae.pack.selection import is_own_name, is_system_name, select
 
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing", "dev"))
 """usual names of folders of splits, in lower case"""
+
+
+class SplitFolders(UserError):
+    """A folder whose folders are splits, such as train and val, and not classes."""
+
+    def __init__(self, source: Path, names: Sequence[str]) -> None:
+        self.names = names
+        first = shlex.quote(str(source / names[0]))
+        super().__init__(
+            f"{source}: {', '.join(names)} are splits, not classes: pack each by itself, first "
+            f"mae pack {first} OUT, then the others with --classes OUT (--labels takes them as "
+            "classes, --no-labels packs all without)"
+        )
 
 
 class Found(NamedTuple):
@@ -57,7 +77,7 @@ def list_folder(
         include: patterns of the files to list, as `select`; empty: all.
         exclude: patterns of files to exclude.
         masks: pattern of the images that are masks of others, as `pair_masks`; "none": there are
-            none.
+            none; "likely": as `likely_masks`; None: likely ones are refused.
 
     Raises UserError where there is no image, `labels` is True and an image has no class folder, or
     where folders are splits rather than classes, and images masks of others.
@@ -67,8 +87,13 @@ def list_folder(
     name = str(source)
     found = search(source)
     chosen = select(found.files, include, exclude, name)
-    pairs = Pairs(chosen, {}, [])
-    if masks is None:
+    pairs, notes = Pairs(chosen, {}, []), list[str]()
+    if masks == LIKELY:
+        if likely := likely_masks(chosen, name):
+            pattern, pairs = likely
+            number = _count(len(pairs.mask_of), "file is a mask", "files are masks")
+            notes.append(f"{number} of images by the name ({printable(pattern)}), no images")
+    elif masks is None:
         refuse_unnamed_masks(chosen, name)
     elif masks != NONE:
         pairs = pair_masks(chosen, masks, name)
@@ -77,7 +102,8 @@ def list_folder(
     if not files.paths:
         content = _content(source, found, files.skipped)
         raise UserError(f"{source}: no images: expected {READ_FORMATS}, {content}")
-    classes, numbers, notes = _classes(source, files.paths, found.folders, labels)
+    classes, numbers, about = _classes(source, files.paths, found.folders, labels)
+    notes += about
     mask_files = stat_files(reader, list(pairs.mask_of.values()))
     mask_of = {i: mask for i, path in enumerate(files.paths) if (mask := pairs.mask_of.get(path))}
     sources = Sources(Paths(files.paths), map(extension_of, files.paths), numbers, mask_of)
@@ -106,6 +132,7 @@ def list_folder(
             ("excluded by --include or --exclude", len(found.files) - len(chosen)),
         ),
         notes=(*_about_system(found.system), *notes),
+        times=files.times,
     )
 
 
@@ -184,12 +211,7 @@ def _classes(
         where = source / loose[0]
         raise UserError(f"{where}: lies in no class folder (--no-labels packs without classes)")
     if labels is None and len(names) > 1 and {name.lower() for name in names} <= SPLITS:
-        first = shlex.quote(str(source / names[0]))
-        raise UserError(
-            f"{source}: {', '.join(names)} are splits, not classes: pack each by itself, first "
-            f"mae pack {first} OUT, then the others with --classes OUT (--labels takes them as "
-            "classes, --no-labels packs all without)"
-        )
+        raise SplitFolders(source, names)
     if not labels and (labels is False or loose or len(names) < 2):
         why = _why_no_labels(source, paths, names, loose) if labels is None else []
         return (), [None] * len(paths), why

@@ -83,6 +83,8 @@ class Listing(NamedTuple):
     """(reason, number) of files that the options exclude"""
     notes: tuple[str, ...] = ()
     """lines for the user about the listing"""
+    times: npt.NDArray[np.int64] | None = None
+    """modification time of each source in nanoseconds; None: the sources are no files"""
 
     def name_of(self, image: int) -> str:
         """Name of an image in messages and `sources.tsv`, by its number."""
@@ -120,6 +122,8 @@ class ImageFiles(NamedTuple):
     paths: list[str]
     sizes: npt.NDArray[np.int64]
     """bytes"""
+    times: npt.NDArray[np.int64]
+    """modification times in nanoseconds"""
     fingerprint: str
     """digest of paths, sizes and modification times"""
     skipped: tuple[tuple[str, str], ...]
@@ -145,10 +149,9 @@ def stat_files(reader: FileReader, paths: Sequence[str]) -> ImageFiles:
         kept.append(path)
         sizes.append(status.st_size)
         times.append(status.st_mtime_ns)
-    digest = fingerprint(
-        [reader.folder, *kept], np.array(sizes, np.int64), np.array(times, np.int64)
-    )
-    return ImageFiles(kept, np.array(sizes, np.int64), digest, tuple(skipped))
+    columns = (np.array(sizes, np.int64), np.array(times, np.int64))
+    digest = fingerprint([reader.folder, *kept], *columns)
+    return ImageFiles(kept, *columns, digest, tuple(skipped))
 
 
 def why_skipped(path: str, mode: int) -> str:

@@ -12,6 +12,8 @@ from mae.decoding.pixels import EXTENSIONS
 
 NONE = "none"
 """value of --masks for images that are no masks, whatever their names"""
+LIKELY = "likely"
+"""stands for the pattern that files are likely to be masks by, if there is one"""
 WORDS = ("mask", "masks", "seg", "segmentation", "label", "labels", "annotation", "annotations")
 WORDS += ("gt", "groundtruth")
 """words that mark masks, as the end of a file's name or as the name of a folder"""
@@ -74,6 +76,22 @@ def refuse_unnamed_masks(paths: Sequence[str], source: str) -> None:
     Seen are names such as `x_mask.png` beside `x.jpg`, folders such as `masks/` beside `images/`,
     and a `.png` of the same name beside every image.
     """
+    if found := likely_masks(paths, source):
+        pattern, pairs = found
+        image, mask = next(iter(pairs.mask_of.items()))
+        quoted = shlex.quote(printable(pattern))
+        raise UserError(
+            f"{source}: {len(pairs.mask_of):,} files look like masks of images, first "
+            f"{_shown(mask, image)}: --masks {quoted} packs them as masks, --exclude {quoted} "
+            "leaves them out, --masks none packs them as images"
+        )
+
+
+def likely_masks(paths: Sequence[str], source: str) -> tuple[str, Pairs] | None:
+    """Pattern of the files that are likely to be masks, and the pairs by it; None: there are none.
+
+    Raises UserError where such a pattern gives a mask several images.
+    """
     for pattern in _likely_patterns(paths):
         try:
             pairs = pair_masks(paths, pattern, source)
@@ -84,13 +102,8 @@ def refuse_unnamed_masks(paths: Sequence[str], source: str) -> None:
         images = [path for path in pairs.images if _extension(path) in EXTENSIONS]
         certain = pattern != "*.png" or (len(images) > 1 and len(images) == len(pairs.mask_of))
         if pairs.mask_of and certain:
-            image, mask = next(iter(pairs.mask_of.items()))
-            quoted = shlex.quote(printable(pattern))
-            raise UserError(
-                f"{source}: {len(pairs.mask_of):,} files look like masks of images, first "
-                f"{_shown(mask, image)}: --masks {quoted} packs them as masks, --exclude {quoted} "
-                "leaves them out, --masks none packs them as images"
-            )
+            return pattern, pairs
+    return None
 
 
 def _likely_patterns(paths: Sequence[str]) -> list[str]:

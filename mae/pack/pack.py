@@ -20,7 +20,7 @@ from mae.base.progress import Progress, ProgressLine
 from mae.data.manifest_file import open_manifest
 from mae.data.task_pool import on_workers
 from mae.pack.copies import find_copies
-from mae.pack.listing import PackRequest
+from mae.pack.listing import Listing, PackRequest
 from mae.pack.output import PARTS, SHARDS, complete, manifest_file, require_new
 from mae.pack.shard_plan import PackOptions, plan_shards
 from mae.pack.sources import list_sources
@@ -61,9 +61,22 @@ def pack(
     process is killed, RunFailed for an internal error, naming the file; PartDone in all processes
     but the one that joins.
     """
-    options = options or PackOptions()
     require_new(out)
     listing = list_sources(request, portion)
+    return pack_listing(listing, out, options, workers, portion, progress, log)
+
+
+def pack_listing(
+    listing: Listing,
+    out: Path,
+    options: PackOptions | None = None,
+    workers: int = 0,
+    portion: Portion = ALONE,
+    progress: Progress | None = None,
+    log: Callable[[str], None] = lambda text: None,
+) -> PackReport:
+    """Pack the images of a listing; arguments and errors as those of `pack`."""
+    options = options or PackOptions()
     if options.resize and listing.sources.masks:
         raise UserError("--resize: images with --masks keep their size: resize both before")
     tasks = plan_shards(listing, options, np.array([], np.int64))

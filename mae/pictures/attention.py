@@ -1,14 +1,17 @@
 """Attention maps of the encoder's last block."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models.vision_transformer import Attention, VisionTransformer
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from mae.base.errors import UserError
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
+from mae.networks.vit import encoder_shape
 from mae.pictures.drawing import displayable, heat_map, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
 
@@ -30,45 +33,77 @@ class AttentionMaps(NamedTuple):
 
 @torch.no_grad()
 def last_attention(
-    vit: VisionTransformer, encode: Callable[[Tensor], object], images: Tensor
+    vit: TimmEncoder, encode: Callable[[Tensor], object], images: Tensor
 ) -> AttentionMaps:
     """Attention of the class token, or the mean attention of all patches.
 
     The mean is used where there is no class token, or where a classifier pools the patches: the
     class token's last attention is untrained then, since nothing reads it.
 
-    `encode` runs the encoder `vit` on whole images.  Raises UserError where the last block's
-    attention is not timm's plain one.
+    `encode` runs the encoder `vit` on whole images.  Raises UserError as `attention_weights`.
     """
-    weights = attention_weights(vit, encode, images)
-    patches = slice(vit.num_prefix_tokens, None)
-    if vit.has_class_token and vit.global_pool != "avg":
+    shape, weights = encoder_shape(vit), attention_weights(vit, encode, images)
+    patches = slice(shape.num_prefix_tokens, None)
+    if shape.has_class_token and vit.global_pool != "avg":
         return AttentionMaps(weights[:, :, 0, patches], "the class token")
     return AttentionMaps(weights[:, :, patches, patches].mean(dim=2), "the mean patch")
 
 
 @torch.no_grad()
 def attention_weights(
-    vit: VisionTransformer, encode: Callable[[Tensor], object], images: Tensor
+    vit: TimmEncoder, encode: Callable[[Tensor], object], images: Tensor
 ) -> Float[Tensor, "b heads tokens tokens"]:
-    """softmax(q kᵀ / √d) of the last block, from its own weights: timm's fused path keeps none.
+    """softmax(q kᵀ / √d) of the last block, from the queries and keys of timm's own attention.
 
-    Axes: queries, then keys.
+    These are normalised and rotated there, as the model has it; timm's fused attention keeps no
+    weights.  Axes: queries, then keys.  Raises UserError where the last block does not compute one
+    attention of all tokens.
     """
-    attention = vit.blocks[-1].attn if hasattr(vit.blocks[-1], "attn") else None
-    if not isinstance(attention, Attention):
-        raise UserError("mae attention: the last block's attention is not timm's plain one")
-    seen: list[Tensor] = []
-    handle = attention.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    try:
-        encode(images)
-    finally:
-        handle.remove()
-    b, n, _ = seen[0].shape
-    qkv = attention.qkv(seen[0]).view(b, n, 3, attention.num_heads, -1)
-    q, k = (qkv[:, :, which].transpose(1, 2) for which in (0, 1))
-    q, k = attention.q_norm(q), attention.k_norm(k)
-    return (q.float() @ k.float().transpose(-2, -1) * attention.scale).softmax(dim=-1)
+    attention: Any = getattr(adapter_of(vit).blocks(vit)[-1], "attn", None)
+    calls = FusedCalls()
+    if attention is not None:
+        before = attention.register_forward_pre_hook(lambda module, inputs: calls.start())
+        after = attention.register_forward_hook(lambda module, inputs, output: calls.stop())
+        was_fused = getattr(attention, "fused_attn", True)
+        attention.fused_attn = True
+        try:
+            with calls:
+                encode(images)
+        finally:
+            attention.fused_attn = was_fused
+            before.remove()
+            after.remove()
+    if len(calls.queries_and_keys) != 1 or calls.queries_and_keys[0][0].ndim != 4:
+        raise UserError("mae attention: the last block has not one attention of all its tokens")
+    q, k = calls.queries_and_keys[0]
+    return (q.float() @ k.float().transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+
+class FusedCalls(TorchFunctionMode):
+    """Queries and keys of the fused attentions between `start` and `stop`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_recording = False
+        self.queries_and_keys: list[tuple[Tensor, Tensor]] = []
+
+    def start(self) -> None:
+        """Record from here on."""
+        self.is_recording = True
+
+    def stop(self) -> None:
+        """Record no more."""
+        self.is_recording = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Call `func`; record its arguments if it is a fused attention without a bias."""
+        kwargs = kwargs or {}
+        is_attention = func is F.scaled_dot_product_attention
+        if self.is_recording and is_attention and kwargs.get("attn_mask") is None:
+            self.queries_and_keys.append((args[0], args[1]))
+        return func(*args, **kwargs)
 
 
 def attention_sheet(

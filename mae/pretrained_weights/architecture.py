@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
@@ -63,43 +62,72 @@ def infer_settings(weights: Weights, options: WeightOptions) -> InferredSettings
     attention heads is not known.
     """
     tensors, name = weights.encoder, weights.name
-    for key in (PATCHES, POSITIONS, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"):
-        if key not in tensors:
-            raise UserError(f"{name}: lacks {key}: not the weights of a plain Vision Transformer")
-    projection, positions = tensors[PATCHES], tensors[POSITIONS]
-    if projection.ndim != 4 or positions.ndim != 3 or projection.shape[2] != projection.shape[3]:
-        shapes = f"{PATCHES} {list(projection.shape)}, {POSITIONS} {list(positions.shape)}"
-        raise UserError(f"{name}: {shapes}: not those of a plain Vision Transformer")
-    side, channels = projection.shape[2], projection.shape[1]
     assumed: list[str] = []
-    if weights.architecture:
-        encoder = weights.architecture.name
-        arguments = weights.architecture.arguments
-        kwargs = {
-            key: value
-            for key, value in arguments.items()
-            if key not in SET_ELSEWHERE and isinstance(value, bool | int | float)
-        }
+    if weights.architecture and weights.geometry.grid:
+        if PATCHES not in tensors:
+            raise UserError(f"{name}: lacks {PATCHES}")
+        encoder, kwargs = weights.architecture.name, settable(weights.architecture.arguments)
         if options.num_heads is not None:
             raise UserError(f"--num-heads: {name} records its number of attention heads")
+        grid = weights.geometry.grid
     else:
+        refuse_other_networks(tensors, name)
         encoder, kwargs = _sizes(tensors)
-        heads = _num_heads(weights, options, assumed)
-        if "embed_dim" in kwargs or heads != NUM_HEADS[positions.shape[2]]:
+        heads, width = _num_heads(weights, options, assumed), tensors[POSITIONS].shape[2]
+        if "embed_dim" in kwargs or heads != NUM_HEADS[width]:
             kwargs["num_heads"] = heads
-    prefix = _prefix_tokens(weights, kwargs)
-    grid = weights.geometry.grid or square_grid(positions.shape[1] - prefix)
-    if grid is None or prod(grid) != positions.shape[1] - prefix:
-        raise UserError(
-            f"{name}: {POSITIONS} holds {positions.shape[1]} tokens, {prefix} of them no patches: "
-            "the rest is no square grid"
-        )
+        grid = _grid(weights, kwargs)
+    projection = tensors[PATCHES]
+    if projection.ndim != 4 or projection.shape[2] != projection.shape[3]:
+        raise UserError(f"{name}: {PATCHES} {list(projection.shape)}: no projection of patches")
+    side, channels = projection.shape[2], projection.shape[1]
     data: dict[str, Any] = {"img_size": (grid[0] * side, grid[1] * side), "in_chans": channels}
     data |= _normalisation(weights, options, channels, assumed)
     if weights.crop_pct is not None:
         data["crop_pct"] = weights.crop_pct
     model = {"encoder": encoder, "encoder_kwargs": kwargs, "patch_size": side}
     return InferredSettings(model, data, assumed)
+
+
+def settable(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a model of timm that model.encoder_kwargs can hold, and no other setting."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, bool | int | float)
+
+    return {
+        key: value
+        for key, value in arguments.items()
+        if key not in SET_ELSEWHERE
+        and (is_number(value) or (isinstance(value, list) and all(map(is_number, value))))
+    }
+
+
+def refuse_other_networks(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raise UserError unless `tensors` are those of a plain Vision Transformer."""
+    for key in (PATCHES, POSITIONS, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"):
+        if key not in tensors:
+            raise UserError(
+                f"{name}: lacks {key}: not the weights of a plain Vision Transformer (others need "
+                "a config.json beside them, as exports and hubs have it)"
+            )
+    projection, positions = tensors[PATCHES], tensors[POSITIONS]
+    if projection.ndim != 4 or positions.ndim != 3 or projection.shape[2] != projection.shape[3]:
+        shapes = f"{PATCHES} {list(projection.shape)}, {POSITIONS} {list(positions.shape)}"
+        raise UserError(f"{name}: {shapes}: not those of a plain Vision Transformer")
+
+
+def _grid(weights: Weights, kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Rows and columns of patches; UserError where the positions are those of no such grid."""
+    name, tokens = weights.name, weights.encoder[POSITIONS].shape[1]
+    prefix = _prefix_tokens(weights, kwargs)
+    grid = weights.geometry.grid or square_grid(tokens - prefix)
+    if grid is None or prod(grid) != tokens - prefix:
+        raise UserError(
+            f"{name}: {POSITIONS} holds {tokens} tokens, {prefix} of them no patches: "
+            "the rest is no square grid"
+        )
+    return grid
 
 
 def decoder_num_heads(weights: Weights, options: WeightOptions, assumed: list[str]) -> int:
@@ -140,7 +168,7 @@ def set_norm_eps(module: nn.Module, eps: float | None) -> None:
             part.eps = eps
 
 
-def norm_epsilons(vit: VisionTransformer) -> set[float]:
+def norm_epsilons(vit: nn.Module) -> set[float]:
     """Epsilons of the LayerNorms of an encoder."""
     return {part.eps for part in vit.modules() if isinstance(part, nn.LayerNorm)}
 

@@ -10,43 +10,46 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import DataConfig
+from mae.networks.encoders.registry import TimmEncoder, supported
+from mae.networks.vit import encoder_shape, usual_arguments
 from mae.pretrained_weights.weight_files import Architecture, Geometry, Normalisation
 
 Grid = tuple[int, int]
 
-HUGGINGFACE = ("vit", "vit_mae")
-TRANSFORMERS_EPS = 1e-12
-"""default LayerNorm epsilon of transformers' ViT and ViTMAE"""
+DINOV3 = "dinov3_vit"
+HUGGINGFACE = ("vit", "vit_mae", DINOV3)
+"""kinds of models of transformers that are known"""
+DEFAULT_EPS = {"vit": 1e-12, "vit_mae": 1e-12, DINOV3: 1e-5}
+"""default LayerNorm epsilons of transformers' models"""
 SAME = 1e-3
 """tolerance for equal mean and std: some sources round them to three decimals"""
 
 
-def geometry_of(vit: VisionTransformer) -> Geometry:
+def geometry_of(vit: TimmEncoder) -> Geometry:
     """Geometry of a model, which may be on the meta device."""
     return Geometry(num_heads_of(vit), grid_of(vit), eps=eps_of(vit), activation=activation_of(vit))
 
 
-def grid_of(vit: VisionTransformer) -> Grid:
+def grid_of(vit: TimmEncoder) -> Grid:
     """Rows and columns of patches."""
-    return _pair(vit.patch_embed.grid_size)
+    return encoder_shape(vit).grid_size
 
 
-def num_heads_of(vit: VisionTransformer) -> int | None:
-    """Attention heads of the first block, and so of all of a plain ViT."""
-    return getattr(getattr(vit.blocks[0], "attn", None), "num_heads", None)
+def num_heads_of(vit: TimmEncoder) -> int | None:
+    """Attention heads of each block; None: they differ."""
+    return encoder_shape(vit).num_heads
 
 
-def eps_of(vit: VisionTransformer) -> float | None:
+def eps_of(vit: TimmEncoder) -> float | None:
     """Epsilon of the first block's norm; None where it has none."""
     return getattr(getattr(vit.blocks[0], "norm1", None), "eps", None)
 
 
-def activation_of(vit: VisionTransformer) -> str | None:
+def activation_of(vit: TimmEncoder) -> str | None:
     """Activation of the first block's MLP: gelu, gelutanh, quickgelu…; None where it has none."""
     act = getattr(getattr(vit.blocks[0], "mlp", None), "act", None)
     if act is None:
@@ -56,7 +59,7 @@ def activation_of(vit: VisionTransformer) -> str | None:
 
 
 def geometry_from_config(config: Mapping[str, Any], where: str) -> Geometry:
-    """Geometry from a config.json of timm's hub format, or of transformers' ViT or ViTMAE.
+    """Geometry from a config.json of timm's hub format, or of one of `HUGGINGFACE`.
 
     Raises UserError, naming the source `where`, for another kind of model.
     """
@@ -71,8 +74,8 @@ def geometry_from_config(config: Mapping[str, Any], where: str) -> Geometry:
         ) from None
     kind = config.get("model_type", "no kind of model that is known here")
     raise UserError(
-        f"init.from: {where}: config.json names {kind}; known are the plain ViTs of timm, and "
-        "vit and vit_mae of transformers"
+        f"init.from: {where}: config.json names {kind}; known are encoders of timm (mae recipes "
+        f"encoders), and {', '.join(HUGGINGFACE)} of transformers"
     )
 
 
@@ -80,23 +83,30 @@ def _of_timm(config: Mapping[str, Any]) -> Geometry:
     arguments = dict(config.get("model_args") or {})
     arguments.setdefault("num_classes", config.get("num_classes", 0))
     with torch.device("meta"):
-        model = timm.create_model(config["architecture"], pretrained=False, **arguments)
-    if not isinstance(model, VisionTransformer):
-        raise ValueError(f"{config['architecture']} is no plain Vision Transformer")
-    return geometry_of(model)
+        name = config["architecture"]
+        arguments = {**usual_arguments(name, arguments), **arguments}
+        model = timm.create_model(name, pretrained=False, **arguments)
+    try:
+        return geometry_of(supported(model, name))
+    except UserError as error:
+        raise ValueError(str(error).removeprefix("model.encoder: ")) from None
 
 
 def _of_transformers(config: Mapping[str, Any], where: str) -> Geometry:
     activation = config.get("hidden_act", "gelu")
-    if activation != "gelu":
-        raise UserError(f"init.from: {where}: its activation is {activation}; only gelu is known")
+    known = ("gelu", "silu") if config["model_type"] == DINOV3 else ("gelu",)
+    if activation not in known:
+        names = " and ".join(known)
+        raise UserError(
+            f"init.from: {where}: its activation is {activation}; only {names} is known"
+        )
     height, width = _pair(config["image_size"])
     p, q = _pair(config["patch_size"])
     return Geometry(
         int(config["num_attention_heads"]),
         (height // p, width // q),
         config.get("decoder_num_attention_heads"),
-        float(config.get("layer_norm_eps", TRANSFORMERS_EPS)),
+        float(config.get("layer_norm_eps", DEFAULT_EPS[config["model_type"]])),
         activation,
     )
 
@@ -148,12 +158,39 @@ def preprocessor_crop(path: Path) -> float | None:
 
 
 def architecture_from_config(config: Mapping[str, Any]) -> Architecture | None:
-    """Architecture in a config.json of timm's hub format; None in other formats."""
+    """Architecture in a config.json of timm's hub format or of a DINOv3ViTModel.
+
+    None in other formats.
+    """
+    if config.get("model_type") == DINOV3:
+        return _dinov3(config)
     if "architecture" not in config:
         return None
     arguments = dict(config.get("model_args") or {})
     pool = arguments.get("global_pool") or config.get("global_pool") or "token"
     return Architecture(str(config["architecture"]).split(".")[0], arguments, str(pool))
+
+
+def _dinov3(config: Mapping[str, Any]) -> Architecture:
+    """Architecture in timm of transformers' DINOv3ViTModel, whose defaults are those of its S."""
+    kind = "_plus" if config.get("use_gated_mlp") else ""
+    bias = "_qkvb" if config.get("query_bias", True) else ""
+    width, hidden = int(config.get("hidden_size", 384)), int(config.get("intermediate_size", 1536))
+    arguments = {
+        "embed_dim": width,
+        "depth": int(config.get("num_hidden_layers", 12)),
+        "num_heads": int(config.get("num_attention_heads", 6)),
+        "mlp_ratio": mlp_ratio(hidden, width),
+        "num_reg_tokens": int(config.get("num_register_tokens", 0)),
+        "rope_temperature": float(config.get("rope_theta", 100.0)),
+    }
+    return Architecture(f"vit_small{kind}_patch16_dinov3{bias}", arguments)
+
+
+def mlp_ratio(hidden: int, width: int) -> float:
+    """The ratio of which timm, which rounds down, makes `hidden` numbers of `width`."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def settings_from_config(config: Mapping[str, Any]) -> dict[str, Any]:

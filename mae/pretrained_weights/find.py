@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import timm
 import torch
 from safetensors.torch import save
-from timm.models.vision_transformer import VisionTransformer
 
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import Config
-from mae.networks.vit import build_encoder
+from mae.networks.encoders.registry import supported
+from mae.networks.vit import build_encoder, usual_arguments
 from mae.objectives.shared_sections import VitModel
 from mae.pretrained_weights.description import (
     architecture_from_config,
@@ -194,9 +194,12 @@ def _from_timm(source: str, name: str) -> Weights:
     if not timm.is_model(architecture):
         raise UserError(f"init.from: {source}: timm has no such model (timm.list_pretrained())")
     with torch.device("meta"):  # checks the kind of model before the download
-        plan = timm.create_model(architecture, pretrained=False)
-    if not isinstance(plan, VisionTransformer):
-        raise UserError(f"init.from: {source}: a {type(plan).__name__}, not a plain ViT of timm")
+        plan = timm.create_model(architecture, pretrained=False, **usual_arguments(architecture))
+    try:
+        plan = supported(plan, architecture)
+    except UserError as error:
+        reason = str(error).removeprefix("model.encoder: ")
+        raise UserError(f"init.from: {source}: {reason}") from None
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # of timm, torch.hub or the hub: no common base class

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from timm.models._manipulate import adapt_input_conv
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mae.base.errors import UserError
-from mae.networks.vit import position_embedding, sincos_positions
+from mae.networks.encoders.plain import position_embedding, position_prefix
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
+from mae.networks.initial_weights import sincos_positions
 from mae.pretrained_weights.description import Grid, activation_of, eps_of, grid_of, num_heads_of
 from mae.pretrained_weights.weight_files import Weights
 
@@ -52,7 +53,7 @@ def patch_projection(
 
 def encoder_positions(
     tensor: Tensor,
-    vit: VisionTransformer,
+    vit: TimmEncoder,
     old_grid: Grid | None,
     where: str,
     adapt_size: bool,
@@ -63,8 +64,7 @@ def encoder_positions(
     `old_grid` holds the rows and columns of its patches; None: unknown, assumed to be square where
     the number of patches differs.
     """
-    own, grid = position_embedding(vit), grid_of(vit)
-    prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+    own, grid, prefix = position_embedding(vit), grid_of(vit), position_prefix(vit)
     if tensor.ndim != 3 or tensor.shape[2] != own.shape[2]:
         return tensor
     if tensor.shape == own.shape and old_grid in (None, grid):
@@ -117,7 +117,7 @@ class LoadedTensors(NamedTuple):
 
 
 def load_encoder(
-    vit: VisionTransformer,
+    vit: TimmEncoder,
     weights: Weights,
     *,
     adapt_channels: bool = False,
@@ -136,8 +136,8 @@ def load_encoder(
     adapted, or where the number of attention heads or the activation differs.
     """
     where, own = f"init.from: {weights.name}", vit.state_dict()
-    source = dict(weights.encoder)
-    skipped = dict(weights.skipped)
+    source, renamed = adapter_of(vit).released_names(vit, weights.encoder)
+    skipped = weights.skipped | renamed
     for norm, other in (("norm.", "fc_norm."), ("fc_norm.", "norm.")):
         if any(key.startswith(other) for key in own):
             for key in [k for k in source if k.startswith(norm) and k not in own]:
@@ -168,6 +168,10 @@ def load_encoder(
             f"{activation}{hint}"
         )
     notes: list[str] = []
+    old_grid, grid = weights.geometry.grid, grid_of(vit)
+    if POSITIONS not in own and old_grid not in (None, grid):
+        assert old_grid is not None
+        notes.append(f"rotary positions of {_size(grid)} patches; trained with {_size(old_grid)}")
     if weights.geometry.eps not in (None, eps):
         notes.append(f"trained with LayerNorm epsilon {weights.geometry.eps}, this run has {eps}")
     source[PATCHES] = patch_projection(
@@ -187,7 +191,7 @@ def load_encoder(
             adapt_size=adapt_size,
             notes=notes,
         )
-    else:
+    elif POSITIONS in own:
         notes.append("the source has no positions: the model's own stay")
     check_tensors(source, own, where)
     vit.load_state_dict(own | source, strict=True)

@@ -10,7 +10,7 @@ from mae.base.redaction import redacted
 from mae.config.sections import Config, DataConfig
 from mae.objectives.registry import declaration
 from mae.pretrained_weights.fit import LoadedTensors
-from mae.pretrained_weights.licence import Licence
+from mae.pretrained_weights.licence import OWN_TERMS, Licence
 from mae.training.checkpoint.checkpoint_files import TrainingState
 
 MAX_NAMED = 4
@@ -95,6 +95,11 @@ def _remarks(source: WeightsSource, kept: Sequence[str], notes: Sequence[str]) -
         name = (source.licence.name or "unknown").upper()
         lines.append(
             f"init    licence {name}: not for commercial use; noted in init.json and the model card"
+        )
+    elif source.licence.name and source.licence.name.endswith(OWN_TERMS):
+        lines.append(
+            f"init    licence {source.licence.name}: its terms hold for weights trained from these "
+            "too; noted in init.json and the model card"
         )
     return lines
 

@@ -17,6 +17,11 @@ PAPERS_RELEASE = re.compile(
 )
 """matches the names of the weights released by the paper's authors, and of copies of them"""
 
+DINOV3_RELEASE = re.compile(r"(?:^|[:/])facebook/dinov3-|dinov3_vit\w+_pretrain_\w+", re.IGNORECASE)
+"""matches the names of the weights released by DINOv3's authors, whose files declare no licence"""
+OWN_TERMS = "-license"
+"""ending of the names of licences with terms of their own, such as dinov3-license"""
+
 
 class Licence(NamedTuple):
     """Licence of some weights, as far as known."""
@@ -36,6 +41,8 @@ def named_licence(source: str, declared: str | None) -> Licence:
     """
     if PAPERS_RELEASE.search(source):
         return Licence("cc-by-nc-4.0", non_commercial=True)
+    if not declared and DINOV3_RELEASE.search(source):
+        return Licence("dinov3-license")
     return Licence(declared, bool(declared and FORBIDS_COMMERCE.search(declared)))
 
 

@@ -35,7 +35,7 @@ RULES = [
         (r"^(blocks\.\d+)\.layernorm_after\.", r"\1.norm2."),
         (r"^(blocks\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
         (r"^(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-        (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+        (r"^embeddings\.patch_embeddings\.(?:projection\.)?", "patch_embed.proj."),
         (r"^embeddings\.position_embeddings$", "pos_embed"),
         (r"^embeddings\.(cls_token|mask_token)$", r"\1"),
         (r"^layernorm\.", "norm."),

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import Config, DataConfig, InitConfig
+from mae.networks.encoders.registry import TimmEncoder
 from mae.objectives.base import Objective
 from mae.objectives.registry import implementation
 from mae.pretrained_weights.description import normalisation_note
@@ -35,7 +35,7 @@ NEW_LAYERS = ("head.", "fc_norm.")
 
 def start_encoder(
     objective: Objective,
-    encoder: VisionTransformer,
+    encoder: TimmEncoder,
     init: InitConfig,
     data: DataConfig,
     load_decoder: Callable[[Weights], LoadedTensors] | None = None,

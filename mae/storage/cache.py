@@ -15,6 +15,7 @@ from typing import BinaryIO, Literal, overload
 
 from mae.base.errors import StorageError, UserError
 from mae.base.files import discard
+from mae.base.locks import locked
 from mae.base.redaction import redacted
 from mae.config.sections import DataConfig
 from mae.storage.cache_files import (
@@ -23,7 +24,6 @@ from mae.storage.cache_files import (
     copy_bytes,
     least_recently_used,
     lock_file,
-    locked,
     remove_dangling,
     size_of_parts,
     without_leftovers,

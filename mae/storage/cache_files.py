@@ -8,13 +8,14 @@
 - `room.lock`: lock of reserving room and evicting copies.
 """
 
-import fcntl
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from mae.base.locks import locked
 
 COPY, PART = re.compile(r"[0-9a-f]{64}-\d+\.tar"), re.compile(r"[0-9a-f]{3}-\d+\.part")
 """names of files that are the cache's own, and may be deleted"""
@@ -96,23 +97,3 @@ def remove_dangling(references: Iterable[os.DirEntry[str]]) -> None:
 def lock_file(folder: Path, slot: str) -> Path:
     """Path of the lock with that name: a slot, or `room`."""
     return folder / f"{slot}.lock"
-
-
-@contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on `path` among all processes and threads; released at exit or kill.
-
-    Without `wait`, raises BlockingIOError where the lock is held.
-    """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        try:
-            yield
-        finally:
-            # Explicitly, not by closing: a process forked meanwhile has the file open, too.
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_UN)
-    finally:
-        with suppress(OSError):
-            os.close(file)

@@ -3,12 +3,12 @@
 import contextlib
 import os
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from mae.data.training_data import TrainingSource, open_images, open_labelled
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.evaluation.comparison import count_seen
+from mae.evaluation.diagnosis import number
 from mae.evaluation.health import measure_held_out
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.registry import declaration, implementation
@@ -74,12 +75,13 @@ def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
     objective that needs labels they are checked in any case, since it is evaluated on them
     afterwards.
     """
-    if not config.data.val:
+    if not config.data.held_out:
         return HeldOutImages(None, [])
     notes: list[str] = []
     if declaration(config.objective).needs_labels:
         names = training.class_names
-        images, matched = open_labelled(config.data.val, "data.val", config, names, "data.train")
+        held_out = config.data.held_out
+        images, matched = open_labelled(held_out, "data.val", config, names, "data.train")
         notes += [matched] * bool(matched)
         notes += untrained_classes(training, images.manifest)
     else:
@@ -110,7 +112,8 @@ def untrained_classes(training: Manifest, held_out: Manifest) -> list[str]:
 
 def open_measured(config: Config) -> tuple[Images, list[str]]:
     """Open data.val for an objective that needs no labels: without them where they conflict."""
-    images = open_images(config.data.val, "data.val", config, with_second=True, with_targets=True)
+    patterns = config.data.held_out
+    images = open_images(patterns, "data.val", config, with_second=True, with_targets=True)
     try:
         manifest = with_class_names(images.manifest, "data.val")
         note = f"data.val: {manifest.class_note}"
@@ -176,6 +179,25 @@ def draw_panel(
         objective.train(was_training)
 
 
+def compared_with_start(first: Mapping[str, Any], last: Mapping[str, Any]) -> list[str]:
+    """Lines on held-out accuracies before the first step and after the last, where both exist."""
+    names = {"probe": "linear probe", "knn": "k-NN"}
+    pairs = {key: (number(first, key), number(last, key)) for key in names}
+    known = {key: (a, b) for key, (a, b) in pairs.items() if a is not None and b is not None}
+    if not known:
+        return [
+            "held out: no labels, so nothing says whether the features are better than at step 0"
+        ]
+    shown = [f"{names[key]} {before:.1%} → {now:.1%}" for key, (before, now) in known.items()]
+    lines = [f"held out, before the first step → now: {', '.join(shown)}"]
+    if "probe" in known and known["probe"][1] < known["probe"][0]:
+        lines.append(
+            "warning  the features are worse for these labels than those that training began with: "
+            "keep those, or train with a smaller optim.blr, for fewer epochs or on more images"
+        )
+    return lines
+
+
 class Evaluator:
     """Draws panels and evaluates held-out images when they are due, with averaged weights if any.
 
@@ -203,6 +225,12 @@ class Evaluator:
                 f"panels  none: {self.config.objective} draws and reconstructs nothing"
             )
 
+    def evaluate_start(self) -> None:
+        """Evaluate before the first step if log.health_start is on.  All processes call it."""
+        is_measured = broadcast_object_list([bool(self.run.first_health())])[0]
+        if self.config.log.health_start and self.held_out is not None and not is_measured:
+            self._evaluate_held_out(self.held_out, 0)
+
     def evaluate(self, done: int, is_end: bool) -> None:
         """Draw panels and evaluate if due after step `done`.  All processes call it."""
         every = self.plan.intervals.panel
@@ -214,6 +242,9 @@ class Evaluator:
                 self._draw(self.panel, done)
             if evaluates and self.held_out is not None:
                 self._evaluate_held_out(self.held_out, done)
+        if is_end and evaluates and self.tracker.is_main and (first := self.run.first_health()):
+            for line in compared_with_start(first, self.run.last_health()):
+                self.tracker.print_line(line)
 
     def _is_epoch_mark(self, done: int) -> bool:
         """True where this step passed a multiple of log.health_every epochs."""

@@ -77,6 +77,8 @@ class Trainer:
         if max_rollbacks and state.step == 0:
             self._save(0, wait=True)  # an early spike needs a checkpoint to return to
         rollbacks = len(self.skipped) // 2  # those of earlier starts, too: each adds two steps
+        if state.step == 0:
+            self.evaluator.evaluate_start()
         if state.step == self.plan.steps:
             self.monitor.check_finished()
         while state.step < self.plan.steps:

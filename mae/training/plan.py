@@ -2,7 +2,6 @@
 
 import math
 import os
-import shutil
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from mae.base.device import prepare_gpus
 from mae.base.errors import UserError
+from mae.base.machine import compiler
 from mae.config.sections import Config, TrainConfig
 from mae.data.batch import BatchSharding
 from mae.data.training_data import TrainingSource
@@ -115,7 +115,7 @@ def build_accelerator(config: TrainConfig, use_cpu: bool = False) -> Accelerator
         raise UserError("train.precision: this GPU has no bf16; use fp32 or auto")
     if has_gpu:
         prepare_gpus()
-    if config.compile and not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+    if config.compile and compiler() is None:
         raise UserError("train.compile: needs a C compiler; install one, or train.compile=false")
     use_bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
     accelerator = Accelerator(
@@ -151,7 +151,8 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
     batch_size = config.train.batch_size
     if batch_size > num_samples:
         raise UserError(
-            f"train.batch_size: {batch_size} images a step, but data.train has only {num_samples}"
+            f"train.batch_size: {batch_size} images a step, but data.train has only {num_samples}: "
+            f"try train.batch_size={fitting_batch(num_samples, num_processes)}"
         )
     if batch_size % num_processes:
         fitting = [n for n in range(1, 4 * num_processes) if batch_size % n == 0]
@@ -177,6 +178,12 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
         lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
         intervals=intervals(config, steps),
     )
+
+
+def fitting_batch(num_samples: int, num_processes: int) -> int:
+    """Batch for a data set of so many images: an eighth of them, rounded to a power of two."""
+    power = 2 ** math.floor(math.log2(max(1, num_samples / 8)))
+    return max(1, power // num_processes) * num_processes
 
 
 def planned(config: Config, num_samples: int) -> PlannedSchedule:

@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from mae.base.errors import UserError
+from mae.base.locks import locked
 from mae.data.index import DEFAULT_INDEX_DIR, short_hash
 from mae.data.manifest import Manifest, ManifestSource, labels_digest
 from mae.data.manifest_file import SUFFIX, discard_old, map_manifest
 from mae.data.manifest_writer import write_manifest
-from mae.storage.cache_files import locked
 from mae.storage.remote import canonical_address, is_remote
 
 

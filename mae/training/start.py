@@ -21,12 +21,19 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
     def work() -> None:
         check_launch(os.environ)
         config = load()
-        with shown_imports():  # of torch: not needed to report a misspelt setting
-            from mae.training.train import destroy_process_group, train
-
-        if not config.train.num_processes and (line := idle_gpus()):
-            print(line, file=sys.stderr)
-        train(config, lifecycle, is_dry)
-        destroy_process_group()
+        train_here(config, lifecycle, is_dry)
 
     return lifecycle.execute(work)
+
+
+def train_here(config: Config, lifecycle: RunLifecycle, is_dry: bool = False) -> None:
+    """Train a run in this process, after packing its folders.  Raises as `train`."""
+    with shown_imports():  # of torch: not needed to report a misspelt setting
+        from mae.training.folders import prepare_folders
+        from mae.training.train import destroy_process_group, train
+
+    prepare_folders(config)
+    if not config.train.num_processes and (line := idle_gpus()):
+        print(line, file=sys.stderr)
+    train(config, lifecycle, is_dry)
+    destroy_process_group()

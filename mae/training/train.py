@@ -164,6 +164,7 @@ def build_trainer(
         end_process=lifecycle.end_process,
     )
     lifecycle.run_cleanup.callback(trainer.watch.close)
+    lifecycle.run_cleanup.callback(trainer.saver.close)
     return trainer
 
 

@@ -18,4 +18,5 @@ def test_every_setting_is_described(name):
             default = field.get_default(call_default_factory=True)
             line = f"  {section_name}.{field.alias or key} = {default}\n      {field.description}"
             assert line in text
-    assert set(config.model_fields) == {"output", "objective", *sections(config)}
+    recorded = {"recipe"}
+    assert set(config.model_fields) == {"output", "objective", *recorded, *sections(config)}

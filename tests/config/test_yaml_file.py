@@ -1,7 +1,7 @@
 import pytest
 
 from mae.config.loading import load_config
-from tests.config.test_loading import ROOT, refused
+from tests.config.test_loading import refused
 
 
 def bomb() -> bytes:
@@ -64,10 +64,9 @@ def test_folder_instead_of_a_file(tmp_path):
     assert line == f"{tmp_path}: is a run folder: its own settings are {tmp_path}/config.yaml"
 
 
-def test_a_recipe_is_found_from_another_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize("path", ["configs/demo_digits.yaml", "configs/autoencoders/vae.yaml"])
+def test_the_path_of_a_recipe_from_another_folder(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    (line,) = refused("configs/demo_digits.yaml")
-    recipe = ROOT / "configs" / "demo_digits.yaml"
-    assert line == (
-        f"configs/demo_digits.yaml: no such config file in {tmp_path}: the recipe is {recipe}"
-    )
+    (line,) = refused(path)
+    name = path.rpartition("/")[2].removesuffix(".yaml")
+    assert line == f"{path}: no such config file in {tmp_path}: the recipe's name is {name}"

@@ -74,7 +74,7 @@ def test_model_is_unchanged():
 
 def test_other_attention_is_refused():
     model = small_mae(encoder={"block_fn": ParallelScalingBlock}).eval()
-    with pytest.raises(UserError, match="the last block's attention is not timm's plain one"):
+    with pytest.raises(UserError, match="the last block has not one attention"):
         last_attention(model.encoder, model.encode, some_images())
 
 

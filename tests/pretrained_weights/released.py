@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
-from mae.networks.vit import sincos_positions
+from mae.networks.initial_weights import sincos_positions
 from tests.pretrained_weights.models import shaken
 
 WIDTH, DEPTH, HEADS, SIDE, PATCH = 192, 2, 3, 32, 8

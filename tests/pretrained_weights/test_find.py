@@ -20,7 +20,8 @@ from transformers import (
 
 from mae.base.errors import UserError
 from mae.config.sections import DataConfig, InitConfig
-from mae.networks.vit import build_encoder, sincos_positions
+from mae.networks.initial_weights import sincos_positions
+from mae.networks.vit import build_encoder
 from mae.objectives.base import total_loss
 from mae.objectives.mae.implementation import start_mae
 from mae.pretrained_weights.find import find_weights
@@ -200,7 +201,7 @@ def test_a_folder_of_timm_s_hub_format_records_heads_and_grid(tmp_path):
         ('{"model_type": "bert"}', "config.json names bert"),
         ('{"model_type": "vit", "hidden_act": "relu"}', "its activation is relu"),
         ('{"model_type": "vit"}', "config.json describes no valid model: 'image_size'"),
-        ('{"architecture": "resnet18"}', "resnet18 is no plain Vision Transformer"),
+        ('{"architecture": "resnet18"}', "resnet18 is a ResNet"),
         ('{"architecture": "nix"}', "config.json describes no valid model: Unknown model"),
     ],
 )
@@ -290,7 +291,7 @@ def test_timm_s_weights_come_with_their_licence(monkeypatch):
         (f"timm:{NAME}.augreg_in21k_ft_in1k", "the hub cannot be reached, and its cache"),
         (f"timm:{NAME}.nix", r"cannot be fetched: Invalid pretrained tag \(nix\)"),
         ("timm:nix", r"timm has no such model"),
-        ("timm:resnet18", "a ResNet, not a plain ViT of timm"),
+        ("timm:resnet18", "a ResNet, not timm.s VisionTransformer or"),
     ],
 )
 def test_timm_s_weights_not_to_be_had_are_one_line(monkeypatch, tmp_path, source, message):

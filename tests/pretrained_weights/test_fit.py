@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
 from mae.base.errors import UserError
-from mae.networks.vit import position_embedding
+from mae.networks.encoders.plain import position_embedding
 from mae.objectives.mae.implementation import load_decoder
 from mae.pretrained_weights.fit import load_encoder
 from mae.pretrained_weights.licence import Licence

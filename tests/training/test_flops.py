@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from mae.base.peak_flops import TERA, peak_flops_of_name
 from mae.config.loading import load_config
 from mae.objectives.base import Features, Objective, Output
 from mae.objectives.mae.model import build_mae
-from mae.training.flops import TERA, flops_per_image, mfu, peak_flops, peak_flops_of_name
+from mae.training.flops import flops_per_image, mfu, peak_flops
 
 PUBLISHED = {
     "vit_small_patch16_224": (38.9, 37.7785344),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from mae.base.errors import UserError
 from mae.commands.bench.command import DECODER_DEPTH, ENCODER
 from mae.config.loading import load_config
+from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 
 OURS = "mae"
@@ -67,7 +68,8 @@ class Case(NamedTuple):
             own.append(f"data.img_size=[{size[0]}, {size[1]}]")
         if self.precision != "auto":
             own.append(f"train.precision={self.precision}")
-        return load_config(self.config_file, [*own, *settings])
+        path = find_recipe(self.config_file, "mae pretrain")
+        return load_config(path, [*own, *settings])
 
 
 def model_name(row: dict) -> str:

@@ -171,8 +171,9 @@ def _config_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         default="",
-        metavar="YAML",
-        help="config file of the model to measure, of any objective, such as RUN/config.yaml",
+        metavar="RECIPE",
+        help="model to measure, of any objective: a recipe's name, or a YAML file, such as "
+        "RUN/config.yaml",
     )
 
 

@@ -17,13 +17,14 @@ from typing import NamedTuple, Self
 import torch
 
 from mae.base.errors import RunFailed, UserError
+from mae.base.peak_flops import TERA
 from mae.base.progress import ProgressLine
 from mae.commands.bench.cases import Case
 from mae.commands.bench.child import BUILDER, CEILING, OUT_OF_MEMORY
 from mae.commands.bench.timing import interleaved, machine, ratios, spread
 from mae.commands.bench.training_step import build_objective
 from mae.objectives.registry import OBJECTIVES
-from mae.training.flops import TERA, flops_per_image
+from mae.training.flops import flops_per_image
 
 LAST_LINES = 5
 """lines of a failed process's standard error that the message quotes"""

@@ -4,19 +4,19 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.networks.convolutional import ConvDecoder, ConvEncoder
+from mae.networks.encoders.registry import adapter_of, is_encoder
 from mae.networks.latent_diffusion import LdmSettings, build_ldm
-from mae.networks.vit import build_encoder, initialize_encoder
+from mae.networks.vit import build_encoder, encoder_shape, initialize_encoder
 from mae.networks.vit_decoder import VitDecoder
 from mae.objectives.autoencoders.declaration import model_of
 
 AnyEncoder: TypeAlias = nn.Module
-"""timm's VisionTransformer, or a module from normalised images to a map of features"""
+"""encoder of timm's, or a module from normalised images to a map of features"""
 AnyDecoder: TypeAlias = nn.Module
 """module from a map of features to normalised images"""
 
@@ -79,15 +79,16 @@ def build_backbone(config: Config, *, double_z: bool = False) -> Backbone:
             **model.encoder_kwargs,
         )
         initialize_encoder(encoder)
-        grid, channels = encoder.patch_embed.grid_size, encoder.embed_dim
-        heads = encoder.get_submodule("blocks.0.attn").num_heads
-        assert isinstance(heads, int)
+        sizes = encoder_shape(encoder)
+        grid, channels, heads = sizes.grid_size, sizes.embed_dim, sizes.num_heads
+        if heads is None:
+            raise UserError(f"model.encoder: {model.encoder}: its blocks differ in their heads")
         decoder = VitDecoder(
             dim=channels,
             depth=model.decoder_depth,
             num_heads=heads,
             img_size=data.img_size,
-            patch_size=encoder.patch_embed.patch_size,
+            patch_size=sizes.patch_size,
             out_chans=data.in_chans,
         )
     shape = MapShape(channels, *grid)
@@ -108,9 +109,9 @@ def ldm_settings(config: Config) -> LdmSettings:
 
 def encode_map(encoder: AnyEncoder, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d gh gw"]:
     """Normalised images → map of features; of a Vision Transformer its patch tokens."""
-    if isinstance(encoder, VisionTransformer):
-        tokens = encoder.forward_features(images)[:, encoder.num_prefix_tokens :]
-        return tokens.transpose(1, 2).unflatten(2, encoder.patch_embed.grid_size)
+    if is_encoder(encoder):
+        _, tokens = adapter_of(encoder).split(encoder, encoder.forward_features(images))
+        return tokens.transpose(1, 2).unflatten(2, encoder_shape(encoder).grid_size)
     return encoder(images)
 
 

@@ -12,9 +12,9 @@ LARGE = 0.5
 
 def unmeasured(config: Config) -> Iterator[Finding]:
     """Finding where no held-out images are measured, which most other findings need."""
-    if config.data.val and config.log.health_every != 0:
+    if config.data.held_out and config.log.health_every != 0:
         return
-    missing = "log.health_every=0" if config.data.val else "data.val is not set"
+    missing = "log.health_every=0" if config.data.held_out else "data.val is not set"
     yield Finding(
         "watch",
         f"{missing}: nothing is measured on held-out images",

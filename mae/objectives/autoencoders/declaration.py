@@ -30,7 +30,7 @@ class AutoencoderModel(VitModel):
     depth: Positive = 1
     """conv, ldm: residual blocks per stage"""
     encoder: str = "vit_tiny_patch16_224"
-    """vit: timm name of a plain Vision Transformer"""
+    """vit: timm name of a Vision Transformer (mae recipes encoders lists them)"""
     decoder_depth: Positive = 2
     """vit: number of decoder blocks, as wide as the encoder's"""
     latent: Literal["vector", "map"] = "vector"

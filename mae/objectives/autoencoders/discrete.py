@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from mae.networks.encoders.registry import is_encoder
 from mae.objectives.autoencoders.backbones import encode_map
 from mae.objectives.autoencoders.baselines import Baselines, fit_baselines
 from mae.objectives.autoencoders.bottleneck import Bottleneck
@@ -114,7 +114,7 @@ class DiscreteAutoencoder(Autoencoder[AnyQuantizer], Generic[AnyQuantizer]):
             encode=lambda images: quantizer.split(self.codes(images)),
             decode=lambda maps: self.decode_codes(quantizer.join(maps)),
             strides=[(finest[0] * one.stride, finest[1] * one.stride) for one in quantizer.levels],
-            any_size=not isinstance(self.encoder, VisionTransformer),
+            any_size=not is_encoder(self.encoder),
         )
 
     def grid(self, level: CodeLevel) -> tuple[int, int]:

@@ -5,11 +5,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.base.tensor_hashing import mix_tensor
 from mae.config.sections import Config
+from mae.networks.encoders.registry import is_encoder
 from mae.objectives.autoencoders.backbones import Backbone, FromLatent, encode_map, flat
 from mae.objectives.autoencoders.baselines import Baselines
 from mae.objectives.autoencoders.bottleneck import Bottleneck
@@ -128,7 +128,7 @@ class Autoencoder(PixelObjective, Generic[AnyBottleneck]):
         """Latents of whole images as features; of a Vision Transformer its patch tokens, too."""
         features = encode_map(self.encoder, self.normalize(images))
         pooled = {"latent": flat(self.bottleneck.encode(features)), "mean": features.mean((2, 3))}
-        is_vit = isinstance(self.encoder, VisionTransformer)
+        is_vit = is_encoder(self.encoder)
         return Features(pooled, features.flatten(2).transpose(1, 2) if is_vit else None)
 
     def latents(self, images: Shaped[Tensor, "b c h w"]) -> Tensor:

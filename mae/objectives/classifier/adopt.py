@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.config.loading import parse_recorded_config
+from mae.networks.encoders.registry import adapter_named
 from mae.objectives.base import AdoptedModel
 from mae.objectives.classifier.model import Classifier
 from mae.pretrained_weights.architecture import WeightOptions, infer_settings, set_norm_eps
@@ -43,7 +44,9 @@ def adopt_classifier(weights: Weights, options: WeightOptions) -> AdoptedModel |
                 f"{' and '.join(POOLS)} are known"
             )
     if has_fc_norm != (pool == "avg"):
-        model["encoder_kwargs"] = {**model["encoder_kwargs"], "fc_norm": has_fc_norm}
+        adapter = adapter_named(model["encoder"])
+        argument = adapter.final_norm if adapter else "fc_norm"
+        model["encoder_kwargs"] = {**model["encoder_kwargs"], argument: has_fc_norm}
     if pool == "token" and "cls_token" not in weights.encoder:
         raise UserError(f"{weights.name}: a head, but neither fc_norm nor a class token to read")
     finetune: dict[str, Any] = {"num_classes": head["weight"].shape[0], "global_pool": pool}

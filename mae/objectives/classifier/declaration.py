@@ -146,11 +146,16 @@ class ClassifierDeclaration(Declaration):
                     "leaves no crops to finetune.rand_augment: set one of the two to nothing",
                 )
 
-    def settings_from(self, source: Path, overrides: Sequence[str]) -> Config:
-        """Settings of `mae finetune SOURCE`.  Raises UserError as `finetune_settings`."""
-        from mae.objectives.classifier.recipe import finetune_settings
+    def settings_from(
+        self,
+        source: str | Path,
+        words: Sequence[str],
+        count: Callable[[Config], int] | None = None,
+    ) -> Config:
+        """Settings of `mae finetune SOURCE [RECIPE] …`; UserError as `adapted_settings`."""
+        from mae.objectives.classifier.few_labels import adapted_settings
 
-        return finetune_settings(source, overrides)
+        return adapted_settings(source, words, count)
 
     def describe_recipe(self) -> str:
         """Recipe of `settings_from`, for --help."""
@@ -253,6 +258,10 @@ class ClassifierDeclaration(Declaration):
     def history(self, config: Config) -> str:
         """Training in a few words, for the cards of models that start from its weights."""
         return f"classification into {finetune_of(config).num_classes} classes"
+
+    def fewest_steps(self, config: Config) -> int:
+        """Steps below which a head is hardly fitted."""
+        return 300
 
     def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on accuracy, overfitting and single classes: see `.diagnosis`."""

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int, Shaped
 from timm.data import Mixup
 from timm.data.mixup import mixup_target
 from timm.data.random_erasing import RandomErasing
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.config.sections import Config
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.patches import Affine, normalize_images, pixel_affine
 from mae.networks.vit import check_sizes, create_vit
 from mae.objectives.base import Features, Objective, Output
@@ -39,7 +39,7 @@ class Classifier(Objective):
 
     def __init__(
         self,
-        encoder: VisionTransformer,
+        encoder: TimmEncoder,
         settings: FinetuneConfig,
         *,
         mean: Sequence[float],
@@ -53,16 +53,16 @@ class Classifier(Objective):
         super().__init__()
         self.encoder = encoder
         self.settings = settings
-        self.patch_size = tuple(encoder.patch_embed.patch_size)
-        self.img_size = tuple(encoder.patch_embed.img_size)
+        shape = adapter_of(encoder).shape(encoder)
+        self.patch_size, self.img_size = shape.patch_size, shape.img_size
         self.white = 2**bits - 1
-        channels = encoder.patch_embed.proj.in_channels
-        affine = pixel_affine(mean, std, channels, self.white)
+        affine = pixel_affine(mean, std, shape.in_chans, self.white)
         self.register_buffer("pixel_scale", affine.scale, persistent=False)
         self.register_buffer("pixel_shift", affine.shift, persistent=False)
-        assert isinstance(encoder.head, nn.Linear)
-        nn.init.trunc_normal_(encoder.head.weight, std=HEAD_STD)
-        nn.init.zeros_(encoder.head.bias)
+        head = encoder.get_classifier()
+        assert isinstance(head, nn.Linear)
+        nn.init.trunc_normal_(head.weight, std=HEAD_STD)
+        nn.init.zeros_(head.bias)
 
     def draw(
         self,
@@ -115,13 +115,9 @@ class Classifier(Objective):
         """
         vit = self.encoder
         tokens = vit.forward_features(self.normalize_images(images))
-        patch_tokens = tokens[:, vit.num_prefix_tokens :]
-        pooled = {"mean": patch_tokens.mean(dim=1)}
-        if vit.has_class_token:
-            pooled["cls"] = tokens[:, 0]
-        return Features(pooled, patch_tokens)
+        return Features(*adapter_of(vit).split(vit, tokens))
 
-    def encoder_module(self) -> VisionTransformer:
+    def encoder_module(self) -> TimmEncoder:
         """Encoder with the head."""
         return self.encoder
 

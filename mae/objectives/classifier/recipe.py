@@ -6,11 +6,13 @@ from typing import Any
 
 from mae.base.errors import UserError
 from mae.base.files import run_folder
+from mae.config.choices import Choice, nested
 from mae.config.loading import (
     check_objective,
     load_config,
     recorded_config,
 )
+from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.config.yaml_file import read_yaml
@@ -32,7 +34,7 @@ SCALE = (0.08, 1.0)
 
 TAKEN_OVER = {
     "data": (
-        *("train", "val", "workers", "order", "window", "lanes", "max_bad"),
+        *("train", "val", "val_share", "workers", "order", "window", "lanes", "max_bad"),
         *("img_size", "in_chans", "bits", "mean", "std"),
         *("crop_pct", "flip"),
     ),
@@ -48,15 +50,31 @@ FORMER_CROP_PCT = 0.875
 NONE = "none"
 """value of init.from for training from scratch"""
 
+COMMAND = "mae finetune"
+"""command that trains classifiers"""
 
-def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
-    """Settings of `mae finetune SOURCE [section.key=value …]`.
 
-    `source` is a pretraining run, one of its checkpoints or a YAML file.  From scratch
-    (init.from=none) the default of finetune.layer_decay is 1.  Raises UserError as `load_config`,
-    where `source` is none of these, and where it is no run that trains an encoder of timm's.
+def finetune_settings(
+    source: str | Path, words: Sequence[str], choices: Sequence[Choice] = ()
+) -> Config:
+    """Settings of `mae finetune SOURCE [RECIPE] [section.key=value …]`; `words` follow `source`.
+
+    SOURCE is a pretraining run, one of its checkpoints, or a recipe: a name, or a YAML file.
+    RECIPE is one for a run: it replaces the run's settings, but not its model.  `choices` replace
+    settings of the published recipe.  From scratch (init.from=none) the default of
+    finetune.layer_decay is 1.  Raises UserError as `load_config` and `find_recipe`, where SOURCE is
+    a run that trains no encoder of timm's, and where RECIPE is for another one.
     """
-    if source.is_dir():
+    is_second = bool(words) and "=" not in words[0]
+    named, overrides = (words[0], words[1:]) if is_second else (source, words)
+    if is_second and not Path(source).is_dir():
+        raise UserError(f"{source}: no run folder, which {named} needs before it")
+    path, written = None, {}
+    if is_second or not Path(source).is_dir():
+        path = find_recipe(named, COMMAND)
+        written = read_yaml(path)
+    if Path(source).is_dir():
+        source = Path(source)
         config = recorded_config(run_folder(source))
         if config.objective == NAME:
             raise UserError(f"{source}: fine-tuned already; give the pretraining run")
@@ -77,22 +95,23 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
         base["model"]["encoder_kwargs"].pop("drop_path_rate", None)
         base["output"] = f"{run_folder(source)}-finetuned"
         base["init"] = {"from": str(source)}
-        encoder, path, objective, written = config.model.encoder, None, None, {}
+        refuse_other_model(written, f"{path}", base["model"], source)
+        encoder = config.model.encoder
     else:
-        base, path = {}, source
-        written = read_yaml(source)
-        objective = written.get("objective")
+        base = {}
         model = written.get("model")
         encoder = model.get("encoder", "") if isinstance(model, dict) else ""
     encoder = _overridden("model.encoder", overrides) or str(encoder)
-    objective = _overridden("objective", overrides) or objective
-    check_objective("mae finetune", objective or NAME)
-    recipe = recipe_for(encoder)
-    for section, own in recipe.items():
+    objective = _overridden("objective", overrides) or written.get("objective")
+    check_objective(COMMAND, objective or NAME)
+    for section, own in recipe_for(encoder).items():
         base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own
-    data = written.get("data") if path else base["data"]
-    if _is_beyond_rand_augment(data if isinstance(data, dict) else {}, overrides):
+    data = written.get("data", {})
+    data = base.get("data", {}) | (data if isinstance(data, dict) else {})
+    if _is_beyond_rand_augment(data, overrides):
         base["finetune"]["rand_augment"] = ""
+    for section, own in nested(choices).items() if choices else ():
+        base[section] = {**base.get(section, {}), **own}
     config = load_config(path, overrides, base)
     if config.init.from_ in ("", NONE):
         # Layer decay preserves pretrained lower layers; here there are none.
@@ -103,6 +122,19 @@ def finetune_settings(source: Path, overrides: Sequence[str]) -> Config:
     if not config.data.train:
         raise UserError("data.train: give the labelled shards (a mixture is for pretraining)")
     return config
+
+
+def refuse_other_model(
+    written: dict[str, Any], where: str, model: dict[str, Any], source: Path
+) -> None:
+    """Raise UserError where settings `written` for a run name another `model` than it has."""
+    own = written.get("model")
+    for key, value in (own if isinstance(own, dict) else {}).items():
+        if model.get(key) not in (None, value):
+            raise UserError(
+                f"{where}: model.{key}: {value}, but {source} was trained with {model[key]}: leave "
+                "the recipe out, or edit a copy (mae recipes show)"
+            )
 
 
 def _overridden(key: str, overrides: Sequence[str]) -> str:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mae.networks.encoders.registry import adapter_of
 from mae.networks.patches import pixel_affine
-from mae.networks.vit import timm_encoder
+from mae.networks.vit import encoder_shape, timm_encoder
 from mae.objectives.base import FirstStage, full_precision
 from mae.objectives.frozen import Frozen
 
@@ -32,8 +32,9 @@ class PatchFeatures(nn.Module):
         super().__init__()
         vit, data = timm_encoder(stage.model), stage.config.data
         assert vit is not None
-        self.frozen, self.width, self.img_size = Frozen(vit), vit.embed_dim, stage.model.img_size
-        depth = len(vit.blocks)
+        self.frozen, self.img_size = Frozen(vit), stage.model.img_size
+        self.width = encoder_shape(vit).embed_dim
+        depth = len(adapter_of(vit).blocks(vit))
         self.layers = sorted({depth * (i + 1) // LAYERS - 1 for i in range(LAYERS)} - {-1})
         affine = pixel_affine(data.mean, data.std, data.in_chans, 1)
         self.register_buffer("scale", affine.scale.view(-1, 1, 1), persistent=False)
@@ -44,12 +45,7 @@ class PatchFeatures(nn.Module):
         if unit.shape[2:] != self.img_size:
             unit = F.interpolate(unit, size=self.img_size, mode="bilinear", antialias=True)
         vit, pixels = self.frozen.module, unit * self.scale + self.shift
-        assert isinstance(vit, VisionTransformer)
-        maps = vit.forward_intermediates(
-            pixels, indices=self.layers, norm=True, intermediates_only=True
-        )
-        assert isinstance(maps, list)
-        return maps
+        return adapter_of(vit).maps(vit, pixels, self.layers, norm=True)
 
 
 def feature_distance(

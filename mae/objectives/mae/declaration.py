@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,6 +14,9 @@ from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
 from mae.objectives.shared_sections import VitModel, patch_count, refuse_arguments
 
 if TYPE_CHECKING:
+    from mae.base.machine import Machine
+    from mae.config.choices import Choice
+    from mae.data.facts import DataFacts
     from mae.evaluation.diagnosis import Finding, RunRecord
 
 
@@ -83,6 +86,7 @@ class MaeDeclaration(Declaration):
     losses = ("reconstruction",)
     statistics = {"target_mean": "mean", "target_square": "mean"}
     needs_img_size = False
+    has_rules = True
     offers = ("patch tokens", "reconstructions")
     metrics = (Metric("r2", "R²"),)
     charts = (
@@ -108,6 +112,14 @@ class MaeDeclaration(Declaration):
         mean, square = statistics["target_mean"], statistics["target_square"]
         assert isinstance(mean, float) and isinstance(square, float)
         return {"r2": 1 - losses["reconstruction"] / max(square - mean**2, 1e-12)}
+
+    def choose(
+        self, facts: DataFacts, machine: Machine, given: Mapping[str, Any]
+    ) -> Sequence[Choice]:
+        """Settings for a data set on a machine: see `mae.objectives.mae.choices`."""
+        from mae.objectives.mae.choices import choices
+
+        return choices(facts, machine, given)
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for settings of encoder and decoder that conflict."""
@@ -178,6 +190,12 @@ class MaeDeclaration(Declaration):
 
         model = model_of(config)
         return about_mask_ratio(model.mask_ratio, patch_count(model, config.data.img_size))
+
+    def fewest_steps(self, config: Config) -> int:
+        """1,000 for small encoders (the demo has 1,216), 4,000 from ViT-S on."""
+        model = model_of(config)
+        is_small = "_tiny_" in model.encoder or "embed_dim" in model.encoder_kwargs
+        return 1000 if is_small else 4000
 
     def diagnose(self, run: RunRecord) -> Iterable[Finding]:
         """Findings on R²: see `mae.objectives.mae.diagnosis`."""

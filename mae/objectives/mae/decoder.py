@@ -19,8 +19,8 @@ from jaxtyping import Float
 from timm.models import checkpoint
 from torch import Tensor, nn
 
+from mae.networks.initial_weights import initialize_linears, sincos_positions
 from mae.networks.patches import gather_tokens
-from mae.networks.vit import initialize_linears, sincos_positions
 from mae.objectives.mae.masking import PatchSplit
 
 

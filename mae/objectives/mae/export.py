@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from timm.layers import resample_abs_pos_embed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mae.base.files import save_tensors
@@ -25,6 +24,8 @@ from mae.export.contract import (
 from mae.export.original import FILES, refuse_beyond_plain, write_tensors
 from mae.export.reading import expected_photograph, prepare_code
 from mae.export.timm import timm_config
+from mae.networks.encoders.registry import TimmEncoder
+from mae.networks.vit import encoder_shape
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.decoder import Decoder
 from mae.objectives.mae.loaders import load_original
@@ -104,7 +105,7 @@ def expect_prediction(
 @torch.no_grad()
 def resize_decoder(model: MaskedAutoencoder, old_grid: tuple[int, int]) -> None:
     """Interpolate the decoder's positions from `old_grid` to the encoder's present grid."""
-    rows, columns = model.encoder.patch_embed.grid_size
+    rows, columns = encoder_shape(model.encoder).grid_size
     positions = resample_abs_pos_embed(
         model.decoder.pos_embed, [rows, columns], list(old_grid), num_prefix_tokens=0
     )
@@ -165,13 +166,13 @@ def loader_settings(request: ExportRequest) -> dict[str, str]:
     """Settings for `mae.objectives.mae.loaders`, which read nothing but the exported files."""
     return {
         "pool": str(request.pool),
-        "prefix": str(request.encoder.num_prefix_tokens),
+        "prefix": str(encoder_shape(request.encoder).num_prefix_tokens),
         "decoder_num_heads": str(model_of(request.config).decoder_num_heads),
         "architecture": json.dumps(timm_config(request)),
     }
 
 
-def original_names(vit: VisionTransformer, decoder: Decoder | None) -> dict[str, Tensor]:
+def original_names(vit: TimmEncoder, decoder: Decoder | None) -> dict[str, Tensor]:
     """State dict in the original release's names; those of the encoder are timm's."""
     tensors = weights(vit)
     if decoder is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models.eva import Eva
 from torch import Tensor
 
 from mae.base.errors import UserError
@@ -20,6 +21,7 @@ from mae.export.contract import (
     refuse_options,
     weights,
 )
+from mae.export.dinov3 import write_dinov3
 from mae.export.huggingface import (
     CROP,
     ENCODER_NAMES,
@@ -36,6 +38,7 @@ from mae.export.reading import (
     expected_photograph,
     is_picture,
 )
+from mae.networks.vit import encoder_shape
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.export import (
     expect_prediction,
@@ -76,15 +79,19 @@ model = ViTMAEForPreTraining.from_pretrained("FOLDER")  # further pretraining, r
 def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write both folders; without the decoder only ViTModel, in `folder` itself.
 
+    Encoders with rotary positions are written by `write_dinov3`.
+
     Raises UserError where transformers is not installed, for images of more than 8 bits, with the
     decoder for images that are not square, and as `refuse_beyond_plain`.
     """
     vit, config, model = request.encoder, request.config, mae_of(request)
     refuse_options(request, "hf", {"--pool": "its users pool themselves"})
-    refuse_beyond_plain(vit, "hf")
+    if isinstance(vit, Eva):
+        return write_dinov3(folder, request, images)
+    vit = refuse_beyond_plain(vit, "hf")
     refuse_unreadable(config.data)
     exported_decoder, remarks = named_decoder(request, "hf")
-    if exported_decoder and len(set(vit.patch_embed.grid_size)) > 1:
+    if exported_decoder and len(set(encoder_shape(vit).grid_size)) > 1:
         raise UserError("--format hf: ViTMAEForPreTraining takes square images: --no-decoder")
     has_processor = is_picture(config.data) and len(set(model.img_size)) == 1
     processor = json.dumps(processor_config(config.data, model.img_size), indent=2) + "\n"

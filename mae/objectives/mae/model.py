@@ -6,12 +6,12 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Shaped
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.decoding.pixels import FLOAT_BITS, white_of
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.patches import (
     Affine,
     affine_of,
@@ -22,7 +22,7 @@ from mae.networks.patches import (
     patchify,
     unpatchify,
 )
-from mae.networks.vit import build_encoder, forward_visible, initialize_encoder
+from mae.networks.vit import build_encoder
 from mae.objectives.base import Features, Objective, Output, Reconstruction
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.decoder import CrossDecoder, Decoder
@@ -47,7 +47,7 @@ class MaskedAutoencoder(Objective):
 
     def __init__(
         self,
-        encoder: VisionTransformer,
+        encoder: TimmEncoder,
         *,
         mask_ratio: float = 0.75,
         norm_pix_loss: bool = True,
@@ -67,9 +67,10 @@ class MaskedAutoencoder(Objective):
         one number per channel.
         """
         super().__init__()
-        self.patch_size = tuple(encoder.patch_embed.patch_size)
-        self.img_size = tuple(encoder.patch_embed.img_size)
-        self.num_patches = encoder.patch_embed.num_patches
+        self.adapter = adapter_of(encoder)
+        shape = self.adapter.shape(encoder)
+        self.patch_size, self.img_size = shape.patch_size, shape.img_size
+        self.num_patches = shape.num_patches
         self.mask_ratio = mask_ratio
         self.norm_pix_loss = norm_pix_loss
         visible = num_visible(self.num_patches, mask_ratio)
@@ -78,25 +79,31 @@ class MaskedAutoencoder(Objective):
                 f"model.mask_ratio: {mask_ratio} leaves {visible} of {self.num_patches} patches "
                 "visible; at least one must be visible and one hidden"
             )
-        channels = encoder.patch_embed.proj.in_channels
+        channels = shape.in_chans
         self.white, self.is_float = white_of(bits), bits == FLOAT_BITS
         affine = affine_of(mean, std, channels, bits)
         self.register_buffer("pixel_scale", affine.scale, persistent=False)
         self.register_buffer("pixel_shift", affine.shift, persistent=False)
 
         self.encoder = encoder
-        initialize_encoder(encoder)
+        self.adapter.initialize(encoder)
+        self.fusion = self.adapter.build_fusion(encoder)
         p, q = self.patch_size
         build_decoder = Decoder
         if decoder_attention == "cross":
-            build_decoder = partial(CrossDecoder, encoder_depth=len(encoder.blocks))
+            if {*shape.widths} != {shape.embed_dim}:
+                raise UserError(
+                    "model.decoder_attention: cross reads all blocks of the encoder, and those of "
+                    "this one differ in width: use joint"
+                )
+            build_decoder = partial(CrossDecoder, encoder_depth=len(shape.widths))
         self.decoder: Decoder | CrossDecoder = build_decoder(
-            encoder_dim=encoder.embed_dim,
+            encoder_dim=shape.embed_dim,
             dim=decoder_embed_dim,
             depth=decoder_depth,
             num_heads=decoder_num_heads,
-            grid_size=encoder.patch_embed.grid_size,
-            num_prefix_tokens=encoder.num_prefix_tokens,
+            grid_size=shape.grid_size,
+            num_prefix_tokens=shape.num_prefix_tokens,
             patch_values=p * q * channels,
         )
         hidden = self.num_patches - visible
@@ -155,10 +162,14 @@ class MaskedAutoencoder(Objective):
 
     def forward_encoder(
         self, patches: Shaped[Tensor, "b n values"], ids_keep: Int[Tensor, "b k"]
-    ) -> list[Float[Tensor, "b tokens d"]]:
-        """Encode the patches of `ids_keep` alone; the tokens after each block, the last normed."""
+    ) -> list[Float[Tensor, "b tokens _"]]:
+        """Encode the patches of `ids_keep` alone; the tokens after each block, the last normed.
+
+        Of encoders whose stages are fused the fused ones are last.
+        """
         visible = self.normalize(gather_tokens(patches, ids_keep))
-        return forward_visible(self.encoder, visible, ids_keep)
+        features = self.adapter.forward_visible(self.encoder, visible, ids_keep)
+        return features if self.fusion is None else [*features, self.fusion(features)]
 
     def forward_decoder(
         self, latent: Sequence[Float[Tensor, "b tokens d"]], split: PatchSplit
@@ -193,13 +204,9 @@ class MaskedAutoencoder(Objective):
     def encode(self, images: Shaped[Tensor, "b c h w"]) -> Features:
         """Compute timm's `forward_features` of whole images, without masking."""
         tokens = self.encoder.forward_features(self.normalize_images(images))
-        patch_tokens = tokens[:, self.encoder.num_prefix_tokens :]
-        pooled = {"mean": patch_tokens.mean(dim=1)}
-        if self.encoder.has_class_token:
-            pooled["cls"] = tokens[:, 0]
-        return Features(pooled, patch_tokens)
+        return Features(*self.adapter.split(self.encoder, tokens))
 
-    def encoder_module(self) -> VisionTransformer:
+    def encoder_module(self) -> TimmEncoder:
         """Encoder."""
         return self.encoder
 

@@ -1,7 +1,6 @@
 """Sparse autoencoder on the patch tokens of a frozen encoder, which stream from the images."""
 
 from collections.abc import Mapping
-from math import prod
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.evaluation.token_pca import TokenPca
-from mae.networks.vit import timm_encoder
+from mae.networks.vit import encoder_shape, timm_encoder
 from mae.objectives.base import Features, Merge, Objective, Output, PatchLatents, StepEnd
 from mae.objectives.frozen import Frozen
 from mae.objectives.sae.dictionary import TokenDictionary
@@ -72,8 +71,8 @@ class TokenSparseAutoencoder(Objective):
         Raises UserError where there is no such grid.
         """
         vit = timm_encoder(self.frozen.module)
-        if vit is not None and prod(vit.patch_embed.grid_size) == tokens:
-            return vit.patch_embed.grid_size
+        if vit is not None and encoder_shape(vit).num_patches == tokens:
+            return encoder_shape(vit).grid_size
         height, width = self.img_size
         for rows in range(1, tokens + 1):
             if tokens % rows == 0 and rows * width == tokens // rows * height:

@@ -7,6 +7,7 @@ import torch
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
+from mae.networks.encoders.registry import adapter_of
 from mae.networks.vit import timm_encoder
 from mae.objectives.base import FirstStage, Objective
 from mae.objectives.sae.declaration import sae_model
@@ -33,12 +34,14 @@ def up_to_block(whole: Objective, layer: int, source: Path) -> Objective:
         raise UserError(
             f"model.layer: {source} has no blocks of a Vision Transformer: leave it out"
         )
-    if layer > len(vit.blocks):
+    adapter = adapter_of(vit)
+    depth = len(adapter.blocks(vit))
+    if layer > depth:
         raise UserError(
-            f"model.layer: no block {layer}: {source} has {len(vit.blocks)} (0: its last tokens, "
-            "after the final norm)"
+            f"model.layer: no block {layer}: {source} has {depth} (0: its last tokens, after the "
+            "final norm)"
         )
-    vit.prune_intermediate_layers([layer - 1], prune_norm=True, prune_head=False)
+    adapter.truncate(vit, layer)
     return objective
 
 

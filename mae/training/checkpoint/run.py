@@ -5,8 +5,6 @@ metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-
 checkpoints/  panels/  frozen/  wandb/  tensorboard/  dvclive/  swanlab/  trackers.json
 """
 
-import errno
-import fcntl
 import os
 import secrets
 from contextlib import suppress
@@ -15,6 +13,7 @@ from typing import Any
 
 from mae.base.errors import RunFailed, UserError
 from mae.base.files import new_file, run_folder
+from mae.base.locks import lock_alone
 from mae.base.rows import append_row, read_rows, repair_rows, set_aside, write_lines
 from mae.config.loading import config_as_recorded, dump_config, recorded_config
 from mae.config.sections import Config
@@ -51,6 +50,8 @@ class Run:
         self.panels = self.folder / "panels"
         self.id = ""
         """id of the run, as in its folder and checkpoints; empty before `open` or `resume`"""
+        self.lock: int | None = None
+        """descriptor of the locked file"""
         self.is_open = False
         """the main process has created and locked the folder for this run"""
 
@@ -106,14 +107,20 @@ class Run:
             raise UserError(f"output: {self.folder} cannot be written: {error.strerror}") from None
 
     def _lock(self) -> None:
-        """Lock the folder until this process ends, so that a job submitted twice runs once."""
-        file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT, 0o666)  # never closed
+        """Lock the folder, so that a job submitted twice runs once."""
+        self.lock = file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise UserError(f"output: {self.folder} is in use by another process") from None
-            # Some network file systems have no locks: continue without.
+            lock_alone(file)
+        except BlockingIOError:
+            raise UserError(f"output: {self.folder} is in use by another process") from None
+        except OSError:  # some network file systems have no locks: continue without
+            pass
+
+    def close(self) -> None:
+        """Unlock the folder, as the end of the process does."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
 
     def _read_or_make_id(self) -> str:
         """Id in the folder; made where there is none, as in folders of earlier versions."""
@@ -189,6 +196,11 @@ class Run:
     def last_metrics(self) -> dict[str, Any]:
         """Read the last row of metrics.jsonl; empty where there is none."""
         return next(reversed(read_rows(self.metrics_file).rows), {})
+
+    def first_health(self) -> dict[str, Any]:
+        """Read the row of health.jsonl from before the first step; empty where there is none."""
+        first = next(iter(read_rows(self.health_file).rows), {})
+        return first if first.get("step") == 0 else {}
 
     def last_health(self) -> dict[str, Any]:
         """Read the last row of health.jsonl; empty where there is none."""

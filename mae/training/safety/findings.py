@@ -10,12 +10,15 @@ from mae.evaluation.diagnosis import Finding, RunRecord
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import declaration
 from mae.training.plan import TrainingSetup
+from mae.training.short_plans import Length, about_length
 
 
 def cautions(setup: TrainingSetup) -> list[Finding]:
-    """Findings of the objective on settings that are likely to waste the run."""
-    declared = declaration(setup.config.objective)
-    return list(declared.cautions(setup.config, setup.plan.num_samples))
+    """Findings on settings that are likely to waste the run: the objective's, and its length."""
+    config, plan, _ = setup
+    length = Length(plan.num_samples, plan.steps, plan.lr)
+    own = declaration(config.objective).cautions(config, plan.num_samples)
+    return [*own, *about_length(config, length)]
 
 
 class FindingWarnings:

@@ -12,7 +12,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mae.config.sections import OptimConfig
-from mae.networks.vit import build_encoder, layer_of
+from mae.networks.encoders.registry import adapter_of
+from mae.networks.vit import build_encoder
 from mae.objectives.base import total_loss
 from mae.objectives.classifier.declaration import DECLARATION, FinetuneConfig
 from mae.objectives.classifier.implementation import IMPLEMENTATION
@@ -131,7 +132,7 @@ def test_layer_decay_by_hand(pool):
 
 def test_registers_and_first_norms_belong_to_the_stem():
     vit = make_vit(depth=2, reg_tokens=2, pre_norm=True)
-    layers = {name: layer_of(name, 2) for name, _ in vit.named_parameters()}
+    layers = {name: adapter_of(vit).layer_of(vit, name) for name, _ in vit.named_parameters()}
     assert layers["reg_token"] == layers["norm_pre.weight"] == layers["pos_embed"] == 0
     assert {layer for name, layer in layers.items() if name.startswith("blocks.1.")} == {2}
     assert layers["fc_norm.weight"] == layers["head.weight"] == 3

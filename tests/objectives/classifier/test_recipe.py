@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.classifier.recipe import finetune_settings
@@ -44,3 +45,18 @@ def test_crop_follows_the_size_of_the_classifiers_images(tmp_path, recorded, tak
     Run(tmp_path / "run").open(config.model_copy(update={"data": data}))
     assert finetune_settings(tmp_path / "run", []).data.crop_pct == taken
     assert finetune_settings(tmp_path / "run", ["data.crop_pct=0.5"]).data.crop_pct == 0.5
+
+
+def test_a_recipe_for_a_run_takes_its_model_and_data(tmp_path):
+    run = tmp_path / "run"
+    pretraining = load_config(CONFIGS / "vit_small_patch16_224.yaml", ["data.train=a.tar"])
+    Run(run).open(pretraining)
+    config = finetune_settings(run, ["vit_small", "train.epochs=7"])
+    assert (config.recipe, config.train.epochs) == ("vit_small_patch16_224_finetune", 7)
+    assert (finetune_of(config).layer_decay, finetune_of(config).mixup) == (0.75, 0.2)
+    assert (config.init.from_, config.data.train) == (str(run), ("a.tar",))
+    assert config.output == f"{run}-finetuned"
+    with pytest.raises(UserError, match=r"model.encoder: vit_tiny_patch16_224, but .*vit_small"):
+        finetune_settings(run, ["vit_tiny_patch2_cifar10_finetune"])
+    with pytest.raises(UserError, match="nowhere: no run folder, which vit_small needs before it"):
+        finetune_settings(tmp_path / "nowhere", ["vit_small"])

@@ -234,7 +234,7 @@ def test_a_mask_that_hides_nothing_or_everything_is_refused(ratio):
     ("name", "sizes", "message"),
     [
         ("vit_bas_patch16_224", {}, "did you mean vit_base_patch16_224"),
-        ("resnet50", {}, "is a ResNet; only timm's plain VisionTransformer"),
+        ("resnet50", {}, "is a ResNet, not timm's VisionTransformer or timm's Eva"),
         ("swin_tiny_patch4_window7_224", {}, "is a SwinTransformer"),
         (
             "vit_tiny_patch16_224",

@@ -8,8 +8,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
+from mae.networks.encoders.plain import position_embedding
+from mae.networks.initial_weights import sincos_positions
 from mae.networks.patches import patchify
-from mae.networks.vit import build_encoder, forward_visible, position_embedding, sincos_positions
+from mae.networks.vit import build_encoder, forward_visible
 from mae.objectives.base import total_loss
 from mae.objectives.mae.decoder import Decoder
 from mae.objectives.mae.masking import PatchSplit, random_masking

@@ -1,0 +1,333 @@
+"""`mae pretrain auto` beside a grid of settings and the fixed recipes, at equal compute.
+
+python -m benchmarks.auto_choices prepare --data FOLDER --work WORK
+python -m benchmarks.auto_choices run --work WORK [--sets …] [--cases …] [--seeds 0 1]
+python -m benchmarks.auto_choices table --work WORK
+
+FOLDER holds the folders cifar10, clothing and tiles.  Each run has the same number of counted
+operations (forward and backward), so that a larger model sees fewer images; fine-tuning
+sees TUNED images with every model.  Finished runs are kept in WORK/results.jsonl and not repeated.
+"""
+
+import argparse
+import io
+import json
+import shutil
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mae.base.exit_status import DONE
+from mae.base.machine import this_machine
+from mae.cli import main as mae
+from mae.config.choices import recorded_choices
+from mae.config.loading import load_config
+from mae.data.training_data import open_images
+from mae.evaluation.encoders import open_encoder
+from mae.evaluation.features import Matrix, encode_images, ranges
+from mae.evaluation.pixel_encoders import pixel_encoder
+from mae.evaluation.probe import Labels, regularisation_path, standardise
+from mae.finetune import main as finetune
+from mae.training.auto import AUTO, auto_config
+from mae.training.checkpoint.trained import build_objective
+from mae.training.flops import flops_per_image
+
+PRETRAINING = 1e12
+"""operations of a pretraining"""
+TUNED = 6400
+"""images seen by a fine-tuning, each time counted"""
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHORT_SIDE = 128
+"""pixels to which the photographs are reduced beforehand: decoding is not what is measured"""
+BLOCK = 12
+"""neighbouring images that stay together where one set is divided: they may show one object"""
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+"""C of the probe"""
+WARMUP = 0.15
+"""share of the epochs, in the grid"""
+QUIET = ("log.wandb=false", "log.panel_every=0", "log.health_every=0", "data.workers=0")
+
+
+class Split(NamedTuple):
+    """One of the three data sets: shards without and with labels."""
+
+    train: str
+    labelled: str
+    test: str
+    images: int
+    labels: int
+
+
+def splits(work: Path) -> dict[str, Split]:
+    """The prepared data sets by name."""
+    counts = json.loads((work / "counts.json").read_text())
+    return {
+        name: Split(
+            *(str(work / name / part / "*.tar") for part in ("train", "labelled", "test")),
+            images=own["train"],
+            labels=own["labelled"],
+        )
+        for name, own in counts.items()
+    }
+
+
+def prepare(data: Path, work: Path) -> None:
+    """Write the three data sets: unlabelled, labelled and test shards, photographs reduced."""
+    counts: dict[str, dict[str, int]] = {}
+
+    def write(name: str, part: str, samples: list[tuple[bytes, bytes]]) -> None:
+        folder = work / name / part
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(folder / "shard-000000.tar", "w") as tar:
+            for number, (image, label) in enumerate(samples):
+                for extension, content in (("cls", label), ("jpg", image)):
+                    member = tarfile.TarInfo(f"{number:06d}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+        counts.setdefault(name, {})[part] = len(samples)
+
+    cifar = data / "cifar10"
+    images = list(samples_of(sorted(cifar.glob("train-*"))[:1]))
+    write("cifar10", "train", images)
+    write("cifar10", "labelled", images[:2000])
+    write("cifar10", "test", list(samples_of(sorted(cifar.glob("test-*"))[:1]))[:2000])
+    clothing = data / "clothing"
+    images = [reduced(one) for one in samples_of(sorted(clothing.glob("train-*")))]
+    write("clothing", "train", images)
+    write("clothing", "labelled", images)
+    rest = sorted([*clothing.glob("val-*"), *clothing.glob("test-*")])
+    write("clothing", "test", [reduced(one) for one in samples_of(rest)])
+    tiles = data / "tiles"
+    write("tiles", "train", [reduced(one) for one in samples_of(sorted(tiles.glob("train-*")))])
+    images = [reduced(one) for one in samples_of(sorted(tiles.glob("test-*")))]
+    for part, odd in (("labelled", 0), ("test", 1)):
+        own = [one for number, one in enumerate(images) if number // BLOCK % 2 == odd]
+        write("tiles", part, own)
+    (work / "counts.json").write_text(json.dumps(counts))
+
+
+def samples_of(shards: Sequence[Path]) -> Iterator[tuple[bytes, bytes]]:
+    """(image, label) of each sample."""
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            content = {one.name: tar.extractfile(one) for one in tar if one.isfile()}
+            for name, file in content.items():
+                if name.endswith(".jpg") and file:
+                    label = content[name.removesuffix("jpg") + "cls"]
+                    assert label is not None
+                    yield file.read(), label.read()
+
+
+def reduced(sample: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """The sample with its image's short side at SHORT_SIDE."""
+    image = Image.open(io.BytesIO(sample[0]))
+    factor = SHORT_SIDE / min(image.size)
+    size = tuple(max(SHORT_SIDE, round(side * factor)) for side in image.size)
+    out = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).save(out, "JPEG", quality=92)  # pyrefly: ignore
+    return out.getvalue(), sample[1]
+
+
+def model(width: int, depth: int, patch: int) -> tuple[str, ...]:
+    """Settings of an encoder of this width and depth and a decoder of one block."""
+    heads = f"{{embed_dim: {width}, depth: {depth}, num_heads: {width // 32}}}"
+    return (
+        "model.encoder=vit_tiny_patch16_224",
+        f"model.encoder_kwargs={heads}",
+        f"model.patch_size={patch}",
+        *("model.decoder_embed_dim=64", "model.decoder_depth=1", "model.decoder_num_heads=2"),
+    )
+
+
+def grid(side: int) -> dict[str, tuple[str, ...]]:
+    """Cases of the grid by name, for images of `side` pixels."""
+    own = ("data.own_statistics=true", "data.crop_pct=1", f"data.img_size={side}")
+    return {
+        f"{width}x{depth}/{side // across}": (*own, *model(width, depth, side // across), *batch)
+        for width, depth, across in ((96, 4, 8), (96, 4, 4), (192, 6, 4))
+        for batch in [("train.batch_size=32", "optim.lr=1e-3")]
+    }
+
+
+SIDES = {"cifar10": 32, "clothing": 64, "tiles": 64}
+"""image size in the grid"""
+DEMO, SCHEDULE = "demo", "vit_small's schedule"
+"""the recipe demo_digits as it is, but for channels and statistics; and the model of auto trained
+by batch, learning rate and warm-up of the recipe vit_small.  That recipe itself takes longer for
+the features of the test images than is spent here in all."""
+
+
+class Case(NamedTuple):
+    """Pretraining to measure: recipe file and settings, warm-up as a share of the epochs."""
+
+    recipe: str
+    settings: tuple[str, ...]
+    warmup: float = WARMUP
+
+
+def case_of(case: str, name: str, split: Split) -> Case:
+    """A case on a data set; `NAME key=value …`: a case of the grid, changed."""
+    channels = ("data.in_chans=1",) if name == "tiles" else ("data.in_chans=3",)
+    if case == DEMO:
+        own = ("data.own_statistics=true", "train.num_processes=0", "data.val=[]")
+        return Case(str(CONFIGS / "demo_digits.yaml"), (*channels, *own), 0.25)
+    if case in (AUTO, SCHEDULE):
+        chosen = chosen_for(split)
+        if case == AUTO:
+            return Case("", chosen, 0.2)
+        kept = [one for one in chosen if one.partition("=")[0] not in RATES]
+        return Case("", (*kept, "train.batch_size=1024", "optim.blr=1.5e-4"), 0.05)
+    base, _, changes = case.partition(" ")
+    return Case("", (*channels, *grid(SIDES[name])[base], *changes.split()))
+
+
+RATES = ("train.batch_size", "optim.lr")
+
+
+def chosen_for(split: Split) -> tuple[str, ...]:
+    """Choices of `mae pretrain auto` for the time that PRETRAINING takes, without LENGTH."""
+    hours = PRETRAINING / this_machine().speed / 3600
+    given = (f"data.train={split.train}", f"auto.hours={hours}", "output=none")
+    config = auto_config(given, "mae pretrain")
+    chosen = recorded_choices(config.model_dump(mode="json"))
+    return tuple(f"{key}={json.dumps(value)}" for key, value, _ in chosen if key not in LENGTH)
+
+
+LENGTH = (
+    "train.epochs",
+    "optim.warmup_epochs",
+    "data.workers",
+    "train.checkpoint_every",
+    *(f"log.{key}" for key in ("panel_every", "health_every", "every")),
+)
+"""choices that the benchmark sets itself"""
+
+
+def run(work: Path, name: str, case: str, seed: int, tunes: bool = True) -> dict[str, Any]:
+    """Pretrain, probe and fine-tune; the row of results."""
+    split, folder = splits(work)[name], work / "runs" / f"{name}-{case}-{seed}".replace("/", "_")
+    shutil.rmtree(folder, ignore_errors=True)
+    recipe, settings, warmup = case_of(case, name, split)
+    own = [f"data.train={split.train}", f"output={folder}/run", f"train.seed={seed}"]
+    own += [*settings, *QUIET]
+    if not recipe:
+        recipe = str(work / "empty.yaml")
+        Path(recipe).write_text("{}\n")
+    blank = [f"data.{key}={[0.5] * (1 if name == 'tiles' else 3)}" for key in ("mean", "std")]
+    config = load_config(recipe, [*own, *blank, "train.epochs=1000", "optim.warmup_epochs=1"])
+    seen = PRETRAINING / flops_per_image(build_objective(config), config.data.in_chans)
+    batch = int(min(config.train.batch_size, split.images, max(1, seen)))
+    epochs = max(1, round(seen / batch)) * batch / split.images
+    own += [f"train.epochs={epochs}", f"optim.warmup_epochs={warmup * epochs}"]
+    own += [f"train.batch_size={batch}"] * (batch < config.train.batch_size)
+    began = time.process_time()
+    assert mae(["pretrain", recipe, *own]) == DONE
+    row: dict[str, Any] = {
+        "set": name,
+        "case": case,
+        "seed": seed,
+        "steps": round(epochs * split.images / batch),
+        "images": round(epochs * split.images),
+        "seconds": round(time.process_time() - began),
+    }
+    row |= probe(folder / "run", split, seed)
+    if tunes:
+        began = time.process_time()
+        row["finetuned"] = finetuned(folder, split, seed)
+        row["finetune_seconds"] = round(time.process_time() - began)
+    return row
+
+
+def probe(run: Path, split: Split, seed: int) -> dict[str, float]:
+    """Test accuracy of a linear probe on mean features, of the run, untrained, and of raw pixels.
+
+    C is chosen on a fifth of the labelled images.
+    """
+    opened = open_encoder(run)
+    config = opened.config
+    encoders = {
+        "probe": opened.encoder,
+        "untrained": opened.untrained()[1],
+        "pixels": pixel_encoder(config, opened.encoder.img_size, opened.encoder.crop_pct),
+    }
+    parts = [open_images([shards], "data.val", config) for shards in (split.labelled, split.test)]
+    labels = [np.asarray(part.manifest.label).astype(np.int64) for part in parts]
+    found = {}
+    for name, encoder in encoders.items():
+        key = "pixels" if name == "pixels" else "mean"
+        train, test = (
+            np.concatenate(
+                [
+                    batch.vectors[key].astype(np.float32)
+                    for batch in encode_images(encoder, part, ranges(len(part.manifest), 128))
+                ]
+            )
+            for part in parts
+        )
+        found[name] = linear(train, labels[0], test, labels[1], seed)
+    return found
+
+
+def linear(train: Matrix, labels: Labels, test: Matrix, test_labels: Labels, seed: int) -> float:
+    """Accuracy of logistic regression whose C is chosen on a fifth of `train`."""
+    held = np.random.default_rng(seed).permutation(len(labels)) < len(labels) // 5
+    scaled, scaled_held = standardise(train[~held], train[held])
+    fits = regularisation_path(scaled, labels[~held], scaled_held, STRENGTHS, 100)
+    best = int(np.argmax([(fit.predicted == labels[held]).mean() for fit in fits]))
+    scaled, scaled_test = standardise(train, test)
+    (fit,) = regularisation_path(scaled, labels, scaled_test, (STRENGTHS[best],), 200)
+    return float((fit.predicted == test_labels).mean())
+
+
+def finetuned(folder: Path, split: Split, seed: int, *settings: str) -> float:
+    """Test accuracy of the run, fine-tuned on TUNED images as `mae finetune` does by itself."""
+    epochs = TUNED / split.labels
+    own = [
+        f"data.train={split.labelled}",
+        f"data.val={split.test}",
+        f"output={folder}/finetuned",
+        f"train.seed={seed}",
+        f"train.epochs={epochs}",
+        *QUIET,
+        *settings,
+    ]
+    assert finetune([str(folder / "run"), *own]) == DONE
+    return json.loads((folder / "finetuned" / "evaluation.json").read_text())["accuracy"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepare the data, run what is missing, or print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks.auto_choices", description=__doc__)
+    parser.add_argument("action", choices=("prepare", "run", "table"))
+    parser.add_argument("--data", type=Path, help="folder of the three data sets")
+    parser.add_argument("--work", type=Path, required=True, help="folder of prepared data and runs")
+    parser.add_argument("--sets", nargs="+", default=list(SIDES))
+    parser.add_argument("--cases", nargs="+", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--probe-only", action="store_true", help="without fine-tuning")
+    args = parser.parse_args(argv)
+    if args.action == "prepare":
+        prepare(args.data, args.work)
+        return 0
+    results = args.work / "results.jsonl"
+    done = (
+        [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    )
+    known = {(row["set"], row["case"], row["seed"]) for row in done}
+    for seed in args.seeds:
+        for name in args.sets:
+            for case in args.cases or grid(SIDES[name]):
+                if (name, case, seed) not in known:
+                    row = run(args.work, name, case, seed, not args.probe_only)
+                    with results.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

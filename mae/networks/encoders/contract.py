@@ -1,0 +1,174 @@
+"""Contract of an encoder: what the package needs to know of a class of timm's.
+
+An encoder is a module of timm's, as `timm.create_model` builds it.  Its adapter, which has no
+state, runs it on the visible patches and describes it; the next class of timm's costs one file with
+an adapter, and its name in `registry`.
+
+Patches are the units that are hidden or visible as a whole.  For Vision Transformers they are the
+patches that are projected; for a hierarchical network whose last tokens each cover a mask unit,
+they are these units.  `forward_visible` gives one feature per visible patch.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+AnyEncoder = TypeVar("AnyEncoder", bound=nn.Module)
+
+
+class EncoderShape(NamedTuple):
+    """Sizes of an encoder."""
+
+    img_size: tuple[int, int]
+    """height and width of the images in pixels"""
+    patch_size: tuple[int, int]
+    """height and width in pixels of what is hidden or visible as a whole"""
+    in_chans: int
+    embed_dim: int
+    """width of the tokens of `forward_features`, and of what the decoder reads"""
+    widths: tuple[int, ...]
+    """widths of the tensors of `forward_visible`, in their order"""
+    num_prefix_tokens: int
+    """tokens before those of the patches: class token and registers"""
+    has_class_token: bool
+    num_heads: int | None
+    """attention heads of the blocks; None: they differ"""
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        (h, w), (p, q) = self.img_size, self.patch_size
+        return h // p, w // q
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches."""
+        rows, columns = self.grid_size
+        return rows * columns
+
+
+class NamedWeights(NamedTuple):
+    """Weights under timm's names."""
+
+    tensors: dict[str, Tensor]
+    skipped: dict[str, str]
+    """name in the source → reason, for tensors that timm's module does not have"""
+
+
+class EncoderAdapter(ABC, Generic[AnyEncoder]):
+    """Use of one class of timm's as an encoder; without state, so that one object serves all."""
+
+    kind: ClassVar[type[nn.Module]]
+    """the class; its subclasses are others"""
+    name: ClassVar[str]
+    """the class in words"""
+    modules: ClassVar[tuple[str, ...]]
+    """modules of timm whose functions build models of this class"""
+    arguments: ClassVar[Mapping[str, Any]] = {}
+    """arguments of `timm.create_model` that are set unless the user sets them"""
+    final_norm: ClassVar[str]
+    """argument of `timm.create_model` that puts the final norm behind the pooling"""
+    stem: ClassVar[tuple[str, ...]]
+    """first parts of the names of parameters below the blocks"""
+
+    @abstractmethod
+    def shape(self, encoder: AnyEncoder) -> EncoderShape:
+        """Sizes of `encoder`."""
+
+    @abstractmethod
+    def refusals(self, encoder: AnyEncoder) -> list[str]:
+        """What keeps patches of `encoder` from being left out, each in a few words; empty: nothing.
+
+        They complete the sentence "it has …".
+        """
+
+    @abstractmethod
+    def initialize(self, encoder: AnyEncoder) -> None:
+        """Draw initial weights as in the paper (He et al. 2021, appendix A.1)."""
+
+    @abstractmethod
+    def forward_visible(
+        self,
+        encoder: AnyEncoder,
+        visible: Float[Tensor, "b k pixels"],
+        ids_keep: Int[Tensor, "b k"],
+    ) -> list[Float[Tensor, "b _ _"]]:
+        """`forward_features` of the visible patches only: tokens after each block or stage.
+
+        `visible` holds the normalised pixels of the patches `ids_keep` in `patchify`'s layout.
+        Tokens are [prefix tokens, the patches of `ids_keep`]; those of the last block are
+        normalised as `forward_features` normalises them, and equal it where all patches are
+        visible.
+        """
+
+    def build_fusion(self, encoder: AnyEncoder) -> nn.Module | None:
+        """Layers between encoder and decoder that are trained with both (default: none).
+
+        They map the tensors of `forward_visible` to one, [b, prefix + k, embed_dim]: the fusion of
+        the stages of a hierarchical network.  They are no part of the encoder, nor of its exports.
+        """
+        return None
+
+    def split(
+        self, encoder: AnyEncoder, tokens: Float[Tensor, "b t d"]
+    ) -> tuple[dict[str, Float[Tensor, "b d"]], Float[Tensor, "b n d"]]:
+        """Tokens of `forward_features` → (vectors per image by name, tokens of the patches)."""
+        shape = self.shape(encoder)
+        patches = tokens[:, shape.num_prefix_tokens :]
+        pooled = {"mean": patches.mean(dim=1)}
+        if shape.has_class_token:
+            pooled["cls"] = tokens[:, 0]
+        return pooled, patches
+
+    def maps(
+        self,
+        encoder: AnyEncoder,
+        images: Float[Tensor, "b c h w"],
+        layers: Sequence[int],
+        *,
+        norm: bool = False,
+    ) -> list[Float[Tensor, "b d gh gw"]]:
+        """Patch tokens after the blocks `layers` (from 0) of whole images, as maps."""
+        module: Any = encoder
+        return module.forward_intermediates(
+            images, list(layers), norm=norm, intermediates_only=True, output_fmt="NCHW"
+        )
+
+    def truncate(self, encoder: AnyEncoder, depth: int) -> None:
+        """Remove, in place, the blocks above the first `depth`, and the final norm."""
+        module: Any = encoder
+        module.prune_intermediate_layers([depth - 1], prune_norm=True, prune_head=False)
+
+    def blocks(self, encoder: AnyEncoder) -> Sequence[nn.Module]:
+        """Blocks, first to last."""
+        module: Any = encoder
+        return list(module.blocks)
+
+    def layer_of(self, encoder: AnyEncoder, name: str) -> int:
+        """Layer of a parameter: 0 below the blocks, i + 1 in block i, depth + 1 above."""
+        first, _, rest = name.partition(".")
+        if first == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return 0 if first in self.stem else len(self.blocks(encoder)) + 1
+
+    def resize(self, encoder: AnyEncoder, img_size: tuple[int, int]) -> None:
+        """Take images of another size, a multiple of the patch size, in place, as timm does it."""
+        module: Any = encoder
+        module.set_input_size(img_size=img_size)
+
+    def released_names(self, encoder: AnyEncoder, tensors: Mapping[str, Tensor]) -> NamedWeights:
+        """Weights under the names of their releases → under timm's (default: unchanged).
+
+        Names that are known to neither stay as they are.
+        """
+        return NamedWeights(dict(tensors), {})
+
+    @abstractmethod
+    def timm_arguments(self, encoder: AnyEncoder) -> dict[str, Any]:
+        """Arguments of `timm.create_model` for these sizes and norms, for config.json of exports.
+
+        The pooling is no part of it.
+        """

@@ -1,0 +1,153 @@
+"""Recipe of fine-tuning adapted to few labelled images, each change with its reason.
+
+The published recipes are for a million images; docs/CHOOSING.md has the evidence.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mae.config.choices import Choice, is_given, recorded_choices
+from mae.config.loading import read_recorded, values_of
+from mae.config.migration import renamed_keys
+from mae.config.sections import Config
+from mae.config.types import flatten
+from mae.objectives.classifier.recipe import finetune_settings, recipe_for
+from mae.objectives.shared_sections import VitModel
+
+MANY = 100_000
+"""labelled images from which the published recipe stays as it is"""
+STEPS_AN_EPOCH = 64
+"""least number of steps in an epoch, while the batch is above SMALLEST"""
+SMALLEST, LARGEST = 16, 512
+"""batch"""
+FEWEST_STEPS = 1000
+"""least number of steps, for which the epochs grow"""
+LONG = 500_000
+"""images seen, repetitions counted, from which mixing and drop path pay"""
+SHORT_EPOCHS = 30
+"""epochs below which strong augmentation costs more than it gains"""
+LARGE_CROPS = [0.5, 1.0]
+"""area of the crops in such a run, as shares of the image's"""
+WARMUP = 0.05
+"""share of the epochs"""
+PUBLISHED_BATCH, PUBLISHED_WARMUP = 1024, 5.0
+NARROW, FASTER = 384, 4.0
+"""width below which the learning rate is so many times that of wider encoders"""
+
+CHOSEN = (
+    *("train.batch_size", "train.epochs", "optim.lr", "optim.warmup_epochs"),
+    *("finetune.mixup", "finetune.cutmix", "finetune.drop_path", "finetune.layer_decay"),
+    *("finetune.rand_augment", "finetune.random_erasing", "data.scale"),
+)
+"""settings that may be chosen"""
+
+
+def adapted_settings(
+    source: str | Path, words: Sequence[str], count: Callable[[Config], int] | None
+) -> Config:
+    """Settings as `finetune_settings`; of a run without RECIPE adapted to the number of labels.
+
+    `count` returns the number of labelled images; None: nothing depends on it.  The warm-up is at
+    most a share of given epochs.  A run that is resumed keeps what its folder has recorded.
+    Raises as `finetune_settings` and `count` do.
+    """
+    if not Path(source).is_dir() or (words and "=" not in words[0]):
+        return finetune_settings(source, words)
+    config = finetune_settings(source, words, list(_warmup_of(words)))
+    if count is None:
+        return config
+    given = values_of(config, [renamed(word) for word in words])
+    folder = Path(config.output)
+    if (folder / "config.yaml").exists():
+        recorded = read_recorded(folder)[0]
+        reasons = {one.key: one.reason for one in recorded_choices(recorded)}
+        flat = flatten(recorded)
+        choices = [
+            Choice(key, flat[key], reasons.get(key, "as recorded"))
+            for key in CHOSEN
+            if key in flat and key not in given and flat[key] is not None
+        ]
+    else:
+        assert isinstance(config.model, VitModel)
+        is_narrow = width_of(config.model) < NARROW
+        recipe = recipe_for(config.model.encoder)
+        choices = adapted(recipe, count(config), given, is_narrow)
+    if not config.init.from_:
+        choices = [one for one in choices if one.key != "finetune.layer_decay"]
+    return finetune_settings(source, words, choices)
+
+
+def _warmup_of(words: Sequence[str]) -> Iterator[Choice]:
+    """Choice of a warm-up that fits into given epochs, where these are few."""
+    epochs = [word.partition("=")[2] for word in words if word.startswith("train.epochs=")]
+    with suppress(ValueError):  # which is reported when the settings are loaded
+        if epochs and (short := WARMUP * float(epochs[-1])) < PUBLISHED_WARMUP:
+            yield Choice("optim.warmup_epochs", short, f"{WARMUP:.0%} of {epochs[-1]} epochs")
+
+
+def renamed(word: str) -> str:
+    """Key of `section.key=value`, by today's name."""
+    key = word.partition("=")[0]
+    return renamed_keys().get(key, key)
+
+
+def adapted(
+    recipe: Mapping[str, Any], images: int, given: Mapping[str, Any], is_narrow: bool = False
+) -> list[Choice]:
+    """Settings that replace those of `recipe` (nested) for so many labelled images.
+
+    `given`: settings of the user as section.key → value, which stay as they are, and which the
+    others follow.  `is_narrow`: the encoder is below NARROW.  Empty from MANY images on.
+    """
+    if images >= MANY:
+        return []
+    made: list[Choice] = []
+
+    def choose(key: str, value: Any, reason: str) -> Any:
+        if is_given(key, given):
+            return given[key]
+        made.append(Choice(key, value, reason))
+        return value
+
+    batch = min(LARGEST, max(SMALLEST, power_of_two(images / STEPS_AN_EPOCH)))
+    batch = min(batch, power_of_two(images / 2))
+    batch = choose("train.batch_size", batch, f"{images:,} labelled images")
+    epochs = recipe["train"]["epochs"]
+    longer = math.ceil(FEWEST_STEPS * batch / images)
+    if longer > epochs:
+        epochs = choose("train.epochs", longer, f"{FEWEST_STEPS:,} steps")
+    else:
+        epochs = given.get("train.epochs", epochs)
+    if not is_given("optim.blr", given):
+        peak = recipe["optim"]["blr"] * PUBLISHED_BATCH / 256 * (FASTER if is_narrow else 1.0)
+        lr = float(f"{peak * math.sqrt(batch / PUBLISHED_BATCH):.2g}")
+        size = ", and a small encoder" * is_narrow
+        choose("optim.lr", lr, f"for a batch of {batch}{size}")
+    warmup = float(f"{WARMUP * epochs:.2g}")
+    if warmup < PUBLISHED_WARMUP:
+        choose("optim.warmup_epochs", warmup, f"{WARMUP:.0%} of {epochs:g} epochs")
+    if epochs * images < LONG:
+        short = f"pays from {LONG:,} images seen on; here {round(epochs * images):,}"
+        for key in ("mixup", "cutmix", "drop_path"):
+            choose(f"finetune.{key}", 0.0, short)
+        choose("finetune.layer_decay", 0.9, "lower layers must move, too, in a short run")
+    if epochs < SHORT_EPOCHS:
+        few = f"strong augmentation costs accuracy in {epochs:g} epochs"
+        choose("finetune.rand_augment", "", few)
+        choose("finetune.random_erasing", 0.0, few)
+        choose("data.scale", LARGE_CROPS, few)
+    return made
+
+
+def width_of(model: VitModel) -> int:
+    """Width of an encoder by its arguments or the word in its name; NARROW where neither says."""
+    own = model.encoder_kwargs.get("embed_dim")
+    return int(own) if own else 192 if "_tiny_" in model.encoder else NARROW
+
+
+def power_of_two(number: float) -> int:
+    """Largest power of two up to `number`, at least 1."""
+    return 2 ** max(0, math.floor(math.log2(max(1.0, number))))

@@ -1,0 +1,138 @@
+"""`mae pretrain auto`: settings chosen from the images and the machine.
+
+The objective has the rules (`Declaration.choose`).  Facts are gathered by the first process, the
+choices printed with their reasons and recorded in the run's config.yaml, below `auto.chosen`; a run
+that is resumed takes them from there, whatever the rules, the machine or the data say by then.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mae.base.errors import UserError
+from mae.base.first_process import from_first_process
+from mae.config.choices import Choice, describe_choices, nested, recorded_choices
+from mae.config.loading import given_settings, load_config, read_recorded
+from mae.config.recipes import find_recipe
+from mae.config.sections import Config
+from mae.objectives.registry import declaration
+
+AUTO = "auto"
+"""what stands in place of a YAML file"""
+OUTPUT = "runs/auto"
+"""default of `output`"""
+HELD_OUT, FEWEST_HELD_OUT = 0.05, 20
+"""share of a folder that is held out, and the least number of images"""
+
+
+def settings_of(recipe: str, overrides: Sequence[str], command: str) -> Config:
+    """Settings of `command` RECIPE: AUTO, the name of a recipe, or a YAML file.
+
+    Raises UserError where they are wrong, as `auto_config`, `find_recipe` and `load_config` do.
+    """
+    if recipe == AUTO:
+        return auto_config(overrides, command)
+    if planned := [one for one in overrides if one.startswith("auto.")]:
+        raise UserError(f"{planned[0]}: only for {command} {AUTO}")
+    return load_config(find_recipe(recipe, command), overrides, command=command)
+
+
+def auto_config(overrides: Sequence[str], command: str) -> Config:
+    """Settings of `command` auto with `overrides`, printed by the first process.
+
+    Raises UserError as `load_config` and `mae.data.facts.data_facts` do, where no data is given,
+    where the objective has no rules, and where the folder holds a run that was started otherwise.
+    """
+    config, given = checked(overrides, command)
+    folder, held_out = Path(config.output), []
+    if not (folder / "config.yaml").exists():
+        from mae.training.folders import prepare_folders
+
+        for one in (held_out := held_out_share(config, given)):  # which is packed along
+            data = config.data.model_copy(update={"val_share": one.value})
+            config = config.model_copy(update={"data": data})
+        prepare_folders(config)  # before the processes connect
+    choices, lines = from_first_process(
+        lambda: _choose(config, given, folder, held_out),
+        timedelta(minutes=config.train.timeout_minutes),
+    )
+    if os.environ.get("RANK", "0") in ("", "0"):
+        print("\n".join(lines), flush=True)
+    return load_config(
+        None, overrides, {"output": OUTPUT, "recipe": AUTO} | nested(choices), command
+    )
+
+
+def checked(overrides: Sequence[str], command: str) -> tuple[Config, dict[str, Any]]:
+    """Settings of the command line, with `output`, and theirs alone by section.key.
+
+    Raises UserError for what needs neither data nor torch to be seen as wrong.
+    """
+    config, given = given_settings(overrides, command)
+    declared = declaration(config.objective)
+    if not declared.has_rules:
+        raise UserError(
+            f"objective: {command} auto has no rules for {declared.name}: start from its recipe"
+        )
+    if not config.data.train and not config.data.mixture:
+        raise UserError(
+            f"data.train: give the images: {command} auto data.train='shards/train-*.tar'"
+        )
+    return config.model_copy(update={"output": config.output or OUTPUT}), given
+
+
+def held_out_share(config: Config, given: Mapping[str, Any]) -> list[Choice]:
+    """Choice of a share of a folder that is held out, where nothing else is, and it is enough."""
+    data = config.data
+    if data.val or "data.val_share" in given or len(data.train) != 1:
+        return []
+    from mae.pack.packed_folders import is_folder, list_images
+
+    if not is_folder(data.train[0]):
+        return []
+    images = len(list_images(data.train[0], "data.train").sizes)
+    if images * HELD_OUT < FEWEST_HELD_OUT:
+        return []
+    reason = f"{round(HELD_OUT * images):,} images held out, for panels and measurements"
+    return [Choice("data.val_share", HELD_OUT, reason)]
+
+
+def _choose(
+    config: Config, given: dict[str, Any], folder: Path, before: Sequence[Choice]
+) -> tuple[Sequence[Choice], list[str]]:
+    """The choices and the lines that describe them: recorded ones, or new ones."""
+    if (folder / "config.yaml").exists():
+        recorded = recorded_choices(read_recorded(folder)[0])
+        if not recorded:
+            raise UserError(
+                f"output: {folder} holds a run that was not started by auto: give its recipe to "
+                "continue it, or another output="
+            )
+        return recorded, [f"auto    settings as recorded in {folder / 'config.yaml'}"]
+
+    from mae.base.machine import this_machine
+    from mae.data.facts import data_facts
+    from mae.data.manifest import merge
+    from mae.data.training_data import training_manifests
+    from mae.storage.cache import build_cache
+    from mae.training.tracking.progress_line import IndexProgress
+
+    manifest = merge(training_manifests(config.data, IndexProgress()))
+    facts, machine = data_facts(manifest, build_cache(config.data)), this_machine()
+    choices = [*before, *declaration(config.objective).choose(facts, machine, given)]
+    head = f"auto    {facts}; {machine}"
+    return choices, [head, *describe_choices(choices)]
+
+
+def labelled_images(config: Config) -> int:
+    """Number of training images, counted by the first process of a launch."""
+    from mae.data.training_data import training_manifest
+    from mae.training.folders import prepare_folders
+
+    def count() -> int:
+        return len(training_manifest(config.data))
+
+    prepare_folders(config)  # before the processes connect
+    return from_first_process(count, timedelta(minutes=config.train.timeout_minutes))

@@ -1,0 +1,53 @@
+"""Folders of images that a run is trained on: packed at its start, unchanged when it resumes."""
+
+from mae.base.errors import UserError
+from mae.config.sections import Config
+from mae.pack.packed_folders import (
+    changes_since,
+    copy_name,
+    is_folder,
+    list_images,
+    split_of,
+    with_packed_folders,
+)
+from mae.training.checkpoint.run import Run
+
+RECORD = "folders"
+"""key of starts.jsonl: folder → name of the packed copy that the run was started with"""
+
+
+def prepare_folders(config: Config) -> None:
+    """Pack the folders of images among the data of a run, where there is no copy of them yet.
+
+    Before the processes of a run connect, since packing may take longer than they wait for each
+    other: one of each machine packs, the others wait.  Raises UserError as `with_packed_folders`
+    and `refuse_changed`.
+    """
+    data, run = config.data, Run(config.output)
+    sets = {f"data.mixture.{i}": part.shards for i, part in enumerate(data.mixture)}
+    sets = sets or {"data.train": data.train}
+    for key, patterns in sets.items():
+        refuse_changed(run, config, key, patterns)
+        with_packed_folders(patterns, key, data)
+    with_packed_folders(data.held_out, "data.val", data)
+
+
+def refuse_changed(run: Run, config: Config, key: str, patterns: tuple[str, ...]) -> None:
+    """Raise UserError where the run has checkpoints, and a folder other files than at its start.
+
+    Files that were only written anew may hold what they held: their samples are compared later.
+    """
+    known = run.last_start().get(RECORD, {}) if run.newest_step() is not None else {}
+    folders = filter(is_folder, patterns if isinstance(known, dict) and known else ())
+    for folder in folders:
+        listing = list_images(folder, key)
+        former = str(known.get(listing.name, ""))
+        if former in ("", copy_name(listing, split_of(key, config.data)[1])):
+            continue
+        changes = changes_since(config.data.packed_dir.expanduser() / former, listing)
+        if changes and (changes.added or changes.removed or changes.resized):
+            raise UserError(
+                f"{key}: {folder} has changed since {run.folder} was trained on it: {changes}: "
+                "restore these files, or choose another output for a new run "
+                f"(init.from={run.folder} starts it from the weights)"
+            )

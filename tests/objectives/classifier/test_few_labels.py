@@ -1,0 +1,56 @@
+"""Fine-tuning recipe by the number of labelled images."""
+
+import pytest
+
+from mae.objectives.classifier.few_labels import CHOSEN, MANY, NARROW, adapted, width_of
+from mae.objectives.classifier.recipe import recipe_for
+from mae.objectives.shared_sections import VitModel
+
+RECIPE = recipe_for("vit_base_patch16_224")
+
+
+def chosen(images, **given):
+    return {one.key: one.value for one in adapted(RECIPE, images, given)}
+
+
+@pytest.mark.parametrize("images", [MANY, 1_281_167, 10**9])
+def test_the_published_recipe_stays_with_many_labels(images):
+    assert adapted(RECIPE, images, {}) == []
+
+
+@pytest.mark.parametrize("images", [2, 20, 100, 1000, 3068, 10_000, 50_000, MANY - 1])
+def test_few_labels_get_small_batches_and_enough_steps(images):
+    found = adapted(RECIPE, images, {})
+    assert {one.key for one in found} <= set(CHOSEN) and all(one.reason for one in found)
+    values = {one.key: one.value for one in found}
+    batch = values["train.batch_size"]
+    epochs = values.get("train.epochs", RECIPE["train"]["epochs"])
+    assert batch <= max(1, images // 2) and epochs * images / batch >= 999
+    assert values.get("optim.warmup_epochs", 5) <= epochs / 10
+    assert 0 < values["optim.lr"] < 2e-3
+
+
+def test_regularisation_is_for_runs_that_are_long_enough():
+    assert chosen(1000)["finetune.mixup"] == 0 and chosen(1000)["finetune.layer_decay"] == 0.9
+    assert "finetune.mixup" not in chosen(90_000)
+    assert "finetune.rand_augment" not in chosen(1000)
+    assert chosen(1000, **{"train.epochs": 10})["finetune.rand_augment"] == ""
+
+
+def test_small_encoders_learn_faster():
+    wide, narrow = (
+        {one.key: one.value for one in adapted(RECIPE, 2000, {}, is_narrow)}["optim.lr"]
+        for is_narrow in (False, True)
+    )
+    assert narrow == pytest.approx(4 * wide) == pytest.approx(1e-3)
+    small = VitModel(encoder_kwargs={"embed_dim": 96})
+    assert width_of(small) == 96 and width_of(VitModel()) == NARROW
+    assert width_of(VitModel(encoder="vit_tiny_patch16_224")) == 192
+
+
+def test_others_follow_what_is_given():
+    found = chosen(1000, **{"train.batch_size": 128, "train.epochs": 20, "finetune.mixup": 0.8})
+    assert not {"train.batch_size", "train.epochs", "finetune.mixup"} & found.keys()
+    assert found["optim.lr"] == pytest.approx(2e-3 * (128 / 1024) ** 0.5, rel=0.02)
+    assert found["optim.warmup_epochs"] == 1.0
+    assert "optim.lr" not in chosen(1000, **{"optim.blr": 1e-3})
