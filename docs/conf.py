@@ -59,7 +59,7 @@ NAMED_FILE = re.compile(r"\[(\w+\.(?:md|ipynb))\]\(\1(#[\w.-]+)?\)")
 """links whose text is their file's name, which the site replaces by the title"""
 
 
-LACKING = {"WATCHING", "quickstart"} - {path.stem for path in ROOT.glob("docs/*.*")}
+LACKING = {"WATCHING"} - {path.stem for path in ROOT.glob("docs/*.*")}
 """pages of index.md that this checkout lacks: not listed, links to them are plain text"""
 
 

@@ -60,7 +60,7 @@ def check(words: list[str]) -> None:
     command = f"mae {name}"
     if name == "finetune":  # SOURCE is a run
         load_config(None, settings, recipe_for("vit_base_patch16_224"), command=command)
-    elif source in ("auto", "CONFIG"):
+    elif source in ("auto", "CONFIG") or source.startswith("./"):  # none, or the reader's own
         load_config(None, settings, command=command)
     else:
         load_config(find_recipe(source, command), settings, command=command)
