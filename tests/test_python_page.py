@@ -14,10 +14,10 @@ from tests.runs import TINY
 PAGE = (Path(__file__).parents[1] / "docs" / "PYTHON.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
 SMALLER = {
-    '"vit_small"': '"tiny.yaml"',
+    '"auto", data="photos/"': '"tiny.yaml", data="shards/train-*.tar"',
+    '"vit_small_patch16_224"': '"tiny.yaml"',
     "batch_size=256": "batch_size=16, workers=0",
     "steps = [], 1000": "steps = [], 30",
-    '"epochs": 50': '"epochs": 2',
     '"train.epochs": 50': '"train.epochs": 2',
     'val="shards/test-*.tar")': 'val="shards/test-*.tar", **small)',
 }

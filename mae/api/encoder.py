@@ -187,11 +187,11 @@ class Encoder(FrozenModel):
 
         Args:
             images: a folder (its image files, also in folders inside, sorted by path), an image
-                file, or shards (in their order); or a list or any iterable of images: paths,
-                PIL images, arrays [h w], [h w c] or [c h w] and integer tensors [c h w] of uint8
-                or uint16, contents of files as bytes; an array [n h w c]; a tensor [n c h w]; or
-                tensors that `transform` returned.  Iterables are read as they are needed: no more
-                than a batch of images is held.
+                file, a pattern such as photos/*.png, or shards (in their order); or a list or any
+                iterable of images: paths, PIL images, arrays [h w], [h w c] or [c h w] and integer
+                tensors [c h w] of uint8 or uint16, contents of files as bytes; an array [n h w c];
+                a tensor [n c h w]; or tensors that `transform` returned.  Iterables are read as
+                they are needed: no more than a batch of images is held.
             feature: name of the vector, one of `features`; or `tokens`: all patch tokens,
                 [n patches width].
             batch_size: images that are encoded at a time.

@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,8 @@ Picture = Image.Image | npt.NDArray[Any] | Tensor | File | bytes
 Pictures = Picture | Iterable[Picture] | Dataset[Any]
 """images in any of the ways that `Encoder.embed` takes them"""
 
+GLOB = re.compile(r"[*?\[]")
+"""characters of a pattern of file names"""
 FEW = 512
 """largest number of files that are decoded in this process: starting others takes a second"""
 
@@ -117,10 +120,16 @@ class Reader:
         return images if isinstance(images, Iterable) else _items(images)
 
     def open_path(self, path: str) -> NumberedImages:
-        """Images of a file, a folder, or shards."""
-        folder = Path(path).expanduser()
-        if folder.is_dir() or is_image_file(path):
-            return self._files([str(folder)])
+        """Images of a file, a folder, a pattern of files, or shards."""
+        place = Path(path).expanduser()
+        if is_image_file(path) and GLOB.search(path) and not place.exists():
+            found = sorted(Path(place.anchor).glob(str(place.relative_to(place.anchor))))
+            if not found:
+                raise UserError(f"{path}: no such files")
+            return FileImages(found, self.config)
+        if place.is_dir() or is_image_file(path):
+            files = image_files([str(place)])
+            return FileImages([file.path for file in files], self.config)
         return self._shards([path])
 
     def open_paths(self, paths: Sequence[str]) -> NumberedImages:
@@ -128,9 +137,6 @@ class Reader:
         if all(map(is_image_file, paths)):
             return FileImages([Path(path).expanduser() for path in paths], self.config)
         return self._shards(paths)
-
-    def _files(self, sources: Sequence[str]) -> NumberedImages:
-        return FileImages([file.path for file in image_files(sources)], self.config)
 
     def _shards(self, sources: Sequence[str]) -> NumberedImages:
         return ShardImages(open_images(sources, "images", self.config), self.config, self.size)

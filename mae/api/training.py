@@ -20,7 +20,7 @@ from mae.api.settings import (
 )
 from mae.base.errors import RunFailed, Stopped, UserError
 from mae.base.launch import check_launch
-from mae.config.sections import Config
+from mae.config.sections import Config, DataConfig
 from mae.training.safety.lifecycle import RunLifecycle
 from mae.training.start import train_here
 
@@ -156,7 +156,8 @@ def build(recipe: Recipe, **settings: Any) -> Objective:
 
     try:
         config = recipe_settings(recipe, setting_words(None, None, None, settings), is_whole=False)
-        if config.data.own_statistics:
+        data, usual = config.data, DataConfig()
+        if data.own_statistics and (data.mean, data.std) == (usual.mean, usual.std):
             raise UserError(
                 "data.own_statistics: is measured on training images, of which there are none "
                 "here: set data.mean and data.std"

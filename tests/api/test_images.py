@@ -131,7 +131,7 @@ def test_folders_lists_and_iterators(folder):
     found, numbers = views(reader().batches(folder, 2))
     assert numbers == [0, 2, 3, 4] and found.shape == (4, 3, *SIZE)
     listed = [str(path) for path in paths]
-    for given in (paths, listed, iter(paths), str(folder)):
+    for given in (paths, listed, iter(paths), str(folder), f"{folder}/*/*.png"):
         again, same = views(reader().batches(given, 3, workers=0))
         assert torch.equal(again, found) and same == numbers
     opened = [Image.open(path) for path in paths if path.stem != "2"]
@@ -193,6 +193,7 @@ def test_a_data_set_of_torch(make_image):
         ("nosuch-*.tar", "nosuch"),
         ("nosuch/photos", "nosuch/photos"),
         (["a.tar", "nosuch.tar"], r"a\.tar"),
+        ("nosuch*.png", r"nosuch\*\.png: no such files"),
         ("nosuch.png", r"nosuch\.png: no such file"),
     ],
 )

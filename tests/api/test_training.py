@@ -225,3 +225,5 @@ def test_build():
         mae.build(recipe, **{"model.mask_raito": 0.5})
     with pytest.raises(mae.UserError, match=r"^data\.own_statistics: is measured"):
         mae.build(recipe, **{"data.own_statistics": True})
+    measured = {"own_statistics": True, "mean": [0.5] * 3}  # as in the settings of a run
+    assert mae.build(recipe, data=measured).img_size == (16, 16)
