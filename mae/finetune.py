@@ -12,7 +12,6 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mae.base.exit_status import DONE, exit_code
 from mae.base.local_launch import launched, processes_option, split_processes
@@ -55,12 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configs: list[Config] = []
 
     def load() -> Config:
-        configs.append(trained.settings_from(args.source, args.settings, labelled_images))
-        choices = recorded_choices(configs[-1].model_dump(mode="json"))
-        if choices and os.environ.get("RANK", "0") in ("", "0"):
-            print(
-                "recipe  adapted to these labels:", *describe_choices(choices), sep="\n", flush=True
-            )
+        configs.append(settings_of(args.source, args.settings))
         return configs[-1]
 
     def check() -> None:
@@ -76,29 +70,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def settings_of(source: str, words: Sequence[str]) -> Config:
+    """Settings of `mae finetune SOURCE [RECIPE] [section.key=value …]`; `words` follow SOURCE.
+
+    Prints what few labels change.  Raises UserError where settings or data are wrong.
+    """
+    (trained,) = declarations(COMMAND)
+    config = trained.settings_from(source, words, labelled_images)
+    choices = recorded_choices(config.model_dump(mode="json"))
+    if choices and os.environ.get("RANK", "0") in ("", "0"):
+        print("recipe  adapted to these labels:", *describe_choices(choices), sep="\n", flush=True)
+    return config
+
+
 def _evaluate(config: Config) -> int:
     """Evaluate the last checkpoint on data.val; the exit code."""
-    from mae.base.device import choose_device, loader_count
-    from mae.commands.evaluate import evaluate_run
+    from mae.commands.evaluate import evaluate_held_out
 
-    folder = Path(config.output)
-    out, workers = folder / "evaluation.json", loader_count(config.data.workers)
-
-    def work() -> None:
-        device = choose_device("auto")
-        print(
-            evaluate_run(
-                folder,
-                config.data.held_out,
-                key="data.val",
-                out=out,
-                device=device,
-                workers=workers,
-                read_with=lambda recorded: recorded.model_copy(update={"data": config.data}),
-            )
-        )
-
-    return exit_code(work)
+    return exit_code(lambda: print(evaluate_held_out(config)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ NAMES = """
     evaluation export pictures objectives anomaly generation latents similarity explore
     sparse_features compression
     training report
-    commands pretrain finetune cli __main__
+    commands pretrain finetune cli __main__ api
 """
 FLOORS: dict[str, int] = {name: floor for floor, name in enumerate(NAMES.split())}
 

@@ -92,3 +92,32 @@ def test_run_folders_and_starts_need_no_torch():
     script = "import sys\n" + "".join(f"import mae.training.{name}\n" for name in modules)
     script += f"sys.exit(bool({HEAVY!r} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0
+
+
+SCRIPT = """
+import sys, time
+began = time.process_time()
+import mae
+assert time.process_time() - began < 0.1
+assert {*mae.__all__} <= {*dir(mae)}
+mae.Run, mae.RunFailed, mae.Stopped, mae.build, mae.train_classifier
+for wrong in ({"recipe": "nosuch.yaml"}, {"recipe": {"model": {"mask_raito": 0.5}}}):
+    try:
+        mae.train(**wrong)
+    except mae.UserError as error:
+        print(error)
+sys.exit(bool(%r & set(sys.modules)))
+"""
+
+
+def test_the_python_interface_is_light_until_it_works():
+    taken = []
+    while len(taken) < REPETITIONS and min(taken, default=1) >= 1:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        words = [sys.executable, "-c", SCRIPT % HEAVY]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert done.returncode == 0, done.stderr or done.stdout
+        assert "no such config file" in done.stdout and "did you mean mask_ratio?" in done.stdout
+        taken.append(after.ru_utime - before.ru_utime)
+    assert min(taken) < 1, taken

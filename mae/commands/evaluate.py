@@ -80,6 +80,25 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
+def evaluate_held_out(config: Config) -> str:
+    """Evaluate the last checkpoint of a run on its data.val; the lines to print.
+
+    Raises as `evaluate_run`.
+    """
+    from mae.base.device import choose_device, loader_count
+
+    folder = Path(config.output)
+    return evaluate_run(
+        folder,
+        config.data.held_out,
+        key="data.val",
+        out=folder / "evaluation.json",
+        device=choose_device("auto"),
+        workers=loader_count(config.data.workers),
+        read_with=lambda recorded: recorded.model_copy(update={"data": config.data}),
+    )
+
+
 def evaluate_run(
     folder: Path,
     shards: Sequence[str],

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mae.base.device import idle_gpus
 from mae.base.launch import check_launch
+from mae.base.progress import shown_imports
 from mae.config.sections import Config
 from mae.training.safety.lifecycle import RunLifecycle
 
@@ -20,14 +21,19 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
     def work() -> None:
         check_launch(os.environ)
         config = load()
-        # imports torch: not needed to report a misspelt setting
+        train_here(config, lifecycle, is_dry)
+
+    return lifecycle.execute(work)
+
+
+def train_here(config: Config, lifecycle: RunLifecycle, is_dry: bool = False) -> None:
+    """Train a run in this process, after packing its folders.  Raises as `train`."""
+    with shown_imports():  # of torch: not needed to report a misspelt setting
         from mae.training.folders import prepare_folders
         from mae.training.train import destroy_process_group, train
 
-        prepare_folders(config)
-        if not config.train.num_processes and (line := idle_gpus()):
-            print(line, file=sys.stderr)
-        train(config, lifecycle, is_dry)
-        destroy_process_group()
-
-    return lifecycle.execute(work)
+    prepare_folders(config)
+    if not config.train.num_processes and (line := idle_gpus()):
+        print(line, file=sys.stderr)
+    train(config, lifecycle, is_dry)
+    destroy_process_group()

@@ -2,7 +2,7 @@
 
 config.yaml  init.json  classes.txt  run-id
 metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
-checkpoints/  panels/  wandb/  tensorboard/  frozen/
+checkpoints/  panels/  frozen/  wandb/  tensorboard/  dvclive/  swanlab/  trackers.json
 """
 
 import os
@@ -27,8 +27,10 @@ from mae.training.checkpoint.checkpoint_files import (
 )
 
 ROW_FILES = ("metrics.jsonl", "health.jsonl", "events.jsonl", "starts.jsonl", "quarantine.jsonl")
-RECORD_FILES = ("exit-status", "wandb-id", "init.json", "classes.txt", "report.html")
-RECORD_FOLDERS = ("panels", "wandb", "tensorboard")
+TRACKER_IDS = "trackers.json"
+"""file with what the services of log.trackers call this run"""
+RECORD_FILES = ("exit-status", "wandb-id", TRACKER_IDS, "init.json", "classes.txt", "report.html")
+RECORD_FOLDERS = ("panels", "wandb", "tensorboard", "dvclive", "swanlab")
 """record of a run beside its checkpoints"""
 
 
@@ -48,6 +50,8 @@ class Run:
         self.panels = self.folder / "panels"
         self.id = ""
         """id of the run, as in its folder and checkpoints; empty before `open` or `resume`"""
+        self.lock: int | None = None
+        """descriptor of the locked file"""
         self.is_open = False
         """the main process has created and locked the folder for this run"""
 
@@ -103,14 +107,20 @@ class Run:
             raise UserError(f"output: {self.folder} cannot be written: {error.strerror}") from None
 
     def _lock(self) -> None:
-        """Lock the folder until this process ends, so that a job submitted twice runs once."""
-        file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT, 0o666)  # never closed
+        """Lock the folder, so that a job submitted twice runs once."""
+        self.lock = file = os.open(self.lock_file, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             lock_alone(file)
         except BlockingIOError:
             raise UserError(f"output: {self.folder} is in use by another process") from None
         except OSError:  # some network file systems have no locks: continue without
             pass
+
+    def close(self) -> None:
+        """Unlock the folder, as the end of the process does."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
 
     def _read_or_make_id(self) -> str:
         """Id in the folder; made where there is none, as in folders of earlier versions."""

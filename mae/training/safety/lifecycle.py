@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import NamedTuple, NoReturn, TypeVar
 
 from mae.base.errors import (
     ProcessFailed,
@@ -36,6 +36,8 @@ from mae.base.local_launch import STOP_SIGNALS
 from mae.base.output import guarded_output
 from mae.base.process_group import MARK
 from mae.training.checkpoint.run import Run
+
+Result = TypeVar("Result")
 
 LAUNCHER = "TORCHELASTIC_RUN_ID"
 """environment variable of processes whose launcher kills them some time after a signal"""
@@ -148,6 +150,36 @@ def _print_now(text: str) -> None:
         os.write(sys.stderr.fileno(), f"{text}\n".encode())
 
 
+class Outcome(NamedTuple):
+    """How the work of a process ended."""
+
+    code: int
+    """exit code"""
+    reason: str
+    is_local: bool = False
+    """only this process may have met the error, so it reports it itself"""
+    is_common: bool = False
+    """the first process usually meets the error too, or has ended with the cause"""
+
+
+def outcome_of(error: BaseException) -> Outcome | None:
+    """Outcome of an error that is reported in words; None: of one that needs its traceback."""
+    match error:
+        case UserError():
+            is_local = isinstance(error, SampleError | StorageError)
+            return Outcome(WRONG_USE, str(error), is_local, is_common=True)
+        case RunFailed():
+            return Outcome(FAILED, str(error), is_local=isinstance(error, ProcessFailed))
+        case RuntimeError() if _has_lost_peer(error):
+            return Outcome(FAILED, "another process of the run has ended", is_common=True)
+        case Stopped():
+            reason = f"{error}; the same command continues the run"
+            return Outcome(STOPPED, reason, is_local=isinstance(error, ProcessStopped))
+        case KeyboardInterrupt():
+            return Outcome(FAILED, "interrupted; the same command continues the run")
+    return None
+
+
 class RunLifecycle:
     """Stop signals, cleanup and exit status of one process, around one or several runs."""
 
@@ -165,7 +197,7 @@ class RunLifecycle:
 
     def finish_run(self) -> None:
         """Record that the current run is done; another run or an evaluation follows."""
-        self._record(DONE, "done", False)
+        self._report(Outcome(DONE, "done"))
         self.run_cleanup.close()
         self.run = None
         self.stop.leave_loop()
@@ -176,31 +208,43 @@ class RunLifecycle:
         0 done, 1 failed, 2 wrong use, 75 stopped early.
         """
         with guarded_output(self._folder_for_output), self.cleanup:
-            is_local = is_common = False
             try:
                 work()
-                code, reason = DONE, "done"
-            except UserError as error:
-                code, reason, is_common = WRONG_USE, str(error), True
-                is_local = isinstance(error, SampleError | StorageError)
-            except RunFailed as error:
-                code, reason, is_local = FAILED, str(error), isinstance(error, ProcessFailed)
-            except RuntimeError as error:
-                if not _has_lost_peer(error):
+                outcome = Outcome(DONE, "done")
+            except BaseException as error:
+                found = outcome_of(error)
+                if found is None:
                     raise
-                code, reason = FAILED, "another process of the run has ended"
-                is_common = True
-            except Stopped as error:
-                code, reason = STOPPED, f"{error}; the same command continues the run"
-                is_local = isinstance(error, ProcessStopped)
-            except KeyboardInterrupt:
-                code, reason = FAILED, "interrupted; the same command continues the run"
-                self._record(code, reason, is_local)
-                # At once: without waiting for a checkpoint being written or a tracker's uploads.
-                os._exit(code)
+                outcome = found
+                if isinstance(error, KeyboardInterrupt):
+                    self._report(outcome)
+                    # At once: without waiting for a checkpoint being written or a tracker's
+                    # uploads.
+                    os._exit(outcome.code)
             self.stop.enter_loop()  # a signal must not interrupt what follows
-            self._record(code, reason, is_local, is_common)
-            return code
+            self._report(outcome)
+            return outcome.code
+
+    def call(self, work: Callable[[], Result]) -> Result:
+        """Run `work` in a program that goes on afterwards; returns its result.
+
+        Its error is recorded in the run folder, not printed, and raised.  The folder is free for
+        other processes then.
+        """
+        with contextlib.ExitStack() as last, guarded_output(self._folder_for_output), self.cleanup:
+            try:
+                result = work()
+                self.stop.enter_loop()  # a signal must not interrupt what follows
+                self._record(Outcome(DONE, "done"))
+                return result
+            except BaseException as error:
+                self.stop.enter_loop()
+                if outcome := outcome_of(error):
+                    self._record(outcome)
+                raise
+            finally:
+                if self.run is not None:
+                    last.callback(self.run.close)
 
     def _folder_for_output(self) -> Path | None:
         """The run folder, once it is this run's."""
@@ -209,19 +253,15 @@ class RunLifecycle:
 
     def end_process(self, error: ProcessFailed) -> NoReturn:
         """Report `error` and end the process at once, from any thread; workers are killed."""
-        self._record(FAILED, str(error), is_local=True)
+        self._report(Outcome(FAILED, str(error), is_local=True))
         for worker in multiprocessing.active_children():
             worker.kill()
         os._exit(FAILED)
 
-    def _record(self, code: int, reason: str, is_local: bool, is_common: bool = False) -> None:
-        """Print and record the reason, once for all processes.
-
-        `is_local`: only this process may have met the error, so it reports it itself.  `is_common`:
-        the first one usually meets it too, or has ended with the cause.
-        """
-        is_first = os.environ.get("RANK", "0") == "0"
-        if is_common and not (is_first or is_local):
+    def _report(self, outcome: Outcome) -> None:
+        """Print and record the outcome, once for all processes."""
+        is_first, is_local = os.environ.get("RANK", "0") == "0", outcome.is_local
+        if outcome.is_common and not (is_first or is_local):
             # The launcher ends all processes when the first of them exits: leave process 0 the
             # time to report the error alone.
             deadline = time.monotonic() + FIRST_PROCESS_SECONDS
@@ -230,10 +270,14 @@ class RunLifecycle:
             is_local = not self.stop.requested
         if not (is_first or is_local):
             return
-        if code != DONE:
-            for line in reason.split("\n"):
+        if outcome.code != DONE:
+            for line in outcome.reason.split("\n"):
                 print(f"mae: {line}", file=sys.stderr, flush=True)
-        run = self.run
+        self._record(outcome)
+
+    def _record(self, outcome: Outcome) -> None:
+        """Write the outcome to the run's exit status and events."""
+        run, code, reason = self.run, outcome.code, outcome.reason
         is_own = run is not None and run.is_own()
         folder = run.folder if run is not None and run.is_open and is_own else None
         step = run.newest_step() if run is not None and is_own else None
