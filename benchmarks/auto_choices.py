@@ -218,7 +218,8 @@ def run(work: Path, name: str, case: str, seed: int, tunes: bool = True) -> dict
     if not recipe:
         recipe = str(work / "empty.yaml")
         Path(recipe).write_text("{}\n")
-    config = load_config(recipe, [*own, "train.epochs=1000", "optim.warmup_epochs=1"])
+    blank = [f"data.{key}={[0.5] * (1 if name == 'tiles' else 3)}" for key in ("mean", "std")]
+    config = load_config(recipe, [*own, *blank, "train.epochs=1000", "optim.warmup_epochs=1"])
     seen = PRETRAINING / flops_per_image(build_objective(config), config.data.in_chans)
     batch = int(min(config.train.batch_size, split.images, max(1, seen)))
     epochs = max(1, round(seen / batch)) * batch / split.images

@@ -35,7 +35,7 @@ from mae.training.checkpoint.run import Run
 from mae.training.evaluator import draw_panel, draws_panels
 from mae.training.meter import Meter
 from mae.training.optim import OptimizerStep
-from mae.training.plan import Plan, build_accelerator
+from mae.training.plan import PANEL_EVERY, Plan, build_accelerator, intervals
 from mae.training.safety.guard import Guard
 from mae.training.safety.step_flags import StepFlagReducer, StepFlags
 from mae.training.step import Learner, Step, build_learner, train_step
@@ -54,7 +54,13 @@ class MonitoredStep:
         self.device, self.size = learner.accelerator.device, config.train.batch_size
         self.declared = declaration(config.objective)
         self.batch = synthetic_batch(config, learner.objective.img_size, self.size)
-        self.plan = Plan(BatchSharding(self.size, 1, 0, 1), num_samples=STEPS, steps=STEPS, lr=1e-4)
+        self.plan = Plan(
+            BatchSharding(self.size, 1, 0, 1),
+            num_samples=STEPS,
+            steps=STEPS,
+            lr=1e-4,
+            intervals=intervals(config, STEPS),
+        )
         self.flag_reducer, self.guard = StepFlagReducer(timedelta(minutes=1)), Guard(config.guard)
         self.meter, self.clock = Meter.of(self.device, self.declared), Clock()
         self.done = 0
@@ -176,9 +182,14 @@ def bench_overhead(config: Config, rounds: int) -> dict:
         "batch_size": config.train.batch_size,
         "rounds": rounds,
         "report_every": config.log.every,
-        "panel_every": config.log.panel_every,
+        "panel_every": panel_every(config.log),
         **shares_of(off[1:], on[1:], reports[1:], panels[1:], config.log),
     }
+
+
+def panel_every(log: LogConfig) -> int:
+    """Steps between panels, of a long run where they are not set; 0: none."""
+    return PANEL_EVERY if log.panel_every is None else log.panel_every
 
 
 def new_learner(config: Config, accelerator: Accelerator) -> Learner:
@@ -208,7 +219,7 @@ def shares_of(
     shares = {
         "every_step": median(added),
         "reports": median(reports) / log.every / bare,
-        "panels": median(panels) / (log.panel_every or math.inf) / bare,
+        "panels": median(panels) / (panel_every(log) or math.inf) / bare,
     }
     return {
         "step_ms": 1000 * bare,
@@ -242,7 +253,7 @@ def overhead_table(result: dict) -> str:
 
 
 def _local(config: Config) -> LogConfig:
-    return config.log.model_copy(update={"wandb": False, "tensorboard": False})
+    return config.log.model_copy(update={"trackers": ()})
 
 
 def _now(device: torch.device) -> float:

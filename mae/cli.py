@@ -17,6 +17,7 @@ from mae.base.exit_status import WRONG_USE, exit_code
 from mae.base.local_launch import OPTION, launched, processes_option, split_processes
 from mae.base.output import guarded_output
 from mae.base.portion import leave_launch
+from mae.base.progress import shown_imports
 from mae.commands import (
     anomaly,
     attention,
@@ -144,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check()
         if encodes_here(args) and (line := idle_gpus()):
             print(line, file=sys.stderr)
-        return args.work(args)
+        with shown_imports():
+            return args.work(args)
 
     code = launched(asked, "mae", words, check, uses_gpus(args))
     if code is not None:

@@ -36,9 +36,17 @@ def test_modules_that_the_architecture_names_exist():
     assert sorted(name for name in missing if not re.search("NAME|MODULE", name)) == []
 
 
+def test_readme_is_short_and_its_pictures_are_small():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert len(pictures) >= 3
+    assert all((ROOT / picture).stat().st_size < 300_000 for picture in pictures)
+
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = "|".join(PROJECT["optional-dependencies"])
-INSTALLS = r"\b(?:pip3?|pipx|uv|uvx|conda|mamba)\b[^\n]*[\s'\"`]"
+INSTALLS = r"\b(?:pip3?|pipx|uv|uvx|conda|mamba)\b[^\n]*[ \t'\"`]"
 ANOTHERS = re.compile(
     rf"(?<![\w.-])mae\\?\[(?:{EXTRAS})\b|{INSTALLS}mae(?=[\s'\"`=<>~!@\[]|$)", re.M
 )
@@ -68,7 +76,7 @@ def test_every_install_line_names_this_project_and_an_extra_it_has():
 @pytest.mark.parametrize("line", ["pip install {}", "pip install -U '{}[s3]'", "uv add {}==1"])
 def test_an_install_line_by_the_old_name_is_found(line):
     assert ANOTHERS.search(line.format("mae"))
-    assert not ANOTHERS.search(line.format("maekit"))
+    assert not ANOTHERS.search(f"{line.format('maekit')}\nmae pretrain")
 
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -93,10 +101,10 @@ def test_each_expected_figure_of_a_config_names_its_source(path):
             assert SOURCE.search(source), figures
 
 
-def test_expected_figures_of_the_readme_are_those_of_the_configs():
+def test_expected_figures_of_the_recipes_page_are_those_of_the_configs():
     rows = re.findall(
         r"^\| `(configs/[^`]+)` \|[^|]*\|([^|]*)\|([^|]*)\|$",
-        (ROOT / "README.md").read_text(),
+        (ROOT / "docs/PRETRAINING.md").read_text(),
         re.M,
     )
     assert len(rows) == len([path for path in CONFIGS if "finetune" not in path.stem])

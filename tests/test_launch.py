@@ -45,7 +45,7 @@ def test_ci_runs_the_readmes_test_command():
 def test_every_file_and_command_that_the_readme_names_exists():
     readme = (ROOT / "README.md").read_text()
     named = set(re.findall(r"\b(?:launch|configs|mae|tests)/[\w./]*\w", readme))
-    assert len(named) > 10
+    assert len(named) > 3
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
 

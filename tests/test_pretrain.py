@@ -59,9 +59,8 @@ def test_a_run_leaves_what_it_should(reference_run):
         "step-000000020.png",
         "step-000000026.png",
     ]
-    assert load_config(run / "config.yaml") == load_config(
-        run.parent / "tiny.yaml", ["log.panel_every=10"]
-    )
+    recorded = ["log.panel_every=10", "log.health_every=0.8"]  # a fifth of four epochs
+    assert load_config(run / "config.yaml") == load_config(run.parent / "tiny.yaml", recorded)
     assert "8 = 1 process x 1 accumulated x 8 images" in printed
     assert "step 26/26" in printed
 

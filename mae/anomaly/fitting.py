@@ -32,6 +32,7 @@ from mae.anomaly.training import trained_parameters
 from mae.base.divided_work import DividedWork, divided_work, part_sizes
 from mae.base.errors import UserError
 from mae.base.files import new_folder
+from mae.base.output import silent
 from mae.base.portion import ALONE, Portion
 from mae.base.progress import ProgressLine
 from mae.data.images import Images
@@ -107,7 +108,7 @@ def fit_detector(
             {MAIN: members[MAIN]},
             device=request.device,
             workers=request.workers,
-            log=lambda text: None,
+            log=silent,
             chosen=range(0, count, -(-count // SAMPLE)),
         )
         scored = scores_of(
@@ -173,7 +174,9 @@ def _fitted(work: DividedWork, request: FitRequest) -> tuple[dict[str, Member], 
         known = {key: np.concatenate(column) for key, column in marks.items()}
         return pack_columns({**parameters, **known}, skipped.reasons)
 
-    work.do("statistics", sizes, collect, ProgressLine(request.log, "images"))
+    work.do(
+        "statistics", sizes, collect, ProgressLine("collecting statistics", "images", request.log)
+    )
     result = unpack_columns(work.once("parameters", merge))
     parameters = {name: as_parameters(_of_member(result.columns, name)) for name in request.members}
     for number, (name, (_, scorer)) in enumerate(request.members.items()):
@@ -226,7 +229,7 @@ def _trained(name: str, parameters: Mapping[str, torch.Tensor], request: FitRequ
         seed=request.seed,
         device=request.device,
         workers=request.workers,
-        show=ProgressLine(request.log, "steps"),
+        show=ProgressLine("training the scorer", "steps", request.log),
     )
     return pack_columns({key: value.cpu().numpy() for key, value in found.items()}, ())
 
@@ -260,7 +263,7 @@ def scores_of(
         for number, found in results_of_parts(parts, sizes, batch_size(features), views):
             yield number, pack(score_views(found, members, device, masks))
 
-    work.do(name, sizes, score, ProgressLine(log, "images"))
+    work.do(name, sizes, score, ProgressLine("scoring", "images", log))
     return joined(work.results(name, len(sizes)))
 
 

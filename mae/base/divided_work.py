@@ -10,7 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mae.base.parts_folder import (
     require_agreement,
 )
 from mae.base.portion import Portion
-from mae.base.progress import Progress
+from mae.base.progress import Progress, ShownWork
 
 MOST_PARTS = 4096
 """maximum number of parts that `part_sizes` makes, each a file of one folder"""
@@ -92,16 +92,18 @@ class DividedWork:
                 self._write(name, number, result)
                 count()
 
-        count(at_once=True)
-        finish(self._missing(name, own))
-        if self.portion.is_task and needs_all:
-            following = (*range(own.stop, len(sizes)), *range(own.stop))
-            while missing := self._missing(name, following):
-                finish(missing[:TAKEN_OVER])
-        elif self.portion.is_join:
-            self._require_all(name, len(sizes))
-        self.portion.meet(count)
-        count(at_once=True)
+        # A part may take long: its time is shown meanwhile.
+        with show if isinstance(show, ShownWork) and self.portion.reports else nullcontext():
+            count(at_once=True)
+            finish(self._missing(name, own))
+            if self.portion.is_task and needs_all:
+                following = (*range(own.stop, len(sizes)), *range(own.stop))
+                while missing := self._missing(name, following):
+                    finish(missing[:TAKEN_OVER])
+            elif self.portion.is_join:
+                self._require_all(name, len(sizes))
+            self.portion.meet(count)
+            count(at_once=True)
 
     def drop_outdated(self, name: str, parts: int, find: Outdated) -> None:
         """Delete parts of an earlier attempt that `find` names, or that are damaged.

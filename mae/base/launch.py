@@ -1,12 +1,38 @@
-"""Check of the variables by which a launcher joins several processes."""
+"""Launch of this process: check of a launcher's variables, and the command as it was typed."""
 
+import json
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 from mae.base.errors import UserError
 
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
 VARIABLES = (*NUMBERS, "MASTER_ADDR")
 """variables that every launcher sets, all of them"""
+COMMAND = "MAE_COMMAND"
+"""variable with the words, as JSON, of the command that started this process through another"""
+
+
+def typed_command(environment: Mapping[str, str]) -> list[str]:
+    """Words of the command that started this process, or the one that it belongs to."""
+    with suppress(ValueError):
+        words = json.loads(environment.get(COMMAND, ""))
+        if isinstance(words, list) and all(isinstance(word, str) for word in words):
+            return words
+    program, *words = sys.argv or [""]
+    if Path(program).stem == "mae":
+        return ["mae", *words]
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    if module is not None:  # python -m
+        return ["python", "-m", module.name.removesuffix(".__main__"), *words]
+    return ["python", program, *words]
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables for processes that do the work of this one."""
+    return {COMMAND: json.dumps(typed_command(environment))}
 
 
 def check_launch(environment: Mapping[str, str]) -> None:

@@ -32,6 +32,7 @@ from mae.base.exit_status import (
     exit_code,
     read_exit_status,
 )
+from mae.base.launch import passed_on
 
 OPTION = "--processes"
 AUTO = "auto"
@@ -132,7 +133,7 @@ def launch(module: str, words: Sequence[str], count: int) -> int:
         _environment(
             OMP_NUM_THREADS=str(max(1, usable_cores() // count)),
             TORCH_ELASTIC_SHUTDOWN_TIMEOUT=str(SAVING_TIMEOUT),
-            **{STATUS_VARIABLE: f"{own}/{STATUS_FILE}"},
+            **{STATUS_VARIABLE: f"{own}/{STATUS_FILE}", **passed_on(os.environ)},
         ),
         _Signals() as signals,
     ):

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, cast
 
+from mae.base import live_line
 from mae.base.redaction import shown
 
 FILE = "output.log"
@@ -26,6 +27,10 @@ OVERWRITE = re.compile(r"\r(?:\x1b\[K)?")
 def print_error(text: str) -> None:
     """Print progress or a warning to standard error, apart from the results."""
     print(text, file=sys.stderr)
+
+
+def silent(text: str) -> None:
+    """Print nothing: a log for work that another process, or nobody, reports."""
 
 
 class GuardedStream:
@@ -46,7 +51,8 @@ class GuardedStream:
         start = OVERWRITE.match(text)
         begin = start[0] if start else ""
         guarded = begin + shown(text[len(begin) :])
-        self._attempt(lambda: self.stream.write(guarded))
+        with live_line.interrupted(text):
+            self._attempt(lambda: self.stream.write(guarded))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -96,7 +102,8 @@ def guarded_output(
     out.fallback = errors.fallback = fallback
     sys.stdout, sys.stderr = cast(TextIO, out), cast(TextIO, errors)
     try:
-        yield out
+        with live_line.watched():
+            yield out
     finally:
         for stream in (out, errors):
             stream.flush()  # while failures are still caught

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from mae.base.errors import PartDone, RunFailed, UserError
 from mae.base.launch import check_launch
-from mae.base.output import print_error
+from mae.base.output import print_error, silent
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class Portion(NamedTuple):
     @property
     def log(self) -> Callable[[str], None]:
         """`print_error` in a process that reports; nothing is printed in the others."""
-        return print_error if self.reports else lambda text: None
+        return print_error if self.reports else silent
 
     @property
     def is_launched(self) -> bool:

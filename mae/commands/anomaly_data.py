@@ -29,7 +29,7 @@ def open_data(
     """Images of shards, folders or files, which messages call by `key`; see `open_inputs`."""
     log = launched_portion().log
     reading = Reading(
-        channels, bits, args.index_dir, open_cache(args), ProgressLine(log, "files", quiet=True)
+        channels, bits, args.index_dir, open_cache(args), ProgressLine("reading", "files", log)
     )
     return open_inputs(patterns, key, reading, references)
 

@@ -134,7 +134,7 @@ def predict(
                 work,
                 f"predictions{number}",
                 one.subject,
-                ProgressLine(log, "images"),
+                ProgressLine("classifying", "images", log),
                 device=device,
                 workers=workers,
                 max_bad=one.opened.config.data.max_bad,

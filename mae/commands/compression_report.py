@@ -98,7 +98,9 @@ def report(
         float(np.log2(codec.coding.num_codes)),
         images,
     )
-    curves = measure_others(others, images, ProgressLine(log, "images"))
+    curves = measure_others(
+        others, images, ProgressLine("compressing by other codecs", "images", log)
+    )
     made = Report(
         title=f"{args.run}: compression",
         own=own.curves,

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from mae.commands.numbered_images import sample_name
 from mae.data.images import Images
+from mae.data.sample_names import sample_name
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.evaluation.nearest import Neighbours
@@ -40,7 +40,7 @@ def found_sheet(
         names,
         found=found,
         pictures=[stack([views.view(number) for number in near]) for near in numbers],
-        captions=[[sample_name(images, number) for number in near] for near in numbers],
+        captions=[[sample_name(images.manifest, number) for number in near] for near in numbers],
         searched=len(samples),
         title=title,
         feature=feature,

@@ -48,14 +48,14 @@ def run(args: argparse.Namespace) -> None:
 
     Several processes divide the indexing; the first one does the rest.
     """
-    from mae.base.progress import ProgressCounter
+    from mae.base.progress import ProgressLine
     from mae.commands.shard_cache import open_cache
     from mae.data.indexing import index_shards, write_index
     from mae.data.manifest import summary
 
     portion, cache = portion_of(args), open_cache(args)
     divided = {"portion": portion, "threads": args.workers, "log": portion.log}
-    common = (args.index_dir, cache, ProgressCounter("indexed", "shards"))
+    common = (args.index_dir, cache, ProgressLine("indexing", "shards", portion.log))
     if args.out:
         manifest = write_index(args.shards, args.out, "index", *common, **divided)
     else:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
-from mae.commands.numbered_images import sample_name
 from mae.data.manifest import select
+from mae.data.sample_names import sample_name
 from mae.generation.judging import FLOOR, LEAST
 from mae.generation.latents import LatentSpace, PathKind, latent_path
 from mae.generation.real_images import (
@@ -62,7 +62,7 @@ def nearest_sheet(real: RealImages, judgement: Judgement, samples: Tensor, title
     for number in np.argsort(found.distances[:, 0], kind="stable")[:SHOWN].tolist():
         near = found.rows[number].tolist()
         words = [
-            f"x {distance / usual:.2f}  {sample_name(real.train, sample)}"
+            f"x {distance / usual:.2f}  {sample_name(real.train.manifest, sample)}"
             for sample, distance in zip(near, found.distances[number].tolist(), strict=True)
         ]
         pictures = [views.view(sample) for sample in near]

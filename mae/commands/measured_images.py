@@ -126,7 +126,7 @@ class DividedImages:
             return pack_columns({**pack(batches), "images": images}, reasons)
 
         name, self.stages = f"stage{self.stages}", self.stages + 1
-        show = ProgressLine(self.log, "images", quiet=True)
+        show = ProgressLine("measuring", "images", self.log)
         count = do_batches(
             self.work, name, self.count, BATCH, compute, packed, show, together=together
         )

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     from mae.commands.pictures import open_picture_source, picture_path, write_sheet
     from mae.data.training_data import open_images
     from mae.evaluation.feature_cache import FOLDER, load_or_encode
-    from mae.evaluation.nearest import nearest
+    from mae.evaluation.nearest import centre_of, nearest
     from mae.pretrained_weights.opened import results_folder
 
     out, source = picture_path(args, "neighbours"), open_picture_source(args, "nearest neighbours")
@@ -53,10 +53,11 @@ def run(args: argparse.Namespace) -> None:
     )
     with torch.no_grad():
         encoded = objective.encode(queries).pooled[feature].float().cpu().numpy()
+    among = known.vectors[feature]
     sheet = found_sheet(
         queries,
         names,
-        nearest(encoded, known.vectors[feature], args.k),
+        nearest(encoded, among, args.k, centre=centre_of(among)),
         images,
         known.samples,
         img_size=objective.img_size,

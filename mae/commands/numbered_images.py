@@ -13,7 +13,7 @@ from mae.base.printable import printable
 from mae.config.sections import Config
 from mae.data.image_files import is_image_file
 from mae.data.images import LOSSY, Images, float_normalisation
-from mae.data.labels import NO_LABEL
+from mae.data.sample_names import sample_name
 from mae.data.training_data import open_images
 from mae.data.transform import stack
 from mae.data.views import evaluation_view
@@ -77,7 +77,7 @@ class ShardImages:
 
     def name(self, number: int) -> str:
         """Key of the sample and, on a line of its own, its class where it has one."""
-        return sample_name(self.images, number)
+        return sample_name(self.images.manifest, number)
 
     def decoded(self, number: int) -> Tensor:
         """Image [c h w]; SampleError for a bad one."""
@@ -149,13 +149,6 @@ def load_images(
         log(f"skipped  {reason}")
     names = [found.name(number) for number in views]
     return Loaded(stack(list(views.values())), names, first, list(views), bad)
-
-
-def sample_name(images: Images, number: int) -> str:
-    """The sample's key and, on a line of its own, its class where it has one."""
-    key, label = images.manifest.key(number), int(images.manifest.label[number])
-    short = key.rpartition("/")[2]
-    return short if label == NO_LABEL else f"{short}\nclass {label}"
 
 
 def numbers_of(found: ShardImages, wanted: Sequence[str]) -> list[int]:

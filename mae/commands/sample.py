@@ -164,7 +164,7 @@ def _draw(
     bits = opened.config.data.bits
     drawn = _Drawn([], [], [])
     done, total = 0, max(args.count, judged)
-    show = ProgressLine(print_error, "samples", quiet=True)
+    show = ProgressLine("drawing", "samples", print_error)
     show(0, total)
     for batch in draw_samples(opened.objective, total, args.seed, device, **settings):
         if folder and done < args.count:

@@ -18,9 +18,10 @@ from mae.commands.options import (
 
 EPILOG = (
     "Queries are image files, or samples of --among by their key or number, which do not find "
-    "themselves. The search is exact; --index approximate makes an HNSW graph once (kept beside "
-    "the cached features), which pays from about a million images on, and prints the share of "
-    "true neighbours that it finds. mae neighbours draws the picture alone."
+    "themselves. Similarities are cosines, less the mean of the images searched. The search is "
+    "exact; --index approximate makes an HNSW graph once (kept beside the cached features), which "
+    "pays from about a million images on, and prints the share of true neighbours that it finds. "
+    "mae neighbours draws the picture alone."
 )
 
 
@@ -112,6 +113,7 @@ def run(args: argparse.Namespace) -> None:
         "run": args.features,
         "model_sha256": source.encoder.sha256,
         "feature": source.feature,
+        "similarity": "cosine, less the mean of the images searched",
         "data": images.manifest.fingerprint,
         "searched": len(among.samples),
         "index": args.index,

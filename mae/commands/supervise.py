@@ -8,6 +8,7 @@ Nothing here imports torch: the supervisor must be small and start at once.
 """
 
 import argparse
+import os
 import re
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from mae.base.exit_status import (
     clear_exit_status,
     read_exit_status,
 )
+from mae.base.launch import passed_on
 from mae.base.local_launch import split_processes
 from mae.base.process_group import ProcessGroup
 from mae.commands.options import add_command, natural, not_negative
@@ -213,7 +215,9 @@ class Supervisor:
         try:
             child = subprocess.Popen(
                 self.command,
-                env=self.processes.environment() | {STATUS_VARIABLE: str(status)},
+                env=self.processes.environment()
+                | {STATUS_VARIABLE: str(status)}
+                | passed_on(os.environ),
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # a terminal's Ctrl-C comes here only, and is passed on once
             )

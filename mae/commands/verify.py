@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mae.base.device import worker_count
-from mae.base.progress import ProgressCounter
+from mae.base.progress import Log, ProgressLine
 from mae.commands.options import (
     TARS,
     add_command,
@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.out and args.out.suffix != ".json":
         raise UserError(f"--out: {args.out} must end in .json")
-    portion, show = portion_of(args), _Progress()
+    portion = portion_of(args)
+    show = _Progress(portion.log)
     verified = verify_shards(
         args.shards,
         "verify",
@@ -61,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
 class _Progress:
     """Progress line: shards of all processes, images that this one has decoded."""
 
-    def __init__(self) -> None:
-        self.show = ProgressCounter("verified", "shards")
+    def __init__(self, log: Log) -> None:
+        self.show = ProgressLine("verifying", "shards", log)
         self.done = self.total = self.decoded = 0
 
     def shards(self, done: int, total: int) -> None:

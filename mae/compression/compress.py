@@ -119,7 +119,7 @@ def compress(request: CompressRequest) -> Compressed | None:
                 rows = list(compressed_part(coder, codec.data, source, own))
                 yield number, json.dumps(rows).encode()
 
-        work.do("blocks", sizes, each, ProgressLine(request.log, "images"))
+        work.do("blocks", sizes, each, ProgressLine("compressing", "images", request.log))
         if portion.is_task:
             portion.leave_to_first()
         if not portion.joins:

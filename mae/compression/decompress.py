@@ -151,7 +151,7 @@ def decompress(request: DecompressRequest) -> int | None:
                     write_block(files[which], coders[which], place, folder)
                 yield number, b"done"
 
-        work.do("images", sizes, each, ProgressLine(request.log, "images"))
+        work.do("images", sizes, each, ProgressLine("decompressing", "images", request.log))
         if portion.is_task:
             portion.leave_to_first()
         if not portion.joins:

@@ -40,7 +40,7 @@ def measured_pictures(
     images: PictureCodes, data: DataConfig, source: Source, log: Any
 ) -> Iterator[list[Picture]]:
     """Yield some images of `source` in batches; `log` gets progress and the number of bad ones."""
-    show: Progress = ProgressLine(log, "images measured", quiet=True)
+    show: Progress = ProgressLine("measuring", "images", log)
     numbers = list(source.sample(MEASURED))
     pixels = bad = 0
     pictures: list[Picture] = []

@@ -15,7 +15,14 @@ from pydantic import ValidationError
 
 from mae.base.errors import UserError
 from mae.base.redaction import for_record
-from mae.config.migration import is_recorded_config, migrate_settings, rename_old_keys, renamed_keys
+from mae.config.migration import (
+    SWITCHES,
+    fold_switches,
+    is_recorded_config,
+    migrate_settings,
+    rename_old_keys,
+    renamed_keys,
+)
 from mae.config.recipes import recipe_name
 from mae.config.sections import OF_THIS_CALL, Config, sections
 from mae.config.types import describe_error, flatten, keys_of
@@ -69,6 +76,8 @@ def values_of(config: Config, keys: Iterable[str]) -> dict[str, Any]:
     for key in keys:
         section, _, rest = key.partition(".")
         name = rest.partition(".")[0]
+        if section == "log" and name in SWITCHES:
+            name = "trackers"
         found[f"{section}.{name}" if rest else section] = (
             valid[section][name] if rest else valid[section]
         )
@@ -86,7 +95,7 @@ class _Sources(NamedTuple):
 def _read_sources(
     path: str | Path | None, overrides: Sequence[str], base: Mapping[str, Any] | None
 ) -> _Sources:
-    values: dict[str, Any] = copy.deepcopy(dict(base or {}))
+    values: dict[str, Any] = fold_switches(copy.deepcopy(dict(base or {})))
     source = dict.fromkeys(flatten(values), "defaults")
     if path is not None:
         path = Path(path)
@@ -98,6 +107,7 @@ def _read_sources(
         written = rename_old_keys(written, str(path))
         source |= dict.fromkeys(flatten(written), str(path))
         _merge(values, written)
+        values = fold_switches(values)
         values.setdefault("output", f"runs/{path.stem}")
     errors, spelling = [], dict[str, str]()
     for override in overrides:
@@ -198,7 +208,7 @@ def parse_config(
         common = sections(Config).keys() - {"model"} | {"output"}
         values = {key: value for key, value in values.items() if key in common}
     try:
-        config = kind.model_validate(_with_defaults(kind, values))
+        config = kind.model_validate(_with_defaults(kind, fold_switches(dict(values))))
     except ValidationError as error:
         # Only the first error of a key: a union has one for each of its types.
         explained = dict(_explain(one, kind) for one in reversed(error.errors()))
@@ -307,6 +317,7 @@ def _explain(error: Any, config: type[Config]) -> tuple[str, str]:
 def _in_sections(key: str, config: type[Config]) -> str:
     """Settings of that name with their section, such as train.batch_size; "" for none."""
     own = {name: keys_of(section) for name, section in sections(config).items()}
+    own["log"] = [*own["log"], *SWITCHES]
     found = [f"{name}.{key}" for name, keys in own.items() if key in keys]
     every = {one: name for name, keys in own.items() for one in keys}
     close = difflib.get_close_matches(key, every, n=1, cutoff=0.8)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mae.base.errors import UserError
-from mae.config.sections import sections
+from mae.config.sections import LogConfig, sections
 from mae.config.types import keys_of
 from mae.objectives.registry import DEFAULT, OBJECTIVES, config_type, declaration
 
@@ -39,6 +39,28 @@ def rename_old_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
             new_section: {**after, new_key: before[key]},
         }
     return values
+
+
+SWITCHES = ("wandb", "tensorboard")
+"""former settings of `log`, true or false, each now a name in log.trackers"""
+
+
+def fold_switches(values: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with log.wandb and log.tensorboard, if given, as names in log.trackers.
+
+    Each adds its name to the trackers that are given, or are the default, or removes it.
+    """
+    log = values.get("log")
+    given = {} if not isinstance(log, dict) else log
+    switches = {key: given[key] for key in SWITCHES if isinstance(given.get(key), bool)}
+    if not switches:
+        return values
+    names = given.get("trackers", LogConfig().trackers)
+    names = [names] if isinstance(names, str) else list(names or ())
+    for name, is_on in switches.items():
+        names = [one for one in names if one != name] + [name] * is_on
+    rest = {key: value for key, value in given.items() if key not in switches}
+    return {**values, "log": {**rest, "trackers": names}}
 
 
 def is_recorded_config(values: dict[str, Any]) -> bool:

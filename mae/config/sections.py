@@ -7,7 +7,7 @@ settings (`mae.objectives`); `mae.config.loading` reads YAML files and the comma
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from mae.config.types import (
     Fraction,
@@ -21,6 +21,7 @@ from mae.config.types import (
     Share,
     Size,
     Text,
+    to_tuple,
 )
 
 
@@ -213,8 +214,8 @@ class TrainConfig(Section):
     """attention kernel; auto: torch's choice (`mae bench attention` compares them)"""
     grad_checkpointing: bool = False
     """recompute activations in the backward pass: less memory, about a third more computation"""
-    checkpoint_every: Positive = 500
-    """optimizer steps between checkpoints"""
+    checkpoint_every: Positive | None = None
+    """optimizer steps between checkpoints (default: 500, or a fifth of a shorter run)"""
     checkpoint_minutes: Rate = 30.0
     """maximum number of minutes between checkpoints (0: by checkpoint_every alone)"""
     keep_last: Annotated[int, Field(ge=2)] = 2
@@ -247,23 +248,40 @@ class GuardConfig(Section):
     """end the run at the first warning of a finding, such as a collapsed codebook"""
 
 
+TrackerName = Literal[
+    "wandb",
+    "tensorboard",
+    "aim",
+    "clearml",
+    "comet_ml",
+    "dvclive",
+    "mlflow",
+    "swanlab",
+    "trackio",
+]
+"""trackers of mae, and those of accelerate"""
+Trackers = Annotated[tuple[TrackerName, ...], BeforeValidator(to_tuple)]
+"""one tracker or a list of them"""
+
+
 class LogConfig(Section):
     """Logging: progress lines, panels, trackers, held-out measurements."""
 
     every: Positive = 20
     """optimizer steps between progress lines and rows of metrics.jsonl"""
-    panel_every: NonNegative = 1000
-    """optimizer steps between image panels (0: no panels)"""
+    panel_every: NonNegative | None = None
+    """optimizer steps between image panels (0: only at the end; default: 1000, or a tenth of a
+    shorter run)"""
     panel_images: Positive = 8
     """number of images on a panel"""
-    wandb: bool = True
-    """log to Weights & Biases (offline when not logged in)"""
-    tensorboard: bool = False
-    """write TensorBoard event files (needs the package tensorboard)"""
+    trackers: Trackers = ("wandb",)
+    """services that get metrics and pictures, by name: wandb (offline when not logged in),
+    tensorboard, aim, clearml, comet_ml, dvclive, mlflow, swanlab, trackio; []: none.  All but wandb
+    need their package"""
     project: str = "mae"
-    """Weights & Biases project"""
-    health_every: Rate = 10.0
-    """epochs between evaluations on data.val (0: none)"""
+    """project or experiment of the trackers"""
+    health_every: Rate | None = None
+    """epochs between evaluations on data.val (0: none; default: 10, or a fifth of a shorter run)"""
     health_start: bool = False
     """evaluate on data.val before the first step, too, and compare at the end: whether training has
     made the features of init.from better or worse"""

@@ -18,7 +18,8 @@ EncoderArgument = float | int | bool | tuple[float | int | bool, ...]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-def _to_tuple(value: object) -> object:
+def to_tuple(value: object) -> object:
+    """One string as a tuple of it; other values as they are."""
     return (value,) if isinstance(value, str) else value
 
 
@@ -33,7 +34,7 @@ def _none_to_empty(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_none_to_empty)]
 """string; `key=` without a value is the empty string"""
 
-Shards = Annotated[tuple[str, ...], BeforeValidator(_to_tuple)]
+Shards = Annotated[tuple[str, ...], BeforeValidator(to_tuple)]
 """one shard pattern or a list of them"""
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(_to_size)]
 """height and width; one number for both"""

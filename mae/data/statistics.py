@@ -15,7 +15,7 @@ import torch
 from mae.base.divided_work import DividedWork, part_sizes
 from mae.base.errors import SampleError, UserError
 from mae.base.files import new_file
-from mae.base.progress import ProgressCounter
+from mae.base.progress import Progress, ProgressLine, no_progress
 from mae.data.images import Images
 from mae.data.index import index_folder
 from mae.data.manifest import Manifest
@@ -64,7 +64,9 @@ def channel_statistics(images: Images, index_dir: Path | None = None) -> Statist
     file = _file(images, index_dir)
     if stored := _load(file, images.channels, images.bits):
         return stored
-    statistics = _combined([_moments(images, some_samples(images.manifest))])
+    samples = some_samples(images.manifest)
+    with ProgressLine("measuring pixels", "images") as show:
+        statistics = _combined([_moments(images, samples, show)])
     _store(file, statistics)
     return statistics
 
@@ -81,7 +83,8 @@ def measure_divided(images: Images, work: DividedWork, workers: int = 0) -> None
         return samples[part * sizes[0] : (part + 1) * sizes[0]]
 
     measure = on_workers(partial(_moments_as_json, images), own, workers)
-    work.do("pixels", sizes, measure, ProgressCounter("measured", "images"), needs_all=True)
+    show = ProgressLine("measuring pixels", "images", work.portion.log)
+    work.do("pixels", sizes, measure, show, needs_all=True)
     if work.portion.joins:
         found = [Moments(*json.loads(part)) for part in work.results("pixels", len(sizes))]
         with suppress(UserError):
@@ -145,9 +148,10 @@ def _store(file: Path, statistics: Statistics) -> None:
         part.write_text(json.dumps(statistics._asdict()))
 
 
-def _moments(images: Images, samples: Sequence[int]) -> Moments:
+def _moments(images: Images, samples: Sequence[int], show: Progress = no_progress) -> Moments:
     found = Moments([], [], "")
-    for sample in samples:
+    for done, sample in enumerate(samples, 1):
+        show(done, len(samples))
         try:
             pixels = images[sample]
         except SampleError as bad:

@@ -83,7 +83,7 @@ def denoise_parts(
             for number in numbers:
                 yield number, json.dumps(list(do(number, folder))).encode()
 
-        work.do("rows", sizes, each, ProgressLine(portion.log, "images"))
+        work.do("rows", sizes, each, ProgressLine("denoising", "images", portion.log))
         if portion.is_task:
             portion.leave_to_first()
         rows: list[Row] = []

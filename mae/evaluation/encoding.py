@@ -95,7 +95,7 @@ def write_features(
         def pack(batches: list[EncodedBatch]) -> bytes:
             return _pack(batches, images.manifest)
 
-        show = ProgressLine(log, "images")
+        show = ProgressLine("encoding", "images", log)
         parts = do_batches(work, PARTS, total, batch_size, encode, pack, show)
         if portion.is_task:
             portion.leave_to_first()

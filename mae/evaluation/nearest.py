@@ -63,6 +63,21 @@ def nearest(
     return Neighbours(np.concatenate(rows), np.concatenate(cosine))
 
 
+def centre_of(vectors: Matrix | Halves) -> npt.NDArray[np.float64]:
+    """Mean [d] of the vectors [n d], by which similarities are centred.
+
+    What all images have in common, most of the vector in features of a masked autoencoder, makes
+    all their cosines almost 1; less the mean they are about 0 for images that have nothing more in
+    common than any two.  A single vector has no centre: 0.
+    """
+    if len(vectors) < 2:
+        return np.zeros(vectors.shape[1])
+    total = np.zeros(vectors.shape[1])
+    for start in range(0, len(vectors), AMONG):
+        total += np.asarray(vectors[start : start + AMONG], np.float64).sum(axis=0)
+    return total / len(vectors)
+
+
 def _candidates(
     queries: Matrix | Halves,
     among: Matrix | Halves,

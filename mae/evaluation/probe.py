@@ -6,6 +6,7 @@ evaluated on the test set once.
 """
 
 import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -172,25 +173,30 @@ def repeated_probe(
     percent: float | None = None,
     splits: int = 5,
     seed: int = 0,
+    count: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Run `splits` probes, each on `per_class` samples or `percent` of every class (None: all).
 
-    A single probe where all of FEW or more labels are used: others would hardly differ.  The same
-    seed draws the same samples for all features, so that they compare pairwise.  Raises UserError
-    where a class has fewer than `per_class` samples.
+    A single probe where all of FEW or more labels are used: others would hardly differ.  `count` is
+    called after each.  The same seed draws the same samples for all features, so that they compare
+    pairwise.  Raises UserError where a class has fewer than `per_class` samples.
     """
     everything = per_class is None and percent is None
-    if everything and len(labels) >= FEW:
-        splits = 1
     scores = []
-    for split in range(splits):
+    for split in range(number_of_probes(len(labels), splits, everything=everything)):
         rows = np.arange(len(labels))
         if not everything:
             rows = draw_samples(labels, seed + split, per_class, percent)
         scores.append(probe(train[rows], labels[rows], test, test_labels, seed + split))
+        count()
     values = np.array([score.accuracy for score in scores])
-    deviation = float(values.std(ddof=1)) if splits > 1 else 0.0
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else 0.0
     return Summary(float(values.mean()), deviation, tuple(scores))
+
+
+def number_of_probes(labels: int, splits: int, *, everything: bool) -> int:
+    """Number of probes of `repeated_probe`; `everything`: on all labels."""
+    return 1 if everything and labels >= FEW else splits
 
 
 def draw_samples(

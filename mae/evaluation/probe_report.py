@@ -5,8 +5,17 @@ from typing import Any
 
 import numpy as np
 
+from mae.base.progress import ProgressLine
 from mae.evaluation.encoders import TOKENS
-from mae.evaluation.probe import FEW, FIXED, FOLDS, Labels, draw_samples, repeated_probe
+from mae.evaluation.probe import (
+    FEW,
+    FIXED,
+    FOLDS,
+    Labels,
+    draw_samples,
+    number_of_probes,
+    repeated_probe,
+)
 from mae.evaluation.results import Result, Subject, record, result_rows
 
 MEASURES = (
@@ -65,26 +74,56 @@ def probe_results(
 ) -> list[Result]:
     """Probe every feature of every subject at every budget (`per_class` or `percent`)."""
     results = []
-    for encoder, train, test in subjects:
-        for feature in sorted(train.vectors.keys() - {TOKENS}):
-            fitted = train.vectors[feature].astype(np.float32)
-            tested = test.vectors[feature].astype(np.float32)
-            for budget in budgets:
-                summary = repeated_probe(
-                    fitted, train.labels, tested, test.labels, splits=splits, seed=seed, **budget
-                )
-                right = np.stack([score.right for score in summary.scores])
-                columns = ("at_edge", "iterations", "converged", "unfinished")
-                fits = {key: [getattr(s, key) for s in summary.scores] for key in columns}
-                chosen: dict[str, Any] = {
-                    "strengths": [score.strength for score in summary.scores],
-                    **fits,
-                }
-                chosen["labels"] = len(train.labels)
-                if any(budget.values()):
-                    chosen["labels"] = len(draw_samples(train.labels, seed, **budget))
-                results.append(Result(encoder, feature, right, budget, chosen))
+    show = _Fits(subjects, budgets, splits)
+    with show.line:
+        for encoder, train, test in subjects:
+            for feature in sorted(train.vectors.keys() - {TOKENS}):
+                fitted = train.vectors[feature].astype(np.float32)
+                tested = test.vectors[feature].astype(np.float32)
+                for budget in budgets:
+                    summary = repeated_probe(
+                        fitted,
+                        train.labels,
+                        tested,
+                        test.labels,
+                        splits=splits,
+                        seed=seed,
+                        count=show.count,
+                        **budget,
+                    )
+                    right = np.stack([score.right for score in summary.scores])
+                    columns = ("at_edge", "iterations", "converged", "unfinished")
+                    fits = {key: [getattr(s, key) for s in summary.scores] for key in columns}
+                    chosen: dict[str, Any] = {
+                        "strengths": [score.strength for score in summary.scores],
+                        **fits,
+                    }
+                    chosen["labels"] = len(train.labels)
+                    if any(budget.values()):
+                        chosen["labels"] = len(draw_samples(train.labels, seed, **budget))
+                    results.append(Result(encoder, feature, right, budget, chosen))
     return results
+
+
+class _Fits:
+    """Progress of `probe_results`, probe by probe."""
+
+    def __init__(
+        self, subjects: Sequence[Subject], budgets: Sequence[dict[str, Any]], splits: int
+    ) -> None:
+        self.line, self.done = ProgressLine("fitting probes", "probes"), 0
+        self.total = sum(
+            number_of_probes(len(train.labels), splits, everything=not any(budget.values()))
+            for _, train, _ in subjects
+            for _ in train.vectors.keys() - {TOKENS}
+            for budget in budgets
+        )
+        self.line(0, self.total)
+
+    def count(self) -> None:
+        """Count one probe."""
+        self.done += 1
+        self.line(self.done, self.total)
 
 
 def fewshot_report(

@@ -141,8 +141,7 @@ class ProbeRequest(EncoderComparison):
         """Section `log:`: the trackers of the encoder's run."""
         log, is_run = self.opened.config.log, self.opened.step is not None
         return {
-            "wandb": log.wandb and is_run,
-            "tensorboard": log.tensorboard and is_run,
+            "trackers": list(log.trackers) if is_run else [],
             "project": log.project,
             "panel_every": 0,
             "health_every": 0,

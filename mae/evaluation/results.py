@@ -13,6 +13,7 @@ from torch import Tensor
 
 import mae
 from mae.base.printable import printable
+from mae.base.progress import busy
 from mae.data.images import Images
 from mae.evaluation.confidence import (
     always_commonest,
@@ -121,6 +122,11 @@ def result_rows(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: 
 
     `labels` [m] are those of the test images; `seed` is that of the bootstrap.
     """
+    with busy("computing intervals"):
+        return _result_rows(results, labels, seed)
+
+
+def _result_rows(results: Sequence[Result], labels: npt.NDArray[np.int64], seed: int) -> list[dict]:
     right_of = {(r.encoder, r.feature, str(r.budget)): r.right for r in results}
     rows = []
     for result in results:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mae.base.divided_work import DividedWork
 from mae.base.errors import UserError
-from mae.base.progress import ProgressLine
+from mae.base.progress import ProgressLine, busy
 from mae.evaluation.dense_tokens import (
     Dense,
     DenseBatch,
@@ -115,9 +115,10 @@ def evaluate_encoder(
 
     def fit() -> bytes:
         log(f"linear classifier on {len(fitted.classes):,} patches of {each} an image at most")
-        linear = choose_linear(
-            fitted.tokens, fitted.classes, images=fitted.images, classes=classes, seed=seed
-        )
+        with busy("fitting the linear classifier", log):
+            linear = choose_linear(
+                fitted.tokens, fitted.classes, images=fitted.images, classes=classes, seed=seed
+            )
         return pack_columns(linear.columns(), [])
 
     stored = unpack_columns(work.once(probing.parts("fit"), fit)).columns
@@ -142,7 +143,7 @@ def evaluate_encoder(
             columns |= ImageCounts.of(table).columns(key)
         return pack_columns(columns, [reason for _, reasons in parts for reason in reasons])
 
-    name, show = probing.parts("test"), ProgressLine(log, "images")
+    name, show = probing.parts("test"), ProgressLine("segmenting", "images", log)
     parts = do_batches(work, name, len(test.samples), BATCH, compute, pack, show)
     if not work.portion.joins:
         return None
@@ -172,7 +173,7 @@ def training_patches(
         columns = _joined(found)._asdict() if found else {}
         return pack_columns(columns, [reason for _, reasons in parts for reason in reasons])
 
-    name, show = probing.parts("patches"), ProgressLine(probing.log, "images")
+    name, show = probing.parts("patches"), ProgressLine("encoding", "images", probing.log)
     total = len(train.samples)
     parts = do_batches(probing.work, name, total, BATCH, compute, pack, show, needs_all=True)
     skipped, found = probing.skipped(train), []

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from mae.base.divided_work import DividedWork
 from mae.base.errors import SampleError, UserError
+from mae.base.output import silent
 from mae.base.portion import ALONE, Portion
 from mae.base.progress import ProgressLine
 from mae.data.images import BadSample, Images, usable
@@ -155,7 +156,7 @@ def survey_masks(
     masks: Masks,
     survey: Survey,
     workers: int = 0,
-    log: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = silent,
 ) -> None:
     """Add all masks to `survey`; bad ones are left to be counted when they are used.
 
@@ -176,7 +177,7 @@ def survey_masks(
         unfit = [line for one in found for line in one.unfit]
         return json.dumps([of_part.record(), bad, unfit]).encode()
 
-    name, show = f"survey{masks.key.lstrip('-')}", ProgressLine(log, "masks")
+    name, show = f"survey{masks.key.lstrip('-')}", ProgressLine("reading", "masks", log)
     parts = do_batches(work, name, len(samples), BATCH, compute, pack, show, needs_all=True)
     bad: list[str] = []
     unfit: list[str] = []

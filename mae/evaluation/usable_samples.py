@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mae.base.divided_work import divided_work
 from mae.base.errors import UserError
+from mae.base.output import silent
 from mae.base.portion import ALONE, Portion
 from mae.base.progress import ProgressLine
 from mae.data.views import CentredViews
@@ -42,7 +43,7 @@ def usable_samples(
     *,
     workers: int = 0,
     portion: Portion = ALONE,
-    log: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = silent,
 ) -> UsableSamples:
     """Decode all images once, to find those that do not decode before hours of work.
 
@@ -65,7 +66,7 @@ def usable_samples(
 
     plan = json.dumps([images.manifest.fingerprint, chosen])
     with divided_work(out, plan, portion, log) as work:
-        show = ProgressLine(log, "images")
+        show = ProgressLine("decoding", "images", log)
         count = do_batches(work, "usable", total, BATCH, compute, pack, show)
         found = [unpack_columns(part) for part in work.results("usable", count)]
         skipped = Skipped(images, max_bad)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mae.base.printable import printable
-from mae.base.progress import ProgressCounter
+from mae.base.progress import ProgressLine
 from mae.base.redaction import shown
 from mae.explore.columns import Classes, Numbers, read_columns
 from mae.explore.origin import read_origin
@@ -87,8 +87,8 @@ def read_content(table: Table, options: Options = Options()) -> Content:  # noqa
     origin = read_origin(table.metadata)
     measured = origin.trust
     if measured is None and unit is not None:
-        measured = trust(unit, table.places, ProgressCounter("compared", "images"))
-    pictures = read_thumbnails(table, side, ProgressCounter("read", "thumbnails"))
+        measured = trust(unit, table.places, ProgressLine("comparing map and vectors", "images"))
+    pictures = read_thumbnails(table, side, ProgressLine("reading", "thumbnails"))
     notes += _about_pictures(table, pictures)
     order = sheet_order(table.places)
     order = order[pictures.sizes[order, 0] > 0]
@@ -127,7 +127,7 @@ def _neighbours(table: Table, unit: Floats | None) -> tuple[Neighbours, str]:
         return Neighbours(found.ids, distances), f"{source}, with cosine distances of the vectors"
     if unit is None or table.rows < 2:
         return no_neighbours(table.rows), ""
-    progress = ProgressCounter("searched neighbours of", "images")
+    progress = ProgressLine("searching neighbours", "images")
     return nearest_neighbours(unit, progress), "cosine distance of the vectors"
 
 

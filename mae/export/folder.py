@@ -17,6 +17,7 @@ from torch import Tensor
 import mae
 from mae.base.errors import RunFailed, UserError
 from mae.base.files import new_folder
+from mae.base.progress import busy
 from mae.base.redaction import shown
 from mae.export.card import CardFacts, model_card
 from mae.export.check import EXPECTED_PREFIX
@@ -100,13 +101,15 @@ def export_folder(
     model, and RunFailed where the loaded export computes something else; nothing is left then.
     """
     with new_folder(out) as part:
-        written = write(part, request, images)
+        with busy("writing the export"):
+            written = write(part, request, images)
         code = hub_code(written.code, repo_id) if repo_id else written.code
         code = place(code, {"FOLDER": out.name})
         proof = f"{written.reader} computed the same on {checked_on}"
         card = model_card(request, facts, written._replace(code=code), proof)
         (part / "README.md").write_text(shown(card), encoding="utf-8")
-        max_error = check_export(part, written, out, request.photograph)
+        with busy("checking the export in a fresh process"):
+            max_error = check_export(part, written, out, request.photograph)
     return ExportResult(
         reader=written.reader,
         code=place(written.code, {"FOLDER": str(out)}),
@@ -208,7 +211,8 @@ def push(folder: Path, repo_id: str) -> str:
     api = HfApi()
     try:
         address = api.create_repo(repo_id, private=True, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Export")
+        with busy("uploading the export"):
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Export")
     except Exception as error:  # of the hub, HTTP or the network: no common base class
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RunFailed(

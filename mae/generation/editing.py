@@ -144,7 +144,7 @@ def measure_edit(
         RANDOM: lambda strength: space.decode(latents + strength * noise),
         PIXELS: lambda strength: (pixels + strength * shift).clamp(0, 1),
     }
-    show, done = ProgressLine(reading.log, "edited images", quiet=True), 0
+    show, done = ProgressLine("editing", "images", reading.log), 0
     total = len(strengths) * len(makers) * len(originals)
     show(done, total)
     for strength in strengths:

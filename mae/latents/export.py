@@ -104,7 +104,7 @@ def export_latents(request: LatentsRequest) -> dict[str, Any]:
             skipped=_skipped(request),
         )
         counts = manifest.counts().tolist()
-        work.do(PARTS, counts, writer.write, ProgressLine(request.log, "images"))
+        work.do(PARTS, counts, writer.write, ProgressLine("encoding", "images", request.log))
         if portion.is_task:
             portion.leave_to_first()
         if portion.joins:

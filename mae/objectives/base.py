@@ -372,9 +372,16 @@ class Implementation(ABC):
         raise UserError("this objective is no probe")
 
     def panel(
-        self, objective: Objective, images: Tensor, seeds: Tensor, title: str
+        self,
+        objective: Objective,
+        images: Tensor,
+        seeds: Tensor,
+        title: str,
+        names: Sequence[str] = (),
     ) -> Image.Image | None:
         """Draw a panel of the training's state, from the same images and seeds each time.
+
+        `names`: key and class of each image.
 
         None: the core draws a panel of `Objective.reconstruct`, if the objective has it.
         """

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from mae.base.divided_work import DividedWork, part_sizes
 from mae.base.errors import SampleError
-from mae.base.progress import ProgressCounter
+from mae.base.progress import ProgressLine
 from mae.data.task_pool import on_workers
 from mae.decoding.pixels import BadImage
 from mae.pack.duplicates import DIGEST_WORDS, content_digest, exact_duplicates
@@ -38,7 +38,7 @@ def find_copies(listing: Listing, work: DividedWork, workers: int) -> npt.NDArra
         return np.array(sorted(pairs), "<i8").tobytes()
 
     read = on_workers(_DigestReader(listing), own, workers)
-    show = ProgressCounter("compared", "files")
+    show = ProgressLine("comparing", "files", work.portion.log)
     work.do("digests", counts, read, show, needs_all=True)  # the plan of each shard needs all
     return np.frombuffer(work.once("copies", compare), "<i8").reshape(-1, 2)
 

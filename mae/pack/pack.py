@@ -14,8 +14,9 @@ import numpy as np
 from mae.base.divided_work import DividedWork, divided_work
 from mae.base.errors import UserError
 from mae.base.files import publish
+from mae.base.output import silent
 from mae.base.portion import ALONE, Portion
-from mae.base.progress import Progress, ProgressCounter
+from mae.base.progress import Progress, ProgressLine
 from mae.data.manifest_file import open_manifest
 from mae.data.task_pool import on_workers
 from mae.pack.copies import find_copies
@@ -37,7 +38,7 @@ def pack(
     workers: int = 0,
     portion: Portion = ALONE,
     progress: Progress | None = None,
-    log: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = silent,
 ) -> PackReport:
     """Pack images into shuffled shards `out`/train-000000.tar … (and val-…, test-…).
 
@@ -92,7 +93,7 @@ def pack_listing(
 
         writer = ShardWriter(listing, options, shards, work.folder)
         write = on_workers(writer.write, tasks.__getitem__, workers, lambda task: task.name)
-        show = progress or ProgressCounter("packed", "images")
+        show = progress or ProgressLine("packing", "images", portion.log)
         work.do(PARTS, [len(task.images) for task in tasks], write, show)
         if portion.is_task:
             portion.leave_to_first()

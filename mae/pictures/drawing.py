@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mae.networks.patches import unit_values
 from mae.objectives.base import Objective, Reconstruction
+from mae.pictures.words import write
 
 STEPS = 256
 """number of colours of the colour map"""
@@ -19,14 +20,17 @@ STEPS = 256
 GAP = 4
 """pixels between the pictures of a panel"""
 
-TITLE = 20
-"""height of a line of text in pixels"""
+TITLE, LINE = 20, 16
+"""height of a heading and of a name in pixels"""
+
+NAME = "#62666d"
+"""colour of the names of images"""
 
 SMALLEST = 128
 """minimum longest side of a picture on a panel, in pixels"""
 
-HIDDEN = 0.5
-"""gray value of hidden pixels, of 1"""
+HIDDEN = (0.55, 0.48, 0.70)
+"""colour of hidden pixels, of 1: no gray, which gray images have, nor a usual one of photographs"""
 
 ERROR_TOP = 0.25
 """absolute error at the light end of the colour map on panels: the same at all steps of a run"""
@@ -123,7 +127,11 @@ def _hex(colour: Sequence[float]) -> str:
 
 
 def reconstruction_panel(
-    objective: Objective, images: Tensor, seeds: Tensor, title: str = ""
+    objective: Objective,
+    images: Tensor,
+    seeds: Tensor,
+    title: str = "",
+    names: Sequence[str] = (),
 ) -> Image.Image:
     """Panel with rows of (original | masked | reconstruction) for integer `images` [b c h w].
 
@@ -136,20 +144,30 @@ def reconstruction_panel(
     reconstruct: Any = objective.reconstruct
     made = reconstruct(images, objective.draw(images, seeds))
     objective.train(training)
-    return tile(compared(images, made), title)
+    return tile(compared(images, made), title, names)
 
 
 def compared(images: Tensor, made: Reconstruction) -> dict[str, Tensor]:
     """Columns of a panel: integer `images` [b c h w], and what was made of them."""
     original, shown = displayable(images), displayable(images, made.pasted)
     if made.mask is not None:
-        masked = original * (1 - made.mask) + HIDDEN * made.mask
+        masked = covered(original, made.mask)
         return {"original": original, "masked": masked, "reconstruction": shown}
     errors = {f"error, 0 to {ERROR_TOP:g}": error_maps((shown - original).abs())}
     if made.inputs is None:
         return {"original": original, "reconstruction": shown, **errors}
     inputs = displayable(images, made.inputs).clamp(0, 1)
     return {"original": original, "input": inputs, "denoised": shown, **errors}
+
+
+def covered(pictures: Tensor, mask: Tensor) -> Tensor:
+    """Pictures [b c h w] in [0, 1] → [b 3 h w], with the colour HIDDEN where `mask` is 1.
+
+    `mask` [b 1 h w] or [b c h w]: 1 = hidden.
+    """
+    rgb = pictures[:, :3] if pictures.shape[1] >= 3 else pictures[:, :1].expand(-1, 3, -1, -1)
+    hidden = mask[:, :1].to(rgb.dtype)
+    return rgb * (1 - hidden) + rgb.new_tensor(HIDDEN).view(3, 1, 1) * hidden
 
 
 def displayable(images: Tensor, pictures: Tensor | None = None) -> Tensor:
@@ -197,15 +215,17 @@ def _black_and_span(originals: Tensor) -> tuple[Tensor, Tensor]:
     return low, (high - low).clamp(min=1e-6)
 
 
-def tile(columns: dict[str, Tensor], title: str = "") -> Image.Image:
+def tile(columns: Mapping[str, Tensor], title: str = "", names: Sequence[str] = ()) -> Image.Image:
     """Grid of pictures, [b c h w] in [0, 1] per column, with a heading for each column.
+
+    `names` of the images are written below their rows.
 
     Small pictures are enlarged by integer factors without smoothing.  More than four rows are
     split into two blocks side by side, so that the panel fits a screen.
     """
     b, _, h, w = next(iter(columns.values())).shape
     factor = max(1, -(-SMALLEST // max(h, w)))
-    cell_h, cell_w = h * factor + GAP, w * factor + GAP
+    cell_h, cell_w = h * factor + GAP + LINE * bool(names), w * factor + GAP
     halves = 2 if b > 4 else 1
     rows = -(-b // halves)
     block = len(columns) * cell_w + GAP
@@ -224,6 +244,9 @@ def tile(columns: dict[str, Tensor], title: str = "") -> Image.Image:
             draw.text((x, top - TITLE + 3), name, fill="black", font=font)
             for row, picture in enumerate(pictures[half * rows : (half + 1) * rows]):
                 canvas.paste(to_pil(picture, factor), (x, top + row * cell_h))
+        for row, name in enumerate(names[half * rows : (half + 1) * rows]):
+            words, y = ", ".join(name.splitlines()), top + row * cell_h + h * factor
+            write(canvas, (left, y), words, ImageFont.load_default(11), NAME, block - 2 * GAP)
     return canvas
 
 

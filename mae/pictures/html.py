@@ -18,6 +18,7 @@ CSS = """
   color-scheme: light dark;
   --page: #fbfbfa; --card: #fff; --ink: #1c1d1f; --soft: #62666d; --rule: #e4e4e1;
   --a: #2563b8; --b: #c2570c; --c: #7a4fb5; --d: #0e7c74; --e: #b03070;
+  --f: #6b7d12; --g: #0d89b5; --h: #8a5a3c;
   --base: #8b8f96; --warm: #f3efe4;
   --good: #1d7a46; --watch: #a56a00; --bad: #c2272d;
 }
@@ -25,6 +26,7 @@ CSS = """
   :root {
     --page: #141517; --card: #1c1e21; --ink: #e8e8e6; --soft: #9ea3ab; --rule: #303338;
     --a: #6fa8f5; --b: #f29a53; --c: #b795ee; --d: #4fc4b8; --e: #f08cb8;
+    --f: #b9cc52; --g: #58c8ee; --h: #cfa07d;
     --base: #7f858e; --warm: #26251f;
     --good: #5cc58a; --watch: #e0ac4a; --bad: #f2777a;
   }
@@ -78,7 +80,8 @@ progress::-moz-progress-bar { background: var(--a); }
 .key { display: inline-block; width: 14px; border-top: 2.5px solid; margin-right: 6px;
   vertical-align: middle; }
 .key.a { color: var(--a); } .key.b { color: var(--b); } .key.c { color: var(--c); }
-.key.d { color: var(--d); } .key.e { color: var(--e); }
+.key.d { color: var(--d); } .key.e { color: var(--e); } .key.f { color: var(--f); }
+.key.g { color: var(--g); } .key.h { color: var(--h); }
 .key.base { color: var(--base); border-top-style: dashed; }
 .key.finer { border-top-style: dotted; }
 .plot { position: relative; height: 180px; margin-left: 40px; }
@@ -95,11 +98,14 @@ path { fill: none; vector-effect: non-scaling-stroke; }
 .line.a, .dots.a { stroke: var(--a); } .line.b, .dots.b { stroke: var(--b); }
 .line.c, .dots.c { stroke: var(--c); }
 .line.d, .dots.d { stroke: var(--d); } .line.e, .dots.e { stroke: var(--e); }
+.line.f, .dots.f { stroke: var(--f); } .line.g, .dots.g { stroke: var(--g); }
+.line.h, .dots.h { stroke: var(--h); }
 .line.base { stroke: var(--base); stroke-dasharray: 6 4; stroke-width: 1.5px; }
 .line.finer { stroke-dasharray: 1.5 4; }
 .band { stroke: none; fill-opacity: .18; }
 .band.a { fill: var(--a); } .band.b { fill: var(--b); } .band.c { fill: var(--c); }
-.band.d { fill: var(--d); } .band.e { fill: var(--e); }
+.band.d { fill: var(--d); } .band.e { fill: var(--e); } .band.f { fill: var(--f); }
+.band.g { fill: var(--g); } .band.h { fill: var(--h); }
 .band.base { fill: none; }
 .restart { stroke: var(--soft); stroke-width: 1px; stroke-dasharray: 2 3; }
 .fault { stroke: var(--bad); stroke-width: 2px; }
@@ -124,6 +130,27 @@ path { fill: none; vector-effect: non-scaling-stroke; }
 .panels input:checked + img { position: fixed; inset: 0; z-index: 9; width: 100vw; height: 100vh;
   object-fit: contain; background: rgb(0 0 0 / .88); border: 0; border-radius: 0; cursor: zoom-out;
   padding: 16px; }
+
+.quarantine { display: grid; gap: 14px;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 250px), 1fr));
+  margin-top: 10px; }
+.quarantine figure { margin: 0; padding: 10px; background: var(--card);
+  border: 1px solid var(--rule); border-radius: 8px; font-size: 12.5px;
+  overflow-wrap: anywhere; break-inside: avoid;
+  display: flex; gap: 12px; align-items: flex-start; }
+.quarantine img, .quarantine .blank { flex: 0 0 88px; width: 88px; height: 88px;
+  object-fit: contain; border-radius: 4px; background: var(--rule); }
+.quarantine .blank { display: grid; place-items: center; color: var(--soft); font-size: 11px;
+  text-align: center; }
+.quarantine figcaption b { display: block; }
+.quarantine figcaption span { display: block; color: var(--soft); }
+.runs .key { width: 18px; border-top-width: 3px; }
+pre { margin: 4px 0 0; padding: 8px 12px; background: var(--card); border: 1px solid var(--rule);
+  border-radius: 6px; white-space: pre-wrap; overflow-wrap: anywhere;
+  font: 12.5px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+.starts { list-style: none; margin: 8px 0 0; padding: 0; }
+.starts li { margin-bottom: 12px; font-size: 13px; color: var(--soft); }
+.starts pre { color: var(--ink); }
 
 .panels.one { grid-template-columns: minmax(0, 640px); }
 
@@ -150,7 +177,8 @@ footer { margin-top: 48px; font-size: 12.5px; color: var(--soft); }
 }
 @media print {
   :root { --page: #fff; --card: #fff; --ink: #000; --soft: #555; --rule: #ccc; --a: #2563b8;
-    --b: #c2570c; --c: #7a4fb5; --d: #0e7c74; --e: #b03070; --base: #777;
+    --b: #c2570c; --c: #7a4fb5; --d: #0e7c74; --e: #b03070; --f: #6b7d12; --g: #0d89b5;
+    --h: #8a5a3c; --base: #777;
     --warm: #f3efe4; --good: #1d7a46;
     --watch: #8a5800; --bad: #b01f25; color-scheme: light; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

@@ -41,12 +41,12 @@ def neighbours_sheet(
         ]
         rows.append([Cell(to_pil(picture), name), *cells])
     notes = [
-        f"The nearest of {searched:,} images, by cosine similarity of "
+        f"The nearest of {searched:,} images, by centred cosine similarity of "
         f"{WORDS.get(feature, f'the feature `{feature}`')} (below each, with key and class)."
         + " A query that is among them finds itself first."
         * finds_itself,
-        "Raw cosines often all lie close together: their order is more informative than their "
-        "size, and neighbours are a quick indicator, not a result.",
+        "Centred: less the mean of the images searched, so that 1 is the same image, and 0 no more "
+        "alike than any two. Neighbours are a quick indicator, not a result.",
     ]
     heads = ["query", *(f"{place + 1}." for place in range(found.rows.shape[1]))]
     return Sheet(title, heads, rows, notes)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mae.base.errors import UserError
 from mae.networks.patches import in_range, unit_values
 from mae.objectives.base import Objective, Reconstruction
-from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
+from mae.pictures.drawing import covered, displayable, heat_map, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
 
 BATCH = 64
@@ -220,8 +220,7 @@ def reconstruction_sheet(
     size = (truth.shape[-2], truth.shape[-1])
     cells = {"original": [Cell(to_pil(one), name) for one, name in zip(shown, names, strict=True)]}
     if made.mask is not None:
-        seen = shown * (1 - mask) + HIDDEN * mask
-        cells["masked"] = [Cell(to_pil(one)) for one in seen]
+        cells["masked"] = [Cell(to_pil(one)) for one in covered(shown, mask)]
     pictures = {"reconstruction": made.pasted}
     if made.inputs is not None:
         pictures = {"input": in_range(made.inputs, images), "denoised": made.pasted}

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
 
 from mae.pictures.drawing import STEPS, css_gradient, ramp
 from mae.pictures.html import Markup, document, join, tag, text, void
+from mae.pictures.words import UNDRAWABLE, Font, wrapped, write
 
 GAP = 6
 """pixels between pictures"""
@@ -35,13 +36,8 @@ MOST_ROWS = 4
 SCALE_WIDTH, SCALE_HEIGHT = 220, 10
 INK, SOFT = "#1c1d1f", "#62666d"
 
-UNDRAWABLE = {ord("²"): "2", ord("√"): "sqrt ", ord("·"): "*", ord("–"): "-", ord("é"): "e"}
-"""replacements of characters that Pillow's font lacks; HTML keeps the originals"""
-
 FEW = 5
 """number of columns that fit into one line of a wide screen"""
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class Cell(NamedTuple):
@@ -93,12 +89,12 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
     top = 2 * LINE + 2 * GAP
     below = (2 * LINE + GAP) * (sheet.scale is not None) + LINE * len(notes) + 2 * GAP
     canvas = Image.new("RGB", (width, top + rows * cell_h + below), "white")
-    _write(canvas, (GAP, GAP), words=sheet.title, font=font, fill=INK, width=width - 2 * GAP)
+    write(canvas, (GAP, GAP), words=sheet.title, font=font, fill=INK, width=width - 2 * GAP)
     for half in range(halves):
         left = GAP + half * (block + 3 * GAP)
         for column, head in enumerate(sheet.heads):
             place = (left + column * cell_w, LINE + 2 * GAP)
-            _write(canvas, place, words=head, font=small, fill=SOFT, width=cell_w - GAP)
+            write(canvas, place, words=head, font=small, fill=SOFT, width=cell_w - GAP)
         for number, row in enumerate(sheet.rows[half * rows : (half + 1) * rows]):
             for column, cell in enumerate(row):
                 place = (left + column * cell_w, top + number * cell_h)
@@ -107,7 +103,7 @@ def draw_sheet(sheet: Sheet) -> Image.Image:
     if sheet.scale is not None:
         y = _draw_scale(canvas, sheet.scale, small, y)
     for line in notes:
-        _write(canvas, (GAP, y + 2), line, small, SOFT)
+        write(canvas, (GAP, y + 2), line, small, SOFT)
         y += LINE
     return canvas
 
@@ -123,7 +119,7 @@ def _draw_cell(
     canvas.paste(picture, place, picture if picture.mode == "RGBA" else None)
     x, y = place[0], place[1] + picture.height + 1
     for number, line in enumerate(cell.caption.splitlines()):
-        _write(canvas, (x, y + number * LINE), words=line, font=font, fill=INK, width=width)
+        write(canvas, (x, y + number * LINE), words=line, font=font, fill=INK, width=width)
 
 
 def fitted(picture: Image.Image, most: int = LARGEST) -> Image.Image:
@@ -138,49 +134,14 @@ def fitted(picture: Image.Image, most: int = LARGEST) -> Image.Image:
     return picture.resize((size[0], size[1]), Image.Resampling.LANCZOS)
 
 
-def wrapped(words: str, font: Font, width: float) -> list[str]:
-    """Wrap text into lines of at most `width` pixels, broken between words."""
-    lines = [""]
-    for word in words.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
-
-
-def shortened(words: str, font: Font, width: float) -> str:
-    """Shorten text to at most `width` pixels, with … in the middle."""
-    kept = len(words)
-    cut = words
-    while kept and font.getlength(cut) > width:
-        kept -= 1
-        cut = f"{words[: (kept + 1) // 2]}…{words[len(words) - kept // 2 :]}"
-    return cut
-
-
-def _write(
-    canvas: Image.Image,
-    place: tuple[int, int],
-    words: str,
-    font: Font,
-    fill: str,
-    width: float | None = None,
-) -> None:
-    words = words.translate(UNDRAWABLE)
-    shown = words if width is None else shortened(words, font, width)
-    ImageDraw.Draw(canvas).text(place, shown, fill=fill, font=font)
-
-
 def _draw_scale(canvas: Image.Image, scale: Scale, font: Font, y: int) -> int:
     """Draw the colour map with the values at its ends; return the y of the next line."""
-    _write(canvas, (GAP, y), scale.meaning, font, INK)
+    write(canvas, (GAP, y), scale.meaning, font, INK)
     x = round(2 * GAP + font.getlength(scale.low))
-    _write(canvas, (GAP, y + LINE), scale.low, font, INK)
+    write(canvas, (GAP, y + LINE), scale.low, font, INK)
     colours = (ramp() * 255).round().byte().numpy().reshape(1, STEPS, 3)
     canvas.paste(Image.fromarray(colours).resize((SCALE_WIDTH, SCALE_HEIGHT)), (x, y + LINE + 4))
-    _write(canvas, (x + SCALE_WIDTH + GAP, y + LINE), scale.high, font, INK)
+    write(canvas, (x + SCALE_WIDTH + GAP, y + LINE), scale.high, font, INK)
     return y + 2 * LINE + GAP
 
 

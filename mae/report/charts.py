@@ -28,7 +28,7 @@ class Line(NamedTuple):
     name: str
     points: Points
     style: str = "a"
-    """CSS class: a to e are colours; base is grey and dashed, for references"""
+    """CSS class: a to h are colours; base is grey and dashed, for references"""
     intervals: Sequence[tuple[float, float]] = ()
     """low and high of each point, drawn as a band; empty: the spread of averaged points"""
 
@@ -55,11 +55,13 @@ def chart(
     least: float | None = None,
     ceiling: float | None = None,
     gaps: Sequence[float] = (),
+    unit: str = "step",
 ) -> Markup:
     """Figure with a caption and axes; empty where no line has points.
 
     `form` formats values; `wants_log`, `floor`, `ceiling` and `least` are as in `fit`; `gaps` are
-    steps whose value is not a number, marked like faults.
+    steps whose value is not a number, marked like faults; `unit` of the x-axis, for the values
+    under the pointer.
     """
     lines = [line for line in lines if line.points]
     if not lines:
@@ -76,7 +78,7 @@ def chart(
         "svg",
         *_background(marks, scale, x, gaps),
         *(_curve(line, buckets, scale, x) for line, buckets in drawn),
-        *_hovers(drawn, x, form),
+        *_hovers(drawn, x, form, unit),
         viewBox=f"0 0 {SIZE} {SIZE}",
         preserveAspectRatio="none",
         role="img",
@@ -167,7 +169,10 @@ def _curve(line: Line, buckets: list[Bucket], scale: Scale, x: Scale) -> Markup:
 
 
 def _hovers(
-    drawn: Sequence[tuple[Line, list[Bucket]]], x: Scale, form: Callable[[float], str]
+    drawn: Sequence[tuple[Line, list[Bucket]]],
+    x: Scale,
+    form: Callable[[float], str],
+    unit: str,
 ) -> list[Markup]:
     """Invisible columns that show their values under the pointer."""
     columns: dict[int, dict[str, tuple[float, str]]] = {}
@@ -183,7 +188,7 @@ def _hovers(
     found = []
     for place, values in sorted(columns.items()):
         step = max(x for x, _ in values.values())
-        rows = [f"step {step:,.0f}", *(f"{name} {value}" for name, (_, value) in values.items())]
+        rows = [f"{unit} {step:,.0f}", *(f"{name} {value}" for name, (_, value) in values.items())]
         column = {"x": f"{place * SIZE / HOVERS:.1f}", "width": f"{SIZE / HOVERS:.1f}"}
         title = tag("title", text("\n".join(rows)))
         found.append(tag("rect", title, height=SIZE, class_="hover", **column))

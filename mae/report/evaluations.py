@@ -37,6 +37,20 @@ def evaluations(record: Record) -> Iterator[Markup]:
     yield _table(heads, 4, rows[:MOST_ROWS])
 
 
+def results(record: Record) -> dict[tuple[str, ...], str]:
+    """(evaluation, of, labels, measure) → result with its interval, of all files of a run."""
+    found = {}
+    for name, report in record.evaluations.items():
+        if name in NAMES:
+            for *key, result, bounds, _, _ in _lines(name, report):
+                found[tuple(key)] = f"{result} ({bounds})" if bounds else result
+    evaluated = record.evaluations.get("evaluation", {})
+    if number(evaluated, "accuracy") is not None:
+        shown = f"{_share(evaluated, 'accuracy')} ({_interval(evaluated)})"
+        found["classifier", "", "all", "accuracy"] = shown
+    return found
+
+
 def class_by_class(record: Record) -> Iterator[Markup]:
     """Accuracy by class, most frequent errors and confusion matrix, from evaluation.json."""
     found = record.evaluations.get("evaluation")

@@ -101,7 +101,7 @@ def draw(declared: Chart, run: RunRecord, marks: Marks) -> Markup:
     if not any(line.points for line in lines):
         return Markup("")
     gone = [step for one in values if one.source == "metrics" for step in gaps(run.metrics, one)]
-    ceilings = [_usual_maximum(marks.warmup / 2, line) for line in lines]
+    ceilings = [usual_maximum(marks.warmup / 2, line) for line in lines]
     known = [ceiling for ceiling in ceilings if ceiling is not None]
     style = iter(REFERENCES)
     lines += [_curve(run, one, next(style, REFERENCES[-1])) for one in references]
@@ -156,7 +156,7 @@ def _curve(run: RunRecord, curve: Curve, style: str) -> Line:
     return drawn._replace(intervals=[one for one in found if one is not None])
 
 
-def _usual_maximum(step: float, curve: Line) -> float | None:
+def usual_maximum(step: float, curve: Line) -> float | None:
     """99.5th percentile of the curve after `step`; None without points.
 
     With spikes and the first steps on the axis, the slow decrease would appear flat.

@@ -1,4 +1,4 @@
-"""Lists of the report: panels, events, unreadable images, settings, starts."""
+"""Lists of the report: panels, events, settings."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from mae.config.types import flatten
+from mae.config.validation import INTERVALS
 from mae.evaluation.diagnosis import number
 from mae.pictures.html import Markup, join, table, tag, text, void
 from mae.report.run_record import Record, changed_settings, default_settings
@@ -26,10 +26,7 @@ LARGEST_PNG = 300_000
 """maximum size of a PNG in bytes; a larger picture becomes a JPEG"""
 MOST_EVENTS = 40
 """maximum number of events"""
-MOST_QUARANTINED = 20
-"""maximum number of unreadable images"""
-OF_EACH_START = ("time", "step", "event", "pid")
-"""keys of a start that always differ"""
+NOTHING = Markup("")
 LONGEST = 300
 """maximum number of characters of a value"""
 
@@ -89,13 +86,7 @@ def panels(record: Record) -> Markup:
     shown = []
     for picture in pictures:
         title = picture.name if picture.step is None else f"step {picture.step:,}"
-        if not picture.uri:
-            shown.append(tag("figure", tag("figcaption", text(f"{title}: damaged"))))
-            continue
-        width, height = picture.size
-        image = void("img", src=picture.uri, alt=f"panel of {title}", width=width, height=height)
-        button = void("input", type="checkbox", aria_label=f"enlarge {title}")
-        shown.append(tag("figure", tag("figcaption", text(title)), tag("label", button, image)))
+        shown.append(enlargeable(picture, title))
     if not shown:
         return none("No panels yet.")
     count = len(record.panels)
@@ -105,41 +96,39 @@ def panels(record: Record) -> Markup:
     return join([lead, tag("div", *shown, class_="panels")])
 
 
+def enlargeable(picture: Picture, title: str) -> Markup:
+    """Figure with a panel that a click enlarges."""
+    if not picture.uri:
+        return tag("figure", tag("figcaption", text(f"{title}: damaged")))
+    width, height = picture.size
+    image = void("img", src=picture.uri, alt=f"panel of {title}", width=width, height=height)
+    button = void("input", type="checkbox", aria_label=f"enlarge {title}")
+    return tag("figure", tag("figcaption", text(title)), tag("label", button, image))
+
+
 def events(record: Record) -> Iterator[Markup]:
     """Counts of events by kind, and a table of the last ones."""
     found = record.events
     if not found:
         yield none("None recorded.")
         return
-    counts = Counter(_shown(row.get("event", "?")) for row in found)
+    counts = Counter(shown_value(row.get("event", "?")) for row in found)
     lead = ", ".join(f"{kind} {count:,}" for kind, count in counts.most_common(12))
     if len(found) > MOST_EVENTS:
         lead += f"; the last {MOST_EVENTS} of {len(found):,}, see events.jsonl"
     yield tag("p", text(lead), class_="lead")
     rows = []
     for row in found[-MOST_EVENTS:]:
-        rest = {key: row[key] for key in row if key not in ("time", "step", "event")}
-        details = ", ".join(f"{key} {_shown(value)}" for key, value in rest.items())
+        rest = {key: row[key] for key in row if key not in ("time", "step", "event", "reason")}
+        details = [f"{key} {shown_value(value)}" for key, value in rest.items()]
+        reason = shown_value(row["reason"]) if row.get("reason") else ""
+        reason = "" if reason == row.get("event") else reason
         step = number(row, "step")
         at = "" if step is None else f"{step:,.0f}"
-        cells = (_time(row.get("time")), at, _shown(row.get("event", "?")), details)
+        why = ", ".join([reason, *details] if reason else details)
+        cells = (readable_time(row.get("time")), at, shown_value(row.get("event", "?")), why)
         rows.append([text(cell) for cell in cells])
-    yield table(["time", "step", "event", "details"], rows)
-
-
-def quarantine(record: Record) -> Markup:
-    """Number of unreadable images, and a table of the first."""
-    rows = record.quarantine
-    if not rows:
-        return none("None.")
-    lead = f"{len(rows):,} replaced by others" + (
-        f"; the first {MOST_QUARANTINED}, see quarantine.jsonl"
-        if len(rows) > MOST_QUARANTINED
-        else ""
-    )
-    keys = ("step", "shard", "key", "error")
-    cells = [[text(_shown(row.get(key, ""))) for key in keys] for row in rows[:MOST_QUARANTINED]]
-    return join([tag("p", text(lead), class_="lead"), table(keys, cells)])
+    yield table(["time", "step", "event", "reason"], rows)
 
 
 def settings(record: Record) -> Iterator[Markup]:
@@ -151,53 +140,42 @@ def settings(record: Record) -> Iterator[Markup]:
         yield tag("p", text(f"{len(changed)} differ from the defaults."), class_="lead")
         known = default_settings(record)
         rows = [
-            [_key(key), _code(value), _code(usual) if key in known else text("")]
+            [
+                key_markup(key),
+                code_markup(value),
+                _default(key, usual) if key in known else text(""),
+            ]
             for key, (usual, value) in changed.items()
         ]
         yield table(["setting", "here", "default"], rows)
     if record.settings:
-        every = [[_key(key), _code(value)] for key, value in record.settings.items()]
+        every = [[key_markup(key), code_markup(value)] for key, value in record.settings.items()]
         title = tag("summary", text(f"All {len(every)} settings"))
         yield tag("details", title, table(["setting", "value"], every))
 
 
-def starts(record: Record) -> Iterator[Markup]:
-    """Versions and hardware of the last start, and keys that differ between starts."""
-    found = [
-        flatten({key: one for key, one in start.items() if key != "cautions"})
-        for start in record.starts
-    ]
-    if not found:
-        yield none("Not recorded.")
-        return
-    last = found[-1]
-    if len(found) > 1:
-        differing = [
-            key
-            for key in last
-            if key not in OF_EACH_START and any(start.get(key) != last[key] for start in found)
-        ]
-        lead = f"The last of {len(found)} starts. "
-        lead += f"Different between starts: {', '.join(differing)}." if differing else ""
-        yield tag("p", text(lead), class_="lead")
-    yield table(["", ""], [[_key(key), _code(value)] for key, value in last.items()])
+def _default(key: str, usual: Any) -> Markup:
+    is_share = key in INTERVALS and usual is None
+    return text("by the run's length") if is_share else code_markup(usual)
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """Value of a record as text of at most LONGEST characters."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list | tuple) and value:
-        words = ", ".join(map(_shown, value))
+        words = ", ".join(map(shown_value, value))
     else:
         words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return words if len(words) <= LONGEST else f"{words[:LONGEST]}…"
 
 
-def _code(value: Any) -> Markup:
-    return tag("code", text(_shown(value)))
+def code_markup(value: Any) -> Markup:
+    """Value of a setting."""
+    return tag("code", text(shown_value(value)))
 
 
-def _key(name: str) -> Markup:
+def key_markup(name: str) -> Markup:
     """Dotted key that may wrap after each of its words."""
     parts = re.split(r"(?<=[._])", name)
     return tag("code", *(join([text(part), void("wbr")]) for part in parts))
@@ -208,7 +186,7 @@ def none(words: str) -> Markup:
     return tag("p", text(words), class_="none")
 
 
-def _time(value: Any) -> str:
+def readable_time(value: Any) -> str:
     """ISO time in readable form, anything else unchanged."""
     try:
         return clock(datetime.fromisoformat(str(value)).timestamp())

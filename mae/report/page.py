@@ -4,11 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mae.evaluation.diagnosis import diagnose_run, number
+from mae.evaluation.diagnosis import number
 from mae.objectives.declaration import Chart, Declaration
 from mae.pictures.html import Markup, document, tag, text, write_document
-from mae.report import evaluations, figures, lists
-from mae.report.run_record import Record, State, cautions, read_record, state
+from mae.report import evaluations, figures, lists, starts
+from mae.report.bad_images import bad_images
+from mae.report.diagnosis import findings_of
+from mae.report.run_record import Record, State, read_record, state
 from mae.report.scales import compact, formatted, percent
 
 
@@ -34,9 +36,11 @@ def render(record: Record, now: float) -> str:
         *_evaluations(record),
         *_panels(record),
         *_section("Events", *lists.events(record)),
-        *_section("Unreadable images", lists.quarantine(record)),
+        *_section("Bad images", bad_images(record)),
+        *_section("Data", *starts.data(record)),
         *_section("Settings", *lists.settings(record)),
-        *_section("Versions and hardware", *lists.starts(record)),
+        *_section("Commands", *starts.commands(record)),
+        *_section("Versions and hardware", *starts.starts(record)),
         tag("footer", text(f"Written by mae report, {lists.clock(now)}.")),
     )
     return document(f"{record.name} – mae report", body)
@@ -94,6 +98,8 @@ def _head(record: Record, reached: State) -> Iterator[Markup]:
     written = f", last written {lists.clock(record.written)}" if record.written else ""
     lead = reached.word.capitalize() + (f" {at}" if reached.step else "") + written
     yield tag("p", text(lead), class_="lead")
+    if reached.word in ("stopped", "failed") and record.exit_status is not None:
+        yield tag("p", text(f"Reason: {record.exit_status.reason}"), class_="lead")
     yield from (tag("p", text(note), class_="lead") for note in record.notes)
     if reached.steps:
         yield tag("progress", value=reached.step, max=reached.steps, aria_label="progress")
@@ -136,11 +142,6 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _diagnosis(record: Record) -> Markup:
-    run = record.recorded
-    own = list(record.declared.diagnose(run)) if record.declared else []
-    texts = {one.text for one in own}
-    own += [one for one in cautions(record) if one.text not in texts]
-    findings = diagnose_run(run, own)
     items = [
         tag(
             "li",
@@ -148,7 +149,7 @@ def _diagnosis(record: Record) -> Markup:
             tag("b", text(finding.text)),
             tag("p", text(finding.reason)),
         )
-        for finding in findings
+        for finding in findings_of(record)
     ]
     return tag("ul", *items, class_="findings") if items else lists.none("Nothing to diagnose yet.")
 

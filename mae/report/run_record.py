@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mae.base.errors import UserError
 from mae.base.exit_status import DONE, STATUS_FILE, STOPPED, ExitStatus, read_exit_status
 from mae.base.rows import read_file
-from mae.config.migration import migrate_settings
+from mae.config.migration import fold_switches, migrate_settings
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.config.yaml_file import parse_yaml
@@ -207,7 +207,7 @@ def _read_settings(path: Path, notes: list[str]) -> dict[str, Any]:
         values = parse_yaml(read_file(path))
         if isinstance(values, dict):
             with suppress(UserError):  # then as they are
-                values = migrate_settings(values, str(path))
+                values = fold_switches(migrate_settings(values, str(path)))
             return flatten(values)
         notes.append(f"{path.name}: holds no settings")
     except (OSError, ValueError) as error:

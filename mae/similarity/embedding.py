@@ -12,7 +12,7 @@ from mae.base.divided_work import DividedWork, divided_work
 from mae.base.errors import UserError
 from mae.base.files import new_file
 from mae.base.portion import ALONE, Portion
-from mae.base.progress import ProgressLine
+from mae.base.progress import ProgressLine, busy
 from mae.data.images import Images
 from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest, select
@@ -94,7 +94,7 @@ def embed(request: EmbedRequest) -> dict[str, Any] | None:
             PICTURES,
             lambda batches: _thumbnails(request, vectors, batches),
             pack_thumbnails,
-            ProgressLine(log, "images", quiet=True),
+            ProgressLine("reading thumbnails", "images", log),
             together=TOGETHER,
         )
         count = max(min(request.k, total - 1), request.projection.neighbours(total))
@@ -106,7 +106,7 @@ def embed(request: EmbedRequest) -> dict[str, Any] | None:
             QUERIES,
             lambda batches: _neighbours(vectors, batches, count, source.device),
             _pack_neighbours,
-            ProgressLine(log, "images", quiet=True),
+            ProgressLine("searching neighbours", "images", log),
         )
         origin = None
         if portion.joins:
@@ -177,10 +177,12 @@ def _joined(parts: Iterator[PartResult]) -> Neighbours:
 def _map(request: EmbedRequest, vectors: Vectors, near: Neighbours, pixels: Vectors) -> bytes:
     projection, log = request.projection, request.log
     log(f"map by {projection.method}")
-    show = ProgressLine(log, "iterations", quiet=True)
-    places = project(vectors.values, projection, near, show)
+    show = ProgressLine("drawing the map", "iterations", log)
+    with busy(f"drawing the map by {projection.method}", log):
+        places = project(vectors.values, projection, near, show)
     log("figures: neighbours on the map, and of the vectors, beside PCA")
-    figures = measure(projection, vectors, places, pixels, request.source.encoder.img_size)
+    with busy("measuring the map", log):
+        figures = measure(projection, vectors, places, pixels, request.source.encoder.img_size)
     text = np.frombuffer(json.dumps(figures).encode(), np.uint8)
     return pack_columns({"xy": places, "figures": text}, [])
 

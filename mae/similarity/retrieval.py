@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mae.base.errors import UserError
 from mae.base.files import new_file, read_json, write_json
-from mae.evaluation.nearest import Neighbours, nearest
+from mae.evaluation.nearest import Neighbours, centre_of, nearest
 from mae.similarity.features import Vectors
 from mae.similarity.quality import sampled
 
@@ -23,8 +23,9 @@ JUDGED = 200
 """maximum number of images by which the recall of an index is measured"""
 JUDGED_K = 10
 BLOCK = 4096
-RECALL = "recall_of_others"
-"""name of the recall in the file beside an index"""
+RECALL = "recall_of_others_centred"
+"""name of the recall in the file beside an index; indexes of earlier versions, of vectors that are
+not centred, have another"""
 
 Log = Callable[[str], None]
 
@@ -47,19 +48,20 @@ def retrieve(
     device: str = "cpu",
     log: Log = print,
 ) -> Found:
-    """The `k` nearest rows of `among` of each query [m d], by cosine.
+    """The `k` nearest rows of `among` of each query [m d], by centred cosine: see `centre_of`.
 
     `own`: row of each query in `among`, -1 for images that are not; an image does not find itself.
     `index`: file of an approximate index, made where it is missing or of other vectors; None: exact
     search.  Raises UserError without usearch, and where the index cannot be written.
     """
-    values = np.asarray(queries, np.float32)
+    values, centre = np.asarray(queries, np.float32), centre_of(among.values)
     spared = k + (own is not None)
     if index is None:
-        found, recall = nearest(values, among.values, spared, device=device), None
+        found = nearest(values, among.values, spared, centre=centre, device=device)
+        recall = None
     else:
-        graph, recall = _open_index(index, among, log)
-        found = _searched(graph, values, among, spared)
+        graph, recall = _open_index(index, among, centre, log)
+        found = _searched(graph, values, among, centre, spared)
     return Found(_without_own(found, own, k), recall)
 
 
@@ -86,13 +88,16 @@ def _without_own(found: Neighbours, own: npt.NDArray[np.int64] | None, k: int) -
     )
 
 
-def _searched(graph: Any, queries: npt.NDArray, among: Vectors, k: int) -> Neighbours:
+def _searched(
+    graph: Any, queries: npt.NDArray, among: Vectors, centre: npt.NDArray[np.float64], k: int
+) -> Neighbours:
     """The nearest of the candidates of an index, with exact similarities."""
     count = min(len(among.values), CANDIDATES * k)
     rows, cosine = [], []
     for query in queries:
-        near = np.sort(np.asarray(graph.search(query, count).keys, np.int64))
-        one = nearest(query[None], among.values[near], k)
+        place = (query - centre).astype(np.float32)
+        near = np.sort(np.asarray(graph.search(place, count).keys, np.int64))
+        one = nearest(query[None], among.values[near], k, centre=centre)
         rows.append(near[one.rows[0]])
         cosine.append(one.cosine[0])
     width = min(map(len, rows))
@@ -101,7 +106,9 @@ def _searched(graph: Any, queries: npt.NDArray, among: Vectors, k: int) -> Neigh
     )
 
 
-def _open_index(path: Path, among: Vectors, log: Log) -> tuple[Any, float]:
+def _open_index(
+    path: Path, among: Vectors, centre: npt.NDArray[np.float64], log: Log
+) -> tuple[Any, float]:
     """The index of `among` in `path`, made first where it is not there, and its recall."""
     module = require_index()
     graph = module.Index(
@@ -124,11 +131,13 @@ def _open_index(path: Path, among: Vectors, log: Log) -> tuple[Any, float]:
     log(f"index of {len(among.values):,} images: {path}")
     for start in range(0, len(among.values), BLOCK):
         block = np.asarray(among.values[start : start + BLOCK], np.float32)
+        block = (block - centre).astype(np.float32)
         graph.add(np.arange(start, start + len(block)), block, threads=1)  # same graph each time
     chosen = sampled(len(among.values), most=JUDGED)
     # An image is always found by itself: its neighbours are others.
-    true = nearest(among.values[chosen], among.values, JUDGED_K, own=chosen)
-    near = _searched(graph, np.asarray(among.values[chosen], np.float32), among, JUDGED_K + 1)
+    some = np.asarray(among.values[chosen], np.float32)
+    true = nearest(some, among.values, JUDGED_K, own=chosen, centre=centre)
+    near = _searched(graph, some, among, centre, JUDGED_K + 1)
     near = _without_own(near, chosen, JUDGED_K)
     hits = [len(np.intersect1d(*pair)) for pair in zip(true.rows, near.rows, strict=True)]
     recall = sum(hits) / true.rows.size if true.rows.size else 1.0

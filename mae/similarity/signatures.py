@@ -133,7 +133,7 @@ def signatures(
         BATCH,
         lambda batches: load_in_workers(_Signer(images), batches, workers),
         _pack,
-        ProgressLine(log, "images", quiet=True),
+        ProgressLine("signing", "images", log),
         together=TOGETHER,
     )
     return _joined(work.results(name, parts)) if work.portion.joins else None

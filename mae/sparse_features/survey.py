@@ -109,7 +109,7 @@ def survey(request: SurveyRequest) -> Survey | None:
                         found.add(latents, torch.tensor(views.samples), labels[:, views.samples])
                 yield number, pack_columns(stored(found.arrays), reasons)
 
-        work.do("latents", sizes, statistics, ProgressLine(request.log, "images"))
+        work.do("latents", sizes, statistics, ProgressLine("encoding", "images", request.log))
         if portion.is_task:
             portion.leave_to_first()
         if not portion.joins:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mae.base.errors import UserError
 from mae.base.first_process import from_first_process
+from mae.base.progress import ProgressLine
 from mae.config.choices import Choice, describe_choices, nested, recorded_choices
 from mae.config.loading import given_settings, load_config, read_recorded
 from mae.config.recipes import find_recipe
@@ -117,9 +118,9 @@ def _choose(
     from mae.data.manifest import merge
     from mae.data.training_data import training_manifests
     from mae.storage.cache import build_cache
-    from mae.training.tracking.progress_line import IndexProgress
 
-    manifest = merge(training_manifests(config.data, IndexProgress()))
+    with ProgressLine("indexing", "shards") as progress:
+        manifest = merge(training_manifests(config.data, progress))
     facts, machine = data_facts(manifest, build_cache(config.data)), this_machine()
     choices = [*before, *declaration(config.objective).choose(facts, machine, given)]
     head = f"auto    {facts}; {machine}"

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from mae.base.device import loader_count, synchronized_time
 from mae.base.errors import UserError
-from mae.base.progress import duration
+from mae.base.progress import busy, duration
 from mae.config.sections import Config
 from mae.data.batch import TrainingBatch
 from mae.objectives.base import Objective
@@ -58,8 +58,10 @@ def dry_run(setup: TrainingSetup, objective: Objective, accelerator: Accelerator
     """
     config, plan, _ = setup
     disk = check_disk(config, objective)
-    loading = time_loader(setup, objective, accelerator.device)
-    step = time_step(config, objective, plan, accelerator, loading.batch)
+    with busy("timing the loader"):
+        loading = time_loader(setup, objective, accelerator.device)
+    with busy("timing a step"):
+        step = time_step(config, objective, plan, accelerator, loading.batch)
     speed = plan.sharding.batch_size / step.seconds
     utilisation = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.sharding.num_processes)
     parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import torch
 
 import mae
 from mae.base.device import usable_cores
+from mae.base.launch import typed_command
+from mae.base.redaction import without_secrets
 
 PACKAGES = (
     "torch",
@@ -62,6 +65,8 @@ def describe_start() -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "command": shlex.join(without_secrets(typed_command(os.environ))),
+        "folder": str(Path.cwd()),
         "mae": mae.__version__,
         "git": git_state(Path(mae.__file__).parent),
         "python": platform.python_version(),

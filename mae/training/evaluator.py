@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
+from mae.base.progress import busy
 from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import Config
 from mae.data.class_matching import with_class_names
@@ -21,6 +22,7 @@ from mae.data.class_names import quoted
 from mae.data.images import Images, usable_image
 from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest
+from mae.data.sample_names import sample_name
 from mae.data.training_data import TrainingSource, open_images, open_labelled
 from mae.data.transform import stack
 from mae.data.views import CentredViews
@@ -44,6 +46,8 @@ class PanelImages(NamedTuple):
     images: Tensor
     seeds: Tensor
     source: str
+    names: list[str]
+    """key and class of each image"""
 
 
 class EvaluationImages(NamedTuple):
@@ -129,10 +133,12 @@ def panel_images(
     views = CentredViews(images, objective.img_size, config.data.crop_pct)
     manifest, seed = images.manifest, config.train.seed
     usable = (usable_image(views.view, manifest, number, seed, epoch=0) for number in range(count))
-    shown = stack([one.image for one in usable])
+    found = list(usable)
+    shown = stack([one.image for one in found])
     seeds = fold(config.train.seed, Stream.PANEL, torch.arange(count).numpy())
     name = "training images (no data.val)" if held_out is None else "held-out images"
-    return PanelImages(shown, as_tensor(seeds), name)
+    names = [sample_name(manifest, one.sample) for one in found]
+    return PanelImages(shown, as_tensor(seeds), name, names)
 
 
 def open_evaluation_images(
@@ -154,16 +160,21 @@ def draws_panels(config: Config, objective: Objective) -> bool:
 
 @torch.no_grad()
 def draw_panel(
-    config: Config, objective: Objective, images: Tensor, seeds: Tensor, title: str
+    config: Config,
+    objective: Objective,
+    images: Tensor,
+    seeds: Tensor,
+    title: str,
+    names: Sequence[str] = (),
 ) -> Image.Image | None:
     """Draw the objective's own panel, or its reconstructions; None where it has neither."""
     was_training = objective.training
     objective.eval()
     try:
-        own = implementation(config.objective).panel(objective, images, seeds, title)
+        own = implementation(config.objective).panel(objective, images, seeds, title, names)
         if own is not None or not hasattr(objective, "reconstruct"):
             return own
-        return reconstruction_panel(objective, images, seeds, title)
+        return reconstruction_panel(objective, images, seeds, title, names)
     finally:
         objective.train(was_training)
 
@@ -209,7 +220,7 @@ class Evaluator:
         if self.held_out is not None and is_sharded(learner.objective):
             self.held_out = None
             tracker.print_line("held-out images are not evaluated while the weights are sharded")
-        if self.config.log.panel_every and not draws_panels(self.config, learner.objective):
+        if self.plan.intervals.panel and not draws_panels(self.config, learner.objective):
             tracker.print_line(
                 f"panels  none: {self.config.objective} draws and reconstructs nothing"
             )
@@ -222,7 +233,7 @@ class Evaluator:
 
     def evaluate(self, done: int, is_end: bool) -> None:
         """Draw panels and evaluate if due after step `done`.  All processes call it."""
-        every = self.config.log.panel_every
+        every = self.plan.intervals.panel
         draws = self.panel is not None and ((every and done % every == 0) or is_end)
         evaluates = self.held_out is not None and (is_end or self._is_epoch_mark(done))
         average = self.learner.average
@@ -237,7 +248,7 @@ class Evaluator:
 
     def _is_epoch_mark(self, done: int) -> bool:
         """True where this step passed a multiple of log.health_every epochs."""
-        every = self.config.log.health_every
+        every = self.plan.intervals.health
         return self.plan.epoch(done) // every > self.plan.epoch(done - 1) // every
 
     def _draw(self, panel: PanelImages, step: int) -> None:
@@ -245,7 +256,8 @@ class Evaluator:
         objective, device = self.learner.objective, self.learner.accelerator.device
         images, seeds = panel.images.to(device), panel.seeds.to(device)
         title = f"step {step}, {panel.source}"
-        picture = draw_panel(self.config, objective, images, seeds, title)
+        with busy("drawing a panel"):
+            picture = draw_panel(self.config, objective, images, seeds, title, panel.names)
         if picture is not None and self.tracker.is_main:
             path = self.run.panels / f"step-{step:09d}.png"
             save_png(picture, path)
@@ -264,9 +276,10 @@ class Evaluator:
             log=self.tracker.print_line,
         )
         try:
-            metrics = implementation(self.config.objective).measure(objective, held_out)
-            if metrics is None:
-                metrics = measure_held_out(objective, held_out)[0]._asdict()
+            with busy("evaluating the held-out images"):
+                metrics = implementation(self.config.objective).measure(objective, held_out)
+                if metrics is None:
+                    metrics = measure_held_out(objective, held_out)[0]._asdict()
         except UserError as error:  # the same on all processes, and no reason to end a run
             self.tracker.print_line(f"held-out images: not evaluated: {error}")
             return

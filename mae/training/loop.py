@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import NoReturn
 
 from mae.base.errors import (
@@ -15,6 +16,7 @@ from mae.base.errors import (
     WorkerDied,
 )
 from mae.base.exit_status import append_event
+from mae.base.progress import busy
 from mae.data.batch import TrainingBatch
 from mae.training.checkpoint.checkpoint_files import TrainingState, checkpoints, step_of
 from mae.training.checkpoint.resume import resume
@@ -111,7 +113,9 @@ class Trainer:
         done = start
         for step in steps:
             now = Step(step, plan.steps, plan.lr_at(step - 1, config), plan.sharding.accumulation)
-            train_step(learner, self._batches(stream, start, step, done), now, monitor.meter)
+            is_first = step == steps[0]
+            with busy("first step (data workers start)") if is_first else nullcontext():
+                train_step(learner, self._batches(stream, start, step, done), now, monitor.meter)
             done = step
 
             minutes = (time.monotonic() - saved_at) / 60
@@ -119,16 +123,19 @@ class Trainer:
             if flags.failed:
                 raise RunFailed(self.saver.problem() or f"step {step}: a checkpoint failed")
             is_end = step == steps[-1]
-            is_due = step % config.train.checkpoint_every == 0
+            is_due = step % plan.intervals.checkpoint == 0
             is_saved = is_end or flags.stop or flags.save or is_due
             is_reported = is_saved or step % config.log.every == 0 or step == 1
             if is_reported:
                 monitor.report(step, now.lr)
+            else:
+                monitor.tracker.show_step(step)
             is_last = is_end or flags.stop or (is_reported and monitor.must_end())
             # While the guard skips steps nothing is learned, and new checkpoints would displace
             # good ones.
             if is_last or (is_saved and not monitor.guard.consecutive_skipped):
-                self._save(step, wait=is_last)
+                with busy("saving the last checkpoint") if is_last else nullcontext():
+                    self._save(step, wait=is_last)
                 saved_at = time.monotonic()
             if is_reported:  # with a checkpoint, where the run must end
                 monitor.check(step)

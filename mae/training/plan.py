@@ -24,6 +24,45 @@ MAX_PROCESSES_NAMED = 1024
 """largest number of processes that an error message suggests"""
 
 
+CHECKPOINT_EVERY, CHECKPOINTS = 500, 5
+"""default of train.checkpoint_every, and the smallest number of checkpoints of a run"""
+PANEL_EVERY, PANELS = 1000, 10
+"""default of log.panel_every, and the smallest number of panels"""
+HEALTH_EVERY, EVALUATIONS = 10.0, 5
+"""default of log.health_every, and the smallest number of evaluations"""
+
+
+class Intervals(NamedTuple):
+    """Resolved intervals of what a run does now and then."""
+
+    checkpoint: int
+    """optimizer steps between checkpoints"""
+    panel: int
+    """optimizer steps between panels; 0: only one at the end"""
+    health: float
+    """epochs between evaluations on held-out images; 0: none"""
+
+    def recorded_in(self, config: Config) -> Config:
+        """The settings with these numbers."""
+        train = config.train.model_copy(update={"checkpoint_every": self.checkpoint})
+        own = {"panel_every": self.panel, "health_every": self.health}
+        log = config.log.model_copy(update=own)
+        return config.model_copy(update={"train": train, "log": log})
+
+
+def intervals(config: Config, steps: int) -> Intervals:
+    """The intervals that are set; else the default, or that share of a short run of `steps`."""
+    train, log = config.train, config.log
+    checkpoint = min(CHECKPOINT_EVERY, -(-steps // CHECKPOINTS))
+    panel = min(PANEL_EVERY, -(-steps // PANELS))
+    health = min(HEALTH_EVERY, train.epochs / EVALUATIONS)
+    return Intervals(
+        checkpoint if train.checkpoint_every is None else train.checkpoint_every,
+        panel if log.panel_every is None else log.panel_every,
+        health if log.health_every is None else log.health_every,
+    )
+
+
 class Plan(NamedTuple):
     """Resolved schedule: batch sharding, steps, peak learning rate."""
 
@@ -34,6 +73,7 @@ class Plan(NamedTuple):
     """optimizer steps of the run"""
     lr: float
     """peak learning rate, after warm-up"""
+    intervals: Intervals
     flops_per_image: int = 0
     """operations of forward and backward pass"""
     peak_flops: float | None = None
@@ -128,13 +168,15 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
             f"they do among {', '.join(map(str, fitting))}"
         )
     lr = config.optim.lr
+    steps = math.ceil(config.train.epochs * num_samples / batch_size)
     return Plan(
         BatchSharding(
             batch_size, num_processes, process_index, accumulation(config, num_processes)
         ),
         num_samples,
-        steps=math.ceil(config.train.epochs * num_samples / batch_size),
+        steps=steps,
         lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
+        intervals=intervals(config, steps),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mae.base.device import idle_gpus
 from mae.base.launch import check_launch
+from mae.base.progress import shown_imports
 from mae.config.sections import Config
 from mae.training.safety.lifecycle import RunLifecycle
 
@@ -27,9 +28,9 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
 
 def train_here(config: Config, lifecycle: RunLifecycle, is_dry: bool = False) -> None:
     """Train a run in this process, after packing its folders.  Raises as `train`."""
-    # imports torch: not needed to report a misspelt setting
-    from mae.training.folders import prepare_folders
-    from mae.training.train import destroy_process_group, train
+    with shown_imports():  # of torch: not needed to report a misspelt setting
+        from mae.training.folders import prepare_folders
+        from mae.training.train import destroy_process_group, train
 
     prepare_folders(config)
     if not config.train.num_processes and (line := idle_gpus()):

@@ -2,11 +2,15 @@
 
 from typing import Any
 
+import numpy as np
+
 from mae.base.errors import UserError
 from mae.base.exit_status import append_event, clear_exit_status
 from mae.base.files import write_json
 from mae.data.class_names import check_kept_names, write_class_names
+from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest, labels_digest
+from mae.decoding.pixels import EXTENSIONS
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
 from mae.pack.packed_folders import copies_in_use
@@ -18,6 +22,9 @@ from mae.training.evaluator import EvaluationImages
 from mae.training.folders import RECORD
 from mae.training.plan import TrainingSetup
 from mae.training.safety.findings import cautions
+
+COUNTED = 20_000_000
+"""largest number of images whose formats and labels are counted at each start"""
 
 
 def refuse_shorter_run(run: Run, setup: TrainingSetup) -> None:
@@ -78,6 +85,25 @@ def held_out_digest(evaluated: EvaluationImages) -> str | None:
     return f"{manifest.fingerprint[:32]}-{labels_digest(manifest)[:32]}"
 
 
+def describe_data(manifest: Manifest, evaluated: EvaluationImages) -> dict[str, Any]:
+    """Facts on the images of a run, for its report."""
+    facts: dict[str, Any] = {
+        "images": len(manifest),
+        "shards": len(manifest.shards),
+        "shard_bytes": int(manifest.shard_bytes.sum()),
+    }
+    if len(manifest) <= COUNTED:
+        kinds, counts = np.unique(np.asarray(manifest.kind), return_counts=True)
+        names = [EXTENSIONS[kind] for kind in kinds.tolist()]
+        facts["formats"] = dict(zip(names, counts.tolist(), strict=True))
+        label = np.asarray(manifest.label)
+        facts["labelled"] = int((label != NO_LABEL).sum())
+        facts["classes"] = len(np.unique(label[label != NO_LABEL]))
+    if evaluated.held_out is not None:
+        facts["held_out"] = len(evaluated.held_out.manifest)
+    return facts
+
+
 def record_start(
     run: Run, setup: TrainingSetup, step: int, notes: list[str], evaluated: EvaluationImages
 ) -> None:
@@ -89,6 +115,7 @@ def record_start(
         data["labels"] = labels_digest(setup.data.manifest)
     if held_out := held_out_digest(evaluated):
         data["held_out"] = held_out
+    data["dataset"] = describe_data(setup.data.manifest, evaluated)
     if folders := copies_in_use():
         data[RECORD] = folders
     if found := cautions(setup):

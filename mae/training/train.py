@@ -10,7 +10,7 @@ from accelerate import Accelerator, PartialState
 
 from mae.base.device import keep_freed_memory, local_processes
 from mae.base.errors import RunFailed
-from mae.base.progress import no_progress
+from mae.base.progress import ProgressLine, busy
 from mae.config.sections import Config
 from mae.data.manifest import merge
 from mae.data.training_data import TrainingSource, open_training_data, training_manifests
@@ -51,9 +51,8 @@ from mae.training.start_record import (
     refuse_shorter_run,
 )
 from mae.training.step import Learner, attention_kernel, build_learner
-from mae.training.tracking.progress_line import IndexProgress, describe_run
-from mae.training.tracking.tensorboard import require_tensorboard
-from mae.training.tracking.tracker import Tracker
+from mae.training.tracking.progress_line import describe_run
+from mae.training.tracking.tracker import Tracker, require_trackers
 
 WRITE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """errors of a full or failing disk, whose exceptions may not name the file"""
@@ -89,34 +88,38 @@ def train(
     notes += [f"warning: {line}" for line in setup.data.manifest.warnings()]
     notes += [f"warning: {one.text}. {one.reason}" for one in cautions(setup)]
     is_new = run.newest_step() is None
-    objective = build_objective(with_kept_stage(config, run.folder, is_new=is_new))
-    initial = start_from_weights(config, objective, run, accelerator)
+    with busy("building the model"):
+        objective = build_objective(with_kept_stage(config, run.folder, is_new=is_new))
+        initial = start_from_weights(config, objective, run, accelerator)
     notes += initial.lines if initial else []
     notes += objective.first_stage.lines if objective.first_stage else []
     if declaration(config.objective).needs_labels:
         check_labels_of_run(run, setup.data.manifest)
     if source is None:  # samples of other sources need not be images
-        setup = setup._replace(plan=add_flops(setup, objective, accelerator))
+        with busy("counting the model's operations"):
+            setup = setup._replace(plan=add_flops(setup, objective, accelerator))
     if is_dry:
         print_dry_run(setup, objective, accelerator, notes)
         return objective
     # All processes take part in drawing if the weights are sharded.
-    evaluated = open_evaluation_images(
-        config, objective, setup.data, is_main or accelerator.is_fsdp2
-    )
+    with busy("opening the held-out images"):
+        evaluated = open_evaluation_images(
+            config, objective, setup.data, is_main or accelerator.is_fsdp2
+        )
     notes += evaluated.notes
     if is_main:
         notes += open_folder(run, setup, objective, evaluated, initial)
     run.is_open = True
-    learner = build_learner(config, objective, accelerator)
-    state, resumed = resume(
-        run,
-        objective,
-        learner.optimizer,
-        setup.data.manifest,
-        accelerator,
-        average=learner.average,
-    )
+    with busy("loading the newest checkpoint" if not is_new else "building the optimizer"):
+        learner = build_learner(config, objective, accelerator)
+        state, resumed = resume(
+            run,
+            objective,
+            learner.optimizer,
+            setup.data.manifest,
+            accelerator,
+            average=learner.average,
+        )
     notes += resumed
     tracker = Tracker(run, config, is_main, state.step)
     lifecycle.run_cleanup.callback(tracker.close)
@@ -177,27 +180,28 @@ def build_setup(
 
     Raises UserError or StorageError where data or settings do not fit.
     """
-    require_tensorboard(config.log)
+    require_trackers(config.log)
     num_processes, process_index = accelerator.num_processes, accelerator.process_index
     if source is not None:
         config = declaration(config.objective).complete(config, source.manifest)
         plan = make_plan(config, len(source.manifest), num_processes, process_index)
-        return TrainingSetup(config, plan, source)
+        return TrainingSetup(plan.intervals.recorded_in(config), plan, source)
     if config.data.decode_on_device:
         JpegDecoder(accelerator.device, config.data.in_chans)  # errors now, not later
-    progress = IndexProgress() if accelerator.is_main_process else no_progress
-    manifest = merge(
-        shared_manifests(
-            accelerator, lambda: training_manifests(config.data, progress), config.data.index_dir
+    with ProgressLine("indexing", "shards") as progress:
+        manifest = merge(
+            shared_manifests(
+                accelerator,
+                lambda: training_manifests(config.data, progress),
+                config.data.index_dir,
+            )
         )
-    )
     with accelerator.main_process_first():  # the main process measures statistics for all
         config, data = open_training_data(
             config, manifest, local_processes() / accelerator.num_processes
         )
-    return TrainingSetup(
-        config, make_plan(config, len(data.manifest), num_processes, process_index), data
-    )
+    plan = make_plan(config, len(data.manifest), num_processes, process_index)
+    return TrainingSetup(plan.intervals.recorded_in(config), plan, data)
 
 
 def add_flops(setup: TrainingSetup, objective: Objective, accelerator: Accelerator) -> Plan:

@@ -388,7 +388,7 @@ def test_an_export_is_probed_into_its_own_folder(tmp_path, shards):
     assert main([*words(out, shards), *RECIPE]) == 0
     folder = tmp_path / "export-evaluations"
     assert {path.name for path in folder.iterdir()} == {"probe-mae", "probe-mae.json"}
-    assert recorded_config(folder / "probe-mae").log.wandb is False
+    assert recorded_config(folder / "probe-mae").log.trackers == ()
     report = json.loads((folder / "probe-mae.json").read_text())
     assert report["results"][0]["feature"] == "cls"
 
@@ -396,7 +396,7 @@ def test_an_export_is_probed_into_its_own_folder(tmp_path, shards):
 def test_any_objective_can_be_probed(tmp_path, shards, monkeypatch, capsys):
     monkeypatch.setitem(registry.OBJECTIVES, "toy", "tests.toy")
     data = DataConfig(workers=0, img_size=(16, 16))
-    log = LogConfig(wandb=False)
+    log = LogConfig(trackers=())
     config = registry.config_type("toy")(objective="toy", data=data, log=log)
     run = untrained_run(tmp_path / "toy", config)
     assert main([*words(run, shards), *RECIPE]) == 0

@@ -31,6 +31,30 @@ FINETUNE = [
 ]
 
 
+TRAIN = "data.train=x.tar"
+
+
+def test_former_switches_of_trackers_are_names_in_the_list(tmp_path):
+    def trackers(*words: str, written: str = "") -> list[str]:
+        path = tmp_path / "run.yaml"
+        path.write_text(written)
+        return [*load_config(path, [TRAIN, *words]).log.trackers]
+
+    assert trackers() == ["wandb"]
+    assert trackers("log.wandb=false") == []
+    assert trackers("log.tensorboard=true") == ["wandb", "tensorboard"]
+    written = "log: {wandb: false}"
+    assert trackers(written=written) == []
+    assert trackers("log.tensorboard=true", written=written) == ["tensorboard"]
+    assert trackers("log.trackers=[wandb, mlflow]", written=written) == ["wandb", "mlflow"]
+    assert trackers("log.trackers=aim", "log.wandb=true") == ["aim", "wandb"]
+    assert trackers("log.wandb=false", written="log: {trackers: [mlflow, wandb]}") == ["mlflow"]
+    with pytest.raises(UserError, match=r"log\.trackers: 'mlflo' is unknown, did you mean mlflow"):
+        trackers("log.trackers=[wandb, mlflo]")
+    with pytest.raises(UserError, match=r"log\.wandb: unknown key"):
+        trackers("log.wandb=7")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, make_shards):
     """Folder with a copy of `earlier/` and the shards that its runs trained on."""

@@ -62,6 +62,8 @@ def test_changed_settings_are_fixed_or_free_on_resume(write):
         key for key in keys(old) if key in {setting.partition("=")[0] for setting in free}
     ]
     assert "train.epochs: 800.0 → 900.0" in changed
+    recorded = load_config(path, ["train.checkpoint_every=20", "log.panel_every=10"])
+    assert changed_settings(recorded, old) == ([], [])  # follows from the length, as before
     new = load_config(path, ["train.seed=1", "model.encoder_kwargs.depth=2", "data.flip=false"])
     assert changed_settings(old, new) == (
         [

@@ -16,7 +16,7 @@ from mae.training.checkpoint.trained import build_objective
 
 CONFIG = config_type("mae")(
     data=DataConfig(workers=0, img_size=(16, 16), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
-    log=LogConfig(wandb=False),
+    log=LogConfig(trackers=()),
     model=MaeModel(
         encoder="vit_tiny_patch16_224",
         encoder_kwargs={"embed_dim": 32, "depth": 1, "num_heads": 2},

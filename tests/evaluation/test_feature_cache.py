@@ -42,7 +42,8 @@ def test_cached_features_are_reused(objective, images, tmp_path, monkeypatch):
     first = load_or_encode(encoder, images, tmp_path / "features", log=said.append)
     assert first.labels.tolist() == [i % 3 for i in range(12)]
     assert first.names()[9] == images.manifest.name(9)
-    assert "encoding into" in said[0] and "images/s" in said[-1]
+    (line,) = said  # short work shows no progress
+    assert "encoding into" in line
     monkeypatch.setattr(objective, "encode", None)  # not called any more
     again = load_or_encode(encoder, images, tmp_path / "features", log=said.append)
     assert again.path == first.path and "made before" in said[-1]

@@ -7,12 +7,15 @@ from mae.objectives.base import Reconstruction
 from mae.pictures.drawing import (
     ERROR_TOP,
     GAP,
+    HIDDEN,
+    LINE,
     STEPS,
     TITLE,
     code_colours,
     code_maps,
     compared,
     contrast,
+    covered,
     css_gradient,
     displayable_alone,
     error_maps,
@@ -37,6 +40,27 @@ def test_tiles_have_true_places_and_colours(c, h, w):
     shown = (1 - pictures[1])[:3] if c >= 3 else (1 - pictures[1])[:1].expand(3, -1, -1)
     expected = (shown * 255).round().permute(1, 2, 0).numpy()
     assert np.abs(cell - expected).max() <= 1
+
+
+def test_names_are_below_their_rows():
+    pictures = {"a": torch.ones(6, 1, 128, 128), "b": torch.ones(6, 1, 128, 128)}
+    plain, named = tile(pictures), tile(pictures, names=[f"key-{i}\ncat" for i in range(6)])
+    assert (named.width, named.height) == (plain.width, plain.height + 3 * LINE)
+    dark = np.asarray(named.convert("L")) < 200
+    for row in range(3):
+        start = TITLE + row * (128 + GAP + LINE) + 128
+        assert dark[start : start + LINE + GAP, : named.width // 2].any()  # two blocks of rows
+        assert dark[start : start + LINE + GAP, named.width // 2 :].any()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 7])
+def test_hidden_pixels_have_a_colour_that_gray_images_lack(channels):
+    mask = torch.zeros(1, channels, 4, 4)
+    mask[..., :2] = 1
+    shown = covered(torch.full((1, channels, 4, 4), 0.5), mask)[0]
+    assert shown.shape == (3, 4, 4)
+    assert shown[:, 0, 0].tolist() == pytest.approx(list(HIDDEN))
+    assert len(set(shown[:, 0, 0].tolist())) == 3 and shown[:, 0, 3].tolist() == [0.5] * 3
 
 
 def test_panel_shows_visible_patches_unchanged_and_fixed_masks(tmp_path):

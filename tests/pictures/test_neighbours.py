@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from mae.evaluation.nearest import nearest
+from mae.evaluation.nearest import centre_of, nearest
 from mae.pictures.neighbours import neighbours_sheet
 
 
@@ -17,6 +17,18 @@ def test_nearest_has_largest_cosines_and_stable_ties():
         np.testing.assert_allclose(found.cosine[i], np.sort(cosine)[::-1][:6], atol=1e-6)
     assert found.rows[1, :2].tolist() == [7, 11]
     assert nearest(queries, among[:3], 6).rows.shape == (4, 3)
+
+
+def test_the_centre_takes_off_what_all_have_in_common():
+    rng = np.random.default_rng(0)
+    among = (100 + rng.normal(size=(20, 5))).astype(np.float32)
+    raw = nearest(among[:2], among, 20)
+    assert raw.cosine.min() > 0.99
+    centre = centre_of(among)
+    np.testing.assert_allclose(centre, among.astype(np.float64).mean(axis=0))
+    found = nearest(among[:2], among, 20, centre=centre)
+    assert found.rows[:, 0].tolist() == [0, 1] and found.cosine.min() < -0.2
+    assert centre_of(among[:1]).tolist() == [0] * 5
 
 
 def test_sheet_shows_similarity_and_names():

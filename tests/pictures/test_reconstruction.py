@@ -7,6 +7,7 @@ from mae.config.loading import load_config
 from mae.objectives import registry
 from mae.objectives.base import Reconstruction
 from mae.pictures import reconstruction
+from mae.pictures.drawing import HIDDEN
 from mae.pictures.reconstruction import ReconstructionRequest, measure, psnr, reconstruct
 from mae.training.checkpoint.trained import build_objective
 from tests.pictures.loaded import LoadedImages
@@ -94,7 +95,8 @@ def test_psnr_covers_hidden_pixels_only(objective, monkeypatch):
     assert made.figures["over"] == "hidden pixels"
     assert made.sheet.heads == ["original", "masked", "reconstruction", "error"]
     masked = np.asarray(made.sheet.rows[0][1].picture)
-    assert (masked[:, :8] == 128).all() and not (masked[:, 8:] == 128).all()
+    colour = [round(255 * part) for part in HIDDEN]
+    assert (masked[:, :8] == colour).all() and not (masked[:, 8:] == colour).all()
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,6 @@ from mae.pictures.sheet import (
     draw_sheet,
     fitted,
     render_sheet,
-    shortened,
-    wrapped,
 )
 
 FONT = ImageFont.load_default(12)
@@ -57,16 +55,6 @@ def test_pictures_are_enlarged_by_integer_factors_or_reduced():
     assert fitted(plain("red", (1024, 512))).size == (LARGEST, LARGEST // 2)
     assert fitted(plain("red", (100, 50)), SMALLEST).size == (100, 50)
     assert fitted(plain("red", (224, 112)), SMALLEST).size == (SMALLEST, SMALLEST // 2)
-
-
-def test_text_is_wrapped_and_shortened():
-    words = "the quick brown fox jumps over the lazy dog"
-    lines = wrapped(words, FONT, 90)
-    assert " ".join(lines) == words and len(lines) > 2
-    assert all(FONT.getlength(line) <= 90 for line in lines)
-    cut = shortened("train-000012-000345", FONT, 80)
-    assert cut.startswith("train") and "…" in cut and cut.endswith("345")
-    assert FONT.getlength(cut) <= 80 and shortened("short", FONT, 80) == "short"
 
 
 def test_notes_are_wrapped_as_drawn():

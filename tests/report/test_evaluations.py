@@ -29,7 +29,7 @@ def test_a_classifiers_page_from_top_to_bottom(tmp_path):
     page = said(report(run))
     assert heads(run) == [
         *("Diagnosis", "Learning", "Class by class", "Optimisation", "Speed"),
-        *("Events", "Unreadable images", "Settings", "Versions and hardware"),
+        *("Events", "Bad images", "Data", "Settings", "Commands", "Versions and hardware"),
     ]
     for words in (
         "Finished at step 2,000 of 2,000",

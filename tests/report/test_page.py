@@ -59,8 +59,10 @@ def test_all_parts_of_the_page_from_top_to_bottom(tmp_path):
         "Features",
         "Reconstructions",
         "Events",
-        "Unreadable images",
+        "Bad images",
+        "Data",
         "Settings",
+        "Commands",
         "Versions and hardware",
     ]
     for words in (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mae.base.errors import UserError
-from mae.evaluation.nearest import Neighbours, nearest
+from mae.evaluation.nearest import Neighbours, centre_of, nearest
 from mae.similarity import retrieval
 from mae.similarity.features import Vectors
 from mae.similarity.retrieval import retrieve
@@ -57,11 +57,14 @@ def test_usearch_is_named_where_it_is_missing(among, tmp_path, monkeypatch):
 def test_the_recall_counts_other_images_alone(among, tmp_path, monkeypatch):
     """A search that finds the query itself and nothing else that is near finds nothing."""
 
-    def searched(graph, queries, among, k):
+    def searched(graph, queries, among, centre, k):
         own = np.array([np.flatnonzero((among.values == one).all(axis=1))[0] for one in queries])
-        far = nearest(-queries, among.values, k - 1)
+        far = nearest(2 * centre - queries, among.values, k - 1, centre=centre)
         rows = np.concatenate([own[:, None], far.rows], axis=1)
         return Neighbours(rows, np.zeros(rows.shape, np.float32))
 
     monkeypatch.setattr(retrieval, "_searched", searched)
-    assert retrieval._open_index(tmp_path / "i.usearch", among, silent)[1] == 0
+    assert (
+        retrieval._open_index(tmp_path / "i.usearch", among, centre_of(among.values), silent)[1]
+        == 0
+    )

@@ -138,4 +138,4 @@ def test_two_processes_train_by_the_choices_of_the_first(shards, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("auto    52 images") == 1
     assert "2 processes x" in done.stdout
-    assert {one["event"] for one in events_of(tmp_path / "run")} == {"start", "stop"}
+    assert {one["event"] for one in events_of(tmp_path / "run")} == {"start", "done"}

@@ -29,3 +29,21 @@ def test_accumulation_leaves_what_the_objective_needs_a_multiple_of():
     )
     with pytest.raises(UserError, match=r"finetune\.mixup\)$"):
         plan("classifier", batch_size=9)
+
+
+def test_intervals_are_shares_of_a_short_run_unless_they_are_set():
+    def found(epochs, train=None, log=None):
+        settings = {"train": {"epochs": epochs, "batch_size": 100, **(train or {})}}
+        settings |= {"log": log or {}, "optim": {"warmup_epochs": 0}}
+        config = load_config(None, base=settings)
+        plan = make_plan(config, 10_000, 1, 0)
+        return plan.intervals, plan.intervals.recorded_in(config)
+
+    short, recorded = found(3)
+    assert short == (60, 30, 0.6)  # of 300 steps
+    assert recorded.train.checkpoint_every == 60 and recorded.log.panel_every == 30
+    assert recorded.log.health_every == 0.6
+    assert found(800)[0] == (500, 1000, 10)
+    assert found(0.01)[0] == (1, 1, 0.002)
+    own = found(3, {"checkpoint_every": 7}, {"panel_every": 0, "health_every": 0})[0]
+    assert own == (7, 0, 0)

@@ -167,8 +167,7 @@ def run_loop(
         "checkpoint_minutes": 0,
     }
     values["optim"] |= {"warmup_epochs": 0}
-    values["log"] |= {"every": every, "panel_every": 0, "health_every": 0, "wandb": False}
-    values["log"] |= {"tensorboard": False}
+    values["log"] |= {"every": every, "panel_every": 0, "health_every": 0, "trackers": []}
     path = folder / "joint.yaml"
     path.write_text(yaml.safe_dump(values))
     program = command("mae.pretrain", str(path))

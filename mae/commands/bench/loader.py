@@ -14,7 +14,7 @@ import numpy as np
 
 from mae.base.errors import UserError
 from mae.base.files import write_json
-from mae.base.progress import ProgressCounter
+from mae.base.progress import ProgressLine
 from mae.commands.bench.loader_table import loader_table
 from mae.commands.bench.pipeline import (
     StagedBatches,
@@ -88,7 +88,7 @@ def measure_loader(args: argparse.Namespace, others: Others) -> None:
         workers=0 if quick else args.workers,
         repeats=args.repeats,
         others=others,
-        progress=ProgressCounter("measured", "rounds"),
+        progress=ProgressLine("measuring", "rounds"),
     )
     print(loader_table(result))
     if args.out:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
+from functools import cache, partial
 from statistics import median
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -18,7 +18,7 @@ import torch
 
 from mae.base.errors import RunFailed, UserError
 from mae.base.peak_flops import TERA
-from mae.base.progress import ProgressCounter
+from mae.base.progress import ProgressLine
 from mae.commands.bench.cases import Case
 from mae.commands.bench.child import BUILDER, CEILING, OUT_OF_MEMORY
 from mae.commands.bench.timing import interleaved, machine, ratios, spread
@@ -46,8 +46,13 @@ def silent(name: str, done: int, total: int) -> None:
 
 
 def show_progress(name: str, done: int, total: int) -> None:
-    """Show a line that counts rounds, on a terminal only."""
-    ProgressCounter(f"{name}: measured", "rounds")(done, total)
+    """Show a line that counts rounds."""
+    _line(name)(done, total)
+
+
+@cache
+def _line(name: str) -> ProgressLine:
+    return ProgressLine(f"measuring {name}", "rounds")
 
 
 class Effort(NamedTuple):

@@ -54,7 +54,7 @@ def divided_ranks(
     log = prefixed_log(request.log, encoder)
     probe.eval()
     with request.on_device(encoder), divided_work(out, plan, request.portion, log) as work:
-        show = ProgressLine(log, "batches", quiet=True)
+        show = ProgressLine("evaluating", "batches", log)
         count = do_batches(work, NAME, len(batches), 1, compute, pack, show)
         found = [unpack_columns(part).columns[NAME] for part in work.results(NAME, count)]
     return np.concatenate(found, axis=1)

@@ -12,7 +12,7 @@ LARGE = 0.5
 
 def unmeasured(config: Config) -> Iterator[Finding]:
     """Finding where no held-out images are measured, which most other findings need."""
-    if config.data.held_out and config.log.health_every:
+    if config.data.held_out and config.log.health_every != 0:
         return
     missing = "log.health_every=0" if config.data.held_out else "data.val is not set"
     yield Finding(

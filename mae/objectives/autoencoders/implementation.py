@@ -55,12 +55,19 @@ class AutoencoderImplementation(Implementation):
         }
 
     @torch.no_grad()
-    def panel(self, objective: Objective, images: Tensor, seeds: Tensor, title: str) -> Image.Image:
+    def panel(
+        self,
+        objective: Objective,
+        images: Tensor,
+        seeds: Tensor,
+        title: str,
+        names: Sequence[str] = (),
+    ) -> Image.Image:
         """Panel: original, corrupted input if any, reconstruction, error; then `blocks`."""
         assert isinstance(objective, Autoencoder)
         made = objective.reconstruct(images, objective.draw(images, seeds))
         columns = {**compared(images, made), **self.further_columns(objective, images)}
-        return stacked([tile(columns, title), *self.blocks(objective, images, seeds)])
+        return stacked([tile(columns, title, names), *self.blocks(objective, images, seeds)])
 
     def further_columns(self, objective: Autoencoder, images: Tensor) -> Mapping[str, Tensor]:
         """Further columns of the panel, [b c h w] in [0, 1] (default: none)."""

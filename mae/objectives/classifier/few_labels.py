@@ -145,7 +145,9 @@ def adapted(
 def width_of(model: VitModel) -> int:
     """Width of an encoder by its arguments or the word in its name; NARROW where neither says."""
     own = model.encoder_kwargs.get("embed_dim")
-    return int(own) if own else 192 if "_tiny_" in model.encoder else NARROW
+    if isinstance(own, int):
+        return own
+    return 192 if "_tiny_" in model.encoder else NARROW
 
 
 def power_of_two(number: float) -> int:

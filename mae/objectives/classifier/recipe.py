@@ -40,7 +40,7 @@ TAKEN_OVER = {
     ),
     "model": ("encoder", "encoder_kwargs", "patch_size"),
     "train": ("precision", "compile", "seed"),
-    "log": ("wandb", "tensorboard", "project"),
+    "log": ("trackers", "project"),
 }
 """settings that are copied from the pretraining run, by section"""
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mae.base.divided_work import divided_work
+from mae.base.output import silent
 from mae.base.portion import ALONE, Portion
 from mae.base.progress import ProgressLine
 from mae.data.images import Images
@@ -53,7 +54,7 @@ def centred_vectors(
     batch_size: int = BATCH,
     workers: int = 0,
     portion: Portion = ALONE,
-    log: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = silent,
 ) -> CentredVectors | None:
     """Encode the centred view of each image; None in the processes that do not join.
 
@@ -84,7 +85,7 @@ def centred_vectors(
     plan = json.dumps([identity(encoder, images), batch_size, precision])
     with divided_work(out, plan, portion, log) as work:
         log(f"encoding {len(images.manifest):,} test images")
-        show, total = ProgressLine(log, "images"), len(images.manifest)
+        show, total = ProgressLine("encoding", "images", log), len(images.manifest)
         count = do_batches(work, NAME, total, batch_size, compute, pack, show)
         if not portion.joins:
             return None

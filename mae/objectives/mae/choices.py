@@ -234,7 +234,7 @@ def _choose_process(
         reason = "decoding small images takes little" if is_small else "decodes beside the training"
         chosen.add("data.workers", 0 if is_small else 1, reason)
     chosen.add("train.checkpoint_every", between(100, steps // 20, 1000), "a twentieth of the run")
-    chosen.add("log.every", between(1, steps // 200, 50), "200 lines of progress")
+    chosen.add("log.every", between(5, steps // 100, 50), "a hundred lines of progress")
     chosen.add("log.panel_every", between(1, steps // 10, 5000), "ten panels")
     chosen.add("log.health_every", significant(epochs / 10), "ten measurements, with data.val")
 

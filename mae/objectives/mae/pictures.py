@@ -20,7 +20,7 @@ from mae.objectives.mae.reconstruction import (
     explained,
     hidden_sums,
 )
-from mae.pictures.drawing import HIDDEN, displayable, heat_map, to_pil
+from mae.pictures.drawing import covered, displayable, heat_map, to_pil
 from mae.pictures.reconstruction import (
     MeasuredImages,
     Numbers,
@@ -60,6 +60,7 @@ class Prediction(NamedTuple):
 
     original: Tensor
     masked: Tensor
+    """[b 3 h w]"""
     reconstruction: Tensor
     raw: Tensor
     """prediction alone; 0 at visible patches"""
@@ -151,7 +152,7 @@ def reconstruct_images(model: MaskedAutoencoder, images: Tensor, split: PatchSpl
         raw = unpatchify(units / (2 * SPREAD) + 0.5, model.img_size, model.patch_size) * mask
     return Prediction(
         original=original.cpu(),
-        masked=(original * (1 - mask) + HIDDEN * mask).cpu(),
+        masked=covered(original, mask).cpu(),
         reconstruction=shown.cpu(),
         raw=raw.clamp(0, 1).cpu(),
         hidden=hidden.cpu(),

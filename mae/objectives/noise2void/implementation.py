@@ -1,6 +1,6 @@
 """Implementation of blind-spot denoising."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -40,10 +40,17 @@ class Noise2VoidImplementation(Implementation):
         return {**health._asdict(), **means_of(totals)}
 
     @torch.no_grad()
-    def panel(self, objective: Objective, images: Tensor, seeds: Tensor, title: str) -> Image.Image:
+    def panel(
+        self,
+        objective: Objective,
+        images: Tensor,
+        seeds: Tensor,
+        title: str,
+        names: Sequence[str] = (),
+    ) -> Image.Image:
         """Panel: noisy, denoised, what was removed; the second image of a pair."""
         assert isinstance(objective, Denoiser)
-        return tile(panel_columns(objective, images), title)
+        return tile(panel_columns(objective, images), title, names)
 
     @torch.no_grad()
     def reconstruct(

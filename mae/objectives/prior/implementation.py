@@ -1,6 +1,6 @@
 """Implementation of the prior over codes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import log
 from typing import Any
 
@@ -65,7 +65,14 @@ class PriorImplementation(Implementation):
         return {**health._asdict(), **figures}
 
     @torch.no_grad()
-    def panel(self, objective: Objective, images: Tensor, seeds: Tensor, title: str) -> Image.Image:
+    def panel(
+        self,
+        objective: Objective,
+        images: Tensor,
+        seeds: Tensor,
+        title: str,
+        names: Sequence[str] = (),
+    ) -> Image.Image:
         """Panel: images, the tokenizer's reconstructions and codes; samples of the prior."""
         assert isinstance(objective, CodePrior)
         tokenizer = objective.tokenizer
@@ -75,7 +82,7 @@ class PriorImplementation(Implementation):
             **codes_in_colour(tokenizer, images),
         }
         samples = displayable_alone(objective.sample(seeds[:SAMPLES]), images)
-        return stacked([tile(columns, title), strips("samples of the prior", {"": samples})])
+        return stacked([tile(columns, title, names), strips("samples of the prior", {"": samples})])
 
 
 IMPLEMENTATION = PriorImplementation()

@@ -1,6 +1,6 @@
 """Implementation of the sparse autoencoder on tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -78,7 +78,14 @@ class SaeImplementation(Implementation):
         health, totals = measure_held_out(objective, held_out, sums)
         return {**health._asdict(), **variance_figures(pca, totals)}
 
-    def panel(self, objective: Objective, images: Tensor, seeds: Tensor, title: str) -> Image.Image:
+    def panel(
+        self,
+        objective: Objective,
+        images: Tensor,
+        seeds: Tensor,
+        title: str,
+        names: Sequence[str] = (),
+    ) -> Image.Image:
         """Panel: some latents, the images in which they are largest, and where they fire."""
         assert isinstance(objective, TokenSparseAutoencoder)
         return latents_panel(objective, images, title)

@@ -2,7 +2,7 @@
 
 config.yaml  init.json  classes.txt  run-id
 metrics.jsonl  events.jsonl  starts.jsonl  health.jsonl  quarantine.jsonl  exit-status
-checkpoints/  panels/  wandb/  tensorboard/  frozen/
+checkpoints/  panels/  frozen/  wandb/  tensorboard/  dvclive/  swanlab/  trackers.json
 """
 
 import os
@@ -27,8 +27,10 @@ from mae.training.checkpoint.checkpoint_files import (
 )
 
 ROW_FILES = ("metrics.jsonl", "health.jsonl", "events.jsonl", "starts.jsonl", "quarantine.jsonl")
-RECORD_FILES = ("exit-status", "wandb-id", "init.json", "classes.txt", "report.html")
-RECORD_FOLDERS = ("panels", "wandb", "tensorboard")
+TRACKER_IDS = "trackers.json"
+"""file with what the services of log.trackers call this run"""
+RECORD_FILES = ("exit-status", "wandb-id", TRACKER_IDS, "init.json", "classes.txt", "report.html")
+RECORD_FOLDERS = ("panels", "wandb", "tensorboard", "dvclive", "swanlab")
 """record of a run beside its checkpoints"""
 
 

@@ -207,13 +207,17 @@ class Quarantine:
             )
 
     def _write(self, step: int, bad: BadSample) -> None:
+        manifest, sample = self.manifest, bad.sample
         row = {
-            "sample": bad.sample,
-            "shard": self.manifest.shard_name(bad.sample),
-            "key": self.manifest.key(bad.sample),
+            "sample": sample,
+            "shard": manifest.shard_name(sample),
+            "key": manifest.key(sample),
             "error": bad.reason,
             "step": step,
-            "data": self.manifest.fingerprint,
+            "data": manifest.fingerprint,
+            # Where its bytes are, for a look at it.
+            "offset": int(manifest.offset[sample]),
+            "bytes": int(manifest.size[sample]),
         }
         append_row(self.file, row)
 

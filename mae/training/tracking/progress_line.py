@@ -1,7 +1,6 @@
-"""Lines that a run prints and its rows of metrics: indexing, description, progress."""
+"""Lines that a run prints and its rows of metrics: description, progress."""
 
 import math
-import time
 
 import torch
 from accelerate import Accelerator
@@ -14,22 +13,6 @@ from mae.training.flops import mfu
 from mae.training.meter import IntervalTotals
 from mae.training.plan import Plan, TrainingSetup
 from mae.training.tracking.tracker import Clock
-
-REPORT_SECONDS = 10.0
-"""seconds between two lines of indexing progress"""
-
-
-class IndexProgress:
-    """Progress of indexing shards, printed every REPORT_SECONDS."""
-
-    def __init__(self) -> None:
-        self.printed_at = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        """Report that `done` of `total` shards are indexed."""
-        if time.monotonic() - self.printed_at > REPORT_SECONDS:
-            print(f"index   {done:,} of {total:,} shards", flush=True)
-            self.printed_at = time.monotonic()
 
 
 def metrics_row(

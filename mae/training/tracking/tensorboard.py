@@ -1,6 +1,5 @@
 """TensorBoard backend: metrics and pictures of a run in RUN/tensorboard."""
 
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mae.base.errors import UserError
-from mae.config.sections import LogConfig
 from mae.training.checkpoint.run import Run
 
 FLUSH_SECONDS = 30
@@ -55,11 +52,3 @@ class TensorboardTracker:
             self.step = step - 1
             self.writer = self._begin()
         self.step = step
-
-
-def require_tensorboard(config: LogConfig) -> None:
-    """Raise UserError if log.tensorboard is on and the package is not installed."""
-    if config.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError(
-            "log.tensorboard: needs the package tensorboard (pip install 'maekit[tensorboard]')"
-        )

@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -8,15 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mae.config.sections import Config, LogConfig
+from mae.base.errors import UserError
+from mae.base.live_line import ERASE
+from mae.config.loading import load_config
+from mae.config.sections import Config, LogConfig, TrackerName
 from mae.training.checkpoint.run import Run
-from mae.training.tracking.tracker import Clock, Tracker
+from mae.training.tracking.tracker import Clock, Tracker, require_trackers
 
 
-def opened(folder: Path, tensorboard: bool = False) -> tuple[Run, Config]:
+def opened(folder: Path, *trackers: TrackerName) -> tuple[Run, Config]:
     """A run folder, and its settings."""
     run = Run(folder)
-    config = Config(output=str(folder), log=LogConfig(wandb=False, tensorboard=tensorboard))
+    config = Config(output=str(folder), log=LogConfig(trackers=trackers))
     run.open(config)
     return run, config
 
@@ -49,7 +53,7 @@ def test_without_backends_there_are_the_files_and_the_line(tmp_path, capsys):
 
 def test_other_processes_are_silent(tmp_path, capsys):
     run = Run(tmp_path)
-    other = Tracker(run, Config(log=LogConfig(tensorboard=True)), is_main=False)
+    other = Tracker(run, Config(log=LogConfig(trackers=("tensorboard",))), is_main=False)
     other.report({"step": 1}, "nothing of this")
     other.log_health({"step": 1})
     other.print_line("nor of this")
@@ -88,6 +92,56 @@ def test_a_backend_that_fails_is_reported_once_and_stops_nothing(tmp_path, capsy
     assert len(run.metrics_file.read_text().splitlines()) == 2
 
 
+def test_one_whose_server_is_away_is_given_up(tmp_path, capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    class Slow(Broken):
+        def log(self, row, step):
+            now[0] += 25
+            raise TimeoutError("no answer")
+
+    run, config = opened(tmp_path / "run")
+    tracker = Tracker(run, config, is_main=True)
+    tracker.backends["slow"] = Slow()
+    for step in range(4):
+        tracker.report({"step": step}, "")
+    assert not tracker.backends
+    assert "slow: not tracking any more, after 75 s of failures" in capsys.readouterr().out
+
+
+def test_a_package_that_is_missing_is_named_before_the_run(monkeypatch):
+    monkeypatch.setattr("mae.training.tracking.tracker.find_spec", lambda name: None)
+    require_trackers(LogConfig())  # wandb is always there
+    with pytest.raises(UserError) as error:
+        require_trackers(LogConfig(trackers=("mlflow", "comet_ml", "tensorboard")))
+    assert str(error.value).splitlines() == [
+        "log.trackers: mlflow needs its package (pip install mlflow)",
+        "log.trackers: comet_ml needs its package (pip install comet-ml)",
+        "log.trackers: tensorboard needs its package (pip install 'maekit[tensorboard]')",
+    ]
+
+
+def test_a_step_that_is_not_reported_is_counted_on_a_terminal(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    now, shown = [10.0], Terminal()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys, "stdout", shown)
+    run, config = opened(tmp_path / "run")
+    tracker = Tracker(run, config, is_main=True)
+    tracker.show_step(3)  # nothing was reported yet
+    tracker.report({"step": 20}, "step   20/1216  loss 0.5")
+    tracker.show_step(21)  # at once: not drawn
+    now[0] += 1
+    tracker.show_step(22)
+    tracker.print_line("a message")
+    drawn = shown.getvalue().replace(ERASE, "|")
+    assert drawn == "|step   20/1216  loss 0.5|step   22/1216  loss 0.5\na message\n"
+
+
 def scalars(folder: Path, name: str) -> dict[int, float]:
     """Values of the scalar `name` as TensorBoard reads them, by step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -106,7 +160,7 @@ class TestTensorboard:
     def test_rows_health_and_panels_are_there(self, tensorboard, tmp_path):
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        run, config = opened(tmp_path / "run", tensorboard=True)
+        run, config = opened(tmp_path / "run", "tensorboard")
         pixels = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / "panel.png")
         tracker = Tracker(run, config, is_main=True)
@@ -124,7 +178,7 @@ class TestTensorboard:
         assert np.array_equal(np.asarray(Image.open(tmp_path / "shown.png")), pixels)
 
     def test_curves_do_not_double_back_after_a_kill_or_a_rollback(self, tensorboard, tmp_path):
-        run, config = opened(tmp_path / "run", tensorboard=True)
+        run, config = opened(tmp_path / "run", "tensorboard")
         for start, steps in ((0, (2, 4, 6, 8)), (4, (6, 8, 10, 7, 9))):
             tracker = Tracker(run, config, is_main=True, step=start)
             for step in steps:
@@ -143,7 +197,7 @@ from mae.training.checkpoint.run import Run
 from mae.training.tracking.tracker import Tracker
 
 tensorboard_tracker.FLUSH_SECONDS = 0
-config = Config(output={str(tmp_path)!r}, log=LogConfig(wandb=False, tensorboard=True))
+config = Config(output={str(tmp_path)!r}, log=LogConfig(trackers=("tensorboard",)))
 run = Run(config.output)
 run.open(config)
 tracker = Tracker(run, config, is_main=True)
@@ -158,7 +212,7 @@ tracker.close()
 
 
 def test_tensorboard_that_cannot_start_stops_nothing(tmp_path, capsys):
-    run, config = opened(tmp_path / "run", tensorboard=True)
+    run, config = opened(tmp_path / "run", "tensorboard")
     (run.folder / "tensorboard").write_text("a file in the way")
     tracker = Tracker(run, config, is_main=True)
     assert not tracker.backends
@@ -166,8 +220,8 @@ def test_tensorboard_that_cannot_start_stops_nothing(tmp_path, capsys):
 
 
 def test_wandb_is_asked_for_by_default_and_off_by_a_setting():
-    assert Config().log.wandb and not LogConfig(wandb=False).wandb
-    assert not Config().log.tensorboard
+    assert Config().log.trackers == ("wandb",)
+    assert not load_config(None, ["data.train=x.tar", "log.trackers=[]"]).log.trackers
 
 
 def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path):

@@ -1,0 +1,1 @@
+"""Documentation: its pages, and the program that builds the site."""
