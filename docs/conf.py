@@ -59,14 +59,8 @@ NAMED_FILE = re.compile(r"\[(\w+\.(?:md|ipynb))\]\(\1(#[\w.-]+)?\)")
 """links whose text is their file's name, which the site replaces by the title"""
 
 
-LACKING = {"WATCHING"} - {path.stem for path in ROOT.glob("docs/*.*")}
-"""pages of index.md that this checkout lacks: not listed, links to them are plain text"""
-
-
 def _titled(found: re.Match[str]) -> str:
     """A link that shows the title of the page or section."""
-    if found[1].partition(".")[0] in LACKING:
-        return f"`{found[1]}`"
     return f"[]({found[1]}{found[2] or ''})"
 
 
@@ -82,8 +76,7 @@ def generate(app: Sphinx, page: str, source: list[str]) -> None:
                 line.removeprefix("<!-- generated: ").removesuffix(" -->").partition(":")
             )
             line = GENERATED[name](*words.replace(",", " ").split())
-        if line.rpartition("<")[2].removesuffix(">") not in LACKING:
-            lines.append(line)
+        lines.append(line)
     text = with_drawings("\n".join(lines))
     source[0] = NAMED_FILE.sub(_titled, text)
 

@@ -187,7 +187,7 @@ class Encoder(FrozenModel):
 
         Args:
             images: a folder (its image files, also in folders inside, sorted by path), an image
-                file, a pattern such as photos/*.png, or shards (in their order); or a list or any
+                file, a pattern such as `photos/*.png`, or shards (in their order); or a list or any
                 iterable of images: paths, PIL images, arrays [h w], [h w c] or [c h w] and integer
                 tensors [c h w] of uint8 or uint16, contents of files as bytes; an array [n h w c];
                 a tensor [n c h w]; or tensors that `transform` returned.  Iterables are read as

@@ -20,7 +20,7 @@ from mae.api.settings import (
 from mae.base.errors import RunFailed, Stopped, UserError
 from mae.base.launch import check_launch
 from mae.config.sections import Config, DataConfig
-from mae.finetune import settings_of as finetune_settings
+from mae.finetune import settings_of as classifier_settings
 from mae.training.safety.lifecycle import RunLifecycle
 from mae.training.start import train_here
 
@@ -115,7 +115,7 @@ def train_classifier(
     """
     try:
         words = setting_words(data, val, out, settings)
-        config = finetune_settings(expanded(run), words)
+        config = classifier_settings(expanded(run), words)
         trained = _trained(config)
         if config.data.held_out:
             from mae.commands.evaluate import evaluate_held_out

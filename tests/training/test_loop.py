@@ -157,7 +157,7 @@ def test_a_full_standard_output_costs_nothing(shards, tmp_path, monkeypatch):
         patch.setattr(sys, "stdout", full)
         assert main([str(write_config(tmp_path, shards)), "train.epochs=2"]) == 0
     lines = (tmp_path / "run" / "output.log").read_text().splitlines()
-    assert lines[0].startswith("data ") and lines[-1].startswith("  mae ")
+    assert lines[0].startswith("warning: 13 optimizer steps") and lines[-1].startswith("  mae ")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
