@@ -47,6 +47,8 @@ def test_a_bad_sample_is_named_with_shard_and_key(start, file, manifest):
             "error": "shard: key 2: bad",
             "step": 7,
             "data": manifest.fingerprint,
+            "offset": manifest.offset[2],
+            "bytes": manifest.size[2],
         }
     ]
 
