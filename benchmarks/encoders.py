@@ -47,7 +47,7 @@ PRETRAINING = """
 FINETUNING = """
     optim.lr=1e-3 optim.warmup_epochs=2 data.flip=true log.health_every=1000
 """.split()
-COMMON = ["data.workers=0", "log.wandb=false", "log.panel_every=0", "model.patch_size=4"]
+COMMON = ["data.workers=0", "log.trackers=[]", "log.panel_every=0", "model.patch_size=4"]
 
 COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "r2": ("R² of hidden patches", lambda value: f"{value:.3f}"),

@@ -15,9 +15,9 @@ step() {
     "$@"
 }
 
-pretrained=("data.train=$data/train-*.tar" "data.val=$data/test-*.tar" log.wandb=false)
+pretrained=("data.train=$data/train-*.tar" "data.val=$data/test-*.tar" log.trackers=[])
 labelled="$data/train-{000000..000001}.tar" test=("$data/test-000000.tar" "$data/test-000001.tar")
-tuned=("data.train=$labelled" "data.val=$data/test-*.tar" log.wandb=false log.health_every=10)
+tuned=("data.train=$labelled" "data.val=$data/test-*.tar" log.trackers=[] log.health_every=10)
 case $kind in
 cpu)
     small=(model.patch_size=4 'model.encoder_kwargs={embed_dim: 128, depth: 6, num_heads: 4}')

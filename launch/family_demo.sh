@@ -22,7 +22,7 @@ train() {
         "data.train=$out/shards/train/*.tar" "data.val=$out/shards/test/*.tar" \
         data.img_size=16 data.in_chans=1 'data.mean=[0.305]' 'data.std=[0.376]' data.flip=false \
         data.workers=0 train.batch_size=32 train.checkpoint_every=1000 \
-        log.every=200 log.panel_every=0 log.health_every=100 log.wandb=false "$@"
+        log.every=200 log.panel_every=0 log.health_every=100 log.trackers=[] "$@"
 }
 
 rm -rf "$out"

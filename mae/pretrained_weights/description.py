@@ -14,7 +14,7 @@ import torch
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import DataConfig
-from mae.networks.encoders.registry import TimmEncoder, supported
+from mae.networks.encoders.registry import TimmEncoder, adapter_of, supported
 from mae.networks.vit import encoder_shape, usual_arguments
 from mae.pretrained_weights.weight_files import Architecture, Geometry, Normalisation
 
@@ -31,12 +31,23 @@ SAME = 1e-3
 
 def geometry_of(vit: TimmEncoder) -> Geometry:
     """Geometry of a model, which may be on the meta device."""
-    return Geometry(num_heads_of(vit), grid_of(vit), eps=eps_of(vit), activation=activation_of(vit))
+    return Geometry(
+        num_heads_of(vit),
+        grid_of(vit),
+        eps=eps_of(vit),
+        activation=activation_of(vit),
+        rotation=rotation_of(vit),
+    )
 
 
 def grid_of(vit: TimmEncoder) -> Grid:
     """Rows and columns of patches."""
     return encoder_shape(vit).grid_size
+
+
+def rotation_of(vit: TimmEncoder) -> Mapping[str, Any]:
+    """Kind and options of rotary positions; empty: none."""
+    return adapter_of(vit).rotation(vit)
 
 
 def num_heads_of(vit: TimmEncoder) -> int | None:
@@ -82,14 +93,18 @@ def geometry_from_config(config: Mapping[str, Any], where: str) -> Geometry:
 def _of_timm(config: Mapping[str, Any]) -> Geometry:
     arguments = dict(config.get("model_args") or {})
     arguments.setdefault("num_classes", config.get("num_classes", 0))
-    with torch.device("meta"):
-        name = config["architecture"]
-        arguments = {**usual_arguments(name, arguments), **arguments}
-        model = timm.create_model(name, pretrained=False, **arguments)
+    name = config["architecture"]
     try:
-        return geometry_of(supported(model, name))
+        return geometry_of(_without_weights(name, arguments))
     except UserError as error:
         raise ValueError(str(error).removeprefix("model.encoder: ")) from None
+
+
+def _without_weights(name: str, arguments: Mapping[str, Any]) -> TimmEncoder:
+    """Encoder of timm on the meta device."""
+    with torch.device("meta"):
+        arguments = {**usual_arguments(name, arguments), **arguments}
+        return supported(timm.create_model(name, pretrained=False, **arguments), name)
 
 
 def _of_transformers(config: Mapping[str, Any], where: str) -> Geometry:
@@ -108,7 +123,15 @@ def _of_transformers(config: Mapping[str, Any], where: str) -> Geometry:
         config.get("decoder_num_attention_heads"),
         float(config.get("layer_norm_eps", DEFAULT_EPS[config["model_type"]])),
         activation,
+        _rotation_of_transformers(config),
     )
+
+
+def _rotation_of_transformers(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    if config["model_type"] != DINOV3:
+        return {}
+    built = _dinov3(config)
+    return rotation_of(_without_weights(built.name, built.arguments))
 
 
 def _pair(size: Any) -> Grid:

@@ -1,8 +1,8 @@
 """Loading of weights into a timm encoder; patch projection and positions adapted as in timm."""
 
 import math
-from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
@@ -13,7 +13,14 @@ from mae.base.errors import UserError
 from mae.networks.encoders.plain import position_embedding, position_prefix
 from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.initial_weights import sincos_positions
-from mae.pretrained_weights.description import Grid, activation_of, eps_of, grid_of, num_heads_of
+from mae.pretrained_weights.description import (
+    Grid,
+    activation_of,
+    eps_of,
+    grid_of,
+    num_heads_of,
+    rotation_of,
+)
 from mae.pretrained_weights.weight_files import Weights
 
 PATCHES, POSITIONS = "patch_embed.proj.weight", "pos_embed"
@@ -133,7 +140,7 @@ def load_encoder(
     `hint` ends messages about another architecture.
 
     Raises UserError where a tensor is missing, unknown, not finite or of a shape that may not be
-    adapted, or where the number of attention heads or the activation differs.
+    adapted, or where the number of attention heads, the activation or the rotations differ.
     """
     where, own = f"init.from: {weights.name}", vit.state_dict()
     source, renamed = adapter_of(vit).released_names(vit, weights.encoder)
@@ -167,6 +174,7 @@ def load_encoder(
             f"{where}: its activation is {weights.geometry.activation}, that of model.encoder "
             f"{activation}{hint}"
         )
+    _check_rotation(weights.geometry.rotation, rotation_of(vit), where, hint)
     notes: list[str] = []
     old_grid, grid = weights.geometry.grid, grid_of(vit)
     if POSITIONS not in own and old_grid not in (None, grid):
@@ -196,6 +204,20 @@ def load_encoder(
     check_tensors(source, own, where)
     vit.load_state_dict(own | source, strict=True)
     return LoadedTensors(len(source), len(own), tuple(kept), skipped, tuple(notes))
+
+
+def _check_rotation(
+    source: Mapping[str, Any] | None, own: Mapping[str, Any], where: str, hint: str
+) -> None:
+    """Raise UserError where rotary positions of the source, if known, are not the model's."""
+    if source is None or source == own:
+        return
+    differing = [key for key in (*source, *own) if source.get(key) != own.get(key)]
+    key = differing[0]
+    raise UserError(
+        f"{where}: the {key} of its rotary positions is {source.get(key, 'not set')}, that of "
+        f"model.encoder {own.get(key, 'not set')}{hint}"
+    )
 
 
 def check_tensors(source: dict[str, Tensor], own: dict[str, Tensor], where: str) -> None:

@@ -33,6 +33,8 @@ class Geometry(NamedTuple):
     """epsilon of the LayerNorms"""
     activation: str | None = None
     """activation of the MLPs, as named by `activation_of`"""
+    rotation: Mapping[str, Any] | None = None
+    """kind and options of rotary positions, as `EncoderAdapter.rotation`"""
 
 
 class Normalisation(NamedTuple):

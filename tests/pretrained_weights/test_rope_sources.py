@@ -124,6 +124,31 @@ def test_frequencies_of_mixed_rotations_are_weights(tmp_path):
         start(target, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        (
+            NAME,
+            {"rope_temperature": 10.0},
+            r"temperature of its rotary positions is 100\.0, .* 10\.0",
+        ),
+        (
+            NAME,
+            {"rope_rotate_half": False},
+            "rotate_half of its rotary positions is True, .* not set",
+        ),
+    ],
+)
+def test_other_rotations_are_refused(name, arguments, message, tmp_path):
+    """No tensor holds them: the weights would load, and give other features."""
+    config = {"architecture": name, "num_classes": 0}
+    config["model_args"] = {"img_size": 32, "patch_size": 8, **tiny_arguments(name)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(rope_mae(name).encoder.state_dict(), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        start(rope_mae(name, **arguments), tmp_path)
+
+
 def test_other_architectures_are_refused(tmp_path):
     save_file(rope_mae().encoder.state_dict(), tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"q_bias \(and 3 more\) has no place in model.encoder"):

@@ -166,6 +166,10 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
         """
         return NamedWeights(dict(tensors), {})
 
+    def rotation(self, encoder: AnyEncoder) -> dict[str, Any]:
+        """Kind and options of rotary positions, which no tensor holds (default: none, empty)."""
+        return {}
+
     @abstractmethod
     def timm_arguments(self, encoder: AnyEncoder) -> dict[str, Any]:
         """Arguments of `timm.create_model` for these sizes and norms, for config.json of exports.

@@ -27,7 +27,7 @@ REASONS = {
     "VisionTransformerSAM": "its attention works in windows of the whole grid",
     "Beit": "its attention adds a bias for each pair of positions of the grid",
     "NaFlexVit": "it takes batches of images of different sizes, with masks of its own",
-    "Hiera": "it is hierarchical",
+    "Hiera": "no adapter yet: its masks are units of several patches",
     "HieraDet": "its attention works in windows of the whole grid",
     "Cait": "its class token enters after the blocks that see the patches",
     "ConVit": "its attention has positions of the whole grid",

@@ -94,12 +94,48 @@ class RopeAdapter(EncoderAdapter[Eva]):
         """Weights of DINOv3, EVA, Perception Encoder and Sapiens2 under timm's names."""
         return to_timm_names(tensors, encoder.state_dict().keys())
 
+    def rotation(self, encoder: Eva) -> dict[str, Any]:
+        """Kind and options of the rotations."""
+        return rotation_options(encoder)
+
     def timm_arguments(self, encoder: Eva) -> dict[str, Any]:
         """Image and patch size, channels, place of the final norm."""
         return size_arguments(encoder) | {
             "use_fc_norm": not isinstance(encoder.fc_norm, nn.Identity),
             "use_post_transformer_norm": not isinstance(encoder.norm, nn.Identity),
         }
+
+
+ROTATION_OPTIONS = (
+    "temperature",
+    "min_period",
+    "max_period",
+    "max_res",
+    "in_pixels",
+    "linear_bands",
+    "ref_feat_shape",
+    "grid_offset",
+    "grid_indexing",
+    "grid_type",
+    "normalize_coords",
+    "rotate_half",
+    "mrope_section",
+)
+"""attributes of timm's rotary embeddings that change the rotation of a position"""
+
+
+def rotation_options(vit: Eva) -> dict[str, Any]:
+    """Kind and options of the rotations, which no tensor holds; empty: none.
+
+    Frequencies of mixed rotations are a parameter, so that their temperature only begins them.
+    """
+    if vit.rope is None:
+        return {}
+    found = {"kind": type(vit.rope).__name__}
+    found |= {key: value for key in ROTATION_OPTIONS if (value := getattr(vit.rope, key, None))}
+    if "freqs" in dict(vit.rope.named_parameters()):
+        found.pop("temperature", None)
+    return found
 
 
 def rotations(vit: Eva) -> Tensor | None:

@@ -95,7 +95,7 @@ def to_timm_names(tensors: Mapping[str, Tensor], own: Collection[str]) -> NamedW
             name = pattern.sub(replacement, name)
         if is_perception and name in ("cls_token", "pos_embed"):
             tensor = tensor.reshape(1, -1, tensor.shape[-1])
-        _add(named, skipped, key, _fitting(name, own), tensor, own)
+        _add(named, skipped, key, _fitting(name, own), tensor, own, f"{key}_mask" in tensors)
     return NamedWeights(_packed(named, own), skipped)
 
 
@@ -118,14 +118,18 @@ def _add(
     name: str,
     tensor: Tensor,
     own: Collection[str],
+    is_masked: bool,
 ) -> None:
-    """Add a tensor; the common bias of queries, keys and values in the parts that timm has."""
+    """Add a tensor; the common bias of queries, keys and values in the parts that timm has.
+
+    `is_masked`: a mask beside it sets the bias of the keys to zero, whatever its numbers.
+    """
     queries, values = (name.replace("qkv.bias", f"{letter}_bias") for letter in "qv")
     if not name.endswith(".attn.qkv.bias") or name in own:
         named[name] = tensor
-    elif queries in own:
+    elif queries in own and (is_masked or not tensor.chunk(3)[1].nan_to_num().any()):
         named[queries], _, named[values] = tensor.chunk(3)
-        skipped[f"{key} (keys)"] = "keys have no bias"
+        skipped[f"{key} (keys)"] = "zeros: keys of this model have no bias"
     elif not tensor.nan_to_num().any():
         skipped[key] = "zeros: this model has no such bias"
     else:

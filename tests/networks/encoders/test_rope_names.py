@@ -153,6 +153,16 @@ def test_biases_that_a_model_lacks_are_not_dropped_unless_they_are_zero():
     assert found.keys() - own.keys() == {"blocks.1.attn.qkv.bias"}
 
 
+def test_biases_of_keys_are_dropped_only_where_they_are_zero():
+    own = encoder_of("vit_small_patch16_dinov3_qkvb").state_dict()
+    bias = "blocks.1.attn.qkv.bias"
+    for keys, is_dropped in ((0.0, True), (1.0, False)):
+        source = {key: one for key, one in own.items() if not key.startswith("blocks.1.attn.")}
+        source[bias] = torch.cat([torch.ones(32), torch.full((32,), keys), torch.ones(32)])
+        found, skipped = to_timm_names(source, own.keys())
+        assert (bias in found) != is_dropped and (f"{bias} (keys)" in skipped) == is_dropped
+
+
 def test_unknown_names_stay():
     own = encoder_of("vit_small_patch16_dinov3").state_dict()
     found, skipped = to_timm_names({**own, "blocks.0.odd": torch.ones(1)}, own.keys())
