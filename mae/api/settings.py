@@ -13,7 +13,7 @@ from mae.config.migration import rename_old_keys
 from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 from mae.pretrain import COMMAND as PRETRAIN
-from mae.training.auto import settings_of
+from mae.training.auto import AUTO, settings_of
 
 File = str | os.PathLike[str]
 Recipe = File | Mapping[str, Any] | Config
@@ -50,6 +50,10 @@ def recipe_settings(recipe: Recipe, words: Sequence[str], *, is_whole: bool = Tr
     named = expanded(recipe)
     if is_whole:
         return settings_of(named, words, PRETRAIN)
+    if named == AUTO:
+        raise UserError(
+            'recipe: "auto" chooses by the data, which mae.train("auto", …) has: give a recipe here'
+        )
     return load_config(find_recipe(named, PRETRAIN), words)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from mae.config.types import (
+    Folder,
     Fraction,
     Interval,
     NonNegative,
@@ -305,7 +306,7 @@ class Config(Section):
     `mae.objectives.registry.config_type` returns the type with an objective's own sections.
     """
 
-    output: str = ""
+    output: Folder = ""
     """run folder (default: runs/ followed by the name of the YAML file)"""
     objective: str = "mae"
     """training objective, which determines the type of the model section"""

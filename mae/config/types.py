@@ -1,6 +1,7 @@
 """Types of settings: number ranges, shards, sizes, and the base class of sections."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -33,6 +34,15 @@ def _none_to_empty(value: object) -> object:
 
 Text = Annotated[str, BeforeValidator(_none_to_empty)]
 """string; `key=` without a value is the empty string"""
+
+
+def _with_home(value: object) -> object:
+    is_home = isinstance(value, str) and value.startswith("~")
+    return str(Path(value).expanduser()) if is_home else value
+
+
+Folder = Annotated[str, BeforeValidator(_with_home)]
+"""path of a folder; `~` is the user's home, though no shell has replaced it"""
 
 Shards = Annotated[tuple[str, ...], BeforeValidator(to_tuple)]
 """one shard pattern or a list of them"""

@@ -123,8 +123,7 @@ def changed_settings(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """Changed settings as `key: old → new`: (fixed for a resumed run, free to change).
 
     Settings that a run measures itself, such as data.mean, the name of the recipe and the reasons
-    of chosen settings are not
-    compared.
+    of chosen settings are not compared.
     """
     # As recorded, without secrets: a new signature of the same address is no change.
     before, after = (flatten(for_record(one.model_dump(mode="json"))) for one in (old, new))

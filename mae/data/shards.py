@@ -152,7 +152,11 @@ def _about_folder(folder: str) -> str:
         (name for _, _, files in os.walk(folder) for name in sorted(files)), MAX_SEARCHED
     )
     if any(Path(folder).glob("*.tar")):
-        return f"{folder} is a folder: write {shlex.quote(f'{folder}/*.tar')}"
+        pattern = shlex.quote(f"{folder}/*.tar")
+        return (
+            f"{folder} is a folder with tars in it: write {pattern}, or move them away where its "
+            "images are meant"
+        )
     if any(map(is_image_file, names)):
         return f"{folder} is a folder of images, no shards: {_pack_first(folder)}"
     return f"{folder} is a folder without .tar files"

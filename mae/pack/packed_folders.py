@@ -37,7 +37,7 @@ from mae.storage.remote import is_remote
 
 Split = Literal["all", "train", "val"]
 """images of a folder: all of them, or those of one side of data.val_share"""
-VERSION = 1
+VERSION = 2
 """changes whenever the same files and options give another copy"""
 ABOUT, FILES, IN_USE = "folder.json", "files.tsv", "in-use"
 COPY = re.compile(r".*-[0-9a-f]{16}")
@@ -320,7 +320,7 @@ def _make(
         f"{key}: {listing.name}: {images} ({size / 1e6:,.1f} MB) are packed, once, into {copy} "
         "(data.packed_dir)"
     )
-    options = PackOptions(shard_bytes=SHARD_BYTES, val_fraction=val_share)
+    options = PackOptions(shard_bytes=SHARD_BYTES, val_fraction=val_share, val_by_name=True)
     workers = 0 if len(listing.sizes) <= FEW else usable_cores()
     try:
         packed = pack_listing(listing, copy, options, workers, log=log)

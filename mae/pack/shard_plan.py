@@ -1,5 +1,6 @@
 """Plan of `mae pack`: assignment of images to shards."""
 
+import hashlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import numpy.typing as npt
 
 from mae.base.errors import UserError
 from mae.base.hashing import fold
+from mae.data.class_names import ENCODING
 from mae.pack.listing import UNKNOWN_SIZE, Listing
 
 TAR_BLOCKS = 3 * 512
@@ -31,6 +33,9 @@ class PackOptions(NamedTuple):
     """JPEG quality, 1 to 100; None: images are encoded anew only where they are resized"""
     drop_duplicates: bool = False
     """pack only the first of several files with equal content"""
+    val_by_name: bool = False
+    """hold out about `val_fraction` of the images by a hash of their names: other files added or
+    removed later move none of them to the other side"""
 
 
 class ShardTask(NamedTuple):
@@ -76,13 +81,35 @@ def plan_shards(
                 f"--val {options.val_fraction:g}: selects {num_val} of {len(train)} images; "
                 "both splits need at least one"
             )
-        splits["val"], splits["train"] = train[:num_val], train[num_val:]
+        if options.val_by_name:
+            is_val = _held_out_by_name(listing, train, options.val_fraction)
+        else:
+            is_val = np.arange(len(train)) < num_val
+        splits["val"], splits["train"] = train[is_val], train[~is_val]
     tasks = []
     for name in sorted(splits, key=lambda name: (name == "train", name)):
         bounds = list(_bounds(listing.sizes[splits[name]], options))
         for number, (first, last) in enumerate(bounds):
             tasks.append(ShardTask(name, number, first, splits[name][first:last]))
     return tasks
+
+
+def _held_out_by_name(
+    listing: Listing, numbers: npt.NDArray[np.int64], share: float
+) -> npt.NDArray[np.bool_]:
+    """True for the images whose names' hashes, as numbers in [0, 1), are below `share`.
+
+    At least one is, and one is not.
+    """
+    hashes = np.array([_hash(listing.name_of(int(number))) for number in numbers])
+    is_val = hashes < share
+    is_val[hashes.argmin()], is_val[hashes.argmax()] = True, False
+    return is_val
+
+
+def _hash(name: str) -> float:
+    """Number in [0, 1) from a name."""
+    return int.from_bytes(hashlib.sha256(name.encode(*ENCODING)).digest()[:8]) / 2**64
 
 
 def _bounds(sizes: npt.NDArray[np.int64], options: PackOptions) -> Iterator[tuple[int, int]]:

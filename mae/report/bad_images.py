@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def _uri(content: bytes) -> str:
     pillow: Any = ImageFile
     before, pillow.LOAD_TRUNCATED_IMAGES = pillow.LOAD_TRUNCATED_IMAGES, True
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
             if math.prod(image.size) > (Image.MAX_IMAGE_PIXELS or math.inf):
                 return ""
             image.draft("RGB", (SIDE, SIDE))

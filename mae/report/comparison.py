@@ -20,7 +20,7 @@ from mae.report.overlays import (
     overlaid,
     rows_of,
 )
-from mae.report.run_record import read_record, state
+from mae.report.run_record import CHOSEN, read_record, state
 from mae.report.scales import formatted
 from mae.report.starts import commands
 
@@ -174,7 +174,11 @@ def _settings(runs: Sequence[Compared]) -> Iterator[Markup]:
     rows = []
     for key in keys:
         values = [run.record.settings.get(key, ABSENT) for run in runs]
-        if key not in NOT_SETTINGS and any(value != values[0] for value in values):
+        if (
+            key not in NOT_SETTINGS
+            and not key.startswith(CHOSEN)
+            and any(value != values[0] for value in values)
+        ):
             rows.append([lists.key_markup(key), *map(_value, values)])
     if rows:
         yield _table(runs, ["setting"], rows)

@@ -21,7 +21,8 @@ from mae.objectives.registry import DEFAULT, config_type, declaration
 
 SILENT = 900
 """seconds without a new row after which a run counts as stopped, unless its rows are slower"""
-
+CHOSEN = "auto.chosen"
+"""recorded reasons of chosen settings, which are no settings"""
 
 EVALUATIONS = ("evaluation", "probe", "probe-mae", "attentive", "fewshot", "knn", "segment")
 """names of the result files of `mae evaluate`, `mae probe` and so on, without .json"""
@@ -135,7 +136,7 @@ def changed_settings(record: Record) -> dict[str, tuple[Any, Any]]:
     return {
         key: (usual.get(key), value)
         for key, value in record.settings.items()
-        if key not in usual or usual[key] != value
+        if (key not in usual or usual[key] != value) and not key.startswith(CHOSEN)
     }
 
 

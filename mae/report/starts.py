@@ -31,12 +31,17 @@ def data(record: Record) -> Iterator[Markup]:
         ("shards", _shards(facts)),
         ("formats", _formats(facts.get("formats"))),
         ("labels", _labels(facts)),
-        ("held-out shards", shown_value(shown.get("data.val") or "none")),
+        ("held-out shards", shown_value(shown.get("data.val") or _share(shown))),
         ("held-out images", _count(facts, "held_out")),
         ("pixels", _pixels(record)),
     ]
     cells = [[text(name), text(value)] for name, value in rows if value]
     yield table(["", ""], cells)
+
+
+def _share(settings: Mapping[str, Any]) -> str:
+    share = settings.get("data.val_share")
+    return f"{share:.0%} of data.train" if isinstance(share, float) and share else "none"
 
 
 def _count(facts: Mapping[str, Any], key: str) -> str:

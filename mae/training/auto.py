@@ -14,7 +14,7 @@ from typing import Any
 from mae.base.errors import UserError
 from mae.base.first_process import from_first_process
 from mae.base.progress import ProgressLine
-from mae.config.choices import Choice, describe_choices, nested, recorded_choices
+from mae.config.choices import Choice, describe_choices, is_given, nested, recorded_choices
 from mae.config.loading import given_settings, load_config, read_recorded
 from mae.config.recipes import find_recipe
 from mae.config.sections import Config
@@ -73,6 +73,11 @@ def checked(overrides: Sequence[str], command: str) -> tuple[Config, dict[str, A
     """
     config, given = given_settings(overrides, command)
     declared = declaration(config.objective)
+    if given.get("init.from") and not is_given("model.encoder", given):
+        raise UserError(
+            "init.from: auto chooses the encoder by itself: give model.encoder=… and "
+            "model.patch_size=… of these weights, too"
+        )
     if not declared.has_rules:
         raise UserError(
             f"objective: {command} auto has no rules for {declared.name}: start from its recipe"

@@ -152,7 +152,7 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
     if batch_size > num_samples:
         raise UserError(
             f"train.batch_size: {batch_size} images a step, but data.train has only {num_samples}: "
-            f"try train.batch_size={fitting_batch(num_samples, num_processes)}"
+            f"{_remedy(num_samples, num_processes)}"
         )
     if batch_size % num_processes:
         fitting = [n for n in range(1, 4 * num_processes) if batch_size % n == 0]
@@ -178,6 +178,12 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
         lr=scaled_lr(config.optim.blr, batch_size) if lr is None else lr,
         intervals=intervals(config, steps),
     )
+
+
+def _remedy(num_samples: int, num_processes: int) -> str:
+    if num_samples < num_processes:
+        return f"too few for {num_processes} processes"
+    return f"try train.batch_size={fitting_batch(num_samples, num_processes)}"
 
 
 def fitting_batch(num_samples: int, num_processes: int) -> int:

@@ -67,7 +67,7 @@ def test_home_is_expanded(folder, monkeypatch):
         (["train-{000..004}.tar"], "no such shard: train-003.tar and 1 more"),
         (["nope-*.tar"], "no such shard: nope-*.tar"),
         (["train-{000..001.tar"], "train-{000..001.tar: unmatched brace"),
-        (["more"], "more is a folder: write 'more/*.tar'"),
+        (["more"], "more is a folder with tars in it: write 'more/*.tar'"),
         (["train-000.tar", "./train-00*.tar"], "shard named twice: train-000.tar"),
         (["http://host/{0..1.tar?sig=SECRET"], "http://host/{0..1.tar: unmatched brace"),
         (["https://h/a.tar?sig=1", "https://h/a.tar?sig=2"], "shard named twice: https://h/a.tar"),

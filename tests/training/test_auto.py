@@ -103,6 +103,10 @@ def test_a_share_of_a_folder_is_held_out_and_stays_so(make_image, tmp_path, caps
         ),
         (["data.train=nowhere/*.tar"], "data.train: no such shard: nowhere/*.tar"),
         (["data.train=a.tar", "train.bach_size=1"], "train.bach_size: unknown key, did you mean"),
+        (
+            ["data.train=a.tar", "init.from=timm:vit_small_patch16_224"],
+            "init.from: auto chooses the encoder by itself: give model.encoder=",
+        ),
         (["data.train=a.tar", "auto.hours=0"], "auto.hours: 0 should be greater than 0"),
     ],
 )

@@ -76,6 +76,7 @@ def adapted_settings(
         assert isinstance(config.model, VitModel)
         recipe = recipe_for(config.model.encoder)
         choices = adapted(recipe, count(config), given, *size_of(config.model))
+        choices = choices or list(_warmup_of(words))
     if not config.init.from_:
         choices = [one for one in choices if one.key != "finetune.layer_decay"]
     return finetune_settings(source, words, choices)
@@ -157,8 +158,12 @@ def size_of(model: VitModel) -> tuple[int, int]:
         (size for word, size in SIZES.items() if f"_{word}_" in model.encoder),
         (PUBLISHED_WIDTH, PUBLISHED_LAYERS - 1),
     )
-    own = model.encoder_kwargs
-    return int(own.get("embed_dim", width)), int(own.get("depth", depth))
+    own = [model.encoder_kwargs.get(key) for key in ("embed_dim", "depth")]
+    width, depth = (
+        given if isinstance(given, int) else usual
+        for given, usual in zip(own, (width, depth), strict=True)
+    )
+    return width, depth
 
 
 def power_of_two(number: float) -> int:

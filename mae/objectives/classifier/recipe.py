@@ -89,6 +89,9 @@ def finetune_settings(
             section: {key: values[section][key] for key in keys}
             for section, keys in TAKEN_OVER.items()
         }
+        own = written.get("data")
+        if _overridden("data.train", overrides) or (isinstance(own, dict) and own.get("train")):
+            base["data"].pop("val_share", None)  # a share of the pretraining images
         if base["data"]["crop_pct"] == FORMER_CROP_PCT:
             base["data"]["crop_pct"] = None  # by the size of the classifier's images
         # finetune.drop_path sets this rate.

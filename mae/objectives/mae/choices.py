@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from mae.base.errors import UserError
 from mae.base.machine import Machine
 from mae.config.choices import Choice, is_given
 from mae.data.facts import DataFacts
@@ -21,6 +22,8 @@ SIDE_ON_GPU, SIDE_ON_CPU = 224, 64
 """image side in pixels, where the images have as many"""
 PATCHES_ON_GPU, PATCHES_ON_CPU = 144, 48
 """least number of patches of an image"""
+MOST_PATCHES, FEWEST_PATCHES = 4096, 4
+"""numbers of patches beyond which an image size is refused"""
 ELONGATED = 1.5
 """aspect ratio from which images of one shape are not made square"""
 
@@ -92,7 +95,8 @@ def _choose_images(chosen: Chosen, facts: DataFacts, machine: Machine) -> tuple[
     is_long = facts.has_one_shape and max(aspect, 1 / aspect) >= ELONGATED
     short = facts.smallest if native else facts.short_side
     if native:
-        target, reason = (short, short), "arrays are cut, not resized"
+        target = (min(most, short),) * 2
+        reason = f"arrays are cut, not resized; {most} are enough on {where}"
     elif is_long:
         root = math.sqrt(aspect)
         side = min(most, short * max(root, 1 / root))
@@ -126,11 +130,24 @@ def patch_for(size: tuple[int, int], machine: Machine) -> int:
 def _choose_patch(chosen: Chosen, size: tuple[int, int], machine: Machine) -> int:
     """Choose the patch size, a divisor of the image size."""
     least = PATCHES_ON_GPU if machine.has_gpu else PATCHES_ON_CPU
-    dividing = [one for one in range(1, min(size) + 1) if not (size[0] % one or size[1] % one)]
+    dividing = [one for one in SIDES if not (size[0] % one or size[1] % one)]
     enough = [one for one in dividing if (size[0] // one) * (size[1] // one) >= least]
-    side = max(enough, default=min(dividing))
+    side = next(iter(enough), 1)
     count = (size[0] // side) * (size[1] // side)
-    return chosen.add("model.patch_size", side, f"{count} patches of an image") or 16
+    if count > MOST_PATCHES and not chosen.has("model.patch_size"):
+        near = " x ".join(str(max(16, round(one / 16) * 16)) for one in size)
+        raise UserError(
+            f"data.img_size: {size[0]} x {size[1]} px divide into {count:,} patches at the least: "
+            f"try {near}, or give model.patch_size"
+        )
+    side = chosen.add("model.patch_size", side, f"{count} patches of an image") or 16
+    count = (size[0] // side) * (size[1] // side)
+    if count < FEWEST_PATCHES:
+        raise UserError(
+            f"model.patch_size: {side} leaves {count} of the {FEWEST_PATCHES} patches that images "
+            f"of {size[0]} x {size[1]} px need at the least: give a smaller one"
+        )
+    return side
 
 
 def _choose_encoder(

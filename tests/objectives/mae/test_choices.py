@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from mae.base.errors import UserError
 from mae.base.machine import Machine
 from mae.config.choices import nested
 from mae.config.loading import load_config
@@ -180,3 +181,23 @@ def test_memory_bounds_the_micro_batch():
     )
     most = large["train.max_device_batch"], small["train.max_device_batch"]
     assert most[0] > most[1] > 1 and all(math.log2(one).is_integer() for one in most)
+
+
+def test_patches_of_large_arrays_stay_small():
+    arrays = images(10_000, 1024, 1024, channels=5, bits=32, aspects=(1, 1))
+    for machine, side in ((CPU, 64), (GPUS, 224)):
+        found = chosen(arrays, machine)
+        assert found["data.img_size"] == side and found["model.patch_size"] <= 16
+    assert chosen(FACTS["1e6"], GPUS, **{"data.img_size": [512, 512]})["model.patch_size"] == 16
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data.img_size": [97, 97]}, "97 x 97 px divide into 9,409 patches .* try 96 x 96"),
+        ({"data.img_size": [16, 16], "model.patch_size": 16}, "16 leaves 1 of the 4 patches"),
+    ],
+)
+def test_image_sizes_without_a_sensible_patch_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        choices(FACTS["1e6"], CPU, given)
