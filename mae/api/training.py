@@ -21,6 +21,7 @@ from mae.base.errors import RunFailed, Stopped, UserError
 from mae.base.launch import check_launch
 from mae.config.sections import Config, DataConfig
 from mae.finetune import settings_of as classifier_settings
+from mae.pack.packed_folders import settled_folders
 from mae.training.safety.lifecycle import RunLifecycle
 from mae.training.start import train_here
 
@@ -31,6 +32,7 @@ IN_WORDS = (UserError, RunFailed, Stopped, KeyboardInterrupt)
 """errors whose message says all"""
 
 
+@settled_folders()
 def train(
     recipe: Recipe,
     data: Data | None = None,
@@ -77,6 +79,7 @@ def train(
         raise as_call(error) from None
 
 
+@settled_folders()
 def train_classifier(
     run: Run | File,
     data: Data | None = None,

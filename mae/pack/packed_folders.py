@@ -58,6 +58,8 @@ SHOWN = 3
 
 _in_use: dict[Path, int] = {}
 """copies that this process reads, and their locks, which end with it"""
+_settled: dict[tuple[Path, float, Path], "FolderCopy"] | None = None
+"""copies found within `settled_folders`, by folder, share and place; None: outside of it"""
 
 
 class FolderCopy(NamedTuple):
@@ -97,6 +99,21 @@ class FolderChanges(NamedTuple):
             if names
         ]
         return ", ".join(words) or "other options"
+
+
+@contextmanager
+def settled_folders() -> Iterator[None]:
+    """Context in which a folder that is asked for again is its first copy, without a look at it.
+
+    A run starts with the same images for all that it does, though files are added meanwhile, and
+    lists a large folder once.
+    """
+    global _settled
+    outer, _settled = _settled, {} if _settled is None else _settled
+    try:
+        yield
+    finally:
+        _settled = outer
 
 
 def is_folder(pattern: str) -> bool:
@@ -155,6 +172,10 @@ def packed_folder(
     Raises UserError, naming `key`, where the folder holds no image or cannot be read, and where
     `packed_dir` has no room or cannot be written.
     """
+    place = (packed_dir or DataConfig().packed_dir).expanduser().absolute()
+    asked = (Path(with_home(str(folder))).absolute(), val_share, place)
+    if _settled is not None and asked in _settled:
+        return _settled[asked]
     listing = list_images(folder, key)
     held_out = round(len(listing.sources) * val_share)
     if val_share and not 0 < held_out < len(listing.sources):
@@ -162,12 +183,11 @@ def packed_folder(
             f"data.val_share: {val_share:g} of {len(listing.sources)} images are {held_out}: both "
             "sides need at least one"
         )
-    place = (packed_dir or DataConfig().packed_dir).expanduser().absolute()
     copy = FolderCopy(place / copy_name(listing, val_share), val_share > 0)
     try:
         if _take(copy.folder):
             _describe(listing, copy.folder, val_share)
-            return copy
+            return _settle(asked, copy)
         place.mkdir(parents=True, exist_ok=True)
         with _alone(place / f"{short_hash(listing.name)}.lock", listing.name, log):
             if not _take(copy.folder):
@@ -180,6 +200,12 @@ def packed_folder(
             f"data.packed_dir: {place}: cannot be written: {error.strerror or error}: choose "
             f"another, or pack {listing.name} yourself (mae pack)"
         ) from None
+    return _settle(asked, copy)
+
+
+def _settle(asked: tuple[Path, float, Path], copy: FolderCopy) -> FolderCopy:
+    if _settled is not None:
+        _settled[asked] = copy
     return copy
 
 

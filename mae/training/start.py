@@ -19,9 +19,11 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
     lifecycle = RunLifecycle()
 
     def work() -> None:
+        from mae.pack.packed_folders import settled_folders
+
         check_launch(os.environ)
-        config = load()
-        train_here(config, lifecycle, is_dry)
+        with settled_folders():
+            train_here(load(), lifecycle, is_dry)
 
     return lifecycle.execute(work)
 

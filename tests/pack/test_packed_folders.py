@@ -19,6 +19,7 @@ from mae.pack.packed_folders import (
     is_packed,
     list_images,
     packed_folder,
+    settled_folders,
     with_packed_folders,
 )
 
@@ -234,3 +235,13 @@ def test_held_out_images_stay_held_out_when_others_join_them(data, images, save)
     assert 4 <= len(before) <= 20
     save("a/0-first.png", 50)
     assert before <= held_out() <= before | {"a/0-first.png"}
+
+
+def test_a_run_starts_with_one_copy_though_files_are_added(data, images, save, monkeypatch):
+    with settled_folders():
+        before = packed(data)
+        save("a/later.png", 7)
+        with monkeypatch.context() as patched:
+            patched.setattr(packed_folders, "list_images", None)  # not called any more
+            assert packed(data).shards[0] == before.shards[0]
+    assert len(packed(data)) == len(before) + 1
