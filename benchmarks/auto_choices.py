@@ -4,9 +4,10 @@ python -m benchmarks.auto_choices prepare --data FOLDER --work WORK
 python -m benchmarks.auto_choices run --work WORK [--sets …] [--cases …] [--seeds 0 1]
 python -m benchmarks.auto_choices table --work WORK
 
-FOLDER holds the folders cifar10, clothing and tiles; digits are scikit-learn's.  Each run has the same number of counted
-operations (forward and backward), so that a larger model sees fewer images; fine-tuning
-sees TUNED images with every model.  Finished runs are kept in WORK/results.jsonl and not repeated.
+FOLDER holds the folders cifar10, clothing and tiles; digits are scikit-learn's.  Each run has the
+same number of counted operations (forward and backward), so that a larger model sees fewer images;
+fine-tuning sees TUNED images with every model.  Finished runs are kept in WORK/results.jsonl and
+not repeated.
 """
 
 import argparse
