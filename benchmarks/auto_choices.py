@@ -4,9 +4,10 @@ python -m benchmarks.auto_choices prepare --data FOLDER --work WORK
 python -m benchmarks.auto_choices run --work WORK [--sets …] [--cases …] [--seeds 0 1]
 python -m benchmarks.auto_choices table --work WORK
 
-FOLDER holds the folders cifar10, clothing and tiles.  Each run has the same number of counted
-operations (forward and backward), so that a larger model sees fewer images; fine-tuning
-sees TUNED images with every model.  Finished runs are kept in WORK/results.jsonl and not repeated.
+FOLDER holds the folders cifar10, clothing and tiles; digits are scikit-learn's.  Each run has the
+same number of counted operations (forward and backward), so that a larger model sees fewer images;
+fine-tuning sees TUNED images with every model.  Finished runs are kept in WORK/results.jsonl and
+not repeated.
 """
 
 import argparse
@@ -69,8 +70,11 @@ def grid(side: int) -> dict[str, tuple[str, ...]]:
     }
 
 
-SIDES = {"cifar10": 32, "clothing": 64, "tiles": 64}
+SIDES = {"cifar10": 32, "clothing": 64, "digits": 16, "tiles": 64}
 """image size in the grid"""
+GREY = ("digits", "tiles")
+WRITING = ("data.flip=false",)
+"""what headers cannot tell of digits, in all cases"""
 DEMO, SCHEDULE = "demo", "vit_small's schedule"
 """the recipe demo_digits as it is, but for channels and statistics; and the model of auto trained
 by batch, learning rate and warm-up of the recipe vit_small.  That recipe itself takes longer for
@@ -87,30 +91,32 @@ class Case(NamedTuple):
 
 def case_of(case: str, name: str, split: Split) -> Case:
     """A case on a data set; `NAME key=value …`: a case of the grid, changed."""
-    channels = ("data.in_chans=1",) if name == "tiles" else ("data.in_chans=3",)
+    channels = (f"data.in_chans={1 if name in GREY else 3}", *(WRITING if name == "digits" else ()))
     if case == DEMO:
         own = ("data.own_statistics=true", "train.num_processes=0", "data.val=[]")
         return Case(str(CONFIGS / "demo_digits.yaml"), (*channels, *own), 0.25)
     if case in (AUTO, SCHEDULE):
-        chosen = chosen_for(split)
+        chosen = chosen_for(split, channels[1:])
         if case == AUTO:
             return Case("", chosen, 0.2)
         kept = [one for one in chosen if one.partition("=")[0] not in RATES]
         return Case("", (*kept, "train.batch_size=1024", "optim.blr=1.5e-4"), 0.05)
     base, _, changes = case.partition(" ")
-    return Case("", (*channels, *grid(SIDES[name])[base], *changes.split()))
+    plain = ("model.norm_pix_loss=false",) if name == "digits" else ()
+    return Case("", (*channels, *plain, *grid(SIDES[name])[base], *changes.split()))
 
 
 RATES = ("train.batch_size", "optim.lr")
 
 
-def chosen_for(split: Split) -> tuple[str, ...]:
+def chosen_for(split: Split, further: Sequence[str]) -> tuple[str, ...]:
     """Choices of `mae pretrain auto` for the time that PRETRAINING takes, without LENGTH."""
     hours = PRETRAINING / this_machine().speed / 3600
-    given = (f"data.train={split.train}", f"auto.hours={hours}", "output=none")
+    given = (f"data.train={split.train}", f"auto.hours={hours}", "output=none", *further)
     config = auto_config(given, "mae pretrain")
     chosen = recorded_choices(config.model_dump(mode="json"))
-    return tuple(f"{key}={json.dumps(value)}" for key, value, _ in chosen if key not in LENGTH)
+    typed = (f"{key}={json.dumps(value)}" for key, value, _ in chosen if key not in LENGTH)
+    return (*typed, *further)
 
 
 LENGTH = (
@@ -133,7 +139,7 @@ def run(work: Path, name: str, case: str, seed: int, tunes: bool = True) -> dict
     if not recipe:
         recipe = str(work / "empty.yaml")
         Path(recipe).write_text("{}\n")
-    blank = [f"data.{key}={[0.5] * (1 if name == 'tiles' else 3)}" for key in ("mean", "std")]
+    blank = [f"data.{key}={[0.5] * (1 if name in GREY else 3)}" for key in ("mean", "std")]
     config = load_config(recipe, [*own, *blank, "train.epochs=1000", "optim.warmup_epochs=1"])
     seen = PRETRAINING / flops_per_image(build_objective(config), config.data.in_chans)
     batch = int(min(config.train.batch_size, split.images, max(1, seen)))

@@ -1,4 +1,4 @@
-"""Three small data sets for `benchmarks.auto_choices`: unlabelled, labelled and test shards."""
+"""Four small data sets for `benchmarks.auto_choices`: unlabelled, labelled and test shards."""
 
 import io
 import json
@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 SHORT_SIDE = 128
 """pixels to which the photographs are reduced beforehand: decoding is not what is measured"""
+DIGITS = 500
+"""last digits of the bundle, for tests: neighbours in it resemble each other"""
 BLOCK = 12
 """neighbouring images that stay together where one set is divided: they may show one object"""
 
@@ -39,7 +42,7 @@ def splits(work: Path) -> dict[str, Split]:
 
 
 def prepare(data: Path, work: Path) -> None:
-    """Write the three data sets: unlabelled, labelled and test shards, photographs reduced."""
+    """Write the four data sets: unlabelled, labelled and test shards, photographs reduced."""
     counts: dict[str, dict[str, int]] = {}
 
     def write(name: str, part: str, samples: list[tuple[bytes, bytes]]) -> None:
@@ -47,7 +50,8 @@ def prepare(data: Path, work: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(folder / "shard-000000.tar", "w") as tar:
             for number, (image, label) in enumerate(samples):
-                for extension, content in (("cls", label), ("jpg", image)):
+                kind = "png" if image.startswith(b"\x89PNG") else "jpg"
+                for extension, content in (("cls", label), (kind, image)):
                     member = tarfile.TarInfo(f"{number:06d}.{extension}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
@@ -70,7 +74,22 @@ def prepare(data: Path, work: Path) -> None:
     for part, odd in (("labelled", 0), ("test", 1)):
         own = [one for number, one in enumerate(images) if number // BLOCK % 2 == odd]
         write("tiles", part, own)
+    digits = list(handwritten_digits())
+    write("digits", "train", digits[:-DIGITS])
+    write("digits", "labelled", digits[:-DIGITS])
+    write("digits", "test", digits[-DIGITS:])
     (work / "counts.json").write_text(json.dumps(counts))
+
+
+def handwritten_digits() -> Iterator[tuple[bytes, bytes]]:
+    """scikit-learn's digits, 8 x 8 px, as PNG, in the order of the bundle."""
+    from sklearn.datasets import load_digits
+
+    flat, labels = load_digits(return_X_y=True)
+    for pixels, label in zip(flat.reshape(-1, 8, 8), labels, strict=True):
+        out = io.BytesIO()
+        Image.fromarray((pixels * 255 / 16).round().astype(np.uint8)).save(out, "PNG")
+        yield out.getvalue(), str(label).encode()
 
 
 def samples_of(shards: Sequence[Path]) -> Iterator[tuple[bytes, bytes]]:

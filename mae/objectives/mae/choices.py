@@ -16,7 +16,7 @@ from mae.decoding.pixels import FLOAT_BITS
 from mae.objectives.mae.cost import Shape, activation_bytes, operations, parameters
 from mae.objectives.mae.sizes import BASE, ON_CPU, SMALL, TINY, EncoderSize, shape_of, size_of
 
-SIDES = (16, 12, 8, 6, 4, 3, 2, 1)
+SIDES = (16, 12, 8, 6, 4, 3, 2)
 """sides of patches, in pixels, largest first"""
 SIDE_ON_GPU, SIDE_ON_CPU = 224, 64
 """image side in pixels, where the images have as many"""
@@ -24,6 +24,9 @@ PATCHES_ON_GPU, PATCHES_ON_CPU = 144, 48
 """least number of patches of an image"""
 MOST_PATCHES, FEWEST_PATCHES = 4096, 4
 """numbers of patches beyond which an image size is refused"""
+FEWEST_NORMALISED = 48
+"""numbers in a patch from which targets are normalised within it: of fewer hardly more is left than
+signs; the recipes for CIFAR-10 in patches of 2 px, and for digits, do not normalise"""
 ELONGATED = 1.5
 """aspect ratio from which images of one shape are not made square"""
 
@@ -70,6 +73,9 @@ def choices(facts: DataFacts, machine: Machine, given: Mapping[str, Any]) -> lis
     patch = _choose_patch(chosen, pixels, machine)
     patches = max(1, (pixels[0] // patch) * (pixels[1] // patch))
     channels = given.get("data.in_chans", facts.channels)
+    few = channels * patch**2 < FEWEST_NORMALISED
+    reason = f"{channels * patch**2} numbers in a patch"
+    chosen.add("model.norm_pix_loss", not few, f"{reason} are {'too few' if few else 'enough'}")
     size = _choose_encoder(chosen, facts, machine, budget, patches, channels * patch**2)
     shape = shape_of(size, patches, channels * patch**2, given)
     cost = operations(shape)
@@ -124,15 +130,16 @@ def patch_for(size: tuple[int, int], machine: Machine) -> int:
     """Largest side of patches of which an image of about `size` has enough."""
     least = PATCHES_ON_GPU if machine.has_gpu else PATCHES_ON_CPU
     fitting = (one for one in SIDES if (size[0] // one) * (size[1] // one) >= least)
-    return next(fitting, 1)
+    return next(fitting, SIDES[-1])
 
 
 def _choose_patch(chosen: Chosen, size: tuple[int, int], machine: Machine) -> int:
     """Choose the patch size, a divisor of the image size."""
     least = PATCHES_ON_GPU if machine.has_gpu else PATCHES_ON_CPU
     dividing = [one for one in SIDES if not (size[0] % one or size[1] % one)]
-    enough = [one for one in dividing if (size[0] // one) * (size[1] // one) >= least]
-    side = next(iter(enough), 1)
+    larger = [one for one in dividing if one > 1]
+    enough = [one for one in larger if (size[0] // one) * (size[1] // one) >= least]
+    side = (enough[:1] or larger[-1:] or [1])[0]
     count = (size[0] // side) * (size[1] // side)
     if count > MOST_PATCHES and not chosen.has("model.patch_size"):
         near = " x ".join(str(max(16, round(one / 16) * 16)) for one in size)
