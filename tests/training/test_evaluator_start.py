@@ -9,7 +9,7 @@ from tests.runs import write_config
 
 def test_the_start_is_evaluated_once_and_compared_with_the_end(shards, tmp_path, capsys):
     words = [str(write_config(tmp_path, shards)), f"data.val={shards}", "train.epochs=1"]
-    words += ["log.health_start=true", "optim.warmup_epochs=0.5"]
+    words += ["log.health_start=true", "log.health_every=10", "optim.warmup_epochs=0.5"]
     assert main(words) == 0
     rows = [json.loads(line) for line in (tmp_path / "run/health.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 7]
