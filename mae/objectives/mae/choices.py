@@ -22,6 +22,8 @@ SIDE_ON_GPU, SIDE_ON_CPU = 224, 64
 """image side in pixels, where the images have as many"""
 PATCHES_ON_GPU, PATCHES_ON_CPU = 144, 48
 """least number of patches of an image"""
+SMALLEST_SIDE = 16
+"""image side in pixels to which smaller images are enlarged"""
 MOST_PATCHES, FEWEST_PATCHES = 4096, 4
 """numbers of patches beyond which an image size is refused"""
 FEWEST_NORMALISED = 48
@@ -70,7 +72,7 @@ def choices(facts: DataFacts, machine: Machine, given: Mapping[str, Any]) -> lis
     hours = given.get("auto.hours") or (HOURS_ON_GPU if machine.has_gpu else HOURS_ON_CPU)
     budget = hours * 3600 * machine.speed
     pixels = _choose_images(chosen, facts, machine)
-    patch = _choose_patch(chosen, pixels, machine)
+    patch = _choose_patch(chosen, pixels, machine, enlargement(facts))
     patches = max(1, (pixels[0] // patch) * (pixels[1] // patch))
     channels = given.get("data.in_chans", facts.channels)
     few = channels * patch**2 < FEWEST_NORMALISED
@@ -108,12 +110,15 @@ def _choose_images(chosen: Chosen, facts: DataFacts, machine: Machine) -> tuple[
         side = min(most, short * max(root, 1 / root))
         target = (round(side / root), round(side * root))
         reason = f"all are about {facts.height} x {facts.width}: as many pixels as {side:.0f}²"
+    elif short < SMALLEST_SIDE:
+        target = (short * enlargement(facts),) * 2
+        reason = f"{facts.height} x {facts.width} px, enlarged: crops of so few would be blurred"
     else:
         target = (min(most, short),) * 2
         reason = f"{facts.height} x {facts.width} px; {most} are enough on {where}"
-        if short <= most:
+        if SMALLEST_SIDE <= short <= most:
             reason = f"the images' own, {facts.height} x {facts.width} px"
-    patch = given.get("model.patch_size") or patch_for(target, machine)
+    patch = given.get("model.patch_size") or patch_for(target, machine, enlargement(facts))
     fitted = tuple(max(patch, side // patch * patch) for side in target)
     size = chosen.add(
         "data.img_size", list(fitted) if fitted[0] != fitted[1] else fitted[0], reason
@@ -126,18 +131,26 @@ def _choose_images(chosen: Chosen, facts: DataFacts, machine: Machine) -> tuple[
     return height, width
 
 
-def patch_for(size: tuple[int, int], machine: Machine) -> int:
-    """Largest side of patches of which an image of about `size` has enough."""
+def enlargement(facts: DataFacts) -> int:
+    """Factor by which images are enlarged to SMALLEST_SIDE; 1: they are not."""
+    return 1 if facts.bits == FLOAT_BITS else -(-SMALLEST_SIDE // facts.short_side)
+
+
+def patch_for(size: tuple[int, int], machine: Machine, factor: int) -> int:
+    """Largest side of patches of which an image of about `size` has enough.
+
+    A patch has two pixels or more of images enlarged by `factor`.
+    """
     least = PATCHES_ON_GPU if machine.has_gpu else PATCHES_ON_CPU
     fitting = (one for one in SIDES if (size[0] // one) * (size[1] // one) >= least)
-    return next(fitting, SIDES[-1])
+    return max(SIDES[-1] * factor, next(fitting, SIDES[-1]))
 
 
-def _choose_patch(chosen: Chosen, size: tuple[int, int], machine: Machine) -> int:
-    """Choose the patch size, a divisor of the image size."""
+def _choose_patch(chosen: Chosen, size: tuple[int, int], machine: Machine, factor: int) -> int:
+    """Choose the patch size, a divisor of the image size; `factor` as in `patch_for`."""
     least = PATCHES_ON_GPU if machine.has_gpu else PATCHES_ON_CPU
     dividing = [one for one in SIDES if not (size[0] % one or size[1] % one)]
-    larger = [one for one in dividing if one > 1]
+    larger = [one for one in dividing if one >= SIDES[-1] * factor]
     enough = [one for one in larger if (size[0] // one) * (size[1] // one) >= least]
     side = (enough[:1] or larger[-1:] or [1])[0]
     count = (size[0] // side) * (size[1] // side)

@@ -89,7 +89,7 @@ def test_all_choices_make_a_valid_run(facts, machine):
         ("strips", "t4", {"data.img_size": [112, 448], "data.ratio": [3.0, 5.3333]}),
         ("upright strips", "t4", {"data.img_size": [384, 128], "data.ratio": [0.25, 0.4444]}),
         ("20 photos", "cpu", {"train.batch_size": 8}),
-        ("tiny", "cpu", {"data.img_size": 8, "model.patch_size": 2}),
+        ("tiny", "cpu", {"data.img_size": 16, "model.patch_size": 4}),
         ("50,000 of 32 px", "cpu", {"model.norm_pix_loss": True}),
         ("50,000 of 32 px", "8xh100", {"model.norm_pix_loss": False}),
         ("28 px grey", "cpu", {"model.norm_pix_loss": False, "model.patch_size": 4}),
