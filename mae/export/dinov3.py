@@ -1,6 +1,5 @@
 """Export for transformers' `DINOv3ViTModel`, of encoders that are DINOv3's architecture."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,12 @@ from mae.export.contract import (
     weights,
 )
 from mae.export.huggingface import (
-    CROP,
-    NO_PROCESSOR,
+    hub_reading,
     load_complete,
     processed,
-    processor_config,
-    reading_code,
     refuse_unreadable,
     write_folder,
 )
-from mae.export.reading import expected_photograph, is_picture
 from mae.networks.encoders.plain import vit_shape
 
 FILES = "`config.json` and `model.safetensors` are the encoder, a DINOv3ViTModel."
@@ -63,31 +58,22 @@ def write_dinov3(folder: Path, request: ExportRequest, images: Tensor) -> Export
     Raises UserError for other architectures with rotary positions, without transformers, and for
     images of more than 8 bits.
     """
-    vit, config, model = request.encoder, request.config, request.model
+    vit = request.encoder
     assert isinstance(vit, Eva)
     refuse_beyond_dinov3(vit)
-    refuse_unreadable(config.data)
-    has_processor = is_picture(config.data) and len(set(model.img_size)) == 1
-    settings = json.dumps(processor_config(config.data, model.img_size), indent=2) + "\n"
+    refuse_unreadable(request.config.data)
     tensors = dinov3_names(weights(vit), vit)
-    write_folder(folder, tensors, dinov3_config(vit), settings if has_processor else "")
-    normalised = request.normalize(images)
-    inputs = {"images": normalised}
-    expected = {"tokens": expected_features(request, normalised)["tokens"]}
-    expected |= expected_photograph(request, rounds_down=has_processor)
-    if has_processor:
-        inputs, expected = inputs | {"pixels": images}, expected | {"pixel_values": normalised}
+    reading = hub_reading(request, images)
+    write_folder(folder, tensors, dinov3_config(vit), reading.processor)
+    tokens = expected_features(request, reading.inputs["images"])["tokens"]
     decoder = ["--format hf: DINOv3ViTModel has no place for the decoder: without it"]
     return ExportFiles(
-        inputs=inputs,
-        expected=expected,
+        inputs=reading.inputs,
+        expected={"tokens": tokens} | reading.expected,
         tolerance=1e-5,
         reader="transformers",
-        files=FILES + (CROP if has_processor else NO_PROCESSOR),
-        code=CODE.format(
-            **reading_code(request, has_processor)._asdict(),
-            classes="AutoImageProcessor, " * has_processor + "DINOv3ViTModel",
-        ),
+        files=FILES + reading.files,
+        code=CODE.format(**reading.code._asdict(), classes=reading.classes("DINOv3ViTModel")),
         loader=load_dinov3,
         library="transformers",
         remarks=decoder if request.decoder else [],

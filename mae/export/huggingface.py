@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
@@ -13,7 +13,13 @@ from mae.base.files import save_tensors
 from mae.config.sections import DataConfig
 from mae.data.transform import choose_crop_pct
 from mae.export.contract import ExportRequest
-from mae.export.reading import ReadingCode, open_code, prepare_code
+from mae.export.reading import (
+    ReadingCode,
+    expected_photograph,
+    is_picture,
+    open_code,
+    prepare_code,
+)
 
 # Names of the weights on the hub, which every version of transformers reads.
 ENCODER_NAMES = {
@@ -56,12 +62,44 @@ def refuse_unreadable(data: DataConfig) -> None:
         )
 
 
-def reading_code(request: ExportRequest, has_processor: bool) -> ReadingCode:
-    """Code that makes `images` of a file, by the exported image processor where there is one."""
+class HubReading(NamedTuple):
+    """Part of an export that reads images: transformers' image processor, where one can."""
+
+    processor: str
+    """contents of preprocessor_config.json; empty: no processor crops these images as we do"""
+    inputs: dict[str, Tensor]
+    """inputs of the check: normalised images, and for the processor integer ones"""
+    expected: dict[str, Tensor]
+    """outputs of the check: a photograph as it is read, and the processor's pixels"""
+    code: ReadingCode
+    """code that makes `images` of a file"""
+
+    @property
+    def files(self) -> str:
+        """Sentence on the processor, for the card."""
+        return CROP if self.processor else NO_PROCESSOR
+
+    def classes(self, models: str) -> str:
+        """Names that the code imports from transformers: `models`, and the processor's class."""
+        return f"AutoImageProcessor, {models}" if self.processor else models
+
+
+def hub_reading(request: ExportRequest, images: Tensor) -> HubReading:
+    """Reading of images like the integer `images` [b c h w] of the model's size."""
+    data, size = request.config.data, request.model.img_size
+    has_processor = is_picture(data) and len(set(size)) == 1
+    normalised = request.normalize(images)
+    inputs = {"images": normalised}
+    expected = expected_photograph(request, rounds_down=has_processor)
     if not has_processor:
-        return prepare_code(request, as_tensor=True)
-    read = PROCESSOR.format(image=open_code(request.config.data))
-    return ReadingCode("from PIL import Image\n", "", read)
+        return HubReading("", inputs, expected, prepare_code(request, as_tensor=True))
+    read = PROCESSOR.format(image=open_code(data))
+    return HubReading(
+        json.dumps(processor_config(data, size), indent=2) + "\n",
+        inputs | {"pixels": images},
+        expected | {"pixel_values": normalised},
+        ReadingCode("from PIL import Image\n", "", read),
+    )
 
 
 def hub_names(tensors: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:

@@ -14,20 +14,17 @@ from mae.base.errors import UserError
 from mae.data.class_names import write_class_names
 from mae.export.contract import ExportFiles, ExportRequest, expected_features, weights
 from mae.export.huggingface import (
-    CROP,
     ENCODER_NAMES,
-    NO_PROCESSOR,
     encoder_config,
     hub_names,
+    hub_reading,
     load_complete,
     processed,
-    processor_config,
-    reading_code,
     refuse_unreadable,
     write_folder,
 )
 from mae.export.original import FILES, read_tensors, refuse_beyond_plain, write_tensors
-from mae.export.reading import expected_photograph, is_picture, prepare_code
+from mae.export.reading import expected_photograph, prepare_code
 from mae.export.timm import timm_config
 from mae.pretrained_weights.description import num_heads_of
 
@@ -61,7 +58,7 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
     Raises UserError where the head reads the mean of the patches, as `refuse_beyond_plain` and as
     `refuse_unreadable`.
     """
-    vit, data, model = request.encoder, request.config.data, request.model
+    vit = request.encoder
     if vit.global_pool != "token":
         raise UserError(
             "--format hf: ViTForImageClassification reads the class token, this classifier the "
@@ -69,7 +66,7 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
             "loads too, by AutoModelForImageClassification"
         )
     vit = refuse_beyond_plain(vit, "hf")
-    refuse_unreadable(data)
+    refuse_unreadable(request.config.data)
     own = weights(vit)
     head = {name: own.pop(name) for name in list(own) if name.startswith(HEAD)}
     tensors = {f"vit.{name}": tensor for name, tensor in hub_names(own, ENCODER_NAMES).items()}
@@ -81,24 +78,17 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
     }
     if max(Counter(request.label_names).values()) == 1:
         config["label2id"] = {name: number for number, name in enumerate(request.label_names)}
-    has_processor = is_picture(data) and len(set(model.img_size)) == 1
-    settings = json.dumps(processor_config(data, model.img_size), indent=2) + "\n"
-    write_folder(folder, tensors, config, settings if has_processor else "")
-    normalised = request.normalize(images)
-    inputs = {"images": normalised}
-    expected = {"logits": expected_features(request, normalised)["logits"]}
-    expected |= expected_photograph(request, rounds_down=has_processor)
-    if has_processor:
-        inputs, expected = inputs | {"pixels": images}, expected | {"pixel_values": normalised}
+    reading = hub_reading(request, images)
+    write_folder(folder, tensors, config, reading.processor)
+    logits = expected_features(request, reading.inputs["images"])["logits"]
     return ExportFiles(
-        inputs=inputs,
-        expected=expected,
+        inputs=reading.inputs,
+        expected={"logits": logits} | reading.expected,
         tolerance=1e-5,
         reader="transformers",
-        files=HUB_FILES + (CROP if has_processor else NO_PROCESSOR),
+        files=HUB_FILES + reading.files,
         code=HUB_CODE.format(
-            **reading_code(request, has_processor)._asdict(),
-            classes="AutoImageProcessor, " * has_processor + "ViTForImageClassification",
+            **reading.code._asdict(), classes=reading.classes("ViTForImageClassification")
         ),
         loader=load_huggingface,
         library="transformers",

@@ -4,7 +4,6 @@ Two folders, because a ViTMAEModel hides patches even in evaluation mode, and re
 from the folder of a ViTMAEForPreTraining warns that half of the tensors are unknown.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +22,14 @@ from mae.export.contract import (
 )
 from mae.export.dinov3 import write_dinov3
 from mae.export.huggingface import (
-    CROP,
     ENCODER_NAMES,
-    NO_PROCESSOR,
     encoder_config,
     hub_names,
-    processor_config,
-    reading_code,
+    hub_reading,
     refuse_unreadable,
     write_folder,
 )
 from mae.export.original import refuse_beyond_plain
-from mae.export.reading import (
-    expected_photograph,
-    is_picture,
-)
 from mae.networks.vit import encoder_shape
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.export import (
@@ -93,40 +85,38 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
     exported_decoder, remarks = named_decoder(request, "hf")
     if exported_decoder and len(set(encoder_shape(vit).grid_size)) > 1:
         raise UserError("--format hf: ViTMAEForPreTraining takes square images: --no-decoder")
-    has_processor = is_picture(config.data) and len(set(model.img_size)) == 1
-    processor = json.dumps(processor_config(config.data, model.img_size), indent=2) + "\n"
-    processor = processor if has_processor else ""
+    reading = hub_reading(request, images)
+    normalised = reading.inputs["images"]
     encoder = hub_names(weights(vit), ENCODER_NAMES)
     arguments = encoder_config(vit)
-    normalised = request.normalize(images)
-    inputs, expected = {"images": normalised}, expected_features(request, normalised)
-    expected |= expected_photograph(request, rounds_down=has_processor)
-    if has_processor:
-        inputs, expected = inputs | {"pixels": images}, expected | {"pixel_values": normalised}
+    inputs = reading.inputs
+    expected = expected_features(request, normalised) | reading.expected
     if exported_decoder:
         decoder = hub_names(weights(exported_decoder), DECODER_NAMES)
         positions = decoder["decoder_pos_embed"]  # the hub has a row of zeros for the class token
         decoder["decoder_pos_embed"] = torch.cat([torch.zeros_like(positions[:, :1]), positions], 1)
         tensors = {f"vit.{k}": v for k, v in encoder.items()}
         tensors |= {f"decoder.{k}": v for k, v in decoder.items()}
-        write_folder(folder, tensors, pretraining_config(config, model, arguments), processor)
+        write_folder(
+            folder, tensors, pretraining_config(config, model, arguments), reading.processor
+        )
         noise, prediction = expect_prediction(model, normalised)
         inputs, expected = inputs | noise, expected | prediction
         (folder / ENCODER).mkdir()
     encoder_folder = folder / ENCODER if exported_decoder else folder
     vit_config = arguments | {"architectures": ["ViTModel"], "model_type": "vit"}
-    write_folder(encoder_folder, encoder, vit_config, processor)
+    write_folder(encoder_folder, encoder, vit_config, reading.processor)
     return ExportFiles(
         inputs=inputs,
         expected=expected,
         tolerance=1e-5,
         reader="transformers",
-        files=(FULL if exported_decoder else ENCODER_ONLY)
-        + (CROP if has_processor else NO_PROCESSOR),
+        files=(FULL if exported_decoder else ENCODER_ONLY) + reading.files,
         code=CODE.format(
-            **reading_code(request, has_processor)._asdict(),
-            classes="AutoImageProcessor, " * has_processor
-            + ("ViTMAEForPreTraining, ViTModel" if exported_decoder else "ViTModel"),
+            **reading.code._asdict(),
+            classes=reading.classes(
+                "ViTMAEForPreTraining, ViTModel" if exported_decoder else "ViTModel"
+            ),
             encoder=f'"FOLDER/{ENCODER}"' if exported_decoder else '"FOLDER"',
         )
         + (PRETRAINING if exported_decoder else ""),
