@@ -1,5 +1,6 @@
 """Settings chosen by rules: each with its reason, as printed and recorded."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,11 @@ class Choice(NamedTuple):
 def is_given(key: str, given: Collection[str]) -> bool:
     """True where `key`, or a part of its value (`key.…`), is among the keys `given` by the user."""
     return any(one == key or one.startswith(f"{key}.") for one in given)
+
+
+def power_of_two(number: float) -> int:
+    """Largest power of two up to `number`, at least 1."""
+    return 2 ** max(0, math.floor(math.log2(max(1.0, number))))
 
 
 def describe_choices(choices: Sequence[Choice]) -> list[str]:

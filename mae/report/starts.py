@@ -1,4 +1,4 @@
-"""What each start of a run recorded: its data, its command, versions and hardware."""
+"""Records of the starts of a run: its data, its command, versions and hardware."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

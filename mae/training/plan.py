@@ -12,6 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from mae.base.device import prepare_gpus
 from mae.base.errors import UserError
 from mae.base.machine import compiler
+from mae.config.choices import power_of_two
 from mae.config.sections import Config, TrainConfig
 from mae.data.batch import BatchSharding
 from mae.data.training_data import TrainingSource
@@ -188,8 +189,7 @@ def _remedy(num_samples: int, num_processes: int) -> str:
 
 def fitting_batch(num_samples: int, num_processes: int) -> int:
     """Batch for a data set of so many images: an eighth of them, rounded to a power of two."""
-    power = 2 ** math.floor(math.log2(max(1, num_samples / 8)))
-    return max(1, power // num_processes) * num_processes
+    return max(1, power_of_two(num_samples / 8) // num_processes) * num_processes
 
 
 def planned(config: Config, num_samples: int) -> PlannedSchedule:

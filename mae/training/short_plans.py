@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from mae.config.choices import power_of_two
 from mae.config.sections import Config
 from mae.evaluation.diagnosis import Finding
 from mae.objectives.registry import declaration
@@ -78,7 +79,7 @@ def longer(config: Config, planned: Length, steps: int) -> str:
     """
     batch = config.train.batch_size
     passes = config.train.epochs * planned.images
-    smaller = min(batch, max(LEAST_BATCH, 2 ** math.floor(math.log2(max(1, passes / steps)))))
+    smaller = min(batch, max(LEAST_BATCH, power_of_two(passes / steps)))
     words = []
     if smaller < batch:
         lr = planned.lr * math.sqrt(smaller / batch)

@@ -80,7 +80,7 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
 
     @abstractmethod
     def refusals(self, encoder: AnyEncoder) -> list[str]:
-        """What keeps patches of `encoder` from being left out, each in a few words; empty: nothing.
+        """Parts of `encoder` that keep patches from being left out, in a few words; empty: none.
 
         They complete the sentence "it has …".
         """

@@ -36,7 +36,7 @@ class PlainAdapter(EncoderAdapter[VisionTransformer]):
         return vit_shape(encoder, encoder.has_class_token)
 
     def refusals(self, encoder: VisionTransformer) -> list[str]:
-        """What keeps patches from being embedded independently of each other."""
+        """Parts that keep patches from being embedded independently of each other."""
         unsupported = {
             "a convolutional stem": type(encoder.patch_embed) is not PatchEmbed,
             "no absolute position embedding": encoder.pos_embed is None,

@@ -44,7 +44,7 @@ class RopeAdapter(EncoderAdapter[Eva]):
         return vit_shape(encoder, encoder.cls_token is not None)
 
     def refusals(self, encoder: Eva) -> list[str]:
-        """What keeps patches from being embedded independently of each other."""
+        """Parts that keep patches from being embedded independently of each other."""
         unsupported = {
             "another patch embedding": type(encoder.patch_embed) is not PatchEmbed,
             "neither absolute nor rotary positions": encoder.pos_embed is None

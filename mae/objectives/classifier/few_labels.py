@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mae.config.choices import Choice, is_given, recorded_choices
+from mae.config.choices import Choice, is_given, power_of_two, recorded_choices
 from mae.config.loading import read_recorded, values_of
 from mae.config.migration import renamed_keys
 from mae.config.sections import Config
@@ -164,8 +164,3 @@ def size_of(model: VitModel) -> tuple[int, int]:
         for given, usual in zip(own, (width, depth), strict=True)
     )
     return width, depth
-
-
-def power_of_two(number: float) -> int:
-    """Largest power of two up to `number`, at least 1."""
-    return 2 ** max(0, math.floor(math.log2(max(1.0, number))))

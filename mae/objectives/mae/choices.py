@@ -10,7 +10,7 @@ from typing import Any
 
 from mae.base.errors import UserError
 from mae.base.machine import Machine
-from mae.config.choices import Choice, is_given
+from mae.config.choices import Choice, is_given, power_of_two
 from mae.data.facts import DataFacts
 from mae.decoding.pixels import FLOAT_BITS
 from mae.objectives.mae.cost import Shape, activation_bytes, operations, parameters
@@ -281,11 +281,6 @@ def machine_in_words(machine: Machine) -> str:
     if machine.has_gpu:
         return f"{machine.processes} x {machine.gpu}" if machine.processes > 1 else machine.gpu
     return f"{machine.cores} CPU core{'s' * (machine.cores > 1)}"
-
-
-def power_of_two(number: float) -> int:
-    """Largest power of two up to `number`, at least 1."""
-    return 2 ** max(0, math.floor(math.log2(max(1.0, number))))
 
 
 def between(least: int, number: int, most: int) -> int:

@@ -151,7 +151,7 @@ def _print_now(text: str) -> None:
 
 
 class Outcome(NamedTuple):
-    """How the work of a process ended."""
+    """End of the work of a process."""
 
     code: int
     """exit code"""

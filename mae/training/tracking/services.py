@@ -32,7 +32,7 @@ PATIENCE = {
 
 
 class Service(NamedTuple):
-    """How a service is started, continued and given pictures."""
+    """Start, continuation and pictures of a service."""
 
     package: str
     """its name for pip; its module is `module`"""
