@@ -163,10 +163,12 @@ def vit_features(
     def maps(images: Shaped[Tensor, "b c h w"]) -> Maps:
         inputs = images.float() * scale.to(images.device) + shift.to(images.device)
         found = adapter.maps(vit, inputs, [layer - 1 for layer in chosen])
-        whole = torch.cat([F.normalize(one, dim=1) for one in found], dim=1)
+        # Maps of a hierarchical encoder's blocks differ in size: they are enlarged to the finest.
+        unit = [F.interpolate(F.normalize(one, dim=1), found[0].shape[2:]) for one in found]
+        whole = torch.cat(unit, dim=1)
         return F.avg_pool2d(whole, 3, stride=1, padding=1, count_include_pad=False)
 
-    rule = ViewRule(shape.img_size, shape.patch_size, tiling)
+    rule = ViewRule(shape.img_size, adapter.map_stride(vit, chosen[0] - 1), tiling)
     text = f"{sha256} {chosen} {list(mean)} {list(std)}" + (f" {tiling}" if tiling else "")
     identity = hashlib.sha256(text.encode()).hexdigest()
     return PatchFeatures(f"{name}, blocks {chosen}", identity, rule, maps, vit, len(chosen))

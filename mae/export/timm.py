@@ -122,6 +122,6 @@ def timm_config(request: ExportRequest) -> dict[str, Any]:
             "num_classes": vit.num_classes,
             "pool_size": None,
             "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            "classifier": adapter.head,
         },
     }

@@ -2,7 +2,6 @@
 
 import torch
 from jaxtyping import Float
-from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 
@@ -18,9 +17,8 @@ def initialize_linears(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
-def initialize_projection(embedding: PatchEmbed) -> None:
-    """Initialise a patch projection as the linear layer that it is."""
-    projection = embedding.proj
+def initialize_projection(projection: nn.Conv2d) -> None:
+    """Initialise a patch projection as a linear layer of the pixels under its kernel."""
     nn.init.xavier_uniform_(projection.weight.view(projection.out_channels, -1))
     if projection.bias is not None:
         nn.init.zeros_(projection.bias)

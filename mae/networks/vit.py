@@ -63,13 +63,19 @@ def create_vit(
     known = set(timm.list_models())
     if name.split(".")[0] not in known:
         raise UserError(f"model.encoder: timm has no model {name!r}{_suggestion(name, known)}")
-    sizes = {"img_size": img_size, "patch_size": patch_size}
-    kwargs |= {key: size for key, size in sizes.items() if size is not None}
+    adapter = adapter_named(name)
+    sizes = adapter.size_arguments(patch_size, kwargs, name) if adapter else {}
+    kwargs = {**sizes, **kwargs} | ({} if img_size is None else {"img_size": img_size})
     try:
         vit = timm.create_model(name, **usual_arguments(name, kwargs), **kwargs)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError(f"model: timm cannot build {name} with {kwargs}: {error}") from None
-    return supported(vit, name)
+    vit = supported(vit, name)
+    if patch_size not in (None, (side := encoder_shape(vit).patch_size[0])):
+        raise UserError(
+            f"model.patch_size: {patch_size}, but model.encoder_kwargs make patches of {side} px"
+        )
+    return vit
 
 
 def usual_arguments(name: str, given: Iterable[str] = ()) -> dict[str, Any]:
@@ -195,13 +201,12 @@ def exempt_parameters(model: nn.Module) -> set[int]:
 
     Among them are the frequencies of rotary positions, which decay would pull to one direction.
     """
-    return {
-        id(parameter)
-        for part in model.modules()
-        if is_encoder(part)
-        for name, parameter in part.named_parameters()
-        if name in part.no_weight_decay()
-    }
+    found = set()
+    for part in model.modules():
+        if is_encoder(part):
+            exempt = adapter_of(part).undecayed(part)
+            found |= {id(one) for name, one in part.named_parameters() if name in exempt}
+    return found
 
 
 def is_decayed(parameter: nn.Parameter) -> bool:

@@ -81,6 +81,8 @@ def infer_settings(weights: Weights, options: WeightOptions) -> InferredSettings
     if projection.ndim != 4 or projection.shape[2] != projection.shape[3]:
         raise UserError(f"{name}: {PATCHES} {list(projection.shape)}: no projection of patches")
     side, channels = projection.shape[2], projection.shape[1]
+    if weights.geometry.patch_size:
+        side = weights.geometry.patch_size[0]
     data: dict[str, Any] = {"img_size": (grid[0] * side, grid[1] * side), "in_chans": channels}
     data |= _normalisation(weights, options, channels, assumed)
     if weights.crop_pct is not None:

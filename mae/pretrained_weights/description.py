@@ -36,7 +36,8 @@ def geometry_of(vit: TimmEncoder) -> Geometry:
         grid_of(vit),
         eps=eps_of(vit),
         activation=activation_of(vit),
-        rotation=rotation_of(vit),
+        beyond_tensors=beyond_tensors(vit),
+        patch_size=encoder_shape(vit).patch_size,
     )
 
 
@@ -45,13 +46,13 @@ def grid_of(vit: TimmEncoder) -> Grid:
     return encoder_shape(vit).grid_size
 
 
-def rotation_of(vit: TimmEncoder) -> Mapping[str, Any]:
-    """Kind and options of rotary positions; empty: none."""
-    return adapter_of(vit).rotation(vit)
+def beyond_tensors(vit: TimmEncoder) -> Mapping[str, Any]:
+    """Options that change the outputs and that no tensor holds, such as rotary positions."""
+    return adapter_of(vit).beyond_tensors(vit)
 
 
 def num_heads_of(vit: TimmEncoder) -> int | None:
-    """Attention heads of each block; None: they differ."""
+    """Attention heads of the last block; None: unknown."""
     return encoder_shape(vit).num_heads
 
 
@@ -131,7 +132,7 @@ def _rotation_of_transformers(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if config["model_type"] != DINOV3:
         return {}
     built = _dinov3(config)
-    return rotation_of(_without_weights(built.name, built.arguments))
+    return beyond_tensors(_without_weights(built.name, built.arguments))
 
 
 def _pair(size: Any) -> Grid:

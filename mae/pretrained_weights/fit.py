@@ -10,16 +10,15 @@ from timm.models._manipulate import adapt_input_conv
 from torch import Tensor
 
 from mae.base.errors import UserError
-from mae.networks.encoders.plain import position_embedding, position_prefix
 from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.initial_weights import sincos_positions
 from mae.pretrained_weights.description import (
     Grid,
     activation_of,
+    beyond_tensors,
     eps_of,
     grid_of,
     num_heads_of,
-    rotation_of,
 )
 from mae.pretrained_weights.weight_files import Weights
 
@@ -71,8 +70,15 @@ def encoder_positions(
     `old_grid` holds the rows and columns of its patches; None: unknown, assumed to be square where
     the number of patches differs.
     """
-    own, grid, prefix = position_embedding(vit), grid_of(vit), position_prefix(vit)
-    if tensor.ndim != 3 or tensor.shape[2] != own.shape[2]:
+    adapter, own = adapter_of(vit), vit.pos_embed
+    assert own is not None
+    grid, prefix = adapter.position_grid(vit), adapter.position_prefix(vit)
+    if old_grid is not None:
+        # Several positions to a patch, as in Hiera's mask units.
+        each = (side // patches for side, patches in zip(grid, grid_of(vit), strict=True))
+        rows, columns = (old * per for old, per in zip(old_grid, each, strict=True))
+        old_grid = rows, columns
+    if tensor.ndim != 3 or own.ndim != 3 or tensor.shape[2] != own.shape[2]:
         return tensor
     if tensor.shape == own.shape and old_grid in (None, grid):
         recipe = sincos_positions(own.shape[2], grid, prefix)
@@ -140,7 +146,8 @@ def load_encoder(
     `hint` ends messages about another architecture.
 
     Raises UserError where a tensor is missing, unknown, not finite or of a shape that may not be
-    adapted, or where the number of attention heads, the activation or the rotations differ.
+    adapted, or where the number of attention heads, the activation or what no tensor holds, such as
+    rotations, differ.
     """
     where, own = f"init.from: {weights.name}", vit.state_dict()
     source, renamed = adapter_of(vit).released_names(vit, weights.encoder)
@@ -174,7 +181,7 @@ def load_encoder(
             f"{where}: its activation is {weights.geometry.activation}, that of model.encoder "
             f"{activation}{hint}"
         )
-    _check_rotation(weights.geometry.rotation, rotation_of(vit), where, hint)
+    _check_beyond_tensors(weights.geometry.beyond_tensors, beyond_tensors(vit), where, hint)
     notes: list[str] = []
     old_grid, grid = weights.geometry.grid, grid_of(vit)
     if POSITIONS not in own and old_grid not in (None, grid):
@@ -206,16 +213,16 @@ def load_encoder(
     return LoadedTensors(len(source), len(own), tuple(kept), skipped, tuple(notes))
 
 
-def _check_rotation(
+def _check_beyond_tensors(
     source: Mapping[str, Any] | None, own: Mapping[str, Any], where: str, hint: str
 ) -> None:
-    """Raise UserError where rotary positions of the source, if known, are not the model's."""
+    """Raise UserError where what no tensor of the source holds, if known, is not the model's."""
     if source is None or source == own:
         return
     differing = [key for key in (*source, *own) if source.get(key) != own.get(key)]
     key = differing[0]
     raise UserError(
-        f"{where}: the {key} of its rotary positions is {source.get(key, 'not set')}, that of "
+        f"{where}: the {key} is {source.get(key, 'not set')}, that of "
         f"model.encoder {own.get(key, 'not set')}{hint}"
     )
 

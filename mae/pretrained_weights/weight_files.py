@@ -33,8 +33,10 @@ class Geometry(NamedTuple):
     """epsilon of the LayerNorms"""
     activation: str | None = None
     """activation of the MLPs, as named by `activation_of`"""
-    rotation: Mapping[str, Any] | None = None
-    """kind and options of rotary positions, as `EncoderAdapter.rotation`"""
+    beyond_tensors: Mapping[str, Any] | None = None
+    """options that change the outputs, as `EncoderAdapter.beyond_tensors`"""
+    patch_size: tuple[int, int] | None = None
+    """height and width in pixels; None: those of the projection's kernel"""
 
 
 class Normalisation(NamedTuple):
@@ -87,7 +89,7 @@ class Weights(NamedTuple):
 
 PICKLED = (".pth", ".pt", ".bin")
 ENDINGS = (".safetensors", *PICKLED)
-CONTAINERS = ("model", "state_dict", "model_state_dict")
+CONTAINERS = ("model", "state_dict", "model_state_dict", "model_state")
 """keys of the weights in checkpoints that hold optimizer, epoch and so on as well"""
 ARGUMENTS = "args"
 """key of the training's settings: an `argparse.Namespace`, or a dictionary"""

@@ -35,7 +35,7 @@ class EncoderShape(NamedTuple):
     """tokens before those of the patches: class token and registers"""
     has_class_token: bool
     num_heads: int | None
-    """attention heads of the blocks; None: they differ"""
+    """attention heads of the last block; None: unknown"""
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -69,10 +69,23 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
     """modules of timm whose functions build models of this class"""
     arguments: ClassVar[Mapping[str, Any]] = {}
     """arguments of `timm.create_model` that are set unless the user sets them"""
-    final_norm: ClassVar[str]
-    """argument of `timm.create_model` that puts the final norm behind the pooling"""
+    final_norm: ClassVar[str | None]
+    """argument of `timm.create_model` that puts the final norm behind the pooling; None: it always
+    is there"""
+    head: ClassVar[str] = "head"
+    """name of the classifier's linear layer"""
     stem: ClassVar[tuple[str, ...]]
     """first parts of the names of parameters below the blocks"""
+
+    def size_arguments(
+        self, patch_size: int | None, given: Mapping[str, Any], name: str
+    ) -> dict[str, Any]:
+        """Arguments of `timm.create_model` for patches of `patch_size` pixels (None: the model's).
+
+        `given` holds the user's other arguments for the model that timm calls `name`.  Raises
+        UserError for a size that the model cannot have.
+        """
+        return {} if patch_size is None else {"patch_size": patch_size}
 
     @abstractmethod
     def shape(self, encoder: AnyEncoder) -> EncoderShape:
@@ -112,6 +125,12 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
         """
         return None
 
+    def fuse(
+        self, encoder: AnyEncoder, fusion: nn.Module, features: Sequence[Float[Tensor, "b _ _"]]
+    ) -> Float[Tensor, "b t d"]:
+        """The input of the decoder, by the layers of `build_fusion`."""
+        return fusion(features)
+
     def split(
         self, encoder: AnyEncoder, tokens: Float[Tensor, "b t d"]
     ) -> tuple[dict[str, Float[Tensor, "b d"]], Float[Tensor, "b n d"]]:
@@ -131,11 +150,18 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
         *,
         norm: bool = False,
     ) -> list[Float[Tensor, "b d gh gw"]]:
-        """Patch tokens after the blocks `layers` (from 0) of whole images, as maps."""
+        """Patch tokens after the blocks `layers` (from 0) of whole images, as maps.
+
+        Maps of the stages of a hierarchical network differ in width and resolution.
+        """
         module: Any = encoder
         return module.forward_intermediates(
             images, list(layers), norm=norm, intermediates_only=True, output_fmt="NCHW"
         )
+
+    def map_stride(self, encoder: AnyEncoder, layer: int) -> tuple[int, int]:
+        """Height and width in pixels of a position of the map after block `layer` (from 0)."""
+        return self.shape(encoder).patch_size
 
     def truncate(self, encoder: AnyEncoder, depth: int) -> None:
         """Remove, in place, the blocks above the first `depth`, and the final norm."""
@@ -166,9 +192,25 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
         """
         return NamedWeights(dict(tensors), {})
 
-    def rotation(self, encoder: AnyEncoder) -> dict[str, Any]:
-        """Kind and options of rotary positions, which no tensor holds (default: none, empty)."""
+    def beyond_tensors(self, encoder: AnyEncoder) -> dict[str, Any]:
+        """Options that change the outputs and that no tensor holds: name in words → value.
+
+        Rotary positions, for example (default: none, empty).
+        """
         return {}
+
+    def position_grid(self, encoder: AnyEncoder) -> tuple[int, int]:
+        """Rows and columns of the absolute positions (default: the patches')."""
+        return self.shape(encoder).grid_size
+
+    def position_prefix(self, encoder: AnyEncoder) -> int:
+        """Number of absolute positions before those of the image (default: none)."""
+        return 0
+
+    def undecayed(self, encoder: AnyEncoder) -> set[str]:
+        """Names of parameters that are exempt from weight decay besides the one-dimensional."""
+        module: Any = encoder
+        return set(module.no_weight_decay())
 
     @abstractmethod
     def timm_arguments(self, encoder: AnyEncoder) -> dict[str, Any]:

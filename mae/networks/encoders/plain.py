@@ -50,7 +50,7 @@ class PlainAdapter(EncoderAdapter[VisionTransformer]):
     def initialize(self, encoder: VisionTransformer) -> None:
         """Xavier-uniform, fixed sine-cosine positions; tokens as in the released code."""
         initialize_linears(encoder)
-        initialize_projection(encoder.patch_embed)
+        initialize_projection(encoder.patch_embed.proj)
         initialize_tokens(encoder)
 
     def forward_visible(
@@ -66,6 +66,10 @@ class PlainAdapter(EncoderAdapter[VisionTransformer]):
             tokens = checkpoint(block, tokens) if encoder.grad_checkpointing else block(tokens)
             features.append(tokens)
         return [*features[:-1], encoder.norm(tokens)]
+
+    def position_prefix(self, encoder: VisionTransformer) -> int:
+        """Number of positions of class token and registers."""
+        return position_prefix(encoder)
 
     def timm_arguments(self, encoder: VisionTransformer) -> dict[str, Any]:
         """Image and patch size, channels, place of the final norm."""

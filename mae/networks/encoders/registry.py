@@ -5,18 +5,20 @@ from typing import Any, TypeAlias, TypeGuard
 
 from timm.models import is_model, model_entrypoint
 from timm.models.eva import Eva
+from timm.models.hiera import Hiera
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mae.base.errors import UserError
 from mae.networks.encoders.contract import EncoderAdapter
+from mae.networks.encoders.hiera import HieraAdapter
 from mae.networks.encoders.plain import PlainAdapter
 from mae.networks.encoders.rope import RopeAdapter
 
-TimmEncoder: TypeAlias = VisionTransformer | Eva
+TimmEncoder: TypeAlias = VisionTransformer | Eva | Hiera
 """module of a supported class of timm's"""
 
-ADAPTERS: Sequence[EncoderAdapter[Any]] = (PlainAdapter(), RopeAdapter())
+ADAPTERS: Sequence[EncoderAdapter[Any]] = (PlainAdapter(), RopeAdapter(), HieraAdapter())
 """adapters of all supported classes"""
 
 BY_CLASS: dict[type, EncoderAdapter[Any]] = {adapter.kind: adapter for adapter in ADAPTERS}
@@ -27,7 +29,6 @@ REASONS = {
     "VisionTransformerSAM": "its attention works in windows of the whole grid",
     "Beit": "its attention adds a bias for each pair of positions of the grid",
     "NaFlexVit": "it takes batches of images of different sizes, with masks of its own",
-    "Hiera": "no adapter yet: its masks are units of several patches",
     "HieraDet": "its attention works in windows of the whole grid",
     "Cait": "its class token enters after the blocks that see the patches",
     "ConVit": "its attention has positions of the whole grid",

@@ -20,6 +20,7 @@ from mae.networks.encoders.contract import EncoderAdapter, EncoderShape, NamedWe
 from mae.networks.encoders.plain import (
     embed_visible,
     initialize_tokens,
+    position_prefix,
     size_arguments,
     vit_shape,
 )
@@ -62,7 +63,7 @@ class RopeAdapter(EncoderAdapter[Eva]):
         timm's values; so do norms without bias, which are ones.
         """
         initialize_linears(encoder)
-        initialize_projection(encoder.patch_embed)
+        initialize_projection(encoder.patch_embed.proj)
         for name, parameter in encoder.named_parameters():
             if name.endswith((".q_bias", ".v_bias")):
                 nn.init.zeros_(parameter)
@@ -94,9 +95,14 @@ class RopeAdapter(EncoderAdapter[Eva]):
         """Weights of DINOv3, EVA, Perception Encoder and Sapiens2 under timm's names."""
         return to_timm_names(tensors, encoder.state_dict().keys())
 
-    def rotation(self, encoder: Eva) -> dict[str, Any]:
+    def beyond_tensors(self, encoder: Eva) -> dict[str, Any]:
         """Kind and options of the rotations."""
-        return rotation_options(encoder)
+        options = rotation_options(encoder)
+        return {f"{key} of its rotary positions": value for key, value in options.items()}
+
+    def position_prefix(self, encoder: Eva) -> int:
+        """Number of positions of class token and registers."""
+        return position_prefix(encoder)
 
     def timm_arguments(self, encoder: Eva) -> dict[str, Any]:
         """Image and patch size, channels, place of the final norm."""

@@ -43,10 +43,11 @@ def adopt_classifier(weights: Weights, options: WeightOptions) -> AdoptedModel |
                 f"{weights.name}: its head reads tokens pooled by {pool!r}: only "
                 f"{' and '.join(POOLS)} are known"
             )
+    adapter = adapter_named(model["encoder"])
     if has_fc_norm != (pool == "avg"):
-        adapter = adapter_named(model["encoder"])
         argument = adapter.final_norm if adapter else "fc_norm"
-        model["encoder_kwargs"] = {**model["encoder_kwargs"], argument: has_fc_norm}
+        if argument:
+            model["encoder_kwargs"] = {**model["encoder_kwargs"], argument: has_fc_norm}
     if pool == "token" and "cls_token" not in weights.encoder:
         raise UserError(f"{weights.name}: a head, but neither fc_norm nor a class token to read")
     finetune: dict[str, Any] = {"num_classes": head["weight"].shape[0], "global_pool": pool}
@@ -60,7 +61,8 @@ def adopt_classifier(weights: Weights, options: WeightOptions) -> AdoptedModel |
     objective = build_objective(config)
     assert isinstance(objective, Classifier)
     set_norm_eps(objective, weights.geometry.eps)
-    with_head = {f"head.{key}": tensor for key, tensor in head.items()}
+    name = adapter.head if adapter else "head"
+    with_head = {f"{name}.{key}": tensor for key, tensor in head.items()}
     loaded = load_encoder(
         objective.encoder, weights._replace(encoder=weights.encoder | with_head), hint=""
     )

@@ -107,7 +107,7 @@ class Decoder(nn.Module):
         nn.init.normal_(self.mask_token, std=0.02)
 
     def forward(
-        self, features: Sequence[Float[Tensor, "b tokens d"]], split: PatchSplit
+        self, features: Sequence[Float[Tensor, "b _ _"]], split: PatchSplit
     ) -> Float[Tensor, "b masked values"]:
         """Predict the pixels of the hidden patches, in the order of `split.ids_masked`.
 

@@ -162,17 +162,19 @@ class MaskedAutoencoder(Objective):
 
     def forward_encoder(
         self, patches: Shaped[Tensor, "b n values"], ids_keep: Int[Tensor, "b k"]
-    ) -> list[Float[Tensor, "b tokens _"]]:
+    ) -> list[Float[Tensor, "b _ _"]]:
         """Encode the patches of `ids_keep` alone; the tokens after each block, the last normed.
 
         Of encoders whose stages are fused the fused ones are last.
         """
         visible = self.normalize(gather_tokens(patches, ids_keep))
         features = self.adapter.forward_visible(self.encoder, visible, ids_keep)
-        return features if self.fusion is None else [*features, self.fusion(features)]
+        if self.fusion is None:
+            return features
+        return [*features, self.adapter.fuse(self.encoder, self.fusion, features)]
 
     def forward_decoder(
-        self, latent: Sequence[Float[Tensor, "b tokens d"]], split: PatchSplit
+        self, latent: Sequence[Float[Tensor, "b _ _"]], split: PatchSplit
     ) -> Float[Tensor, "b m values"]:
         """Predict the pixels of the patches of `split.ids_masked`."""
         return self.decoder(latent, split)

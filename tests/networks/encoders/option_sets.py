@@ -29,9 +29,16 @@ ROPE: dict[str, dict[str, Any]] = {
     "vit_pe_spatial_tiny_patch16_512": {},
 }
 """name of an Eva → arguments that its tiny instance needs"""
-SETS = PLAIN | ROPE
+HIERA: dict[str, dict[str, Any]] = {
+    "hiera_tiny_224": {},  # a position for each token
+    "hiera_small_abswin_256": {"global_pos_size": [3, 5]},  # of image and window; no projection
+}
+"""name of a Hiera → arguments that its tiny instance needs"""
+SETS = PLAIN | ROPE | HIERA
 
 FEW = (
+    "hiera_tiny_224",
+    "hiera_small_abswin_256",
     "vit_small_patch16_dinov3_qkvb",
     "vit_small_patch16_rope_mixed_ape_224",
     "eva02_base_patch16_clip_224",
@@ -42,8 +49,10 @@ FEW = (
 
 TINY: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 """model.encoder_kwargs of a tiny instance"""
+TINY_STAGES: dict[str, Any] = {"embed_dim": 16, "stages": [1, 1], "num_heads": 1}
+"""those of one with stages: as many blocks, as wide at its end"""
 
 
 def tiny_arguments(name: str) -> dict[str, Any]:
     """model.encoder_kwargs of the tiny instance of a name in `SETS`."""
-    return TINY | SETS[name]
+    return (TINY_STAGES if name in HIERA else TINY) | SETS[name]

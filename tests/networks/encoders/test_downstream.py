@@ -8,6 +8,7 @@ import torch
 
 from mae.anomaly.patch_features import vit_features
 from mae.config.sections import Config, DataConfig
+from mae.networks.encoders.registry import adapter_of
 from mae.networks.vit import encoder_shape
 from mae.objectives.autoencoders.backbones import build_backbone, encode_map
 from mae.objectives.base import FirstStage, total_loss
@@ -57,7 +58,8 @@ def test_classifiers_learn_by_layers_and_keep_their_weights(name, pool):
     groups = implementation("classifier").parameter_groups(model, config)
     scales = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
     by_name = {key: scales[id(p)] for key, p in model.encoder.named_parameters()}
-    assert by_name["head.weight"] == 1 and by_name["patch_embed.proj.weight"] == 0.125
+    head = adapter_of(model.encoder).head
+    assert by_name[f"{head}.weight"] == 1 and by_name["patch_embed.proj.weight"] == 0.125
     assert by_name["blocks.1.attn.proj.weight"] == 0.5
     if pool == "avg":
         assert not any(key.startswith("fc_norm") and scale != 1 for key, scale in by_name.items())
@@ -67,9 +69,8 @@ def test_classifiers_learn_by_layers_and_keep_their_weights(name, pool):
         name,
         num_classes=3,
         global_pool=pool,
-        img_size=(16, 24),
-        patch_size=4,
         **tiny_arguments(name),
+        **adapter_of(model.encoder).timm_arguments(model.encoder),
     ).eval()
     theirs.load_state_dict(model.encoder.state_dict(), strict=True)
     assert torch.equal(theirs(model.normalize_images(IMAGES)), logits)
@@ -85,7 +86,9 @@ def test_frozen_tokens(name):
     maps = PatchFeatures(stage)(IMAGES.float() / 255)
     torch.testing.assert_close(maps[-1].flatten(2).transpose(1, 2), tokens, rtol=1e-4, atol=1e-4)
     anomalies = vit_features(model.encoder, NUMBERS, NUMBERS, 8, [1, 2], "x", "y")
-    assert anomalies.maps(IMAGES).shape == (3, 64, 4, 6)
+    widths = model.adapter.shape(model.encoder).widths
+    rows, columns = anomalies.rule.stride
+    assert anomalies.maps(IMAGES).shape == (3, sum(widths), 16 // rows, 24 // columns)
     settings = config_type("sae").model_validate({"objective": "sae", "model": {"layer": 1}})
     cut = token_encoder(stage, settings).encode(IMAGES).tokens
     (first,) = model.adapter.maps(model.encoder, model.normalize_images(IMAGES), [0])

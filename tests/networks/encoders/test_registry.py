@@ -41,6 +41,7 @@ def test_names_have_the_adapter_of_their_class():
         adapter = adapter_named(name)
         assert adapter is not None
         with torch.device("meta"):
-            model = timm.create_model(name, **tiny_arguments(name))
+            sizes = adapter.size_arguments(4, tiny_arguments(name), name)
+            model = timm.create_model(name, img_size=(16, 24), **tiny_arguments(name), **sizes)
         assert type(model) is adapter.kind, name
     assert adapter_named("resnet18") is None

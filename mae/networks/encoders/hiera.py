@@ -1,0 +1,302 @@
+"""Adapter of timm's Hiera (Ryali et al. 2023, arXiv:2306.00989), whose stages halve the resolution.
+
+What is hidden or visible is a mask unit: the square of pixels that the last stage describes by one
+token (32 x 32 px for images of 224 px).  Tokens of visible units alone pass the stages, as with
+timm's `mask` argument; the tests compare the two.  The decoder reads the sum of all stages, each
+mapped to one token a unit ("multi-scale fusion", section 3.2 and appendix of the paper).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from timm.models import checkpoint
+from timm.models.hiera import Hiera, Reroll, Unroll
+from torch import Tensor, nn
+
+from mae.base.errors import UserError
+from mae.networks.encoders.contract import EncoderAdapter, EncoderShape, NamedWeights
+from mae.networks.initial_weights import initialize_linears, initialize_projection
+from mae.networks.patches import unpatchify
+
+POOLS = 3
+"""steps of halved resolution in timm's models"""
+
+
+class HieraAdapter(EncoderAdapter[Hiera]):
+    """Adapter of timm's Hiera, with positions of tokens, or of windows and the image."""
+
+    kind = Hiera
+    name = "hierarchical Vision Transformers of mask units (Hiera)"
+    modules = ("timm.models.hiera",)
+    final_norm = None
+    head = "head.fc"
+    stem = ("pos_embed", "pos_embed_win", "patch_embed")
+
+    def size_arguments(
+        self, patch_size: int | None, given: Mapping[str, Any], name: str
+    ) -> dict[str, Any]:
+        """Strides of a mask unit of `patch_size` pixels, projected as in the paper.
+
+        The stages after the first one halve the resolution, so that a unit becomes one token.
+        Kernels overlap by the stride less one on either side: 7 px for a stride of 4.
+        """
+        found: dict[str, Any] = {}
+        pools = len(given["stages"]) - 1 if "stages" in given else POOLS
+        pools = int(given.get("q_pool", pools))
+        if "stages" in given:
+            found["q_pool"] = pools
+        side = 2**pools
+        if patch_size is None and "stages" not in given:
+            return found
+        found["mask_unit_size"] = (side, side)
+        if patch_size is not None:
+            if patch_size % side:
+                raise UserError(
+                    f"model.patch_size: {name} halves the resolution {pools} times: its mask units "
+                    f"are multiples of {side} px, not {patch_size} px (fewer "
+                    "model.encoder_kwargs.stages allow smaller ones)"
+                )
+            stride = patch_size // side
+            found["patch_stride"] = (stride, stride)
+            found["patch_kernel"] = (2 * stride - 1, 2 * stride - 1)
+            found["patch_padding"] = (stride - 1, stride - 1)
+        return found
+
+    def shape(self, encoder: Hiera) -> EncoderShape:
+        """Sizes of `encoder`; of one without its last stages, those of its last tokens."""
+        stride = pixels_per_token(encoder)
+        rows, columns = encoder.tokens_spatial_shape
+        height, width = encoder.patch_stride
+        last: Any = encoder.blocks[-1]
+        return EncoderShape(
+            img_size=(rows * height, columns * width),
+            patch_size=stride,
+            in_chans=encoder.in_chans,
+            embed_dim=last.dim_out,
+            widths=tuple(stage_widths(encoder)),
+            num_prefix_tokens=0,
+            has_class_token=False,
+            num_heads=last.attn.heads,
+        )
+
+    def refusals(self, encoder: Hiera) -> list[str]:
+        """Parts that keep mask units from being left out, or from being one token at the end."""
+        stages, side = len(encoder.stage_ends), encoder.mask_unit_size[0]
+        is_one_token = encoder.q_pool == stages - 1 and all(
+            unit == stride**encoder.q_pool
+            for unit, stride in zip(encoder.mask_unit_size, encoder.q_stride, strict=True)
+        )
+        unsupported = {
+            "positions of time": encoder.pos_embed is None,
+            f"mask units of {side} x {side} that do not end as one token": not is_one_token,
+            "patch dropout": encoder.patch_drop_rate > 0,
+        }
+        return [reason for reason, applies in unsupported.items() if applies]
+
+    @torch.no_grad()
+    def initialize(self, encoder: Hiera) -> None:
+        """Xavier-uniform linear layers; learned positions, drawn as in timm.
+
+        Layer scales, of which the paper has none, keep timm's values.
+        """
+        initialize_linears(encoder)
+        initialize_projection(encoder.patch_embed.proj)
+        for positions in (encoder.pos_embed, encoder.pos_embed_win):
+            if positions is not None:
+                nn.init.trunc_normal_(positions, std=0.02)
+
+    def forward_visible(
+        self,
+        encoder: Hiera,
+        visible: Float[Tensor, "b k pixels"],
+        ids_keep: Int[Tensor, "b k"],
+    ) -> list[Float[Tensor, "b _ _"]]:
+        """Tokens after each stage, in timm's order: [b s·k d], unit by unit in the last axis of k.
+
+        The projection sees zeros in place of hidden units, since its kernels overlap.
+        """
+        b, k, values = visible.shape
+        shape = self.shape(encoder)
+        canvas = visible.new_zeros(b, shape.num_patches, values)
+        canvas = canvas.scatter(1, ids_keep[:, :, None].expand_as(visible), visible)
+        tokens = encoder.patch_embed(unpatchify(canvas, shape.img_size, shape.patch_size))
+        tokens = encoder.unroll(encoder._pos_embed(tokens))
+        # timm's order has the units in the last axis: [b, token in the unit, unit, d].
+        by_unit = tokens.unflatten(1, (-1, shape.num_patches))
+        ids = ids_keep[:, None, :, None].expand(-1, by_unit.shape[1], -1, by_unit.shape[3])
+        tokens = by_unit.gather(2, ids).flatten(1, 2)
+        features = []
+        for number, block in enumerate(encoder.blocks):
+            tokens = checkpoint(block, tokens) if encoder.grad_checkpointing else block(tokens)
+            if number in encoder.stage_ends:
+                features.append(tokens)
+        return features
+
+    def build_fusion(self, encoder: Hiera) -> nn.Module:
+        """Sum of all stages, each mapped to one token a mask unit."""
+        unit = math.prod(encoder.mask_unit_size)
+        sides = [unit // 4**number for number in range(encoder.q_pool)]
+        return Fusion(sides, stage_widths(encoder))
+
+    def fuse(
+        self, encoder: Hiera, fusion: nn.Module, features: Sequence[Float[Tensor, "b _ _"]]
+    ) -> Float[Tensor, "b k d"]:
+        """Sum of the stages, normalised by the norm of timm's classifier."""
+        return encoder.head.norm(fusion(features))
+
+    def split(
+        self, encoder: Hiera, tokens: Float[Tensor, "b t d"]
+    ) -> tuple[dict[str, Float[Tensor, "b d"]], Float[Tensor, "b n d"]]:
+        """Tokens of `forward_features` → (their mean, normalised as in timm; normalised tokens).
+
+        timm has the norm behind the pooling.  Tokens are in rows and columns, though timm's are not
+        where the last stages were removed.
+        """
+        rolled = encoder.reroll(tokens, len(encoder.blocks) - 1).flatten(1, 2)
+        norm = encoder.head.norm
+        return {"mean": norm(rolled.mean(dim=1))}, norm(rolled)
+
+    def maps(
+        self,
+        encoder: Hiera,
+        images: Float[Tensor, "b c h w"],
+        layers: Sequence[int],
+        *,
+        norm: bool = False,
+    ) -> list[Float[Tensor, "b d gh gw"]]:
+        """Tokens after the blocks `layers` as maps, coarser from stage to stage.
+
+        `norm` normalises those of the last stage, for which the norm was trained.
+        """
+        found = encoder.forward_intermediates(
+            images, indices=list(layers), intermediates_only=True, coarse=False
+        )
+        width = self.shape(encoder).embed_dim
+        return [
+            encoder.head.norm(one.movedim(1, 3)).movedim(3, 1)
+            if norm and one.shape[1] == width
+            else one
+            for one in found
+        ]
+
+    def map_stride(self, encoder: Hiera, layer: int) -> tuple[int, int]:
+        """Height and width in pixels of a position of the map after block `layer` (from 0)."""
+        return pixels_per_token(encoder, layer)
+
+    def truncate(self, encoder: Hiera, depth: int) -> None:
+        """Remove, in place, the blocks above the first `depth`, and the final norm."""
+        encoder.prune_intermediate_layers([depth - 1], coarse=False)
+
+    def resize(self, encoder: Hiera, img_size: tuple[int, int]) -> None:
+        """Take images of another size, in place: positions of tokens are interpolated.
+
+        Positions of windows are repeated and those of the image interpolated in each pass, as in
+        timm.
+        """
+        old = self.position_grid(encoder)
+        strides, q_strides = encoder.patch_stride, [encoder.q_stride] * (len(encoder.stage_ends) - 1)
+        rows, columns = (side // stride for side, stride in zip(img_size, strides, strict=True))
+        encoder.tokens_spatial_shape = [rows, columns]
+        units = zip((rows, columns), encoder.mask_unit_size, strict=True)
+        encoder.mask_spatial_shape = [side // unit for side, unit in units]
+        encoder.unroll = Unroll(img_size, strides, q_strides)
+        encoder.reroll = Reroll(img_size, strides, q_strides, encoder.stage_ends, encoder.q_pool)
+        positions = encoder.pos_embed
+        if positions is not None and encoder.pos_embed_win is None:
+            spread = positions.detach().transpose(1, 2).unflatten(2, old)
+            spread = F.interpolate(spread, (rows, columns), mode="bicubic", antialias=True)
+            resized = nn.Parameter(spread.flatten(2).transpose(1, 2), positions.requires_grad)
+            encoder.pos_embed = resized
+
+    def position_grid(self, encoder: Hiera) -> tuple[int, int]:
+        """Rows and columns of the tokens of the first stage."""
+        rows, columns = encoder.tokens_spatial_shape
+        return rows, columns
+
+    def undecayed(self, encoder: Hiera) -> set[str]:
+        """Positions, those of windows among them."""
+        return {"pos_embed", "pos_embed_win"}
+
+    def released_names(self, encoder: Hiera, tensors: Mapping[str, Tensor]) -> NamedWeights:
+        """Weights of Hiera's release under timm's names."""
+        found, skipped = {}, {}
+        for key, tensor in tensors.items():
+            first, _, rest = key.partition(".")
+            if first == "multi_scale_fusion_heads":
+                skipped[key] = "the fusion of the stages, a part of the decoder"
+            elif first in ("encoder_norm", "norm"):
+                found[f"head.norm.{rest}"] = tensor
+            else:
+                found["pos_embed" if key == "pos_embed_abs" else key] = tensor
+        return NamedWeights(found, skipped)
+
+    def beyond_tensors(self, encoder: Hiera) -> dict[str, Any]:
+        """Blocks whose attention stays within mask units, and the strides of units and stages."""
+        blocks: list[Any] = list(encoder.blocks)
+        return {
+            "list of blocks with attention within mask units": [
+                number for number, block in enumerate(blocks) if block.attn.use_mask_unit_attn
+            ],
+            "list of blocks that halve the resolution": [
+                number for number, block in enumerate(blocks) if block.attn.q_stride > 1
+            ],
+        }
+
+    def timm_arguments(self, encoder: Hiera) -> dict[str, Any]:
+        """Image size, channels, strides and kernels of the projection, mask units."""
+        return {
+            "img_size": list(self.shape(encoder).img_size),
+            "in_chans": encoder.in_chans,
+            "q_pool": encoder.q_pool,
+            "mask_unit_size": list(encoder.mask_unit_size),
+            "patch_stride": list(encoder.patch_stride),
+            "patch_kernel": list(encoder.patch_embed.proj.kernel_size),
+            "patch_padding": list(encoder.patch_embed.proj.padding),
+        }
+
+
+class Fusion(nn.Module):
+    """Sum of the stages of a Hiera, each mapped to one token a mask unit.
+
+    The paper's convolutions over the tokens of a unit, written as linear layers: the tokens of a
+    unit are [s, unit] in timm's order, whatever the stage.
+    """
+
+    def __init__(self, sides: Sequence[int], widths: Sequence[int]) -> None:
+        """`sides`: tokens of a unit in each stage but the last; `widths`: of all stages."""
+        super().__init__()
+        self.sides = tuple(sides)
+        self.stages = nn.ModuleList(
+            nn.Linear(count * width, widths[-1])
+            for count, width in zip(sides, widths, strict=False)
+        )
+        initialize_linears(self)
+
+    def forward(self, features: Sequence[Float[Tensor, "b _ _"]]) -> Float[Tensor, "b k d"]:
+        """Tokens after each stage → one token a mask unit."""
+        fused = features[-1]
+        for count, stage, tokens in zip(self.sides, self.stages, features, strict=False):
+            fused = fused + stage(tokens.unflatten(1, (count, -1)).transpose(1, 2).flatten(2))
+        return fused
+
+
+def stage_widths(encoder: Hiera) -> list[int]:
+    """Widths of the tokens after each stage, and after the last block that is left."""
+    blocks: list[Any] = list(encoder.blocks)
+    ends = [end for end in encoder.stage_ends if end < len(blocks) - 1]
+    return [blocks[end].dim_out for end in (*ends, len(blocks) - 1)]
+
+
+def pixels_per_token(encoder: Hiera, layer: int = -1) -> tuple[int, int]:
+    """Height and width in pixels of what a token after block `layer` describes (-1: the last)."""
+    blocks: list[Any] = list(encoder.blocks)
+    pools = sum(block.attn.q_stride > 1 for block in blocks[: layer % len(blocks) + 1])
+    height, width = (
+        stride * factor**pools
+        for stride, factor in zip(encoder.patch_stride, encoder.q_stride, strict=True)
+    )
+    return height, width
