@@ -10,6 +10,7 @@ over the seeds, and writes OUT/encoders.json.  The same command goes on where it
 
 import argparse
 import json
+import re
 import statistics
 import sys
 import time
@@ -28,7 +29,7 @@ from mae.training.flops import flops_per_image
 CONFIGS = Path(__file__).parents[1] / "configs"
 PLAIN = "plain"
 SIZES = "embed_dim: 128, depth: 6, num_heads: 4"
-ENCODERS = {
+ENCODERS: Mapping[str, Sequence[str]] = {
     PLAIN: ("vit_tiny_patch16_224", SIZES),
     "plain, 4 registers": ("vit_tiny_patch16_224", f"{SIZES}, reg_tokens: 4"),
     "rotary, 4 registers": ("vit_small_patch16_dinov3_qkvb", f"{SIZES}, init_values: 1.0"),
@@ -36,16 +37,23 @@ ENCODERS = {
         "vit_small_patch16_rope_mixed_224",
         f"{SIZES}, num_reg_tokens: 4, init_values: 1.0",
     ),
+    # Mask units of 4 px, so that the first of three stages has a token for each pixel.
+    "Hiera, 60 % hidden": (
+        "hiera_tiny_224",
+        "embed_dim: 38, num_heads: 1, stages: [1, 1, 4]",
+        "model.mask_ratio=0.6",
+    ),
+    "Hiera, 75 % hidden": ("hiera_tiny_224", "embed_dim: 38, num_heads: 1, stages: [1, 1, 4]"),
 }
-"""name → timm's name, arguments; all with patches of 4 pixels"""
+"""name → timm's name, arguments, other settings; all with patches of 4 pixels"""
 
 PRETRAINING = """
     data.flip=true model.decoder_embed_dim=64 model.decoder_depth=2 model.decoder_num_heads=4
-    optim.lr=1.5e-3 optim.warmup_epochs=2 train.batch_size=256 log.health_every=1000
+    optim.lr=1.5e-3 train.batch_size=256 log.health_every=1000
     log.health_images=10000
 """.split()
 FINETUNING = """
-    optim.lr=1e-3 optim.warmup_epochs=2 data.flip=true log.health_every=1000
+    optim.lr=1e-3 data.flip=true log.health_every=1000
 """.split()
 COMMON = ["data.workers=0", "log.trackers=[]", "log.panel_every=0", "model.patch_size=4"]
 
@@ -86,13 +94,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def model_settings(name: str) -> list[str]:
     """Settings of an encoder in `ENCODERS`."""
-    encoder, arguments = ENCODERS[name]
-    return [f"model.encoder={encoder}", f"model.encoder_kwargs={{{arguments}}}"]
+    encoder, arguments, *others = ENCODERS[name]
+    return [f"model.encoder={encoder}", f"model.encoder_kwargs={{{arguments}}}", *others]
+
+
+def duration(epochs: float) -> list[str]:
+    """Settings of a training of so many epochs, a tenth of them warm-up."""
+    return [f"train.epochs={epochs:g}", f"optim.warmup_epochs={epochs / 10:g}"]
 
 
 def cost(name: str) -> dict[str, float]:
     """Millions of the encoder's parameters, and GFLOP of a step for one image."""
-    words = [*PRETRAINING, *COMMON, *model_settings(name)]
+    words = [*PRETRAINING, *COMMON, *model_settings(name), *duration(1)]
     model = build_mae(load_config(CONFIGS / "vit_tiny_patch2_cifar10.yaml", words))
     millions = sum(one.numel() for one in model.encoder.parameters()) / 1e6
     return {"millions": millions, "gflop": flops_per_image(model, 3) / 1e9}
@@ -100,7 +113,7 @@ def cost(name: str) -> dict[str, float]:
 
 def measured(args: argparse.Namespace, name: str, seed: int, epochs: float) -> dict[str, Any]:
     """Figures of one encoder and seed."""
-    stem = f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
+    stem = f"{re.sub(r'[^a-zA-Z0-9]+', '-', name).strip('-')}-{seed}"
     pretrained, tuned = args.out / f"{stem}-pretrained", args.out / f"{stem}-finetuned"
     common = [*COMMON, *model_settings(name), f"train.seed={seed}", *args.settings]
     data, test = args.data, f"data.val={args.data}/test-*.tar"
@@ -110,7 +123,7 @@ def measured(args: argparse.Namespace, name: str, seed: int, epochs: float) -> d
         CONFIGS / "vit_tiny_patch2_cifar10.yaml",
         *PRETRAINING,
         *common,
-        f"train.epochs={epochs:g}",
+        *duration(epochs),
         f"data.train={data}/train-*.tar",
         test,
         f"output={pretrained}",
@@ -120,7 +133,7 @@ def measured(args: argparse.Namespace, name: str, seed: int, epochs: float) -> d
         CONFIGS / "vit_tiny_patch2_cifar10_finetune.yaml",
         *FINETUNING,
         *common,
-        f"train.epochs={args.finetune_epochs:g}",
+        *duration(args.finetune_epochs),
         f"data.train={data}/train-{{000000..000001}}.tar",
         test,
         f"init.from={pretrained}",
