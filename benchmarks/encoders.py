@@ -94,8 +94,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def model_settings(name: str) -> list[str]:
     """Settings of an encoder in `ENCODERS`."""
-    encoder, arguments, *others = ENCODERS[name]
-    return [f"model.encoder={encoder}", f"model.encoder_kwargs={{{arguments}}}", *others]
+    encoder, arguments = ENCODERS[name][:2]
+    return [f"model.encoder={encoder}", f"model.encoder_kwargs={{{arguments}}}"]
 
 
 def duration(epochs: float) -> list[str]:
@@ -105,7 +105,7 @@ def duration(epochs: float) -> list[str]:
 
 def cost(name: str) -> dict[str, float]:
     """Millions of the encoder's parameters, and GFLOP of a step for one image."""
-    words = [*PRETRAINING, *COMMON, *model_settings(name), *duration(1)]
+    words = [*PRETRAINING, *COMMON, *model_settings(name), *ENCODERS[name][2:], *duration(1)]
     model = build_mae(load_config(CONFIGS / "vit_tiny_patch2_cifar10.yaml", words))
     millions = sum(one.numel() for one in model.encoder.parameters()) / 1e6
     return {"millions": millions, "gflop": flops_per_image(model, 3) / 1e9}
@@ -123,6 +123,7 @@ def measured(args: argparse.Namespace, name: str, seed: int, epochs: float) -> d
         CONFIGS / "vit_tiny_patch2_cifar10.yaml",
         *PRETRAINING,
         *common,
+        *ENCODERS[name][2:],
         *duration(epochs),
         f"data.train={data}/train-*.tar",
         test,
