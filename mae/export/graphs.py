@@ -1,9 +1,12 @@
 """Export of the encoder as a graph that runs without our Python code: ONNX, or torch.export."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from timm.models.hiera import MaskUnitAttention
 from torch import Tensor, nn
 
 from mae.export.check import OUTPUTS, load_onnx, load_program
@@ -69,6 +72,20 @@ class Encoder(nn.Module):
         return features(self.vit, images, self.pool)
 
 
+@contextmanager
+def unfused_windows(vit: nn.Module) -> Iterator[None]:
+    """Attention within mask units as matrix products: ONNX has the fused one for four axes only."""
+    windows = [part for part in vit.modules() if isinstance(part, MaskUnitAttention)]
+    before = [part.fused_attn for part in windows]
+    for part in windows:
+        part.fused_attn = False
+    try:
+        yield
+    finally:
+        for part, fused in zip(windows, before, strict=True):
+            part.fused_attn = fused
+
+
 def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write encoder.onnx, in the default opset of the installed torch.
 
@@ -79,9 +96,11 @@ def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
     facts: dict[str, list] = {"mean": list(data.mean), "std": list(data.std)}
     if request.label_names:
         facts["class_names"] = request.label_names
+    with unfused_windows(request.encoder):
+        program = trace_module(Encoder(request), normalised)
     write_onnx_program(
         folder / GRAPH,
-        trace_module(Encoder(request), normalised),
+        program,
         inputs="images",
         outputs=["tokens", vector_name(request.encoder)],
         metadata=facts,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.base.files import save_tensors
-from mae.networks.encoders.registry import TimmEncoder
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.pretrained_weights.weight_files import ARGUMENTS, settings_text
 
 WEIGHTS = "mae.safetensors"
@@ -54,8 +54,8 @@ def refuse_beyond_plain(vit: TimmEncoder, format: str) -> VisionTransformer:
     """
     if not isinstance(vit, VisionTransformer):
         raise UserError(
-            f"--format {format} has names for plain Vision Transformers only, and this encoder has "
-            "rotary positions or other parts; --format timm has"
+            f"--format {format} has names for plain Vision Transformers only, and this encoder is "
+            f"one of {adapter_of(vit).name}; --format timm has them all"
         )
     final_norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
     blocks = list(vit.blocks.children())

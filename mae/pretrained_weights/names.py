@@ -19,8 +19,6 @@ WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|encoder|avera
 DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
 LATENTS = re.compile(r"^(?:bottleneck|from_latent)\.|^log_sigma$")
 """parts of our autoencoders between encoder and decoder"""
-FUSION = re.compile(r"^fusion\.")
-"""our layers between the stages of a hierarchical encoder and the decoder"""
 HEADS = re.compile(r"^(?:head(?!\.norm\.)|classifier|pre_logits|pooler|attn_pool)\.")
 """heads, without the norm of the encoder that timm's Hiera has there"""
 LINEAR_HEADS = re.compile(r"^(?:head|classifier)\.(?:(?:fc|projection)\.)?")
@@ -90,9 +88,6 @@ def to_our_names(tensors: Mapping[str, Tensor], where: str) -> RenamedWeights:
             continue
         if LATENTS.match(name):
             skipped[key] = "the bottleneck of an autoencoder"
-            continue
-        if FUSION.match(name):
-            skipped[key] = "the fusion of the stages, before the decoder"
             continue
         if part is encoder and name == "mask_token":
             if not has_decoder:

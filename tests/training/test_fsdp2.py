@@ -235,7 +235,8 @@ def test_the_panels_are_those_of_ddp(folder):
 def test_the_launchers_file_is_heeded_and_timeouts_reach_both_groups(folder):
     recorded = json.loads((folder / "record.json").read_text())
     assert recorded["reshard_after_forward"] is True
-    assert recorded["wrapped"] == ["Block", "EvaBlock", "EvaBlockPostNorm", "Decoder"]
+    blocks = ["Block", "EvaBlock", "EvaBlockPostNorm", "HieraBlock"]
+    assert recorded["wrapped"] == [*blocks, "Decoder", "Fusion"]
     assert recorded["timeouts"] == [7 * 60, 7 * 60]
 
 

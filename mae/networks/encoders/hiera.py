@@ -30,7 +30,7 @@ class HieraAdapter(EncoderAdapter[Hiera]):
     """Adapter of timm's Hiera, with positions of tokens, or of windows and the image."""
 
     kind = Hiera
-    name = "hierarchical Vision Transformers of mask units (Hiera)"
+    name = "hierarchical Vision Transformers (Hiera)"
     modules = ("timm.models.hiera",)
     final_norm = None
     head = "head.fc"
@@ -57,8 +57,8 @@ class HieraAdapter(EncoderAdapter[Hiera]):
             if patch_size % side:
                 raise UserError(
                     f"model.patch_size: {name} halves the resolution {pools} times: its mask units "
-                    f"are multiples of {side} px, not {patch_size} px (fewer "
-                    "model.encoder_kwargs.stages allow smaller ones)"
+                    f"are multiples of {side} px, not {patch_size} px; for smaller ones set fewer "
+                    "stages, such as model.encoder_kwargs.stages=[1,2,3]"
                 )
             stride = patch_size // side
             found["patch_stride"] = (stride, stride)

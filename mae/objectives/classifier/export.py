@@ -58,14 +58,13 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
     Raises UserError where the head reads the mean of the patches, as `refuse_beyond_plain` and as
     `refuse_unreadable`.
     """
-    vit = request.encoder
+    vit = refuse_beyond_plain(request.encoder, "hf")
     if vit.global_pool != "token":
         raise UserError(
             "--format hf: ViTForImageClassification reads the class token, this classifier the "
             "mean of the patches (finetune.global_pool): use --format timm, which transformers "
             "loads too, by AutoModelForImageClassification"
         )
-    vit = refuse_beyond_plain(vit, "hf")
     refuse_unreadable(request.config.data)
     own = weights(vit)
     head = {name: own.pop(name) for name in list(own) if name.startswith(HEAD)}

@@ -96,6 +96,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
         self.grad_checkpointing = False
+        self.fusion: nn.Module | None = None  # of the encoder's stages: see the model
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         positions = sincos_positions(dim, grid_size)
@@ -186,6 +187,7 @@ class CrossDecoder(nn.Module):
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
         self.grad_checkpointing = False
+        self.fusion: nn.Module | None = None
         self.mixture = nn.Parameter(torch.empty(depth, encoder_depth))
         """weights of the encoder's blocks (columns) in the memory of each block (rows)"""
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))

@@ -87,7 +87,6 @@ class MaskedAutoencoder(Objective):
 
         self.encoder = encoder
         self.adapter.initialize(encoder)
-        self.fusion = self.adapter.build_fusion(encoder)
         p, q = self.patch_size
         build_decoder = Decoder
         if decoder_attention == "cross":
@@ -106,6 +105,7 @@ class MaskedAutoencoder(Objective):
             num_prefix_tokens=shape.num_prefix_tokens,
             patch_values=p * q * channels,
         )
+        self.decoder.fusion = self.adapter.build_fusion(encoder)
         hidden = self.num_patches - visible
         self.num_predicted: int | None = None
         """number of hidden patches that are predicted in a training step (None: all)"""
@@ -163,20 +163,16 @@ class MaskedAutoencoder(Objective):
     def forward_encoder(
         self, patches: Shaped[Tensor, "b n values"], ids_keep: Int[Tensor, "b k"]
     ) -> list[Float[Tensor, "b _ _"]]:
-        """Encode the patches of `ids_keep` alone; the tokens after each block, the last normed.
-
-        Of encoders whose stages are fused the fused ones are last.
-        """
+        """Encode the patches of `ids_keep` alone; the tokens after each block or stage."""
         visible = self.normalize(gather_tokens(patches, ids_keep))
-        features = self.adapter.forward_visible(self.encoder, visible, ids_keep)
-        if self.fusion is None:
-            return features
-        return [*features, self.adapter.fuse(self.encoder, self.fusion, features)]
+        return self.adapter.forward_visible(self.encoder, visible, ids_keep)
 
     def forward_decoder(
         self, latent: Sequence[Float[Tensor, "b _ _"]], split: PatchSplit
     ) -> Float[Tensor, "b m values"]:
         """Predict the pixels of the patches of `split.ids_masked`."""
+        if self.decoder.fusion is not None:
+            latent = [self.adapter.fuse(self.encoder, self.decoder.fusion, latent)]
         return self.decoder(latent, split)
 
     def forward_loss(

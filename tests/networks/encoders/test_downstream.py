@@ -5,21 +5,24 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 from mae.anomaly.patch_features import vit_features
-from mae.config.sections import Config, DataConfig
+from mae.config.sections import Config, DataConfig, InitConfig
 from mae.networks.encoders.registry import adapter_of
 from mae.networks.vit import encoder_shape
 from mae.objectives.autoencoders.backbones import build_backbone, encode_map
 from mae.objectives.base import FirstStage, total_loss
 from mae.objectives.classifier.model import Classifier
 from mae.objectives.kl.frozen_features import PatchFeatures
+from mae.objectives.mae.implementation import start_mae
 from mae.objectives.mae.model import MaskedAutoencoder
 from mae.objectives.registry import config_type, implementation
 from mae.objectives.sae.tokens import token_encoder
 from mae.training.checkpoint.trained import build_objective
 from tests.export.models import STATE
 from tests.networks.encoders.option_sets import FEW, tiny_arguments
+from tests.pretrained_weights.models import shaken
 from tests.untrained import NUMBERS, tiny_config
 
 DATA = DataConfig(train=("gone.tar",), mean=NUMBERS, std=NUMBERS, img_size=(16, 24))
@@ -109,3 +112,15 @@ def test_an_autoencoder_with_rotary_positions():
     features = encode_map(backbone.encoder, torch.randn(2, 3, 16, 24))
     assert features.shape == (2, *backbone.encoded) == (2, 32, 4, 6)
     assert backbone.decoder(features).shape == (2, 3, 16, 24)
+
+
+def test_a_hierarchical_encoder_goes_on_with_its_fusion_and_decoder(tmp_path):
+    """Names of a checkpoint: what is between the stages and the decoder is the decoder's."""
+    _, model = mae_of("hiera_tiny_224")
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    _, other = mae_of("hiera_tiny_224")
+    other = shaken(other, 5)
+    start_mae(other, InitConfig.model_validate({"from": f"{tmp_path}/model.safetensors"}), DATA)
+    found = other.state_dict()
+    assert any(key.startswith("decoder.fusion.") for key in found)
+    assert all(torch.equal(found[key], tensor) for key, tensor in model.state_dict().items())
