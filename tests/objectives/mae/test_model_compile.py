@@ -1,6 +1,8 @@
 import subprocess
 import sys
 
+from tests.networks.encoders.option_sets import tiny_arguments
+
 PROGRAM = """
 import torch
 from mae.objectives.base import total_loss
@@ -9,11 +11,9 @@ from mae.objectives.mae.model import MaskedAutoencoder
 
 images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
 start = torch.zeros(())
-for name in NAMES:
+for name, arguments in NAMES.items():
     torch.manual_seed(0)
-    encoder = build_encoder(
-        name, img_size=(16, 16), patch_size=4, embed_dim=32, depth=2, num_heads=2
-    )
+    encoder = build_encoder(name, img_size=(16, 16), patch_size=4, **arguments)
     model = MaskedAutoencoder(encoder, decoder_embed_dim=16, decoder_depth=2, decoder_num_heads=2)
     split = model.draw(images, torch.arange(4))
     total_loss(model(images, split, start)).backward()
@@ -29,11 +29,15 @@ for name in NAMES:
                 torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
         print("equal")
 """
-NAMES = (
-    "vit_tiny_patch16_224",
-    "vit_small_patch16_dinov3_qkvb",
-    "vit_small_patch16_rope_mixed_ape_224",
-)
+NAMES = {
+    name: tiny_arguments(name)
+    for name in (
+        "vit_tiny_patch16_224",
+        "vit_small_patch16_dinov3_qkvb",
+        "vit_small_patch16_rope_mixed_ape_224",
+        "hiera_tiny_224",
+    )
+}
 
 
 def test_captured_as_one_graph_it_computes_the_same():
