@@ -17,6 +17,9 @@ PAPERS_RELEASE = re.compile(
 )
 """matches the names of the weights released by the paper's authors, and of copies of them"""
 
+HIERA_RELEASE = re.compile(r"(?:^|[:/])(?:mae_)?hiera_\w+\.pth$", re.IGNORECASE)
+"""matches the names of the files released by Hiera's authors, which declare no licence"""
+
 DINOV3_RELEASE = re.compile(r"(?:^|[:/])facebook/dinov3-|dinov3_vit\w+_pretrain_\w+", re.IGNORECASE)
 """matches the names of the weights released by DINOv3's authors, whose files declare no licence"""
 OWN_TERMS = "-license"
@@ -37,9 +40,9 @@ class Licence(NamedTuple):
 def named_licence(source: str, declared: str | None) -> Licence:
     """Licence of the weights called `source` that declare the licence `declared`.
 
-    The paper's own weights are CC-BY-NC-4.0, whatever a copy of them declares.
+    The paper's own weights, and Hiera's, are CC-BY-NC-4.0, whatever a copy of them declares.
     """
-    if PAPERS_RELEASE.search(source):
+    if PAPERS_RELEASE.search(source) or HIERA_RELEASE.search(source):
         return Licence("cc-by-nc-4.0", non_commercial=True)
     if not declared and DINOV3_RELEASE.search(source):
         return Licence("dinov3-license")

@@ -198,7 +198,10 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         timm.
         """
         old = self.position_grid(encoder)
-        strides, q_strides = encoder.patch_stride, [encoder.q_stride] * (len(encoder.stage_ends) - 1)
+        strides, q_strides = (
+            encoder.patch_stride,
+            [encoder.q_stride] * (len(encoder.stage_ends) - 1),
+        )
         rows, columns = (side // stride for side, stride in zip(img_size, strides, strict=True))
         encoder.tokens_spatial_shape = [rows, columns]
         units = zip((rows, columns), encoder.mask_unit_size, strict=True)

@@ -51,9 +51,13 @@ def test_every_tensor_of_a_release_is_loaded_or_skipped_by_its_reason(tmp_path):
         "multi_scale_fusion_heads.0.weight": torch.ones(32, 8, 4, 4),
         "head.projection.weight": torch.ones(5, 32),
     }
-    torch.save({"model_state": released | extra}, tmp_path / "mae_hiera.pth")
-    weights, target = find_weights(str(tmp_path / "mae_hiera.pth")), shaken(tiny((32, 32)), 7)
+    torch.save({"model_state": released | extra}, tmp_path / "mae_hiera_tiny_224.pth")
+    weights, target = (
+        find_weights(str(tmp_path / "mae_hiera_tiny_224.pth")),
+        shaken(tiny((32, 32)), 7),
+    )
     loaded = load_encoder(target, weights)
+    assert weights.licence.non_commercial  # by its name: the file declares none
     assert loaded.tensors == loaded.of == len(own) and not loaded.kept
     assert all(torch.equal(tensor, own[key]) for key, tensor in target.state_dict().items())
     assert loaded.skipped["multi_scale_fusion_heads.0.weight"].startswith("the fusion")
