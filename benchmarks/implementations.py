@@ -84,7 +84,7 @@ class TextbookStep(nn.Module):
         """Compute the model's loss; equal up to rounding, gradients included."""
         model, (ids_keep, ids_masked) = self.model, noise
         encoder, decoder = model.encoder, model.decoder
-        assert isinstance(decoder, Decoder)
+        assert isinstance(encoder, VisionTransformer) and isinstance(decoder, Decoder)
         pixels = model.normalize_images(images)
 
         prefix, positions = encoder.num_prefix_tokens, position_embedding(encoder)

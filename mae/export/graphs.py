@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models.hiera import MaskUnitAttention
@@ -75,7 +76,7 @@ class Encoder(nn.Module):
 @contextmanager
 def unfused_windows(vit: nn.Module) -> Iterator[None]:
     """Attention within mask units as matrix products: ONNX has the fused one for four axes only."""
-    windows = [part for part in vit.modules() if isinstance(part, MaskUnitAttention)]
+    windows: list[Any] = [part for part in vit.modules() if isinstance(part, MaskUnitAttention)]
     before = [part.fused_attn for part in windows]
     for part in windows:
         part.fused_attn = False

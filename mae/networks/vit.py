@@ -64,12 +64,13 @@ def create_vit(
     if name.split(".")[0] not in known:
         raise UserError(f"model.encoder: timm has no model {name!r}{_suggestion(name, known)}")
     adapter = adapter_named(name)
-    sizes = adapter.size_arguments(patch_size, kwargs, name) if adapter else {}
-    kwargs = {**sizes, **kwargs} | ({} if img_size is None else {"img_size": img_size})
+    arguments = adapter.size_arguments(patch_size, kwargs, name) if adapter else {}
+    arguments |= kwargs | ({} if img_size is None else {"img_size": img_size})
+    arguments |= usual_arguments(name, arguments)
     try:
-        vit = timm.create_model(name, **usual_arguments(name, kwargs), **kwargs)
+        vit = timm.create_model(name, **arguments)
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise UserError(f"model: timm cannot build {name} with {kwargs}: {error}") from None
+        raise UserError(f"model: timm cannot build {name} with {arguments}: {error}") from None
     vit = supported(vit, name)
     if patch_size not in (None, (side := encoder_shape(vit).patch_size[0])):
         raise UserError(

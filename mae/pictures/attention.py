@@ -44,7 +44,7 @@ def last_attention(
     """
     shape, weights = encoder_shape(vit), attention_weights(vit, encode, images)
     patches = slice(shape.num_prefix_tokens, None)
-    if shape.has_class_token and vit.global_pool != "avg":
+    if shape.has_class_token and adapter_of(vit).pooling(vit) != "avg":
         return AttentionMaps(weights[:, :, 0, patches], "the class token")
     return AttentionMaps(weights[:, :, patches, patches].mean(dim=2), "the mean patch")
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import Config
-from mae.networks.encoders.registry import supported
+from mae.networks.encoders.registry import adapter_of, supported
 from mae.networks.vit import build_encoder, usual_arguments
 from mae.objectives.shared_sections import VitModel
 from mae.pretrained_weights.description import (
@@ -213,7 +213,7 @@ def _from_timm(source: str, name: str) -> Weights:
         hashlib.sha256(save(tensors)).hexdigest(),
         named_licence(source, config.get("license")),
         read_normalisation(config),
-        architecture=Architecture(architecture, {}, plan.global_pool),
+        architecture=Architecture(architecture, {}, adapter_of(plan).pooling(plan)),
         crop_pct=read_crop(config),
     )
 

@@ -10,6 +10,7 @@ from timm.models._manipulate import adapt_input_conv
 from torch import Tensor
 
 from mae.base.errors import UserError
+from mae.networks.encoders.plain import position_embedding
 from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.initial_weights import sincos_positions
 from mae.pretrained_weights.description import (
@@ -70,8 +71,7 @@ def encoder_positions(
     `old_grid` holds the rows and columns of its patches; None: unknown, assumed to be square where
     the number of patches differs.
     """
-    adapter, own = adapter_of(vit), vit.pos_embed
-    assert own is not None
+    adapter, own = adapter_of(vit), position_embedding(vit)
     grid, prefix = adapter.position_grid(vit), adapter.position_prefix(vit)
     if old_grid is not None:
         # Several positions to a patch, as in Hiera's mask units.

@@ -168,6 +168,11 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
         module: Any = encoder
         module.prune_intermediate_layers([depth - 1], prune_norm=True, prune_head=False)
 
+    def pooling(self, encoder: AnyEncoder) -> str:
+        """timm's name of the pooling of tokens to one vector: token, avg …; "" for none."""
+        module: Any = encoder
+        return module.global_pool
+
     def blocks(self, encoder: AnyEncoder) -> Sequence[nn.Module]:
         """Blocks, first to last."""
         module: Any = encoder

@@ -8,7 +8,7 @@ mapped to one token a unit ("multi-scale fusion", section 3.2 and appendix of th
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.networks.encoders.contract import EncoderAdapter, EncoderShape, NamedWeights
+from mae.networks.encoders.hiera_stages import Fusion, pixels_per_token, stage_widths
 from mae.networks.initial_weights import initialize_linears, initialize_projection
 from mae.networks.patches import unpatchify
 
@@ -104,7 +105,9 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         Layer scales, of which the paper has none, keep timm's values.
         """
         initialize_linears(encoder)
-        initialize_projection(encoder.patch_embed.proj)
+        projection = encoder.patch_embed.proj
+        assert isinstance(projection, nn.Conv2d)
+        initialize_projection(projection)
         for positions in (encoder.pos_embed, encoder.pos_embed_win):
             if positions is not None:
                 nn.init.trunc_normal_(positions, std=0.02)
@@ -119,9 +122,8 @@ class HieraAdapter(EncoderAdapter[Hiera]):
 
         The projection sees zeros in place of hidden units, since its kernels overlap.
         """
-        b, k, values = visible.shape
         shape = self.shape(encoder)
-        canvas = visible.new_zeros(b, shape.num_patches, values)
+        canvas = visible.new_zeros(len(visible), shape.num_patches, visible.shape[2])
         canvas = canvas.scatter(1, ids_keep[:, :, None].expand_as(visible), visible)
         tokens = encoder.patch_embed(unpatchify(canvas, shape.img_size, shape.patch_size))
         tokens = encoder.unroll(encoder._pos_embed(tokens))
@@ -172,7 +174,7 @@ class HieraAdapter(EncoderAdapter[Hiera]):
 
         `norm` normalises those of the last stage, for which the norm was trained.
         """
-        found = encoder.forward_intermediates(
+        found: Any = encoder.forward_intermediates(
             images, indices=list(layers), intermediates_only=True, coarse=False
         )
         width = self.shape(encoder).embed_dim
@@ -191,6 +193,10 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         """Remove, in place, the blocks above the first `depth`, and the final norm."""
         encoder.prune_intermediate_layers([depth - 1], coarse=False)
 
+    def pooling(self, encoder: Hiera) -> str:
+        """timm's name of the pooling of tokens to one vector: avg; "" for none."""
+        return encoder.head.pool_type
+
     def resize(self, encoder: Hiera, img_size: tuple[int, int]) -> None:
         """Take images of another size, in place: positions of tokens are interpolated.
 
@@ -198,10 +204,8 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         timm.
         """
         old = self.position_grid(encoder)
-        strides, q_strides = (
-            encoder.patch_stride,
-            [encoder.q_stride] * (len(encoder.stage_ends) - 1),
-        )
+        strides, pools = encoder.patch_stride, len(encoder.stage_ends) - 1
+        q_strides = [encoder.q_stride] * pools
         rows, columns = (side // stride for side, stride in zip(img_size, strides, strict=True))
         encoder.tokens_spatial_shape = [rows, columns]
         units = zip((rows, columns), encoder.mask_unit_size, strict=True)
@@ -251,55 +255,13 @@ class HieraAdapter(EncoderAdapter[Hiera]):
 
     def timm_arguments(self, encoder: Hiera) -> dict[str, Any]:
         """Image size, channels, strides and kernels of the projection, mask units."""
+        projection: Any = encoder.patch_embed.proj
         return {
             "img_size": list(self.shape(encoder).img_size),
             "in_chans": encoder.in_chans,
             "q_pool": encoder.q_pool,
             "mask_unit_size": list(encoder.mask_unit_size),
             "patch_stride": list(encoder.patch_stride),
-            "patch_kernel": list(encoder.patch_embed.proj.kernel_size),
-            "patch_padding": list(encoder.patch_embed.proj.padding),
+            "patch_kernel": list(projection.kernel_size),
+            "patch_padding": list(projection.padding),
         }
-
-
-class Fusion(nn.Module):
-    """Sum of the stages of a Hiera, each mapped to one token a mask unit.
-
-    The paper's convolutions over the tokens of a unit, written as linear layers: the tokens of a
-    unit are [s, unit] in timm's order, whatever the stage.
-    """
-
-    def __init__(self, sides: Sequence[int], widths: Sequence[int]) -> None:
-        """`sides`: tokens of a unit in each stage but the last; `widths`: of all stages."""
-        super().__init__()
-        self.sides = tuple(sides)
-        self.stages = nn.ModuleList(
-            nn.Linear(count * width, widths[-1])
-            for count, width in zip(sides, widths, strict=False)
-        )
-        initialize_linears(self)
-
-    def forward(self, features: Sequence[Float[Tensor, "b _ _"]]) -> Float[Tensor, "b k d"]:
-        """Tokens after each stage → one token a mask unit."""
-        fused = features[-1]
-        for count, stage, tokens in zip(self.sides, self.stages, features, strict=False):
-            fused = fused + stage(tokens.unflatten(1, (count, -1)).transpose(1, 2).flatten(2))
-        return fused
-
-
-def stage_widths(encoder: Hiera) -> list[int]:
-    """Widths of the tokens after each stage, and after the last block that is left."""
-    blocks: list[Any] = list(encoder.blocks)
-    ends = [end for end in encoder.stage_ends if end < len(blocks) - 1]
-    return [blocks[end].dim_out for end in (*ends, len(blocks) - 1)]
-
-
-def pixels_per_token(encoder: Hiera, layer: int = -1) -> tuple[int, int]:
-    """Height and width in pixels of what a token after block `layer` describes (-1: the last)."""
-    blocks: list[Any] = list(encoder.blocks)
-    pools = sum(block.attn.q_stride > 1 for block in blocks[: layer % len(blocks) + 1])
-    height, width = (
-        stride * factor**pools
-        for stride, factor in zip(encoder.patch_stride, encoder.q_stride, strict=True)
-    )
-    return height, width

@@ -112,10 +112,9 @@ def position_prefix(vit: VisionTransformer | Eva) -> int:
     return 0 if vit.no_embed_class else vit.num_prefix_tokens
 
 
-def position_embedding(vit: VisionTransformer | Eva) -> nn.Parameter:
+def position_embedding(encoder: nn.Module) -> nn.Parameter:
     """The absolute positions of an encoder that has them."""
-    assert vit.pos_embed is not None
-    return vit.pos_embed
+    return encoder.get_parameter("pos_embed")
 
 
 def prefix_tokens(vit: VisionTransformer | Eva) -> list[nn.Parameter]:

@@ -26,6 +26,7 @@ from mae.export.huggingface import (
 from mae.export.original import FILES, read_tensors, refuse_beyond_plain, write_tensors
 from mae.export.reading import expected_photograph, prepare_code
 from mae.export.timm import timm_config
+from mae.networks.encoders.registry import adapter_of
 from mae.pretrained_weights.description import num_heads_of
 
 HEAD = "head."
@@ -59,7 +60,7 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
     `refuse_unreadable`.
     """
     vit = refuse_beyond_plain(request.encoder, "hf")
-    if vit.global_pool != "token":
+    if adapter_of(vit).pooling(vit) != "token":
         raise UserError(
             "--format hf: ViTForImageClassification reads the class token, this classifier the "
             "mean of the patches (finetune.global_pool): use --format timm, which transformers "

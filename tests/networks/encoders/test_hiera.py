@@ -107,11 +107,11 @@ def test_hidden_pixels_change_nothing():
 def test_the_fusion_is_the_papers_convolution_of_each_stage():
     """Kernel and stride of the tokens of a unit; the sum is normalised by timm's last norm."""
     encoder, images = tiny("hiera_tiny_224", **THREE).eval(), some_images(1)
-    fusion = ADAPTER.build_fusion(encoder).double()
+    fusion: Any = ADAPTER.build_fusion(encoder).double()
     ids = torch.arange(24)[None]
     features = forward_visible(encoder, visible_of(images, ids), ids)
     found = ADAPTER.fuse(encoder, fusion, features)
-    maps = encoder.forward_intermediates(images, intermediates_only=True)
+    maps: Any = encoder.forward_intermediates(images, intermediates_only=True)
     assert [one.shape[1:] for one in maps] == [(8, 16, 24), (16, 8, 12), (32, 4, 6)]
     expected = maps[-1]
     for number, side in enumerate((4, 2)):
@@ -178,7 +178,8 @@ def test_groups_of_parameters():
 )
 def test_sizes_that_cannot_be(sizes, message):
     with torch.device("meta"), pytest.raises(UserError, match=message) as caught:
-        build_encoder("hiera_tiny_224", **{"img_size": SIZE, **sizes})
+        chosen: dict[str, Any] = {"img_size": SIZE, **sizes}
+        build_encoder("hiera_tiny_224", **chosen)
     assert "\n" not in str(caught.value)
 
 

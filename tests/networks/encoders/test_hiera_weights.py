@@ -1,6 +1,7 @@
 """Weights of Hiera from files: the release's names, another image size, classifiers."""
 
 import json
+from typing import Any
 
 import pytest
 import timm
@@ -17,7 +18,7 @@ from mae.pretrained_weights.find import find_weights
 from mae.pretrained_weights.fit import load_encoder
 from tests.pretrained_weights.models import shaken
 
-THREE = {"embed_dim": 8, "num_heads": 1, "stages": [1, 2, 2]}
+THREE: dict[str, Any] = {"embed_dim": 8, "num_heads": 1, "stages": [1, 2, 2]}
 
 
 def tiny(size: tuple[int, int] = (32, 48), **arguments) -> Hiera:
@@ -78,7 +79,7 @@ def test_another_image_size_interpolates_the_positions_of_tokens(tmp_path):
 def test_another_attention_is_refused(tmp_path):
     """No tensor tells it."""
     weights = find_weights(hub_folder(tmp_path / "hub", tiny()))
-    with pytest.raises(UserError, match="attention within mask units is .*model.encoder \\["):
+    with pytest.raises(UserError, match=r"attention within mask units is .*model.encoder \["):
         load_encoder(tiny(mask_unit_attn=[True, False, False]), weights)
 
 

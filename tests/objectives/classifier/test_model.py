@@ -1,6 +1,7 @@
 """Classifier: drop path, optimizer groups, head, mixing, loss and features."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -316,7 +317,7 @@ def test_pooling_averages_before_the_norm():
     found = classifier.encode(images)
     assert found.tokens is not None
     torch.testing.assert_close(norm(found.tokens), autoencoder.encode(images).tokens)
-    vit = classifier.encoder
+    vit: Any = classifier.encoder
     torch.testing.assert_close(
         vit.head(vit.fc_norm(found.tokens.mean(1))), classifier.logits(images)
     )

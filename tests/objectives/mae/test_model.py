@@ -155,7 +155,8 @@ def test_every_trainable_parameter_gets_a_gradient():
 def test_initialisation_is_the_papers():
     torch.manual_seed(0)
     model = build_mae(load_config(None, ["model.encoder=vit_small_patch16_224"]))
-    projection = model.encoder.patch_embed.proj.weight
+    encoder: Any = model.encoder
+    projection = encoder.patch_embed.proj.weight
     bounds = {"patches": (projection, 768, 384)}
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -168,7 +169,7 @@ def test_initialisation_is_the_papers():
         bound = math.sqrt(6 / (fan_in + fan_out))
         assert 0.97 * bound < weight.abs().max() <= bound, name
         assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05), name
-    for token in (model.encoder.cls_token, model.decoder.mask_token):
+    for token in (encoder.cls_token, model.decoder.mask_token):
         assert token is not None
         assert token.std().item() == pytest.approx(0.02, rel=0.15)
 
