@@ -20,6 +20,8 @@ DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
 LATENTS = re.compile(r"^(?:bottleneck|from_latent)\.|^log_sigma$")
 """parts of our autoencoders between encoder and decoder"""
 HEADS = re.compile(r"^(?:head|classifier|pre_logits|pooler|attn_pool)\.")
+ATTENTION_POOLING = "an attention pooling"
+"""reason why the layer is unused that makes one vector of all tokens"""
 LINEAR_HEADS = re.compile(r"^(?:head|classifier)\.")
 
 RULES = [
@@ -81,7 +83,7 @@ def to_our_names(tensors: Mapping[str, Tensor], where: str) -> RenamedWeights:
         for pattern, replacement in RULES:
             name = pattern.sub(replacement, name)
         if part is encoder and HEADS.match(name):
-            skipped[key] = "a head"
+            skipped[key] = ATTENTION_POOLING if name.startswith("attn_pool.") else "a head"
             if LINEAR_HEADS.match(name):
                 head[LINEAR_HEADS.sub("head.", name)] = tensor
             continue
