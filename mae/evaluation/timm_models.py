@@ -126,7 +126,8 @@ def open_export(folder: Path) -> TimmModel:
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: timm cannot load the encoder: {reason}") from None
     return found._replace(
-        settings=json.dumps(written, sort_keys=True),
+        # Features that were cached before these models had `pooled` are encoded again.
+        settings=json.dumps(written, sort_keys=True) + POOLED * has_attention_pooling(model),
         is_classifier=bool(written.get("num_classes")),
         licence=folder_licence(folder, str(folder), written),
         build=lambda: timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0),
