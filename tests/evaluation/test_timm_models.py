@@ -28,7 +28,7 @@ POOLING = {
     "vit_base_patch16_siglip_224": ["pooled", "mean"],
 }
 """name that pools by attention → its vectors"""
-create = timm.create_model
+create: Any = timm.create_model
 
 
 def tiny(name: str, pretrained: bool = False, **arguments: Any) -> Any:
