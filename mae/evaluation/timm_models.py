@@ -32,9 +32,7 @@ POOLED = "pooled"
 ONLY = {"crop_mode": "center", "interpolation": "bicubic"}
 """keys of timm's on the reading of images, and their only supported values"""
 
-BY_ATTENTION = (
-    "pooled: timm's own vector, by its attention pooling; mean, cls: of the tokens before"
-)
+BY_ATTENTION = "vectors: pooled is timm's own, by an attention layer; the others are of its tokens"
 """line for the user on the vectors of models that pool by attention"""
 
 

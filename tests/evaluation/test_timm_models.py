@@ -57,7 +57,7 @@ def test_the_vector_of_an_attention_pooling_is_the_first(monkeypatch, name):
     source = Path(f"timm:{name}")
     opened = open_encoder(source)
     (line,) = opened.lines
-    assert "pooled: timm's own vector" in line and opened.encoder.name == PRETRAINED
+    assert "pooled is timm's own" in line and opened.encoder.name == PRETRAINED
     vectors = found_in(opened.encoder)
     assert list(vectors) == POOLING[name]
     expected = vector_of(tiny(name, pretrained=True, num_classes=0))
@@ -80,7 +80,7 @@ def test_of_a_folder_as_well(tmp_path, name):
     config = {"architecture": name, "num_classes": 0, "model_args": TINY, "global_pool": "map"}
     (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": numbers}))
     opened = open_encoder(tmp_path)
-    assert "attention pooling" in opened.lines[0]
+    assert "by an attention layer" in opened.lines[0]
     torch.testing.assert_close(found_in(opened.encoder)["pooled"], vector_of(model))
 
 
