@@ -18,8 +18,9 @@ from mae.base.errors import UserError
 from mae.base.output import print_error
 from mae.commands.measured_images import noise_seeds
 from mae.config.sections import Config
-from mae.evaluation.encoders import TOKENS, FrozenEncoder, frozen_encoder, is_export, open_encoder
+from mae.evaluation.encoders import TOKENS, FrozenEncoder, frozen_encoder, open_encoder
 from mae.evaluation.features import BATCH, blank_vectors, encoder_outputs, require_finite
+from mae.evaluation.timm_models import is_export, pools_by_attention
 from mae.networks.patches import affine_of, normalize_images
 from mae.networks.vit import timm_encoder
 from mae.objectives.registry import declaration
@@ -81,7 +82,7 @@ def load(
             raise UserError(f"{source}: no such run, export or file of weights")
     options = WeightOptions(num_heads=num_heads, mean=tuple(mean), std=tuple(std))
     try:
-        if is_export(place):
+        if is_export(place) or pools_by_attention(place):
             loaded, opened = open_encoder(place, options), None
             config, module, encoder = loaded.config, loaded.module, loaded.encoder
             lines = loaded.lines

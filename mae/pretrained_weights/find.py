@@ -28,7 +28,7 @@ from mae.pretrained_weights.description import (
 )
 from mae.pretrained_weights.init_record import history_of
 from mae.pretrained_weights.licence import Licence, file_licence, folder_licence, named_licence
-from mae.pretrained_weights.names import to_our_names
+from mae.pretrained_weights.names import ATTENTION_POOLING, to_our_names
 from mae.pretrained_weights.weight_files import (
     ENDINGS,
     Architecture,
@@ -50,10 +50,27 @@ from mae.training.checkpoint.trained import CONFIG, is_plain, read_description
 CARD, DECODER = "README.md", "decoder.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 MODEL_FILES = ("model.safetensors", "pytorch_model.bin")
+POOLS = ("avg", "token")
+"""inputs of heads that are known, in timm's words"""
 
 
 def find_weights(source: str) -> Weights:
     """Load the weights of `source`; UserError, in one line, where that fails."""
+    return _without_other_head(_found(source))
+
+
+def _without_other_head(weights: Weights) -> Weights:
+    """`weights`, without a head whose input is neither the mean of tokens nor one of them."""
+    pool = weights.architecture.global_pool if weights.architecture else "token"
+    if any(reason == ATTENTION_POOLING for reason in weights.skipped.values()):
+        pool = "map"
+    if pool in POOLS or not weights.head:
+        return weights
+    note = f"its head is not used: it reads tokens pooled by {pool!r}, not {' or '.join(POOLS)}"
+    return weights._replace(head={}, notes=(*weights.notes, note))
+
+
+def _found(source: str) -> Weights:
     kind, _, name = source.partition(":")
     if kind == "timm":
         return _from_timm(source, name)
@@ -200,10 +217,7 @@ def _from_timm(source: str, name: str) -> Weights:
     except UserError as error:
         reason = str(error).removeprefix("model.encoder: ")
         raise UserError(f"init.from: {source}: {reason}") from None
-    try:
-        model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # of timm, torch.hub or the hub: no common base class
-        raise UserError(f"init.from: {source}: {_fetch_failure(error)}") from None
+    model = fetch_timm(source, name)
     tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
     config = model.pretrained_cfg if isinstance(model.pretrained_cfg, dict) else {}
     return Weights(
@@ -216,6 +230,14 @@ def _from_timm(source: str, name: str) -> Weights:
         architecture=Architecture(architecture, {}, adapter_of(plan).pooling(plan)),
         crop_pct=read_crop(config),
     )
+
+
+def fetch_timm(source: str, name: str, **arguments: Any) -> Any:
+    """`timm.create_model(name, pretrained=True)`; UserError, in one line, where that fails."""
+    try:
+        return timm.create_model(name, pretrained=True, **arguments)
+    except Exception as error:  # of timm, torch.hub or the hub: no common base class
+        raise UserError(f"init.from: {source}: {_fetch_failure(error)}") from None
 
 
 def _fetch_folder(source: str, name: str) -> Path:

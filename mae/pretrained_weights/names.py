@@ -22,6 +22,8 @@ LATENTS = re.compile(r"^(?:bottleneck|from_latent)\.|^log_sigma$")
 HEADS = re.compile(r"^(?:head(?!\.norm\.)|classifier|pre_logits|pooler|attn_pool)\.")
 """heads, without the norm of the encoder that timm's Hiera has there"""
 LINEAR_HEADS = re.compile(r"^(?:head|classifier)\.(?:(?:fc|projection)\.)?")
+ATTENTION_POOLING = "an attention pooling"
+"""reason why the layer is unused that makes one vector of all tokens"""
 
 RULES = [
     (re.compile(pattern), replacement)
@@ -82,7 +84,7 @@ def to_our_names(tensors: Mapping[str, Tensor], where: str) -> RenamedWeights:
         for pattern, replacement in RULES:
             name = pattern.sub(replacement, name)
         if part is encoder and HEADS.match(name):
-            skipped[key] = "a head"
+            skipped[key] = ATTENTION_POOLING if name.startswith("attn_pool.") else "a head"
             if LINEAR_HEADS.match(name):
                 head[LINEAR_HEADS.sub("head.", name)] = tensor
             continue

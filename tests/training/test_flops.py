@@ -61,6 +61,31 @@ def test_the_papers_sizes(encoder):
     assert 0.97 * textbook < giga < textbook
 
 
+BLOCKS = {
+    "vit_small_patch16_dinov3_qkvb": (5, 2 * 1536),  # a class token and four registers
+    "vit_small_plus_patch16_dinov3_qkvb": (5, 3 * 1536),  # a gate, too
+    "vit_small_patch16_rope_mixed_224": (1, 2 * 1536),
+}
+"""encoder of width 384 → its prefix tokens, outputs of the MLP's layers together"""
+
+
+@pytest.mark.parametrize("encoder", BLOCKS)
+def test_a_block_with_rotary_positions_by_hand(encoder):
+    """Rotations have no matrix products: the count is that of a plain block of as many tokens."""
+
+    def counted(depth: int) -> int:
+        settings = [f"model.encoder={encoder}", f"model.encoder_kwargs={{depth: {depth}}}"]
+        settings += ["data.img_size=224", "model.decoder_depth=1"]
+        with torch.device("meta"):
+            return flops_per_image(build_mae(load_config(None, settings)), 3)
+
+    prefix, mlp = BLOCKS[encoder]
+    tokens, width = prefix + 49, 384
+    products = 2 * tokens * width * (4 * width + mlp)
+    attention = 2 * 2 * tokens**2 * width
+    assert counted(2) - counted(1) == 3 * (products + attention)
+
+
 def test_counting_leaves_the_objective_as_it_is():
     model = {
         "encoder": "vit_tiny_patch16_224",

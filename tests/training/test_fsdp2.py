@@ -27,6 +27,13 @@ BF16 = (
     "train.max_device_batch=2",
 )
 
+ENCODERS = {
+    "rope": ("vit_small_patch16_dinov3_qkvb", "EvaBlock"),
+    "mixed": ("vit_small_patch16_rope_mixed_ape_224", "EvaBlock"),  # rotations are a parameter
+    "postnorm": ("eva02_enormous_patch14_clip_224", "EvaBlockPostNorm"),
+}
+"""name of a pair of runs → encoder with rotary positions, class of its blocks"""
+
 TOY = ("train.epochs=1.5", "train.ema=0.9", "optim.clip_grad=0.05", "log.panel_every=5")
 
 # accelerate shards on GPUs only.  Asked to after its start, it does so on CPUs, by what
@@ -60,8 +67,17 @@ def build_sharded(config, use_cpu=False):
     return accelerator
 
 mae.training.plan.build_accelerator = build_sharded
+import torch.distributed.fsdp
 from mae.objectives import registry
 from mae.pretrain import main
+
+shard = torch.distributed.fsdp.fully_shard
+
+def shard_and_record(module, **settings):
+    recorded.setdefault("modules", []).append(type(module).__name__)
+    return shard(module, **settings)
+
+torch.distributed.fsdp.fully_shard = shard_and_record
 
 registry.OBJECTIVES["toy"] = "tests.toy"
 
@@ -124,6 +140,13 @@ def folder(tmp_path_factory, shards):
         configs[name] = str(write_config(folder / name, shards))
     for name in ("toy_sharded", "toy_ddp"):  # clipped, with an average, both sharded
         configs[name] = str(write_toy(folder / name, shards))
+    encoders = []
+    for name, (encoder, _) in ENCODERS.items():
+        for kind in ("sharded", "ddp"):
+            (folder / f"{name}_{kind}").mkdir()
+            config = str(write_config(folder / f"{name}_{kind}", shards))
+            settings = ("train.epochs=1", "optim.warmup_epochs=0.5", f"model.encoder={encoder}")
+            encoders.append((kind, config, settings))
     toy = [(name, configs[f"toy_{name}"], TOY) for name in ("sharded", "ddp")]
     go_on = [(name, configs[name], SETTINGS) for name in ("sharded", "ddp")]
     bf16 = [(name, configs[f"bf16_{name}"], BF16) for name in ("sharded", "ddp")]
@@ -137,7 +160,7 @@ for name in ("sharded", "ddp", "one"):
     shutil.copytree(old, new)
     copied = new / "config.yaml"
     copied.write_text(copied.read_text().replace(str(old), str(new)))
-assert together(*{go_on + bf16 + toy!r}) == [0, 0]
+assert together(*{go_on + bf16 + toy + encoders!r}) == [0, 0]
 """
     )
     words = ["accelerate", "launch", "--config_file", str(LAUNCH / "fsdp2.yaml")]
@@ -219,6 +242,21 @@ def test_an_objective_that_the_package_does_not_know_is_sharded_as_well(folder):
     assert [path.name for path in sorted((sharded / "panels").iterdir())] == [
         f"step-{step:09d}.png" for step in (5, 10)
     ]
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders_with_rotary_positions_are_sharded_by_blocks(folder, name):
+    sharded, ddp = folder / f"{name}_sharded" / "run", folder / f"{name}_ddp" / "run"
+    for column in ("loss", "grad_norm"):
+        assert numbers(sharded, column) == pytest.approx(numbers(ddp, column), abs=1e-6)
+    ours, theirs = final_weights(sharded), final_weights(ddp)
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-6)
+    modules = json.loads((folder / "record.json").read_text())["modules"]
+    blocks = [kind for _, kind in ENCODERS.values()]
+    for kind in blocks:
+        assert modules.count(kind) == 2 * blocks.count(kind)  # two blocks each
 
 
 def test_the_panels_are_those_of_ddp(folder):

@@ -169,7 +169,7 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
         module.prune_intermediate_layers([depth - 1], prune_norm=True, prune_head=False)
 
     def pooling(self, encoder: AnyEncoder) -> str:
-        """timm's name of the pooling of tokens to one vector: token, avg …; "" for none."""
+        """Pooling of tokens to one vector by its name in timm: token, avg …; "" for none."""
         module: Any = encoder
         return module.global_pool
 

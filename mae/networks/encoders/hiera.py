@@ -194,7 +194,7 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         encoder.prune_intermediate_layers([depth - 1], coarse=False)
 
     def pooling(self, encoder: Hiera) -> str:
-        """timm's name of the pooling of tokens to one vector: avg; "" for none."""
+        """Pooling of tokens to one vector by its name in timm: avg; "" for none."""
         return encoder.head.pool_type
 
     def resize(self, encoder: Hiera, img_size: tuple[int, int]) -> None:

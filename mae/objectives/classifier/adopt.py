@@ -15,7 +15,6 @@ from mae.pretrained_weights.fit import load_encoder
 from mae.pretrained_weights.weight_files import Weights
 from mae.training.checkpoint.trained import build_objective
 
-POOLS = ("avg", "token")
 BATCH_NORM_EPS = 1e-6
 """epsilon of the BatchNorm before the head of the paper's linear probes"""
 
@@ -38,11 +37,6 @@ def adopt_classifier(weights: Weights, options: WeightOptions) -> AdoptedModel |
     pool = "avg" if has_fc_norm else "token"
     if weights.architecture:
         pool = weights.architecture.global_pool
-        if pool not in POOLS:
-            raise UserError(
-                f"{weights.name}: its head reads tokens pooled by {pool!r}: only "
-                f"{' and '.join(POOLS)} are known"
-            )
     adapter = adapter_named(model["encoder"])
     if has_fc_norm != (pool == "avg"):
         argument = adapter.final_norm if adapter else "fc_norm"
