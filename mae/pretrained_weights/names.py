@@ -20,8 +20,6 @@ DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
 LATENTS = re.compile(r"^(?:bottleneck|from_latent)\.|^log_sigma$")
 """parts of our autoencoders between encoder and decoder"""
 HEADS = re.compile(r"^(?:head|classifier|pre_logits|pooler|attn_pool)\.")
-ATTENTION_POOLING = "an attention pooling"
-"""reason why the layer is unused that makes one vector of all tokens"""
 LINEAR_HEADS = re.compile(r"^(?:head|classifier)\.")
 
 RULES = [
@@ -44,6 +42,8 @@ RULES = [
     )
 ]
 
+ATTENTION_POOLING = "an attention pooling"
+"""reason why the layer is unused that makes one vector of all tokens"""
 NOTES = ("the averaged weights (average.*) are loaded, as in its evaluation",)
 
 
