@@ -22,8 +22,6 @@ LATENTS = re.compile(r"^(?:bottleneck|from_latent)\.|^log_sigma$")
 HEADS = re.compile(r"^(?:head(?!\.norm\.)|classifier|pre_logits|pooler|attn_pool)\.")
 """heads, without the norm of the encoder that timm's Hiera has there"""
 LINEAR_HEADS = re.compile(r"^(?:head|classifier)\.(?:(?:fc|projection)\.)?")
-ATTENTION_POOLING = "an attention pooling"
-"""reason why the layer is unused that makes one vector of all tokens"""
 
 RULES = [
     (re.compile(pattern), replacement)
@@ -45,6 +43,8 @@ RULES = [
     )
 ]
 
+ATTENTION_POOLING = "an attention pooling"
+"""reason why the layer is unused that makes one vector of all tokens"""
 NOTES = ("the averaged weights (average.*) are loaded, as in its evaluation",)
 
 

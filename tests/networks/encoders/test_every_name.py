@@ -12,6 +12,8 @@ from mae.base.errors import UserError
 from mae.networks.encoders.registry import adapter_of
 from mae.networks.encoders.survey import survey
 from mae.networks.vit import build_encoder, forward_visible
+from mae.objectives.base import total_loss
+from mae.objectives.mae.model import MaskedAutoencoder
 from tests.networks.encoders.option_sets import SETS
 
 
@@ -27,7 +29,7 @@ def built(name: str) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def check(name: str) -> None:
-    """A quarter of the patches there and back; timm builds the same of the export's arguments."""
+    """A masked autoencoder of it, there and back; timm builds the same of the arguments."""
     with torch.device("meta"):
         encoder, arguments = built(name)
         adapter = adapter_of(encoder)
@@ -38,10 +40,11 @@ def check(name: str) -> None:
         found = forward_visible(encoder, torch.zeros(2, visible, pixels), ids)
         assert [tokens.shape[2] for tokens in found] == list(shape.widths)
         assert found[-1].shape == (2, shape.num_prefix_tokens + visible, shape.embed_dim)
-        fusion = adapter.build_fusion(encoder)
-        last = found[-1] if fusion is None else adapter.fuse(encoder, fusion, found)
-        last.sum().backward()
-        without = [n for n, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+        model = MaskedAutoencoder(encoder, decoder_embed_dim=16, decoder_depth=1)
+        images = torch.zeros(2, shape.in_chans, *shape.img_size, dtype=torch.uint8)
+        split = model.draw(images, torch.zeros(2, dtype=torch.int64))
+        total_loss(model(images, split, torch.zeros(()))).backward()
+        without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not without
         arguments |= adapter.timm_arguments(encoder)
         pool = "token" if shape.has_class_token else "avg"
