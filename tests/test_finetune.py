@@ -118,6 +118,10 @@ def test_few_labels_change_the_recipe_and_a_resumed_run_keeps_it(
     assert finetune_of(config).mixup == 0 and finetune_of(config).layer_decay == 0.8
     assert "finetune.mixup" in config.auto.chosen and config.train.batch_size == 12
     assert "finetune.layer_decay" not in config.auto.chosen
+    assert finetune(pretrained, out, "finetune.layer_decay=0.8", "train.epochs=2") == 0
+    resumed = capsys.readouterr().out
+    assert resumed.splitlines()[0] == f"recipe  settings as recorded in {out}/config.yaml"
+    assert "finetune.mixup" not in resumed and recorded_config(out).auto == config.auto
     # A run of an earlier version, by the published recipe: what it has recorded counts.
     recorded = yaml.safe_load((out / "config.yaml").read_text())
     del recorded["auto"]
@@ -126,6 +130,8 @@ def test_few_labels_change_the_recipe_and_a_resumed_run_keeps_it(
     monkeypatch.setattr("mae.finetune.labelled_images", lambda config: 1 / 0)
     assert finetune(pretrained, out, "finetune.layer_decay=0.8", "train.epochs=3") == 0
     assert finetune_of(recorded_config(out)).mixup == 0.8
+    assert not recorded_config(out).auto.chosen
+    assert not capsys.readouterr().out.startswith("recipe")
 
 
 def test_the_warm_up_follows_the_epochs(pretrained):

@@ -67,7 +67,7 @@ def adapted_settings(
         reasons = {one.key: one.reason for one in recorded_choices(recorded)}
         flat = flatten(recorded)
         choices = [
-            Choice(key, flat[key], reasons.get(key, "as recorded"))
+            Choice(key, flat[key], reasons.get(key, ""))
             for key in CHOSEN
             if key in flat and key not in given and flat[key] is not None
         ]
