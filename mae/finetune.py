@@ -74,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def settings_of(source: str, words: Sequence[str]) -> Config:
     """Settings of `mae finetune SOURCE [RECIPE] [section.key=value …]`; `words` follow SOURCE.
 
-    Prints what few labels change, unless the run is resumed.  Raises UserError where settings or data are wrong.
+    Prints what few labels change, unless the run is resumed.  Raises UserError where settings or
+    data are wrong.
     """
     (trained,) = declarations(COMMAND)
     config = trained.settings_from(source, words, labelled_images)
