@@ -10,7 +10,7 @@ from PIL import Image
 
 from mae import __version__
 from mae.base.errors import UserError
-from mae.cli import main
+from mae.cli import build_parser, main
 from tests.runs import write_config
 
 
@@ -276,6 +276,27 @@ def test_help_of_every_command(command, capsys):
     printed = capsys.readouterr().out
     assert f"mae {command}" in printed
     assert command != "pretrain" or "model.mask_ratio = 0.75" in printed
+
+
+READ_AS_FOLDERS = """
+    attention images, attentive --train --test, edit images --direction, evaluate --test,
+    export --images, features shards, fewshot --train, inspect-batch --train, interpolate --shards,
+    knn --train, latents shards, neighbours images --among, pca images, probe --train,
+    reconstruct images, sae-report --test, sample --compare, segment --train --test
+"""
+"""arguments by command for data that is read with the settings of a run"""
+
+
+@pytest.mark.parametrize("words", READ_AS_FOLDERS.split(","), ids=str.strip)
+def test_help_says_that_a_folder_will_do(words):
+    command, *arguments = words.split()
+    commands = build_parser()._subparsers._group_actions[0].choices
+    helps = {
+        name: str(action.help)
+        for action in commands[command]._actions
+        for name in action.option_strings or [action.dest]
+    }
+    assert not [name for name in arguments if "folder" not in helps[name]]
 
 
 def test_wrong_options_exit_with_2():

@@ -191,6 +191,30 @@ def test_processes_of_a_launcher_are_refused(recipe, monkeypatch):
         mae.train(recipe)
 
 
+def test_what_a_program_has_set_stays(recipe, monkeypatch):
+    """Its process group, and variables that a tracker changes or adds."""
+    from torch import distributed
+
+    from mae.training import train as module
+
+    def tracked(*words):
+        os.environ.update(MLFLOW_RUN_ID="ours", COMET_LOGGING_CONSOLE="ERROR")
+        return original(*words)
+
+    original = module.build_accelerator
+    monkeypatch.setattr(module, "build_accelerator", tracked)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "theirs")
+    monkeypatch.delenv("COMET_LOGGING_CONSOLE", raising=False)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mae.train(recipe, train={"epochs": 1}, optim={"warmup_epochs": 0})
+        assert distributed.is_initialized()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    assert os.environ["MLFLOW_RUN_ID"] == "theirs" and "COMET_LOGGING_CONSOLE" not in os.environ
+
+
 def test_a_classifier_is_trained_and_evaluated(reference_run, shards, tmp_path, capsys):
     run = mae.Run(reference_run.folder)
     found = mae.train_classifier(run, shards, val=shards, out=tmp_path / "tuned", **FINETUNING)
