@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import io
+import json
 import os
 import random
 import signal
@@ -105,6 +106,9 @@ def test_two_runs_in_a_program_are_those_of_the_command(recipe, reference_run, t
     assert run.path == tmp_path / "run" and run.finished and run.step == 26
     assert exit_status(run.path)["code"] == 0 and events_of(run.path)[-1]["event"] == "done"
     assert "done: 26 steps" in capsys.readouterr().out
+    (start,) = map(json.loads, (second.path / "starts.jsonl").read_text().splitlines())
+    given = f"out='{tmp_path}/second', train={{'precision': 'fp32'}}"
+    assert start["command"] == f"mae.train('{recipe}', {given})"
     assert not is_locked(run.path)
     at = run.path.stat().st_mtime_ns
     assert mae.train(recipe, log={"panel_every": 10}).finished  # at once
