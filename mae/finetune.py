@@ -17,6 +17,7 @@ from pathlib import Path
 from mae.base.exit_status import DONE, exit_code
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
+from mae.base.quick_exit import exit_quickly
 from mae.config.choices import describe_choices, recorded_choices
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
@@ -96,4 +97,4 @@ def _evaluate(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_quickly(main)
