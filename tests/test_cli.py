@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import _SubParsersAction
 
 import pytest
 from PIL import Image
@@ -290,10 +291,10 @@ READ_AS_FOLDERS = """
 @pytest.mark.parametrize("words", READ_AS_FOLDERS.split(","), ids=str.strip)
 def test_help_says_that_a_folder_will_do(words):
     command, *arguments = words.split()
-    commands = build_parser()._subparsers._group_actions[0].choices
+    (parsers,) = (a for a in build_parser()._actions if isinstance(a, _SubParsersAction))
     helps = {
         name: str(action.help)
-        for action in commands[command]._actions
+        for action in parsers.choices[command]._actions
         for name in action.option_strings or [action.dest]
     }
     assert not [name for name in arguments if "folder" not in helps[name]]

@@ -1,5 +1,7 @@
 """Sizes of encoders by their settings."""
 
+from typing import Any
+
 import pytest
 import timm
 
@@ -8,7 +10,7 @@ from mae.networks.vit_sizes import PUBLISHED, vit_size
 
 @pytest.mark.parametrize("word", ["tiny", "small", "base"])
 def test_published_sizes_are_those_of_timm(word):
-    vit = timm.create_model(PUBLISHED[word].name, num_classes=0)
+    vit: Any = timm.create_model(PUBLISHED[word].name, num_classes=0)
     heads = vit.blocks[0].attn.num_heads
     assert (vit.embed_dim, len(vit.blocks), heads) == PUBLISHED[word][1:]
 

@@ -146,7 +146,8 @@ class ClassifierDeclaration(Declaration):
             if finetune.rand_augment and getattr(data, key):
                 yield (
                     f"data.{key}",
-                    "leaves no crops to finetune.rand_augment: set one of the two to nothing",
+                    "leaves no crops to finetune.rand_augment: set finetune.rand_augment='' or "
+                    f"data.{key}=false",
                 )
 
     def settings_from(
