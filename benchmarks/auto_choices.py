@@ -46,7 +46,7 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 """C of the probe"""
 WARMUP = 0.15
 """share of the epochs, in the grid"""
-QUIET = ("log.wandb=false", "log.panel_every=0", "log.health_every=0", "data.workers=0")
+QUIET = ("log.trackers=[]", "log.panel_every=0", "log.health_every=0", "data.workers=0")
 
 
 def model(width: int, depth: int, patch: int) -> tuple[str, ...]:

@@ -187,7 +187,7 @@ def start(out: Path, name: str, strength: float, scale: float) -> subprocess.Pop
         f"train.batch_size={BATCH}",
         f"train.epochs={scale * row.steps * BATCH / images:.6g}",
         "train.checkpoint_every=100000",
-        "log.wandb=false",
+        "log.trackers=[]",
         "log.panel_every=0",
         "log.every=100",
         *(word.format(strength=strength) for word in row.settings),

@@ -179,7 +179,7 @@ def train(row: str, shards: dict[str, Path], run: Path, seed: int, settings: lis
         f"train.seed={seed}",
         "data.img_size=64",
         "data.workers=0",
-        "log.wandb=false",
+        "log.trackers=[]",
         "log.panel_every=0",
         "log.every=200",
         "train.checkpoint_every=100000",

@@ -14,11 +14,12 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mae.base.files import read_json
+from mae.base.files import read_json, write_json
 from mae.base.rows import read_rows
 from mae.config.loading import load_config
 from mae.finetune import main as finetune
@@ -117,37 +118,56 @@ def measured(args: argparse.Namespace, name: str, seed: int, epochs: float) -> d
     pretrained, tuned = args.out / f"{stem}-pretrained", args.out / f"{stem}-finetuned"
     common = [*COMMON, *model_settings(name), f"train.seed={seed}", *args.settings]
     data, test = args.data, f"data.val={args.data}/test-*.tar"
-    began = time.monotonic()
-    run(
-        pretrain,
-        CONFIGS / "vit_tiny_patch2_cifar10.yaml",
-        *PRETRAINING,
-        *common,
-        *ENCODERS[name][2:],
-        *duration(epochs),
-        f"data.train={data}/train-*.tar",
-        test,
-        f"output={pretrained}",
-    )
-    run(
-        finetune,
-        CONFIGS / "vit_tiny_patch2_cifar10_finetune.yaml",
-        *FINETUNING,
-        *common,
-        *duration(args.finetune_epochs),
-        f"data.train={data}/train-{{000000..000001}}.tar",
-        test,
-        f"init.from={pretrained}",
-        f"output={tuned}",
-    )
-    minutes = (time.monotonic() - began) / 60
+    file = args.out / f"{stem}.json"
+    with timed(file, pretrained, tuned) as spent:
+        run(
+            pretrain,
+            CONFIGS / "vit_tiny_patch2_cifar10.yaml",
+            *PRETRAINING,
+            *common,
+            *ENCODERS[name][2:],
+            *duration(epochs),
+            f"data.train={data}/train-*.tar",
+            test,
+            f"output={pretrained}",
+        )
+        run(
+            finetune,
+            CONFIGS / "vit_tiny_patch2_cifar10_finetune.yaml",
+            *FINETUNING,
+            *common,
+            *duration(args.finetune_epochs),
+            f"data.train={data}/train-{{000000..000001}}.tar",
+            test,
+            f"init.from={pretrained}",
+            f"output={tuned}",
+        )
     health = read_rows(pretrained / "health.jsonl").rows[-1]
     accuracy = read_rows(tuned / "health.jsonl").rows[-1]["accuracy"]
-    old = read_json(args.out / f"{stem}.json").get("minutes", 0.0)  # of a stopped start
     row = {key: health[key] for key in ("r2", "probe", "knn", "rankme")}
-    row |= {"finetuned": accuracy, "minutes": max(minutes, old), "epochs": epochs, "seed": seed}
-    (args.out / f"{stem}.json").write_text(json.dumps(row) + "\n")
+    row |= {"finetuned": accuracy, **spent, "epochs": epochs, "seed": seed}
+    write_json(file, row)
     return row
+
+
+@contextmanager
+def timed(file: Path, *runs: Path) -> Iterator[dict[str, float]]:
+    """Context that adds the minutes in which `runs` were trained to those in `file`.
+
+    Yields what it holds at the end: `minutes`.  It is written also where the runs are stopped.
+    """
+
+    def trained() -> list[list[bytes]]:
+        return [read_rows(one / "metrics.jsonl").lines for one in runs]
+
+    before, stood, began = read_json(file), trained(), time.monotonic()
+    spent = {"minutes": float(before.get("minutes", 0.0))}
+    try:
+        yield spent
+    finally:
+        if trained() != stood:  # finished runs take a moment to say so
+            spent["minutes"] += (time.monotonic() - began) / 60
+        write_json(file, {**before, **spent})
 
 
 def run(command: Callable[[list[str]], int], *words: object) -> None:

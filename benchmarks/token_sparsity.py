@@ -78,7 +78,7 @@ def settings(args: argparse.Namespace, name: str, seed: int, folder: Path) -> li
         f"log.health_images={args.images}",
         "log.health_every=1000",
         "log.panel_every=0",
-        "log.wandb=false",
+        "log.trackers=[]",
         *args.settings,
         *ENCODERS[name],
     ]

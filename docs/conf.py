@@ -57,6 +57,8 @@ GENERATED: dict[str, Callable[[], str]] = {
 
 NAMED_FILE = re.compile(r"\[(\w+\.(?:md|ipynb))\]\(\1(#[\w.-]+)?\)")
 """links whose text is their file's name, which the site replaces by the title"""
+FILE_ABOVE = re.compile(r"\]\(\.\./(BENCHMARKS|CHANGELOG|CONTRIBUTING)\.md")
+"""links to files above docs/, which the site has as pages"""
 
 
 def _titled(found: re.Match[str]) -> str:
@@ -77,7 +79,7 @@ def generate(app: Sphinx, page: str, source: list[str]) -> None:
             )
             line = GENERATED[name](*words.replace(",", " ").split())
         lines.append(line)
-    text = with_drawings("\n".join(lines))
+    text = FILE_ABOVE.sub(r"](\1.md", with_drawings("\n".join(lines)))
     source[0] = NAMED_FILE.sub(_titled, text)
 
 

@@ -1,7 +1,5 @@
 """Entry point of `python -m mae`."""
 
-import sys
+from mae.cli import run
 
-from mae.cli import main
-
-sys.exit(main())
+run()

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import NoReturn
 
 from mae import __version__
 from mae.base.device import idle_gpus
@@ -18,6 +19,7 @@ from mae.base.local_launch import OPTION, launched, processes_option, split_proc
 from mae.base.output import guarded_output
 from mae.base.portion import leave_launch
 from mae.base.progress import shown_imports
+from mae.base.quick_exit import exit_quickly
 from mae.commands import (
     anomaly,
     attention,
@@ -226,5 +228,10 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+def run() -> NoReturn:
+    """Entry point of the program `mae`."""
+    exit_quickly(main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

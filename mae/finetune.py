@@ -12,10 +12,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mae.base.exit_status import DONE, exit_code
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
+from mae.base.quick_exit import exit_quickly
 from mae.config.choices import describe_choices, recorded_choices
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
@@ -73,13 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def settings_of(source: str, words: Sequence[str]) -> Config:
     """Settings of `mae finetune SOURCE [RECIPE] [section.key=value …]`; `words` follow SOURCE.
 
-    Prints what few labels change.  Raises UserError where settings or data are wrong.
+    Prints what few labels change, unless the run is resumed.  Raises UserError where settings or
+    data are wrong.
     """
     (trained,) = declarations(COMMAND)
     config = trained.settings_from(source, words, labelled_images)
     choices = recorded_choices(config.model_dump(mode="json"))
     if choices and os.environ.get("RANK", "0") in ("", "0"):
-        print("recipe  adapted to these labels:", *describe_choices(choices), sep="\n", flush=True)
+        lines = ["recipe  adapted to these labels:", *describe_choices(choices)]
+        if (recorded := Path(config.output) / "config.yaml").exists():
+            lines = [f"recipe  settings as recorded in {recorded}"]
+        print("\n".join(lines), flush=True)
     return config
 
 
@@ -91,4 +97,4 @@ def _evaluate(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_quickly(main)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from mae.base.errors import UserError
 from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
+from mae.base.quick_exit import exit_quickly
 from mae.config.sections import Config
 from mae.config.settings_help import describe_settings
 from mae.training.auto import AUTO, checked, settings_of
@@ -64,4 +65,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_quickly(main)

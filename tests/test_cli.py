@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from argparse import _SubParsersAction
 
 import pytest
 from PIL import Image
 
 from mae import __version__
 from mae.base.errors import UserError
-from mae.cli import main
+from mae.cli import build_parser, main
 from tests.runs import write_config
 
 
@@ -276,6 +277,27 @@ def test_help_of_every_command(command, capsys):
     printed = capsys.readouterr().out
     assert f"mae {command}" in printed
     assert command != "pretrain" or "model.mask_ratio = 0.75" in printed
+
+
+READ_AS_FOLDERS = """
+    attention images, attentive --train --test, edit images --direction, evaluate --test,
+    export --images, features shards, fewshot --train, inspect-batch --train, interpolate --shards,
+    knn --train, latents shards, neighbours images --among, pca images, probe --train,
+    reconstruct images, sae-report --test, sample --compare, segment --train --test
+"""
+"""arguments by command for data that is read with the settings of a run"""
+
+
+@pytest.mark.parametrize("words", READ_AS_FOLDERS.split(","), ids=str.strip)
+def test_help_says_that_a_folder_will_do(words):
+    command, *arguments = words.split()
+    (parsers,) = (a for a in build_parser()._actions if isinstance(a, _SubParsersAction))
+    helps = {
+        name: str(action.help)
+        for action in parsers.choices[command]._actions
+        for name in action.option_strings or [action.dest]
+    }
+    assert not [name for name in arguments if "folder" not in helps[name]]
 
 
 def test_wrong_options_exit_with_2():

@@ -28,6 +28,38 @@ def test_files_that_a_page_names_exist(page):
     assert not missing
 
 
+LINK = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
+
+
+def anchors(text: str) -> set[str]:
+    """Anchors of a page's headings, by GitHub's rule, which the site follows.
+
+    Words in small letters, hyphens for spaces, other signs left out; a number from the second on.
+    """
+    found: list[str] = []
+    for line in re.sub(r"^```.*?^```", "", text, flags=re.M | re.S).splitlines():
+        if heading := re.match(r"#{1,6} +(.*)", line):
+            words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading[1]).strip().lower()
+            found.append(re.sub(r"[^\w\- ]", "", words).replace(" ", "-"))
+    return {f"{one}-{n}" if (n := found[:at].count(one)) else one for at, one in enumerate(found)}
+
+
+def test_anchors_follow_githubs_rule():
+    text = "# A `data.x`, b-c_d\n## [Two](x.md) & 3\n```\n# no\n```\n### Two & 3\n"
+    assert anchors(text) == {"a-datax-b-c_d", "two--3", "two--3-1"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_headings_that_a_page_links_to_exist(page):
+    links = [found for found in LINK.findall((ROOT / page).read_text()) if "://" not in found[0]]
+    missing = []
+    for target, anchor in links:
+        file = (ROOT / page).parent / target if target else ROOT / page
+        if file.suffix == ".md" and anchor not in anchors(file.read_text()):
+            missing.append(f"{target}#{anchor}")
+    assert not missing
+
+
 def test_modules_that_the_architecture_names_exist():
     """Also those named without their folder, as in the drawings."""
     names = set(re.findall(r"[\w/]+\.py", (ROOT / "docs/ARCHITECTURE.md").read_text()))
@@ -103,16 +135,16 @@ def test_each_expected_figure_of_a_config_names_its_source(path):
 
 def test_expected_figures_of_the_recipes_page_are_those_of_the_configs():
     rows = re.findall(
-        r"^\| `(configs/[^`]+)` \|[^|]*\|([^|]*)\|([^|]*)\|$",
+        r"^\| `(\w+)` \|[^|]*\|([^|]*)\|([^|]*)\|$",
         (ROOT / "docs/PRETRAINING.md").read_text(),
         re.M,
     )
     assert len(rows) == len([path for path in CONFIGS if "finetune" not in path.stem])
     for name, figures, source in rows:
-        text = expectations(ROOT / name)
+        text = expectations(ROOT / f"configs/{name}.yaml")
         assert source.strip(), name
         for figure in FIGURE.findall(figures):
             assert figure in text, (name, figure)
-        for recipe in re.findall(r"`(configs/[^`]+)`", figures):
-            assert Path(recipe).stem in text
-            assert FIGURE.findall(figures)[0] in expectations(ROOT / recipe)
+        for recipe in re.findall(r"`(\w+)`", figures):
+            assert recipe in text
+            assert FIGURE.findall(figures)[0] in expectations(ROOT / f"configs/{recipe}.yaml")

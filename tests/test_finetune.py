@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tarfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -118,6 +119,10 @@ def test_few_labels_change_the_recipe_and_a_resumed_run_keeps_it(
     assert finetune_of(config).mixup == 0 and finetune_of(config).layer_decay == 0.8
     assert "finetune.mixup" in config.auto.chosen and config.train.batch_size == 12
     assert "finetune.layer_decay" not in config.auto.chosen
+    assert finetune(pretrained, out, "finetune.layer_decay=0.8", "train.epochs=2") == 0
+    resumed = capsys.readouterr().out
+    assert resumed.splitlines()[0] == f"recipe  settings as recorded in {out}/config.yaml"
+    assert "finetune.mixup" not in resumed and recorded_config(out).auto == config.auto
     # A run of an earlier version, by the published recipe: what it has recorded counts.
     recorded = yaml.safe_load((out / "config.yaml").read_text())
     del recorded["auto"]
@@ -126,6 +131,8 @@ def test_few_labels_change_the_recipe_and_a_resumed_run_keeps_it(
     monkeypatch.setattr("mae.finetune.labelled_images", lambda config: 1 / 0)
     assert finetune(pretrained, out, "finetune.layer_decay=0.8", "train.epochs=3") == 0
     assert finetune_of(recorded_config(out)).mixup == 0.8
+    assert not recorded_config(out).auto.chosen
+    assert not capsys.readouterr().out.startswith("recipe")
 
 
 def test_the_warm_up_follows_the_epochs(pretrained):
@@ -409,11 +416,28 @@ def test_grey_images_turn_rand_augment_off(pretrained, tmp_path, make_shards, ca
     assert finetune_of(load_pretrained(tmp_path / "run")[0]).rand_augment == ""
     asked = "finetune.rand_augment=rand-m9-mstd0.5-inc1"
     assert finetune(pretrained, tmp_path / "other", *words, *more, asked) == 2
-    assert "finetune.rand_augment: is for colour images" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert "finetune.rand_augment: is for colour images" in refused
+    assert refused.strip().endswith("set finetune.rand_augment=''")
     grey_run = tmp_path / "own.yaml"
     grey_run.write_text("data: {train: a.tar, bits: 16}\n")
     assert finetune_of(finetune_settings(grey_run, [])).rand_augment == ""
     assert finetune_of(finetune_settings(grey_run, ["data.bits=8"])).rand_augment
+
+
+@pytest.mark.parametrize("recipe", ["vit_small_patch16_224_finetune", "own.yaml"])
+def test_grey_images_turn_rand_augment_of_a_recipe_off(tmp_path, monkeypatch, recipe):
+    monkeypatch.chdir(tmp_path)
+    named = "finetune: {rand_augment: rand-m10-mstd0.5-inc1}\n"
+    Path("own.yaml").write_text(named)
+    grey = "data.train=a.tar data.in_chans=1 data.mean=[0.5] data.std=[0.25] output=x".split()
+    assert finetune_of(finetune_settings(recipe, grey)).rand_augment == ""
+    assert finetune_of(finetune_settings(recipe, ["data.train=a.tar"])).rand_augment
+    with pytest.raises(UserError, match="is for colour images"):
+        finetune_settings(recipe, [*grey, "finetune.rand_augment=rand-m9-mstd0.5-inc1"])
+    Path("both.yaml").write_text(f"{named}data: {{in_chans: 1, mean: [0.5], std: [0.25]}}\n")
+    with pytest.raises(UserError, match="is for colour images"):
+        finetune_settings("both.yaml", ["data.train=a.tar"])
 
 
 def test_labels_that_are_no_numbers_are_named(pretrained, tmp_path, make_tar, make_image, capsys):

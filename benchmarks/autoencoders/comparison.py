@@ -106,7 +106,7 @@ class RowTrainer(NamedTuple):
             "log.health_every=1000",
             "log.panel_every=0",
             "log.every=200",
-            "log.wandb=false",
+            "log.trackers=[]",
             "train.checkpoint_every=100000",
         ]
 

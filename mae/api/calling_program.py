@@ -1,5 +1,6 @@
 """State of the calling program that a training changes: restored after it."""
 
+import os
 import random
 import sys
 import threading
@@ -7,8 +8,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mae.base.device import return_freed_memory
 from mae.base.errors import UserError
 
+SERVICES = ("MLFLOW_", "COMET_")
+"""beginnings of the environment variables that trackers set"""
 ONE = threading.Lock()
 """held while this process trains"""
 
@@ -29,7 +33,9 @@ def one_at_a_time() -> Iterator[None]:
 
 @contextmanager
 def kept_state() -> Iterator[None]:
-    """Keep random generators, accelerate's state and the hook for tracebacks as they are.
+    """Keep random generators, accelerate's state, variables, the hook for tracebacks as they are.
+
+    Freed memory goes back to the system, which a training on a CPU keeps.
 
     A training seeds Python's, NumPy's and torch's generators in every step; accelerate's state, the
     precision among others, is one for the process, and the program may have an Accelerator.
@@ -42,7 +48,7 @@ def kept_state() -> Iterator[None]:
     before = [dict(state) for state in states]
     generators = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    hook = sys.excepthook
+    hook, variables = sys.excepthook, _service_variables()
     for state in states:
         state.clear()
     try:
@@ -57,6 +63,15 @@ def kept_state() -> Iterator[None]:
         if gpus:
             torch.cuda.set_rng_state_all(gpus)
         sys.excepthook = hook
+        for name in _service_variables().keys() - variables.keys():
+            del os.environ[name]
+        os.environ.update(variables)
+        return_freed_memory()
+
+
+def _service_variables() -> dict[str, str]:
+    """Environment variables that trackers set, for themselves or at our request."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SERVICES)}
 
 
 @contextmanager

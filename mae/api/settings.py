@@ -45,7 +45,7 @@ def recipe_settings(recipe: Recipe, words: Sequence[str], *, is_whole: bool = Tr
     if isinstance(recipe, Config):
         recipe = recipe.model_dump(mode="json")
     if isinstance(recipe, Mapping):
-        written = rename_old_keys(_plain(recipe), "recipe")
+        written = rename_old_keys(plain(recipe), "recipe")
         return load_config(None, words, base=written, command=command)
     named = expanded(recipe)
     if is_whole:
@@ -78,7 +78,7 @@ def setting_words(
     named = [*given, ("data.val", val), ("output", out)]
     words: dict[str, str] = {}
     for name, value in (*((n, v) for n, v in named if v is not None), *settings.items()):
-        for key, one in _dotted(name, _plain(value)):
+        for key, one in _dotted(name, plain(value)):
             if key in words:
                 raise UserError(f"settings: {key} is given twice")
             # JSON is YAML; quoted, a text stays a text, whatever it looks like.
@@ -112,16 +112,16 @@ def _dotted(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield f"{name}.{key}", one
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` in the types of JSON: paths as text, tuples as lists, NumPy's numbers as Python's."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "tolist"):  # of NumPy or torch
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return str(value)

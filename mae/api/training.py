@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mae.api.call_text import call_text
 from mae.api.calling_program import freed_frames, kept_state, one_at_a_time
 from mae.api.run import Run
 from mae.api.settings import (
@@ -18,7 +19,7 @@ from mae.api.settings import (
     setting_words,
 )
 from mae.base.errors import RunFailed, Stopped, UserError
-from mae.base.launch import check_launch
+from mae.base.launch import called_as, check_launch
 from mae.config.sections import Config, DataConfig
 from mae.finetune import settings_of as classifier_settings
 from mae.pack.packed_folders import settled_folders
@@ -74,7 +75,8 @@ def train(
     """
     try:
         words = setting_words(data, val, out, settings)
-        return _trained(recipe_settings(recipe, words))
+        call = call_text("train", recipe, {"data": data, "val": val, "out": out, **settings})
+        return _trained(recipe_settings(recipe, words), call)
     except IN_WORDS as error:
         raise as_call(error) from None
 
@@ -118,8 +120,9 @@ def train_classifier(
     """
     try:
         words = setting_words(data, val, out, settings)
+        given = {"data": data, "val": val, "out": out, **settings}
         config = classifier_settings(expanded(run), words)
-        trained = _trained(config)
+        trained = _trained(config, call_text("train_classifier", run, given))
         if config.data.held_out:
             from mae.commands.evaluate import evaluate_held_out
 
@@ -170,8 +173,8 @@ def build(recipe: Recipe, **settings: Any) -> Objective:
         raise as_call(error) from None
 
 
-def _trained(config: Config) -> Run:
-    """Train the run that `config` describes, in this process."""
+def _trained(config: Config, call: str) -> Run:
+    """Train the run that `config` describes, in this process, and record the `call`."""
     if not config.output:
         raise UserError("out: give the folder of the run")
     check_launch(os.environ)
@@ -180,7 +183,7 @@ def _trained(config: Config) -> Run:
             f"training: a launcher started {processes} processes, and this is for one: use mae "
             "pretrain or mae finetune with --processes"
         )
-    with one_at_a_time(), freed_frames(), kept_state():
+    with one_at_a_time(), freed_frames(), kept_state(), called_as(call):
         lifecycle = RunLifecycle()
         try:
             lifecycle.call(lambda: train_here(config, lifecycle))

@@ -18,6 +18,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 NEVER = -1
 LARGEST_KEPT = 2**25
 """bytes, glibc's maximum; larger blocks are returned to the system when freed"""
+ADAPTED = 2 * LARGEST_KEPT
+"""bytes at the end of the heap that glibc keeps, at most, where it adapts itself"""
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """a container's CPU limit, two numbers of microseconds: `QUOTA PERIOD`, or `max PERIOD`"""
 MOST_LOADERS = 32
@@ -147,3 +149,15 @@ def keep_freed_memory(device: "torch.device") -> bool:
         return False
     is_set = mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(M_TRIM_THRESHOLD, NEVER)
     return bool(is_set)
+
+
+def return_freed_memory() -> None:
+    """Return freed memory to the system, now and from here on: undoes `keep_freed_memory`.
+
+    malloc's settings cannot be read.  These are the ones that it comes to by itself where blocks of
+    32 MB are freed, as in any computation on a CPU.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
+        libc.mallopt(M_TRIM_THRESHOLD, ADAPTED)
+        libc.malloc_trim(0)

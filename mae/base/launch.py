@@ -1,18 +1,38 @@
-"""Launch of this process: check of a launcher's variables, and the command as it was typed."""
+"""Launch of this process: check of a launcher's variables, and the command or call as typed."""
 
 import json
+import shlex
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mae.base.errors import UserError
+from mae.base.redaction import without_secrets
 
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
 VARIABLES = (*NUMBERS, "MASTER_ADDR")
 """variables that every launcher sets, all of them"""
 COMMAND = "MAE_COMMAND"
 """variable with the words, as JSON, of the command that started this process through another"""
+
+_calls: list[str] = []
+"""call of the program that this process belongs to, while it is at work"""
+
+
+@contextmanager
+def called_as(call: str) -> Iterator[None]:
+    """Context in which the `call` of a program or notebook, without secrets, is what was typed."""
+    _calls.append(call)
+    try:
+        yield
+    finally:
+        _calls.remove(call)
+
+
+def typed_text(environment: Mapping[str, str]) -> str:
+    """Command that started this process, or the call within a program, without secrets."""
+    return _calls[-1] if _calls else shlex.join(without_secrets(typed_command(environment)))
 
 
 def typed_command(environment: Mapping[str, str]) -> list[str]:

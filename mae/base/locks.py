@@ -12,24 +12,44 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mae.base.output import print_error
+
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""what a file system without locks answers"""
+MARKER = ".held"
+"""suffix of the file that stands for a lock where there are none"""
+
+_said: set[Path] = set()
+"""folders without locks that a line was printed for"""
+
+
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on `path` among all processes and threads; released at exit or kill.
 
-    Without `wait`, raises BlockingIOError where the lock is held.
+    On a file system without locks a file beside it stands for the lock, which is said once; that
+    one may outlive a process that is killed.  Without `wait`, raises BlockingIOError where the lock
+    is held.
     """
-    from filelock import FileLock, Timeout  # slow to import
+    from filelock import FileLock, SoftFileLock, Timeout  # slow to import
 
-    # Here, as any new file: a lock file of filelock's may be its owner's alone.
-    with suppress(PermissionError):  # another user's: filelock says what is wrong
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
-    lock = FileLock(path)
+    if _has_locks(path):
+        lock = FileLock(path)
+    else:
+        marker = path.with_name(path.name + MARKER)
+        lock = SoftFileLock(marker)
+        if path.parent not in _said:
+            _said.add(path.parent)
+            print_error(
+                f"{path.parent}: no locks on this file system: files *{MARKER} stand for them; "
+                "delete one that a killed process has left"
+            )
     try:
         lock.acquire(blocking=wait)
     except Timeout:
@@ -39,6 +59,27 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
     finally:
         with suppress(OSError):
             lock.release()
+
+
+def _has_locks(path: Path) -> bool:
+    """True unless the file system of `path`, which is made, has no locks.
+
+    filelock would wait for them for ever, or take the file that is there for one that is held.
+    """
+    try:
+        # Here, as any new file: a lock file of filelock's may be its owner's alone.
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:  # another user's: filelock says what is wrong
+        return True
+    try:
+        # A shared one keeps others that look from nothing, unlike an exclusive one.
+        if fcntl is not None:
+            flock(file, shared=True, wait=False)
+    except OSError as error:
+        return error.errno not in NO_LOCKS
+    finally:
+        os.close(file)
+    return True
 
 
 def flock(file: int, *, shared: bool = False, wait: bool = True) -> None:

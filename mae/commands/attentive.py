@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands, "attentive", "attentive probe on frozen patch tokens", run, EPILOG
     )
-    head_options(parser, "labelled shards")
+    head_options(parser, "labelled images")
     parser.add_argument(
         "--epochs",
         type=positive,

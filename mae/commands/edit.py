@@ -15,6 +15,7 @@ from mae.commands.generated_images import (
     print_results,
 )
 from mae.commands.options import (
+    IMAGES,
     SHARDS,
     add_command,
     device_option,
@@ -46,7 +47,7 @@ def add_parser(commands: Any) -> None:
         commands, "edit", "add an attribute to images, through latents", run, EPILOG
     )
     generator_argument(parser)
-    parser.add_argument("images", nargs="+", help="image files or shards")
+    parser.add_argument("images", nargs="+", help=IMAGES)
     parser.add_argument(
         "--direction", nargs="+", required=True, metavar="SHARDS", help=f"labelled images: {SHARDS}"
     )

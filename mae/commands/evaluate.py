@@ -40,7 +40,9 @@ def add_parser(commands: Any) -> None:
         "outputs; where both name their classes (classes.txt beside the file), names must agree.",
     )
     run_argument(parser)
-    parser.add_argument("--test", nargs="+", required=True, help="labelled shards")
+    parser.add_argument(
+        "--test", nargs="+", required=True, help="labelled images: shards or a folder"
+    )
     parser.add_argument(
         "--out",
         type=Path,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mae.commands.options import (
+    IMAGES,
     add_command,
     positive,
     run_argument,
@@ -70,7 +71,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--images",
         nargs="+",
-        help=f"images or shards to check the export on, or the word {NOISE} (default: the run's)",
+        help=f"{IMAGES}, to check the export on; or the word {NOISE} (default: the run's)",
     )
     run_cache_options(parser)
     parser.add_argument(

@@ -28,7 +28,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--train",
         nargs="+",
-        help="the training shards, where they have moved or the run has no signed addresses",
+        help="training data, shards or a folder, where they have moved or the run has no signed "
+        "addresses",
     )
     run_cache_options(parser)
 

@@ -18,7 +18,9 @@ def add_parser(commands: Any) -> None:
         "pixels and exports as features, an index for large sets.",
     )
     picture_options(parser, "neighbours")
-    parser.add_argument("--among", nargs="+", required=True, help="shards to search")
+    parser.add_argument(
+        "--among", nargs="+", required=True, help="images to search: shards or a folder"
+    )
     parser.add_argument("-k", type=positive, default=6, help="neighbours of each image")
     workers_option(parser)
 

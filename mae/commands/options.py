@@ -16,6 +16,8 @@ from mae.config.sections import OF_THIS_CALL, Config
 TARS = "tar files: paths, URLs, brace patterns, globs"
 SHARDS = f"{TARS}; or a folder of images"
 """images that are read with the settings of a run; the folder is packed once (data.packed_dir)"""
+IMAGES = "image files; or shards or a folder of images"
+"""images that are read with the settings of a run: files one by one, or as SHARDS"""
 RUN = (
     "run folder or checkpoint, export, file of weights (.pth, .safetensors), folder of "
     "transformers, timm:NAME or hf:ID"
@@ -263,11 +265,15 @@ def feature_options(parser: argparse.ArgumentParser) -> None:
     encoding_options(parser)
 
 
-def head_options(parser: argparse.ArgumentParser, shards: str) -> None:
-    """Add the options of evaluations that train a head on patch tokens; `shards`: their kind."""
+def head_options(parser: argparse.ArgumentParser, images: str) -> None:
+    """Add the options of evaluations that train a head on patch tokens; `images`: their kind."""
     run_argument(parser)
-    parser.add_argument("--train", nargs="+", required=True, help=f"{shards} to train on")
-    parser.add_argument("--test", nargs="+", required=True, help=f"{shards} to test on")
+    parser.add_argument(
+        "--train", nargs="+", required=True, help=f"{images} to train on: shards or a folder"
+    )
+    parser.add_argument(
+        "--test", nargs="+", required=True, help=f"{images} to test on: shards or a folder"
+    )
     parser.add_argument(
         "--baselines",
         action="store_true",
@@ -294,7 +300,7 @@ def picture_options(
 ) -> None:
     """Add the options of commands that write a picture, RUN/`name`.png unless --out is given."""
     run_argument(parser, reads_decoder=reads_decoder)
-    parser.add_argument("images", nargs="+", help="image files or shards")
+    parser.add_argument("images", nargs="+", help=IMAGES)
     parser.add_argument(
         "--out",
         type=Path,

@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands, "segment", "segmentation probe on frozen patch tokens", run, EPILOG
     )
-    head_options(parser, "shards with masks")
+    head_options(parser, "images with masks")
     parser.add_argument(
         "--patches",
         type=positive,

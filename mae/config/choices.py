@@ -16,7 +16,7 @@ class Choice(NamedTuple):
     value: Any
     """value as in YAML"""
     reason: str
-    """facts that it follows from, in a few words"""
+    """facts that it follows from, in a few words; "" for a value that was recorded without one"""
 
 
 def is_given(key: str, given: Collection[str]) -> bool:
@@ -40,13 +40,14 @@ def describe_choices(choices: Sequence[Choice]) -> list[str]:
 
 
 def nested(choices: Iterable[Choice]) -> dict[str, Any]:
-    """The chosen settings by section, with their reasons in `auto.chosen`."""
+    """The chosen settings by section, with their reasons, as far as known, in `auto.chosen`."""
     values: dict[str, Any] = {}
     reasons = {}
     for key, value, reason in choices:
         section, name = key.split(".", 1)
         values.setdefault(section, {})[name] = value
-        reasons[key] = reason
+        if reason:
+            reasons[key] = reason
     return values | {"auto": {"chosen": reasons}}
 
 

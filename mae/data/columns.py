@@ -6,6 +6,7 @@ a machine.
 
 import mmap
 import os
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -119,7 +120,28 @@ def chunks(column: AnyColumn, rows: int = 1 << 20) -> Iterator[npt.NDArray]:
             yield array[start : start + rows]
 
 
-class Blobs(Sequence[bytes]):
+class Elements(Sequence[T], Generic[T]):
+    """Sequence of elements that are made where they are indexed, by `element`."""
+
+    @abstractmethod
+    def element(self, number: int) -> T:
+        """Element of a number from 0 to the length."""
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        """The element of a number, or those of a slice."""
+        length = len(self)
+        if isinstance(index, slice):
+            return [self.element(number) for number in range(*index.indices(length))]
+        if not -length <= index < length:
+            raise IndexError(index)
+        return self.element(index % length)
+
+
+class Blobs(Elements[bytes]):
     """Byte strings, one after the other in one array."""
 
     def __init__(self, content: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64]) -> None:
@@ -129,21 +151,12 @@ class Blobs(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> bytes: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[bytes]: ...
-    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
-        """The string of a number, or those of a slice."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        return self.content[int(self.starts[index]) : int(self.starts[index + 1])].tobytes()
+    def element(self, number: int) -> bytes:
+        """The string of a number."""
+        return self.content[int(self.starts[number]) : int(self.starts[number + 1])].tobytes()
 
 
-class Joined(Sequence[T], Generic[T]):
+class Joined(Elements[T], Generic[T]):
     """Several sequences one after the other, not copied together."""
 
     def __init__(self, parts: Sequence[Sequence[T]]) -> None:
@@ -155,19 +168,10 @@ class Joined(Sequence[T], Generic[T]):
     def __len__(self) -> int:
         return self.starts[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        """The element of a number, or those of a slice."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        part = bisect_right(self.starts, index) - 1
-        return self.parts[part][index - self.starts[part]]
+    def element(self, number: int) -> T:
+        """The element of a number."""
+        part = bisect_right(self.starts, number) - 1
+        return self.parts[part][number - self.starts[part]]
 
     def __iter__(self) -> Iterator[T]:
         for part in self.parts:

@@ -2,17 +2,16 @@
 
 import posixpath
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
-from mae.data.columns import Blobs, Joined
+from mae.data.columns import Blobs, Elements, Joined
 from mae.data.shards import join_address
 from mae.storage.remote import is_remote
 
 
-class ShardNames(Sequence[str]):
+class ShardNames(Elements[str]):
     """Paths or addresses of the shards, from names relative to those of the manifest."""
 
     def __init__(self, names: Blobs, manifest: str) -> None:
@@ -26,15 +25,9 @@ class ShardNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self.names)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """The shard of a number, or those of a slice."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        name = self.names[index].decode("utf-8", "surrogateescape")
+    def element(self, number: int) -> str:
+        """The shard of a number."""
+        name = self.names[number].decode("utf-8", "surrogateescape")
         return join_address(self.folder, name) + ("" if is_remote(name) else self.query)
 
     def are_remote(self) -> npt.NDArray[np.bool_]:

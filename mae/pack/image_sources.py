@@ -3,12 +3,12 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from mae.data.columns import Blobs
+from mae.data.columns import Blobs, Elements
 from mae.data.labels import NO_LABEL
 from mae.decoding.pixels import EXTENSIONS
 
@@ -28,7 +28,7 @@ class Source(NamedTuple):
     """reference of the image's segmentation mask"""
 
 
-class Sources(Sequence[Source]):
+class Sources(Elements[Source]):
     """Images to pack, by number."""
 
     def __init__(
@@ -49,20 +49,14 @@ class Sources(Sequence[Source]):
     def __len__(self) -> int:
         return len(self.references)
 
-    @overload
-    def __getitem__(self, index: int) -> Source: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Source]: ...
-    def __getitem__(self, index: int | slice) -> Source | list[Source]:
-        """The image of a number, or those of a slice."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        label, extension = int(self.label[index]), EXTENSIONS[self.kind[index]]
+    def element(self, number: int) -> Source:
+        """The image of a number."""
+        label, extension = int(self.label[number]), EXTENSIONS[self.kind[number]]
         return Source(
-            self.references[index],
+            self.references[number],
             extension,
             None if label == NO_LABEL else label,
-            self.masks.get(index),
+            self.masks.get(number),
         )
 
     def with_labels(self, label: npt.NDArray[np.integer]) -> "Sources":
@@ -72,7 +66,7 @@ class Sources(Sequence[Source]):
         return changed
 
 
-class Paths(Sequence[str]):
+class Paths(Elements[str]):
     """Paths of files, one after the other in one array of bytes."""
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -85,11 +79,6 @@ class Paths(Sequence[str]):
     def __len__(self) -> int:
         return len(self.names)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        """The path of a number, or those of a slice."""
-        found = self.names[index]
-        return os.fsdecode(found) if isinstance(found, bytes) else [*map(os.fsdecode, found)]
+    def element(self, number: int) -> str:
+        """The path of a number."""
+        return os.fsdecode(self.names[number])

@@ -2,62 +2,49 @@
 
 A copy is named by the folder's last name and a digest of its files (paths, sizes, modification
 times) and of the options: a folder that has changed gets a new one.  Beside the shards of `mae
-pack` lie `folder.json` (the folder) and `files.tsv` (its files, to name what has changed).  A
-process that reads a copy holds a shared lock on it until it ends, so that no other deletes it.
+pack` lie `folder.json` (the folder) and `files.tsv` (its files, to name what has changed).
 """
 
-import hashlib
-import json
 import os
-import re
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mae.base.device import usable_cores
 from mae.base.errors import UserError
-from mae.base.files import discard, new_file, read_json, write_json
-from mae.base.locks import flock, locked
+from mae.base.files import discard
+from mae.base.locks import locked
 from mae.base.output import print_error
 from mae.base.parts_folder import bytes_done
-from mae.base.printable import printable
 from mae.config.sections import DataConfig
-from mae.data.class_names import ENCODING, escaped
 from mae.data.index import short_hash
 from mae.data.shards import with_home
+from mae.pack.folder_changes import changes_since
+from mae.pack.folder_copies import (
+    copies_of,
+    copy_in_use,
+    copy_name,
+    delete,
+    delete_former,
+    describe,
+    is_whole,
+    take,
+)
 from mae.pack.folders import SplitFolders, list_folder
 from mae.pack.listing import Listing
 from mae.pack.mask_pairs import LIKELY
-from mae.pack.output import REPORT, manifest_file
+from mae.pack.output import manifest_file
 from mae.pack.shard_plan import TAR_BLOCKS, PackOptions
 from mae.storage.remote import is_remote
 
 Split = Literal["all", "train", "val"]
 """images of a folder: all of them, or those of one side of data.val_share"""
-VERSION = 2
-"""changes whenever the same files and options give another copy"""
-ABOUT, FILES, IN_USE = "folder.json", "files.tsv", "in-use"
-COPY = re.compile(r".*-[0-9a-f]{16}")
-"""name of a copy"""
-LEFTOVER = re.compile(r"\..*-[0-9a-f]{16}\.(parts|deleted)(\.[0-9a-f]{8})?")
-"""name of a copy that was not finished, or not deleted to the end"""
-PARTS_AGE = 7 * 86400
-"""seconds from which a copy that was not finished is deleted"""
 SHARD_BYTES = 1_000_000_000
 FEW = 500
 """number of images up to which starting worker processes takes longer than packing"""
-KEPT = 1
-"""number of former copies of a folder, of the same share, that are kept beside the newest"""
-MAX_AGE = 90 * 86400
-"""seconds after its last use from which a copy is deleted when another one is made"""
-SHOWN = 3
-"""number of changed files that a message names"""
 
-_in_use: dict[Path, int] = {}
-"""copies that this process reads, and their locks, which end with it"""
 _settled: dict[tuple[Path, float, Path], "FolderCopy"] | None = None
 """copies found within `settled_folders`, by folder, share and place; None: outside of it"""
 
@@ -74,31 +61,6 @@ class FolderCopy(NamedTuple):
         """Manifest file of the images of a split, a value of data.train or data.val."""
         is_val = split == "val" and self.has_val
         return str(manifest_file(self.folder, "val" if is_val else "train"))
-
-
-class FolderChanges(NamedTuple):
-    """Difference between a folder and a copy of it, as names of files."""
-
-    added: Sequence[str]
-    removed: Sequence[str]
-    resized: Sequence[str]
-    """of another size"""
-    touched: Sequence[str]
-    """of the same size, but written since"""
-
-    def __str__(self) -> str:
-        parts = (
-            (self.added, "added"),
-            (self.removed, "removed"),
-            ([*self.resized, *self.touched], "changed"),
-        )
-        words = [
-            f"{len(names):,} {'file' if len(names) == 1 else 'files'} {what} "
-            f"({', '.join(map(printable, names[:SHOWN]))}{' …' if len(names) > SHOWN else ''})"
-            for names, what in parts
-            if names
-        ]
-        return ", ".join(words) or "other options"
 
 
 @contextmanager
@@ -185,15 +147,15 @@ def packed_folder(
         )
     copy = FolderCopy(place / copy_name(listing, val_share), val_share > 0)
     try:
-        if _take(copy.folder):
-            _describe(listing, copy.folder, val_share)
+        if take(copy.folder):
+            describe(listing, copy.folder, val_share)
             return _settle(asked, copy)
         place.mkdir(parents=True, exist_ok=True)
         with _alone(place / f"{short_hash(listing.name)}.lock", listing.name, log):
-            if not _take(copy.folder):
+            if not take(copy.folder):
                 _make(listing, copy.folder, key, val_share, log)
-                _delete_former(place, listing.name, copy.folder)
-                if not _take(copy.folder):
+                delete_former(place, listing.name, copy.folder)
+                if not take(copy.folder):
                     raise UserError(f"{key}: {copy.folder} is gone: run the same command again")
     except OSError as error:
         raise UserError(
@@ -212,14 +174,31 @@ def _settle(asked: tuple[Path, float, Path], copy: FolderCopy) -> FolderCopy:
 def is_packed(folder: str, key: str, data: DataConfig) -> bool:
     """True where there is a copy of a folder as it is, for a setting; raises as `list_images`."""
     name = copy_name(list_images(folder, key), split_of(key, data)[1])
-    return _is_whole(data.packed_dir.expanduser() / name)
+    return is_whole(data.packed_dir.expanduser() / name)
+
+
+def copies_read(data: DataConfig, sets: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Folder → name of the copy that this process reads, of the folders in `sets`.
+
+    `sets`: key of the setting → its patterns of shards.
+    """
+    found = {}
+    for key, patterns in sets.items():
+        for pattern in filter(is_folder, patterns):
+            source = _absolute(pattern)
+            if copy := copy_in_use(source, split_of(key, data)[1]):
+                found[str(source)] = copy
+    return found
+
+
+def _absolute(folder: str | Path) -> Path:
+    return Path(os.path.normpath(Path(with_home(str(folder))).absolute()))
 
 
 def list_images(folder: str | Path, key: str) -> Listing:
     """List the images of a folder.  Raises UserError, naming `key`, where there are none."""
-    source = Path(with_home(str(folder))).absolute()
     try:
-        return list_folder(Path(os.path.normpath(source)), masks=LIKELY)
+        return list_folder(_absolute(folder), masks=LIKELY)
     except SplitFolders as error:
         given = str(folder).rstrip("/")
         own = {name.lower(): f"{given}/{name}" for name in error.names}
@@ -235,51 +214,6 @@ def list_images(folder: str | Path, key: str) -> Listing:
         raise UserError(f"{key}: {folder}: cannot be read: {error.strerror}") from None
 
 
-def copy_name(listing: Listing, val_share: float = 0.0) -> str:
-    """Name of the copy of a listed folder: equal as long as its files are."""
-    name = re.sub(r"[^\w.-]", "_", printable(Path(listing.name).name))[:64] or "folder"
-    text = json.dumps([VERSION, listing.fingerprint, val_share])
-    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def source_of(copy: Path) -> str:
-    """Folder that `copy` is a copy of; "" for any other folder."""
-    return str(read_json(copy / ABOUT).get("folder", "")) if COPY.fullmatch(copy.name) else ""
-
-
-def copies_in_use() -> dict[str, str]:
-    """Folder → name of its copy, of the copies that this process reads."""
-    return {source: copy.name for copy in _in_use if (source := source_of(copy))}
-
-
-def changes_since(copy: Path, listing: Listing) -> FolderChanges | None:
-    """Changes of a listed folder since `copy` was made; None where that is gone."""
-    before: dict[str, tuple[int, int]] = {}
-    try:
-        for row in (copy / FILES).read_text(*ENCODING).split("\n")[:-1]:
-            size, written, name = row.split("\t")
-            before[name] = (int(size), int(written))
-    except (OSError, ValueError):
-        return None
-    now = {name: (size, written) for size, written, name in _files(listing)}
-    both = [name for name in now if name in before and now[name] != before[name]]
-    return FolderChanges(
-        added=[name for name in now if name not in before],
-        removed=[name for name in before if name not in now],
-        resized=[name for name in both if now[name][0] != before[name][0]],
-        touched=[name for name in both if now[name][0] == before[name][0]],
-    )
-
-
-def _files(listing: Listing) -> Iterator[tuple[int, int, str]]:
-    """(size, modification time, name) of each image."""
-    assert listing.times is not None
-    for number, (size, written) in enumerate(
-        zip(listing.sizes.tolist(), listing.times.tolist(), strict=True)
-    ):
-        yield size, written, escaped(listing.name_of(number))
-
-
 @contextmanager
 def _alone(path: Path, source: str, log: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of the copies of a folder; a wait for another process is said."""
@@ -293,39 +227,6 @@ def _alone(path: Path, source: str, log: Callable[[str], None]) -> Iterator[None
         yield
 
 
-def _take(copy: Path) -> bool:
-    """Hold a copy, if it is there and whole, for as long as this process lives."""
-    if copy in _in_use and _is_whole(copy):
-        _mark_used(copy)
-        return True
-    try:
-        lock = os.open(copy / IN_USE, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError:  # there is no such copy, or it is another user's
-        return _is_whole(copy)
-    with suppress(OSError):  # a file system without locks
-        flock(lock, shared=True)
-    if _is_whole(copy):  # not deleted before the lock was there
-        _in_use[copy] = lock
-        _mark_used(copy)
-        return True
-    os.close(lock)
-    discard(copy / IN_USE)
-    return False
-
-
-def _mark_used(copy: Path) -> None:
-    with suppress(OSError):
-        os.utime(copy / IN_USE)
-
-
-def _is_whole(copy: Path) -> bool:
-    """True where a copy has the shards that it was made with."""
-    shards = read_json(copy / REPORT).get("shards", {})
-    return bool(shards) and all(
-        len(list(copy.glob(f"{split}-*.tar"))) == count for split, count in shards.items()
-    )
-
-
 def _make(
     listing: Listing, copy: Path, key: str, val_share: float, log: Callable[[str], None]
 ) -> None:
@@ -335,7 +236,7 @@ def _make(
 
     if copy.exists():  # shards of it were deleted
         discard(copy)
-    former = _copies_of(copy.parent, listing.name)
+    former = copies_of(copy.parent, listing.name)
     changes = changes_since(former[0], listing) if former else None
     if changes is not None and any(changes):
         log(f"{key}: {listing.name} has changed since it was packed: {changes}")
@@ -353,85 +254,20 @@ def _make(
     except UserError as error:
         text = str(error)
         raise UserError(text if text.startswith(f"{key}:") else f"{key}: {text}") from None
-    _describe(listing, copy, val_share)
+    describe(listing, copy, val_share)
     for line in summary_lines(packed):
         log(line)
-
-
-def _describe(listing: Listing, copy: Path, val_share: float) -> None:
-    """Write what lies beside the shards, unless it is there: a killed process may have left it out.
-
-    Nothing is written to another user's copy.
-    """
-    if (copy / ABOUT).exists() or not os.access(copy, os.W_OK):
-        return
-    with new_file(copy / FILES) as part:
-        rows = (f"{size}\t{written}\t{name}\n" for size, written, name in _files(listing))
-        part.write_text("".join(rows), *ENCODING, newline="\n")
-    about = {"folder": listing.name, "images": len(listing.sizes), "val_share": val_share}
-    write_json(copy / ABOUT, about)
 
 
 def _require_room(listing: Listing, copy: Path, size: int, key: str) -> None:
     """Raise UserError where the disk has no room for a copy, after deleting what nobody reads."""
     needed = size - bytes_done(copy)
     if shutil.disk_usage(copy.parent).free < needed:
-        for other in _copies_of(copy.parent, listing.name):
-            _delete(other)
+        for other in copies_of(copy.parent, listing.name):
+            delete(other)
     free = shutil.disk_usage(copy.parent).free
     if free < needed:
         raise UserError(
             f"{key}: packing {listing.name} takes {needed / 1e9:,.1f} GB in {copy.parent}, where "
             f"{free / 1e9:,.1f} GB are free: set data.packed_dir to a larger disk"
         )
-
-
-def _copies_of(place: Path, source: str) -> list[Path]:
-    """Copies of a folder, the last used first."""
-    return [copy for copy in _all_copies(place) if source_of(copy) == source]
-
-
-def _all_copies(place: Path) -> list[Path]:
-    """Copies of all folders, the last used first."""
-    found = []
-    for copy in place.iterdir():
-        if COPY.fullmatch(copy.name):
-            with suppress(OSError):
-                found.append(((copy / IN_USE).stat().st_mtime_ns, copy))
-    return [copy for _, copy in sorted(found, reverse=True)]
-
-
-def _delete_former(place: Path, source: str, newest: Path) -> None:
-    """Delete copies that no process reads: former ones of a folder, and old ones of any."""
-    share = read_json(newest / ABOUT).get("val_share")
-    own = [
-        copy
-        for copy in _copies_of(place, source)
-        if copy != newest and read_json(copy / ABOUT).get("val_share") == share
-    ]
-    for copy in _all_copies(place):
-        with suppress(OSError):
-            age = time.time() - (copy / IN_USE).stat().st_mtime
-            if copy in own[KEPT:] or (copy != newest and age > MAX_AGE):
-                _delete(copy)
-    for rest in place.glob(".*"):  # of processes that were killed, and never run again
-        with suppress(OSError):
-            if LEFTOVER.fullmatch(rest.name) and time.time() - rest.stat().st_mtime > PARTS_AGE:
-                discard(rest)
-
-
-def _delete(copy: Path) -> None:
-    """Delete a copy unless a process reads it."""
-    try:
-        lock = os.open(copy / IN_USE, os.O_RDWR)
-    except OSError:
-        return
-    try:
-        flock(lock, wait=False)
-        doomed = copy.with_name(f".{copy.name}.deleted")
-        copy.rename(doomed)
-        discard(doomed)
-    except OSError:  # it is read, or there are no locks to know that by
-        pass
-    finally:
-        os.close(lock)

@@ -12,21 +12,16 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.config.sections import DataConfig
+from mae.networks.vit_sizes import PUBLISHED
 from mae.objectives.shared_sections import SET_ELSEWHERE
 from mae.pretrained_weights.fit import PATCHES, POSITIONS, square_grid
 from mae.pretrained_weights.weight_files import Weights
 
-NUM_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
+NUM_HEADS = {size.width: size.heads for size in PUBLISHED.values()} | {1408: 16, 1536: 24, 1664: 16}
 """width of a published ViT → its attention heads: Ti, S, B, L, H, g, DINOv2's g, G"""
 DECODER_NUM_HEADS = {512: 16}
 """width of the paper's decoder → its attention heads"""
-NAMES = {
-    (192, 12): "vit_tiny_patch16_224",
-    (384, 12): "vit_small_patch16_224",
-    (768, 12): "vit_base_patch16_224",
-    (1024, 24): "vit_large_patch16_224",
-    (1280, 32): "vit_huge_patch14_224",
-}
+NAMES = {(size.width, size.depth): size.name for size in PUBLISHED.values()}
 """(width, depth) → name in timm; other sizes are arguments of the first"""
 IMAGENET = DataConfig().mean, DataConfig().std
 CLASS, REGISTERS = "cls_token", "reg_token"

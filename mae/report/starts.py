@@ -77,7 +77,7 @@ def _pixels(record: Record) -> str:
 
 
 def commands(record: Record) -> Iterator[Markup]:
-    """Command of each start, as it was typed, with time, step and folder."""
+    """Command or call of each start, as it was typed, with time, step and folder."""
     found = [start for start in record.starts if start.get("command")]
     if not found:
         yield none("Not recorded.")

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shlex
 import socket
 import subprocess
 import sys
@@ -15,8 +14,7 @@ import torch
 
 import mae
 from mae.base.device import usable_cores
-from mae.base.launch import typed_command
-from mae.base.redaction import without_secrets
+from mae.base.launch import typed_text
 
 PACKAGES = (
     "torch",
@@ -65,7 +63,7 @@ def describe_start() -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "command": shlex.join(without_secrets(typed_command(os.environ))),
+        "command": typed_text(os.environ),
         "folder": str(Path.cwd()),
         "mae": mae.__version__,
         "git": git_state(Path(mae.__file__).parent),

@@ -2,9 +2,10 @@
 
 from mae.base.errors import UserError
 from mae.config.sections import Config
+from mae.pack.folder_changes import changes_since
+from mae.pack.folder_copies import copy_name
 from mae.pack.packed_folders import (
-    changes_since,
-    copy_name,
+    copies_read,
     is_folder,
     list_images,
     split_of,
@@ -24,12 +25,22 @@ def prepare_folders(config: Config) -> None:
     and `refuse_changed`.
     """
     data, run = config.data, Run(config.output)
-    sets = {f"data.mixture.{i}": part.shards for i, part in enumerate(data.mixture)}
-    sets = sets or {"data.train": data.train}
-    for key, patterns in sets.items():
+    for key, patterns in training_sets(config).items():
         refuse_changed(run, config, key, patterns)
         with_packed_folders(patterns, key, data)
     with_packed_folders(data.held_out, "data.val", data)
+
+
+def training_sets(config: Config) -> dict[str, tuple[str, ...]]:
+    """Shards and folders that a run is trained on, by the key of their setting."""
+    sets = {f"data.mixture.{i}": part.shards for i, part in enumerate(config.data.mixture)}
+    return sets or {"data.train": config.data.train}
+
+
+def recorded_folders(config: Config) -> dict[str, str]:
+    """Value of RECORD for a run that has just been started."""
+    # Of a folder in both, the copy that is trained on counts.
+    return copies_read(config.data, {"data.val": config.data.held_out, **training_sets(config)})
 
 
 def refuse_changed(run: Run, config: Config, key: str, patterns: tuple[str, ...]) -> None:

@@ -31,11 +31,15 @@ def start(load: Callable[[], Config], is_dry: bool = False) -> int:
 def train_here(config: Config, lifecycle: RunLifecycle, is_dry: bool = False) -> None:
     """Train a run in this process, after packing its folders.  Raises as `train`."""
     with shown_imports():  # of torch: not needed to report a misspelt setting
+        from torch import distributed
+
         from mae.training.folders import prepare_folders
         from mae.training.train import destroy_process_group, train
 
     prepare_folders(config)
     if not config.train.num_processes and (line := idle_gpus()):
         print(line, file=sys.stderr)
+    has_group = distributed.is_available() and distributed.is_initialized()
     train(config, lifecycle, is_dry)
-    destroy_process_group()
+    if not has_group:  # of the program that calls this
+        destroy_process_group()

@@ -13,13 +13,12 @@ from mae.data.manifest import Manifest, labels_digest
 from mae.decoding.pixels import EXTENSIONS
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration
-from mae.pack.packed_folders import copies_in_use
 from mae.pretrained_weights.init_record import InitialWeights
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.trained import keep_first_stage
 from mae.training.environment import describe_start
 from mae.training.evaluator import EvaluationImages
-from mae.training.folders import RECORD
+from mae.training.folders import RECORD, recorded_folders
 from mae.training.plan import TrainingSetup
 from mae.training.safety.findings import cautions
 
@@ -116,7 +115,7 @@ def record_start(
     if held_out := held_out_digest(evaluated):
         data["held_out"] = held_out
     data["dataset"] = describe_data(setup.data.manifest, evaluated)
-    if folders := copies_in_use():
+    if folders := recorded_folders(setup.config):
         data[RECORD] = folders
     if found := cautions(setup):
         data["cautions"] = [{"text": one.text, "reason": one.reason} for one in found]

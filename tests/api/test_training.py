@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import io
+import json
 import os
 import random
 import signal
@@ -105,6 +106,9 @@ def test_two_runs_in_a_program_are_those_of_the_command(recipe, reference_run, t
     assert run.path == tmp_path / "run" and run.finished and run.step == 26
     assert exit_status(run.path)["code"] == 0 and events_of(run.path)[-1]["event"] == "done"
     assert "done: 26 steps" in capsys.readouterr().out
+    (start,) = map(json.loads, (second.path / "starts.jsonl").read_text().splitlines())
+    given = f"out='{tmp_path}/second', train={{'precision': 'fp32'}}"
+    assert start["command"] == f"mae.train('{recipe}', {given})"
     assert not is_locked(run.path)
     at = run.path.stat().st_mtime_ns
     assert mae.train(recipe, log={"panel_every": 10}).finished  # at once
@@ -189,6 +193,30 @@ def test_processes_of_a_launcher_are_refused(recipe, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(mae.UserError, match=r"a launcher started 2 processes"):
         mae.train(recipe)
+
+
+def test_what_a_program_has_set_stays(recipe, monkeypatch):
+    """Its process group, and variables that a tracker changes or adds."""
+    from torch import distributed
+
+    from mae.training import train as module
+
+    def tracked(*words):
+        os.environ.update(MLFLOW_RUN_ID="ours", COMET_LOGGING_CONSOLE="ERROR")
+        return original(*words)
+
+    original = module.build_accelerator
+    monkeypatch.setattr(module, "build_accelerator", tracked)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "theirs")
+    monkeypatch.delenv("COMET_LOGGING_CONSOLE", raising=False)
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mae.train(recipe, train={"epochs": 1}, optim={"warmup_epochs": 0})
+        assert distributed.is_initialized()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    assert os.environ["MLFLOW_RUN_ID"] == "theirs" and "COMET_LOGGING_CONSOLE" not in os.environ
 
 
 def test_a_classifier_is_trained_and_evaluated(reference_run, shards, tmp_path, capsys):

@@ -18,11 +18,11 @@ from mae.base.device import (
 )
 from mae.base.errors import UserError
 
-# Allocates four blocks of 16 MB and frees them.  Prints how many were mapped outside the heap, and
+# Allocates six blocks of 16 MB and frees them.  Prints how many were mapped outside the heap, and
 # the bytes by which the heap shrank.
 PROGRAM = """
 import ctypes, sys, torch
-from mae.base.device import keep_freed_memory
+from mae.base.device import keep_freed_memory, return_freed_memory
 
 class Info(ctypes.Structure):  # mallinfo(3)
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
@@ -33,8 +33,10 @@ libc.mallinfo2.restype = Info
 libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
 libc.free.argtypes, libc.free.restype = [ctypes.c_void_p], None
 keep_freed_memory(torch.device(sys.argv[1]))
+if sys.argv[2:]:
+    return_freed_memory()
 before = libc.mallinfo2()
-blocks = [libc.malloc(2**24) for _ in range(4)]
+blocks = [libc.malloc(2**24) for _ in range(6)]
 allocated = libc.mallinfo2()
 for block in blocks[::-1]:
     libc.free(block)
@@ -44,13 +46,15 @@ print(allocated.hblks - before.hblks, allocated.arena - libc.mallinfo2().arena)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="not glibc 2.33")
 def test_freed_blocks_stay_in_the_heap_on_cpu():
-    def mapped_and_released(device):
-        command = [sys.executable, "-c", PROGRAM, device]
+    def mapped_and_released(*words):
+        command = [sys.executable, "-c", PROGRAM, *words]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return [int(number) for number in output.split()]
 
     assert mapped_and_released("cpu") == [0, 0]
-    assert mapped_and_released("cuda")[0] == 4  # glibc's defaults, unchanged
+    assert mapped_and_released("cuda")[0] == 6  # glibc's defaults, unchanged
+    mapped, released = mapped_and_released("cpu", "undo")
+    assert mapped == 0 and released > 0
 
 
 def test_without_glibc_nothing_changes(monkeypatch):

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -36,6 +38,7 @@ def test_a_lock_excludes_processes_and_threads_until_it_is_left(tmp_path):
 
     with locked(path):
         assert not is_free(str(path))
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
         thread = threading.Thread(target=attempt)
         thread.start()
         thread.join()
@@ -50,13 +53,28 @@ def test_a_lock_excludes_processes_and_threads_until_it_is_left(tmp_path):
     finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
-    assert path.stat().st_mode & 0o777 == 0o666 & ~umask()
 
 
 def umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP])
+def test_a_file_stands_for_a_lock_where_there_are_none(tmp_path, monkeypatch, capsys, code):
+    def refuse(file, kind):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "a.lock"
+    for _ in range(2):  # it is gone after each
+        with locked(path):
+            with pytest.raises(BlockingIOError), locked(path, wait=False):
+                pass
+            assert sorted(one.name for one in tmp_path.iterdir()) == ["a.lock", "a.lock.held"]
+    said = capsys.readouterr().err
+    assert said.count(f"{tmp_path}: no locks on this file system") == 1
 
 
 def test_shared_locks_exclude_others_only(tmp_path):

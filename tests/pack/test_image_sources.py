@@ -16,6 +16,7 @@ def test_columns_hold_what_objects_do():
         Source("c.npy", "npy", 0, "c_mask.png"),
     ]
     assert [*sources] == expected and sources[1:] == expected[1:]
+    assert sources[-1] == expected[-1]
     assert [*pickle.loads(pickle.dumps(sources))] == expected
     assert sources.label.tolist() == [3, -1, 0]
 

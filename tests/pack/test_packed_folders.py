@@ -11,10 +11,11 @@ from mae.base.errors import UserError
 from mae.config.sections import DataConfig
 from mae.data.class_matching import with_class_names
 from mae.data.indexing import build_manifest
-from mae.pack import packed_folders
+from mae.pack import folder_copies, packed_folders
+from mae.pack.folder_changes import changes_since
+from mae.pack.folder_copies import copy_in_use
 from mae.pack.packed_folders import (
-    changes_since,
-    copies_in_use,
+    copies_read,
     is_folder,
     is_packed,
     list_images,
@@ -45,7 +46,7 @@ def packed(data, key="data.train", patterns=None):
 
 def leave(copy):
     """Let go of a copy, as at the end of the process that reads it."""
-    os.close(packed_folders._in_use.pop(copy))
+    os.close(folder_copies._in_use.pop(copy))
 
 
 def test_a_folder_is_packed_once(data, images, capsys, monkeypatch):
@@ -59,7 +60,7 @@ def test_a_folder_is_packed_once(data, images, capsys, monkeypatch):
     named = with_class_names(manifest, "data.train")
     assert (named.class_names, sorted(named.label.tolist())) == (("a", "b"), [0, 0, 0, 1, 1, 1])
     copy = Path(manifest.shards[0]).parent
-    assert copies_in_use()[str(images)] == copy.name
+    assert copies_read(data, {"data.train": data.train}) == {str(images): copy.name}
     monkeypatch.chdir(images.parent)
     again = packed(data, patterns=("./images/",))  # the same one by another name
     assert again.fingerprint == manifest.fingerprint
@@ -80,6 +81,23 @@ def test_a_changed_folder_is_packed_anew(data, images, save, capsys):
     changes = changes_since(before, list_images(images, "x"))
     assert changes is not None and (changes.resized, changes.touched) == (["b/1.png"], ["b/5.png"])
     assert changes_since(data.packed_dir / "gone", list_images(images, "x")) is None
+
+
+def test_the_copy_that_was_asked_for_last_is_recorded(data, images, save):
+    """Of the folders of a run alone, though the process reads others, and other shares."""
+    sets = {"data.train": data.train}
+    before = copies_read(data, sets)
+    assert not before
+    first = Path(packed(data).shards[0]).parent.name
+    packed(data, patterns=(str(images / "b"),))
+    packed(data.model_copy(update={"val_share": 0.34}))
+    assert copies_read(data, sets) == {str(images): first}
+    save("a/new.png", 9)
+    second = Path(packed(data).shards[0]).parent.name
+    assert copies_read(data, sets) == {str(images): second} != {str(images): first}
+    (images / "a" / "new.png").unlink()
+    packed(data)
+    assert copies_read(data, sets) == {str(images): first}
 
 
 def test_files_written_anew_with_the_same_content_are_the_same_samples(data, images):
@@ -124,7 +142,7 @@ def test_floats_and_names_that_are_not_utf8(tmp_path, data):
     np.save(folder / "x.npy", np.zeros((2, 8, 8), np.float32))
     (folder / "x.npy").rename(folder / os.fsdecode(b"\xff\n.npy"))
     assert len(packed(data, patterns=(str(folder),))) == 1
-    (copy,) = [data.packed_dir / name for at, name in copies_in_use().items() if at == str(folder)]
+    copy = data.packed_dir / copy_in_use(folder, 0.0)
     changes = changes_since(copy, list_images(folder, "x"))
     assert changes is not None and not any(changes)
 

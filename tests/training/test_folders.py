@@ -4,9 +4,9 @@ import pytest
 
 from mae.base.errors import UserError
 from mae.config.loading import load_config
-from mae.pack.packed_folders import copies_in_use, packed_folder
+from mae.pack.packed_folders import packed_folder
 from mae.training.checkpoint.run import Run
-from mae.training.folders import RECORD, prepare_folders
+from mae.training.folders import RECORD, prepare_folders, recorded_folders
 from tests.runs import TINY
 
 
@@ -25,7 +25,7 @@ def config(tmp_path, make_image):
     prepare_folders(config)
     run = Run(config.output)
     run.open(config)
-    run.write_start({RECORD: copies_in_use()})
+    run.write_start({RECORD: recorded_folders(config)})
     (run.checkpoints / "step-00000004").mkdir()
     return config
 

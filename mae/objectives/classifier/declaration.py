@@ -138,12 +138,16 @@ class ClassifierDeclaration(Declaration):
         if finetune.num_classes == 1:
             yield "finetune.num_classes", "1 class leaves nothing to learn"
         if finetune.rand_augment and (images := images_in_words(data.in_chans, data.bits)):
-            yield "finetune.rand_augment", f"is for colour images, not for {images}: set it to ''"
+            yield (
+                "finetune.rand_augment",
+                f"is for colour images, not for {images}: set finetune.rand_augment=''",
+            )
         for key in ("crop_on_device", "decode_on_device"):
             if finetune.rand_augment and getattr(data, key):
                 yield (
                     f"data.{key}",
-                    "leaves no crops to finetune.rand_augment: set one of the two to nothing",
+                    "leaves no crops to finetune.rand_augment: set finetune.rand_augment='' or "
+                    f"data.{key}=false",
                 )
 
     def settings_from(

@@ -14,6 +14,7 @@ from mae.config.loading import read_recorded, values_of
 from mae.config.migration import renamed_keys
 from mae.config.sections import Config
 from mae.config.types import flatten
+from mae.networks.vit_sizes import PUBLISHED, vit_size
 from mae.objectives.classifier.recipe import finetune_settings, recipe_for
 from mae.objectives.shared_sections import VitModel
 
@@ -34,10 +35,8 @@ LARGE_CROPS = [0.5, 1.0]
 WARMUP = 0.05
 """share of the epochs"""
 PUBLISHED_BATCH, PUBLISHED_WARMUP = 1024, 5.0
-PUBLISHED_WIDTH, PUBLISHED_LAYERS = 768, 13
+PUBLISHED_WIDTH, PUBLISHED_LAYERS = PUBLISHED["base"].width, PUBLISHED["base"].depth + 1
 """width of ViT-B, and its layers with a learning rate of their own (blocks and patch projection)"""
-SIZES = {"tiny": (192, 12), "small": (384, 12), "large": (1024, 24), "huge": (1280, 32)}
-"""(width, depth) by the word in timm's name"""
 
 CHOSEN = (
     *("train.batch_size", "train.epochs", "optim.lr", "optim.warmup_epochs"),
@@ -68,14 +67,15 @@ def adapted_settings(
         reasons = {one.key: one.reason for one in recorded_choices(recorded)}
         flat = flatten(recorded)
         choices = [
-            Choice(key, flat[key], reasons.get(key, "as recorded"))
+            Choice(key, flat[key], reasons.get(key, ""))
             for key in CHOSEN
             if key in flat and key not in given and flat[key] is not None
         ]
     else:
         assert isinstance(config.model, VitModel)
         recipe = recipe_for(config.model.encoder)
-        choices = adapted(recipe, count(config), given, *size_of(config.model))
+        size = vit_size(config.model.encoder, config.model.encoder_kwargs)
+        choices = adapted(recipe, count(config), given, size.width, size.depth)
         choices = choices or list(_warmup_of(words))
     if not config.init.from_:
         choices = [one for one in choices if one.key != "finetune.layer_decay"]
@@ -150,17 +150,3 @@ def adapted(
         choose("finetune.random_erasing", 0.0, few)
         choose("data.scale", LARGE_CROPS, few)
     return made
-
-
-def size_of(model: VitModel) -> tuple[int, int]:
-    """Width and depth of an encoder by its arguments or the word in its name, else ViT-B's."""
-    width, depth = next(
-        (size for word, size in SIZES.items() if f"_{word}_" in model.encoder),
-        (PUBLISHED_WIDTH, PUBLISHED_LAYERS - 1),
-    )
-    own = [model.encoder_kwargs.get(key) for key in ("embed_dim", "depth")]
-    width, depth = (
-        given if isinstance(given, int) else usual
-        for given, usual in zip(own, (width, depth), strict=True)
-    )
-    return width, depth

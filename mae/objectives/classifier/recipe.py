@@ -47,6 +47,7 @@ TAKEN_OVER = {
 FORMER_CROP_PCT = 0.875
 """default of data.crop_pct in earlier versions, which their runs recorded"""
 
+RAND_AUGMENT = "finetune.rand_augment"
 NONE = "none"
 """value of init.from for training from scratch"""
 
@@ -62,8 +63,10 @@ def finetune_settings(
     SOURCE is a pretraining run, one of its checkpoints, or a recipe: a name, or a YAML file.
     RECIPE is one for a run: it replaces the run's settings, but not its model.  `choices` replace
     settings of the published recipe.  From scratch (init.from=none) the default of
-    finetune.layer_decay is 1.  Raises UserError as `load_config` and `find_recipe`, where SOURCE is
-    a run that trains no encoder of timm's, and where RECIPE is for another one.
+    finetune.layer_decay is 1.  RandAugment is left out for images that it cannot change, unless the
+    command line asks for it, or a file that describes such images.  Raises UserError as
+    `load_config` and `find_recipe`, where SOURCE is a run that trains no encoder of timm's, and
+    where RECIPE is for another one.
     """
     is_second = bool(words) and "=" not in words[0]
     named, overrides = (words[0], words[1:]) if is_second else (source, words)
@@ -109,10 +112,13 @@ def finetune_settings(
     check_objective(COMMAND, objective or NAME)
     for section, own in recipe_for(encoder).items():
         base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own
-    data = written.get("data", {})
-    data = base.get("data", {}) | (data if isinstance(data, dict) else {})
-    if _is_beyond_rand_augment(data, overrides):
+    own = written.get("data")
+    own = own if isinstance(own, dict) else {}
+    if _is_beyond_rand_augment(base.get("data", {}) | own, overrides):
         base["finetune"]["rand_augment"] = ""
+        is_asked = any(text.startswith(f"{RAND_AUGMENT}=") for text in overrides)
+        if not is_asked and not _is_beyond_rand_augment(own, ()):
+            overrides = [*overrides, f"{RAND_AUGMENT}="]
     for section, own in nested(choices).items() if choices else ():
         base[section] = {**base.get(section, {}), **own}
     config = load_config(path, overrides, base)

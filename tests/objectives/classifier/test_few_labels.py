@@ -2,7 +2,8 @@
 
 import pytest
 
-from mae.objectives.classifier.few_labels import CHOSEN, MANY, adapted, size_of
+from mae.networks.vit_sizes import vit_size
+from mae.objectives.classifier.few_labels import CHOSEN, MANY, adapted
 from mae.objectives.classifier.recipe import recipe_for
 from mae.objectives.shared_sections import VitModel
 
@@ -47,7 +48,8 @@ def test_regularisation_is_for_runs_that_are_long_enough():
     ],
 )
 def test_rates_go_with_the_encoders_size(model, size):
-    width, depth = size_of(VitModel(**model))
+    made = VitModel(**model)
+    _, width, depth = vit_size(made.encoder, made.encoder_kwargs)
     assert (width, depth) == size
     found = {one.key: one.value for one in adapted(RECIPE, 2000, {}, width, depth)}
     assert found["optim.lr"] == pytest.approx(2.5e-4 * max(1, 768 / width), rel=0.02)

@@ -1,0 +1,47 @@
+"""Sizes of the published Vision Transformers, and the size of an encoder by its settings.
+
+Without torch, which rules of settings do without.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class PublishedVit(NamedTuple):
+    """Published Vision Transformer."""
+
+    name: str
+    """name in timm"""
+    width: int
+    depth: int
+    heads: int
+
+
+PUBLISHED = {
+    "tiny": PublishedVit("vit_tiny_patch16_224", 192, 12, 3),
+    "small": PublishedVit("vit_small_patch16_224", 384, 12, 6),
+    "base": PublishedVit("vit_base_patch16_224", 768, 12, 12),
+    "large": PublishedVit("vit_large_patch16_224", 1024, 24, 16),
+    "huge": PublishedVit("vit_huge_patch14_224", 1280, 32, 16),
+}
+"""by the word in timm's name"""
+
+
+class VitSize(NamedTuple):
+    """Size of an encoder."""
+
+    word: str
+    """the published one that its name goes by, a key of PUBLISHED"""
+    width: int
+    depth: int
+
+
+def vit_size(encoder: str, encoder_kwargs: Mapping[str, Any]) -> VitSize:
+    """Size by the arguments `embed_dim` and `depth`, else the word in timm's name, else ViT-B's."""
+    word = next((word for word in PUBLISHED if f"_{word}_" in encoder), "base")
+    width, depth = encoder_kwargs.get("embed_dim"), encoder_kwargs.get("depth")
+    return VitSize(
+        word,
+        width if isinstance(width, int) else PUBLISHED[word].width,
+        depth if isinstance(depth, int) else PUBLISHED[word].depth,
+    )
