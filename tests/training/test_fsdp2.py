@@ -14,6 +14,7 @@ from mae.base.errors import UserError
 from mae.config.sections import TrainConfig
 from mae.pretrain import main
 from mae.training.plan import build_accelerator
+from tests.networks.encoders.option_sets import tiny_arguments
 from tests.runs import LAUNCH, environment, final_weights, metrics_of, write_config
 from tests.test_toy import write_config as write_toy
 
@@ -31,8 +32,9 @@ ENCODERS = {
     "rope": ("vit_small_patch16_dinov3_qkvb", "EvaBlock"),
     "mixed": ("vit_small_patch16_rope_mixed_ape_224", "EvaBlock"),  # rotations are a parameter
     "postnorm": ("eva02_enormous_patch14_clip_224", "EvaBlockPostNorm"),
+    "hiera": ("hiera_tiny_224", "HieraBlock"),  # its fusion is run outside the decoder
 }
-"""name of a pair of runs → encoder with rotary positions, class of its blocks"""
+"""name of a pair of runs → encoder, class of its blocks"""
 
 TOY = ("train.epochs=1.5", "train.ema=0.9", "optim.clip_grad=0.05", "log.panel_every=5")
 
@@ -145,7 +147,9 @@ def folder(tmp_path_factory, shards):
         for kind in ("sharded", "ddp"):
             (folder / f"{name}_{kind}").mkdir()
             config = str(write_config(folder / f"{name}_{kind}", shards))
+            sizes = ", ".join(f"{key}: {value}" for key, value in tiny_arguments(encoder).items())
             settings = ("train.epochs=1", "optim.warmup_epochs=0.5", f"model.encoder={encoder}")
+            settings += (f"model.encoder_kwargs={{{sizes}}}",)
             encoders.append((kind, config, settings))
     toy = [(name, configs[f"toy_{name}"], TOY) for name in ("sharded", "ddp")]
     go_on = [(name, configs[name], SETTINGS) for name in ("sharded", "ddp")]
@@ -245,7 +249,7 @@ def test_an_objective_that_the_package_does_not_know_is_sharded_as_well(folder):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_encoders_with_rotary_positions_are_sharded_by_blocks(folder, name):
+def test_other_encoders_are_sharded_by_blocks(folder, name):
     sharded, ddp = folder / f"{name}_sharded" / "run", folder / f"{name}_ddp" / "run"
     for column in ("loss", "grad_norm"):
         assert numbers(sharded, column) == pytest.approx(numbers(ddp, column), abs=1e-6)
