@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from mae.anomaly.companions import PAIRS, REFERENCE, companions, is_companion
 from mae.base.errors import SampleError, UserError
 from mae.base.progress import Progress, no_progress
+from mae.data.class_matching import with_class_names
 from mae.data.file_manifest import file_manifest, normal_and_others
 from mae.data.image_files import are_image_files, image_files
 from mae.data.images import Images
@@ -33,6 +35,10 @@ class Reading(NamedTuple):
     index_dir: Path | None = None
     cache: ShardCache | None = None
     progress: Progress = no_progress
+    with_classes: bool = False
+    """labels matter: class names beside shards are read"""
+    normal: Sequence[str] = ()
+    """names of folders of normal images (default: NORMAL_NAMES)"""
 
 
 class PairedImages(Images):
@@ -121,8 +127,10 @@ def _manifest(sources: Sequence[str], key: str, reading: Reading) -> Manifest:
         files = [file for file in image_files(sources) if not is_companion(file.path)]
         if not files:
             raise UserError(f"{key}: no images in {sources[0]}")
-        return file_manifest(files, reading.progress, normal_and_others)
-    return build_manifest(sources, key, reading.index_dir, reading.cache, reading.progress)
+        classes = partial(normal_and_others, chosen=reading.normal)
+        return file_manifest(files, reading.progress, classes)
+    found = build_manifest(sources, key, reading.index_dir, reading.cache, reading.progress)
+    return with_class_names(found, key) if reading.with_classes else found
 
 
 def _images(manifest: Manifest, reading: Reading) -> Images:

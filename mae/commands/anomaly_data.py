@@ -14,6 +14,7 @@ from mae.base.progress import ProgressLine
 from mae.commands.shard_cache import open_cache
 from mae.data.images import Images
 from mae.data.labels import NO_LABEL
+from mae.data.normal_classes import normal_classes
 from mae.evaluation.comparison import count_seen
 from mae.evaluation.features import Skipped
 
@@ -25,24 +26,37 @@ def open_data(
     channels: int,
     bits: int,
     references: Sequence[str] = (),
+    *,
+    with_classes: bool = False,
+    normal: Sequence[str] = (),
 ) -> Images:
     """Images of shards, folders or files, which messages call by `key`; see `open_inputs`."""
     log = launched_portion().log
+    progress = ProgressLine("reading", "files", log)
     reading = Reading(
-        channels, bits, args.index_dir, open_cache(args), ProgressLine("reading", "files", log)
+        channels, bits, args.index_dir, open_cache(args), progress, with_classes, normal
     )
     return open_inputs(patterns, key, reading, references)
 
 
-def check_normal(images: Images, key: str) -> None:
-    """Raise UserError where images have another class than 0, the normal one."""
+def check_normal(images: Images, key: str, chosen: Sequence[str] = ()) -> str:
+    """Line on the classes that are taken for normal; "" where there are no labels.
+
+    `chosen`: their names, see `normal_classes`.  Raises as that, and UserError where images are of
+    other classes.
+    """
     labels = np.asarray(images.manifest.label)
-    odd = np.flatnonzero((labels != 0) & (labels != NO_LABEL))
+    normal = normal_classes(images.manifest, chosen, key)
+    odd = np.flatnonzero(~normal.of(labels) & (labels != NO_LABEL))
     if len(odd):
         raise UserError(
-            f"{key}: {len(odd):,} of {len(labels):,} images are of another class than 0, first "
-            f"{images.manifest.name(int(odd[0]))}: a detector is fitted to normal images alone"
+            f"{key}: {len(odd):,} of {len(labels):,} images are of another class than "
+            f"{normal}, first {images.manifest.name(int(odd[0]))} "
+            f"({normal.name(int(labels[odd[0]]))}): a detector is fitted to normal images alone"
+            + " (--normal-class NAME where others are normal)"
+            * bool(normal.names and not normal.is_named)
         )
+    return normal.line() if (labels != NO_LABEL).any() else ""
 
 
 def refuse_shared(normal: Images, calibration: Images) -> None:

@@ -23,7 +23,7 @@ def fit_command(args: argparse.Namespace) -> None:
     source = open_source(_choice(args), device)
     for line in source.lines:
         log(f"weights {line}")
-    normal, calibration = _open_normal(args, source, portion)
+    normal, calibration, class_lines = _open_normal(args, source, portion)
     recorded = recorded_references(references)
 
     def write_further(folder: Path) -> None:
@@ -43,6 +43,7 @@ def fit_command(args: argparse.Namespace) -> None:
             settings={
                 **source.settings,
                 "reference": recorded,
+                **({"normal_class": args.normal_class} if args.normal_class else {}),
                 "normal": normal.manifest.fingerprint,
                 "calibration": calibration.manifest.fingerprint,
                 "calibration_shards": args.calibration,
@@ -58,6 +59,7 @@ def fit_command(args: argparse.Namespace) -> None:
     assert fitted is not None
     for line in fit_findings(fitted, normal, calibration):
         log(f"warning: {line}")
+    print("".join(f"{line}\n" for line in class_lines), end="")
     low, high = fitted.threshold.rate_range()
     print(f"threshold  {fitted.threshold.value:.6g}")
     print(
@@ -82,15 +84,26 @@ def _choice(args: argparse.Namespace) -> Choice:
 
 def _open_normal(
     args: argparse.Namespace, source: Source, portion: Portion
-) -> tuple[Images, Images]:
-    """Normal images and those of the calibration, which must be normal, too, and others."""
+) -> tuple[Images, Images, list[str]]:
+    """Normal images, others of the calibration, and lines on their classes."""
     normal, calibration = portion.first_before_others(
         lambda: [
-            open_data(patterns, key, args, source.channels, source.bits, args.reference or [])
+            open_data(
+                patterns,
+                key,
+                args,
+                source.channels,
+                source.bits,
+                args.reference or [],
+                with_classes=True,
+                normal=args.normal_class,
+            )
             for key, patterns in (("--normal", args.normal), ("--calibration", args.calibration))
         ]
     )
-    check_normal(normal, "--normal")
-    check_normal(calibration, "--calibration")
+    lines = [
+        check_normal(images, key, args.normal_class)
+        for images, key in ((normal, "--normal"), (calibration, "--calibration"))
+    ]
     refuse_shared(normal, calibration)
-    return normal, calibration
+    return normal, calibration, list(dict.fromkeys(filter(None, lines)))
