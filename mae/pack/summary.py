@@ -14,6 +14,8 @@ from mae.pack.listing import Listing
 from mae.pack.shard_reports import Reports
 
 FEW_SHARDS, MANY_BYTES = 64, 1_000_000_000
+SHOWN = 3
+"""names of images that a line of the report is followed by"""
 """fewer training shards than this for more bytes than this get a note about data.order=lanes"""
 
 
@@ -63,6 +65,8 @@ class PackReport(NamedTuple):
     """images by bits per channel, as stored"""
     usual: tuple[int, int]
     """most frequent combination of channels and bits"""
+    fewer_bits: tuple[str, ...]
+    """names of the first ten images of fewer bits than most"""
     short_side: tuple[int, int, int]
     """smallest, median and largest short side in pixels, as stored"""
     skipped: tuple[tuple[str, str], ...]
@@ -89,6 +93,7 @@ def summarize(
     sides = np.minimum(rows["height"], rows["width"])
     kinds = _histogram((rows["channels"] << 8) + rows["bits"])
     usual = max(kinds, key=lambda kind: (kinds[kind], kind))
+    shallow = np.sort(rows["image"][rows["bits"] < (usual & 0xFF)])[:MAX_LISTED].tolist()
     measured = rows["cost"][~np.isnan(rows["cost"])]
     unusable = sorted((listing.name_of(image), reason) for _, image, reason in reports.skipped)
     notes = [*listing.notes, *_about_classes(listing, rows["image"])]
@@ -107,6 +112,7 @@ def summarize(
         channels=_histogram(rows["channels"]),
         bits=_histogram(rows["bits"]),
         usual=(usual >> 8, usual & 0xFF),
+        fewer_bits=tuple(printable(listing.name_of(image)) for image in shallow),
         short_side=(int(sides.min()), int(np.median(sides)), int(sides.max())),
         skipped=tuple((printable(name), reason) for name, reason in (*listing.skipped, *unusable)),
         excluded=tuple(pair for pair in listing.excluded if pair[1]),
@@ -197,10 +203,24 @@ def _about_images(packed: PackReport) -> Iterator[str]:
     if unlike:
         others = _count(sum(unlike), "image is", "images are")
         yield f"{others} skipped in training with data.in_chans={usual}: of other channels"
+    yield from _about_fewer_bits(packed)
     most = max(packed.bits)
     if most > packed.usual[1]:
         deep = _count(packed.bits[most], f"image of {most} bits is", f"images of {most} bits are")
         yield f"{deep} skipped in training unless data.bits={most}"
+
+
+def _about_fewer_bits(packed: PackReport) -> Iterator[str]:
+    """Line on images of fewer bits than most, such as screenshots among radiographs."""
+    usual = packed.usual[1]
+    if fewer := sum(count for bits, count in packed.bits.items() if bits < usual):
+        what = _count(fewer, "image has", "images have")
+        yield (
+            f"{what} fewer than {usual} bits: with data.bits={usual} white becomes "
+            f"{2**usual - 1:,}, and where the others do not reach that, mean and deviation are "
+            f"spoiled: leave them out (--exclude PATTERN), first:"
+        )
+        yield from (f"  {name}" for name in packed.fewer_bits[:SHOWN])
 
 
 def suggested_settings(channels: int, bits: int) -> str:

@@ -275,6 +275,17 @@ def test_sixteen_bits_are_suggested(tmp_path):
     assert summary_lines(packed)[-1].endswith(": data.bits=16 data.in_chans=1")
 
 
+def test_images_of_fewer_bits_than_most_are_named(tmp_path, save):
+    save("screenshot.png", 9)
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 4096, (20, 24)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    packed = pack_folder(tmp_path / "images", tmp_path / "out")
+    *_, line, name = summary_lines(packed)
+    assert line.startswith("1 image has fewer than 16 bits") and "--exclude" in line
+    assert name == "  screenshot.png"
+
+
 @pytest.mark.parametrize(
     ("usual", "settings"),
     [((3, 8), ""), ((4, 8), "data.in_chans=4"), ((3, 16), "data.bits=16")],
