@@ -84,8 +84,12 @@ def _add_fit(kinds: Any) -> None:
         "--layers", type=positive, nargs="+", help="blocks of the encoder (default: 1/2 and 3/4)"
     )
     fit.add_argument("--alpha", type=share, default=0.05, help="false-alarm rate")
-    fit.add_argument("--channels", type=positive, default=3, help="of images, for pixels")
-    fit.add_argument("--bits", type=int, choices=(8, 16), default=8, help="of images, for pixels")
+    fit.add_argument(
+        "--channels", type=positive, help="channels of images, for pixels (default: their own)"
+    )
+    fit.add_argument(
+        "--bits", type=int, choices=(8, 16), help="bits of images, for pixels (default: their own)"
+    )
     fit.add_argument(
         "--max-bad", type=natural, default=0, help="images that may fail to decode, of each kind"
     )

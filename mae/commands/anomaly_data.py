@@ -7,7 +7,7 @@ import numpy as np
 
 from mae.anomaly.companions import PAIRS
 from mae.anomaly.images import Scored
-from mae.anomaly.inputs import MATCHED, Reading, open_inputs
+from mae.anomaly.inputs import MATCHED, Reading, open_inputs, usual_kind
 from mae.base.errors import UserError
 from mae.base.portion import launched_portion
 from mae.base.progress import ProgressLine
@@ -17,6 +17,9 @@ from mae.data.labels import NO_LABEL
 from mae.data.normal_classes import normal_classes
 from mae.evaluation.comparison import count_seen
 from mae.evaluation.features import Skipped
+
+BITS = (8, 16)
+"""bits of images that detectors read"""
 
 
 def open_data(
@@ -31,12 +34,27 @@ def open_data(
     normal: Sequence[str] = (),
 ) -> Images:
     """Images of shards, folders or files, which messages call by `key`; see `open_inputs`."""
-    log = launched_portion().log
-    progress = ProgressLine("reading", "files", log)
-    reading = Reading(
-        channels, bits, args.index_dir, open_cache(args), progress, with_classes, normal
-    )
+    reading = _reading(args, channels, bits)._replace(with_classes=with_classes, normal=normal)
     return open_inputs(patterns, key, reading, references)
+
+
+def chosen_kind(args: argparse.Namespace, key: str = "--normal") -> tuple[int, int]:
+    """Channels and bits of `mae anomaly fit`: as given, else those of most normal images.
+
+    Raises UserError as `usual_kind`, and where those are floats.
+    """
+    if args.channels and args.bits:
+        return args.channels, args.bits
+    channels, bits = usual_kind(args.normal, key, _reading(args, 3, 8))
+    channels, bits = args.channels or channels, args.bits or bits
+    if bits not in BITS:
+        raise UserError(f"{key}: holds floats, and mae anomaly reads images of 8 or 16 bits")
+    return channels, bits
+
+
+def _reading(args: argparse.Namespace, channels: int, bits: int) -> Reading:
+    progress = ProgressLine("reading", "files", launched_portion().log)
+    return Reading(channels, bits, args.index_dir, open_cache(args), progress)
 
 
 def check_normal(images: Images, key: str, chosen: Sequence[str] = ()) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from mae.anomaly.fitting import FitRequest, fit_detector
 from mae.anomaly.inputs import is_single, recorded_references
-from mae.anomaly.sources import Choice, Source, open_source
+from mae.anomaly.sources import OF_PIXELS, Choice, Source, open_source
 from mae.anomaly.tiles import Tiling
 from mae.base.device import choose_device, loader_count
 from mae.base.portion import Portion, launched_portion
-from mae.commands.anomaly_data import check_normal, open_data, refuse_shared
+from mae.commands.anomaly_data import check_normal, chosen_kind, open_data, refuse_shared
 from mae.commands.anomaly_findings import fit_findings
 from mae.data.images import Images
 
@@ -20,7 +20,12 @@ def fit_command(args: argparse.Namespace) -> None:
     portion = launched_portion()
     log, device = portion.log, choose_device(args.device)
     references = args.reference or []
-    source = open_source(_choice(args), device)
+    channels, bits = 3, 8
+    if args.features in OF_PIXELS:  # an encoder has its own
+        channels, bits = portion.first_before_others(lambda: chosen_kind(args))
+        if not (args.channels and args.bits):
+            log(f"images read as {channels} x {bits} bits (--channels, --bits)")
+    source = open_source(_choice(args, channels, bits), device)
     for line in source.lines:
         log(f"weights {line}")
     normal, calibration, class_lines = _open_normal(args, source, portion)
@@ -69,13 +74,13 @@ def fit_command(args: argparse.Namespace) -> None:
     print(args.detector)
 
 
-def _choice(args: argparse.Namespace) -> Choice:
+def _choice(args: argparse.Namespace, channels: int, bits: int) -> Choice:
     tiling = Tiling(args.tiles or 0, args.tile_size or 0)
     return Choice(
         source=args.features,
         scorer=args.scorer,
-        channels=args.channels,
-        bits=args.bits,
+        channels=channels,
+        bits=bits,
         layers=args.layers,
         tiling=tiling if any(tiling) else None,
         is_paired=bool(args.reference),
