@@ -77,6 +77,13 @@ class PackReport(NamedTuple):
     alike: HeldOutDuplicates
     pixel_cost: float | None
     """mean absolute difference between source and stored pixels, in [0, 255]; None: unchanged"""
+    relative_cost: float | None
+    """the same as a share of the images' own standard deviation: of 12 bits in 16 only 16 of 255
+    levels are used"""
+    constant: int
+    """number of images whose pixels are all equal"""
+    constant_images: tuple[str, ...]
+    """names of the first ten of them"""
     notes: tuple[str, ...]
     """lines for the user to read before training"""
 
@@ -93,9 +100,15 @@ def summarize(
     sides = np.minimum(rows["height"], rows["width"])
     kinds = _histogram((rows["channels"] << 8) + rows["bits"])
     usual = max(kinds, key=lambda kind: (kinds[kind], kind))
-    shallow = np.sort(rows["image"][rows["bits"] < (usual & 0xFF)])[:MAX_LISTED].tolist()
-    measured = rows["cost"][~np.isnan(rows["cost"])]
+    is_measured = ~np.isnan(rows["cost"])
+    measured, deviation = rows["cost"][is_measured], rows["deviation"]
+    spread = float(deviation[is_measured].mean()) if is_measured.any() else 0.0
     unusable = sorted((listing.name_of(image), reason) for _, image, reason in reports.skipped)
+
+    def first_names(chosen: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+        numbers = np.sort(rows["image"][chosen])[:MAX_LISTED].tolist()
+        return tuple(printable(listing.name_of(image)) for image in numbers)
+
     notes = [*listing.notes, *_about_classes(listing, rows["image"])]
     if shards["train"] < FEW_SHARDS and rows["bytes_out"].sum() > MANY_BYTES:
         few = _count(shards["train"], "training shard", "training shards")
@@ -112,13 +125,16 @@ def summarize(
         channels=_histogram(rows["channels"]),
         bits=_histogram(rows["bits"]),
         usual=(usual >> 8, usual & 0xFF),
-        fewer_bits=tuple(printable(listing.name_of(image)) for image in shallow),
+        fewer_bits=first_names(rows["bits"] < (usual & 0xFF)),
         short_side=(int(sides.min()), int(np.median(sides)), int(sides.max())),
         skipped=tuple((printable(name), reason) for name, reason in (*listing.skipped, *unusable)),
         excluded=tuple(pair for pair in listing.excluded if pair[1]),
         copies=_exact_duplicates(listing, rows, split, dropped),
         alike=_held_out_duplicates(listing, rows, split == splits.index("train")),
         pixel_cost=float(measured.mean()) if len(measured) else None,
+        relative_cost=float(measured.mean()) / spread if spread > 0 else None,
+        constant=int((deviation == 0).sum()),
+        constant_images=first_names(deviation == 0),
         notes=tuple(notes),
     )
 
@@ -194,7 +210,13 @@ def _about_images(packed: PackReport) -> Iterator[str]:
     if packed.pixel_cost is not None:
         before = f"{packed.bytes_in / 1e6:,.1f} MB before"
         change = f"pixels change by {packed.pixel_cost:.2f} of 255 on average"
-        yield f"re-encoded: {before}; {change}"
+        share = packed.relative_cost
+        relative = f", {share:.1%} of the images' standard deviation" if share is not None else ""
+        yield f"re-encoded: {before}; {change}{relative}"
+    if packed.constant:
+        blank = _count(packed.constant, "image has", "images have")
+        first = ", ".join(packed.constant_images[:SHOWN])
+        yield f"{blank} the same value in all pixels, and nothing to learn from: first {first}"
     if settings := suggested_settings(*packed.usual):
         yield f"to train on them as they are: {settings}"
     usual = packed.usual[0]

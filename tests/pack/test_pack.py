@@ -275,6 +275,20 @@ def test_sixteen_bits_are_suggested(tmp_path):
     assert summary_lines(packed)[-1].endswith(": data.bits=16 data.in_chans=1")
 
 
+def test_constant_images_are_counted_and_cost_is_told_in_deviations(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 4096, (40, 48)).astype(np.uint16)
+        Image.fromarray(pixels * (number > 0)).save(tmp_path / "images" / f"{number}.png")
+    packed = pack_folder(tmp_path / "images", tmp_path / "out", resize=20)
+    assert packed.constant == 1 and packed.constant_images == ("0.png",)
+    assert packed.pixel_cost is not None and packed.relative_cost is not None
+    assert packed.pixel_cost < 4 < 100 * packed.relative_cost  # 12 bits: little, and yet a lot
+    text = "\n".join(summary_lines(packed))
+    assert "1 image has the same value in all pixels" in text and "first 0.png" in text
+    assert "of the images' standard deviation" in text
+
+
 def test_images_of_fewer_bits_than_most_are_named(tmp_path, save):
     save("screenshot.png", 9)
     for number in range(3):
