@@ -23,8 +23,6 @@ def fit_command(args: argparse.Namespace) -> None:
     channels, bits = 3, 8
     if args.features in OF_PIXELS:  # an encoder has its own
         channels, bits = portion.first_before_others(lambda: chosen_kind(args))
-        if not (args.channels and args.bits):
-            log(f"images read as {channels} x {bits} bits (--channels, --bits)")
     source = open_source(_choice(args, channels, bits), device)
     for line in source.lines:
         log(f"weights {line}")
@@ -64,6 +62,7 @@ def fit_command(args: argparse.Namespace) -> None:
     assert fitted is not None
     for line in fit_findings(fitted, normal, calibration):
         log(f"warning: {line}")
+    print(f"images read as {source.channels} x {source.bits} bits")
     print("".join(f"{line}\n" for line in class_lines), end="")
     low, high = fitted.threshold.rate_range()
     print(f"threshold  {fitted.threshold.value:.6g}")
