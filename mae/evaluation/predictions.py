@@ -26,6 +26,9 @@ BATCH = 64
 
 Labels = npt.NDArray[np.int64]
 
+NO_MARGINS = np.empty(0)
+"""margins of classifiers of more than two classes"""
+
 
 class Predictions(NamedTuple):
     """Predictions of a classifier for all images that decode, in the order of the manifest."""
@@ -40,8 +43,8 @@ class Predictions(NamedTuple):
     """[n] cross-entropy with the label, in nats"""
     skipped: list[str]
     """shard, key and error of each image that could not be decoded"""
-    margins: npt.NDArray[np.float64] | None = None
-    """[n] of two classes: output of class 1 minus that of class 0, the log odds"""
+    margins: npt.NDArray[np.float64] = NO_MARGINS
+    """[n] output of class 1 minus that of class 0, the log odds; empty where there are not two"""
 
 
 class ClassifiedImages(NamedTuple):
@@ -193,7 +196,7 @@ def _joined(parts: Sequence[_Part], subject: ClassifiedImages, max_bad: int | No
         np.array([t for part in parts for t in part.in_top], dtype=bool),
         np.array([loss for part in parts for loss in part.losses], dtype=np.float32),
         skipped.reasons,
-        margins if len(margins) == len(samples) else None,
+        margins,
     )
 
 

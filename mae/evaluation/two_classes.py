@@ -67,7 +67,7 @@ def two_class_report(
         report[f"{key}_interval"] = list(wilson(hits / images, images)) if images else None
         report[f"{key}_images"] = images
     report |= {"auroc": None, "auroc_interval": None}
-    if predictions.margins is not None and is_positive.any() and not is_positive.all():
+    if len(predictions.margins) and is_positive.any() and not is_positive.all():
         scores = predictions.margins if positive.number == 1 else -predictions.margins
         larger, smaller = scores[is_positive], scores[~is_positive]
         report["auroc"] = auroc(larger, smaller)

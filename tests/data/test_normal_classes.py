@@ -1,6 +1,7 @@
 """Classes of normal images: by name, not by number."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from mae.data.labels import NO_LABEL
 from mae.data.normal_classes import CLASS_0, normal_classes
 
 
-def manifest(names, labels):
+def manifest(names, labels) -> Any:
     """What is read of the manifest of images with these labels."""
     return SimpleNamespace(label=np.array(labels), class_names=names)
 
