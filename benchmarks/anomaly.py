@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from mae.anomaly.detector import MAIN, Member, read_detector
 from mae.anomaly.fitting import FitRequest, fit_detector, scores_of
-from mae.anomaly.metrics import auroc
 from mae.anomaly.patch_features import pixel_features
 from mae.anomaly.threshold import Threshold, conformal_threshold
 from mae.base.divided_work import divided_work
@@ -28,6 +27,7 @@ from mae.base.portion import ALONE
 from mae.data.images import Images
 from mae.data.indexing import build_manifest
 from mae.data.manifest import select
+from mae.evaluation.confidence import auroc
 
 SIZE = (32, 32)
 ALPHA = 0.01

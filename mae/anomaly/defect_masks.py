@@ -13,6 +13,7 @@ from mae.base.errors import SampleError
 from mae.base.portion import ALONE, Portion
 from mae.data.images import Images
 from mae.data.manifest import require_labels
+from mae.data.normal_classes import CLASS_0, NormalClasses
 from mae.decoding.mask_files import StoredMask, read_mask
 from mae.decoding.pixels import BadImage
 from mae.evaluation.segmentation_masks import OPTIONAL, Masks
@@ -49,12 +50,14 @@ class FileMasks:
             raise SampleError(f"{self.manifest.name(sample)}: the mask {error}") from None
 
 
-def find_masks(images: Images, key: str, portion: Portion = ALONE) -> "DefectMasks | None":
+def find_masks(
+    images: Images, key: str, portion: Portion = ALONE, normal: NormalClasses = CLASS_0
+) -> "DefectMasks | None":
     """Masks of the defects of labelled images; None where there are none.
 
-    Raises as `Masks`.
+    `normal`: classes without defects.  Raises as `Masks`.
     """
-    anomalous = require_labels(images.manifest, key) != 0
+    anomalous = ~normal.of(require_labels(images.manifest, key))
     if any(is_image_file(shard) for shard in images.manifest.shards):
         masks = DefectMasks(FileMasks(images), anomalous)
     else:

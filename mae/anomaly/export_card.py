@@ -8,7 +8,7 @@ from typing import Any
 from mae.anomaly.detector import PARAMETERS, SETTINGS, Member, Stored
 from mae.anomaly.program import CLASS_NAMES
 from mae.anomaly.threshold import Threshold
-from mae.export.reading import ARRAY, MODES, PICTURE
+from mae.export.reading import pixels_code
 
 PREPROCESSING = """\
 none but decoding: the program takes the whole decoded image, {kind} [batch, {channels}, height, \
@@ -90,13 +90,8 @@ def checksum(folder: Path) -> str:
 
 def code_of(code: str, facts: Mapping[str, Any]) -> str:
     """Python code (ONNX_CODE, PROGRAM_CODE) that reads an image of the detector's kind."""
-    if facts["bits"] == 8 and facts["channels"] in MODES:
-        mode = MODES[facts["channels"]]
-        return code.format(
-            imports="from PIL import Image\n",
-            opened=f'np.array(Image.open("{PICTURE}").convert("{mode}"))',
-        )
-    return code.format(imports="", opened=f'np.load("{ARRAY}")')
+    opened = pixels_code(facts["channels"], facts["bits"])
+    return code.format(imports=opened.imports, opened=opened.expression)
 
 
 def card(facts: Mapping[str, Any], file: str, code: str, checked: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +14,15 @@ from torch import Tensor
 from mae.anomaly.companions import PAIRS, REFERENCE, companions, is_companion
 from mae.base.errors import SampleError, UserError
 from mae.base.progress import Progress, no_progress
-from mae.data.file_manifest import file_manifest, normal_and_others
+from mae.data.class_matching import with_class_names
+from mae.data.facts import data_facts
+from mae.data.file_manifest import FileClasses, file_manifest, normal_and_others
 from mae.data.image_files import are_image_files, image_files
 from mae.data.images import Images
 from mae.data.indexing import build_manifest
+from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest
+from mae.data.statistics import HEADERS
 from mae.data.transform import View, apply_view
 from mae.storage.cache import ShardCache
 
@@ -33,6 +38,10 @@ class Reading(NamedTuple):
     index_dir: Path | None = None
     cache: ShardCache | None = None
     progress: Progress = no_progress
+    with_classes: bool = False
+    """labels matter: class names beside shards are read"""
+    normal: Sequence[str] = ()
+    """names of folders of normal images (default: NORMAL_NAMES)"""
 
 
 class PairedImages(Images):
@@ -82,6 +91,23 @@ def open_inputs(
     return PairedImages(images, _images(known, reading), _matching(images.manifest, known, key))
 
 
+def usual_kind(sources: Sequence[str], key: str, reading: Reading) -> tuple[int, int]:
+    """Channels and bits to read images with: those of most of some of them.
+
+    Raises UserError as `open_inputs`, and where no header is usable.
+    """
+    if are_image_files(sources):
+        files = [file for file in image_files(sources) if not is_companion(file.path)]
+        if not files:
+            raise UserError(f"{key}: no images in {sources[0]}")
+        some = files[:: -(-len(files) // HEADERS)]
+        facts = data_facts(file_manifest(some, classes=_unlabelled))
+    else:
+        manifest = build_manifest(sources, key, reading.index_dir, reading.cache, reading.progress)
+        facts = data_facts(manifest, reading.cache)
+    return facts.channels, facts.bits
+
+
 def is_single(references: Sequence[str]) -> bool:
     """True where these are one image file, the reference of all images."""
     return len(references) == 1 and are_image_files(references) and Path(references[0]).is_file()
@@ -121,8 +147,14 @@ def _manifest(sources: Sequence[str], key: str, reading: Reading) -> Manifest:
         files = [file for file in image_files(sources) if not is_companion(file.path)]
         if not files:
             raise UserError(f"{key}: no images in {sources[0]}")
-        return file_manifest(files, reading.progress, normal_and_others)
-    return build_manifest(sources, key, reading.index_dir, reading.cache, reading.progress)
+        classes = partial(normal_and_others, chosen=reading.normal)
+        return file_manifest(files, reading.progress, classes)
+    found = build_manifest(sources, key, reading.index_dir, reading.cache, reading.progress)
+    return with_class_names(found, key) if reading.with_classes else found
+
+
+def _unlabelled(names: Sequence[str]) -> FileClasses:
+    return FileClasses([NO_LABEL] * len(names))
 
 
 def _images(manifest: Manifest, reading: Reading) -> Images:

@@ -7,9 +7,8 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from mae.anomaly.threshold import Range, Scores, Threshold, conformal_threshold, exact_interval
-from mae.evaluation.confidence import auroc
+from mae.evaluation.confidence import auroc_interval
 
-RESAMPLES = 1000
 TRIVIAL = 0.9
 """AUROC of raw pixels from which anomalies leak or are trivial"""
 NO_SIGNAL = 0.55
@@ -31,12 +30,10 @@ class Separation(NamedTuple):
 def separation(scores: Scores, anomalous: Flags, seed: int = 0) -> Separation:
     """AUROC and average precision of `scores` [n]; both classes must occur."""
     chance = np.random.default_rng(seed)
-    parts = scores[anomalous], scores[~anomalous]
-    drawn = [auroc(*(chance.choice(part, len(part)) for part in parts)) for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    interval = auroc_interval(scores[anomalous], scores[~anomalous], chance)
     return Separation(
         float(roc_auc_score(anomalous, scores)),
-        Range(float(low), float(high)),
+        Range(*interval),
         float(average_precision_score(anomalous, scores)),
     )
 

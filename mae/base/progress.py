@@ -34,6 +34,8 @@ TICK = 0.5
 """seconds between two updates of a work that counts nothing meanwhile"""
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "diffusers", "wandb", "mlflow")
 """packages whose import takes seconds"""
+UNUSED = {"timm": ("wandb",)}
+"""library → those that it imports where they are installed, for parts that nothing here uses"""
 
 
 def no_progress(done: int, total: int) -> None:
@@ -218,11 +220,24 @@ class _SlowImports:
 
             def shown(module: ModuleType) -> None:
                 loader.exec_module = execute
-                with busy(f"loading {name}"):
+                with busy(f"loading {name}"), _absent(UNUSED.get(name, ())):
                     execute(module)
 
             loader.exec_module = shown
         return spec
+
+
+@contextmanager
+def _absent(names: Sequence[str]) -> Iterator[None]:
+    """Context in which libraries that were not imported yet seem not to be installed."""
+    hidden = [name for name in names if name not in sys.modules]
+    modules: dict[str, Any] = sys.modules
+    modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del modules[name]
 
 
 def duration(seconds: float) -> str:

@@ -23,11 +23,12 @@ EPILOG = (
 )
 IMAGES = "shards, folders or image files"
 FIT = (
-    "Class 0 is normal: other classes in --normal or --calibration are refused (of folders, those "
-    "named good, normal or ok hold it). The threshold is conformal: a further normal image exceeds "
-    "it with a probability of --alpha at most. The default features are the contrast of pixels: on "
-    "the small set of docs/ANOMALIES.md they beat raw pixels and an MAE trained on it. Try others: "
-    "`mae anomaly evaluate` prints raw pixels beside them."
+    "Normal are the classes or folders named good, normal or ok (shards: by the classes.txt beside "
+    "them; without such a name class 0); others in --normal or --calibration are refused. The "
+    "threshold is conformal: a further normal image exceeds it with a probability of --alpha at "
+    "most. The default features are the contrast of pixels: on the small set of docs/ANOMALIES.md "
+    "they beat raw pixels and an MAE trained on it. Try others: `mae anomaly evaluate` prints raw "
+    "pixels beside them."
 )
 EXPORT = (
     "The program takes decoded images of any size and gives score, label and map; resizing, "
@@ -56,6 +57,7 @@ def _add_fit(kinds: Any) -> None:
     fit.add_argument("detector", type=Path, help="new folder")
     fit.add_argument("--normal", nargs="+", required=True, help=f"normal images; {IMAGES}")
     fit.add_argument("--calibration", nargs="+", required=True, help="further normal images")
+    _normal_class_option(fit)
     fit.add_argument(
         "--features",
         default="contrast",
@@ -82,8 +84,12 @@ def _add_fit(kinds: Any) -> None:
         "--layers", type=positive, nargs="+", help="blocks of the encoder (default: 1/2 and 3/4)"
     )
     fit.add_argument("--alpha", type=share, default=0.05, help="false-alarm rate")
-    fit.add_argument("--channels", type=positive, default=3, help="of images, for pixels")
-    fit.add_argument("--bits", type=int, choices=(8, 16), default=8, help="of images, for pixels")
+    fit.add_argument(
+        "--channels", type=positive, help="channels of images, for pixels (default: their own)"
+    )
+    fit.add_argument(
+        "--bits", type=int, choices=(8, 16), help="bits of images, for pixels (default: their own)"
+    )
     fit.add_argument(
         "--max-bad", type=natural, default=0, help="images that may fail to decode, of each kind"
     )
@@ -107,7 +113,8 @@ def _add_score(kinds: Any) -> None:
 def _add_evaluate(kinds: Any) -> None:
     evaluate = add_command(kinds, "evaluate", "measure a detector on labelled images", run_evaluate)
     evaluate.add_argument("detector", type=Path, help="folder of mae anomaly fit")
-    evaluate.add_argument("--test", nargs="+", required=True, help=f"class 0 is normal; {IMAGES}")
+    evaluate.add_argument("--test", nargs="+", required=True, help=f"labelled; {IMAGES}")
+    _normal_class_option(evaluate)
     evaluate.add_argument("--out", type=Path, help="NAME.json (default: DETECTOR/evaluation.json)")
     _reference_option(evaluate)
     evaluate.add_argument("--count", type=positive, default=24, help="images in the page")
@@ -131,6 +138,17 @@ def _add_export(kinds: Any) -> None:
         "--calibration", nargs="+", help="the images given to fit (default: where they were then)"
     )
     run_cache_options(export)
+
+
+def _normal_class_option(parser: Any) -> None:
+    parser.add_argument(
+        "--normal-class",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="classes, or folders, of normal images (default: good, normal, ok; in evaluate those "
+        "of fit; where there are none of them class 0)",
+    )
 
 
 def _reference_option(parser: Any) -> None:

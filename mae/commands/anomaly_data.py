@@ -7,15 +7,19 @@ import numpy as np
 
 from mae.anomaly.companions import PAIRS
 from mae.anomaly.images import Scored
-from mae.anomaly.inputs import MATCHED, Reading, open_inputs
+from mae.anomaly.inputs import MATCHED, Reading, open_inputs, usual_kind
 from mae.base.errors import UserError
 from mae.base.portion import launched_portion
 from mae.base.progress import ProgressLine
 from mae.commands.shard_cache import open_cache
 from mae.data.images import Images
 from mae.data.labels import NO_LABEL
+from mae.data.normal_classes import normal_classes
 from mae.evaluation.comparison import count_seen
 from mae.evaluation.features import Skipped
+
+BITS = (8, 16)
+"""bits of images that detectors read"""
 
 
 def open_data(
@@ -25,24 +29,52 @@ def open_data(
     channels: int,
     bits: int,
     references: Sequence[str] = (),
+    *,
+    with_classes: bool = False,
+    normal: Sequence[str] = (),
 ) -> Images:
     """Images of shards, folders or files, which messages call by `key`; see `open_inputs`."""
-    log = launched_portion().log
-    reading = Reading(
-        channels, bits, args.index_dir, open_cache(args), ProgressLine("reading", "files", log)
-    )
+    reading = _reading(args, channels, bits)._replace(with_classes=with_classes, normal=normal)
     return open_inputs(patterns, key, reading, references)
 
 
-def check_normal(images: Images, key: str) -> None:
-    """Raise UserError where images have another class than 0, the normal one."""
+def chosen_kind(args: argparse.Namespace, key: str = "--normal") -> tuple[int, int]:
+    """Channels and bits of `mae anomaly fit`: as given, else those of most normal images.
+
+    Raises UserError as `usual_kind`, and where those are floats.
+    """
+    if args.channels and args.bits:
+        return args.channels, args.bits
+    channels, bits = usual_kind(args.normal, key, _reading(args, 3, 8))
+    channels, bits = args.channels or channels, args.bits or bits
+    if bits not in BITS:
+        raise UserError(f"{key}: holds floats, and mae anomaly reads images of 8 or 16 bits")
+    return channels, bits
+
+
+def _reading(args: argparse.Namespace, channels: int, bits: int) -> Reading:
+    progress = ProgressLine("reading", "files", launched_portion().log)
+    return Reading(channels, bits, args.index_dir, open_cache(args), progress)
+
+
+def check_normal(images: Images, key: str, chosen: Sequence[str] = ()) -> str:
+    """Line on the classes that are taken for normal; "" where there are no labels.
+
+    `chosen`: their names, see `normal_classes`.  Raises as that, and UserError where images are of
+    other classes.
+    """
     labels = np.asarray(images.manifest.label)
-    odd = np.flatnonzero((labels != 0) & (labels != NO_LABEL))
+    normal = normal_classes(images.manifest, chosen, key)
+    odd = np.flatnonzero(~normal.of(labels) & (labels != NO_LABEL))
     if len(odd):
         raise UserError(
-            f"{key}: {len(odd):,} of {len(labels):,} images are of another class than 0, first "
-            f"{images.manifest.name(int(odd[0]))}: a detector is fitted to normal images alone"
+            f"{key}: {len(odd):,} of {len(labels):,} images are of another class than "
+            f"{normal}, first {images.manifest.name(int(odd[0]))} "
+            f"({normal.name(int(labels[odd[0]]))}): a detector is fitted to normal images alone"
+            + " (--normal-class NAME where others are normal)"
+            * bool(normal.names and not normal.is_named)
         )
+    return normal.line() if (labels != NO_LABEL).any() else ""
 
 
 def refuse_shared(normal: Images, calibration: Images) -> None:

@@ -25,6 +25,7 @@ from mae.commands.anomaly_data import bad_words, check_bad, open_data, reference
 from mae.commands.anomaly_findings import OWN, own_copies, own_copies_lines
 from mae.commands.anomaly_tables import Detected, member_table, size_table, write_csv, write_page
 from mae.data.manifest import require_labels
+from mae.data.normal_classes import CLASS_0, normal_classes
 from mae.evaluation.results import aligned
 
 SHOWN = 10
@@ -37,11 +38,11 @@ def detect(
     key: str,
     portion: Portion,
     *,
-    with_masks: bool = False,
+    is_labelled: bool = False,
 ) -> Detected:
     """Scores of images by all members of a detector; divided among processes.
 
-    `with_masks`: masks of defects are read, too, where there are any.
+    `is_labelled`: their classes are read, and masks of defects where there are any.
     """
     if args.out and args.out.suffix != ".json":
         raise UserError(f"--out: {args.out} must end in .json: the page goes beside it")
@@ -50,12 +51,25 @@ def detect(
     settings = stored.settings
     members = open_members(args.detector, stored, device)
     references = references_of(args, settings.get("reference"))
+    chosen = (args.normal_class or settings.get("normal_class", [])) if is_labelled else []
     images = portion.first_before_others(
-        lambda: open_data(patterns, key, args, settings["channels"], settings["bits"], references)
+        lambda: open_data(
+            patterns,
+            key,
+            args,
+            settings["channels"],
+            settings["bits"],
+            references,
+            with_classes=is_labelled,
+            normal=chosen,
+        )
     )
+    normal = normal_classes(images.manifest, chosen, key) if is_labelled else CLASS_0
     out = args.out or args.detector / "evaluation.json"
-    masks = find_masks(images, key, portion) if with_masks else None
+    masks = find_masks(images, key, portion, normal) if is_labelled else None
     plan = f"{settings} {identity(images)} {masks.sha256 if masks else ''}"
+    if normal != CLASS_0:
+        plan += f" {normal.numbers}"
     with divided_work(out, plan, portion, log) as work:
         scored = scores_of(
             work,
@@ -75,7 +89,7 @@ def detect(
     for reason in scored.bad_masks:
         log(f"mask not read: {reason}")
     threshold = Threshold(**settings["threshold"])
-    return Detected(stored, members, images, scored, threshold, masks)
+    return Detected(stored, members, images, scored, threshold, masks, normal)
 
 
 def score_command(args: argparse.Namespace) -> None:
@@ -132,11 +146,12 @@ def score_command(args: argparse.Namespace) -> None:
 
 def evaluate_command(args: argparse.Namespace) -> None:
     """Work of `mae anomaly evaluate`."""
-    found = detect(args, args.test, "--test", launched_portion(), with_masks=True)
+    found = detect(args, args.test, "--test", launched_portion(), is_labelled=True)
     labels = require_labels(found.images.manifest, "--test")[found.scored.samples]
     copies = own_copies(found.stored, found.images, found.scored)
     everything = np.ones(len(labels), bool)
-    rows = measures(found, labels != 0, everything, args.seed)
+    anomalous = ~found.normal.of(labels)
+    rows = measures(found, anomalous, everything, args.seed)
     remedy = "rely on the figures without them"
     notes = own_copies_lines(copies, found.images, found.scored, "--test", remedy)
     notes += words(rows, MAIN)
@@ -146,14 +161,16 @@ def evaluate_command(args: argparse.Namespace) -> None:
         "test_images": len(labels),
         "data": found.images.manifest.fingerprint,
         "alpha": found.threshold.alpha,
+        "normal_classes": [found.normal.name(number) for number in found.normal.numbers],
         "results": rows,
         "notes": notes,
         "skipped": found.scored.bad,
         "masks_not_read": found.scored.bad_masks,
     }
+    print(found.normal.line())
     print("\n".join(aligned(member_table(rows))))
     if copies is not None and copies.flags.any() and not copies.flags.all():
-        report["without_copies"] = measures(found, labels != 0, ~copies.flags, args.seed)
+        report["without_copies"] = measures(found, anomalous, ~copies.flags, args.seed)
         print(f"without the {int(copies.flags.sum()):,} copies of {OWN}:")
         print("\n".join(aligned(member_table(report["without_copies"]))))
     if (sizes := rows[MAIN].get("by_size")) and found.masks:

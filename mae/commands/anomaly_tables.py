@@ -16,8 +16,10 @@ from mae.anomaly.pixel_maps import image_map
 from mae.anomaly.threshold import Threshold, p_values
 from mae.base.errors import SampleError
 from mae.base.files import new_file
+from mae.base.printable import printable
 from mae.base.redaction import shown
 from mae.data.images import Images
+from mae.data.normal_classes import CLASS_0, NormalClasses
 from mae.pictures.anomalies import Suspect, gallery
 from mae.pictures.html import write_document
 
@@ -31,6 +33,7 @@ class Detected(NamedTuple):
     scored: Scored
     threshold: Threshold
     masks: DefectMasks | None
+    normal: NormalClasses = CLASS_0
 
     def of_calibration(self, name: str) -> np.ndarray:
         """Calibration scores of a member."""
@@ -125,7 +128,7 @@ def write_page(
                 float(scores[i]),
                 float(chances[i]),
                 bool(scores[i] > found.threshold.value),
-                "" if labels is None else "normal" if labels[i] == 0 else f"class {labels[i]}",
+                "" if labels is None else _class_word(found.normal, int(labels[i])),
                 _mask(found, number, size),
             )
         )
@@ -141,6 +144,10 @@ def write_page(
     page = out.with_suffix(".html")
     write_document(gallery(suspects, top, title, notes), page)
     return page
+
+
+def _class_word(normal: NormalClasses, label: int) -> str:
+    return "normal" if label in normal.numbers else printable(normal.name(label))
 
 
 def _mask(found: Detected, number: int, size: tuple[int, int]) -> torch.Tensor | None:

@@ -126,7 +126,7 @@ def predict(
     log: Callable[[str], None],
 ) -> list[EvaluatedRun]:
     """Predictions of each of `classifiers`, in parts beside `out`; raises as `evaluate_run`."""
-    plan = json.dumps([BATCH, *(one.plan() for one in classifiers)])
+    plan = json.dumps([BATCH, "margins", *(one.plan() for one in classifiers)])
     evaluated = []
     with divided_work(out, plan, portion, log) as work:
         joins = [

@@ -51,6 +51,13 @@ def add_parser(commands: Any) -> None:
         "NAME-evaluations beside it)",
     )
     parser.add_argument(
+        "--positive",
+        default="",
+        metavar="CLASS",
+        help="of two classes the one that sensitivity is about (default: the one beside a class "
+        "called good, normal, negative, no_... and the like, else the second)",
+    )
+    parser.add_argument(
         "--beside", type=Path, metavar="RUN", help="another run to compare with, on the same images"
     )
     workers_option(parser)
@@ -78,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
             beside=args.beside,
             options=weight_options(args),
             portion=portion_of(args),
+            positive=args.positive,
         )
     )
 
@@ -112,20 +120,23 @@ def evaluate_run(
     beside: Path | None = None,
     options: WeightOptions | None = None,
     portion: Portion = ALONE,
+    positive: str = "",
 ) -> str:
     """Write `out` and the confusion matrix beside it; the lines to print.
 
     Messages call `shards` by `key`.  `read_with` completes a run's settings by those of this
     call.  `beside`: another run, to compare with on the same images; `options`: of weights in
-    `folder` that do not record their settings; `portion`: that of this process in the predictions.
-    Raises UserError where a folder holds no classifier, the labels are not its classes or more
-    than data.max_bad images cannot be decoded; PartDone in all processes but the first.
+    `folder` that do not record their settings; `portion`: that of this process in the predictions;
+    `positive`: class of two that sensitivity is about.  Raises UserError where a folder holds no
+    classifier, the labels are not its classes or more than data.max_bad images cannot be decoded;
+    PartDone in all processes but the first.
     """
     from mae.base.errors import UserError
     from mae.base.files import write_json
     from mae.commands.classifiers import open_classifier, predict
     from mae.commands.pictures import write_png
     from mae.evaluation.classification import class_report, class_table, confusion
+    from mae.evaluation.two_classes import positive_class
     from mae.pictures.confusion import draw_confusion
     from mae.training.checkpoint.run import find_run
 
@@ -135,12 +146,13 @@ def evaluate_run(
         open_classifier(source, shards, key, device, read_with, its, portion)
         for source, its in given
     ]
+    chosen = positive_class(classifiers[0].names, positive) if positive else None
     evaluated, *others = predict(classifiers, out, device, workers, portion, log)
     predictions, names, step = evaluated.predictions, evaluated.names, evaluated.opened.step
     for reason in predictions.skipped:
         log(f"skipped: {reason}")
     seen, run = trained_on(evaluated.opened, evaluated.images), find_run(folder).folder
-    report = class_report(predictions, names)
+    report = class_report(predictions, names, chosen)
     report["notes"] += [evaluated.matched] * bool(evaluated.matched)
     at_step = "" if step is None else f", step {step:,}"
     lines = [f"{run}{at_step}", class_table(report)]
@@ -221,7 +233,8 @@ def provenance(evaluated: EvaluatedRun, folder: Path, seen: int | None) -> dict[
         "crop_pct": evaluated.crop_pct,
         "averaged_weights": opened.config.train.ema > 0,
         "seed": opened.config.train.seed,
-        "interval_rule": "95 %: Wilson's, of the test images; differences: paired bootstrap",
+        "interval_rule": "95 %: Wilson's, of the test images; differences: paired bootstrap; "
+        "AUROC: bootstrap within the classes",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"mae": __version__},
     }

@@ -33,7 +33,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--shard-size", type=positive, default=1000, help="images per shard")
     parser.add_argument("--shard-mb", type=amount, help="maximum size of a shard in megabytes")
     parser.add_argument(
-        "--val", type=share, default=0.0, help="fraction held out, written as val-*.tar"
+        "--val",
+        type=share,
+        default=0.0,
+        help="fraction held out, written as val-*.tar; images are drawn one by one, also of one "
+        "patient or place: where there are several of one, divide the folders yourself",
     )
     seed_option(parser, "random seed of the shuffle")
     workers_option(parser, "processes")

@@ -46,6 +46,8 @@ def print_statistics(
     if images.bits != defaults.data.bits:
         settings = f"data.bits={images.bits} {settings}"
     print(f"{'':12} {settings}")
+    if statistics.note:
+        print(f"{'':12} {statistics.note}")
     if skipped := len(some_samples(manifest)) - statistics.images:
         print(
             f"{'':12} {skipped:,} more could not be read as {images.channels} x {images.bits} "

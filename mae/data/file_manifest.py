@@ -24,6 +24,7 @@ from mae.data.indexing import join
 from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest
 from mae.data.needs import check_files
+from mae.data.normal_classes import NORMAL_NAMES
 from mae.data.shard_index import ShardIndex
 from mae.data.training_data import images_for, open_labelled
 from mae.decoding.pixels import EXTENSIONS
@@ -31,8 +32,6 @@ from mae.storage.background import BackgroundThreads
 
 LARGEST = 2**32
 """size in bytes that an image file must be below"""
-NORMAL_FOLDERS = ("good", "normal", "ok")
-"""names of folders of normal images"""
 
 
 class FileClasses(NamedTuple):
@@ -98,16 +97,19 @@ def folder_classes(names: Sequence[str]) -> FileClasses:
     return FileClasses(labels, tuple(map(printable, classes)))
 
 
-def normal_and_others(names: Sequence[str]) -> FileClasses:
-    """Class 0 for files in a folder `good`, `normal` or `ok`, 1 for those in other folders.
+def normal_and_others(names: Sequence[str], chosen: Sequence[str] = ()) -> FileClasses:
+    """Two classes: files in a folder of one of the `chosen` names, and those in other folders.
 
-    None where there is no such folder.
+    `chosen` (default: NORMAL_NAMES): names of folders of normal images.  No classes where there
+    is no such folder.
     """
+    wanted = {one.lower() for one in chosen or NORMAL_NAMES}
     folders = [{part.lower() for part in Path(name).parts[:-1]} for name in names]
-    normal = [not found.isdisjoint(NORMAL_FOLDERS) for found in folders]
+    normal = [not found.isdisjoint(wanted) for found in folders]
     if not any(normal):
         return FileClasses([NO_LABEL] * len(names))
-    return FileClasses([0 if is_normal else 1 for is_normal in normal])
+    labels = [0 if is_normal else 1 for is_normal in normal]
+    return FileClasses(labels, (chosen[0] if chosen else "normal", "anomalous"))
 
 
 def _file_index(labelled: tuple[ImageFile, int]) -> ShardIndex:

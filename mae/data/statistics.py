@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mae.base.divided_work import DividedWork, part_sizes
 from mae.base.errors import SampleError, UserError
@@ -34,6 +35,12 @@ MEASURED_AT_ONCE = 32
 SHARDS = 32
 """maximum number of shards that these images are from"""
 
+BRIGHTER, FEW, RAISED = 4, 0.1, 1.5
+"""images are outliers where their root mean square is more than so many times the median, they are
+at most this share of all, and raise the standard deviation at least so many times"""
+NAMED = 3
+"""maximum number of outliers that are named"""
+
 
 class Statistics(NamedTuple):
     """Channel statistics of pixels in [0, 1], or of floats."""
@@ -44,6 +51,8 @@ class Statistics(NamedTuple):
     """per channel"""
     std: tuple[float, ...]
     """per channel"""
+    note: str = ""
+    """line for the user on few images that decide these numbers; "" where there are none"""
 
 
 class Moments(NamedTuple):
@@ -53,6 +62,8 @@ class Moments(NamedTuple):
     square: list[list[float]]
     error: str
     """defect of the last unusable image; empty: none"""
+    samples: Sequence[int] = ()
+    """numbers of the images"""
 
 
 def channel_statistics(images: Images, index_dir: Path | None = None) -> Statistics:
@@ -66,7 +77,7 @@ def channel_statistics(images: Images, index_dir: Path | None = None) -> Statist
         return stored
     samples = some_samples(images.manifest)
     with ProgressLine("measuring pixels", "images") as show:
-        statistics = _combined([_moments(images, samples, show)])
+        statistics = _combined([_moments(images, samples, show)], images.manifest)
     _store(file, statistics)
     return statistics
 
@@ -88,7 +99,7 @@ def measure_divided(images: Images, work: DividedWork, workers: int = 0) -> None
     if work.portion.joins:
         found = [Moments(*json.loads(part)) for part in work.results("pixels", len(sizes))]
         with suppress(UserError):
-            _store(_file(images, None), _combined(found))
+            _store(_file(images, None), _combined(found, images.manifest))
 
 
 def _load(file: Path, channels: int, bits: int) -> Statistics | None:
@@ -102,7 +113,8 @@ def _load(file: Path, channels: int, bits: int) -> Statistics | None:
             (0 <= m <= 1 and 0 < s <= 1) if bits != FLOAT_BITS else (isfinite(m) and s > 0)
             for m, s in zip(mean, std, strict=True)
         ):
-            return Statistics(int(stored["images"]), tuple(mean), tuple(std))
+            note = str(stored.get("note", ""))
+            return Statistics(int(stored["images"]), tuple(mean), tuple(std), note)
     return None
 
 
@@ -149,7 +161,7 @@ def _store(file: Path, statistics: Statistics) -> None:
 
 
 def _moments(images: Images, samples: Sequence[int], show: Progress = no_progress) -> Moments:
-    found = Moments([], [], "")
+    found = Moments([], [], "", usable := [])
     for done, sample in enumerate(samples, 1):
         show(done, len(samples))
         try:
@@ -158,6 +170,7 @@ def _moments(images: Images, samples: Sequence[int], show: Progress = no_progres
             found = found._replace(error=str(bad))
             continue
         values = pixels.to(torch.float64).flatten(1) / white_of(images.bits)
+        usable.append(sample)
         found.mean.append(values.mean(dim=1).tolist())
         found.square.append(values.square().mean(dim=1).tolist())
     return found
@@ -167,19 +180,46 @@ def _moments_as_json(images: Images, samples: Sequence[int]) -> bytes:
     return json.dumps(_moments(images, samples)).encode()
 
 
-def _combined(parts: Sequence[Moments]) -> Statistics:
-    mean, square = (
+def _combined(parts: Sequence[Moments], manifest: Manifest) -> Statistics:
+    means, squares = (
         torch.tensor([row for part in parts for row in part[column]], dtype=torch.float64)
         for column in (0, 1)
     )
-    count = len(mean)
+    count = len(means)
     if not count:
         error = "".join(part.error for part in parts[-1:])
         raise UserError(f"no usable image to measure mean and std on: {error}")
-    mean, square = mean.mean(dim=0), square.mean(dim=0)
-    std = (square - mean**2).clamp(min=0).sqrt()
+    mean, std = means.mean(dim=0), _deviation(means, squares)
     if (std < 1e-6).any():
         channel = int((std < 1e-6).nonzero()[0])
         raise UserError(f"channel {channel} is the same in all pixels: data.std would be 0")
     digits = [[round(value, 6) for value in values.tolist()] for values in (mean, std)]
-    return Statistics(count, tuple(digits[0]), tuple(digits[1]))
+    samples = [sample for part in parts for sample in part.samples]
+    note = _outlier_note(means, squares, samples, manifest)
+    return Statistics(count, tuple(digits[0]), tuple(digits[1]), note)
+
+
+def _deviation(means: Tensor, squares: Tensor) -> Tensor:
+    """Standard deviation of each channel, from the moments of the images [n c]."""
+    return (squares.mean(dim=0) - means.mean(dim=0) ** 2).clamp(min=0).sqrt()
+
+
+def _outlier_note(
+    means: Tensor, squares: Tensor, samples: Sequence[int], manifest: Manifest
+) -> str:
+    """Line on few images, far brighter than the median one, that raise the deviation a lot."""
+    level = squares.mean(dim=1).sqrt()
+    brighter = level > BRIGHTER * level.median()
+    number, rest = int(brighter.sum()), ~brighter
+    if not 0 < number <= FEW * len(level):
+        return ""
+    whole = float(_deviation(means, squares).mean())
+    without = float(_deviation(means[rest], squares[rest]).mean())
+    if whole < RAISED * without:
+        return ""
+    first = [manifest.name(sample) for sample in np.array(samples)[brighter.numpy()].tolist()]
+    return (
+        f"{number:,} of {len(level):,} images are more than {BRIGHTER} times as bright as the "
+        f"median one and decide the standard deviation ({whole:.3g}, without them {without:.3g}): "
+        f"8-bit copies or screenshots? leave them out, first {', '.join(first[:NAMED])}"
+    )

@@ -262,6 +262,7 @@ def with_own_statistics(config: Config, manifest: Manifest) -> Config:
         return config
     images = Images(manifest, config.data.in_chans, data.bits, build_cache(data))
     statistics = channel_statistics(images, data.index_dir)
+    _warn("data.train", [statistics.note] * bool(statistics.note))
     if not data.own_statistics:
         _refuse_misfit(data, statistics)
         return config

@@ -11,6 +11,12 @@ from mae.data.class_names import quoted
 from mae.evaluation.confidence import always_commonest, balanced_accuracy, wilson
 from mae.evaluation.predictions import Predictions
 from mae.evaluation.results import TOP
+from mae.evaluation.two_classes import (
+    Positive,
+    positive_class,
+    two_class_lines,
+    two_class_report,
+)
 
 MOST_CLASSES = 100
 """largest number of classes for which the report holds the whole confusion matrix; with more it
@@ -53,8 +59,13 @@ def confusion(predictions: Predictions, num_classes: int) -> npt.NDArray[np.int6
     return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def class_report(predictions: Predictions, names: Sequence[str]) -> dict[str, Any]:
-    """Report of `mae evaluate`: summary, accuracy and precision per class, confused classes."""
+def class_report(
+    predictions: Predictions, names: Sequence[str], positive: Positive | None = None
+) -> dict[str, Any]:
+    """Report of `mae evaluate`: summary, accuracy and precision per class, confused classes.
+
+    `positive`: the class of two that sensitivity is about (default: `positive_class`).
+    """
     matrix = confusion(predictions, len(names))
     of_class, guessed, right = matrix.sum(1), matrix.sum(0), matrix.diagonal()
     classes = [
@@ -82,6 +93,9 @@ def class_report(predictions: Predictions, names: Sequence[str]) -> dict[str, An
     known = {**summary(predictions), "skipped": predictions.skipped, "num_classes": len(names)}
     known["commonest_name"] = names[int(of_class.argmax())]
     known["notes"] = [note] if (note := single_answer(predictions, names)) else []
+    if len(names) == 2:
+        positive = positive or positive_class(names)
+        known["two_classes"] = two_class_report(predictions, names, positive)
     return {**known, "classes": classes, "errors": errors, **whole}
 
 
@@ -99,6 +113,8 @@ def class_table(report: dict[str, Any], rows: int = 5) -> str:
     if report["num_classes"] > TOP:
         lines.append(f"among top {TOP}      {report['top5']:6.1%}")
     lines.append(f"cross-entropy    {report['loss']:6.3f}")
+    if "two_classes" in report:
+        lines += two_class_lines(report["two_classes"])
     known = [one for one in report["classes"] if one["accuracy"] is not None]
     lines.append("weakest classes" if len(known) > rows else "classes")
     lines += [

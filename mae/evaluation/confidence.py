@@ -12,6 +12,9 @@ LEVEL = 0.95
 RESAMPLES = 10_000
 """bootstrap resamples"""
 
+AUROC_RESAMPLES = 1000
+"""bootstrap resamples of an area under the ROC curve, each of which sorts"""
+
 CELLS = 2**22
 """numbers held at a time during the bootstrap: 32 MB"""
 
@@ -166,6 +169,18 @@ def auroc(larger: npt.NDArray, smaller: npt.NDArray) -> float:
     ordered = np.sort(smaller)
     below = np.searchsorted(ordered, larger, "left") + np.searchsorted(ordered, larger, "right")
     return float(below.mean() / (2 * len(smaller)))
+
+
+def auroc_interval(
+    larger: npt.NDArray, smaller: npt.NDArray, chance: np.random.Generator
+) -> Interval:
+    """95 % interval of `auroc`, by percentiles of a bootstrap within the classes."""
+    drawn = [
+        auroc(*(chance.choice(part, len(part)) for part in (larger, smaller)))
+        for _ in range(AUROC_RESAMPLES)
+    ]
+    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(low), float(high))
 
 
 def balanced_accuracy(right: npt.NDArray, labels: npt.NDArray[np.int64]) -> float:

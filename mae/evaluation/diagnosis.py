@@ -79,6 +79,9 @@ COLLAPSED, NARROW = 0.02, 0.05
 """RankMe as a share of its maximum, below which features are bad, or to watch; an untrained ViT
 reaches about 0.03, trained ones 0.2 and more"""
 
+NOT_DOWN = 0.3
+"""share of its peak above which the learning rate has not come down"""
+
 ABOVE = 0.02
 """minimum margin of a k-NN accuracy above its baselines"""
 
@@ -97,6 +100,7 @@ def diagnose_run(run: RunRecord, own: Iterable[Finding] = ()) -> list[Finding]:
     """All findings on a run, worst first; `own` are those of its objective."""
     found = [
         *about_loss(run.metrics, run.warmup_epochs),
+        *about_schedule(run),
         *own,
         *about_neighbours(run.health),
         *about_features(run.health, run.warmup_epochs),
@@ -151,6 +155,24 @@ def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Finding
             "note",
             f"Loss steady {over}",
             f"{compared} It has converged, or does not learn: held-out measurements decide.",
+        )
+
+
+def about_schedule(run: RunRecord) -> Iterator[Finding]:
+    """Finding on a run that has not reached the low learning rates of its end."""
+    rates = series(run.metrics, "lr")
+    epochs = number(run.settings, "train.epochs")
+    epoch = number(run.metrics[-1], "epoch") if run.metrics else None
+    if not rates or not epochs or epoch is None or not settled(run, run.metrics[-1:]):
+        return
+    share = rates[-1] / max(rates) if max(rates) > 0 else 0.0
+    if epoch < 0.99 * epochs and share > NOT_DOWN:
+        yield Finding(
+            "note",
+            f"Epoch {epoch:.0f} of {epochs:.0f}: the learning rate is at {share:.0%} of its peak",
+            "The end of a run, at low rates, improves features most: of a run that was stopped "
+            "here they are unfinished. Type the same command again, or start a run with as many "
+            "epochs as there is time for.",
         )
 
 

@@ -28,6 +28,10 @@ BATCH = 256
 """images per batch"""
 
 
+OPTIONS = {"data.bits": "--bits", "data.in_chans": "--channels"}
+"""settings of images, and the options of commands without settings that say the same"""
+
+
 class Skipped:
     """Bad images of a data set that an evaluation skips; raises where there are too many."""
 
@@ -52,11 +56,19 @@ class Skipped:
         self.reasons += reasons
         if len(self.reasons) > self.max_bad:
             raise UserError(
-                f"{self.reasons[0]} (one of {len(self.reasons)} bad images so far, more than "
+                f"{self._first()} (one of {len(self.reasons)} bad images so far, more than "
                 f"{self.setting} = {self.max_bad})"
             )
         if len(self.reasons) == self.total:
-            raise UserError(f"{self.reasons[0]} (none of {self.total} images is readable)")
+            raise UserError(f"{self._first()} (none of {self.total} images is readable)")
+
+    def _first(self) -> str:
+        """First reason, in the words of the command: options, where `setting` is one."""
+        reason = self.reasons[0]
+        if self.setting.startswith("--"):
+            for key, option in OPTIONS.items():
+                reason = reason.replace(f"but {key} is", f"but {option} is")
+        return reason
 
     def report(self, log: Callable[[str], None]) -> None:
         """Log a line for each skipped image."""

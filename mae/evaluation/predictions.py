@@ -26,6 +26,9 @@ BATCH = 64
 
 Labels = npt.NDArray[np.int64]
 
+NO_MARGINS = np.empty(0)
+"""margins of classifiers of more than two classes"""
+
 
 class Predictions(NamedTuple):
     """Predictions of a classifier for all images that decode, in the order of the manifest."""
@@ -40,6 +43,8 @@ class Predictions(NamedTuple):
     """[n] cross-entropy with the label, in nats"""
     skipped: list[str]
     """shard, key and error of each image that could not be decoded"""
+    margins: npt.NDArray[np.float64] = NO_MARGINS
+    """[n] output of class 1 minus that of class 0, the log odds; empty where there are not two"""
 
 
 class ClassifiedImages(NamedTuple):
@@ -62,6 +67,7 @@ class _Part(NamedTuple):
     in_top: list[bool]
     losses: list[float]
     bad: list[BadSample]
+    margins: list[float]
     problem: UserError | RunFailed | None = None
     """error that stopped this process; raised by all processes together"""
 
@@ -103,7 +109,9 @@ def evaluate_classifier(
     try:
         own = list(_predict(subject, batches, device, workers, max_bad))
     except (UserError, RunFailed) as error:
-        own = [_Part(samples=[], predicted=[], in_top=[], losses=[], bad=[], problem=error)]
+        own = [
+            _Part(samples=[], predicted=[], in_top=[], losses=[], bad=[], margins=[], problem=error)
+        ]
     parts: list[_Part] = sorted(gather(own), key=lambda part: part.samples)
     for part in parts:
         if part.problem is not None:
@@ -161,7 +169,7 @@ def _predict(
 
 def _predict_batch(subject: ClassifiedImages, found: Any, device: torch.device | str) -> _Part:
     if found.images is None:
-        return _Part([], [], [], [], found.bad)
+        return _Part([], [], [], [], found.bad, [])
     scores = subject.logits(found.images.to(device)).float().cpu()
     if not scores.isfinite().all():
         raise RunFailed("the classifier's outputs are not finite")
@@ -172,6 +180,7 @@ def _predict_batch(subject: ClassifiedImages, found: Any, device: torch.device |
         (label_ranks(scores, truth) < TOP).tolist(),
         F.cross_entropy(scores, torch.from_numpy(truth), reduction="none").tolist(),
         found.bad,
+        (scores[:, 1] - scores[:, 0]).tolist() if scores.shape[1] == 2 else [],
     )
 
 
@@ -179,6 +188,7 @@ def _joined(parts: Sequence[_Part], subject: ClassifiedImages, max_bad: int | No
     """Predictions of all images, from those of all batches in order."""
     skipped = _skipped(subject.images, max_bad)
     skipped.add(sorted(bad for part in parts for bad in part.bad))
+    margins = np.array([m for part in parts for m in part.margins], dtype=np.float64)
     samples = np.array([s for part in parts for s in part.samples], dtype=np.int64)
     return Predictions(
         subject.labels[samples],
@@ -186,6 +196,7 @@ def _joined(parts: Sequence[_Part], subject: ClassifiedImages, max_bad: int | No
         np.array([t for part in parts for t in part.in_top], dtype=bool),
         np.array([loss for part in parts for loss in part.losses], dtype=np.float32),
         skipped.reasons,
+        margins,
     )
 
 

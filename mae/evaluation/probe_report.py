@@ -139,19 +139,38 @@ def fewshot_report(
     `shots`: training images per class; `percents`: per cent of the training images.  Raises
     UserError where a class has fewer images than one of `shots`.
     """
+    labels = subjects[0].train.labels
+    percents, repeated = distinct_percents(labels, shots, percents)
     budgets: list[dict[str, Any]] = [{"per_class": count} for count in shots]
     budgets += [{"percent": percent} for percent in percents]
     results: list[Result] = probe_results(subjects, budgets, splits, seed)
     return record(
         subjects[0],
         result_rows(results, subjects[0].test.labels, seed),
-        notes=list(rounding_notes(subjects[0].train.labels, percents)),
+        notes=[*repeated, *rounding_notes(labels, percents)],
         measures=FEWSHOT_MEASURES,
         protocol=FEWSHOT_PROTOCOL,
         selection=FEWSHOT_SELECTION,
         splits=splits,
         seed=seed,
     )
+
+
+def distinct_percents(
+    labels: Labels, shots: Sequence[int], percents: Sequence[float]
+) -> tuple[list[float], list[str]]:
+    """Those of `percents` that draw other labels than `shots` do, and notes on the others."""
+    known = {draw_samples(labels, 0, count).tobytes(): count for count in shots}
+    kept, notes = [], []
+    for percent in percents:
+        drawn = draw_samples(labels, 0, percent=percent).tobytes()
+        if drawn in known:
+            notes.append(
+                f"{percent:g} % of the labels is {known[drawn]:,} per class here: see there"
+            )
+        else:
+            kept.append(percent)
+    return kept, notes
 
 
 def rounding_notes(labels: Labels, percents: Sequence[float]) -> Iterator[str]:

@@ -3,8 +3,10 @@
 The rule is that of `center_view`, with Pillow's resizing, as in timm.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from mae.data.images import float_normalisation
 from mae.data.transform import CenterFit, center_crop, center_fit, choose_crop_pct, cut
 from mae.export.contract import ExportRequest
 
-PICTURE, ARRAY = "image.jpg", "image.npy"
+PICTURE, DEEP_PICTURE, ARRAY = "image.jpg", "image.tif", "image.npy"
 """image file in printed code; Pillow has neither 2 or 5 channels nor colours of 16 bits"""
 
 PHOTOGRAPH = "photograph"
@@ -56,6 +58,30 @@ def is_picture(data: DataConfig) -> bool:
     return data.bits == 8 and data.in_chans in MODES
 
 
+class PixelsCode(NamedTuple):
+    """Code that reads the pixels of an image file."""
+
+    imports: str
+    """lines of imports beside NumPy's"""
+    expression: str
+    """array [h w] or [h w c] (floats: [c h w])"""
+
+
+def pixels_code(channels: int, bits: int) -> PixelsCode:
+    """Code that reads the pixels of images of these channels and bits.
+
+    Images of 16 bits are TIFF or PNG where they are grey, else TIFF where tifffile is installed.
+    """
+    pillow = "from PIL import Image\n"
+    if bits == 8 and channels in MODES:
+        return PixelsCode(pillow, f'np.array(Image.open("{PICTURE}").convert("{MODES[channels]}"))')
+    if bits == 16 and channels == 1:
+        return PixelsCode(pillow, f'np.array(Image.open("{DEEP_PICTURE}"), np.uint16)')
+    if bits == 16 and find_spec("tifffile"):
+        return PixelsCode("import tifffile\n", f'tifffile.imread("{DEEP_PICTURE}")')
+    return PixelsCode("", f'np.load("{ARRAY}")')
+
+
 def open_code(data: DataConfig) -> str:
     """Expression of a Pillow image, for `is_picture`."""
     return f'Image.open("{PICTURE}").convert("{MODES[data.in_chans]}")'
@@ -90,12 +116,14 @@ def prepare_code(request: ExportRequest, *, as_tensor: bool) -> ReadingCode:
         mean=list(data.mean),
         std=list(data.std),
     )
-    opened = f"np.array({open_code(data)})" if is_picture(data) else f'np.load("{ARRAY}")'
-    prepared = f"prepare({opened})"
+    opened = pixels_code(data.in_chans, data.bits)
+    prepared = f"prepare({opened.expression})"
+    pillow = "from PIL import Image\n" * (not data.is_float)  # it resizes, whatever reads
     return ReadingCode(
         imports="import numpy as np\n"
+        + opened.imports.replace(pillow, "")
         + "import torch\n" * as_tensor
-        + "from PIL import Image\n" * (not data.is_float),
+        + pillow,
         define=f"\n\n{prepare}\n",
         read=f"images = torch.from_numpy({prepared})\n" if as_tensor else f"images = {prepared}\n",
     )
@@ -145,6 +173,13 @@ def write_photograph(image: Tensor, folder: Path) -> dict[str, str]:
     array = folder / "photograph.npy"
     np.save(array, image.numpy() if image.is_floating_point() else pixels)
     files = {ARRAY: str(array)}
+    if image.dtype == torch.uint16:
+        files[DEEP_PICTURE] = str(folder / "photograph.tif")
+        if len(image) == 1:
+            Image.fromarray(pixels[..., 0]).save(files[DEEP_PICTURE])
+        elif find_spec("tifffile"):
+            write_tiff: Any = import_module("tifffile").imwrite
+            write_tiff(files[DEEP_PICTURE], pixels, photometric="minisblack", planarconfig="contig")
     if image.dtype == torch.uint8 and len(image) in MODES:
         files[PICTURE] = str(folder / "photograph.png")
         Image.fromarray(pixels[..., 0] if len(image) == 1 else pixels).save(files[PICTURE])

@@ -45,7 +45,11 @@ import timm
 encoder = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
 {read}vector = encoder(images)  # {pooled}
 tokens = encoder.forward_features(images)  # [1, {prefix} + {patches}, {width}]
-# To fine-tune: timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)
+{mean}# To fine-tune: timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)
+"""
+
+MEAN = """\
+patches = tokens[:, {prefix}:].mean(1)  # their mean, the other vector to try (mae probe)
 """
 
 TRANSFORM = """\
@@ -72,6 +76,7 @@ def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
             **_reading(request)._asdict(),
             classes=vit.num_classes,
             pooled="the class token" if request.pool == "token" else "the mean of the patch tokens",
+            mean=MEAN.format(prefix=shape.num_prefix_tokens) * (request.pool == "token"),
             prefix=shape.num_prefix_tokens,
             patches=shape.num_patches,
             width=shape.embed_dim,

@@ -1,6 +1,7 @@
 """Examination of an image before packing: full decoding, properties, difference hash."""
 
 import io
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,9 @@ class ImageProperties(NamedTuple):
     info: ImageInfo
     hash: int | None
     """difference hash of 64 bits; None for images with too little structure"""
+    deviation: float
+    """standard deviation of the gray pixels, in [0, 255]; 0: all pixels are equal, or nearly; nan:
+    an array of floats"""
 
 
 def examine(data: bytes | bytearray, extension: str) -> ImageProperties:
@@ -44,8 +48,10 @@ def examine(data: bytes | bytearray, extension: str) -> ImageProperties:
     info = read_info(data, extension)
     if info.bits == FLOAT_BITS:
         decode(data, extension, info.colours, info.bits)
-        return ImageProperties(info, None)
-    return ImageProperties(info, difference_hash(gray_pixels(data, extension, info)))
+        return ImageProperties(info, None, math.nan)
+    gray = gray_pixels(data, extension, info)
+    deviation = float(gray.std(correction=0)) if gray.min() < gray.max() else 0.0
+    return ImageProperties(info, difference_hash(gray), 255 * deviation)
 
 
 def gray_pixels(data: bytes | bytearray, extension: str, info: ImageInfo) -> Tensor:

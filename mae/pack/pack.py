@@ -26,8 +26,8 @@ from mae.pack.shard_plan import PackOptions, plan_shards
 from mae.pack.sources import list_sources
 from mae.pack.summary import PackReport
 
-PLAN_VERSION = 3
-"""changes whenever the same listing and options give other shards"""
+PLAN_VERSION = 4
+"""changes whenever the same listing and options give other shards, or rows about their images"""
 
 
 def pack(

@@ -24,6 +24,7 @@ IMAGE_ROW = np.dtype(
         ("digest", "<u8", (DIGEST_WORDS,)),  # of the source's bytes
         ("look", "<u8"),  # difference hash of the source
         ("has_look", "?"),
+        ("deviation", "<f8"),  # of the source's gray pixels, in [0, 255]; nan for floats
         ("cost", "<f8"),  # mean absolute difference in [0, 255]; nan where it was not measured
     ]
 )

@@ -231,7 +231,8 @@ class ShardWriter(NamedTuple):
         digest = tuple(np.frombuffer(content_digest(data), "<u8").tolist())
         difference_hash = (properties.hash or 0, properties.hash is not None)
         kind = (info.height, info.width, info.colours, info.bits)
-        return stored, (len(data), len(stored.data), *kind, digest, *difference_hash, cost)
+        look = (*difference_hash, properties.deviation)
+        return stored, (len(data), len(stored.data), *kind, digest, *look, cost)
 
     def _mask(self, number: int, row: tuple) -> bytes | None:
         """The image's mask, as it is; BadImage where it is none of the image's size."""

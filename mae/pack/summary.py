@@ -14,6 +14,8 @@ from mae.pack.listing import Listing
 from mae.pack.shard_reports import Reports
 
 FEW_SHARDS, MANY_BYTES = 64, 1_000_000_000
+SHOWN = 3
+"""names of images that a line of the report is followed by"""
 """fewer training shards than this for more bytes than this get a note about data.order=lanes"""
 
 
@@ -63,6 +65,8 @@ class PackReport(NamedTuple):
     """images by bits per channel, as stored"""
     usual: tuple[int, int]
     """most frequent combination of channels and bits"""
+    fewer_bits: tuple[str, ...]
+    """names of the first ten images of fewer bits than most"""
     short_side: tuple[int, int, int]
     """smallest, median and largest short side in pixels, as stored"""
     skipped: tuple[tuple[str, str], ...]
@@ -73,6 +77,13 @@ class PackReport(NamedTuple):
     alike: HeldOutDuplicates
     pixel_cost: float | None
     """mean absolute difference between source and stored pixels, in [0, 255]; None: unchanged"""
+    relative_cost: float | None
+    """the same as a share of the images' own standard deviation: of 12 bits in 16 only 16 of 255
+    levels are used"""
+    constant: int
+    """number of images whose pixels are all equal"""
+    constant_images: tuple[str, ...]
+    """names of the first ten of them"""
     notes: tuple[str, ...]
     """lines for the user to read before training"""
 
@@ -89,8 +100,15 @@ def summarize(
     sides = np.minimum(rows["height"], rows["width"])
     kinds = _histogram((rows["channels"] << 8) + rows["bits"])
     usual = max(kinds, key=lambda kind: (kinds[kind], kind))
-    measured = rows["cost"][~np.isnan(rows["cost"])]
+    is_measured = ~np.isnan(rows["cost"])
+    measured, deviation = rows["cost"][is_measured], rows["deviation"]
+    spread = float(deviation[is_measured].mean()) if is_measured.any() else 0.0
     unusable = sorted((listing.name_of(image), reason) for _, image, reason in reports.skipped)
+
+    def first_names(chosen: npt.NDArray[np.bool_]) -> tuple[str, ...]:
+        numbers = np.sort(rows["image"][chosen])[:MAX_LISTED].tolist()
+        return tuple(printable(listing.name_of(image)) for image in numbers)
+
     notes = [*listing.notes, *_about_classes(listing, rows["image"])]
     if shards["train"] < FEW_SHARDS and rows["bytes_out"].sum() > MANY_BYTES:
         few = _count(shards["train"], "training shard", "training shards")
@@ -107,12 +125,16 @@ def summarize(
         channels=_histogram(rows["channels"]),
         bits=_histogram(rows["bits"]),
         usual=(usual >> 8, usual & 0xFF),
+        fewer_bits=first_names(rows["bits"] < (usual & 0xFF)),
         short_side=(int(sides.min()), int(np.median(sides)), int(sides.max())),
         skipped=tuple((printable(name), reason) for name, reason in (*listing.skipped, *unusable)),
         excluded=tuple(pair for pair in listing.excluded if pair[1]),
         copies=_exact_duplicates(listing, rows, split, dropped),
         alike=_held_out_duplicates(listing, rows, split == splits.index("train")),
         pixel_cost=float(measured.mean()) if len(measured) else None,
+        relative_cost=float(measured.mean()) / spread if spread > 0 else None,
+        constant=int((deviation == 0).sum()),
+        constant_images=first_names(deviation == 0),
         notes=tuple(notes),
     )
 
@@ -188,7 +210,13 @@ def _about_images(packed: PackReport) -> Iterator[str]:
     if packed.pixel_cost is not None:
         before = f"{packed.bytes_in / 1e6:,.1f} MB before"
         change = f"pixels change by {packed.pixel_cost:.2f} of 255 on average"
-        yield f"re-encoded: {before}; {change}"
+        share = packed.relative_cost
+        relative = f", {share:.1%} of the images' standard deviation" if share is not None else ""
+        yield f"re-encoded: {before}; {change}{relative}"
+    if packed.constant:
+        blank = _count(packed.constant, "image has", "images have")
+        first = ", ".join(packed.constant_images[:SHOWN])
+        yield f"{blank} the same value in all pixels, and nothing to learn from: first {first}"
     if settings := suggested_settings(*packed.usual):
         yield f"to train on them as they are: {settings}"
     usual = packed.usual[0]
@@ -197,10 +225,24 @@ def _about_images(packed: PackReport) -> Iterator[str]:
     if unlike:
         others = _count(sum(unlike), "image is", "images are")
         yield f"{others} skipped in training with data.in_chans={usual}: of other channels"
+    yield from _about_fewer_bits(packed)
     most = max(packed.bits)
     if most > packed.usual[1]:
         deep = _count(packed.bits[most], f"image of {most} bits is", f"images of {most} bits are")
         yield f"{deep} skipped in training unless data.bits={most}"
+
+
+def _about_fewer_bits(packed: PackReport) -> Iterator[str]:
+    """Line on images of fewer bits than most, such as screenshots among radiographs."""
+    usual = packed.usual[1]
+    if fewer := sum(count for bits, count in packed.bits.items() if bits < usual):
+        what = _count(fewer, "image has", "images have")
+        yield (
+            f"{what} fewer than {usual} bits: with data.bits={usual} white becomes "
+            f"{2**usual - 1:,}, and where the others do not reach that, mean and deviation are "
+            f"spoiled: leave them out (--exclude PATTERN), first:"
+        )
+        yield from (f"  {name}" for name in packed.fewer_bits[:SHOWN])
 
 
 def suggested_settings(channels: int, bits: int) -> str:

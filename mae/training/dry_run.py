@@ -3,6 +3,7 @@
 import copy
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,37 +50,43 @@ class StepTiming(NamedTuple):
     """peak memory in bytes; None where the device does not record it"""
 
 
-def dry_run(setup: TrainingSetup, objective: Objective, accelerator: Accelerator) -> list[str]:
-    """Estimate size, speed, memory and duration of the run; returns the lines of the report.
+def dry_run(setup: TrainingSetup, objective: Objective, accelerator: Accelerator) -> Iterator[str]:
+    """Estimate size, speed, memory and duration of the run; yields the lines of the report.
 
+    What needs no measurement comes first: timing takes minutes where steps are slow, or compiled.
     Nothing is written and `objective`, which is still on the CPU, is not changed.  All processes
     call it.  Raises UserError where the run could not work: its folder, the disk, a sample, the
     device's memory.
     """
     config, plan, _ = setup
     disk = check_disk(config, objective)
+    parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}
+    sizes = ", ".join(f"{name} {millions:.1f} M" for name, millions in parts.items())
+    yield from describe_run(setup, objective, accelerator, 0)
+    yield (
+        f"sizes   {sizes}; {plan.flops_per_image / 1e9:.3g} GFLOP an image; "
+        f"{plan.steps * plan.sharding.batch_size:,} samples in all"
+    )
+    yield disk
     with busy("timing the loader"):
         loading = time_loader(setup, objective, accelerator.device)
-    with busy("timing a step"):
+    compiled = ", and compiling the model before" if config.train.compile else ""
+    with busy(f"timing a step of {plan.sharding.batch_size:,} images{compiled}"):
         step = time_step(config, objective, plan, accelerator, loading.batch)
     speed = plan.sharding.batch_size / step.seconds
     utilisation = mfu(speed, plan.flops_per_image, plan.peak_flops, plan.sharding.num_processes)
-    parts = {name: _millions(part) for name, part in objective.named_children() if _millions(part)}
-    sizes = ", ".join(f"{name} {millions:.1f} M" for name, millions in parts.items())
     bad = f", {loading.bad} of them bad" if loading.bad else ""
     workers = loader_count(config.data.workers)
-    return [
-        *describe_run(setup, objective, accelerator, 0),
-        f"sizes   {sizes}; {plan.flops_per_image / 1e9:.3g} GFLOP an image; "
-        f"{plan.steps * plan.sharding.batch_size:,} samples in all",
-        disk,
+    yield (
         f"read    {loading.images_per_second:,.0f} images/s with {workers} "
-        f"worker{'s' * (workers != 1)} for each process{bad}",
+        f"worker{'s' * (workers != 1)} for each process{bad}"
+    )
+    yield (
         f"step    {step.seconds:.3g} s = {speed:,.0f} images/s, loss {step.loss:.3f}"
         + (f", MFU {utilisation:.0%}" if utilisation else "")
-        + _memory(step, accelerator.device),
-        _duration(config, plan, loading, step, accelerator.device),
-    ]
+        + _memory(step, accelerator.device)
+    )
+    yield _duration(config, plan, loading, step, accelerator.device)
 
 
 def checkpoint_bytes(objective: Objective, moments: int = 2, has_average: bool = False) -> int:

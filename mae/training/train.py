@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 
 from accelerate import Accelerator, PartialState
@@ -136,9 +137,10 @@ def print_dry_run(
 ) -> None:
     """Do a dry run and print its report after `notes`, on the main process.  All call it."""
     held_out = open_held_out(setup.config, setup.data.manifest)
-    lines = [*notes, *held_out.notes, *dry_run(setup, objective, accelerator)]
-    if accelerator.is_main_process:
-        print("\n".join(lines))
+    lines = chain(notes, held_out.notes, dry_run(setup, objective, accelerator))
+    for line in lines:  # all processes measure
+        if accelerator.is_main_process:
+            print(line, flush=True)
 
 
 def build_trainer(

@@ -32,14 +32,16 @@ def png(values):
     return file.getvalue()
 
 
-def shard(path, first, classes, *, masks=False, hides_labels=False):
+def shard(path, first, classes, *, masks=False, hides_labels=False, looks=None):
     """Shard of pictures, one per class.
 
-    `masks`: with those of the defects; `hides_labels`: the shard says that all are normal.
+    `masks`: with those of the defects; `hides_labels`: the shard says that all are normal;
+    `looks`: 1 for each picture with a defect (default: as its class).
     """
     files = {}
     for number, label in enumerate(classes, first):
-        files[f"{number}.png"] = png(picture(number, label))
+        has_defect = label if looks is None else looks[number - first]
+        files[f"{number}.png"] = png(picture(number, has_defect))
         files[f"{number}.cls"] = b"0" if hides_labels else b"%d" % label
         if masks and label:
             files[f"{number}.mask.png"] = png(defect(number).astype(np.uint8) * 255)

@@ -15,8 +15,10 @@ from mae.anomaly.inputs import (
     identity,
     open_inputs,
     recorded_references,
+    usual_kind,
 )
 from mae.base.errors import SampleError, UserError
+from tests.anomaly import surfaces
 from tests.anomaly.surfaces import tar_of
 
 GREY = Reading(1, 8)
@@ -102,3 +104,16 @@ def test_sixteen_bits(tmp_path):
     deep.save(tmp_path / "0.png")
     (found,) = [open_inputs([str(tmp_path)], "images", Reading(1, 16), [str(tmp_path / "0.png")])]
     assert found[0].dtype == torch.uint16 and (found[0].int() == 4000).all()
+
+
+def test_images_are_read_with_their_own_channels_and_bits(tmp_path):
+    for name, dtype in (("grey", np.uint8), ("deep", np.uint16)):
+        (tmp_path / name).mkdir()
+        pixels = np.arange(64, dtype=dtype).reshape(8, 8)
+        for number in range(3):
+            (tmp_path / name / f"{number}.png").write_bytes(surfaces.png(pixels))
+    (tmp_path / "grey" / "0.ref.png").write_bytes(b"no image of its own")
+    shard = tar_of(tmp_path / "a.tar", {"0.png": surfaces.png(np.zeros((8, 8, 3), np.uint8))})
+    for source, kind in (("grey", (1, 8)), ("deep", (1, 16)), ("a.tar", (3, 8))):
+        assert usual_kind([str(tmp_path / source)], "--normal", GREY) == kind
+    assert usual_kind([shard], "--normal", GREY) == (3, 8)

@@ -1,5 +1,6 @@
 """Progress lines, by a clock that the tests move; on a terminal and elsewhere."""
 
+import importlib
 import io
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from mae.base import live_line
+from mae.base import live_line, progress
 from mae.base.live_line import ERASE
 from mae.base.output import guarded_output, print_error, silent
 from mae.base.progress import ProgressLine, ShownWork, busy, duration, shown_imports
@@ -171,7 +172,7 @@ def test_a_forked_worker_may_print_while_its_parent_shows_work():
     """The lock of the line is not held in the child."""
     program = """
 import os, sys, time
-from mae.base import live_line
+from mae.base import live_line, progress
 from mae.base.output import guarded_output
 from mae.base.progress import busy
 import mae.base.progress as progress
@@ -186,3 +187,15 @@ with guarded_output(), busy("working"):
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
     assert done.returncode == 0 and done.stderr.count(b"from the child") == 40
+
+
+def test_libraries_that_another_only_looks_for_are_not_loaded(tmp_path, monkeypatch):
+    (tmp_path / "seeker.py").write_text("try:\n    import sought\nexcept ImportError:\n    pass\n")
+    (tmp_path / "sought.py").write_text("is_loaded = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(progress.UNUSED, "seeker", ("sought",))
+    with shown_imports(["seeker"]):
+        importlib.import_module("seeker")
+    assert "sought" not in sys.modules
+    assert importlib.import_module("sought").is_loaded
+    assert progress.UNUSED["timm"] == ("wandb",)

@@ -48,6 +48,29 @@ def test_defects_are_found_and_false_alarms_are_as_chosen(data, detector, tmp_pa
     assert page.count("<figure") == 24 and "class 1" in page
 
 
+def test_normal_images_are_known_by_the_name_of_their_class(data, detector, tmp_path, capsys):
+    folder, out = tmp_path / "packed", tmp_path / "e.json"
+    folder.mkdir()
+    shard(folder / "test.tar", 200, [1] * 16 + [0] * 8, looks=[0] * 16 + [1] * 8)
+    shard(folder / "normal.tar", 0, [1] * 32, looks=[0] * 32)
+    shard(folder / "calibration.tar", 100, [1] * 20, looks=[0] * 20)
+    (folder / "classes.txt").write_text("abnormal\nnormal\n")
+    words = ["anomaly", "evaluate", str(detector), "--test", f"{folder}/test.tar"]
+    assert main([*words, "--out", str(out), *QUICK]) == 0
+    report = json.loads(out.read_text())
+    assert report["results"]["detector"]["auroc"] > 0.99
+    assert report["normal_classes"] == ["normal"]
+    assert "normal images: of normal; all others" in capsys.readouterr().out
+    assert "abnormal" in (tmp_path / "e.html").read_text()
+    (folder / "classes.txt").write_text("broken\nfine\n")
+    assert main(fit_words(folder, tmp_path / "d")) == 2
+    assert "of another class than broken" in capsys.readouterr().err
+    assert main(fit_words(folder, tmp_path / "d", "--normal-class", "fine")) == 0
+    words[2] = str(tmp_path / "d")  # the detector keeps the name
+    assert main([*words, "--out", str(out), *QUICK]) == 0
+    assert json.loads(out.read_text())["results"]["detector"]["auroc"] > 0.99
+
+
 def test_scores_are_sorted_with_p_values(data, detector, tmp_path, capsys):
     out = tmp_path / "s.json"
     words = ["anomaly", "score", str(detector), f"{data}/test.tar", "--out", str(out), *QUICK]
@@ -96,7 +119,7 @@ def test_a_detector_of_an_encoder_opens_without_it(data, tmp_path, capsys):
     ("options", "words"),
     [
         (["--alpha", "0.01"], "20 images; a false-alarm rate of 0.01 needs 99 or more"),
-        (["--normal", "{data}/test.tar"], "8 of 24 images are of another class than 0"),
+        (["--normal", "{data}/test.tar"], "8 of 24 images are of another class than class 0"),
         (["--calibration", "{data}/normal.tar"], "32 of its images are in --normal too"),
         (["--layers", "1"], "--layers: --features contrast has none"),
         (["--tile-size", "32"], "compares patches of one position: use --tiles, or --scorer pca"),

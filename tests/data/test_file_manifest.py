@@ -70,7 +70,8 @@ def test_a_file_that_cannot_be_read_is_an_error(folder):
         file_manifest(files)
 
 
-def test_folders_of_normal_images_are_class_0():
+def test_folders_of_normal_images_are_a_class():
     names = ["good/1.png", "broken/1.png", "x/ok/2.png", "loose.png"]
-    assert normal_and_others(names) == ([0, 1, 0, 1], ())
+    assert normal_and_others(names) == ([0, 1, 0, 1], ("normal", "anomalous"))
+    assert normal_and_others(names, ["Broken"]) == ([1, 0, 1, 1], ("Broken", "anomalous"))
     assert normal_and_others(["broken/1.png", "2.png"]).labels == [NO_LABEL] * 2

@@ -268,3 +268,15 @@ def test_pixels_without_statistics_are_no_error_until_they_are_needed(write, tmp
         module.measure_divided(images, work)
     with pytest.raises(UserError, match="channel 0 is the same in all pixels"):
         channel_statistics(images)
+
+
+def test_few_images_that_decide_the_deviation_are_named(write):
+    dark = [(one // 40).astype(np.uint16) for one in noise(30, (8, 8), np.uint16)]
+    white = [np.full((8, 8), 50_000, np.uint16)] * 2
+    images = Images(write([*dark, *white], "spoiled.tar"), 1, 16)
+    for _ in range(2):  # measured, then as kept beside the shards
+        note = channel_statistics(images).note
+        assert note.startswith("2 of 32 images are more than 4 times as bright as the median one")
+        assert "0030" in note and "without them 0.00" in note
+    assert not channel_statistics(Images(write(dark, "clean.tar"), 1, 16)).note
+    assert not channel_statistics(Images(write([*dark, *white * 15], "many.tar"), 1, 16)).note

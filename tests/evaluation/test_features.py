@@ -1,4 +1,6 @@
 import tarfile
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from mae.data.images import Images
 from mae.data.indexing import build_manifest
 from mae.data.views import CentredViews
 from mae.evaluation.encoders import objective_encoder
-from mae.evaluation.features import encode_images, ranges
+from mae.evaluation.features import Skipped, encode_images, ranges
 from tests.evaluation.frozen import tiny_run
 from tests.objectives.mae.test_model import small_mae
 
@@ -95,3 +97,11 @@ def test_damaged_weights_are_refused_by_every_command(command, tmp_path, make_sh
     assert main([command, str(run), *data, "--out", str(out), "--device", "cpu"]) == 2
     assert "of a black image is not finite: the weights are damaged" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_bad_images_are_told_in_the_words_of_the_command():
+    images: Any = SimpleNamespace(manifest=[0, 1])
+    reason = "a.tar key 0: 16 bits a channel, but data.bits is 8"
+    for setting, words in (("--max-bad", "but --bits is 8 "), ("data.max_bad", "but data.bits")):
+        with pytest.raises(UserError, match=words):
+            Skipped(images, 0, setting=setting).add_reasons([reason])

@@ -4,7 +4,7 @@ import pytest
 from mae.base.files import new_file
 from mae.evaluation.features_file import FeatureWriter, read_features
 from mae.evaluation.knn import knn_report
-from mae.evaluation.probe_report import fewshot_report
+from mae.evaluation.probe_report import distinct_percents, fewshot_report
 from mae.evaluation.results import Subject
 from tests.evaluation.test_knn import clouds
 
@@ -74,3 +74,10 @@ def test_fewer_images_than_neighbours_are_named(subjects):
     assert report["notes"] == ["k = 500, but --train has 200 images: all of them vote"]
     assert report["results"] == knn_report(subjects[:1], k=200)["results"]
     assert knn_report(subjects[:1], k=200)["notes"] == []
+
+
+def test_a_percentage_that_draws_the_labels_of_a_row_by_number_is_left_out():
+    labels = np.repeat([0, 1], 70)
+    kept, notes = distinct_percents(labels, [1, 5], [1, 10])
+    assert kept == [10] and notes == ["1 % of the labels is 1 per class here: see there"]
+    assert distinct_percents(np.repeat([0, 1], [70, 700]), [1], [1]) == ([1], [])

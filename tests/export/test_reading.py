@@ -15,7 +15,7 @@ from mae.base.errors import RunFailed
 from mae.data.transform import center_view
 from mae.export.folder import place
 from mae.export.huggingface import processor_config
-from mae.export.reading import pillow_view
+from mae.export.reading import pillow_view, pixels_code
 from mae.export.timm import timm_config
 from tests.export.models import export_request, exported
 
@@ -127,6 +127,16 @@ def test_printed_code_runs_as_printed(
     torch.testing.assert_close(found, ours, rtol=0, atol=0.05)
 
 
+def test_deep_images_are_read_from_tiff_where_that_can_be(monkeypatch):
+    assert 'Image.open("image.tif")' in pixels_code(1, 16).expression
+    monkeypatch.setattr("mae.export.reading.find_spec", lambda name: None)
+    assert pixels_code(3, 16) == ("", 'np.load("image.npy")')
+    assert 'Image.open("image.tif")' in pixels_code(1, 16).expression
+    monkeypatch.setattr("mae.export.reading.find_spec", lambda name: name)
+    assert pixels_code(3, 16) == ("import tifffile\n", 'tifffile.imread("image.tif")')
+    assert 'np.load("image.npy")' in pixels_code(1, 32).expression
+
+
 def request_std(request):
     return torch.tensor(request.config.data.std)[:, None, None]
 
@@ -138,6 +148,11 @@ def write_image(folder: Path, in_chans: int, bits: int) -> torch.Tensor:
     white = 2**bits - 1
     pixels = (np.stack(bands, axis=-1) * white).astype(np.uint8 if bits == 8 else np.uint16)
     np.save(folder / "image.npy", pixels)
+    if bits == 16 and in_chans == 1:
+        Image.fromarray(pixels[..., 0]).save(folder / "image.tif")
+    if bits == 16 and in_chans > 1:
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(folder / "image.tif", pixels)
     if bits == 8 and in_chans in (1, 3):
         picture = Image.fromarray(pixels[..., 0] if in_chans == 1 else pixels)
         picture.save(folder / "image.jpg", format="PNG")

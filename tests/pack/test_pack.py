@@ -275,6 +275,32 @@ def test_sixteen_bits_are_suggested(tmp_path):
     assert summary_lines(packed)[-1].endswith(": data.bits=16 data.in_chans=1")
 
 
+def test_constant_images_are_counted_and_cost_is_told_in_deviations(tmp_path):
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 4096, (40, 48)).astype(np.uint16)
+        Image.fromarray(pixels * (number > 0)).save(tmp_path / "images" / f"{number}.png")
+    packed = pack_folder(tmp_path / "images", tmp_path / "out", resize=20)
+    assert packed.constant == 1 and packed.constant_images == ("0.png",)
+    assert packed.pixel_cost is not None and packed.relative_cost is not None
+    # 12 bits: of 255 levels it is little, of the 16 that are used more.
+    assert 0 < 10 * packed.pixel_cost / 255 < packed.relative_cost < 1
+    text = "\n".join(summary_lines(packed))
+    assert "1 image has the same value in all pixels" in text and "first 0.png" in text
+    assert "of the images' standard deviation" in text
+
+
+def test_images_of_fewer_bits_than_most_are_named(tmp_path, save):
+    save("screenshot.png", 9)
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 4096, (20, 24)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    packed = pack_folder(tmp_path / "images", tmp_path / "out")
+    *_, line, name = summary_lines(packed)
+    assert line.startswith("1 image has fewer than 16 bits") and "--exclude" in line
+    assert name == "  screenshot.png"
+
+
 @pytest.mark.parametrize(
     ("usual", "settings"),
     [((3, 8), ""), ((4, 8), "data.in_chans=4"), ((3, 16), "data.bits=16")],

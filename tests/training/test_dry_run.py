@@ -36,7 +36,7 @@ def tried(tmp_path, shards, monkeypatch):
     """`tried(setting, …)` tries the tiny run: (lines, objective)."""
     monkeypatch.setattr(module, "READ_SECONDS", 0.2)
 
-    def run(*settings: str, forward=forward):
+    def run(*settings: str, forward=forward, lines: list[str] | None = None):
         monkeypatch.setattr(stepping, "forward", forward)
         config, data = open_training_data(load_config(write_config(tmp_path, shards), settings))
         accelerator = build_accelerator(config.train)
@@ -44,7 +44,10 @@ def tried(tmp_path, shards, monkeypatch):
         objective = build_objective(config)
         flops = flops_per_image(objective, config.data.in_chans)
         task = TrainingSetup(config, plan._replace(flops_per_image=flops), data)
-        return dry_run(task, objective, accelerator), objective
+        lines = [] if lines is None else lines
+        for line in dry_run(task, objective, accelerator):
+            lines.append(line)
+        return lines, objective
 
     return run
 
@@ -61,6 +64,17 @@ def test_the_plan_is_printed_and_nothing_is_left(tried, tmp_path):
     assert re.search(r"time    about \d+:\d\d: (data loading|the step) is the bottleneck", text)
     assert not (tmp_path / "run").exists()
     assert all(parameter.grad is None for parameter in objective.parameters())
+
+
+def test_what_is_known_comes_before_anything_is_timed(tried, monkeypatch):
+    def no_time(*_):
+        raise UserError("timed")
+
+    known: list[str] = []
+    monkeypatch.setattr(module, "time_loader", no_time)
+    with pytest.raises(UserError, match="timed"):
+        tried(lines=known)
+    assert known[-1].startswith("disk") and any("sizes   encoder" in line for line in known)
 
 
 def test_the_objective_is_not_trained(tried, tmp_path, shards):

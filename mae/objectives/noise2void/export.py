@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mae.export.contract import ExportFiles, ExportRequest, refuse_options
 from mae.export.programs import require_onnx, trace_module, write_onnx_program
-from mae.export.reading import ARRAY, PHOTOGRAPH, is_picture, open_code
+from mae.export.reading import PHOTOGRAPH, pixels_code
 from mae.objectives.autoencoders.export import open_onnx
 from mae.objectives.noise2void.model import TILE, Denoiser
 from mae.objectives.noise2void.tiling import continued, in_tiles
@@ -101,15 +101,15 @@ def code_of(request: ExportRequest, imports: str, opened: str, run: str) -> str:
     """Python code from an image file to its denoised pixels."""
     data, model = request.config.data, request.model
     assert isinstance(model, Denoiser)
-    picture = is_picture(data)
+    pixels = pixels_code(data.in_chans, data.bits)
     return CODE.format(
         imports=imports,
-        pillow="\nfrom PIL import Image" * picture,
+        pillow=f"\n{pixels.imports}".rstrip(),
         define="\n\n".join(map(inspect.getsource, (continued, in_tiles))).replace(
             "run: Run", "run"
         ),
         open=opened,
-        read=f"np.array({open_code(data)})" if picture else f'np.load("{ARRAY}")',
+        read=pixels.expression,
         mean=list(data.mean),
         std=list(data.std),
         white=2**data.bits - 1,

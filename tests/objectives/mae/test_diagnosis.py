@@ -65,6 +65,15 @@ def test_a_healthy_run_has_nothing_to_watch():
     }
 
 
+@pytest.mark.parametrize(("epochs", "rate", "is_told"), [(99, 0.9, True), (99, 0.1, False)])
+def test_a_run_that_stopped_at_a_high_learning_rate_is_told_so(epochs, rate, is_told):
+    metrics = [{"step": n, "epoch": 0.5 * n, "loss": 1.0, "lr": 1.0} for n in range(1, 100)]
+    metrics.append({"step": 100, "epoch": 50.0, "loss": 1.0, "lr": rate})
+    told = [f for f in findings(metrics, **{"train.epochs": epochs}) if "Epoch 50 of" in f.text]
+    assert bool(told) == is_told and all("90% of its peak" in one.text for one in told)
+    assert not [f for f in findings(metrics, **{"train.epochs": 50}) if "Epoch 50" in f.text]
+
+
 def test_an_empty_run_has_no_findings():
     assert findings() == []
     assert list(levels_of([{}], [{}])) == ["Too early to evaluate the loss"]
