@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mae.base.errors import UserError
-from mae.networks.encoders.registry import adapter_of
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.encoders.survey import survey
 from mae.networks.vit import build_encoder, forward_visible
 from mae.objectives.base import total_loss
@@ -21,7 +21,7 @@ def shapes_of(module: nn.Module) -> dict[str, torch.Size]:
     return {key: tensor.shape for key, tensor in module.state_dict().items()}
 
 
-def built(name: str) -> tuple[nn.Module, dict[str, Any]]:
+def built(name: str) -> tuple[TimmEncoder, dict[str, Any]]:
     """The encoder with two blocks, where timm takes that number: the others are copies."""
     with suppress(UserError):
         return build_encoder(name, depth=2), {"depth": 2}
