@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 from mae.config.choices import power_of_two
 from mae.config.sections import Config
+from mae.config.validation import USUAL_WARMUP
 from mae.evaluation.diagnosis import Finding
 from mae.objectives.registry import declaration
 
-LONG_WARMUP, USUAL_WARMUP = 0.4, 0.1
-"""share of the epochs from which a warm-up is named, and the one that is proposed"""
+LONG_WARMUP = 0.4
+"""share of the epochs from which a warm-up is named"""
 LEAST_BATCH = 32
 """batch below which more epochs are proposed instead of a smaller batch"""
 WHOLE = 10_000_000

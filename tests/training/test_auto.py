@@ -71,6 +71,26 @@ def test_the_same_command_resumes_with_what_is_recorded(run, shards, tmp_path, c
     assert "holds a run with other settings" in capsys.readouterr().err
 
 
+def test_other_hours_are_refused_where_a_run_is_planned(run, shards, tmp_path, capsys):
+    shutil.copytree(run, out := tmp_path / "run")
+    assert auto(out, shards, *QUIET, "auto.hours=2") == 2
+    printed = capsys.readouterr().err
+    assert f"auto.hours: 2 has no effect: {out} was planned for 0.0001 h" in printed
+    assert "train.epochs=… to shorten or lengthen this run (3)" in printed
+    assert auto(out, shards, *QUIET) == 0  # what was typed left out: the plan stays recorded
+    assert recorded_config(out).auto.hours == 0.0001
+
+
+def test_the_warm_up_goes_with_the_epochs_of_a_resumed_run(run, shards, tmp_path, capsys):
+    shutil.copytree(run, out := tmp_path / "run")
+    recorded = recorded_config(run)
+    assert auto(out, shards, *QUIET, "train.epochs=6") == 0
+    longer = recorded_config(out)
+    assert longer.optim.warmup_epochs == pytest.approx(2 * recorded.optim.warmup_epochs, rel=0.1)
+    assert auto(out, shards, *QUIET, "train.epochs=0.5") == 2  # less than the warm-up was
+    assert "stands at step" in capsys.readouterr().err
+
+
 def test_a_share_of_a_folder_is_held_out_and_stays_so(make_image, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mae.training.auto.FEWEST_HELD_OUT", 2)
     (photos := tmp_path / "photos").mkdir()
