@@ -161,12 +161,16 @@ def _as_recorded(folder: Path, given: Mapping[str, Any]) -> tuple[list[Choice], 
         recorded.append(Choice("auto.hours", planned, GIVEN))
     lines = [f"auto    settings as recorded in {folder / 'config.yaml'}"]
     epochs, before = given.get("train.epochs"), own["train.epochs"]
-    warmup = next((one for one in recorded if one.key == WARMUP), None)
-    if not epochs or epochs == before or warmup is None or WARMUP in given:
+    if not epochs or epochs == before:
         return recorded, lines
-    scaled = float(f"{warmup.value * epochs / before:.2g}")
-    recorded[recorded.index(warmup)] = Choice(WARMUP, scaled, warmup.reason)
-    return recorded, lines
+    other = {
+        one.key: one._replace(value=epochs, reason=GIVEN)
+        if one.key == "train.epochs"
+        else one._replace(value=float(f"{one.value * epochs / before:.2g}"))
+        for one in recorded
+        if one.key in ("train.epochs", WARMUP)
+    }
+    return [other.get(one.key, one) for one in recorded], lines
 
 
 def labelled_images(config: Config) -> int:
