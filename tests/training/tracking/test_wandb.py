@@ -180,7 +180,9 @@ def test_uploads_are_said_with_their_address(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     anything = SimpleNamespace(setup=lambda *_: None, Settings=dict, login=lambda **_: True)
     monkeypatch.setitem(sys.modules, "wandb", anything)
-    began = SimpleNamespace(url="https://wandb.example/me/mae/runs/1", define_metric=dict)
+    began = SimpleNamespace(
+        url="https://wandb.example/me/mae/runs/1", define_metric=lambda *_, **__: None
+    )
     monkeypatch.setattr(wandb, "_init", lambda run, config, mode: wandb.WandbTracker(began))
     start_wandb(*opened(tmp_path / "run"))
     line = "wandb: metrics and pictures are uploaded to https://wandb.example/me/mae/runs/1\n"
