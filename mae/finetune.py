@@ -10,8 +10,10 @@ the end the classifier is evaluated on data.val, if set.
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mae.base.exit_status import DONE, exit_code
 from mae.base.local_launch import launched, processes_option, split_processes
@@ -87,7 +89,25 @@ def _evaluate(config: Config) -> int:
     """Evaluate the last checkpoint on data.val; the exit code."""
     from mae.commands.evaluate import evaluate_held_out
 
-    return exit_code(lambda: print(evaluate_held_out(config)))
+    return exit_code(lambda: print(evaluate_held_out(config), *comparisons(config), sep="\n"))
+
+
+def comparisons(config: Config) -> Iterator[str]:
+    """Lines with the commands that show what pretraining was worth; none from scratch."""
+    if not config.init.from_:
+        return
+    yield "What was pretraining worth? Compare, on the same images:"
+    scratch = shlex.quote(f"{config.output}-scratch")
+    again = f"  the same command with init.from=none output={scratch}"
+    if not config.data.val:  # a share of data.train, which no other command knows
+        yield again
+        return
+    train, test = (shlex.join(shards) for shards in (config.data.train, config.data.val))
+    run = shlex.quote(config.init.from_)
+    if Path(config.init.from_).is_dir():
+        yield f"  mae probe {run} --train {train} --test {test} --baselines   (raw pixels, too)"
+    yield f"{again}, and then"
+    yield f"  mae evaluate {shlex.quote(config.output)} --test {test} --beside {scratch}"
 
 
 if __name__ == "__main__":
