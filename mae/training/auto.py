@@ -111,8 +111,23 @@ def held_out_share(config: Config, given: Mapping[str, Any]) -> list[Choice]:
     images = len(list_images(data.train[0], "data.train").sizes)
     if images * HELD_OUT < FEWEST_HELD_OUT:
         return []
-    reason = f"{round(HELD_OUT * images):,} images held out, for panels and measurements"
-    return [Choice("data.val_share", HELD_OUT, reason)]
+    return [Choice("data.val_share", HELD_OUT, f"about {round(HELD_OUT * images):,} images")]
+
+
+def _counted(choices: Sequence[Choice], config: Config) -> list[Choice]:
+    """Choices of `held_out_share` with the number of images that their names hold out."""
+    from mae.data.indexing import build_manifest
+    from mae.pack.packed_folders import with_packed_folders
+    from mae.storage.cache import build_cache
+
+    data = config.data
+    counted = []
+    for one in choices:
+        shards = with_packed_folders(data.held_out, "data.val", data)
+        images = len(build_manifest(shards, "data.val", data.index_dir, build_cache(data)))
+        reason = f"{images:,} images held out, for panels and measurements"
+        counted.append(one._replace(reason=reason))
+    return counted
 
 
 def _choose(
@@ -131,7 +146,10 @@ def _choose(
     with ProgressLine("indexing", "shards") as progress:
         manifest = merge(training_manifests(config.data, progress))
     facts, machine = data_facts(manifest, build_cache(config.data)), this_machine()
-    choices = [*before, *declaration(config.objective).choose(facts, machine, given)]
+    choices = [
+        *_counted(before, config),
+        *declaration(config.objective).choose(facts, machine, given),
+    ]
     head = f"auto    {facts}; {machine}"
     return choices, [head, *describe_choices(choices)]
 

@@ -1,5 +1,6 @@
 """`mae pretrain auto`: printed and recorded choices, overrides, resume, refusals, two processes."""
 
+import json
 import shutil
 
 import pytest
@@ -98,8 +99,11 @@ def test_a_share_of_a_folder_is_held_out_and_stays_so(make_image, tmp_path, caps
         Image.fromarray(make_image(number, 16)).save(photos / f"{number:02d}.png")
     packed = f"data.packed_dir={tmp_path}/packed"
     assert auto(tmp_path / "run", photos, *SHORT, packed) == 0
-    assert "2 images held out" in capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert recorded_config(tmp_path / "run").data.val_share == 0.05
+    images = json.loads((tmp_path / "run" / "starts.jsonl").read_text())["dataset"]
+    assert images["held_out"] + images["images"] == 40
+    assert f" {images['held_out']} images held out" in printed  # by names: not 5 % to the image
     assert (tmp_path / "run" / "health.jsonl").exists()
     copies = list((tmp_path / "packed").iterdir())
     assert auto(tmp_path / "run", photos, *SHORT, packed) == 0  # resumed, with the same copy
