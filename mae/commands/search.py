@@ -19,9 +19,9 @@ from mae.commands.options import (
 EPILOG = (
     "Queries are image files, or samples of --among by their key or number. What is among the "
     "images searched does not find itself. Similarities are cosines, less the mean of the images "
-    "searched. The search is exact; --index approximate makes an HNSW graph once (kept beside the cached features), which "
-    "pays from about a million images on, and prints the share of true neighbours that it finds. "
-    "mae neighbours draws the picture alone."
+    "searched. The search is exact; --index approximate makes an HNSW graph once (kept beside the "
+    "cached features), which pays from about a million images on, and prints the share of true "
+    "neighbours that it finds. mae neighbours draws the picture alone."
 )
 
 
