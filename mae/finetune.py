@@ -20,7 +20,7 @@ from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
 from mae.config.choices import describe_choices, recorded_choices
 from mae.config.sections import Config
-from mae.config.settings_help import describe_settings
+from mae.config.settings_help import describe_settings, often_typed
 from mae.objectives.registry import declarations
 from mae.training.auto import labelled_images
 from mae.training.start import start
@@ -35,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=COMMAND,
         description=__doc__,
-        epilog=(trained.describe_recipe() + describe_settings(COMMAND)).replace("%", "%%"),
+        epilog=(
+            trained.describe_recipe() + describe_settings(COMMAND) + often_typed(COMMAND)
+        ).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", help="run folder of a pretraining, or a recipe")
