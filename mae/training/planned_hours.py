@@ -13,10 +13,12 @@ LEAST_SECONDS, LEAST_SHARE = 30.0, 0.1
 """training before the speed counts as measured: seconds, or a share of shorter plans"""
 
 
-def missed_plan(config: Config, seconds: float, ratio: float) -> str | None:
+def missed_plan(
+    config: Config, seconds: float, ratio: float, *, is_new: bool = False
+) -> str | None:
     """Line on a plan that needs `seconds`, more than `ratio` times its hours; None: it does not.
 
-    Epochs that the user has given are no plan.
+    Epochs that the user has given are no plan.  `is_new`: its folder holds no run yet.
     """
     hours, chosen = config.auto.hours, config.auto.chosen
     if hours is None or chosen.get("train.epochs", GIVEN) == GIVEN:
@@ -29,8 +31,8 @@ def missed_plan(config: Config, seconds: float, ratio: float) -> str | None:
     return (
         f"planned for {hours:g} h, but at the measured speed the run takes {needed:.2g} h (a slow "
         f"or busy machine?). To be done in {hours:g} h, type the command with "
-        f"auto.hours={hours * share:.2g} and another output= for a new plan, or with "
-        f"train.epochs={epochs:.2g} for a shorter one"
+        f"auto.hours={hours * share:.2g}{'' if is_new else ' and another output='} for a new plan, "
+        f"or with train.epochs={epochs:.2g} for a shorter one"
     )
 
 

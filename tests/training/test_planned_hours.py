@@ -23,6 +23,8 @@ def test_a_missed_plan_is_named_with_what_to_type():
     line = missed_plan(planned(0.08), 0.45 * 3600, MISSED)
     assert "planned for 0.08 h, but at the measured speed the run takes 0.45 h" in line
     assert "auto.hours=0.014 and another output=" in line and "train.epochs=3.4 " in line
+    dry = missed_plan(planned(0.08), 0.45 * 3600, MISSED, is_new=True)
+    assert dry and "auto.hours=0.014 for a new plan" in dry
 
 
 @pytest.mark.parametrize("config", [Config(), planned(0.3), planned(0.08, GIVEN)])
