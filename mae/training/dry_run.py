@@ -223,4 +223,4 @@ def _duration(
     yield f"time    about {duration(one * plan.steps)}: {why}; the other takes {share:.0%} of it"
     is_new = not (Path(config.output) / "config.yaml").exists()
     if line := missed_plan(config, one * plan.steps, MISSED_IN_DRY_RUN, is_new=is_new):
-        yield f"warning {line}"
+        yield f"warning: {line}"

@@ -28,11 +28,12 @@ def missed_plan(
         return None
     share = hours / needed
     epochs = config.train.epochs * share
+    shorter = f", or with train.epochs={epochs:.2g} for a shorter one" * (epochs >= 1)
     return (
         f"planned for {hours:g} h, but at the measured speed the run takes {needed:.2g} h (a slow "
         f"or busy machine?). To be done in {hours:g} h, type the command with "
-        f"auto.hours={hours * share:.2g}{'' if is_new else ' and another output='} for a new plan, "
-        f"or with train.epochs={epochs:.2g} for a shorter one"
+        f"auto.hours={hours * share:.2g}{'' if is_new else ' and another output='} for a new plan"
+        f"{shorter}"
     )
 
 
@@ -60,4 +61,4 @@ class PlanWatch:
             return None
         self.is_done = True
         line = missed_plan(self.config, self.elapsed / self.trained * self.steps, MISSED)
-        return None if line is None else f"warning {line} (Ctrl-C stops this run at a checkpoint)"
+        return None if line is None else f"warning  {line} (Ctrl-C stops this run at a checkpoint)"

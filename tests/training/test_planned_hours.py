@@ -23,6 +23,7 @@ def test_a_missed_plan_is_named_with_what_to_type():
     line = missed_plan(planned(0.08), 0.45 * 3600, MISSED)
     assert "planned for 0.08 h, but at the measured speed the run takes 0.45 h" in line
     assert "auto.hours=0.014 and another output=" in line and "train.epochs=3.4 " in line
+    assert "train.epochs" not in missed_plan(planned(0.08), 9 * 3600, MISSED)  # below one
     dry = missed_plan(planned(0.08), 0.45 * 3600, MISSED, is_new=True)
     assert dry and "auto.hours=0.014 for a new plan" in dry
 
@@ -37,7 +38,7 @@ def test_the_warning_comes_once_and_not_from_the_slow_start():
     assert watch(Interval(100.0), 1) is None  # workers start, kernels are compiled
     assert watch(Interval(10.0), 11) is None  # not yet measured
     line = watch(Interval(30.0), 41)
-    assert line and line.startswith("warning planned for 0.1 h") and "takes 0.28 h" in line
+    assert line and line.startswith("warning  planned for 0.1 h") and "takes 0.28 h" in line
     assert watch(Interval(300.0), 51) is None
 
 
