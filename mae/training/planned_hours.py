@@ -5,7 +5,6 @@ The plan is made from an estimate of the machine, which other programs on it do 
 
 from mae.config.choices import GIVEN
 from mae.config.sections import Config
-from mae.training.tracking.tracker import Clock
 
 MISSED, MISSED_IN_DRY_RUN = 2.0, 1.25
 """ratio of needed to planned time from which it is named"""
@@ -50,13 +49,13 @@ class PlanWatch:
         self.is_done = config.auto.hours is None
         self.trained, self.elapsed = 0, 0.0
 
-    def __call__(self, clock: Clock, step: int) -> str | None:
-        """Add the interval of `clock` up to `step`; returns the warning once it is due."""
+    def __call__(self, seconds: float, step: int) -> str | None:
+        """Add an interval of `seconds` up to `step`; returns the warning once it is due."""
         last, self.last_step = self.last_step, step
         if self.is_done or last is None or step <= last:
             return None
         self.trained += step - last
-        self.elapsed += clock.elapsed
+        self.elapsed += seconds
         if self.elapsed < self.least:
             return None
         self.is_done = True

@@ -128,5 +128,6 @@ def test_the_first_fall_is_on_the_axis_unless_it_flattens_the_rest(start, top):
     assert usual_maximum(10.0, curve) == pytest.approx(top, abs=0.005)
     after = [(101.0, 1.9), *((102.0 + i, 0.5) for i in range(200))]
     spiked = curve._replace(points=[*curve.points, *after])
-    assert usual_maximum(10.0, spiked) < max(1.6, top + 0.01)
+    maximum = usual_maximum(10.0, spiked)
+    assert maximum is not None and maximum < max(1.6, top + 0.01)
     assert usual_maximum(1000.0, curve) is None

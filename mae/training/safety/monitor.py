@@ -75,7 +75,7 @@ class Monitor:
         batch_size = self.plan.sharding.batch_size
         self.tracker.report(row, progress_line(row, self.plan.steps, batch_size, self.declared))
         self.findings.add_metrics(row)
-        for line in (self.hint(self.clock), self.plan_watch(self.clock, step)):
+        for line in (self.hint(self.clock), self.plan_watch(self.clock.elapsed, step)):
             if line:
                 self.tracker.print_line(line)
         if self.accelerator.is_main_process:
