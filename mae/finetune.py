@@ -10,8 +10,9 @@ the end the classifier is evaluated on data.val, if set.
 
 import argparse
 import os
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mae.base.exit_status import DONE, exit_code
@@ -20,7 +21,7 @@ from mae.base.output import guarded_output
 from mae.base.quick_exit import exit_quickly
 from mae.config.choices import describe_choices, recorded_choices
 from mae.config.sections import Config
-from mae.config.settings_help import describe_settings
+from mae.config.settings_help import describe_settings, often_typed
 from mae.objectives.registry import declarations
 from mae.training.auto import labelled_images
 from mae.training.start import start
@@ -35,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=COMMAND,
         description=__doc__,
-        epilog=(trained.describe_recipe() + describe_settings(COMMAND)).replace("%", "%%"),
+        epilog=(
+            trained.describe_recipe() + describe_settings(COMMAND) + often_typed(COMMAND)
+        ).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", help="run folder of a pretraining, or a recipe")
@@ -93,7 +96,25 @@ def _evaluate(config: Config) -> int:
     """Evaluate the last checkpoint on data.val; the exit code."""
     from mae.commands.evaluate import evaluate_held_out
 
-    return exit_code(lambda: print(evaluate_held_out(config)))
+    return exit_code(lambda: print(evaluate_held_out(config), *comparisons(config), sep="\n"))
+
+
+def comparisons(config: Config) -> Iterator[str]:
+    """Lines with the commands that show what pretraining was worth; none from scratch."""
+    if not config.init.from_:
+        return
+    yield "What was pretraining worth? Compare, on the same images:"
+    scratch = shlex.quote(f"{config.output}-scratch")
+    again = f"  the same command with init.from=none output={scratch}"
+    if not config.data.val:  # a share of data.train, which no other command knows
+        yield again
+        return
+    train, test = (shlex.join(shards) for shards in (config.data.train, config.data.val))
+    run = shlex.quote(config.init.from_)
+    if Path(config.init.from_).is_dir():
+        yield f"  mae probe {run} --train {train} --test {test} --baselines   (raw pixels, too)"
+    yield f"{again}, and then"
+    yield f"  mae evaluate {shlex.quote(config.output)} --test {test} --beside {scratch}"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from mae.base.local_launch import launched, processes_option, split_processes
 from mae.base.output import guarded_output
 from mae.base.quick_exit import exit_quickly
 from mae.config.sections import Config
-from mae.config.settings_help import describe_settings
+from mae.config.settings_help import describe_settings, often_typed
 from mae.training.auto import AUTO, checked, settings_of
 from mae.training.start import start
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="mae pretrain",
         description=__doc__,
         epilog="settings (section.key = default):\n\n"
-        + describe_settings(COMMAND).replace("%", "%%"),
+        + (describe_settings(COMMAND) + often_typed(COMMAND)).replace("%", "%%"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="name of a recipe, YAML file of settings, or auto")

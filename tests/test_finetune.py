@@ -20,12 +20,14 @@ from timm.optim import param_groups_layer_decay
 from mae.base.errors import UserError
 from mae.cli import main
 from mae.config.loading import recorded_config
+from mae.finetune import comparisons
 from mae.objectives.classifier.declaration import finetune_of, model_of
 from mae.objectives.classifier.model import Classifier
 from mae.objectives.classifier.recipe import finetune_settings, recipe_for
 from mae.objectives.mae.declaration import model_of as vit_of
 from mae.objectives.registry import declarations
 from mae.training.checkpoint.trained import load_pretrained
+from mae.training.evaluator import without_accuracy
 from tests.evaluation.test_features import spoil
 from tests.runs import (
     command,
@@ -133,6 +135,30 @@ def test_few_labels_change_the_recipe_and_a_resumed_run_keeps_it(
     assert finetune_of(recorded_config(out)).mixup == 0.8
     assert not recorded_config(out).auto.chosen
     assert not capsys.readouterr().out.startswith("recipe")
+
+
+def test_a_run_without_held_out_images_says_so(pretrained, tmp_path):
+    (declared,) = declarations("mae finetune")
+    (tmp_path / "photos").mkdir()
+    config = declared.settings_from(pretrained, [f"data.train={tmp_path}/photos"], None)
+    assert list(without_accuracy(config)) == [
+        "note: no data.val, so no accuracy is measured; data.val_share=0.2 holds out a fifth of "
+        "the folder"
+    ]
+    (line,) = without_accuracy(declared.settings_from(pretrained, ["data.train=a.tar"], None))
+    assert "val_share" not in line
+    assert not list(without_accuracy(recorded_config(pretrained)))  # needs no labels
+
+
+def test_the_last_lines_compare_with_what_pretraining_was_worth(pretrained):
+    (declared,) = declarations("mae finetune")
+    words = ["data.train=a b.tar", "data.val=c.tar", "output=runs/x"]
+    lines = list(comparisons(declared.settings_from(pretrained, words, None)))
+    assert f"mae probe {pretrained} --train 'a b.tar' --test c.tar --baselines" in lines[1]
+    assert "init.from=none output=runs/x-scratch" in lines[2]
+    assert lines[3].strip() == "mae evaluate runs/x --test c.tar --beside runs/x-scratch"
+    scratch = declared.settings_from(pretrained, [*words, "init.from=none"], None)
+    assert not list(comparisons(scratch))
 
 
 def test_the_warm_up_follows_the_epochs(pretrained):

@@ -30,8 +30,8 @@ def found_sheet(
 ) -> Sheet:
     """Sheet with the `queries` [b c h w], called `names`, and what was `found` for each.
 
-    `samples`: number in `images` of each row that was searched; they are shown as the encoder sees
-    them, centred views of `img_size`.
+    `samples`: number in `images` of each row that was searched; they are shown as centred views
+    of `img_size`.
     """
     views = CentredViews(images, img_size, crop_pct)
     numbers = samples[found.rows].tolist()

@@ -21,6 +21,7 @@ from mae.evaluation.encoders import open_encoder
 from mae.evaluation.features import BATCH, encoder_outputs, missing_features
 from mae.evaluation.probing import EncoderComparison
 from mae.evaluation.results import table
+from mae.evaluation.verdict import verdict
 from mae.objectives.registry import declaration
 from mae.pretrained_weights.opened import results_folder
 
@@ -107,7 +108,7 @@ def finish_features(args: argparse.Namespace, compared: Comparison, report: dict
     report = with_notes(report, [compared.matched] * bool(compared.matched))
     folder = results_folder(args.run) if args.run else Path(args.test[0]).parent
     out = args.out or folder / f"{args.command}.json"
-    shown = table(args.command, report)
+    shown = "\n".join(filter(None, [table(args.command, report), verdict(report)]))
     finish(
         args,
         out,

@@ -17,11 +17,11 @@ from mae.commands.options import (
 )
 
 EPILOG = (
-    "Queries are image files, or samples of --among by their key or number, which do not find "
-    "themselves. Similarities are cosines, less the mean of the images searched. The search is "
-    "exact; --index approximate makes an HNSW graph once (kept beside the cached features), which "
-    "pays from about a million images on, and prints the share of true neighbours that it finds. "
-    "mae neighbours draws the picture alone."
+    "Queries are image files, or samples of --among by their key or number. What is among the "
+    "images searched does not find itself. Similarities are cosines, less the mean of the images "
+    "searched. The search is exact; --index approximate makes an HNSW graph once (kept beside the "
+    "cached features), which pays from about a million images on, and prints the share of true "
+    "neighbours that it finds. mae neighbours draws the picture alone."
 )
 
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     from mae.commands.pictures import require_picture, write_sheet
     from mae.evaluation.features import BATCH
     from mae.similarity.features import encoded, open_data
-    from mae.similarity.queries import find_queries, index_path
+    from mae.similarity.queries import find_queries, index_path, shown_size
     from mae.similarity.retrieval import APPROXIMATE, require_index, retrieve
     from mae.similarity.search_report import query_lines, query_section
 
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
         found.neighbours,
         images,
         among.samples,
-        img_size=source.encoder.img_size,
+        img_size=shown_size(source, images, int(among.samples[0])),
         crop_pct=source.encoder.crop_pct,
         title=f"{args.features}: images most like a query",
         feature=source.feature,

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 WIDEST = 24
 """characters of a value for which the reasons are aligned"""
 
+GIVEN = "given"
+"""reason of a setting that the user has given"""
+
 
 class Choice(NamedTuple):
     """Setting that a rule has chosen."""
@@ -48,7 +51,8 @@ def nested(choices: Iterable[Choice]) -> dict[str, Any]:
         values.setdefault(section, {})[name] = value
         if reason:
             reasons[key] = reason
-    return values | {"auto": {"chosen": reasons}}
+    values.setdefault("auto", {})["chosen"] = reasons
+    return values
 
 
 def recorded_choices(values: Mapping[str, Any]) -> list[Choice]:

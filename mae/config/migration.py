@@ -45,10 +45,15 @@ SWITCHES = ("wandb", "tensorboard")
 """former settings of `log`, true or false, each now a name in log.trackers"""
 
 
+OFFLINE = "wandb-offline"
+"""tracker that log.wandb turns off, too"""
+
+
 def fold_switches(values: dict[str, Any]) -> dict[str, Any]:
     """Nested settings with log.wandb and log.tensorboard, if given, as names in log.trackers.
 
-    Each adds its name to the trackers that are given, or are the default, or removes it.
+    Each adds its name to the trackers that are given, or are the default, or removes it; wandb
+    also replaces, or removes, wandb-offline.
     """
     log = values.get("log")
     given = {} if not isinstance(log, dict) else log
@@ -58,7 +63,8 @@ def fold_switches(values: dict[str, Any]) -> dict[str, Any]:
     names = given.get("trackers", LogConfig().trackers)
     names = [names] if isinstance(names, str) else list(names or ())
     for name, is_on in switches.items():
-        names = [one for one in names if one != name] + [name] * is_on
+        same = OFFLINE if name == "wandb" else name
+        names = [one for one in names if one not in (name, same)] + [name] * is_on
     rest = {key: value for key, value in given.items() if key not in switches}
     return {**values, "log": {**rest, "trackers": names}}
 

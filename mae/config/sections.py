@@ -250,6 +250,7 @@ class GuardConfig(Section):
 
 
 TrackerName = Literal[
+    "wandb-offline",
     "wandb",
     "tensorboard",
     "aim",
@@ -275,10 +276,10 @@ class LogConfig(Section):
     shorter run)"""
     panel_images: Positive = 8
     """number of images on a panel"""
-    trackers: Trackers = ("wandb",)
-    """services that get metrics and pictures, by name: wandb (offline when not logged in),
-    tensorboard, aim, clearml, comet_ml, dvclive, mlflow, swanlab, trackio; []: none.  All but wandb
-    need their package"""
+    trackers: Trackers = ("wandb-offline",)
+    """services that get metrics and pictures, by name: wandb-offline (files in RUN/wandb, nothing
+    is uploaded), wandb (uploads when logged in, else the same files), tensorboard, aim, clearml,
+    comet_ml, dvclive, mlflow, swanlab, trackio; []: none.  All but wandb need their package"""
     project: str = "mae"
     """project or experiment of the trackers"""
     health_every: Rate | None = None

@@ -14,6 +14,37 @@ FEWEST_COMMON = 5
 HELP_WIDTH = 96
 """characters in a line of such names"""
 
+OFTEN = {
+    "mae pretrain": {
+        "data.train=photos": "images: a folder, flat or nested, or shards",
+        "output=runs/photos": "folder of the run; the same command goes on where it stopped",
+        "auto.hours=4": "with auto: hours of training to plan for",
+        "train.epochs=100": "passes over the images",
+        "data.val_share=0.1": "share of a folder that is held out; or data.val=…, another folder",
+        "train.batch_size=64": "images per step",
+        "init.from=runs/other": "start from these weights",
+        "data.own_statistics=true": "normalise by your images, not ImageNet; data.in_chans=1: grey",
+        "log.trackers=[]": "no files for trackers; tensorboard, or wandb, which uploads",
+    },
+    "mae finetune": {
+        "data.train=labelled/train": "labelled images: a folder for each class, or shards",
+        "data.val=labelled/test": "held-out ones; data.val_share=0.2 holds out some of a folder",
+        "output=runs/classes": "folder of the run; the same command goes on where it stopped",
+        "train.epochs=50": "passes over the images",
+        "optim.lr=5e-4": "peak learning rate",
+        "init.from=none": "from scratch, for comparison",
+    },
+}
+"""settings that are typed most often, by command: as typed, and what they are"""
+
+
+def often_typed(command: str) -> str:
+    """Help text for the end, where a terminal stops: the settings that are typed most often."""
+    rows = OFTEN[command]
+    width = max(map(len, rows))
+    shown = "\n".join(f"  {typed:{width}}  {meaning}" for typed, meaning in rows.items())
+    return f"\n\nmost often typed (all settings are above):\n\n{shown}"
+
 
 def describe_settings(command: str) -> str:
     """Help text: default and meaning of every setting of the objectives that `command` trains."""

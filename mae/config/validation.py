@@ -7,12 +7,19 @@ from mae.config.sections import Config, DataConfig
 from mae.config.types import flatten
 from mae.objectives.registry import OBJECTIVES, data_needs, declaration
 
+USUAL_WARMUP = 0.1
+"""share of the epochs that is proposed for the warm-up"""
+
 
 def conflicting_settings(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (key, message) for every setting that conflicts with another."""
     data, optim, train = config.data, config.optim, config.train
     if optim.warmup_epochs >= train.epochs:
-        message = f"{optim.warmup_epochs:g}, but train.epochs is only {train.epochs:g}"
+        fitting = f"{USUAL_WARMUP * train.epochs:.2g}"
+        message = (
+            f"{optim.warmup_epochs:g}, but train.epochs is only {train.epochs:g}: give "
+            f"optim.warmup_epochs={fitting}, too"
+        )
         yield "optim.warmup_epochs", message
     yield from conflicting_data(data, train.batch_size)
     for key, numbers in (("mean", data.mean), ("std", data.std)):
@@ -104,6 +111,7 @@ FREE_ON_RESUME = (
     "train.checkpoint_every",
     "train.keep_last",
     "train.epochs",  # the learning rate then follows the new schedule
+    "optim.warmup_epochs",  # goes with them
     "train.checkpoint_minutes",
     "train.keep_every",
     "train.timeout_minutes",

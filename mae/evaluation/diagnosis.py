@@ -82,6 +82,12 @@ reaches about 0.03, trained ones 0.2 and more"""
 NOT_DOWN = 0.3
 """share of its peak above which the learning rate has not come down"""
 
+COOLED = 0.05
+"""share of the peak learning rate below which the loss hardly changes any more"""
+
+RECENT = 5
+"""number of rows that stand for the end of a run"""
+
 ABOVE = 0.02
 """minimum margin of a k-NN accuracy above its baselines"""
 
@@ -150,6 +156,13 @@ def about_loss(metrics: Sequence[Row], warmup_epochs: float) -> Iterator[Finding
             f"Loss rising: {-100 * fall:.1f} % {over}",
             f"{compared} A loss that keeps rising after warm-up needs a lower learning rate.",
         )
+    elif has_cooled(metrics):
+        yield Finding(
+            "note",
+            f"Loss steady {over}, where the learning rate is near 0",
+            f"{compared} At a learning rate that has come down below {COOLED:.0%} of its peak "
+            "every loss is steady: it says nothing about whether longer training would help.",
+        )
     else:
         yield Finding(
             "note",
@@ -174,6 +187,29 @@ def about_schedule(run: RunRecord) -> Iterator[Finding]:
             "here they are unfinished. Type the same command again, or start a run with as many "
             "epochs as there is time for.",
         )
+
+
+def has_cooled(metrics: Sequence[Row]) -> bool:
+    """True where the learning rate has come down to less than COOLED of its peak."""
+    rates = series(metrics, "lr")
+    return bool(rates) and rates[-1] < COOLED * max(rates)
+
+
+def recent(rows: Sequence[Row], key: str) -> float | None:
+    """Mean of a column over the steps of the last RECENT rows; None where the last has no number.
+
+    Each row counts by its steps: the last one of a run may be of a single step.
+    """
+    if not rows or number(rows[-1], key) is None:
+        return None
+    steps = [number(row, "step") or 0.0 for row in rows[-RECENT - 1 :]]
+    before = [0.0] * (len(rows) <= RECENT) + steps
+    total = weights = 0.0
+    for row, first, last in zip(rows[-RECENT:], before, before[1:], strict=False):
+        if (value := number(row, key)) is not None:
+            weight = max(1.0, last - first)
+            total, weights = total + weight * value, weights + weight
+    return total / weights
 
 
 def about_steps(metrics: Sequence[Row]) -> Iterator[Finding]:

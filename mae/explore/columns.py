@@ -170,6 +170,8 @@ def _classes(name: str, texts: Sequence[str | None]) -> Classes | str | None:
     if name == "shard":
         texts = [None if text is None else text.rpartition("/")[2] for text in texts]
     counts = Counter(text for text in texts if text is not None)
+    if name == "shard" and len(counts) == len(texts) > 1:
+        return None  # image files, each a shard of its own
     if len(counts) > MOST_CLASSES:
         return (
             f"column {name} is left out: {len(counts):,} different texts "

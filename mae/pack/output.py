@@ -19,6 +19,7 @@ from mae.data.index import INDEX_FOLDER
 from mae.data.indexing import read_indexes
 from mae.data.manifest_file import SUFFIX
 from mae.data.manifest_writer import new_manifest
+from mae.data.sample_names import SOURCES
 from mae.data.shard_index import with_class_numbers
 from mae.pack.listing import Listing
 from mae.pack.shard_plan import ShardTask, sample_key
@@ -64,7 +65,7 @@ def complete(
     _tidy(shards, reports)
     _require_shards(shards, reports, work)
     packed = summarize(str(out), listing, copies, reports)
-    _write(shards / "sources.tsv", _rows_of_sources(listing, reports))
+    _write(shards / SOURCES, _rows_of_sources(listing, reports))
     if listing.classes:
         _write(shards / FILE, (f"{escaped(name)}\n" for name in listing.classes))
     for split in packed.splits:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mae.base.errors import UserError
-from mae.evaluation.diagnosis import number
+from mae.evaluation.diagnosis import number, recent
 from mae.pictures.html import Markup, document, tag, text, write_document
 from mae.report import evaluations, lists
 from mae.report.diagnosis import findings_of
+from mae.report.figures import POSITION
 from mae.report.overlays import (
     FEATURES,
     OPTIMISATION,
@@ -147,9 +148,12 @@ def _last_numbers(runs: Sequence[Compared]) -> Iterator[list[str]]:
 
 
 def _last(run: Compared, figure: Figure) -> float | None:
-    """The newest number of a column."""
-    rows = reversed(rows_of(run, figure.source))
-    return next((found for row in rows if (found := number(row, figure.key)) is not None), None)
+    """The newest number of a column; of measures of training the mean over the last rows."""
+    rows = rows_of(run, figure.source)
+    known = [row for row in rows if number(row, figure.key) is not None]
+    if figure.source == "metrics" and figure.key not in POSITION:
+        return recent(known, figure.key)
+    return number(known[-1], figure.key) if known else None
 
 
 def _state(run: Compared) -> str:

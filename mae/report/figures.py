@@ -12,6 +12,9 @@ from mae.report.scales import compact, percent
 HUGE = 1e30
 """limit that larger numbers are clipped to, so that differences stay finite"""
 
+FIRST_FALL = 2.5
+"""ratio of a curve's start to the rest up to which it is on the axis"""
+
 COLOURS = "abcde"
 """styles of lines, in their order"""
 
@@ -157,12 +160,17 @@ def _curve(run: RunRecord, curve: Curve, style: str) -> Line:
 
 
 def usual_maximum(step: float, curve: Line) -> float | None:
-    """99.5th percentile of the curve after `step`; None without points.
+    """99.5th percentile of the curve after `step`, or its start, where that is not far above.
 
-    With spikes and the first steps on the axis, the slow decrease would appear flat.
+    With spikes, or a start far above, on the axis, the slow decrease would appear flat.  None
+    without points after `step`.
     """
     values = sorted(y for x, y in curve.points if x > step)
-    return values[int(0.995 * len(values))] if values else None
+    if not values:
+        return None
+    usual = values[int(0.995 * len(values))]
+    start = max([curve.points[0][1], *(y for x, y in curve.points if x <= step)])
+    return start if usual < start <= FIRST_FALL * usual else usual
 
 
 def _steps_of(events: Sequence[Row], kinds: Sequence[str]) -> list[float]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mae.evaluation.diagnosis import number
+from mae.evaluation.diagnosis import number, recent
 from mae.objectives.declaration import Chart, Declaration
 from mae.pictures.html import Markup, document, tag, text, write_document
 from mae.report import evaluations, figures, lists, starts
@@ -111,19 +111,23 @@ def _head(record: Record, reached: State) -> Iterator[Markup]:
 
 
 def _tiles(record: Record) -> Iterator[tuple[str, str]]:
-    """Name and value of the last numbers of the run, where there are any."""
-    last, health = (rows[-1] if rows else {} for rows in (record.metrics, record.health))
+    """Name and value of the last numbers of the run, where there are any.
+
+    Measures of training are means over the last rows.
+    """
+    rows = record.metrics
+    last, health = (found[-1] if found else {} for found in (rows, record.health))
     metrics = (
         [one for one in record.declared.metrics if one.on_progress_line] if record.declared else []
     )
     tiles: list[tuple[str, float | None, Callable[[float], str]]] = [
         ("epoch", number(last, "epoch"), lambda epoch: f"{epoch:.4g}"),
         ("images seen", number(last, "samples"), compact),
-        ("loss", number(last, "loss"), compact),
+        ("loss", recent(rows, "loss"), compact),
     ]
     for metric in metrics:  # measured on few images: percentages are rounded
         form = percent if metric.format.endswith("%") else formatted(metric.format)
-        tiles.append((metric.tile or metric.label, number(last, metric.key), form))
+        tiles.append((metric.tile or metric.label, recent(rows, metric.key), form))
     for metric in metrics:
         form = formatted(metric.format)
         tiles.append((f"held-out {metric.label}", number(health, metric.key), form))
@@ -135,8 +139,8 @@ def _tiles(record: Record) -> Iterator[tuple[str, str]]:
             percent,
         ),
         ("RankMe", number(health, "rankme"), lambda rank: f"{rank:.0f}"),
-        ("images/s", number(last, "images_per_second"), lambda speed: f"{speed:,.0f}"),
-        ("data wait", number(last, "data_wait"), percent),
+        ("images/s", recent(rows, "images_per_second"), lambda speed: f"{speed:,.0f}"),
+        ("data wait", recent(rows, "data_wait"), percent),
     ]
     yield from ((name, form(value)) for name, value, form in tiles if value is not None)
 

@@ -98,7 +98,7 @@ def embed(request: EmbedRequest) -> dict[str, Any] | None:
             together=TOGETHER,
         )
         count = max(min(request.k, total - 1), request.projection.neighbours(total))
-        log(f"{count} nearest neighbours of {total:,} images")
+        log(neighbours_line(min(request.k, total - 1), count, total))
         parts = do_batches(
             work,
             "neighbours",
@@ -118,6 +118,12 @@ def embed(request: EmbedRequest) -> dict[str, Any] | None:
         else:
             work.once("map", lambda: b"")
     return origin
+
+
+def neighbours_line(kept: int, searched: int, images: int) -> str:
+    """Line on the neighbours that are searched: those of the table, and more for the map."""
+    more = f" (for the map {searched} are searched)" * (searched > kept)
+    return f"{kept} nearest neighbours of each of {images:,} images{more}"
 
 
 def _require_new(request: EmbedRequest) -> None:

@@ -105,7 +105,13 @@ def _verdict(figures: Mapping[str, Any]) -> str:
     if reduction := figures.get("reduction"):
         ours, theirs = reduction["vectors"], reduction["pca of pixels"]
         if ours["recall"] <= theirs["recall"]:
-            worse.append("PCA keeps more of the pixels' neighbours than the vectors do")
+            worse.append(
+                "PCA keeps more of the pixels' neighbours than the vectors do, as it must, being "
+                "of pixels: classes, not pixels, say which is better (mae knn --baselines)"
+            )
         if ours["same_class"] is not None and ours["same_class"] <= theirs["same_class"]:
-            worse.append("PCA's neighbours are as often of the same class")
+            worse.append(
+                "PCA's neighbours are as often of the same class: train the encoder longer or on "
+                "more images"
+            )
     return "; ".join(worse)

@@ -1,5 +1,6 @@
 """Queries of a retrieval: image files, or samples of the data that is searched."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,17 +23,20 @@ from mae.evaluation.features import BATCH
 from mae.evaluation.parts import split
 from mae.similarity.features import FeatureSource, Vectors
 
+SHOWN = 160
+"""pixels of the shorter side at which images are shown, where they have as many"""
+
 
 class Queries(NamedTuple):
-    """Queries, as the encoder sees them."""
+    """Queries, encoded, and to be shown."""
 
     names: list[str]
     images: Tensor
-    """integers [m c h w]"""
+    """[m c *`shown_size`]"""
     vectors: npt.NDArray[np.float32]
     """[m d]"""
     rows: npt.NDArray[np.int64] | None
-    """[m] rows in what is searched; None: they are files"""
+    """[m] rows in what is searched, -1: not among them; None: none is"""
 
 
 def find_queries(
@@ -51,22 +55,59 @@ def find_queries(
     """
     is_file = [Path(word).exists() and are_image_files([word]) for word in words]
     if all(is_file):
-        return _of_files(words, source, batch_size)
+        return _of_files(words, source, images, among, batch_size)
     if any(is_file):
         other = words[is_file.index(False)]
         raise UserError(f"{other}: no image file as the other queries: ask for them in two calls")
     return _of_samples(words, source, images, among)
 
 
-def _of_files(words: Sequence[str], source: FeatureSource, batch_size: int) -> Queries:
+def shown_size(source: FeatureSource, images: Images, sample: int) -> tuple[int, int]:
+    """Height and width to show images at: what the encoder sees, in more pixels where there are.
+
+    A multiple of the encoder's own size, up to about SHOWN pixels; `sample` stands for all.
+    """
+    height, width = source.encoder.img_size
+    if images.needs.native_crops:
+        return height, width
+    factors = -(-SHOWN // min(height, width)), min(images[sample].shape[-2:]) // min(height, width)
+    factor = max(1, min(factors))
+    return factor * height, factor * width
+
+
+def _of_files(
+    words: Sequence[str], source: FeatureSource, images: Images, among: Vectors, batch_size: int
+) -> Queries:
     files = image_files(words, distinct_names=False)
-    views = _views(source, images_for(source.config, file_manifest(files)))
+    own = images_for(source.config, file_manifest(files))
+    views, shown = _views(source, own), _shown_views(source, own, images, among)
     pictures, vectors = [], []
     for batch in split(range(len(files)), batch_size):
-        pictures.append(stack([views.view(number) for number in batch]))
-        vectors.append(_encoded(pictures[-1], source))
+        pictures += [shown.view(number) for number in batch]
+        vectors.append(_encoded(stack([views.view(number) for number in batch]), source))
     names = [file.name for file in files]
-    return Queries(names, torch.cat(pictures), np.concatenate(vectors), None)
+    rows = _rows_of([file.path for file in files], images.manifest, among)
+    return Queries(names, stack(pictures), np.concatenate(vectors), rows)
+
+
+def _rows_of(
+    paths: Sequence[Path], manifest: Manifest, among: Vectors
+) -> npt.NDArray[np.int64] | None:
+    """Rows of `among` that are these very files, -1 for others; None where none is.
+
+    Of files a shard is one sample, named by its path.
+    """
+    if len(manifest.shards) != len(manifest):
+        return None
+    names = {path.name for path in paths}
+    samples = {
+        os.path.realpath(shard): number
+        for number, shard in enumerate(manifest.shards)
+        if Path(shard).name in names
+    }
+    row_of = {sample: row for row, sample in enumerate(among.samples.tolist())}
+    rows = [row_of.get(samples.get(os.path.realpath(path), -1), -1) for path in paths]
+    return np.array(rows, np.int64) if max(rows) >= 0 else None
 
 
 def _of_samples(
@@ -77,7 +118,7 @@ def _of_samples(
     for word, sample, place in zip(words, samples, places.tolist(), strict=True):
         if place == len(among.samples) or among.samples[place] != sample:
             raise UserError(f"{word}: this image cannot be used: it does not decode")
-    views = _views(source, images)
+    views = _shown_views(source, images, images, among)
     return Queries(
         images.manifest.keys_of(samples),
         stack([views.view(sample) for sample in samples]),
@@ -88,6 +129,13 @@ def _of_samples(
 
 def _views(source: FeatureSource, images: Images) -> CentredViews:
     return CentredViews(images, source.encoder.img_size, source.encoder.crop_pct)
+
+
+def _shown_views(
+    source: FeatureSource, own: Images, images: Images, among: Vectors
+) -> CentredViews:
+    size = shown_size(source, images, int(among.samples[0]))
+    return CentredViews(own, size, source.encoder.crop_pct)
 
 
 @torch.no_grad()

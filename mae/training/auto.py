@@ -14,16 +14,26 @@ from typing import Any
 from mae.base.errors import UserError
 from mae.base.first_process import from_first_process
 from mae.base.progress import ProgressLine
-from mae.config.choices import Choice, describe_choices, is_given, nested, recorded_choices
+from mae.config.choices import (
+    GIVEN,
+    Choice,
+    describe_choices,
+    is_given,
+    nested,
+    recorded_choices,
+)
 from mae.config.loading import given_settings, load_config, read_recorded
 from mae.config.recipes import find_recipe
 from mae.config.sections import Config
+from mae.config.types import flatten
 from mae.objectives.registry import declaration
 
 AUTO = "auto"
 """what stands in place of a YAML file"""
 OUTPUT = "runs/auto"
 """default of `output`"""
+WARMUP = "optim.warmup_epochs"
+"""setting that goes with train.epochs"""
 HELD_OUT, FEWEST_HELD_OUT = 0.05, 20
 """share of a folder that is held out, and the least number of images"""
 
@@ -101,8 +111,23 @@ def held_out_share(config: Config, given: Mapping[str, Any]) -> list[Choice]:
     images = len(list_images(data.train[0], "data.train").sizes)
     if images * HELD_OUT < FEWEST_HELD_OUT:
         return []
-    reason = f"{round(HELD_OUT * images):,} images held out, for panels and measurements"
-    return [Choice("data.val_share", HELD_OUT, reason)]
+    return [Choice("data.val_share", HELD_OUT, f"about {round(HELD_OUT * images):,} images")]
+
+
+def _counted(choices: Sequence[Choice], config: Config) -> list[Choice]:
+    """Choices of `held_out_share` with the number of images that their names hold out."""
+    from mae.data.indexing import build_manifest
+    from mae.pack.packed_folders import with_packed_folders
+    from mae.storage.cache import build_cache
+
+    data = config.data
+    counted = []
+    for one in choices:
+        shards = with_packed_folders(data.held_out, "data.val", data)
+        images = len(build_manifest(shards, "data.val", data.index_dir, build_cache(data)))
+        reason = f"{images:,} images held out, for panels and measurements"
+        counted.append(one._replace(reason=reason))
+    return counted
 
 
 def _choose(
@@ -110,13 +135,7 @@ def _choose(
 ) -> tuple[Sequence[Choice], list[str]]:
     """The choices and the lines that describe them: recorded ones, or new ones."""
     if (folder / "config.yaml").exists():
-        recorded = recorded_choices(read_recorded(folder)[0])
-        if not recorded:
-            raise UserError(
-                f"output: {folder} holds a run that was not started by auto: give its recipe to "
-                "continue it, or another output="
-            )
-        return recorded, [f"auto    settings as recorded in {folder / 'config.yaml'}"]
+        return _as_recorded(folder, given)
 
     from mae.base.machine import this_machine
     from mae.data.facts import data_facts
@@ -127,9 +146,49 @@ def _choose(
     with ProgressLine("indexing", "shards") as progress:
         manifest = merge(training_manifests(config.data, progress))
     facts, machine = data_facts(manifest, build_cache(config.data)), this_machine()
-    choices = [*before, *declaration(config.objective).choose(facts, machine, given)]
+    choices = [
+        *_counted(before, config),
+        *declaration(config.objective).choose(facts, machine, given),
+    ]
     head = f"auto    {facts}; {machine}"
     return choices, [head, *describe_choices(choices)]
+
+
+def _as_recorded(folder: Path, given: Mapping[str, Any]) -> tuple[list[Choice], list[str]]:
+    """Choices that a run was started with, their warm-up in proportion to other epochs, if given.
+
+    Raises UserError where the run was not started by auto, or was planned for other hours.
+    """
+    values = read_recorded(folder)[0]
+    recorded = recorded_choices(values)
+    if not recorded:
+        raise UserError(
+            f"output: {folder} holds a run that was not started by auto: give its recipe to "
+            "continue it, or another output="
+        )
+    own, asked = flatten(values), given.get("auto.hours")
+    planned = own.get("auto.hours")
+    if asked is not None and asked != planned:
+        before = "by default" if planned is None else f"for {planned:g} h"
+        raise UserError(
+            f"auto.hours: {asked:g} has no effect: {folder} was planned {before}, and continues as "
+            "planned. Give another output= for a new plan, or train.epochs=… to shorten or "
+            f"lengthen this run ({own['train.epochs']:g})"
+        )
+    if planned is not None and not any(one.key == "auto.hours" for one in recorded):
+        recorded.append(Choice("auto.hours", planned, GIVEN))
+    lines = [f"auto    settings as recorded in {folder / 'config.yaml'}"]
+    epochs, before = given.get("train.epochs"), own["train.epochs"]
+    if not epochs or epochs == before:
+        return recorded, lines
+    other = {
+        one.key: one._replace(value=epochs, reason=GIVEN)
+        if one.key == "train.epochs"
+        else one._replace(value=float(f"{one.value * epochs / before:.2g}"))
+        for one in recorded
+        if one.key in ("train.epochs", WARMUP)
+    }
+    return [other.get(one.key, one) for one in recorded], lines
 
 
 def labelled_images(config: Config) -> int:

@@ -19,6 +19,7 @@ from mae.objectives.base import Objective
 from mae.training.flops import mfu
 from mae.training.optim import num_moments
 from mae.training.plan import Plan, TrainingSetup
+from mae.training.planned_hours import MISSED_IN_DRY_RUN, missed_plan
 from mae.training.safety.monitor import remedies_for_run
 from mae.training.step import Learner, Step, build_learner, train_step
 from mae.training.tracking.progress_line import describe_run
@@ -86,7 +87,7 @@ def dry_run(setup: TrainingSetup, objective: Objective, accelerator: Accelerator
         + (f", MFU {utilisation:.0%}" if utilisation else "")
         + _memory(step, accelerator.device)
     )
-    yield _duration(config, plan, loading, step, accelerator.device)
+    yield from _duration(config, plan, loading, step, accelerator.device)
 
 
 def checkpoint_bytes(objective: Objective, moments: int = 2, has_average: bool = False) -> int:
@@ -210,8 +211,11 @@ def _memory(step: StepTiming, device: torch.device) -> str:
 
 def _duration(
     config: Config, plan: Plan, loading: LoaderTiming, step: StepTiming, device: torch.device
-) -> str:
-    """Estimate the duration of the run: loading overlaps with steps only if there are workers."""
+) -> Iterator[str]:
+    """Estimate the duration of the run: loading overlaps with steps only if there are workers.
+
+    A second line names a plan of `mae pretrain auto` that it misses.
+    """
     data_seconds = plan.sharding.batch_size / loading.images_per_second
     overlaps = config.data.workers != 0
     one = max(data_seconds, step.seconds) if overlaps else data_seconds + step.seconds
@@ -222,4 +226,7 @@ def _duration(
     else:
         why = "the step is the bottleneck"
     share = min(data_seconds, step.seconds) / max(data_seconds, step.seconds)
-    return f"time    about {duration(one * plan.steps)}: {why}; the other takes {share:.0%} of it"
+    yield f"time    about {duration(one * plan.steps)}: {why}; the other takes {share:.0%} of it"
+    is_new = not (Path(config.output) / "config.yaml").exists()
+    if line := missed_plan(config, one * plan.steps, MISSED_IN_DRY_RUN, is_new=is_new):
+        yield f"warning: {line}"

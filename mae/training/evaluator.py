@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,7 @@ from mae.evaluation.diagnosis import number
 from mae.evaluation.health import measure_held_out
 from mae.objectives.base import HeldOut, Implementation, Objective
 from mae.objectives.registry import declaration, implementation
+from mae.pack.packed_folders import is_folder
 from mae.pictures.drawing import reconstruction_panel, save_png
 from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.snapshot import is_sharded
@@ -76,7 +77,7 @@ def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
     afterwards.
     """
     if not config.data.held_out:
-        return HeldOutImages(None, [])
+        return HeldOutImages(None, list(without_accuracy(config)))
     notes: list[str] = []
     if declaration(config.objective).needs_labels:
         names = training.class_names
@@ -94,6 +95,17 @@ def open_held_out(config: Config, training: Manifest) -> HeldOutImages:
             "too, byte for byte: what is measured on them is no held-out result"
         )
     return HeldOutImages(images, notes)
+
+
+def without_accuracy(config: Config) -> Iterator[str]:
+    """Line where a classifier has no held-out images, with what would give it some."""
+    declared = declaration(config.objective)
+    if not declared.needs_labels or declared.is_probe:
+        return
+    share = ""
+    if len(config.data.train) == 1 and is_folder(config.data.train[0]):
+        share = "; data.val_share=0.2 holds out a fifth of the folder"
+    yield f"note: no data.val, so no accuracy is measured{share}"
 
 
 def untrained_classes(training: Manifest, held_out: Manifest) -> list[str]:

@@ -7,13 +7,14 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mae.config.choices import power_of_two
+from mae.config.choices import GIVEN, power_of_two
 from mae.config.sections import Config
+from mae.config.validation import USUAL_WARMUP
 from mae.evaluation.diagnosis import Finding
 from mae.objectives.registry import declaration
 
-LONG_WARMUP, USUAL_WARMUP = 0.4, 0.1
-"""share of the epochs from which a warm-up is named, and the one that is proposed"""
+LONG_WARMUP = 0.4
+"""share of the epochs from which a warm-up is named"""
 LEAST_BATCH = 32
 """batch below which more epochs are proposed instead of a smaller batch"""
 WHOLE = 10_000_000
@@ -40,14 +41,21 @@ def about_length(config: Config, planned: Length) -> Iterator[Finding]:
     train, optim = config.train, config.optim
     fewest = declared.fewest_steps(config)
     if planned.steps < fewest:
-        settings = longer(config, planned, fewest)
+        remedy = f"Try {longer(config, planned, fewest)}."
+        hours, chosen = config.auto.hours, config.auto.chosen.get("train.epochs", GIVEN)
+        if hours and chosen != GIVEN:
+            more = hours * fewest / planned.steps
+            remedy = (
+                f"They are what auto.hours={hours:g} is estimated to allow here: auto.hours="
+                f"{more:.2g} allows {fewest:,}."
+            )
         share = train.batch_size / planned.images
         whole = f" (a batch is {share:.0%} of the images)" * (share > 0.1)
         yield Finding(
             "watch",
             f"{planned.steps:,} optimizer steps are few{whole}: {fewest:,} or more are usual for "
             "such a model",
-            f"Try {settings}.",
+            remedy,
         )
     share = optim.warmup_epochs / train.epochs
     if share > LONG_WARMUP:

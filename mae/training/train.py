@@ -82,6 +82,7 @@ def train(
     is_main = accelerator.is_main_process
     keep_freed_memory(accelerator.device)
     lifecycle.run_cleanup.enter_context(attention_kernel(config.train))
+    config = run.with_recorded_trackers(config)
     notes = run.check(config)
     setup = build_setup(config, accelerator, source)
     config = setup.config

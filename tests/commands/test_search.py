@@ -45,6 +45,20 @@ def test_a_file_finds_its_copy_and_samples_do_not_find_themselves(data, tmp_path
     assert "finds itself first" not in (tmp_path / "two.html").read_text()
 
 
+def test_a_file_among_those_searched_does_not_find_itself(data, tmp_path, make_image):
+    (photos := tmp_path / "photos").mkdir()
+    for number in range(5):
+        Image.fromarray(make_image(number, 200)).save(photos / f"{number}.png")
+    (photos / "copy.png").write_bytes((photos / "2.png").read_bytes())
+    words = ["--among", str(photos), "--workers", "0", "--out", str(tmp_path / "a.png")]
+    assert main(["search", str(data / "run"), str(photos / "2.png"), "-k", "2", *words]) == 0
+    (query,) = json.loads((tmp_path / "a.json").read_text())["queries"]
+    keys = [one["key"] for one in query["found"]]
+    assert keys[0] == "copy.png" and "2.png" not in keys  # a copy is a find
+    with Image.open(tmp_path / "a.png") as sheet:
+        assert sheet.height > 160  # the photographs, not the encoder's few pixels
+
+
 def test_an_index_gives_the_same_and_its_recall(data, tmp_path, capsys):
     reports = []
     for index in ("exact", "approximate"):

@@ -40,9 +40,10 @@ def test_former_switches_of_trackers_are_names_in_the_list(tmp_path):
         path.write_text(written)
         return [*load_config(path, [TRAIN, *words]).log.trackers]
 
-    assert trackers() == ["wandb"]
+    assert trackers() == ["wandb-offline"]
+    assert trackers("log.wandb=true") == ["wandb"]
     assert trackers("log.wandb=false") == []
-    assert trackers("log.tensorboard=true") == ["wandb", "tensorboard"]
+    assert trackers("log.tensorboard=true") == ["wandb-offline", "tensorboard"]
     written = "log: {wandb: false}"
     assert trackers(written=written) == []
     assert trackers("log.tensorboard=true", written=written) == ["tensorboard"]

@@ -9,7 +9,7 @@ from tests.config.test_loading import refused
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.epochs=30"], "optim.warmup_epochs: 40, but train.epochs is only 30"),
+        (["train.epochs=30"], "but train.epochs is only 30: give optim.warmup_epochs=3, too"),
         (["data.scale=[0.5, 0.2]"], "data.scale: [0.5, 0.2] is no range of positive numbers"),
         (["data.scale=[0, 1]"], "data.scale: [0, 1] is no range of positive numbers"),
         (["data.scale=[0.5, 1.5]"], "data.scale: a crop of 1.5 times the image's area"),
@@ -38,7 +38,8 @@ def test_all_conflicts_are_reported_with_their_source(write):
     path = write("data: {mean: [0.5], std: [0.5]}\noptim: {warmup_epochs: 9}\ntrain: {epochs: 9}\n")
     hint = "(data.own_statistics=true measures them)"
     assert refused(path, "data.ratio=[2, 1]") == [
-        f"{path}: optim.warmup_epochs: 9, but train.epochs is only 9",
+        f"{path}: optim.warmup_epochs: 9, but train.epochs is only 9: "
+        "give optim.warmup_epochs=0.9, too",
         "command line: data.ratio: [2, 1] is no range of positive numbers",
         f"{path}: data.mean: 1 numbers for data.in_chans = 3 {hint}",
         f"{path}: data.std: 1 numbers for data.in_chans = 3 {hint}",

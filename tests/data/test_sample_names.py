@@ -18,3 +18,14 @@ def test_key_and_class_by_name_or_number(make_shards, tmp_path):
     assert sample_name(named.changed(class_names=("eel", "fly", "gnu")), 1) == "sample-00001\nfly"
     none = named.changed(label=named.label[:] * 0 - 1)
     assert sample_name(none, 1) == "sample-00001"
+
+
+def test_the_file_that_a_sample_was_packed_from(make_shards, tmp_path):
+    plain = manifest_of(tmp_path, make_shards).changed(class_names=())
+    rows = "key\tfile\nsample-00001\tcats/IMG_0010.jpg\nsample-00002\tIMG\x1b.jpg\n"
+    (tmp_path / "sources.tsv").write_text(rows)
+    assert sample_name(plain, 1).partition("\n")[0] == "IMG_0010.jpg"
+    assert "\x1b" not in sample_name(plain, 2)
+    assert sample_name(plain, 3).startswith("sample-00003")  # not in the table
+    (tmp_path / "sources.tsv").write_text("")
+    assert sample_name(plain, 1).startswith("sample-00001")

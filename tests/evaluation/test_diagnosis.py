@@ -1,4 +1,6 @@
-from mae.evaluation.diagnosis import Finding, RunRecord, diagnose_run
+import pytest
+
+from mae.evaluation.diagnosis import Finding, RunRecord, diagnose_run, recent
 
 HEALTH = {
     "epoch": 90.0,
@@ -46,3 +48,28 @@ def test_warmup_comes_from_the_settings():
     assert diagnose_run(RunRecord(health=[early]))[0].level == "bad"
     during = RunRecord(health=[early], settings={"optim.warmup_epochs": 100})
     assert "RankMe" not in "".join(finding.text for finding in diagnose_run(during))
+
+
+def flat(lr_of):
+    """Rows of a run whose loss is steady, with a learning rate by place."""
+    return [
+        {"step": 20 * i, "epoch": float(i), "loss": 0.6, "lr": lr_of(i), "grad_norm": 1.0}
+        for i in range(1, 101)
+    ]
+
+
+def test_a_steady_loss_says_nothing_where_the_learning_rate_has_ended():
+    (steady,) = (one for one in diagnose_run(RunRecord(flat(lambda i: 1e-3))) if "Loss" in one.text)
+    assert "It has converged, or does not learn" in steady.reason
+    cooled = RunRecord(flat(lambda i: 1e-5 * (100 - i)))
+    (steady,) = (one for one in diagnose_run(cooled) if "Loss" in one.text)
+    assert steady.level == "note" and "where the learning rate is near 0" in steady.text
+    assert "nothing about whether longer training" in steady.reason
+
+
+def test_the_end_of_a_run_is_a_mean_over_steps_not_one_odd_step():
+    rows = [{"step": 20 * i, "loss": 0.65} for i in range(1, 11)]
+    odd = [*rows, {"step": 201, "loss": 0.25}]
+    assert recent(odd, "loss") == pytest.approx(0.65 - 0.4 / 81)
+    assert recent(odd[-1:], "loss") == 0.25 and recent([], "loss") is None
+    assert recent([*rows, {"step": 201, "loss": float("nan")}], "loss") is None

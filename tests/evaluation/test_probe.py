@@ -9,6 +9,7 @@ from mae.base.errors import UserError
 from mae.evaluation.probe import (
     FIXED,
     draw_samples,
+    in_span,
     is_edge,
     probe,
     regularisation_path,
@@ -149,3 +150,29 @@ def test_fits_that_were_stopped_are_counted():
     assert stopped.iterations == 2
     score = repeated_probe(train, labels, train, labels, splits=1).scores[0]
     assert score.converged and 2 < score.iterations < 500 and score.unfinished == 0
+
+
+def test_few_labels_are_fitted_in_their_span_with_the_same_predictions(monkeypatch):
+    """300 columns of 60 rows: as raw pixels of few images."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    centres = 0.3 * rng.standard_normal((3, 300))
+    train, test = (
+        (centres[labels] + rng.standard_normal((60, 300))).astype(np.float32) for _ in range(2)
+    )
+    scaled, held_out = standardise(train, test)
+    reduced, projected = in_span(scaled, held_out)
+    assert reduced.shape[1] == 59  # the mean is gone
+    np.testing.assert_allclose(reduced @ reduced.T, scaled @ scaled.T, atol=2e-3)
+    np.testing.assert_allclose(projected @ reduced.T, held_out @ scaled.T, atol=2e-3)
+    strengths = (1e-3, 1e-2, 1e-1)
+    fast = regularisation_path(scaled, labels, held_out, strengths, 500)
+    monkeypatch.setattr("mae.evaluation.probe.MOST_IN_SPAN", 0)
+    slow = regularisation_path(scaled, labels, held_out, strengths, 500)
+    for ours, theirs in zip(fast, slow, strict=True):
+        np.testing.assert_array_equal(ours.predicted, theirs.predicted)
+
+
+def test_many_labels_are_fitted_as_they_are():
+    train = np.zeros((50, 60), np.float32)
+    assert all(one is train for one in in_span(train, train))

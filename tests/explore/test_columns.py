@@ -68,6 +68,12 @@ def test_what_cannot_be_a_colour_is_named(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize(("shards", "shown"), [("abc", False), ("aab", True)])
+def test_the_files_of_a_folder_are_no_column_and_no_note(shards, shown):
+    found = module._classes("shard", [f"photos/{name}.png" for name in shards])
+    assert isinstance(found, Classes) == shown and (shown or found is None)
+
+
 def test_texts_lose_control_characters_and_secrets(tmp_path):
     odd = "s3://bucket/a?X-Amz-Signature=abc\x1b[2J"
     (one,), _ = found(tmp_path, **{"na\x07me": [odd, "b\u202e", "b\u202e"]})

@@ -10,7 +10,7 @@ import yaml
 from mae.config.sections import Config
 from mae.objectives import registry
 from mae.objectives.declaration import Chart, Curve
-from mae.report.figures import draw, learning, marks
+from mae.report.figures import draw, learning, line, marks, usual_maximum
 from mae.report.run_record import read_record
 from tests.report.folders import metric_rows, write_classifier_run, write_panel, write_rows
 from tests.report.folders import write_run as write_mae_run
@@ -119,3 +119,15 @@ def test_a_chart_without_its_own_curves_is_not_drawn(tmp_path):
     record = read_record(write_mae_run(tmp_path / "run"))
     lines = (Curve("absent", "x"), Curve("chance", "chance", "health", is_reference=True))
     assert not draw(Chart("Nothing", lines), record.recorded, marks(record))
+
+
+@pytest.mark.parametrize(("start", "top"), [(1.5, 1.5), (0.9, 0.9), (40.0, 0.8)])
+def test_the_first_fall_is_on_the_axis_unless_it_flattens_the_rest(start, top):
+    falling = [(float(x), 0.8 - 0.002 * (x - 11)) for x in range(11, 101)]
+    curve = line([{"step": x, "loss": y} for x, y in [(5.0, start), *falling]], "loss")
+    assert usual_maximum(10.0, curve) == pytest.approx(top, abs=0.005)
+    after = [(101.0, 1.9), *((102.0 + i, 0.5) for i in range(200))]
+    spiked = curve._replace(points=[*curve.points, *after])
+    maximum = usual_maximum(10.0, spiked)
+    assert maximum is not None and maximum < max(1.6, top + 0.01)
+    assert usual_maximum(1000.0, curve) is None

@@ -1,5 +1,6 @@
 """`mae pretrain auto`: printed and recorded choices, overrides, resume, refusals, two processes."""
 
+import json
 import shutil
 
 import pytest
@@ -71,6 +72,26 @@ def test_the_same_command_resumes_with_what_is_recorded(run, shards, tmp_path, c
     assert "holds a run with other settings" in capsys.readouterr().err
 
 
+def test_other_hours_are_refused_where_a_run_is_planned(run, shards, tmp_path, capsys):
+    shutil.copytree(run, out := tmp_path / "run")
+    assert auto(out, shards, *QUIET, "auto.hours=2") == 2
+    printed = capsys.readouterr().err
+    assert f"auto.hours: 2 has no effect: {out} was planned for 0.0001 h" in printed
+    assert "train.epochs=… to shorten or lengthen this run (3)" in printed
+    assert auto(out, shards, *QUIET) == 0  # what was typed left out: the plan stays recorded
+    assert recorded_config(out).auto.hours == 0.0001
+
+
+def test_the_warm_up_goes_with_the_epochs_of_a_resumed_run(run, shards, tmp_path, capsys):
+    shutil.copytree(run, out := tmp_path / "run")
+    recorded = recorded_config(run)
+    assert auto(out, shards, *QUIET, "train.epochs=6") == 0
+    longer = recorded_config(out)
+    assert longer.optim.warmup_epochs == pytest.approx(2 * recorded.optim.warmup_epochs, rel=0.1)
+    assert auto(out, shards, *QUIET, "train.epochs=0.5") == 2  # less than the warm-up was
+    assert "stands at step" in capsys.readouterr().err
+
+
 def test_a_share_of_a_folder_is_held_out_and_stays_so(make_image, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mae.training.auto.FEWEST_HELD_OUT", 2)
     (photos := tmp_path / "photos").mkdir()
@@ -78,8 +99,11 @@ def test_a_share_of_a_folder_is_held_out_and_stays_so(make_image, tmp_path, caps
         Image.fromarray(make_image(number, 16)).save(photos / f"{number:02d}.png")
     packed = f"data.packed_dir={tmp_path}/packed"
     assert auto(tmp_path / "run", photos, *SHORT, packed) == 0
-    assert "2 images held out" in capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert recorded_config(tmp_path / "run").data.val_share == 0.05
+    images = json.loads((tmp_path / "run" / "starts.jsonl").read_text())["dataset"]
+    assert images["held_out"] + images["images"] == 40
+    assert f" {images['held_out']} images held out" in printed  # by names: not 5 % to the image
     assert (tmp_path / "run" / "health.jsonl").exists()
     copies = list((tmp_path / "packed").iterdir())
     assert auto(tmp_path / "run", photos, *SHORT, packed) == 0  # resumed, with the same copy

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mae.config.loading import load_config
+from mae.config.sections import AutoConfig
 from mae.training.plan import make_plan
 from mae.training.short_plans import Length, about_length, longer
 
@@ -70,3 +71,15 @@ def test_the_smaller_batch_costs_nothing_where_it_is_enough():
     config, _ = findings(SMALL, 2556)
     words = longer(config, Length(2556, 999, 6e-4), 4000)
     assert words == "train.batch_size=128 optim.lr=0.00021: 7,988 steps over as many images"
+
+
+def test_a_plan_that_auto_made_is_not_criticised_by_its_own_epochs():
+    config, _ = findings(SMALL, 2556)
+    auto = AutoConfig(hours=0.08, chosen={"train.epochs": "0.08 h of training, by estimate"})
+    length = Length(2556, 1000, 1e-3)
+    (found,) = about_length(config.model_copy(update={"auto": auto}), length)
+    expected = "They are what auto.hours=0.08 is estimated to allow here: auto.hours=0.32 allows"
+    assert found.reason == f"{expected} 4,000."
+    given = AutoConfig(hours=0.08, chosen={"train.epochs": "given"})
+    (found,) = about_length(config.model_copy(update={"auto": given}), length)
+    assert found.reason.startswith("Try train.batch_size=")

@@ -32,6 +32,8 @@ SHORT_EPOCHS = 30
 """epochs below which strong augmentation costs more than it gains"""
 LARGE_CROPS = [0.5, 1.0]
 """area of the crops in such a run, as shares of the image's"""
+EVALUATIONS = 10
+"""evaluations on data.val in a run"""
 WARMUP = 0.05
 """share of the epochs"""
 PUBLISHED_BATCH, PUBLISHED_WARMUP = 1024, 5.0
@@ -41,7 +43,7 @@ PUBLISHED_WIDTH, PUBLISHED_LAYERS = PUBLISHED["base"].width, PUBLISHED["base"].d
 CHOSEN = (
     *("train.batch_size", "train.epochs", "optim.lr", "optim.warmup_epochs"),
     *("finetune.mixup", "finetune.cutmix", "finetune.drop_path", "finetune.layer_decay"),
-    *("finetune.rand_augment", "finetune.random_erasing", "data.scale"),
+    *("finetune.rand_augment", "finetune.random_erasing", "data.scale", "log.health_every"),
 )
 """settings that may be chosen"""
 
@@ -140,6 +142,8 @@ def adapted(
     warmup = float(f"{WARMUP * epochs:.2g}")
     if warmup < PUBLISHED_WARMUP:
         choose("optim.warmup_epochs", warmup, f"{WARMUP:.0%} of {epochs:g} epochs")
+    if epochs > EVALUATIONS:
+        choose("log.health_every", float(math.ceil(epochs / EVALUATIONS)), "about ten evaluations")
     if epochs * images < LONG:
         short = f"pays from {LONG:,} images seen on; here {round(epochs * images):,}"
         for key in ("mixup", "cutmix", "drop_path"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from mae.base.errors import UserError
 from mae.base.machine import Machine
-from mae.config.choices import Choice, is_given, power_of_two
+from mae.config.choices import GIVEN, Choice, is_given, power_of_two
 from mae.data.facts import DataFacts
 from mae.decoding.pixels import FLOAT_BITS
 from mae.objectives.mae.cost import Shape, activation_bytes, operations, parameters
@@ -58,7 +58,7 @@ class Chosen:
     def add(self, key: str, value: Any, reason: str) -> Any:
         """Record a choice; the value that counts: the given one, if any."""
         value = self.given.get(key, value)
-        self.made.append(Choice(key, value, "given" if self.has(key) else reason))
+        self.made.append(Choice(key, value, GIVEN if self.has(key) else reason))
         return value
 
     def has(self, key: str) -> bool:
@@ -69,7 +69,7 @@ class Chosen:
 def choices(facts: DataFacts, machine: Machine, given: Mapping[str, Any]) -> list[Choice]:
     """All choices; `given`: settings of the user as section.key → value, which replace them."""
     chosen = Chosen(given)
-    hours = given.get("auto.hours") or (HOURS_ON_GPU if machine.has_gpu else HOURS_ON_CPU)
+    hours = _choose_hours(chosen, machine)
     budget = hours * 3600 * machine.speed
     pixels = _choose_images(chosen, facts, machine)
     patch = _choose_patch(chosen, pixels, machine, enlargement(facts))
@@ -84,6 +84,16 @@ def choices(facts: DataFacts, machine: Machine, given: Mapping[str, Any]) -> lis
     _choose_schedule(chosen, facts, machine, size, budget / cost, hours)
     _choose_process(chosen, facts, machine, shape, hours)
     return chosen.made
+
+
+def _choose_hours(chosen: Chosen, machine: Machine) -> float:
+    """Choose the hours of training that are planned for."""
+    given = chosen.given.get("auto.hours")
+    usual = HOURS_ON_GPU if machine.has_gpu else HOURS_ON_CPU
+    where = "with a GPU" if machine.has_gpu else "without a GPU"
+    reason = GIVEN if given else f"planned {where}, where nothing is given"
+    chosen.made.append(Choice("auto.hours", given or usual, reason))
+    return given or usual
 
 
 def _choose_images(chosen: Chosen, facts: DataFacts, machine: Machine) -> tuple[int, int]:
@@ -181,7 +191,7 @@ def _choose_encoder(
     """Choose encoder and decoder; returns their size."""
     given = chosen.given
     if chosen.has("model.encoder") or chosen.has("model.encoder_kwargs"):
-        size, reason = size_of(given), "given"
+        size, reason = size_of(given), GIVEN
     elif machine.has_gpu:
         is_many = facts.images >= MANY
         size = BASE if is_many else SMALL

@@ -20,6 +20,11 @@ MOST_FLAT = 0.3
 """share of patches that vary by less than a level, above which normalised targets are mostly
 rounding"""
 
+OF_NORMALISED = (
+    " Pixels are normalised within each patch (model.norm_pix_loss): values far below those of "
+    "plain pixels are usual, and the two do not compare."
+)
+
 
 def about_mask_ratio(ratio: float, patches: int | None) -> Iterator[Finding]:
     """Findings on a mask that hides too little, or leaves too little; `patches` of an image."""
@@ -124,7 +129,8 @@ def diagnose(run: RunRecord) -> Iterator[Finding]:
         yield Finding(
             "good" if beaten else "note",
             f"Held-out R² {r2:.2f}" + f", above {' and '.join(beaten)}" * bool(beaten),
-            "Share of the hidden pixels' variance that is explained, on images it never saw.",
+            "Share of the hidden pixels' variance that is explained, on images it never saw."
+            + OF_NORMALISED * bool(run.settings.get("model.norm_pix_loss")),
         )
     yield from about_targets(run)
     seen = series(metrics, "r2", warmup_epochs)

@@ -82,6 +82,19 @@ class Run:
             raise UserError(f"output: {self.folder} is not empty and holds no run")
         return []
 
+    def with_recorded_trackers(self, config: Config) -> Config:
+        """Settings with the trackers that the folder has recorded, where none are given.
+
+        A run goes on as it was started, whatever the default is by then: nothing is uploaded
+        that was not, and what was uploaded goes on.
+        """
+        if "trackers" in config.log.model_fields_set or not self.config_file.exists():
+            return config
+        trackers = config_as_recorded(self.folder).log.trackers
+        return config.model_copy(
+            update={"log": config.log.model_copy(update={"trackers": trackers})}
+        )
+
     def open(self, config: Config) -> list[str]:
         """Create and lock the folder and record the settings; UserError where that fails.
 

@@ -12,6 +12,7 @@ from mae.objectives.registry import declaration
 from mae.training.checkpoint.run import Run
 from mae.training.meter import Meter
 from mae.training.plan import TrainingSetup
+from mae.training.planned_hours import PlanWatch
 from mae.training.safety.findings import FindingWarnings
 from mae.training.safety.guard import Guard, Quarantine, Rollback
 from mae.training.tracking.progress_line import metrics_row, progress_line
@@ -50,6 +51,7 @@ class Monitor:
         skipped = run.last_metrics().get("skipped")
         self.guard = Guard(config.guard, skipped if isinstance(skipped, int) else 0)
         self.findings = FindingWarnings(config, self.declared, tracker.print_line)
+        self.plan_watch = PlanWatch(config, self.plan.steps)
         self.hint = DataWaitHint(remedies_for_run(config, accelerator.device))
         self.begin()
 
@@ -73,8 +75,9 @@ class Monitor:
         batch_size = self.plan.sharding.batch_size
         self.tracker.report(row, progress_line(row, self.plan.steps, batch_size, self.declared))
         self.findings.add_metrics(row)
-        if hint := self.hint(self.clock):
-            self.tracker.print_line(hint)
+        for line in (self.hint(self.clock), self.plan_watch(self.clock.elapsed, step)):
+            if line:
+                self.tracker.print_line(line)
         if self.accelerator.is_main_process:
             for number in skipped:
                 self._event(number, "skip", "gradient not finite")

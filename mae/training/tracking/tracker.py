@@ -14,6 +14,7 @@ from mae.base.errors import UserError
 from mae.base.output import print_error
 from mae.base.progress import TICK, busy
 from mae.base.redaction import redacted
+from mae.config.migration import OFFLINE
 from mae.config.sections import Config, LogConfig
 from mae.training.checkpoint.run import Run
 from mae.training.tracking.services import SERVICES, ServiceTracker
@@ -151,8 +152,10 @@ def start_backends(run: Run, config: Config, step: int) -> dict[str, Backend]:
     backends: dict[str, Backend] = {}
     for name in dict.fromkeys(config.log.trackers):
         with busy(f"starting {name}"):
-            if name == "wandb":
-                backend = start_wandb(run, config)
+            if name in ("wandb", OFFLINE):
+                if "wandb" in config.log.trackers and name == OFFLINE:
+                    continue  # one run of both names
+                backend = start_wandb(run, config, offline=name == OFFLINE)
             else:
                 backend = _start(name, run, config, step)
         if backend is not None:

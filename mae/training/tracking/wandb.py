@@ -1,4 +1,4 @@
-"""Weights & Biases backend: metrics and pictures, online with a login, else in RUN/wandb."""
+"""Weights & Biases backend: metrics and pictures in RUN/wandb, or uploaded, where asked for."""
 
 import os
 import secrets
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from mae.base.output import print_error
 from mae.base.redaction import redacted, without_secrets
 from mae.config.sections import Config
 from mae.training.checkpoint.run import Run
@@ -44,11 +45,13 @@ class WandbTracker:
         self.run.finish()
 
 
-def start_wandb(run: Run, config: Config) -> WandbTracker | None:
+def start_wandb(run: Run, config: Config, *, offline: bool = False) -> WandbTracker | None:
     """Start the wandb run of this folder, or resume it after a restart; None: not tracked.
 
-    The environment variable WANDB_MODE is respected.  The id of the run is in the file
-    `wandb-id`.  An error is printed in one line and never prevents training.
+    With `offline` nothing is uploaded, whatever the login and WANDB_MODE; else a line says where
+    metrics and pictures go, where somebody is logged in.  WANDB_MODE (offline, disabled) is
+    respected.  The id of the run is in the file `wandb-id`.  An error is printed in one line and
+    never prevents training.
     """
     chosen = os.environ.get("WANDB_MODE")
     if chosen == "disabled":
@@ -57,10 +60,12 @@ def start_wandb(run: Run, config: Config) -> WandbTracker | None:
         import wandb
 
         wandb.setup(wandb.Settings(silent=True))
-        if chosen == "offline" or not wandb.login(prompt=False, verify=False):
+        if offline or chosen == "offline" or not wandb.login(prompt=False, verify=False):
             return _init(run, config, "offline")
         try:
-            return _init(run, config, "online")
+            tracker = _init(run, config, "online")
+            print_error(f"wandb: metrics and pictures are uploaded to {tracker.run.url}")
+            return tracker
         except Exception as error:
             print(f"wandb: offline from here: {_line(error)}", file=sys.stderr, flush=True)
             wandb.teardown()  # otherwise wandb takes the run as still starting

@@ -63,3 +63,10 @@ def test_others_follow_what_is_given():
     assert found["optim.lr"] == pytest.approx(2e-3 * (128 / 1024) ** 0.5, rel=0.02)
     assert found["optim.warmup_epochs"] == 1.0
     assert "optim.lr" not in chosen(1000, **{"optim.blr": 1e-3})
+
+
+def test_short_runs_are_evaluated_about_ten_times():
+    assert chosen(1000)["log.health_every"] == 10
+    assert chosen(1000, **{"train.epochs": 45})["log.health_every"] == 5
+    assert "log.health_every" not in chosen(1000, **{"train.epochs": 8})
+    assert "log.health_every" not in chosen(1000, **{"log.health_every": 1})

@@ -203,3 +203,13 @@ def test_flat_patches_under_normalised_targets_are_named():
     assert text == "60% of the patches are flat: they vary by less than one level"
     assert warnings_of(flat, **{"model.norm_pix_loss": False}) == []
     assert warnings_of({"flat_patches": 0.1}) == []
+
+
+def test_r2_of_normalised_patches_is_said_not_to_compare():
+    def reason(normalised):
+        settings = WARMUP | {"model.norm_pix_loss": normalised}
+        found = findings(rows(), [HEALTHY], **settings)
+        return next(one.reason for one in found if one.text.startswith("Held-out R²"))
+
+    assert "values far below those of plain pixels are usual" in reason(True)
+    assert "plain pixels" not in reason(False)

@@ -219,9 +219,19 @@ def test_tensorboard_that_cannot_start_stops_nothing(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("tensorboard: not tracking: ")
 
 
-def test_wandb_is_asked_for_by_default_and_off_by_a_setting():
-    assert Config().log.trackers == ("wandb",)
+def test_nothing_is_uploaded_by_default_and_a_setting_turns_all_off():
+    assert Config().log.trackers == ("wandb-offline",)
     assert not load_config(None, ["data.train=x.tar", "log.trackers=[]"]).log.trackers
+
+
+@pytest.mark.parametrize("recorded", ["[wandb]", "[]"])
+def test_a_run_goes_on_with_the_trackers_it_was_started_with(tmp_path, recorded):
+    start = load_config(None, ["data.train=x.tar", f"log.trackers={recorded}"])
+    (run := Run(tmp_path / "run")).open(start)
+    again = load_config(None, ["data.train=x.tar"])
+    assert run.with_recorded_trackers(again).log.trackers == start.log.trackers
+    typed = load_config(None, ["data.train=x.tar", "log.trackers=wandb-offline"])
+    assert run.with_recorded_trackers(typed).log.trackers == ("wandb-offline",)
 
 
 def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path):

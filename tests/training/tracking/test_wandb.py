@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,16 +40,17 @@ from mae.training.tracking.tracker import Tracker
 folder, addresses, server, key = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3], sys.argv[4]
 wandb_tracker.INIT_SECONDS = wandb_tracker.FINISH_SECONDS = 2
 mixture = (MixturePart(shards=("s3://bucket/x.tar?X-Amz-Signature=TheMixture",)),)
-config = Config(data=DataConfig(train=addresses[:1], val=addresses[1:], mixture=mixture))
+data = DataConfig(train=addresses[:1], val=addresses[1:], mixture=mixture)
+config = Config(data=data, log=LogConfig(trackers=("wandb",)))
 sys.argv = ["mae", "pretrain", f"data.train={addresses[0]}", f"data.val=[{addresses[1]}]"]
 
-def go(name, start, steps):
+def go(name, start, steps, config=config):
     run = Run(Path(folder) / name)
     run.folder.mkdir(exist_ok=True)
     began = time.monotonic()
     tracker = Tracker(run, config, is_main=True, step=start)
     seconds = time.monotonic() - began
-    backend = tracker.backends.get("wandb")
+    (backend,) = tracker.backends.values()
     result = {"seconds": seconds, "id": backend and backend.run.id}
     for step in steps:
         tracker.report({"step": step, "loss": 0.5}, "")
@@ -66,6 +68,9 @@ for name, address in (("unreachable", "http://127.0.0.1:9"), ("refused", server)
     os.environ["WANDB_BASE_URL"] = address
     print(f"{name}:", file=sys.stderr, flush=True)
     go(name, 0, [1, 2])
+wandb.teardown()
+print("private:", file=sys.stderr, flush=True)
+go("private", 0, [1, 2], Config(data=data))
 assert sys.argv[2].endswith("=TheSignature")  # put back
 """
 
@@ -155,13 +160,35 @@ def test_two_starts_are_one_run_and_no_row_is_lost(wandb_runs):
 )
 def test_a_server_that_fails_costs_one_line_and_little_time(wandb_runs, name, reason):
     folder, printed = wandb_runs
-    said = printed.split(f"{name}:\n")[1].split("refused:\n")[0].splitlines()
+    said = printed.split(f"{name}:\n")[1].split("refused:\n")[0].split("private:\n")[0].splitlines()
     lines = [line for line in said if line.startswith("wandb: ")]
     assert len(lines) == 1, said
     assert lines[0].startswith("wandb: offline from here: ") and reason in lines[0]
     times = json.loads((folder / f"{name}-0.json").read_text())
     assert times["seconds"] < 2 + 25 and times["closing"] < 2 + 10  # a busy machine's patience
     assert [row["step"] for row in rows(folder / name) if "loss" in row] == [1, 2]
+
+
+def test_the_default_stays_on_the_machine_with_a_login_too(wandb_runs):
+    """A login is tried, and refused, by `wandb` alone."""
+    folder, printed = wandb_runs
+    assert "wandb: " not in printed.split("private:\n")[1]
+    assert [row["step"] for row in rows(folder / "private") if "loss" in row] == [1, 2]
+
+
+def test_uploads_are_said_with_their_address(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    anything = SimpleNamespace(setup=lambda *_: None, Settings=dict, login=lambda **_: True)
+    monkeypatch.setitem(sys.modules, "wandb", anything)
+    began = SimpleNamespace(
+        url="https://wandb.example/me/mae/runs/1", define_metric=lambda *_, **__: None
+    )
+    monkeypatch.setattr(wandb, "_init", lambda run, config, mode: wandb.WandbTracker(began))
+    start_wandb(*opened(tmp_path / "run"))
+    line = "wandb: metrics and pictures are uploaded to https://wandb.example/me/mae/runs/1\n"
+    assert capsys.readouterr().err == line
+    start_wandb(*opened(tmp_path / "other"), offline=True)
+    assert not capsys.readouterr().err
 
 
 def test_no_secret_is_on_disk(wandb_runs):

@@ -1,0 +1,63 @@
+"""Planned hours of `mae pretrain auto` beside the measured speed: a warning where they are missed.
+
+The plan is made from an estimate of the machine, which other programs on it do not change.
+"""
+
+from mae.config.choices import GIVEN
+from mae.config.sections import Config
+
+MISSED, MISSED_IN_DRY_RUN = 2.0, 1.25
+"""ratio of needed to planned time from which it is named"""
+LEAST_SECONDS, LEAST_SHARE = 30.0, 0.1
+"""training before the speed counts as measured: seconds, or a share of shorter plans"""
+
+
+def missed_plan(
+    config: Config, seconds: float, ratio: float, *, is_new: bool = False
+) -> str | None:
+    """Line on a plan that needs `seconds`, more than `ratio` times its hours; None: it does not.
+
+    Epochs that the user has given are no plan.  `is_new`: its folder holds no run yet.
+    """
+    hours, chosen = config.auto.hours, config.auto.chosen
+    if hours is None or chosen.get("train.epochs", GIVEN) == GIVEN:
+        return None
+    needed = seconds / 3600
+    if needed <= ratio * hours:
+        return None
+    share = hours / needed
+    epochs = config.train.epochs * share
+    shorter = f", or with train.epochs={epochs:.2g} for a shorter one" * (epochs >= 1)
+    return (
+        f"planned for {hours:g} h, but at the measured speed the run takes {needed:.2g} h (a slow "
+        f"or busy machine?). To be done in {hours:g} h, type the command with "
+        f"auto.hours={hours * share:.2g}{'' if is_new else ' and another output='} for a new plan"
+        f"{shorter}"
+    )
+
+
+class PlanWatch:
+    """Warning printed once if a run takes far longer than planned; called at every report."""
+
+    def __init__(self, config: Config, steps: int) -> None:
+        """`steps`: optimizer steps of the whole run."""
+        self.config, self.steps = config, steps
+        planned = 3600 * (config.auto.hours or 0.0)
+        self.least = min(LEAST_SECONDS, LEAST_SHARE * planned)
+        self.last_step: int | None = None
+        """step of the last report; None before the first, whose interval has a slow start"""
+        self.is_done = config.auto.hours is None
+        self.trained, self.elapsed = 0, 0.0
+
+    def __call__(self, seconds: float, step: int) -> str | None:
+        """Add an interval of `seconds` up to `step`; returns the warning once it is due."""
+        last, self.last_step = self.last_step, step
+        if self.is_done or last is None or step <= last:
+            return None
+        self.trained += step - last
+        self.elapsed += seconds
+        if self.elapsed < self.least:
+            return None
+        self.is_done = True
+        line = missed_plan(self.config, self.elapsed / self.trained * self.steps, MISSED)
+        return None if line is None else f"warning  {line} (Ctrl-C stops this run at a checkpoint)"
