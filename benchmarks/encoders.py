@@ -54,7 +54,7 @@ PRETRAINING = """
     log.health_images=10000
 """.split()
 FINETUNING = """
-    optim.lr=1e-3 data.flip=true log.health_every=1000
+    optim.lr=1e-3 data.flip=true log.health_every=1000 finetune.global_pool=avg
 """.split()
 COMMON = ["data.workers=0", "log.trackers=[]", "log.panel_every=0", "model.patch_size=4"]
 
