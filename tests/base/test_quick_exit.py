@@ -32,13 +32,13 @@ def main():
 
 exit_quickly(main)
 """
+USUAL = {"WORLD_SIZE": "1", "PYTHONUNBUFFERED": ""}
 DONE = ["handler", "library", "logged", "thread"]
 
 
 def ended(last, environment=None, **streams):
     command = [sys.executable, "-c", PROGRAM.replace("{last}", last)]
-    usual = {"WORLD_SIZE": "1", "PYTHONUNBUFFERED": ""}
-    environment = os.environ | usual | (environment or {})
+    environment = os.environ | USUAL | (environment or {})
     return subprocess.run(command, env=environment, text=True, stderr=subprocess.PIPE, **streams)
 
 
@@ -47,6 +47,16 @@ def test_threads_handlers_and_buffers_are_done_and_nothing_is_cleaned(code):
     done = ended(f"return {code}", stdout=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (code, "")
     assert sorted(done.stdout.split()) == DONE
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_handlers_registered_before_run_too(code):
+    """Those of a profiler, or of sitecustomize."""
+    own = "import atexit; atexit.register(print, 'earlier')\n"
+    command = [sys.executable, "-c", own + PROGRAM.replace("{last}", f"return {code}")]
+    done = subprocess.run(command, env=os.environ | USUAL, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+    assert sorted(done.stdout.split()) == sorted(["cleaned", "earlier", *DONE])
 
 
 @pytest.mark.parametrize(
