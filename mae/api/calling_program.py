@@ -35,7 +35,7 @@ def one_at_a_time() -> Iterator[None]:
 def kept_state() -> Iterator[None]:
     """Keep random generators, accelerate's state, variables, the hook for tracebacks as they are.
 
-    Freed memory goes back to the system, which a training on a CPU keeps.
+    Freed memory goes back to the system where the training kept it, as one on a CPU does.
 
     A training seeds Python's, NumPy's and torch's generators in every step; accelerate's state, the
     precision among others, is one for the process, and the program may have an Accelerator.

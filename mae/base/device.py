@@ -20,6 +20,8 @@ LARGEST_KEPT = 2**25
 """bytes, glibc's maximum; larger blocks are returned to the system when freed"""
 ADAPTED = 2 * LARGEST_KEPT
 """bytes at the end of the heap that glibc keeps, at most, where it adapts itself"""
+_is_freed_memory_kept = False
+"""True from `keep_freed_memory`, where it changed malloc's settings, to `return_freed_memory`"""
 CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 """a container's CPU limit, two numbers of microseconds: `QUOTA PERIOD`, or `max PERIOD`"""
 MOST_LOADERS = 32
@@ -147,17 +149,24 @@ def keep_freed_memory(device: "torch.device") -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if device.type != "cpu" or mallopt is None:
         return False
+    global _is_freed_memory_kept
     is_set = mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT) and mallopt(M_TRIM_THRESHOLD, NEVER)
+    _is_freed_memory_kept |= bool(is_set)
     return bool(is_set)
 
 
 def return_freed_memory() -> None:
     """Return freed memory to the system, now and from here on: undoes `keep_freed_memory`.
 
-    malloc's settings cannot be read.  These are the ones that it comes to by itself where blocks of
-    32 MB are freed, as in any computation on a CPU.
+    Does nothing where that changed nothing, since any setting ends malloc's own adaptation.  The
+    settings cannot be read.  These are the ones that malloc comes to by itself where blocks of 32
+    MB are freed, as in any computation on a CPU.
     """
+    global _is_freed_memory_kept
+    if not _is_freed_memory_kept:
+        return
+    _is_freed_memory_kept = False
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim"):
-        libc.mallopt(M_TRIM_THRESHOLD, ADAPTED)
+    libc.mallopt(M_TRIM_THRESHOLD, ADAPTED)
+    if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

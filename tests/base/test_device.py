@@ -13,6 +13,7 @@ from mae.base.device import (
     keep_freed_memory,
     loader_count,
     prepare_gpus,
+    return_freed_memory,
     usable_cores,
     worker_count,
 )
@@ -55,6 +56,30 @@ def test_freed_blocks_stay_in_the_heap_on_cpu():
     assert mapped_and_released("cuda")[0] == 6  # glibc's defaults, unchanged
     mapped, released = mapped_and_released("cpu", "undo")
     assert mapped == 0 and released > 0
+
+
+def test_what_was_not_kept_is_not_returned(monkeypatch):
+    """After a training on a GPU, malloc still adapts itself, which any setting would end."""
+    calls = []
+
+    class Libc:
+        def mallopt(self, *setting):
+            calls.append(setting)
+            return 1
+
+        def malloc_trim(self, pad):
+            calls.append(pad)
+
+    monkeypatch.setattr(device, "_is_freed_memory_kept", False, raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Libc())
+    keep_freed_memory(torch.device("cuda"))
+    return_freed_memory()
+    assert not calls
+    keep_freed_memory(torch.device("cpu"))
+    calls.clear()
+    for _ in range(2):
+        return_freed_memory()
+    assert len(calls) == 2  # once
 
 
 def test_without_glibc_nothing_changes(monkeypatch):
