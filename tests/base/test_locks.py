@@ -3,10 +3,14 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
+from filelock import SoftFileLock
 
+from mae.base import locks
 from mae.base.locks import flock, lock_alone, locked
 
 
@@ -66,6 +70,7 @@ def test_a_file_stands_for_a_lock_where_there_are_none(tmp_path, monkeypatch, ca
     def refuse(file, kind):
         raise OSError(code, os.strerror(code))
 
+    monkeypatch.setattr(locks, "PAUSES", (0,))
     monkeypatch.setattr(fcntl, "flock", refuse)
     path = tmp_path / "a.lock"
     for _ in range(2):  # it is gone after each
@@ -73,8 +78,75 @@ def test_a_file_stands_for_a_lock_where_there_are_none(tmp_path, monkeypatch, ca
             with pytest.raises(BlockingIOError), locked(path, wait=False):
                 pass
             assert sorted(one.name for one in tmp_path.iterdir()) == ["a.lock", "a.lock.held"]
-    said = capsys.readouterr().err
-    assert said.count(f"{tmp_path}: no locks on this file system") == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_locks_that_are_refused_for_a_moment_are_still_locks(tmp_path, monkeypatch):
+    answers = iter([errno.ENOLCK, errno.ENOLCK, 0, errno.ENOLCK, 0])  # the probe, and the lock
+    real = fcntl.flock
+
+    def refuse_at_first(file, kind):
+        if code := next(answers, 0):
+            raise OSError(code, os.strerror(code))
+        real(file, kind)
+
+    monkeypatch.setattr(locks, "PAUSES", (0, 0))
+    monkeypatch.setattr(fcntl, "flock", refuse_at_first)
+    with locked(tmp_path / "a.lock"):
+        assert [one.name for one in tmp_path.iterdir()] == ["a.lock"]
+        assert not is_free(str(tmp_path / "a.lock"))
+
+
+def test_a_marker_holds_where_there_are_locks(tmp_path):
+    """As made by a process, or a machine, that found none."""
+    path = tmp_path / "a.lock"
+    with SoftFileLock(tmp_path / "a.lock.held"):
+        assert not is_free(str(path))
+    assert is_free(str(path))
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as gone:
+        pass
+    (tmp_path / "a.lock.held").write_text(f"{gone.pid}\n{host_name()}\n")
+    with locked(path, wait=False):
+        assert not is_free(str(path))
+    assert [one.name for one in tmp_path.iterdir()] == ["a.lock"]
+
+
+def host_name():
+    """The host as filelock writes it."""
+    with tempfile.TemporaryDirectory() as folder, SoftFileLock(Path(folder) / "one") as lock:
+        return Path(lock.lock_file).read_text().splitlines()[1]
+
+
+def test_the_wait_for_a_marker_of_another_host_names_the_file_once(tmp_path, capsys):
+    path, marker = tmp_path / "a.lock", tmp_path / "a.lock.held"
+    for _ in range(2):
+        marker.write_text("12\nelsewhere?pidns-1f\n")
+        with pytest.raises(BlockingIOError), locked(path, wait=False):
+            pass
+        timer = threading.Timer(0.2, marker.unlink)
+        timer.start()
+        with locked(path):
+            assert timer.finished.is_set()
+        timer.join()
+    line = f"waiting for {marker} (process 12, host elsewhere): delete it if that process is gone\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_look_for_locks_disturbs_nobody(tmp_path, monkeypatch):
+    """Another process tries the lock, without waiting, while this one looks for locks."""
+    path, real, found = tmp_path / "a.lock", fcntl.flock, []
+
+    def look(file, kind):
+        real(file, kind)
+        if kind != fcntl.LOCK_UN:
+            found.append(is_free(str(path)))
+
+    path.touch()
+    monkeypatch.setattr(fcntl, "flock", look)
+    for _ in range(2):
+        with locked(path):
+            pass
+    assert found == [True, False, False]  # one look in a folder; the locks
 
 
 def test_shared_locks_exclude_others_only(tmp_path):
