@@ -145,7 +145,7 @@ def resize(
             f"--img-size: needs a timm encoder, which objective {config.objective} does not have"
         )
     shape = encoder_shape(vit)
-    (h, w), (p, q) = img_size, shape.patch_size
+    (h, w), (p, q) = img_size, adapter_of(vit).unit_size(vit)
     if h % p or w % q:
         raise UserError(f"--img-size: {h} x {w} is no multiple of the patch size, {p} x {q}")
     adapter_of(vit).resize(vit, img_size)
@@ -175,10 +175,12 @@ def features(vit: TimmEncoder, images: Tensor, pool: Pool | None) -> tuple[Tenso
     A model with a classifier head gives its logits [b classes] instead of the vector.
     """
     tokens = vit.forward_features(images)
+    adapter = adapter_of(vit)
+    ordered = adapter.ordered(vit, tokens)
     if vit.num_classes:
-        return tokens, vit.forward_head(tokens)
-    pooled, _ = adapter_of(vit).split(vit, tokens)
-    return tokens, pooled["cls" if pool == "token" else "mean"]
+        return ordered, vit.forward_head(tokens)
+    pooled, _ = adapter.split(vit, tokens)
+    return ordered, pooled["cls" if pool == "token" else "mean"]
 
 
 @torch.no_grad()

@@ -69,13 +69,16 @@ def create_vit(
     arguments |= usual_arguments(name, arguments)
     try:
         vit = timm.create_model(name, **arguments)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, LookupError, AssertionError, RuntimeError) as error:
         raise UserError(f"model: timm cannot build {name} with {arguments}: {error}") from None
     vit = supported(vit, name)
-    if patch_size not in (None, (side := encoder_shape(vit).patch_size[0])):
+    shape = encoder_shape(vit)
+    if patch_size not in (None, (side := shape.patch_size[0])):
         raise UserError(
             f"model.patch_size: {patch_size}, but model.encoder_kwargs make patches of {side} px"
         )
+    if img_size is not None and img_size != shape.img_size:
+        raise does_not_divide(img_size, adapter_of(vit).unit_size(vit))
     return vit
 
 
@@ -99,13 +102,18 @@ def encoder_shape(encoder: nn.Module) -> EncoderShape:
 
 def check_sizes(vit: TimmEncoder) -> TimmEncoder:
     """`vit`; UserError unless the patch size divides the image, and 4 divides the width."""
-    shape = encoder_shape(vit)
-    (h, w), (p, q) = shape.img_size, shape.patch_size
-    if h % p or w % q:
-        raise UserError(f"data.img_size: {h} x {w} does not divide into patches of {p} x {q}")
+    shape, unit = encoder_shape(vit), adapter_of(vit).unit_size(vit)
+    if any(side % part for side, part in zip(shape.img_size, unit, strict=True)):
+        raise does_not_divide(shape.img_size, unit)
     if shape.embed_dim % 4:
         raise UserError(f"model.encoder: a width of {shape.embed_dim} must divide by 4")
     return vit
+
+
+def does_not_divide(img_size: tuple[int, int], size: tuple[int, int]) -> UserError:
+    """Error of images that do not divide into patches, or mask units, of `size` pixels."""
+    (h, w), (p, q) = img_size, size
+    return UserError(f"data.img_size: {h} x {w} does not divide into patches of {p} x {q}")
 
 
 def refuse_unsupported(vit: TimmEncoder, name: str) -> TimmEncoder:

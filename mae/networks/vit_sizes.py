@@ -37,7 +37,12 @@ class VitSize(NamedTuple):
 
 
 def vit_size(encoder: str, encoder_kwargs: Mapping[str, Any]) -> VitSize:
-    """Size by the arguments `embed_dim` and `depth`, else the word in timm's name, else ViT-B's."""
+    """Size by the arguments `embed_dim` and `depth`, else the word in timm's name, else ViT-B's.
+
+    Of a Hiera its blocks in all, and its last width: each stage doubles it.
+    """
+    if encoder.startswith("hiera_"):
+        return _hiera_size(encoder, encoder_kwargs)
     word = next((word for word in PUBLISHED if f"_{word}_" in encoder), "base")
     width, depth = encoder_kwargs.get("embed_dim"), encoder_kwargs.get("depth")
     return VitSize(
@@ -45,3 +50,25 @@ def vit_size(encoder: str, encoder_kwargs: Mapping[str, Any]) -> VitSize:
         width if isinstance(width, int) else PUBLISHED[word].width,
         depth if isinstance(depth, int) else PUBLISHED[word].depth,
     )
+
+
+HIERA = {
+    "tiny": (96, (1, 2, 7, 2)),
+    "small": (96, (1, 2, 11, 2)),
+    "base": (96, (2, 3, 16, 3)),
+    "base_plus": (112, (2, 3, 16, 3)),
+    "large": (144, (2, 6, 36, 4)),
+    "huge": (256, (2, 6, 36, 4)),
+}
+"""word in timm's name of a Hiera → first width, blocks of each stage"""
+
+
+def _hiera_size(encoder: str, encoder_kwargs: Mapping[str, Any]) -> VitSize:
+    words = [word for word in HIERA if f"_{word}_" in encoder]
+    first, blocks = HIERA[max(words, key=len, default="base")]
+    width, stages = encoder_kwargs.get("embed_dim"), encoder_kwargs.get("stages")
+    if isinstance(stages, list | tuple) and stages and all(isinstance(n, int) for n in stages):
+        blocks = tuple(stages)
+    first = width if isinstance(width, int) else first
+    published = next((word for word in words if word in PUBLISHED), "base")
+    return VitSize(published, first * 2 ** (len(blocks) - 1), sum(blocks))

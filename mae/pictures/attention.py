@@ -73,7 +73,8 @@ def attention_weights(
             attention.fused_attn = was_fused
             before.remove()
             after.remove()
-    if len(calls.queries_and_keys) != 1 or calls.queries_and_keys[0][0].ndim != 4:
+    shapes = [(one.shape, other.shape) for one, other in calls.queries_and_keys]
+    if len(shapes) != 1 or len(shapes[0][0]) != 4 or shapes[0][0][2] != shapes[0][1][2]:
         raise UserError("mae attention: the last block has not one attention of all its tokens")
     q, k = calls.queries_and_keys[0]
     return (q.float() @ k.float().transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)

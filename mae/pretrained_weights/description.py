@@ -38,6 +38,7 @@ def geometry_of(vit: TimmEncoder) -> Geometry:
         activation=activation_of(vit),
         beyond_tensors=beyond_tensors(vit),
         patch_size=encoder_shape(vit).patch_size,
+        position_grid=adapter_of(vit).position_grid(vit),
     )
 
 

@@ -73,11 +73,6 @@ def encoder_positions(
     """
     adapter, own = adapter_of(vit), position_embedding(vit)
     grid, prefix = adapter.position_grid(vit), adapter.position_prefix(vit)
-    if old_grid is not None:
-        # Several positions to a patch, as in Hiera's mask units.
-        each = (side // patches for side, patches in zip(grid, grid_of(vit), strict=True))
-        rows, columns = (old * per for old, per in zip(old_grid, each, strict=True))
-        old_grid = rows, columns
     if tensor.ndim != 3 or own.ndim != 3 or tensor.shape[2] != own.shape[2]:
         return tensor
     if tensor.shape == own.shape and old_grid in (None, grid):
@@ -201,7 +196,7 @@ def load_encoder(
         source[POSITIONS] = encoder_positions(
             source[POSITIONS],
             vit,
-            old_grid=weights.geometry.grid,
+            old_grid=weights.geometry.position_grid or weights.geometry.grid,
             where=where,
             adapt_size=adapt_size,
             notes=notes,

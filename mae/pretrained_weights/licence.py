@@ -17,7 +17,9 @@ PAPERS_RELEASE = re.compile(
 )
 """matches the names of the weights released by the paper's authors, and of copies of them"""
 
-HIERA_RELEASE = re.compile(r"(?:^|[:/])(?:mae_)?hiera_\w+\.pth$", re.IGNORECASE)
+HIERA_RELEASE = re.compile(
+    r"(?:^|[:/])(?:mae_)?hiera_(?:tiny|small|base|base_plus|large|huge)_224\.\w+$", re.IGNORECASE
+)
 """matches the names of the files released by Hiera's authors, which declare no licence"""
 
 DINOV3_RELEASE = re.compile(r"(?:^|[:/])facebook/dinov3-|dinov3_vit\w+_pretrain_\w+", re.IGNORECASE)

@@ -37,6 +37,8 @@ class Geometry(NamedTuple):
     """options that change the outputs, as `EncoderAdapter.beyond_tensors`"""
     patch_size: tuple[int, int] | None = None
     """height and width in pixels; None: those of the projection's kernel"""
+    position_grid: tuple[int, int] | None = None
+    """rows and columns of the absolute positions; None: those of the patches"""
 
 
 class Normalisation(NamedTuple):

@@ -21,6 +21,8 @@ def config_of(**settings) -> Config:
     sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2}
     bits, channels = settings.pop("bits", 8), settings.pop("in_chans", 3)
     kwargs = sizes | settings.pop("kwargs", {})
+    if "stages" in kwargs:  # of a hierarchical encoder, instead of its depth
+        del kwargs["depth"]
     usual = {
         "encoder": "vit_tiny_patch16_224",
         "encoder_kwargs": kwargs,

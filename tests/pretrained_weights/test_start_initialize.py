@@ -104,7 +104,7 @@ def test_a_checkpoint_of_a_run_is_a_source_and_a_damaged_one_is_not(tmp_path, tr
     shutil.copytree(trained, copy)
     checkpoint = checkpoint_of(copy)
     assert find_weights(str(checkpoint)).encoder.keys() == find_weights(str(copy)).encoder.keys()
-    assert find_weights(str(copy)).geometry == (2, (4, 4), 2, 1e-6, "gelu", {}, (4, 4))
+    assert find_weights(str(copy)).geometry == (2, (4, 4), 2, 1e-6, "gelu", {}, (4, 4), (4, 4))
     assert find_weights(str(copy)).normalisation == ((0.5,) * 3, (0.25,) * 3)
     weights = bytearray((checkpoint / "model.safetensors").read_bytes())
     weights[-5] ^= 1

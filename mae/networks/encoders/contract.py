@@ -4,15 +4,15 @@ An encoder is a module of timm's, as `timm.create_model` builds it.  Its adapter
 state, runs it on the visible patches and describes it; the next class of timm's costs one file with
 an adapter, and its name in `registry`.
 
-Patches are the units that are hidden or visible as a whole.  For Vision Transformers they are the
-patches that are projected; for a hierarchical network whose last tokens each cover a mask unit,
-they are these units.  `forward_visible` gives one feature per visible patch.
+Patches are what the last tokens describe.  They are hidden or visible one by one, or, in networks
+of several resolutions, by mask units of several patches.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -25,7 +25,8 @@ class EncoderShape(NamedTuple):
     img_size: tuple[int, int]
     """height and width of the images in pixels"""
     patch_size: tuple[int, int]
-    """height and width in pixels of what is hidden or visible as a whole"""
+    """height and width in pixels of what a token of the last block describes, and the decoder
+    predicts"""
     in_chans: int
     embed_dim: int
     """width of the tokens of `forward_features`, and of what the decoder reads"""
@@ -102,6 +103,14 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
     def initialize(self, encoder: AnyEncoder) -> None:
         """Draw initial weights as in the paper (He et al. 2021, appendix A.1)."""
 
+    def unit_size(self, encoder: AnyEncoder) -> tuple[int, int]:
+        """Height and width in pixels of what is hidden or visible as a whole (default: a patch)."""
+        return self.shape(encoder).patch_size
+
+    def mask_units(self, encoder: AnyEncoder) -> Int[Tensor, "units patches"]:
+        """Patches of each unit that is hidden or visible as a whole (default: single patches)."""
+        return torch.arange(self.shape(encoder).num_patches)[:, None]
+
     @abstractmethod
     def forward_visible(
         self,
@@ -111,10 +120,11 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
     ) -> list[Float[Tensor, "b _ _"]]:
         """`forward_features` of the visible patches only: tokens after each block or stage.
 
-        `visible` holds the normalised pixels of the patches `ids_keep` in `patchify`'s layout.
-        Tokens are [prefix tokens, the patches of `ids_keep`]; those of the last block are
-        normalised as `forward_features` normalises them, and equal it where all patches are
-        visible.
+        `visible` holds the normalised pixels of the patches `ids_keep` in `patchify`'s layout;
+        those of a mask unit follow each other, in the order of `mask_units`.  Tokens of the last
+        block are [prefix tokens, the patches of `ids_keep`], with the final norm that
+        `forward_features` applies, if any, and equal it where all patches are visible.  What
+        `fuse` gets of the stages of a hierarchical network is in an order of their own.
         """
 
     def build_fusion(self, encoder: AnyEncoder) -> nn.Module | None:
@@ -141,6 +151,12 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
         if shape.has_class_token:
             pooled["cls"] = tokens[:, 0]
         return pooled, patches
+
+    def ordered(
+        self, encoder: AnyEncoder, tokens: Float[Tensor, "b t d"]
+    ) -> Float[Tensor, "b t d"]:
+        """Tokens of `forward_features`, normalised, patches by rows (default: unchanged)."""
+        return tokens
 
     def maps(
         self,

@@ -1,9 +1,10 @@
-"""Adapter of timm's Hiera (Ryali et al. 2023, arXiv:2306.00989), whose stages halve the resolution.
+"""Adapter of timm's Hiera (Ryali et al. 2023, arXiv:2306.00989): stages halve the resolution.
 
-What is hidden or visible is a mask unit: the square of pixels that the last stage describes by one
-token (32 x 32 px for images of 224 px).  Tokens of visible units alone pass the stages, as with
-timm's `mask` argument; the tests compare the two.  The decoder reads the sum of all stages, each
-mapped to one token a unit ("multi-scale fusion", section 3.2 and appendix of the paper).
+A mask unit is hidden or visible as a whole: 8 x 8 tokens of the first of four stages, 32 x 32 px.
+Tokens of visible units alone pass the stages, as with timm's `mask` argument; the tests compare the
+two.  The last stage has one token a unit, or, as in the release's pretraining
+(q_pool = 2), 2 x 2 of them.  The decoder reads the sum of stages, each mapped to the last one's
+tokens ("multi-scale fusion").
 """
 
 import math
@@ -19,7 +20,14 @@ from torch import Tensor, nn
 
 from mae.base.errors import UserError
 from mae.networks.encoders.contract import EncoderAdapter, EncoderShape, NamedWeights
-from mae.networks.encoders.hiera_stages import Fusion, pixels_per_token, stage_widths
+from mae.networks.encoders.hiera_stages import (
+    Fusion,
+    by_patches,
+    pixels_per_token,
+    stage_widths,
+    unit_of,
+    unit_tokens,
+)
 from mae.networks.initial_weights import initialize_linears, initialize_projection
 from mae.networks.patches import unpatchify
 
@@ -40,28 +48,38 @@ class HieraAdapter(EncoderAdapter[Hiera]):
     def size_arguments(
         self, patch_size: int | None, given: Mapping[str, Any], name: str
     ) -> dict[str, Any]:
-        """Strides of a mask unit of `patch_size` pixels, projected as in the paper.
+        """Strides and kernels for last tokens of `patch_size` pixels, as in the release.
 
-        The stages after the first one halve the resolution, so that a unit becomes one token.
-        Kernels overlap by the stride less one on either side: 7 px for a stride of 4.
+        Each of `q_pool` stages halves the resolution; a mask unit is a token where all do.  Kernels
+        overlap by the stride less one on either side: 7 px for a stride of 4.
         """
         found: dict[str, Any] = {}
-        pools = len(given["stages"]) - 1 if "stages" in given else POOLS
-        pools = int(given.get("q_pool", pools))
+        stages = given.get("stages", (1,) * (POOLS + 1))
+        if (
+            not isinstance(stages, list | tuple)
+            or len(stages) < 2
+            or not all(isinstance(depth, int) and depth > 0 for depth in stages)
+        ):
+            raise UserError(
+                f"model.encoder_kwargs.stages: {stages}: give the number of blocks of each stage, "
+                "at least two, such as [1, 2, 3]"
+            )
+        pools = given.get("q_pool", len(stages) - 1)
+        if not isinstance(pools, int) or not 0 < pools < len(stages):
+            raise UserError(
+                f"model.encoder_kwargs.q_pool: {pools}: with {len(stages)} stages 1 to "
+                f"{len(stages) - 1} halve the resolution"
+            )
         if "stages" in given:
-            found["q_pool"] = pools
-        side = 2**pools
-        if patch_size is None and "stages" not in given:
-            return found
-        found["mask_unit_size"] = (side, side)
+            found |= {"q_pool": pools, "mask_unit_size": (2 ** (len(stages) - 1),) * 2}
         if patch_size is not None:
-            if patch_size % side:
+            stride, rest = divmod(patch_size, 2**pools)
+            if rest:
                 raise UserError(
-                    f"model.patch_size: {name} halves the resolution {pools} times: its mask units "
-                    f"are multiples of {side} px, not {patch_size} px; for smaller ones set fewer "
-                    "stages, such as model.encoder_kwargs.stages=[1,2,3]"
+                    f"model.patch_size: {name} halves the resolution {pools} times: its last "
+                    f"tokens are multiples of {2**pools} px, not {patch_size} px; for smaller ones "
+                    "set fewer stages, such as model.encoder_kwargs.stages=[1,2,3]"
                 )
-            stride = patch_size // side
             found["patch_stride"] = (stride, stride)
             found["patch_kernel"] = (2 * stride - 1, 2 * stride - 1)
             found["patch_padding"] = (stride - 1, stride - 1)
@@ -85,16 +103,18 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         )
 
     def refusals(self, encoder: Hiera) -> list[str]:
-        """Parts that keep mask units from being left out, or from being one token at the end."""
-        stages, side = len(encoder.stage_ends), encoder.mask_unit_size[0]
-        is_one_token = encoder.q_pool == stages - 1 and all(
-            unit == stride**encoder.q_pool
-            for unit, stride in zip(encoder.mask_unit_size, encoder.q_stride, strict=True)
-        )
+        """Parts that keep mask units from being left out, or from knowing of each other."""
+        steps = len(encoder.stage_ends) - 1
+        side = 2**steps
+        blocks: list[Any] = list(encoder.blocks)
+        windows = "attention within mask units only (model.encoder_kwargs.mask_unit_attn)"
         unsupported = {
             "positions of time": encoder.pos_embed is None,
-            f"mask units of {side} x {side} that do not end as one token": not is_one_token,
+            f"mask units other than {side} x {side}, of {steps + 1} stages": (
+                tuple(encoder.q_stride) != (2, 2) or tuple(encoder.mask_unit_size) != (side, side)
+            ),
             "patch dropout": encoder.patch_drop_rate > 0,
+            windows: all(block.attn.use_mask_unit_attn for block in blocks),
         }
         return [reason for reason, applies in unsupported.items() if applies]
 
@@ -118,49 +138,62 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         visible: Float[Tensor, "b k pixels"],
         ids_keep: Int[Tensor, "b k"],
     ) -> list[Float[Tensor, "b _ _"]]:
-        """Tokens after each stage, in timm's order: [b s·k d], unit by unit in the last axis of k.
+        """Tokens after each stage in timm's order, [token of the unit, unit]; the last by patches.
 
         The projection sees zeros in place of hidden units, since its kernels overlap.
         """
-        shape = self.shape(encoder)
+        shape, per_unit = self.shape(encoder), unit_tokens(encoder)
         canvas = visible.new_zeros(len(visible), shape.num_patches, visible.shape[2])
         canvas = canvas.scatter(1, ids_keep[:, :, None].expand_as(visible), visible)
         tokens = encoder.patch_embed(unpatchify(canvas, shape.img_size, shape.patch_size))
         tokens = encoder.unroll(encoder._pos_embed(tokens))
-        # timm's order has the units in the last axis: [b, token in the unit, unit, d].
-        by_unit = tokens.unflatten(1, (-1, shape.num_patches))
-        ids = ids_keep[:, None, :, None].expand(-1, by_unit.shape[1], -1, by_unit.shape[3])
-        tokens = by_unit.gather(2, ids).flatten(1, 2)
+        by_unit = tokens.unflatten(1, (-1, shape.num_patches // per_unit))
+        ids = unit_of(encoder, ids_keep[:, ::per_unit])[:, None, :, None]
+        tokens = by_unit.gather(2, ids.expand(-1, by_unit.shape[1], -1, by_unit.shape[3]))
+        tokens = tokens.flatten(1, 2)
         features = []
         for number, block in enumerate(encoder.blocks):
             tokens = checkpoint(block, tokens) if encoder.grad_checkpointing else block(tokens)
             if number in encoder.stage_ends:
                 features.append(tokens)
-        return features
+        return [*features[:-1], by_patches(features[-1], per_unit)]
+
+    def unit_size(self, encoder: Hiera) -> tuple[int, int]:
+        """Height and width in pixels of a mask unit."""
+        (p, q), (rows, columns) = encoder.patch_stride, encoder.mask_unit_size
+        return p * rows, q * columns
+
+    def mask_units(self, encoder: Hiera) -> Int[Tensor, "units patches"]:
+        """Patches of each mask unit, in timm's order."""
+        shape = self.shape(encoder)
+        numbers = torch.arange(shape.num_patches).view(1, -1, 1)
+        by_rows = encoder.reroll(numbers, len(encoder.blocks) - 1).flatten()
+        return by_rows.argsort().view(unit_tokens(encoder), -1).T.contiguous()
 
     def build_fusion(self, encoder: Hiera) -> nn.Module:
-        """Sum of all stages, each mapped to one token a mask unit."""
-        unit = math.prod(encoder.mask_unit_size)
-        sides = [unit // 4**number for number in range(encoder.q_pool)]
-        return Fusion(sides, stage_widths(encoder))
+        """Sum of the stages that are followed by a lower resolution, and the last one."""
+        pools, unit = encoder.q_pool, math.prod(encoder.mask_unit_size)
+        counts = [unit // 4**number // unit_tokens(encoder) for number in range(pools)]
+        return Fusion(counts, stage_widths(encoder)[:pools], self.shape(encoder).embed_dim)
 
     def fuse(
         self, encoder: Hiera, fusion: nn.Module, features: Sequence[Float[Tensor, "b _ _"]]
     ) -> Float[Tensor, "b k d"]:
         """Sum of the stages, normalised by the norm of timm's classifier."""
-        return encoder.head.norm(fusion(features))
+        *stages, last = features
+        others = [by_patches(one, unit_tokens(encoder)) for one in fusion(stages[: encoder.q_pool])]
+        return encoder.head.norm(last + sum(others))
 
     def split(
         self, encoder: Hiera, tokens: Float[Tensor, "b t d"]
     ) -> tuple[dict[str, Float[Tensor, "b d"]], Float[Tensor, "b n d"]]:
-        """Tokens of `forward_features` → (their mean, normalised as in timm; normalised tokens).
+        """Tokens of `forward_features` → (norm of their mean, as in timm; normalised tokens)."""
+        return {"mean": encoder.head.norm(tokens.mean(dim=1))}, self.ordered(encoder, tokens)
 
-        timm has the norm behind the pooling.  Tokens are in rows and columns, though timm's are not
-        where the last stages were removed.
-        """
-        rolled = encoder.reroll(tokens, len(encoder.blocks) - 1).flatten(1, 2)
-        norm = encoder.head.norm
-        return {"mean": norm(rolled.mean(dim=1))}, norm(rolled)
+    def ordered(self, encoder: Hiera, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Tokens of `forward_features` by rows, normalised by the norm of timm's classifier."""
+        by_rows = encoder.reroll(tokens, len(encoder.blocks) - 1).flatten(1, 2)
+        return encoder.head.norm(by_rows)
 
     def maps(
         self,
@@ -242,16 +275,14 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         return NamedWeights(found, skipped)
 
     def beyond_tensors(self, encoder: Hiera) -> dict[str, Any]:
-        """Blocks whose attention stays within mask units, and the strides of units and stages."""
+        """Blocks whose attention stays within mask units.
+
+        Not the number of steps in resolution: the release pretrains with two and fine-tunes with
+        three.
+        """
         blocks: list[Any] = list(encoder.blocks)
-        return {
-            "list of blocks with attention within mask units": [
-                number for number, block in enumerate(blocks) if block.attn.use_mask_unit_attn
-            ],
-            "list of blocks that halve the resolution": [
-                number for number, block in enumerate(blocks) if block.attn.q_stride > 1
-            ],
-        }
+        within = [n for n, block in enumerate(blocks) if block.attn.use_mask_unit_attn]
+        return {"list of blocks with attention within mask units": within}
 
     def timm_arguments(self, encoder: Hiera) -> dict[str, Any]:
         """Image size, channels, strides and kernels of the projection, mask units."""

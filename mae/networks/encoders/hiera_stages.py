@@ -1,9 +1,10 @@
 """Stages of timm's Hiera: widths, resolutions, and their fusion for the decoder."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from timm.models.hiera import Hiera
 from torch import Tensor, nn
 
@@ -11,28 +12,48 @@ from mae.networks.initial_weights import initialize_linears
 
 
 class Fusion(nn.Module):
-    """Sum of the stages of a Hiera, each mapped to one token a mask unit.
+    """Stages of a Hiera, each mapped to the resolution and width of the last.
 
-    The paper's convolutions over the tokens of a unit, written as linear layers: the tokens of a
-    unit are [s, unit] in timm's order, whatever the stage.
+    The paper's convolutions over the tokens of a unit, written as linear layers: in timm's order
+    the tokens that become one are [count, unit], whatever the stage.
     """
 
-    def __init__(self, sides: Sequence[int], widths: Sequence[int]) -> None:
-        """`sides`: tokens of a unit in each stage but the last; `widths`: of all stages."""
+    def __init__(self, counts: Sequence[int], widths: Sequence[int], width: int) -> None:
+        """`counts`: tokens of each stage that become one; `widths`: theirs; `width`: the last's."""
         super().__init__()
-        self.sides = tuple(sides)
+        self.counts = tuple(counts)
         self.stages = nn.ModuleList(
-            nn.Linear(count * width, widths[-1])
-            for count, width in zip(sides, widths, strict=False)
+            nn.Linear(count * own, width) for count, own in zip(counts, widths, strict=True)
         )
         initialize_linears(self)
 
-    def forward(self, features: Sequence[Float[Tensor, "b _ _"]]) -> Float[Tensor, "b k d"]:
-        """Tokens after each stage → one token a mask unit."""
-        fused = features[-1]
-        for count, stage, tokens in zip(self.sides, self.stages, features, strict=False):
-            fused = fused + stage(tokens.unflatten(1, (count, -1)).transpose(1, 2).flatten(2))
-        return fused
+    def forward(self, features: Sequence[Float[Tensor, "b _ _"]]) -> list[Float[Tensor, "b k d"]]:
+        """Tokens after each of these stages, in timm's order → as many as after the last."""
+        return [
+            stage(tokens.unflatten(1, (count, -1)).transpose(1, 2).flatten(2))
+            for count, stage, tokens in zip(self.counts, self.stages, features, strict=True)
+        ]
+
+
+def unit_tokens(encoder: Hiera) -> int:
+    """Tokens of a mask unit after the last block."""
+    return math.prod(encoder.mask_unit_size) // math.prod(encoder.q_stride) ** encoder.q_pool
+
+
+def unit_of(encoder: Hiera, patches: Int[Tensor, "b k"]) -> Int[Tensor, "b k"]:
+    """Mask unit of each patch, both counted by rows."""
+    sides = zip(encoder.mask_unit_size, encoder.q_stride, strict=True)
+    height, width = (unit // step**encoder.q_pool for unit, step in sides)
+    columns = encoder.mask_spatial_shape[1]
+    row, column = patches // (columns * width), patches % (columns * width)
+    return row // height * columns + column // width
+
+
+def by_patches(tokens: Float[Tensor, "b t d"], per_unit: int) -> Float[Tensor, "b t d"]:
+    """Tokens in timm's order, [token of the unit, unit] → [unit, token of the unit]."""
+    if per_unit == 1:
+        return tokens
+    return tokens.unflatten(1, (per_unit, -1)).transpose(1, 2).flatten(1, 2)
 
 
 def stage_widths(encoder: Hiera) -> list[int]:

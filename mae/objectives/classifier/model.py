@@ -1,6 +1,7 @@
 """Classifier with the regularisation of fine-tuning (He et al. 2021, appendix A.1, table 9)."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from timm.data.mixup import mixup_target
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
+from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.patches import Affine, normalize_images, pixel_affine
@@ -129,14 +131,26 @@ class Classifier(Objective):
 def build_classifier(config: Config) -> Classifier:
     """Build the classifier from the settings, initialised from torch's default generator."""
     model, data, finetune = model_of(config), config.data, finetune_of(config)
-    vit = create_vit(
+    build = partial(
+        create_vit,
         model.encoder,
         img_size=data.img_size,
         patch_size=model.patch_size,
         in_chans=data.in_chans,
         num_classes=finetune.num_classes,
-        global_pool=finetune.global_pool,
         drop_path_rate=finetune.drop_path,
         **model.encoder_kwargs,
     )
+    try:
+        vit = build(global_pool=finetune.global_pool)
+    except UserError:
+        if finetune.global_pool == "token":
+            with torch.device("meta"):
+                other = build(global_pool="avg")
+            if not adapter_of(other).shape(other).has_class_token:
+                raise UserError(
+                    f"finetune.global_pool: token: {model.encoder} has no class token: set "
+                    "finetune.global_pool=avg"
+                ) from None
+        raise
     return Classifier(check_sizes(vit), finetune, mean=data.mean, std=data.std, bits=data.bits)

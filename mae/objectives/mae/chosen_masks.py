@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,25 +46,34 @@ def choose_masks(
     Raises UserError for an unknown pattern, ratios for a pattern with a fixed one, a mask that
     leaves no patch visible or none hidden, and a file that is no picture.
     """
-    grid = grid_of(model)
+    grid = unit_grid(model)
     if pattern in ("random", "block"):
         masking = _random if pattern == "random" else block_masking
-        return [
-            _checked(pattern, lambda images, seeds, ratio=ratio: masking(seeds, grid, ratio), grid)
-            for ratio in ratios or [model.mask_ratio]
-        ]
+
+        def draw(images: Tensor, seeds: Tensor, ratio: float) -> PatchSplit:
+            return model.of_units(masking(seeds, grid, ratio))
+
+        return [_checked(pattern, partial(draw, ratio=one)) for one in ratios or [model.mask_ratio]]
     if pattern != "grid" and Path(pattern).suffix.lower() != ".png":
         raise UserError(f"--mask: {pattern} is none of {', '.join(PATTERNS)}, and no .png")
     if ratios:
         raise UserError(f"--mask-ratio: the share that {pattern} hides is fixed; omit the option")
     is_hidden = grid_mask(grid) if pattern == "grid" else drawn_mask(Path(pattern), grid)
-    return [_checked(pattern, _same_for_all(is_hidden), grid)]
+    same = _same_for_all(is_hidden)
+    return [_checked(pattern, lambda images, seeds: model.of_units(same(images, seeds)))]
 
 
 def grid_of(model: MaskedAutoencoder) -> tuple[int, int]:
     """Rows and columns of the patches of an image."""
     (h, w), (p, q) = model.img_size, model.patch_size
     return h // p, w // q
+
+
+def unit_grid(model: MaskedAutoencoder) -> tuple[int, int]:
+    """Rows and columns of what is hidden or visible as a whole: patches, or units of 2^i x 2^i."""
+    side = math.isqrt(model.units.shape[1])
+    rows, columns = grid_of(model)
+    return rows // side, columns // side
 
 
 def block_masking(seeds: Tensor, grid: tuple[int, int], ratio: float) -> PatchSplit:
@@ -133,12 +143,11 @@ def _same_for_all(is_hidden: Tensor) -> Callable[[Tensor, Tensor], PatchSplit]:
     return draw
 
 
-def _checked(
-    pattern: str, draw: Callable[[Tensor, Tensor], PatchSplit], grid: tuple[int, int]
-) -> ChosenMask:
+def _checked(pattern: str, draw: Callable[[Tensor, Tensor], PatchSplit]) -> ChosenMask:
     """Mask with its share of hidden patches.  Raises UserError where it hides none or all."""
-    total = grid[0] * grid[1]
-    hidden = draw(torch.zeros(1), torch.zeros(1, dtype=torch.int64)).ids_masked.shape[1]
+    split = draw(torch.zeros(1), torch.zeros(1, dtype=torch.int64))
+    hidden = split.ids_masked.shape[1]
+    total = hidden + split.ids_keep.shape[1]
     if not 0 < hidden < total:
         raise UserError(
             f"--mask, --mask-ratio: hides {hidden} of {total} patches; "

@@ -111,6 +111,7 @@ def resize_decoder(model: MaskedAutoencoder, old_grid: tuple[int, int]) -> None:
     )
     model.decoder.pos_embed = nn.Parameter(positions, requires_grad=False)
     model.num_patches = rows * columns
+    model.units = model.adapter.mask_units(model.encoder).to(model.units.device)
 
 
 MASK_TOKEN = """

@@ -44,6 +44,8 @@ class MaskedAutoencoder(Objective):
 
     pixel_scale: Tensor
     pixel_shift: Tensor
+    units: Tensor
+    """patches of each mask unit, [units, patches]"""
 
     def __init__(
         self,
@@ -73,11 +75,14 @@ class MaskedAutoencoder(Objective):
         self.num_patches = shape.num_patches
         self.mask_ratio = mask_ratio
         self.norm_pix_loss = norm_pix_loss
-        visible = num_visible(self.num_patches, mask_ratio)
-        if not 0 < visible < self.num_patches:
+        self.register_buffer("units", self.adapter.mask_units(encoder), persistent=False)
+        units, per_unit = self.units.shape
+        visible = num_visible(units, mask_ratio)
+        if not 0 < visible < units:
+            what = "patches" if per_unit == 1 else f"mask units of {per_unit} patches"
             raise UserError(
-                f"model.mask_ratio: {mask_ratio} leaves {visible} of {self.num_patches} patches "
-                "visible; at least one must be visible and one hidden"
+                f"model.mask_ratio: {mask_ratio} leaves {visible} of {units} {what} visible; at "
+                "least one must be visible and one hidden"
             )
         channels = shape.in_chans
         self.white, self.is_float = white_of(bits), bits == FLOAT_BITS
@@ -106,7 +111,7 @@ class MaskedAutoencoder(Objective):
             patch_values=p * q * channels,
         )
         self.decoder.fusion = self.adapter.build_fusion(encoder)
-        hidden = self.num_patches - visible
+        hidden = self.num_patches - visible * per_unit
         self.num_predicted: int | None = None
         """number of hidden patches that are predicted in a training step (None: all)"""
         if prediction_ratio:
@@ -124,7 +129,13 @@ class MaskedAutoencoder(Objective):
         labels: Int[Tensor, " b"] | None = None,
     ) -> PatchSplit:
         """Random masks: a pure function of `seeds`."""
-        return random_masking(seeds, self.num_patches, self.mask_ratio)
+        return self.of_units(random_masking(seeds, len(self.units), self.mask_ratio))
+
+    def of_units(self, split: PatchSplit) -> PatchSplit:
+        """Split of mask units → the split of their patches."""
+        if self.units.shape[1] == 1:
+            return split
+        return PatchSplit(*(self.units.to(ids.device)[ids].flatten(1) for ids in split))
 
     def covering_noises(
         self, images: Shaped[Tensor, "b c h w"], seeds: Int[Tensor, " b"]
@@ -133,8 +144,9 @@ class MaskedAutoencoder(Objective):
 
         Two halves for a mask_ratio above .5: disjoint parts cannot be larger.
         """
-        parts = round(1 / max(self.mask_ratio, 1 / self.num_patches))
-        return random_partition(seeds, self.num_patches, min(max(2, parts), self.num_patches))
+        units = len(self.units)
+        parts = min(max(2, round(1 / max(self.mask_ratio, 1 / units))), units)
+        return [self.of_units(split) for split in random_partition(seeds, units, parts)]
 
     def forward(
         self, images: Shaped[Tensor, "b c h w"], noise: PatchSplit, progress: Float[Tensor, ""]

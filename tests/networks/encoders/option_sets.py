@@ -49,7 +49,12 @@ FEW = (
 
 TINY: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 """model.encoder_kwargs of a tiny instance"""
-TINY_STAGES: dict[str, Any] = {"embed_dim": 16, "stages": [1, 1], "num_heads": 1}
+TINY_STAGES: dict[str, Any] = {
+    "embed_dim": 16,
+    "stages": [1, 1],
+    "num_heads": 1,
+    "mask_unit_attn": [False, False],
+}
 """those of one with stages: as many blocks, as wide at its end"""
 
 

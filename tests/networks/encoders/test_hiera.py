@@ -5,23 +5,28 @@ from typing import Any
 import pytest
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
 from timm.models.hiera import Hiera
 
 from mae.base.errors import UserError
 from mae.networks.encoders.hiera import HieraAdapter
 from mae.networks.patches import patchify
 from mae.networks.vit import build_encoder, forward_visible, layer_groups, parameter_groups
+from mae.objectives.mae.chosen_masks import choose_masks
+from mae.objectives.mae.masking import binary_mask
 from mae.objectives.mae.model import MaskedAutoencoder
 from tests.pretrained_weights.models import shaken
 
 ADAPTER = HieraAdapter()
-SIZE, UNIT = (32, 48), 8
+SIZE = (32, 48)
+UNITS = 24
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 THREE = {"embed_dim": 8, "num_heads": 1, "stages": [1, 2, 2]}
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("hiera_tiny_224", THREE),
-    ("hiera_tiny_224", {**THREE, "stages": [1, 1], "num_heads": 2}),
-    ("hiera_tiny_224", {**THREE, "stages": [1, 1, 1, 2], "mask_unit_attn": [True, True, True, 0]}),
+    ("hiera_tiny_224", {**THREE, "q_pool": 1}),  # 2 x 2 tokens a unit, as in the release
+    ("hiera_tiny_224", {**THREE, "stages": [1, 1, 1], "mask_unit_attn": [0, 0, 0], "num_heads": 2}),
+    ("hiera_tiny_224", {**THREE, "stages": [1, 1, 1, 2], "q_pool": 2}),
     ("hiera_tiny_224", {**THREE, "patch_kernel": [2, 2], "patch_padding": [0, 0]}),  # no overlap
     ("hiera_small_abswin_256", {**THREE, "global_pos_size": [3, 5]}),
     ("hiera_base_plus_224", {**THREE, "init_values": 0.1, "num_heads": 2}),
@@ -29,7 +34,9 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
 
 
 def tiny(name: str, **arguments) -> Hiera:
-    encoder = build_encoder(name, img_size=SIZE, patch_size=UNIT, **arguments)
+    pools = arguments.get("q_pool", len(arguments["stages"]) - 1)
+    patch = 8 // 2 ** (len(arguments["stages"]) - 1 - pools)  # mask units of 8 px
+    encoder = build_encoder(name, img_size=SIZE, patch_size=patch, **arguments)
     encoder = shaken(encoder, 1).double()
     assert isinstance(encoder, Hiera)
     return encoder
@@ -46,9 +53,13 @@ def kept_units(count: int = 3, kept: int = 10, units: int = 24) -> torch.Tensor:
     return torch.stack(chosen).sort(dim=1).values
 
 
-def visible_of(images: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    patches = patchify(images, (UNIT, UNIT))
-    return patches.gather(1, ids[:, :, None].expand(-1, -1, patches.shape[2]))
+def visible(
+    encoder: Hiera, images: torch.Tensor, units: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels of the patches of mask units, and their numbers."""
+    ids = ADAPTER.mask_units(encoder)[units].flatten(1)
+    patches = patchify(images, ADAPTER.shape(encoder).patch_size)
+    return patches.gather(1, ids[:, :, None].expand(-1, -1, patches.shape[2])), ids
 
 
 @pytest.mark.parametrize("variant", range(len(VARIANTS)))
@@ -59,11 +70,14 @@ def test_values_and_gradients_equal_timms_masks(variant):
     images, ids = some_images(), kept_units()
     mask = torch.zeros(3, 24, dtype=torch.bool).scatter(1, ids, torch.ones(3, 10, dtype=torch.bool))
     expected, stages = theirs.forward_features(images, mask, return_intermediates=True)
-    found = forward_visible(ours, visible_of(images, ids), ids)
-    assert found[-1].shape == (3, 10, theirs.num_features)
+    pixels, patches = visible(ours, images, ids)
+    found = forward_visible(ours, pixels, patches)
+    per_unit = len(patches[0]) // 10
+    assert found[-1].shape == (3, 10 * per_unit, theirs.num_features)
+    expected = expected.unflatten(1, (per_unit, 10)).transpose(1, 2).flatten(1, 2)
     torch.testing.assert_close(found[-1], expected, **EXACT)
     assert len(found) == len(stages)
-    for number, (one, other) in enumerate(zip(found, stages, strict=True)):
+    for number, (one, other) in enumerate(zip(found[:-1], stages[:-1], strict=True)):
         rolled = ours.reroll(one, ours.stage_ends[number], mask=mask)
         torch.testing.assert_close(rolled, other, **EXACT)
 
@@ -81,14 +95,21 @@ def test_values_and_gradients_equal_timms_masks(variant):
 def test_with_nothing_hidden_it_equals_forward_features(variant):
     name, arguments = VARIANTS[variant]
     encoder, images = tiny(name, **arguments).eval(), some_images(2)
-    ids = torch.stack([torch.randperm(24, generator=torch.Generator().manual_seed(2))] * 2)
+    units = torch.stack([torch.randperm(UNITS, generator=torch.Generator().manual_seed(2))] * 2)
     with torch.no_grad():
         encoder.set_grad_checkpointing()
-        found = forward_visible(encoder, visible_of(images, ids), ids)[-1]
+        pixels, patches = visible(encoder, images, units)
+        found = forward_visible(encoder, pixels, patches)[-1]
         encoder.set_grad_checkpointing(False)
         expected = encoder.forward_features(images)
-    expected = expected.gather(1, ids[:, :, None].expand_as(expected))
-    torch.testing.assert_close(found, expected, **EXACT)
+        by_rows = ADAPTER.ordered(encoder, expected)
+    # Of each image the tokens of timm, by rows; the norm is behind timm's pooling.
+    by_rows = by_rows.gather(1, patches[:, :, None].expand_as(by_rows))
+    torch.testing.assert_close(encoder.head.norm(found), by_rows, **EXACT)
+    last = encoder.forward_intermediates(images, intermediates_only=True)[-1]
+    assert isinstance(last, torch.Tensor)
+    spread = last.flatten(2).transpose(1, 2).gather(1, patches[:, :, None].expand_as(found))
+    torch.testing.assert_close(found, spread, **EXACT)
 
 
 def test_hidden_pixels_change_nothing():
@@ -97,28 +118,30 @@ def test_hidden_pixels_change_nothing():
     model = MaskedAutoencoder(
         encoder, mask_ratio=0.6, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2
     ).double()
-    patches = patchify(images, (UNIT, UNIT))
+    patches = patchify(images, (8, 8))
     before = model.forward_encoder(patches, ids)[-1]
     hidden = torch.ones(3, 24, dtype=torch.bool).scatter(1, ids, torch.zeros(3, 10).bool())
     after = model.forward_encoder(patches.masked_fill(hidden[:, :, None], 7.0), ids)[-1]
     assert torch.equal(before, after)
 
 
-def test_the_fusion_is_the_papers_convolution_of_each_stage():
-    """Kernel and stride of the tokens of a unit; the sum is normalised by timm's last norm."""
-    encoder, images = tiny("hiera_tiny_224", **THREE).eval(), some_images(1)
+@pytest.mark.parametrize("pools", [2, 1])
+def test_the_fusion_is_the_releases_convolution_of_each_stage(pools):
+    """Kernel and stride of the tokens that become one; timm's last norm normalises the sum."""
+    encoder, images = tiny("hiera_tiny_224", **THREE, q_pool=pools).eval(), some_images(1)
     fusion: Any = ADAPTER.build_fusion(encoder).double()
-    ids = torch.arange(24)[None]
-    features = forward_visible(encoder, visible_of(images, ids), ids)
+    pixels, patches = visible(encoder, images, torch.arange(UNITS)[None])
+    features = forward_visible(encoder, pixels, patches)
     found = ADAPTER.fuse(encoder, fusion, features)
     maps: Any = encoder.forward_intermediates(images, intermediates_only=True)
-    assert [one.shape[1:] for one in maps] == [(8, 16, 24), (16, 8, 12), (32, 4, 6)]
+    sides = [(16, 24), (8, 12), (4, 6)] if pools == 2 else [(32 // 2, 48 // 2), (8, 12), (8, 12)]
+    assert [one.shape[2:] for one in maps] == sides
     expected = maps[-1]
-    for number, side in enumerate((4, 2)):
+    for number, side in enumerate((4, 2)[:pools] if pools == 2 else (2,)):
         stage, width = fusion.stages[number], 8 * 2**number
         # The linear layer has the tokens of a unit in timm's order: halves of halves.
         weight = stage.weight.unflatten(1, (side * side, width))
-        halves = [2] * (2 * (2 - number))  # parity of row and column first, then that of halves
+        halves = [2] * (2 * (side // 2))  # parity of row and column first, then that of halves
         axes = [*range(0, len(halves), 2)][::-1] + [*range(1, len(halves), 2)][::-1]
         order = torch.arange(side * side).view(halves).permute(axes).reshape(side, side)
         kernel = weight[:, order].permute(0, 3, 1, 2)
@@ -126,12 +149,13 @@ def test_the_fusion_is_the_papers_convolution_of_each_stage():
             maps[number], kernel, stage.bias, stride=side
         )
     expected = encoder.head.norm(expected.flatten(2).transpose(1, 2))
+    expected = expected.gather(1, patches[:, :, None].expand_as(expected))
     torch.testing.assert_close(found, expected, **EXACT)
 
 
 def test_all_weights_learn_and_initial_ones_are_the_papers():
     torch.manual_seed(0)
-    encoder = build_encoder("hiera_tiny_224", img_size=SIZE, patch_size=UNIT, **THREE)
+    encoder = build_encoder("hiera_tiny_224", img_size=SIZE, patch_size=8, **THREE)
     before = encoder.pos_embed
     model = MaskedAutoencoder(
         encoder, mask_ratio=0.6, decoder_embed_dim=16, decoder_depth=1, decoder_num_heads=2
@@ -171,7 +195,14 @@ def test_groups_of_parameters():
     [
         ({"patch_size": 6, **THREE}, "multiples of 4 px, not 6 px"),
         ({"patch_size": 8, **THREE, "patch_stride": [4, 4]}, "make patches of 16 px"),
-        ({"patch_size": 8, **THREE, "q_pool": 1}, "do not end as one token"),
+        ({"patch_size": 8, **THREE, "q_pool": 3}, "with 3 stages 1 to 2 halve"),
+        ({"patch_size": 8, **THREE, "stages": 4}, "stages: 4: give the number of blocks"),
+        ({"patch_size": 8, **THREE, "stages": [1]}, "at least two"),
+        ({"patch_size": 32, **THREE, "stages": [1] * 6}, "timm cannot build hiera_tiny_224"),
+        ({"patch_size": 4, **THREE, "stages": [1, 2]}, "attention within mask units only"),
+        ({"patch_size": 8, **THREE, "sep_pos_embed": True}, "timm cannot build"),
+        ({"patch_size": 4, **THREE, "q_pool": 1, "img_size": (36, 36)}, "patches of 8 x 8"),
+        ({"img_size": (226, 226)}, "226 x 226 does not divide into patches of 32 x 32"),
         ({"patch_size": 8, **THREE, "patch_drop_rate": 0.5}, "patch dropout"),
         ({"patch_size": 32, "img_size": (80, 80)}, "80 x 80 does not divide into patches of 32"),
     ],
@@ -199,13 +230,35 @@ def test_patch_size_is_the_mask_unit():
 
 def test_another_size_interpolates_positions():
     encoder, images = tiny("hiera_tiny_224", **THREE).eval(), some_images(1)
+    before = encoder.pos_embed
     ADAPTER.resize(encoder, (48, 32))
     assert ADAPTER.shape(encoder).grid_size == (6, 4)
     moved = images.transpose(2, 3)
-    ids = torch.arange(24)[None]
-    found = forward_visible(encoder, visible_of(moved, ids), ids)[-1]
+    found = forward_visible(encoder, *visible(encoder, moved, torch.arange(UNITS)[None]))[-1]
     torch.testing.assert_close(found, encoder.forward_features(moved), **EXACT)
-    before = encoder.pos_embed
-    ADAPTER.resize(encoder, (48, 32))
     assert before is not None and encoder.pos_embed is not None
-    torch.testing.assert_close(encoder.pos_embed, before)
+    expected = resample_abs_pos_embed(before, [24, 16], [16, 24], 0)
+    torch.testing.assert_close(encoder.pos_embed, expected, rtol=0, atol=1e-6)
+
+
+def test_masks_hide_whole_units():
+    """2 x 2 patches of a unit are hidden together, in all the ways that masks are drawn."""
+    model = MaskedAutoencoder(
+        tiny("hiera_tiny_224", **THREE, q_pool=1),
+        mask_ratio=0.6,
+        decoder_embed_dim=16,
+        decoder_depth=1,
+        decoder_num_heads=2,
+    )
+    assert model.patch_size == (4, 4) and model.units.shape == (24, 4)
+    images, seeds = some_images(), torch.arange(3)
+    splits = [model.draw(images, seeds), *model.covering_noises(images, seeds)]
+    for pattern in ("random", "block", "grid"):
+        (chosen,) = choose_masks(pattern, [], model)
+        splits.append(chosen.draw(images, seeds))
+    for split in splits:
+        hidden = binary_mask(split).view(3, 4, 2, 6, 2)
+        assert 0 < hidden.mean() < 1
+        assert torch.equal(hidden.amax((2, 4)), hidden.amin((2, 4)))
+    everything = torch.cat([one.ids_masked for one in splits[1:3]], dim=1)
+    assert torch.equal(everything.sort(dim=1).values, torch.arange(96).expand(3, -1))

@@ -28,17 +28,18 @@ for name, arguments in NAMES.items():
             if p.requires_grad:
                 torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
         print("equal")
-# the last one: rotations are a parameter
-model.set_grad_checkpointing(False)
-exact = total_loss(model(images, split, start))
-torch.compiler.reset()
-compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-with torch.autocast("cpu", torch.bfloat16):
-    expected = total_loss(model(images, split, start))
-    found = total_loss(compiled(images, split, start))
-assert found.dtype == torch.float32 and 0 < (expected - exact).abs() < 0.02
-torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-print("equal")
+    if name not in BF16:
+        continue
+    model.set_grad_checkpointing(False)
+    exact = total_loss(model(images, split, start))
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = total_loss(model(images, split, start))
+        found = total_loss(compiled(images, split, start))
+    assert found.dtype == torch.float32 and 0 < (expected - exact).abs() < 0.02
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    print("equal")
 """
 NAMES = {
     name: tiny_arguments(name)
@@ -49,11 +50,15 @@ NAMES = {
         "hiera_tiny_224",
     )
 }
+BF16 = (
+    "vit_small_patch16_rope_mixed_ape_224",
+    "hiera_tiny_224",
+)  # rotations are a parameter; stages
 
 
 def test_captured_as_one_graph_it_computes_the_same():
     """A subprocess is used, as the shape checks of the test session cannot be compiled."""
-    program = f"NAMES = {NAMES}\n{PROGRAM}"
+    program = f"NAMES = {NAMES}\nBF16 = {BF16}\n{PROGRAM}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["equal"] * (2 * len(NAMES) + 1)
+    assert done.stdout.split() == ["equal"] * (2 * len(NAMES) + len(BF16))
