@@ -76,8 +76,10 @@ def encoder_positions(
     if tensor.ndim != 3 or own.ndim != 3 or tensor.shape[2] != own.shape[2]:
         return tensor
     if tensor.shape == own.shape and old_grid in (None, grid):
+        if own.requires_grad:
+            return tensor
         recipe = sincos_positions(own.shape[2], grid, prefix)
-        if not own.requires_grad and not torch.allclose(tensor.float(), recipe, atol=1e-3):
+        if not torch.allclose(tensor.float(), recipe, atol=1e-3):
             notes.append("positions are the source's, not sine and cosine; they stay fixed")
         return tensor
     differ = f"{where}: {shape_mismatch(POSITIONS, tensor, own)}"

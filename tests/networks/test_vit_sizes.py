@@ -30,7 +30,7 @@ def test_arguments_come_before_the_name(name, kwargs, size):
     assert vit_size(name, kwargs) == size
 
 
-@pytest.mark.parametrize("name", timm.list_models("hiera_*_224") + ["hiera_small_abswin_256"])
+@pytest.mark.parametrize("name", [*timm.list_models("hiera_*_224"), "hiera_small_abswin_256"])
 def test_hieras_have_their_last_width_and_all_blocks(name):
     with torch.device("meta"):
         model: Any = timm.create_model(name)

@@ -11,9 +11,9 @@ from mae.objectives.mae.model import MaskedAutoencoder
 
 images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
 start = torch.zeros(())
-for name, arguments in NAMES.items():
+for called, arguments in NAMES.items():
     torch.manual_seed(0)
-    encoder = build_encoder(name, img_size=(16, 16), patch_size=4, **arguments)
+    encoder = build_encoder(called, img_size=(16, 16), patch_size=4, **arguments)
     model = MaskedAutoencoder(encoder, decoder_embed_dim=16, decoder_depth=2, decoder_num_heads=2)
     split = model.draw(images, torch.arange(4))
     total_loss(model(images, split, start)).backward()
@@ -28,7 +28,7 @@ for name, arguments in NAMES.items():
             if p.requires_grad:
                 torch.testing.assert_close(p.grad, expected[name], rtol=1e-4, atol=1e-6, msg=name)
         print("equal")
-    if name not in BF16:
+    if called not in BF16:
         continue
     model.set_grad_checkpointing(False)
     exact = total_loss(model(images, split, start))
@@ -50,10 +50,8 @@ NAMES = {
         "hiera_tiny_224",
     )
 }
-BF16 = (
-    "vit_small_patch16_rope_mixed_ape_224",
-    "hiera_tiny_224",
-)  # rotations are a parameter; stages
+BF16 = ("vit_small_patch16_rope_mixed_ape_224", "hiera_tiny_224")
+"""names that are compiled in bf16, too: with rotations as a parameter, with stages"""
 
 
 def test_captured_as_one_graph_it_computes_the_same():
