@@ -44,9 +44,6 @@ class MaskedAutoencoder(Objective):
 
     pixel_scale: Tensor
     pixel_shift: Tensor
-    units: Tensor
-    """patches of each mask unit, [units, patches]"""
-
     def __init__(
         self,
         encoder: TimmEncoder,
@@ -75,7 +72,8 @@ class MaskedAutoencoder(Objective):
         self.num_patches = shape.num_patches
         self.mask_ratio = mask_ratio
         self.norm_pix_loss = norm_pix_loss
-        self.register_buffer("units", self.adapter.mask_units(encoder), persistent=False)
+        self.units = self.adapter.mask_units(encoder)
+        """patches of each mask unit, [units, patches]; no buffer: nothing to synchronise"""
         units, per_unit = self.units.shape
         visible = num_visible(units, mask_ratio)
         if not 0 < visible < units:
@@ -135,7 +133,8 @@ class MaskedAutoencoder(Objective):
         """Split of mask units → the split of their patches."""
         if self.units.shape[1] == 1:
             return split
-        return PatchSplit(*(self.units.to(ids.device)[ids].flatten(1) for ids in split))
+        self.units = self.units.to(split.ids_keep.device)
+        return PatchSplit(*(self.units[ids].flatten(1) for ids in split))
 
     def covering_noises(
         self, images: Shaped[Tensor, "b c h w"], seeds: Int[Tensor, " b"]
