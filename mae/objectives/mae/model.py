@@ -44,6 +44,7 @@ class MaskedAutoencoder(Objective):
 
     pixel_scale: Tensor
     pixel_shift: Tensor
+
     def __init__(
         self,
         encoder: TimmEncoder,
