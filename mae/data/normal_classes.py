@@ -29,7 +29,7 @@ class NormalClasses(NamedTuple):
     """a name says that these are normal; otherwise class 0 is taken"""
 
     def of(self, labels: npt.NDArray) -> npt.NDArray[np.bool_]:
-        """Whether each image, by its label, is normal."""
+        """Truth value for each image: True where its label is that of a normal class."""
         return np.isin(labels, self.numbers)
 
     def name(self, label: int) -> str:

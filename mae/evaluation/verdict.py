@@ -34,7 +34,7 @@ def verdict(report: Mapping[str, Any]) -> str:
 
 
 def _about(other: str, rows: Sequence[Mapping[str, Any]]) -> tuple[bool, str]:
-    """Whether the baseline `other` is beaten in one of `rows`, and words on it."""
+    """Comparison with the baseline `other`: True where a row beats it, and words on it."""
     name = NAMES.get(other, other)
     known = [row for row in rows if other in row["above"]]
     best = max(known, key=lambda row: row["above"][other]["difference"])

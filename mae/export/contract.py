@@ -175,12 +175,10 @@ def features(vit: TimmEncoder, images: Tensor, pool: Pool | None) -> tuple[Tenso
     A model with a classifier head gives its logits [b classes] instead of the vector.
     """
     tokens = vit.forward_features(images)
-    adapter = adapter_of(vit)
-    ordered = adapter.ordered(vit, tokens)
     if vit.num_classes:
-        return ordered, vit.forward_head(tokens)
-    pooled, _ = adapter.split(vit, tokens)
-    return ordered, pooled["cls" if pool == "token" else "mean"]
+        return tokens, vit.forward_head(tokens)
+    pooled, _ = adapter_of(vit).split(vit, tokens)
+    return tokens, pooled["cls" if pool == "token" else "mean"]
 
 
 @torch.no_grad()

@@ -15,13 +15,13 @@ from mae.export.contract import (
     ExportFiles,
     ExportRequest,
     Pool,
-    expected_features,
     exported_part,
     features,
     vector_name,
 )
 from mae.export.programs import require_onnx, trace_module, write_onnx_program
 from mae.export.reading import expected_photograph, prepare_code
+from mae.networks.encoders.registry import adapter_of
 from mae.networks.vit import encoder_shape
 
 GRAPH, PROGRAM = "encoder.onnx", "encoder.pt2"
@@ -61,7 +61,7 @@ encoder = torch.export.load("FOLDER/encoder.pt2").module()
 
 
 class Encoder(nn.Module):
-    """`features` of one encoder as a module, for tracing."""
+    """`features` of one encoder as a module, for tracing; patches by rows, whatever the class."""
 
     def __init__(self, request: ExportRequest) -> None:
         super().__init__()
@@ -70,7 +70,15 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised [b c h w] → all tokens [b tokens d], and one vector per image [b d]."""
-        return features(self.vit, images, self.pool)
+        tokens, vector = features(self.vit, images, self.pool)
+        return adapter_of(self.vit).ordered(self.vit, tokens), vector
+
+
+@torch.no_grad()
+def _expected(request: ExportRequest, images: Tensor) -> dict[str, Tensor]:
+    """`ExportFiles.expected` for normalised `images` [b c h w]."""
+    tokens, vector = Encoder(request)(images)
+    return {"tokens": tokens, vector_name(request.encoder): vector}
 
 
 @contextmanager
@@ -108,7 +116,7 @@ def write_onnx(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
     )
     return ExportFiles(
         inputs={"images": normalised},
-        expected=expected_features(request, normalised) | expected_photograph(request),
+        expected=_expected(request, normalised) | expected_photograph(request),
         tolerance=1e-4,
         reader="onnxruntime",
         files=_files(request, GRAPH, "its metadata `class_names`"),
@@ -130,7 +138,7 @@ def write_program(folder: Path, request: ExportRequest, images: Tensor) -> Expor
     torch.export.save(program, folder / PROGRAM, extra_files=extra)
     return ExportFiles(
         inputs={"images": normalised},
-        expected=expected_features(request, normalised) | expected_photograph(request),
+        expected=_expected(request, normalised) | expected_photograph(request),
         tolerance=1e-5,
         reader="torch.export",
         files=_files(request, PROGRAM, f"its extra file `{CLASS_NAMES}`"),

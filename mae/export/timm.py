@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mae.base.files import save_tensors
@@ -24,7 +23,7 @@ from mae.export.reading import (
     open_code,
     prepare_code,
 )
-from mae.networks.encoders.registry import TimmEncoder, adapter_of
+from mae.networks.encoders.registry import adapter_of
 from mae.networks.vit import encoder_shape
 
 FILES = "`model.safetensors` is the encoder, in timm's own names."
@@ -69,9 +68,7 @@ def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
     code = CLASSIFIER_CODE if vit.num_classes else CODE
     return ExportFiles(
         inputs={"images": normalised},
-        expected=expected_features(request, normalised)
-        | {"tokens": _raw_tokens(vit, normalised)}
-        | expected_photograph(request),
+        expected=expected_features(request, normalised) | expected_photograph(request),
         tolerance=1e-6,
         reader="timm",
         files=CLASSIFIER_FILES if vit.num_classes else FILES,
@@ -88,12 +85,6 @@ def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
         library="timm",
         part=exported_part(request),
     )
-
-
-@torch.no_grad()
-def _raw_tokens(vit: TimmEncoder, images: Tensor) -> Tensor:
-    """Tokens as timm gives them: those of Hiera are neither normalised nor by rows."""
-    return vit.forward_features(images)
 
 
 def _reading(request: ExportRequest) -> ReadingCode:

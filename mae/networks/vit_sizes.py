@@ -25,6 +25,15 @@ PUBLISHED = {
     "huge": PublishedVit("vit_huge_patch14_224", 1280, 32, 16),
 }
 """by the word in timm's name"""
+HIERA = {
+    "tiny": (96, (1, 2, 7, 2)),
+    "small": (96, (1, 2, 11, 2)),
+    "base": (96, (2, 3, 16, 3)),
+    "base_plus": (112, (2, 3, 16, 3)),
+    "large": (144, (2, 6, 36, 4)),
+    "huge": (256, (2, 6, 36, 4)),
+}
+"""word in timm's name of a Hiera → first width, blocks of each stage"""
 
 
 class VitSize(NamedTuple):
@@ -50,17 +59,6 @@ def vit_size(encoder: str, encoder_kwargs: Mapping[str, Any]) -> VitSize:
         width if isinstance(width, int) else PUBLISHED[word].width,
         depth if isinstance(depth, int) else PUBLISHED[word].depth,
     )
-
-
-HIERA = {
-    "tiny": (96, (1, 2, 7, 2)),
-    "small": (96, (1, 2, 11, 2)),
-    "base": (96, (2, 3, 16, 3)),
-    "base_plus": (112, (2, 3, 16, 3)),
-    "large": (144, (2, 6, 36, 4)),
-    "huge": (256, (2, 6, 36, 4)),
-}
-"""word in timm's name of a Hiera → first width, blocks of each stage"""
 
 
 def _hiera_size(encoder: str, encoder_kwargs: Mapping[str, Any]) -> VitSize:

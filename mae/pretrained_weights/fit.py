@@ -166,24 +166,13 @@ def load_encoder(
         )
     if missing := [key for key in kept if key not in fresh and key != POSITIONS]:
         raise UserError(f"{where} lacks {abbreviate(missing)} of model.encoder{hint}")
-    heads = num_heads_of(vit)
-    if weights.geometry.num_heads not in (None, heads):
-        raise UserError(
-            f"{where}: {weights.geometry.num_heads} attention heads, model.encoder has "
-            f"{heads}{hint}"
-        )
-    activation, eps = activation_of(vit), eps_of(vit)
-    if weights.geometry.activation not in (None, activation):
-        raise UserError(
-            f"{where}: its activation is {weights.geometry.activation}, that of model.encoder "
-            f"{activation}{hint}"
-        )
-    _check_beyond_tensors(weights.geometry.beyond_tensors, beyond_tensors(vit), where, hint)
+    _check_geometry(vit, weights, where, hint)
     notes: list[str] = []
     old_grid, grid = weights.geometry.grid, grid_of(vit)
     if POSITIONS not in own and old_grid not in (None, grid):
         assert old_grid is not None
         notes.append(f"rotary positions of {_size(grid)} patches; trained with {_size(old_grid)}")
+    eps = eps_of(vit)
     if weights.geometry.eps not in (None, eps):
         notes.append(f"trained with LayerNorm epsilon {weights.geometry.eps}, this run has {eps}")
     source[PATCHES] = patch_projection(
@@ -208,6 +197,23 @@ def load_encoder(
     check_tensors(source, own, where)
     vit.load_state_dict(own | source, strict=True)
     return LoadedTensors(len(source), len(own), tuple(kept), skipped, tuple(notes))
+
+
+def _check_geometry(vit: TimmEncoder, weights: Weights, where: str, hint: str) -> None:
+    """Raise UserError where what the tensors' shapes do not show, if known, is not the model's."""
+    heads = num_heads_of(vit)
+    if weights.geometry.num_heads not in (None, heads):
+        raise UserError(
+            f"{where}: {weights.geometry.num_heads} attention heads, model.encoder has "
+            f"{heads}{hint}"
+        )
+    activation = activation_of(vit)
+    if weights.geometry.activation not in (None, activation):
+        raise UserError(
+            f"{where}: its activation is {weights.geometry.activation}, that of model.encoder "
+            f"{activation}{hint}"
+        )
+    _check_beyond_tensors(weights.geometry.beyond_tensors, beyond_tensors(vit), where, hint)
 
 
 def _check_beyond_tensors(

@@ -209,13 +209,19 @@ def test_what_was_killed_when_sharded_goes_on_as_any_kind(folder, name):
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=1e-5)
 
 
-def test_sharded_equals_ddp(folder):
-    sharded, ddp = folder / "sharded" / "run", folder / "ddp" / "run"
-    for column in ("loss", "grad_norm"):
+def check_equal(sharded, ddp, columns=("loss", "grad_norm")):
+    """Equal numbers of both runs in `columns`, and equal weights at their ends; these weights."""
+    for column in columns:
         assert numbers(sharded, column) == pytest.approx(numbers(ddp, column), abs=1e-6)
     ours, theirs = final_weights(sharded), final_weights(ddp)
+    assert ours.keys() == theirs.keys()
     for key, tensor in theirs.items():
         torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-6)
+    return theirs
+
+
+def test_sharded_equals_ddp(folder):
+    check_equal(folder / "sharded" / "run", folder / "ddp" / "run")
 
 
 def test_the_killed_run_had_saved_once(folder):
@@ -236,13 +242,10 @@ def test_bf16_with_accumulation_is_ddps_arithmetic(folder):
 def test_an_objective_that_the_package_does_not_know_is_sharded_as_well(folder):
     """Its buffers, which are not sharded, follow from all samples; its panels are drawn."""
     sharded, ddp = folder / "toy_sharded" / "run", folder / "toy_ddp" / "run"
-    for column in ("loss_error", "loss_kl", "nats", "usage", "grad_norm"):
-        assert numbers(sharded, column) == pytest.approx(numbers(ddp, column), abs=1e-6)
+    columns = ("loss_error", "loss_kl", "nats", "usage", "grad_norm")
+    found = check_equal(sharded, ddp, columns)
     assert min(numbers(ddp, "grad_norm")) > 0.05  # all of them are clipped
-    ours, theirs = final_weights(sharded), final_weights(ddp)
-    assert ours.keys() == theirs.keys() > {"center", "first", "average.decoder.weight"}
-    for key, tensor in theirs.items():
-        torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-6)
+    assert found.keys() > {"center", "first", "average.decoder.weight"}
     assert [path.name for path in sorted((sharded / "panels").iterdir())] == [
         f"step-{step:09d}.png" for step in (5, 10)
     ]
@@ -250,13 +253,7 @@ def test_an_objective_that_the_package_does_not_know_is_sharded_as_well(folder):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_other_encoders_are_sharded_by_blocks(folder, name):
-    sharded, ddp = folder / f"{name}_sharded" / "run", folder / f"{name}_ddp" / "run"
-    for column in ("loss", "grad_norm"):
-        assert numbers(sharded, column) == pytest.approx(numbers(ddp, column), abs=1e-6)
-    ours, theirs = final_weights(sharded), final_weights(ddp)
-    assert ours.keys() == theirs.keys()
-    for key, tensor in theirs.items():
-        torch.testing.assert_close(ours[key], tensor, rtol=0, atol=1e-6)
+    check_equal(folder / f"{name}_sharded" / "run", folder / f"{name}_ddp" / "run")
     modules = json.loads((folder / "record.json").read_text())["modules"]
     blocks = [kind for _, kind in ENCODERS.values()]
     for kind in blocks:

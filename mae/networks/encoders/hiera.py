@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
+from timm.layers import resample_abs_pos_embed
 from timm.models import checkpoint
 from timm.models.hiera import Hiera, Reroll, Unroll
 from torch import Tensor, nn
@@ -247,10 +247,8 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         encoder.reroll = Reroll(img_size, strides, q_strides, encoder.stage_ends, encoder.q_pool)
         positions = encoder.pos_embed
         if positions is not None and encoder.pos_embed_win is None:
-            spread = positions.detach().transpose(1, 2).unflatten(2, old)
-            spread = F.interpolate(spread, (rows, columns), mode="bicubic", antialias=True)
-            resized = nn.Parameter(spread.flatten(2).transpose(1, 2), positions.requires_grad)
-            encoder.pos_embed = resized
+            resized = resample_abs_pos_embed(positions.detach(), [rows, columns], list(old), 0)
+            encoder.pos_embed = nn.Parameter(resized, positions.requires_grad)
 
     def position_grid(self, encoder: Hiera) -> tuple[int, int]:
         """Rows and columns of the tokens of the first stage."""
