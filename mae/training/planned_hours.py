@@ -12,15 +12,21 @@ LEAST_SECONDS, LEAST_SHARE = 30.0, 0.1
 """training before the speed counts as measured: seconds, or a share of shorter plans"""
 
 
+def planned_hours(config: Config) -> float | None:
+    """Hours that auto planned the epochs for; None: no plan, or epochs that the user gave."""
+    is_chosen = config.auto.chosen.get("train.epochs", GIVEN) != GIVEN
+    return config.auto.hours if is_chosen else None
+
+
 def missed_plan(
     config: Config, seconds: float, ratio: float, *, is_new: bool = False
 ) -> str | None:
     """Line on a plan that needs `seconds`, more than `ratio` times its hours; None: it does not.
 
-    Epochs that the user has given are no plan.  `is_new`: its folder holds no run yet.
+    `is_new`: its folder holds no run yet.
     """
-    hours, chosen = config.auto.hours, config.auto.chosen
-    if hours is None or chosen.get("train.epochs", GIVEN) == GIVEN:
+    hours = planned_hours(config)
+    if hours is None:
         return None
     needed = seconds / 3600
     if needed <= ratio * hours:

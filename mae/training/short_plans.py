@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mae.config.choices import GIVEN, power_of_two
+from mae.config.choices import power_of_two
 from mae.config.sections import Config
 from mae.config.validation import USUAL_WARMUP
 from mae.evaluation.diagnosis import Finding
 from mae.objectives.registry import declaration
+from mae.training.planned_hours import planned_hours
 
 LONG_WARMUP = 0.4
 """share of the epochs from which a warm-up is named"""
@@ -42,8 +43,7 @@ def about_length(config: Config, planned: Length) -> Iterator[Finding]:
     fewest = declared.fewest_steps(config)
     if planned.steps < fewest:
         remedy = f"Try {longer(config, planned, fewest)}."
-        hours, chosen = config.auto.hours, config.auto.chosen.get("train.epochs", GIVEN)
-        if hours and chosen != GIVEN:
+        if hours := planned_hours(config):
             more = hours * fewest / planned.steps
             remedy = (
                 f"They are what auto.hours={hours:g} is estimated to allow here: auto.hours="
