@@ -43,9 +43,9 @@ def test_names_that_contain_a_word(listed):
 
 def test_counts(listed):
     assert listed("--counts")[2:] == [
-        "| deit | 16 | 12 | 0 | 4 |",
-        "| hieradet_sam2 | 5 | 0 | 0 | 5 |",
-        "| all | 21 | 12 | 0 | 9 |",
+        "| deit | 16 | 12 | 0 | 0 | 4 |",
+        "| hieradet_sam2 | 5 | 0 | 0 | 0 | 5 |",
+        "| all | 21 | 12 | 0 | 0 | 9 |",
     ]
 
 
@@ -53,4 +53,4 @@ def test_counts(listed):
 def test_every_name_of_the_rotary_class_and_all_others_as_documented():
     found = list(survey.survey())
     assert len([one for one in found if one.kind == "Eva" and not one.reason]) >= 65
-    assert len([one for one in found if not one.reason]) >= 238
+    assert len([one for one in found if not one.reason]) >= 246
