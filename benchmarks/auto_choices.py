@@ -1,10 +1,12 @@
 """`mae pretrain auto` beside a grid of settings and the fixed recipes, at equal compute.
 
-python -m benchmarks.auto_choices prepare --data FOLDER --work WORK
-python -m benchmarks.auto_choices run --work WORK [--sets …] [--cases …] [--seeds 0 1]
+python -m benchmarks.auto_choices prepare --data FOLDER --work WORK [--fashion FILES] [--chosen]
+python -m benchmarks.auto_choices run --work WORK [--sets …] [--cases …] [--seeds 0 1 2]
 python -m benchmarks.auto_choices table --work WORK
 
-FOLDER holds the folders cifar10, clothing and tiles; digits are scikit-learn's.  Each run has the
+FOLDER holds the folders cifar10, clothing and tiles; digits are scikit-learn's; FILES are the four
+of Fashion-MNIST (Debian's package dataset-fashion-mnist).  The rules of auto were set on the images
+of `--chosen`; without it other images are taken, on which nothing was set.  Each run has the
 same number of counted operations (forward and backward), so that a larger model sees fewer images;
 fine-tuning sees TUNED images with every model.  Finished runs are kept in WORK/results.jsonl and
 not repeated.
@@ -60,21 +62,46 @@ def model(width: int, depth: int, patch: int) -> tuple[str, ...]:
     )
 
 
-def grid(side: int) -> dict[str, tuple[str, ...]]:
-    """Cases of the grid by name, for images of `side` pixels."""
-    own = ("data.own_statistics=true", "data.crop_pct=1", f"data.img_size={side}")
+class Images(NamedTuple):
+    """What a person knows of a data set: image size and patches to try in pixels, and settings."""
+
+    side: int
+    fine: int
+    coarse: int
+    channels: int = 3
+    settings: tuple[str, ...] = ()
+    """what headers cannot tell, in all cases"""
+    targets: tuple[str, ...] = ()
+    """of the grid alone"""
+
+
+PLAIN = ("model.norm_pix_loss=false",)
+SETS = {
+    "cifar10": Images(32, 4, 8),
+    "clothing": Images(64, 8, 16),
+    "fashion": Images(28, 4, 7, 1, targets=PLAIN),
+    "digits": Images(16, 2, 4, 1, ("data.flip=false",), PLAIN),
+    "tiles": Images(64, 8, 16, 1),
+}
+
+
+def grid(images: Images) -> dict[str, tuple[str, ...]]:
+    """Cases of the grid by name: three models (width x depth / patch), two batches."""
+    own = ("data.own_statistics=true", "data.crop_pct=1", f"data.img_size={images.side}")
     return {
-        f"{width}x{depth}/{side // across}": (*own, *model(width, depth, side // across), *batch)
-        for width, depth, across in ((96, 4, 8), (96, 4, 4), (192, 6, 4))
-        for batch in [("train.batch_size=32", "optim.lr=1e-3")]
+        f"{width}x{depth}/{patch} by {batch}": (
+            *(*own, *images.targets, *model(width, depth, patch)),
+            *(f"train.batch_size={batch}", f"optim.lr={lr}"),
+        )
+        for width, depth, patch in (
+            (96, 4, images.fine),
+            (96, 4, images.coarse),
+            (192, 6, images.coarse),
+        )
+        for batch, lr in ((32, 1e-3), (128, 2e-3))
     }
 
 
-SIDES = {"cifar10": 32, "clothing": 64, "digits": 16, "tiles": 64}
-"""image size in the grid"""
-GREY = ("digits", "tiles")
-WRITING = ("data.flip=false",)
-"""what headers cannot tell of digits, in all cases"""
 DEMO, SCHEDULE = "demo", "vit_small's schedule"
 """the recipe demo_digits as it is, but for channels and statistics; and the model of auto trained
 by batch, learning rate and warm-up of the recipe vit_small.  That recipe itself takes longer for
@@ -90,20 +117,21 @@ class Case(NamedTuple):
 
 
 def case_of(case: str, name: str, split: Split) -> Case:
-    """A case on a data set; `NAME key=value …`: a case of the grid, changed."""
-    channels = (f"data.in_chans={1 if name in GREY else 3}", *(WRITING if name == "digits" else ()))
+    """A case on a data set; `NAME by BATCH key=value …`: a case of the grid, changed."""
+    images = SETS[name]
+    channels = (f"data.in_chans={images.channels}", *images.settings)
     if case == DEMO:
         own = ("data.own_statistics=true", "train.num_processes=0", "data.val=[]")
         return Case(str(CONFIGS / "demo_digits.yaml"), (*channels, *own), 0.25)
     if case in (AUTO, SCHEDULE):
-        chosen = chosen_for(split, channels[1:])
+        chosen = chosen_for(split, images.settings)
         if case == AUTO:
             return Case("", chosen, 0.2)
         kept = [one for one in chosen if one.partition("=")[0] not in RATES]
         return Case("", (*kept, "train.batch_size=1024", "optim.blr=1.5e-4"), 0.05)
-    base, _, changes = case.partition(" ")
-    plain = ("model.norm_pix_loss=false",) if name == "digits" else ()
-    return Case("", (*channels, *plain, *grid(SIDES[name])[base], *changes.split()))
+    base = next(own for own in grid(images) if case.startswith(own))
+    changes = case.removeprefix(base).split()
+    return Case("", (*channels, *grid(images)[base], *changes))
 
 
 RATES = ("train.batch_size", "optim.lr")
@@ -139,7 +167,7 @@ def run(work: Path, name: str, case: str, seed: int, tunes: bool = True) -> dict
     if not recipe:
         recipe = str(work / "empty.yaml")
         Path(recipe).write_text("{}\n")
-    blank = [f"data.{key}={[0.5] * (1 if name in GREY else 3)}" for key in ("mean", "std")]
+    blank = [f"data.{key}={[0.5] * SETS[name].channels}" for key in ("mean", "std")]
     config = load_config(recipe, [*own, *blank, "train.epochs=1000", "optim.warmup_epochs=1"])
     seen = PRETRAINING / flops_per_image(build_objective(config), config.data.in_chans)
     batch = int(min(config.train.batch_size, split.images, max(1, seen)))
@@ -260,15 +288,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the data, run what is missing, or print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks.auto_choices", description=__doc__)
     parser.add_argument("action", choices=("prepare", "run", "table"))
-    parser.add_argument("--data", type=Path, help="folder of the three data sets")
+    parser.add_argument("--data", type=Path, help="folder of three data sets")
+    parser.add_argument("--fashion", type=Path, help="folder of Fashion-MNIST's four files")
+    parser.add_argument("--chosen", action="store_true", help="images on which the rules were set")
     parser.add_argument("--work", type=Path, required=True, help="folder of prepared data and runs")
-    parser.add_argument("--sets", nargs="+", default=list(SIDES))
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
     parser.add_argument("--cases", nargs="+", default=[])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--probe-only", action="store_true", help="without fine-tuning")
     args = parser.parse_args(argv)
     if args.action == "prepare":
-        prepare(args.data, args.work)
+        prepare(args.data, args.work, not args.chosen, args.fashion)
         return 0
     results = args.work / "results.jsonl"
     if args.action == "table":
@@ -280,7 +310,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = {(row["set"], row["case"], row["seed"]) for row in done}
     for seed in args.seeds:
         for name in args.sets:
-            for case in args.cases or grid(SIDES[name]):
+            for case in args.cases or (AUTO, SCHEDULE, DEMO, *grid(SETS[name])):
                 if (name, case, seed) not in known:
                     row = run(args.work, name, case, seed, not args.probe_only)
                     with results.open("a") as file:

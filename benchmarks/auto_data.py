@@ -1,5 +1,6 @@
-"""Four small data sets for `benchmarks.auto_choices`: unlabelled, labelled and test shards."""
+"""Five small data sets for `benchmarks.auto_choices`: unlabelled, labelled and test shards."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -13,13 +14,20 @@ from PIL import Image
 SHORT_SIDE = 128
 """pixels to which the photographs are reduced beforehand: decoding is not what is measured"""
 DIGITS = 500
-"""last digits of the bundle, for tests: neighbours in it resemble each other"""
+"""digits at one end of the bundle, for tests: neighbours in it resemble each other"""
+LABELLED = 2000
+"""labelled images of CIFAR-10 and Fashion-MNIST, and as many test images"""
 BLOCK = 12
 """neighbouring images that stay together where one set is divided: they may show one object"""
 
+Sample = tuple[bytes, bytes]
+"""an image file and its label"""
+Parts = tuple[list[Sample], list[Sample], list[Sample]]
+"""unlabelled, labelled and test samples"""
+
 
 class Split(NamedTuple):
-    """One of the three data sets: shards without and with labels."""
+    """A data set: shards without and with labels."""
 
     train: str
     labelled: str
@@ -41,58 +49,106 @@ def splits(work: Path) -> dict[str, Split]:
     }
 
 
-def prepare(data: Path, work: Path) -> None:
-    """Write the four data sets: unlabelled, labelled and test shards, photographs reduced."""
+def prepare(data: Path, work: Path, fresh: bool, fashion: Path | None) -> None:
+    """Write each data set: unlabelled, labelled and test shards, photographs reduced.
+
+    `fresh` takes other images than those on which the rules of `auto` were set.
+    """
+    parts = {
+        "cifar10": cifar10(data / "cifar10", fresh),
+        "clothing": clothing(data / "clothing", fresh),
+        "tiles": tiles(data / "tiles", fresh),
+        "digits": digits(fresh),
+    }
+    if fashion:
+        parts["fashion"] = fashion_mnist(fashion)
     counts: dict[str, dict[str, int]] = {}
-
-    def write(name: str, part: str, samples: list[tuple[bytes, bytes]]) -> None:
-        folder = work / name / part
-        folder.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(folder / "shard-000000.tar", "w") as tar:
-            for number, (image, label) in enumerate(samples):
-                kind = "png" if image.startswith(b"\x89PNG") else "jpg"
-                for extension, content in (("cls", label), (kind, image)):
-                    member = tarfile.TarInfo(f"{number:06d}.{extension}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-        counts.setdefault(name, {})[part] = len(samples)
-
-    cifar = data / "cifar10"
-    images = list(samples_of(sorted(cifar.glob("train-*"))[:1]))
-    write("cifar10", "train", images)
-    write("cifar10", "labelled", images[:2000])
-    write("cifar10", "test", list(samples_of(sorted(cifar.glob("test-*"))[:1]))[:2000])
-    clothing = data / "clothing"
-    images = [reduced(one) for one in samples_of(sorted(clothing.glob("train-*")))]
-    write("clothing", "train", images)
-    write("clothing", "labelled", images)
-    rest = sorted([*clothing.glob("val-*"), *clothing.glob("test-*")])
-    write("clothing", "test", [reduced(one) for one in samples_of(rest)])
-    tiles = data / "tiles"
-    write("tiles", "train", [reduced(one) for one in samples_of(sorted(tiles.glob("train-*")))])
-    images = [reduced(one) for one in samples_of(sorted(tiles.glob("test-*")))]
-    for part, odd in (("labelled", 0), ("test", 1)):
-        own = [one for number, one in enumerate(images) if number // BLOCK % 2 == odd]
-        write("tiles", part, own)
-    digits = list(handwritten_digits())
-    write("digits", "train", digits[:-DIGITS])
-    write("digits", "labelled", digits[:-DIGITS])
-    write("digits", "test", digits[-DIGITS:])
+    for name, samples in parts.items():
+        for part, own in zip(("train", "labelled", "test"), samples, strict=True):
+            write(work / name / part, own)
+            counts.setdefault(name, {})[part] = len(own)
     (work / "counts.json").write_text(json.dumps(counts))
 
 
-def handwritten_digits() -> Iterator[tuple[bytes, bytes]]:
+def write(folder: Path, samples: list[Sample]) -> None:
+    """One shard of the samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / "shard-000000.tar", "w") as tar:
+        for number, (image, label) in enumerate(samples):
+            kind = "png" if image.startswith(b"\x89PNG") else "jpg"
+            for extension, content in (("cls", label), (kind, image)):
+                member = tarfile.TarInfo(f"{number:06d}.{extension}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def cifar10(folder: Path, fresh: bool) -> Parts:
+    """The first shard of 5,000, or the sixth; 2,000 test images of the first shard, or the last."""
+    images = list(samples_of([sorted(folder.glob("train-*"))[5 if fresh else 0]]))
+    test = list(samples_of([sorted(folder.glob("test-*"))[-1 if fresh else 0]]))
+    return images, images[:LABELLED], test[:LABELLED]
+
+
+def clothing(folder: Path, fresh: bool) -> Parts:
+    """Its own division, or its last three training shards as the test images."""
+    shards = sorted(folder.glob("train-*"))
+    rest = sorted([*folder.glob("val-*"), *folder.glob("test-*")])
+    if fresh:
+        shards, rest = [*shards[:-3], *rest], shards[-3:]
+    images, test = ([reduced(one) for one in samples_of(part)] for part in (shards, rest))
+    return images, images, test
+
+
+def tiles(folder: Path, fresh: bool) -> Parts:
+    """Sound tiles to train on; of the others each second block is labelled, the rest are tests."""
+    images = [reduced(one) for one in samples_of(sorted(folder.glob("test-*")))]
+    odd, even = (
+        [one for number, one in enumerate(images) if number // BLOCK % 2 == part] for part in (1, 0)
+    )
+    train = [reduced(one) for one in samples_of(sorted(folder.glob("train-*")))]
+    return (train, odd, even) if fresh else (train, even, odd)
+
+
+def digits(fresh: bool) -> Parts:
+    """The last DIGITS as tests, or the first, which others have written."""
+    images = list(handwritten_digits())
+    if fresh:
+        images = images[::-1]
+    return images[:-DIGITS], images[:-DIGITS], images[-DIGITS:]
+
+
+def fashion_mnist(folder: Path) -> Parts:
+    """The first 5,000 training and 2,000 test images of Fashion-MNIST's four files, 28 x 28 px."""
+
+    def first(part: str, count: int) -> list[Sample]:
+        with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as file:
+            pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+        with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz") as file:
+            labels = np.frombuffer(file.read(), np.uint8, offset=8)
+        pairs = zip(pixels[:count], labels[:count], strict=True)
+        return [(png(image), str(label).encode()) for image, label in pairs]
+
+    images = first("train", 5000)
+    return images, images[:LABELLED], first("t10k", LABELLED)
+
+
+def png(pixels: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]") -> bytes:
+    """The grey image as a file."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def handwritten_digits() -> Iterator[Sample]:
     """scikit-learn's digits, 8 x 8 px, as PNG, in the order of the bundle."""
     from sklearn.datasets import load_digits
 
     flat, labels = load_digits(return_X_y=True)
     for pixels, label in zip(flat.reshape(-1, 8, 8), labels, strict=True):
-        out = io.BytesIO()
-        Image.fromarray((pixels * 255 / 16).round().astype(np.uint8)).save(out, "PNG")
-        yield out.getvalue(), str(label).encode()
+        yield png((pixels * 255 / 16).round().astype(np.uint8)), str(label).encode()
 
 
-def samples_of(shards: Sequence[Path]) -> Iterator[tuple[bytes, bytes]]:
+def samples_of(shards: Sequence[Path]) -> Iterator[Sample]:
     """(image, label) of each sample."""
     for shard in shards:
         with tarfile.open(shard) as tar:
@@ -104,7 +160,7 @@ def samples_of(shards: Sequence[Path]) -> Iterator[tuple[bytes, bytes]]:
                     yield file.read(), label.read()
 
 
-def reduced(sample: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+def reduced(sample: Sample) -> Sample:
     """The sample with its image's short side at SHORT_SIDE."""
     image = Image.open(io.BytesIO(sample[0]))
     factor = SHORT_SIDE / min(image.size)
