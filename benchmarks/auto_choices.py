@@ -148,6 +148,7 @@ def chosen_for(split: Split, further: Sequence[str]) -> tuple[str, ...]:
 
 
 LENGTH = (
+    "auto.hours",
     "train.epochs",
     "optim.warmup_epochs",
     "data.workers",
