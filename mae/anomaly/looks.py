@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mae.data.manifest import Manifest
 from mae.pack.duplicates import near_duplicates
-from mae.pack.examine import difference_hash, luma
+from mae.pack.examine import difference_hash, gray_of
 
 NO_LOOK = 0
 """coarse hash of images with too little structure for one"""
@@ -56,7 +56,7 @@ class Copies(NamedTuple):
 
 def look_of(image: Tensor) -> npt.NDArray[np.int64]:
     """Coarse difference hash, and signs of the fine structures, of an integer image [c h w]."""
-    gray = luma(image.float() / torch.iinfo(image.dtype).max)
+    gray = gray_of(image)
     small = F.adaptive_avg_pool2d(gray[None], (SIDE, SIDE))
     base = F.interpolate(F.adaptive_avg_pool2d(small, (COARSE, COARSE)), (SIDE, SIDE))
     bits = np.packbits((small > base).flatten().numpy())

@@ -27,6 +27,8 @@ MIN_BITS = 8
 """minimum number of ones, and of zeros, in a hash"""
 MIN_ROWS = 4
 """minimum number of different rows of a hash"""
+STORED_BITS = (10, 12, 14, 16)
+"""depths that files of 16 bits may hold"""
 
 
 class ImageProperties(NamedTuple):
@@ -68,8 +70,20 @@ def gray_pixels(data: bytes | bytearray, extension: str, info: ImageInfo) -> Ten
         with open_image(io.BytesIO(data)) as image:
             image.draft("L", DRAFT_SIZE)  # reads all of the file, in less time
             return torch.from_numpy(np.array(image.convert("L")))[None].float() / 255
-    pixels = decode(data, extension, info.colours, info.bits)
-    return luma(pixels.float() / torch.iinfo(pixels.dtype).max)
+    return gray_of(decode(data, extension, info.colours, info.bits))
+
+
+def gray_of(pixels: Tensor) -> Tensor:
+    """Integer pixels [c h w] → gray pixels [1 h w] in [0, 1].
+
+    Cameras and scanners store 10, 12 or 14 bits in 16: white is the lowest of these that holds all
+    pixels, since steps of a hash would be lost in a sixteenth of the range.
+    """
+    white, values = torch.iinfo(pixels.dtype).max, pixels.float()
+    if white == (1 << 16) - 1:
+        brightest = float(values.max())
+        white = next(full for bits in STORED_BITS if brightest <= (full := (1 << bits) - 1))
+    return luma(values / white)
 
 
 def difference_hash(gray: Tensor) -> int | None:

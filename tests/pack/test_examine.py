@@ -58,6 +58,17 @@ def test_hash_ignores_bit_depth(picture):
     assert hashes[0] is not None and hashes[0] == hashes[1]
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_hash_of_fewer_bits_stored_in_sixteen(picture, bits):
+    eight = examine(encode(picture.convert("L"), "PNG"), "png")
+    pixels = np.asarray(picture.convert("L")).astype(np.uint16) << (bits - 8)
+    file = io.BytesIO()
+    np.save(file, pixels)
+    found = examine(file.getvalue(), "npy")
+    assert distance(eight.hash, found.hash or 0) <= 3
+    assert found.deviation == pytest.approx(eight.deviation, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "gray",
     [
