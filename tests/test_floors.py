@@ -16,7 +16,7 @@ NAMES = """
     objectives.declaration objectives.registry
     config
     decoding storage data pack data.training_data data.file_manifest data.shard_stream networks
-    objectives.base
+    objectives.base objectives.capabilities objectives.implementation
     objectives.shared_sections training.checkpoint pretrained_weights
     evaluation export pictures objectives anomaly generation latents similarity explore
     sparse_features compression
@@ -43,7 +43,9 @@ def floor_of(module: str) -> int:
     return FLOORS[floor_name(module)] if module else -1
 
 
-CONTRACT = ("objectives/declaration.py", "objectives/base.py", "objectives/registry.py")
+CONTRACT = tuple(
+    f"objectives/{name}.py" for name in ("base", "declaration", "implementation", "registry")
+)
 """modules low down that name types of what lies above them, under `if TYPE_CHECKING:` alone"""
 
 

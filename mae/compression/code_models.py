@@ -13,7 +13,7 @@ from mae.compression.container import NO_TABLES
 from mae.compression.layout import Grids
 from mae.compression.range_coder import TOTAL, Decoder
 from mae.compression.tables import Counts, Tables, frequencies, starts_of
-from mae.objectives.base import CodeSteps, ImageCoding, Probabilities
+from mae.objectives.capabilities import CodeSteps, ImageCoding, Probabilities
 
 
 class Intervals(NamedTuple):

@@ -9,7 +9,7 @@ from mae.compression.container import Header
 from mae.compression.layout import WHOLE, Size
 from mae.compression.tables import Tables
 from mae.config.sections import DataConfig
-from mae.objectives.base import ImageCoding
+from mae.objectives.capabilities import ImageCoding
 
 
 class Codec(NamedTuple):

@@ -25,7 +25,7 @@ from mae.compression.range_coder import Decoder, encode
 from mae.compression.sources import Picture, Source
 from mae.compression.tables import Counts
 from mae.config.sections import DataConfig
-from mae.objectives.base import ImageCoding
+from mae.objectives.capabilities import ImageCoding
 
 TOGETHER = 64
 """maximum number of images of a block"""

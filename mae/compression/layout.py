@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from mae.objectives.base import ImageCoding
+from mae.objectives.capabilities import ImageCoding
 
 WHOLE = (0, 0)
 """tile of images that are coded whole"""

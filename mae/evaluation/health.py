@@ -21,7 +21,8 @@ from mae.data.views import CentredViews
 from mae.evaluation.features import Matrix
 from mae.evaluation.knn import directions, knn_accuracy
 from mae.evaluation.probe import Labels, regularisation_path, standardise
-from mae.objectives.base import HeldOut, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import HeldOut
 
 BATCH = 32
 """images per batch; independent of the number of processes, so that results are bitwise equal"""

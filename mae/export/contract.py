@@ -14,7 +14,8 @@ from mae.data.class_names import Classes
 from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.patches import affine_of, normalize_images
 from mae.networks.vit import encoder_shape, timm_encoder
-from mae.objectives.base import Implementation, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import Implementation
 from mae.objectives.shared_sections import VitModel
 from mae.training.checkpoint.checkpoint_files import TrainingState
 

@@ -27,7 +27,8 @@ from mae.export.plain import write_plain
 from mae.export.reading import PHOTOGRAPH, write_photograph
 from mae.export.timm import write_timm
 from mae.networks.vit import timm_encoder
-from mae.objectives.base import Implementation, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import Implementation
 
 ENCODER_FORMATS: Mapping[str, Writer] = {
     "timm": write_timm,

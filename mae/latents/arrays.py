@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mae.base.errors import UserError
-from mae.objectives.base import ImageLatents
+from mae.objectives.capabilities import ImageLatents
 
 Array = npt.NDArray[Any]
 FloatType = Literal["float16", "float32"]

@@ -5,7 +5,7 @@ An objective is a package with two modules, named in `mae.objectives.registry`:
 - `declaration` with `DECLARATION`, an instance of a subclass of `Declaration` (this module).  It
   imports no torch, so that help, wrong use and the report stay light.
 - `implementation` with `IMPLEMENTATION`, an instance of a subclass of
-  `mae.objectives.base.Implementation`, which builds the `mae.objectives.base.Objective`.
+  `mae.objectives.implementation.Implementation`, which builds the `mae.objectives.base.Objective`.
 
 Everything that differs between objectives is declared here and read by the core: no other module
 asks which objective it runs.  Required are `name`, `summary`, `model` and `losses`; everything else

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from mae.config.sections import Config
 from mae.data.class_names import Classes, run_classes
 from mae.evaluation.encoders import TOKENS, FrozenEncoder
-from mae.objectives.base import Features, Implementation, Objective
+from mae.objectives.base import Features, Objective
+from mae.objectives.implementation import Implementation
 from mae.objectives.shared_sections import FrozenModel, frozen_model_of
 from mae.pretrained_weights.architecture import WeightOptions
 

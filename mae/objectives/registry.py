@@ -12,7 +12,7 @@ from mae.config.sections import Config
 from mae.objectives.declaration import DataNeeds, Declaration
 
 if TYPE_CHECKING:
-    from mae.objectives.base import Implementation
+    from mae.objectives.implementation import Implementation
 
 OBJECTIVES = {
     "mae": "mae.objectives.mae",

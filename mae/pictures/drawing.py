@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from mae.networks.patches import unit_values
-from mae.objectives.base import Objective, Reconstruction
+from mae.objectives.base import Objective
+from mae.objectives.capabilities import Reconstruction
 from mae.pictures.words import write
 
 STEPS = 256

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.networks.patches import in_range, unit_values
-from mae.objectives.base import Objective, Reconstruction
+from mae.objectives.base import Objective
+from mae.objectives.capabilities import Reconstruction
 from mae.pictures.drawing import covered, displayable, heat_map, to_pil
 from mae.pictures.sheet import Cell, Scale, Sheet
 

@@ -11,7 +11,8 @@ from mae.base.errors import UserError
 from mae.base.files import read_json, run_folder
 from mae.config.sections import Config
 from mae.data.class_names import Classes
-from mae.objectives.base import AdoptedModel, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import AdoptedModel
 from mae.objectives.registry import OBJECTIVES, implementation
 from mae.pretrained_weights.architecture import WeightOptions
 from mae.pretrained_weights.find import MODEL_FILES, find_trained_model, find_weights

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mae.evaluation.token_pca import TokenPca, variance_sums
-from mae.objectives.base import PatchLatents
+from mae.objectives.capabilities import PatchLatents
 from mae.sparse_features.selectivity import Edges, histogram
 
 Arrays = dict[str, npt.NDArray[Any]]

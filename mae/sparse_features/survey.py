@@ -24,7 +24,7 @@ from mae.data.worker_loader import load_in_workers
 from mae.evaluation.features import Skipped, UsableViews, Views
 from mae.evaluation.parts import pack_columns, results_of_parts, split, unpack_columns
 from mae.evaluation.token_pca import TokenPca, fit_token_pca
-from mae.objectives.base import PatchLatents
+from mae.objectives.capabilities import PatchLatents
 from mae.sparse_features.selectivity import Edges, bins_for, edges_of, most_classes
 from mae.sparse_features.statistics import Arrays, Setup, Statistics, component_maxima, stored
 

@@ -29,7 +29,8 @@ from mae.data.views import CentredViews
 from mae.evaluation.comparison import count_seen
 from mae.evaluation.diagnosis import number
 from mae.evaluation.health import measure_held_out
-from mae.objectives.base import HeldOut, Implementation, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import HeldOut, Implementation
 from mae.objectives.registry import declaration, implementation
 from mae.pack.packed_folders import is_folder
 from mae.pictures.drawing import reconstruction_panel, save_png

@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from mae.base.errors import UserError
-from mae.objectives.base import CAPABILITIES, Objective
+from mae.objectives.base import Objective
+from mae.objectives.capabilities import CAPABILITIES
 from mae.objectives.declaration import Declaration
 
 

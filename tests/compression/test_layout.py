@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mae.compression.layout import MOST_TILES, WHOLE, batches, joined, parts_of, split
-from mae.objectives.base import ImageCoding
+from mae.objectives.capabilities import ImageCoding
 
 CODING = ImageCoding(4, lambda one: [], lambda maps: torch.zeros(1), [(8, 4), (4, 2)], True)
 

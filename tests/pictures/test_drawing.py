@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mae.objectives.base import Reconstruction
+from mae.objectives.capabilities import Reconstruction
 from mae.pictures.drawing import (
     ERROR_TOP,
     GAP,

@@ -5,7 +5,7 @@ import torch
 from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.objectives import registry
-from mae.objectives.base import Reconstruction
+from mae.objectives.capabilities import Reconstruction
 from mae.pictures import reconstruction
 from mae.pictures.drawing import HIDDEN
 from mae.pictures.reconstruction import ReconstructionRequest, measure, psnr, reconstruct

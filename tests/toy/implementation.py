@@ -2,14 +2,9 @@ import torch
 from torch import nn
 
 from mae.base.tensor_hashing import counters
-from mae.objectives.base import (
-    Features,
-    Implementation,
-    Objective,
-    Output,
-    Reconstruction,
-    full_precision,
-)
+from mae.objectives.base import Features, Objective, Output, full_precision
+from mae.objectives.capabilities import Reconstruction
+from mae.objectives.implementation import Implementation
 
 
 class Toy(Objective):

@@ -19,7 +19,7 @@ from mae.data.training_data import training_images
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.networks.patches import patchify, unit_values, unpatchify
-from mae.objectives.base import HeldOut
+from mae.objectives.implementation import HeldOut
 
 MOST_IMAGES = 2000
 """maximum number of training images that PCA is fitted on"""

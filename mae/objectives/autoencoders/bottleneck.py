@@ -8,7 +8,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from mae.objectives.autoencoders.backbones import MapShape, ToLatent
-from mae.objectives.base import LatentArray, Merge, StepEnd
+from mae.objectives.base import Merge, StepEnd
+from mae.objectives.capabilities import LatentArray
 
 
 class Latent(NamedTuple):

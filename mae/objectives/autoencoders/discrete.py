@@ -19,7 +19,9 @@ from mae.objectives.autoencoders.discrete_declaration import code_figures
 from mae.objectives.autoencoders.implementation import AutoencoderImplementation, Sums
 from mae.objectives.autoencoders.jpeg import has_jpeg, jpeg_psnr
 from mae.objectives.autoencoders.model import Autoencoder
-from mae.objectives.base import HeldOut, ImageCoding, LatentArray, Objective
+from mae.objectives.base import Objective
+from mae.objectives.capabilities import ImageCoding, LatentArray
+from mae.objectives.implementation import HeldOut
 from mae.pictures.drawing import code_maps, to_pil
 from mae.pictures.reconstruction import (
     BATCH,

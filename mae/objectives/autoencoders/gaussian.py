@@ -10,7 +10,8 @@ from torch import Tensor
 from mae.base.tensor_hashing import normals
 from mae.objectives.autoencoders.backbones import MapShape, ToLatent
 from mae.objectives.autoencoders.bottleneck import Bottleneck, Latent
-from mae.objectives.base import LatentArray, full_precision
+from mae.objectives.base import full_precision
+from mae.objectives.capabilities import LatentArray
 
 MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0
 """range of the predicted logarithm of the variance, as in the latent-diffusion autoencoders"""

@@ -17,7 +17,8 @@ from mae.networks.vit_decoder import VitDecoder
 from mae.objectives.autoencoders.baselines import Baselines, fit_baselines
 from mae.objectives.autoencoders.declaration import model_of
 from mae.objectives.autoencoders.model import Autoencoder
-from mae.objectives.base import HeldOut, Implementation, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import HeldOut, Implementation
 from mae.pictures.drawing import compared, stacked, tile
 from mae.pictures.reconstruction import psnr
 

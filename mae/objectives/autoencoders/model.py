@@ -16,15 +16,8 @@ from mae.objectives.autoencoders.bottleneck import Bottleneck
 from mae.objectives.autoencoders.corruption import Corruption
 from mae.objectives.autoencoders.declaration import model_of
 from mae.objectives.autoencoders.pixels import PixelObjective
-from mae.objectives.base import (
-    Features,
-    ImageLatents,
-    Merge,
-    Output,
-    Reconstruction,
-    StepEnd,
-    full_precision,
-)
+from mae.objectives.base import Features, Merge, Output, StepEnd, full_precision
+from mae.objectives.capabilities import ImageLatents, Reconstruction
 
 
 class Noise(NamedTuple):

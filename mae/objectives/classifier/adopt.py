@@ -8,8 +8,8 @@ from torch import Tensor
 from mae.base.errors import UserError
 from mae.config.loading import parse_recorded_config
 from mae.networks.encoders.registry import adapter_named
-from mae.objectives.base import AdoptedModel
 from mae.objectives.classifier.model import Classifier
+from mae.objectives.implementation import AdoptedModel
 from mae.pretrained_weights.architecture import WeightOptions, infer_settings, set_norm_eps
 from mae.pretrained_weights.fit import load_encoder
 from mae.pretrained_weights.weight_files import Weights

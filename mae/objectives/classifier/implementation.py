@@ -15,11 +15,12 @@ from mae.evaluation.classification import single_answer, summary
 from mae.evaluation.predictions import ClassifiedImages, evaluate_classifier, require_classes
 from mae.export.contract import Pool, Writer
 from mae.networks.vit import layer_groups
-from mae.objectives.base import AdoptedModel, HeldOut, Implementation, Objective
+from mae.objectives.base import Objective
 from mae.objectives.classifier.adopt import adopt_classifier
 from mae.objectives.classifier.declaration import finetune_of
 from mae.objectives.classifier.export import write_huggingface, write_original
 from mae.objectives.classifier.model import Classifier, build_classifier
+from mae.objectives.implementation import AdoptedModel, HeldOut, Implementation
 from mae.pretrained_weights.architecture import WeightOptions
 from mae.pretrained_weights.init_record import InitialWeights
 from mae.pretrained_weights.start import start_encoder

@@ -15,10 +15,10 @@ from mae.objectives.autoencoders.bottleneck import LinearBottleneck
 from mae.objectives.autoencoders.corruption import Corruption
 from mae.objectives.autoencoders.implementation import AutoencoderImplementation, psnr_of
 from mae.objectives.autoencoders.model import Autoencoder
-from mae.objectives.base import HeldOut
 from mae.objectives.dae.declaration import dae_model
 from mae.objectives.dae.export import write_onnx, write_program
 from mae.objectives.dae.model import DenoisingAutoencoder
+from mae.objectives.implementation import HeldOut
 
 COMPONENTS = (8, 16, 32, 64, 128, 256, 512)
 """numbers of principal components that are tried as a denoiser"""

@@ -12,7 +12,7 @@ from mae.objectives.autoencoders.corruption import Corruption
 from mae.objectives.autoencoders.declaration import model_of
 from mae.objectives.autoencoders.model import Autoencoder, Noise
 from mae.objectives.autoencoders.tiling import in_faded_tiles
-from mae.objectives.base import ImageLatents, Reconstruction
+from mae.objectives.capabilities import ImageLatents, Reconstruction
 
 TILE = 256
 """side in pixels of the tiles of larger images, for networks that take any size"""

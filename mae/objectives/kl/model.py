@@ -12,7 +12,8 @@ from mae.config.sections import Config
 from mae.objectives.autoencoders.backbones import Backbone, encode_map
 from mae.objectives.autoencoders.bottleneck import Latent
 from mae.objectives.autoencoders.model import Autoencoder, Noise
-from mae.objectives.base import FirstStage, ImageLatents, Output, full_precision
+from mae.objectives.base import FirstStage, Output, full_precision
+from mae.objectives.capabilities import ImageLatents
 from mae.objectives.kl.bottleneck import KlBottleneck
 from mae.objectives.kl.critic import PatchCritic, adversarial_losses, generator_weight
 from mae.objectives.kl.declaration import kl_model

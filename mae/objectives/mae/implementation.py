@@ -15,7 +15,8 @@ from mae.config.loading import parse_recorded_config
 from mae.config.sections import Config, DataConfig, InitConfig
 from mae.evaluation.health import measure_held_out
 from mae.export.contract import Writer
-from mae.objectives.base import AdoptedModel, HeldOut, Implementation, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import AdoptedModel, HeldOut, Implementation
 from mae.objectives.mae.decoder import Block, CrossBlock, CrossDecoder, Decoder
 from mae.objectives.mae.export import resize_decoder, write_original, write_timm
 from mae.objectives.mae.huggingface import write_huggingface

@@ -23,7 +23,8 @@ from mae.networks.patches import (
     unpatchify,
 )
 from mae.networks.vit import build_encoder
-from mae.objectives.base import Features, Objective, Output, Reconstruction
+from mae.objectives.base import Features, Objective, Output
+from mae.objectives.capabilities import Reconstruction
 from mae.objectives.mae.declaration import model_of
 from mae.objectives.mae.decoder import CrossDecoder, Decoder
 from mae.objectives.mae.masking import (

@@ -11,7 +11,8 @@ from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.evaluation.health import measure_held_out
 from mae.export.contract import Writer
-from mae.objectives.base import HeldOut, Implementation, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import HeldOut, Implementation
 from mae.objectives.noise2void.export import write_onnx, write_program
 from mae.objectives.noise2void.measures import means_of, measure, sums_of
 from mae.objectives.noise2void.model import Denoiser

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from mae.config.sections import Config
 from mae.networks.unet import UNet
 from mae.objectives.autoencoders.pixels import PixelObjective
-from mae.objectives.base import Features, Output, Reconstruction, full_precision
+from mae.objectives.base import Features, Output, full_precision
+from mae.objectives.capabilities import Reconstruction
 from mae.objectives.noise2void.declaration import model_of
 from mae.objectives.noise2void.masking import (
     PASS_GRID,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mae.base.tensor_hashing import counters
 from mae.networks.transformer import SequenceTransformer
-from mae.objectives.base import CodeSteps, Probabilities
+from mae.objectives.capabilities import CodeSteps, Probabilities
 
 Module = TypeVar("Module", bound=nn.Module)
 

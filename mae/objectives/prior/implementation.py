@@ -13,7 +13,8 @@ from torch import Tensor
 from mae.config.sections import Config
 from mae.evaluation.health import measure_held_out
 from mae.objectives.autoencoders.discrete import codes_in_colour
-from mae.objectives.base import HeldOut, Implementation, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import HeldOut, Implementation
 from mae.objectives.prior.declaration import marginal_bits
 from mae.objectives.prior.model import CodePrior
 from mae.objectives.prior.settings import prior_model

@@ -11,14 +11,8 @@ from torch import Tensor, nn
 from mae.base.tensor_hashing import counters, mix_tensor, uniforms
 from mae.networks.transformer import SequenceTransformer
 from mae.objectives.autoencoders.discrete import DiscreteAutoencoder, count_codes
-from mae.objectives.base import (
-    Features,
-    FirstStage,
-    ImageCoding,
-    Objective,
-    Output,
-    full_precision,
-)
+from mae.objectives.base import Features, FirstStage, Objective, Output, full_precision
+from mae.objectives.capabilities import ImageCoding
 from mae.objectives.frozen import Frozen
 from mae.objectives.prior.coding import PriorNetwork, predictor
 from mae.objectives.prior.settings import PriorModel

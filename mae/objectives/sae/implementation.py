@@ -13,7 +13,8 @@ from mae.config.sections import Config
 from mae.evaluation.health import measure_held_out
 from mae.evaluation.token_pca import variance_figures
 from mae.export.contract import Writer
-from mae.objectives.base import HeldOut, Implementation, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import HeldOut, Implementation
 from mae.objectives.sae.declaration import sae_model
 from mae.objectives.sae.dictionary import TokenDictionary
 from mae.objectives.sae.export import write_onnx, write_programs, write_saelens

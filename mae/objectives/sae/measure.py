@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mae.evaluation.token_pca import Sums, TokenPca, fit_token_pca, variance_sums
 from mae.objectives.autoencoders.baselines import training_pixels
-from mae.objectives.base import HeldOut
+from mae.objectives.implementation import HeldOut
 from mae.objectives.sae.model import TokenSparseAutoencoder
 
 BATCH = 32

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from mae.base.errors import UserError
 from mae.evaluation.token_pca import TokenPca
 from mae.networks.vit import encoder_shape, timm_encoder
-from mae.objectives.base import Features, Merge, Objective, Output, PatchLatents, StepEnd
+from mae.objectives.base import Features, Merge, Objective, Output, StepEnd
+from mae.objectives.capabilities import PatchLatents
 from mae.objectives.frozen import Frozen
 from mae.objectives.sae.dictionary import TokenDictionary
 

@@ -7,7 +7,7 @@ from mae.config.sections import Config
 from mae.networks.patches import patchify
 from mae.objectives.autoencoders.backbones import Backbone, encode_map
 from mae.objectives.autoencoders.model import Autoencoder
-from mae.objectives.base import PatchLatents
+from mae.objectives.capabilities import PatchLatents
 from mae.objectives.sparse.bottleneck import L1Bottleneck, TopKBottleneck
 from mae.objectives.sparse.declaration import sparse_model
 

@@ -13,7 +13,7 @@ from mae.config.loading import load_config
 from mae.data.images import Images
 from mae.data.indexing import build_manifest
 from mae.data.views import CentredViews
-from mae.objectives.base import HeldOut
+from mae.objectives.implementation import HeldOut
 from mae.objectives.mae.implementation import IMPLEMENTATION
 from mae.objectives.mae.reconstruction import count_flat, explained_variance
 from tests.objectives.mae.test_model import small_mae

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mae.objectives.base import ImageCoding
+from mae.objectives.capabilities import ImageCoding
 from tests.objectives.autoencoders.small import pictures, small_prior
 
 

@@ -17,7 +17,7 @@ from mae.config.sections import Config
 from mae.data.training_data import open_images
 from mae.data.views import CentredViews
 from mae.evaluation.token_pca import TokenPca, fit_token_pca
-from mae.objectives.base import PatchLatents
+from mae.objectives.capabilities import PatchLatents
 from mae.sparse_features import selectivity, survey
 from mae.sparse_features.survey import SurveyRequest
 from mae.training.checkpoint.trained import load_pretrained

@@ -15,7 +15,8 @@ from mae.objectives.autoencoders.baselines import Baselines, fit_baselines
 from mae.objectives.autoencoders.gaussian_prior import sample_block, traversal_block
 from mae.objectives.autoencoders.implementation import Sums
 from mae.objectives.autoencoders.model import Autoencoder
-from mae.objectives.base import HeldOut, Objective
+from mae.objectives.base import Objective
+from mae.objectives.implementation import HeldOut
 from mae.objectives.vae.implementation import (
     ACTIVE,
     VaeImplementation,
