@@ -192,7 +192,8 @@ def test_killed_again_and_again_ends_in_the_same_bits(
     assert same_weights(final_weights(drill.run), undisturbed(length))
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.fault)])
+@pytest.mark.fault
+@pytest.mark.parametrize("kills", [1, 10])
 def test_killed_and_continued_with_other_numbers_of_processes(shards, undisturbed, tmp_path, kills):
     """Two processes add up in another order: the same weights to rounding, after so few steps.
 

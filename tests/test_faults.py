@@ -591,7 +591,7 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.fault), 1])
 def test_a_read_that_never_returns_ends_the_run_by_name(shards, undisturbed, tmp_path, workers):
     config, run = write_config(tmp_path, shards), tmp_path / "run"
     os.mkfifo(tmp_path / "pipe")

@@ -266,6 +266,7 @@ def test_bad_images_are_named_and_counted(runs, photos, tmp_path, capsys):
     assert "has 3 channels, the model 1" in capsys.readouterr().err
 
 
+@pytest.mark.fault
 def test_two_processes_write_what_one_writes_also_after_a_kill(runs, photos, tmp_path, make_shards):
     shards = make_shards(tmp_path / "in", 130, shard_size=70, size=16, extension="png")
     words = ["compress", str(runs["vqvae"]), shards, "--tables", shards, "--out"]

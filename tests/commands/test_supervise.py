@@ -480,6 +480,7 @@ def test_checkpoints_under_way_are_no_progress(tmp_path):
     assert newest_step(tmp_path) == 12
 
 
+@pytest.mark.fault
 def test_a_real_run_that_is_killed_comes_to_its_end(shards, tmp_path):
     config = write_config(tmp_path, shards)
     process = start(command(config), "--delay", "0")

@@ -196,7 +196,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return final
 
 
-@pytest.mark.parametrize("name", ["sharded", "ddp", "one"])
+@pytest.mark.parametrize("name", ["sharded", "one", pytest.param("ddp", marks=pytest.mark.fault)])
 def test_what_was_killed_when_sharded_goes_on_as_any_kind(folder, name):
     """Resuming at step 4 yields the losses, gradients and weights of an undisturbed run."""
     run, undisturbed = folder / name / "run", folder / "undisturbed" / "run"

@@ -79,6 +79,7 @@ def test_every_program_accepts_its_options(stub_run):
     assert {"step", "joint", "benchmarks.peers", "decode", "profile", "attention"} <= set(accepted)
 
 
+@pytest.mark.fault
 def test_a_real_run_measures_the_chosen_part(tmp_path):
     """The step runs at toy size by the real program: half a minute on two free cores."""
     part = "step-vit_tiny_patch16_224"
