@@ -29,7 +29,7 @@ from mae.base.machine import this_machine
 from mae.cli import main as mae
 from mae.config.choices import recorded_choices
 from mae.config.loading import load_config
-from mae.data.training_data import open_images
+from mae.data.opening import open_images
 from mae.evaluation.encoders import open_encoder
 from mae.evaluation.features import Matrix, encode_images, ranges
 from mae.evaluation.pixel_encoders import pixel_encoder

@@ -13,8 +13,8 @@ from mae.base.errors import UserError
 from mae.cli import main
 from mae.config.loading import load_config
 from mae.config.sections import Config
+from mae.data.opening import training_images
 from mae.data.statistics import channel_statistics
-from mae.data.training_data import training_images
 from mae.data.views import CentredViews
 from mae.training.checkpoint.trained import load_pretrained
 from tests.objectives.autoencoders.recipes import RECIPES, stopped_after, train

@@ -15,7 +15,8 @@ NAMES = """
     config.types config.sections
     objectives.declaration objectives.registry
     config
-    decoding storage data pack data.training_data data.file_manifest data.shard_stream networks
+    decoding storage data pack data.opening data.training_data data.file_manifest data.shard_stream
+    networks
     objectives.base objectives.capabilities objectives.implementation
     objectives.shared_sections training.checkpoint pretrained_weights
     evaluation export pictures objectives anomaly generation latents similarity explore

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mae.config.sections import Config
-from mae.data.training_data import open_images
+from mae.data.opening import open_images
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 

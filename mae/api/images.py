@@ -23,7 +23,7 @@ from mae.commands.numbered_images import FileImages, NumberedImages, ShardImages
 from mae.config.sections import Config, DataConfig
 from mae.data.image_files import image_files, is_image_file
 from mae.data.images import BadSample, float_normalisation
-from mae.data.training_data import open_images
+from mae.data.opening import open_images
 from mae.data.transform import stack
 from mae.data.views import evaluation_view
 from mae.data.worker_loader import load_in_workers

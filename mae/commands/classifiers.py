@@ -12,7 +12,7 @@ from mae.base.progress import ProgressLine
 from mae.config.sections import Config
 from mae.data.images import Images
 from mae.data.manifest import labels_digest
-from mae.data.training_data import open_labelled
+from mae.data.opening import open_labelled
 from mae.data.transform import choose_crop_pct
 from mae.evaluation.encoders import weights_sha256
 from mae.evaluation.features import missing_features

@@ -122,7 +122,7 @@ def open_source(
     """Images of files, folders or shards.  Raises UserError where they cannot be read."""
     from mae.compression.sources import file_source, shard_source
     from mae.data.image_files import are_image_files, image_files
-    from mae.data.training_data import open_images
+    from mae.data.opening import open_images
 
     if are_image_files(sources):
         return file_source(image_files(sources), args.together)

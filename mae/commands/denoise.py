@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     from mae.base.files import read_json, require_new_folder
     from mae.commands.pictures import write_png
     from mae.data.image_files import are_image_files, image_files
-    from mae.data.training_data import open_images
+    from mae.data.opening import open_images
     from mae.evaluation.denoising import denoise_files, denoise_shards
     from mae.pretrained_weights.opened import log_lines, open_model
 

@@ -12,7 +12,7 @@ from mae.commands.numbered_images import Loaded, ShardImages, load_images, open_
 from mae.data.class_matching import in_classes_of, with_class_names
 from mae.data.images import Images
 from mae.data.manifest import select
-from mae.data.training_data import open_labelled
+from mae.data.opening import open_labelled
 from mae.evaluation.comparison import seen_in_train
 from mae.generation.attributes import Attribute, parse_attribute
 from mae.generation.editing import Editor, fit_editor, held_out_fifth

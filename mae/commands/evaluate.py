@@ -248,7 +248,7 @@ def trained_on(opened: OpenedModel, test: Images, name: str = "") -> int | None:
     """
     from mae.base.errors import UserError
     from mae.base.output import print_error
-    from mae.data.training_data import training_manifest
+    from mae.data.opening import training_manifest
     from mae.evaluation.comparison import seen_in_train
     from mae.pack.packed_folders import is_folder, is_packed
     from mae.storage.remote import is_remote

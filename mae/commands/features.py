@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     """
     from mae.base.device import choose_device, loader_count
     from mae.base.errors import UserError
-    from mae.data.training_data import open_labelled
+    from mae.data.opening import open_labelled
     from mae.evaluation.encoders import open_encoder
     from mae.evaluation.encoding import write_features
     from mae.evaluation.feature_cache import (

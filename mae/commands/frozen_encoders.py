@@ -10,7 +10,7 @@ from mae.base.files import write_json
 from mae.base.portion import ALONE, Portion, launched_portion
 from mae.commands.options import weight_options, with_own_cache
 from mae.data.images import Images
-from mae.data.training_data import open_images
+from mae.data.opening import open_images
 from mae.evaluation.comparison import (
     Comparison,
     open_sources,

@@ -59,7 +59,7 @@ def open_real(
 
     Raises UserError where they cannot be opened, or are too few.
     """
-    from mae.data.training_data import open_images, training_images
+    from mae.data.opening import open_images, training_images
     from mae.evaluation.comparison import seen_in_train
     from mae.generation.judges import open_judge
     from mae.generation.real_images import MOST_REAL, RealImages, random_subset

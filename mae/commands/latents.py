@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from mae.base.device import choose_device, loader_count
-    from mae.data.training_data import open_images
+    from mae.data.opening import open_images
     from mae.data.transform import choose_crop_pct
     from mae.data.views import CentredViews
     from mae.evaluation.encoders import weights_sha256

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
 
     from mae.commands.found_images import found_sheet
     from mae.commands.pictures import open_picture_source, picture_path, write_sheet
-    from mae.data.training_data import open_images
+    from mae.data.opening import open_images
     from mae.evaluation.feature_cache import FOLDER, load_or_encode
     from mae.evaluation.nearest import centre_of, nearest
     from mae.pretrained_weights.opened import results_folder

@@ -13,8 +13,8 @@ from mae.base.printable import printable
 from mae.config.sections import Config
 from mae.data.image_files import is_image_file
 from mae.data.images import LOSSY, Images, float_normalisation
+from mae.data.opening import open_images
 from mae.data.sample_names import sample_name
-from mae.data.training_data import open_images
 from mae.data.transform import stack
 from mae.data.views import evaluation_view
 from mae.decoding.decode import decode, is_lossy

@@ -131,7 +131,7 @@ def _request(args: argparse.Namespace, run: Path, out: Path, device: Any, portio
 
     from mae.base.device import loader_count
     from mae.data.class_names import Classes
-    from mae.data.training_data import open_labelled
+    from mae.data.opening import open_labelled
     from mae.data.transform import choose_crop_pct
     from mae.data.views import CentredViews
     from mae.evaluation.encoders import weights_sha256

@@ -25,8 +25,8 @@ from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest
 from mae.data.needs import check_files
 from mae.data.normal_classes import NORMAL_NAMES
+from mae.data.opening import images_for, open_labelled
 from mae.data.shard_index import ShardIndex
-from mae.data.training_data import images_for, open_labelled
 from mae.decoding.pixels import EXTENSIONS
 from mae.storage.background import BackgroundThreads
 

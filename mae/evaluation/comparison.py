@@ -15,7 +15,7 @@ from mae.data.class_matching import match_note, renumber
 from mae.data.columns import chunks
 from mae.data.images import Images
 from mae.data.manifest import Manifest
-from mae.data.training_data import open_labelled
+from mae.data.opening import open_labelled
 from mae.evaluation.encoders import (
     PRETRAINED,
     FrozenEncoder,

@@ -14,7 +14,7 @@ from mae.data.file_manifest import open_files_or_shards
 from mae.data.image_files import are_image_files, image_files
 from mae.data.images import Images
 from mae.data.indexing import build_manifest
-from mae.data.training_data import images_for
+from mae.data.opening import images_for
 from mae.decoding.decode import read_info
 from mae.decoding.pixels import EXTENSIONS, BadImage
 from mae.evaluation.encoders import FrozenEncoder, open_encoder

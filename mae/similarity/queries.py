@@ -15,7 +15,7 @@ from mae.data.file_manifest import file_manifest
 from mae.data.image_files import are_image_files, image_files
 from mae.data.images import Images
 from mae.data.manifest import Manifest
-from mae.data.training_data import images_for
+from mae.data.opening import images_for
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.evaluation.feature_cache import cache_path, identity

@@ -140,7 +140,7 @@ def _choose(
     from mae.base.machine import this_machine
     from mae.data.facts import data_facts
     from mae.data.manifest import merge
-    from mae.data.training_data import training_manifests
+    from mae.data.opening import training_manifests
     from mae.storage.cache import build_cache
 
     with ProgressLine("indexing", "shards") as progress:
@@ -193,7 +193,7 @@ def _as_recorded(folder: Path, given: Mapping[str, Any]) -> tuple[list[Choice], 
 
 def labelled_images(config: Config) -> int:
     """Number of training images, counted by the first process of a launch."""
-    from mae.data.training_data import training_manifest
+    from mae.data.opening import training_manifest
     from mae.training.folders import prepare_folders
 
     def count() -> int:

@@ -22,8 +22,9 @@ from mae.data.class_names import quoted
 from mae.data.images import Images, usable_image
 from mae.data.labels import NO_LABEL
 from mae.data.manifest import Manifest
+from mae.data.opening import open_images, open_labelled
 from mae.data.sample_names import sample_name
-from mae.data.training_data import TrainingSource, open_images, open_labelled
+from mae.data.training_data import TrainingSource
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.evaluation.comparison import count_seen

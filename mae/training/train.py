@@ -14,7 +14,8 @@ from mae.base.errors import RunFailed
 from mae.base.progress import ProgressLine, busy
 from mae.config.sections import Config
 from mae.data.manifest import merge
-from mae.data.training_data import TrainingSource, open_training_data, training_manifests
+from mae.data.opening import training_manifests
+from mae.data.training_data import TrainingSource, open_training_data
 from mae.decoding.on_device import JpegDecoder
 from mae.objectives.base import Objective
 from mae.objectives.registry import declaration

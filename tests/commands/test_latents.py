@@ -21,8 +21,8 @@ from mae.cli import main
 from mae.config.sections import Config
 from mae.data.indexing import build_manifest
 from mae.data.manifest_file import open_manifest
+from mae.data.opening import open_images
 from mae.data.shard_reader import ShardReader
-from mae.data.training_data import open_images
 from mae.data.views import CentredViews
 from mae.training.checkpoint.trained import load_pretrained
 from tests.killed import stopped_after

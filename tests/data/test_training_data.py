@@ -13,15 +13,9 @@ from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.data.batch import BatchSharding
 from mae.data.index import shard_index
+from mae.data.opening import open_images, training_manifest
 from mae.data.order import BLOCK
-from mae.data.training_data import (
-    build_order,
-    check_cache,
-    open_images,
-    open_training_data,
-    shards_at_once,
-    training_manifest,
-)
+from mae.data.training_data import build_order, check_cache, open_training_data, shards_at_once
 from mae.storage.cache import ShardCache, build_cache
 from tests.servers import body, web_server
 

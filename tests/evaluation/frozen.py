@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from mae.config.sections import DataConfig, LogConfig
-from mae.data.training_data import open_images
+from mae.data.opening import open_images
 from mae.evaluation.encoders import FrozenEncoder, objective_encoder
 from mae.objectives.mae.declaration import MaeModel
 from mae.objectives.registry import config_type

@@ -11,7 +11,7 @@ from tests.export_checks import run_here
 def photographs(shared_data, tmp_path_factory):
     """50 real photographs, uint8 [50 3 32 48]."""
     from mae.config.sections import Config, DataConfig
-    from mae.data.training_data import open_images
+    from mae.data.opening import open_images
     from mae.data.transform import stack
     from mae.data.views import CentredViews
 

@@ -6,7 +6,7 @@ import torch
 from transformers import ViTModel
 
 from mae.config.sections import DataConfig
-from mae.data.training_data import open_images
+from mae.data.opening import open_images
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.export.contract import ExportRequest

@@ -11,7 +11,7 @@ from mae.config.sections import DataConfig
 from mae.data.images import Images
 from mae.data.indexing import build_manifest, write_index
 from mae.data.manifest import merge
-from mae.data.training_data import training_manifests
+from mae.data.opening import training_manifests
 from mae.storage.cache import build_cache
 from mae.training import shared_manifest
 from mae.training.shared_manifest import shared_manifests

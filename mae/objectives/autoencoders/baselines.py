@@ -15,7 +15,7 @@ from torch import Tensor
 from mae.base.errors import SampleError, StorageError, UserError
 from mae.base.hashing import Stream, fold
 from mae.data.images import Images
-from mae.data.training_data import training_images
+from mae.data.opening import training_images
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.networks.patches import patchify, unit_values, unpatchify

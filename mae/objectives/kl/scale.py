@@ -12,8 +12,8 @@ from torch import Tensor
 from mae.base.errors import SampleError, UserError
 from mae.config.sections import Config
 from mae.data.images import Images
+from mae.data.opening import open_images
 from mae.data.shards import expand_shards
-from mae.data.training_data import open_images
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.objectives.autoencoders.backbones import encode_map

@@ -152,7 +152,7 @@ class Noise2VoidDeclaration(Declaration):
             update = {"model": model.model_copy(update={"noise_autocorrelation": None})}
             return config.model_copy(update=update)
         from mae.data.noise import measure_noise
-        from mae.data.training_data import images_for
+        from mae.data.opening import images_for
         from mae.objectives.noise2void.diagnosis import MOST_CORRELATED
 
         noise = measure_noise(images_for(config, manifest))

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from mae.cli import main
-from mae.data.training_data import training_images
+from mae.data.opening import training_images
 from mae.data.views import CentredViews
 from mae.networks.latent_diffusion import LdmSettings
 from mae.objectives.kl.diffusers import other_settings

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from mae.base.errors import Stopped
 from mae.cli import main
 from mae.config.sections import Config
-from mae.data.training_data import open_images
+from mae.data.opening import open_images
 from mae.data.views import CentredViews
 from mae.evaluation.token_pca import TokenPca, fit_token_pca
 from mae.objectives.capabilities import PatchLatents
