@@ -13,7 +13,7 @@ import mae
 NAMES = """
     base
     config.types config.sections
-    objectives.declaration objectives.registry
+    objectives.charts objectives.declaration objectives.registry
     config
     decoding storage data pack data.opening data.training_data data.file_manifest data.shard_stream
     networks
@@ -45,7 +45,8 @@ def floor_of(module: str) -> int:
 
 
 CONTRACT = tuple(
-    f"objectives/{name}.py" for name in ("base", "declaration", "implementation", "registry")
+    f"objectives/{name}.py"
+    for name in ("base", "charts", "declaration", "implementation", "registry")
 )
 """modules low down that name types of what lies above them, under `if TYPE_CHECKING:` alone"""
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from mae.evaluation.diagnosis import Row, RunRecord, interval, number, series
-from mae.objectives.declaration import LOSS, Chart, Curve, Declaration, Level
+from mae.objectives.charts import LOSS, Chart, Curve, Level
+from mae.objectives.declaration import Declaration
 from mae.pictures.html import Markup, tag, text
 from mae.report.charts import Line, Marks, chart
 from mae.report.run_record import Record

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mae.evaluation.diagnosis import number, recent
-from mae.objectives.declaration import Chart, Declaration
+from mae.objectives.charts import Chart
+from mae.objectives.declaration import Declaration
 from mae.pictures.html import Markup, document, tag, text, write_document
 from mae.report import evaluations, figures, lists, starts
 from mae.report.bad_images import bad_images

@@ -9,7 +9,7 @@ import yaml
 
 from mae.config.sections import Config
 from mae.objectives import registry
-from mae.objectives.declaration import Chart, Curve
+from mae.objectives.charts import Chart, Curve
 from mae.report.figures import draw, learning, line, marks, usual_maximum
 from mae.report.run_record import read_record
 from tests.report.folders import metric_rows, write_classifier_run, write_panel, write_rows

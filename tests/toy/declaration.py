@@ -1,5 +1,6 @@
 from mae.config.types import Positive, Rate, Section
-from mae.objectives.declaration import Declaration, Metric
+from mae.objectives.charts import Metric
+from mae.objectives.declaration import Declaration
 
 
 class ToyModel(Section):

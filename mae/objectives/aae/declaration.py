@@ -16,7 +16,8 @@ from mae.objectives.autoencoders.declaration import (
     held_out,
     shown_values,
 )
-from mae.objectives.declaration import Card, Chart, Curve, Metric
+from mae.objectives.charts import Chart, Curve, Metric
+from mae.objectives.declaration import Card
 
 if TYPE_CHECKING:
     from mae.evaluation.diagnosis import Finding, RunRecord

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from mae.config.sections import Config
 from mae.config.types import Rate, Section
-from mae.objectives.declaration import Chart, Curve, Metric
+from mae.objectives.charts import Chart, Curve, Metric
 from mae.objectives.shared_sections import FrozenModel, ProbeDeclaration
 
 

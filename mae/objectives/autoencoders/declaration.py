@@ -7,7 +7,8 @@ from pydantic import Field
 
 from mae.config.sections import Config
 from mae.config.types import Positive
-from mae.objectives.declaration import Chart, Curve, Declaration, Metric
+from mae.objectives.charts import Chart, Curve, Metric
+from mae.objectives.declaration import Declaration
 from mae.objectives.shared_sections import VitModel, refuse_arguments
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from mae.objectives.autoencoders.declaration import (
     reduction,
     shown_values,
 )
-from mae.objectives.declaration import Chart, Curve, Metric
+from mae.objectives.charts import Chart, Curve, Metric
 
 if TYPE_CHECKING:
     from mae.evaluation.diagnosis import Finding, RunRecord

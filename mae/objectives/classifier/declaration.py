@@ -11,7 +11,8 @@ from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.config.types import Fraction, NonNegative, Rate, Section, Share, Text
 from mae.evaluation.diagnosis import RunRecord, number
-from mae.objectives.declaration import Card, Chart, Curve, Declaration, Level, Metric
+from mae.objectives.charts import Chart, Curve, Level, Metric
+from mae.objectives.declaration import Card, Declaration
 from mae.objectives.shared_sections import VitModel, refuse_arguments
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from mae.objectives.autoencoders.declaration import (
     AutoencoderModel,
     Stages,
 )
-from mae.objectives.declaration import Card, Chart, Curve
+from mae.objectives.charts import Chart, Curve
+from mae.objectives.declaration import Card
 
 if TYPE_CHECKING:
     from mae.evaluation.diagnosis import Finding, RunRecord

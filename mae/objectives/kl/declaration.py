@@ -17,7 +17,8 @@ from mae.objectives.autoencoders.declaration import (
     held_out,
     shown_values,
 )
-from mae.objectives.declaration import Card, Chart, Curve, Metric
+from mae.objectives.charts import Chart, Curve, Metric
+from mae.objectives.declaration import Card
 from mae.objectives.kl.moments import scale_of
 
 if TYPE_CHECKING:

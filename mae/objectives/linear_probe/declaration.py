@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mae.config.sections import Config
 from mae.config.types import Positive
-from mae.objectives.declaration import Chart, Curve, Metric
+from mae.objectives.charts import Chart, Curve, Metric
 from mae.objectives.shared_sections import FrozenModel, ProbeDeclaration
 
 GROUP = 512

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from mae import __version__
 from mae.config.sections import Config
 from mae.config.types import Fraction, Positive
-from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
+from mae.objectives.charts import Chart, Curve, Metric
+from mae.objectives.declaration import Card, Declaration
 from mae.objectives.shared_sections import VitModel, patch_count, refuse_arguments
 
 if TYPE_CHECKING:

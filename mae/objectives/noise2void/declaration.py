@@ -9,14 +9,8 @@ from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.config.types import Positive, Section
 from mae.objectives.autoencoders.declaration import DEFAULTS, held_out, shown_values
-from mae.objectives.declaration import (
-    Card,
-    Chart,
-    Curve,
-    DataNeeds,
-    Declaration,
-    Metric,
-)
+from mae.objectives.charts import Chart, Curve, Metric
+from mae.objectives.declaration import Card, DataNeeds, Declaration
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest

@@ -10,7 +10,8 @@ from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.objectives.autoencoders.declaration import SAMPLE_CODE, held_out, shown_values
 from mae.objectives.autoencoders.discrete_declaration import entropy
-from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
+from mae.objectives.charts import Chart, Curve, Metric
+from mae.objectives.declaration import Card, Declaration
 from mae.objectives.prior.settings import PriorModel, is_tokenizer, prior_model
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mae.config.sections import Config
 from mae.config.types import Fraction, NonNegative, Positive, Rate, Section, Text
 from mae.objectives.autoencoders.declaration import held_out, shown_values
-from mae.objectives.declaration import Card, Chart, Curve, Declaration, Metric
+from mae.objectives.charts import Chart, Curve, Metric
+from mae.objectives.declaration import Card, Declaration
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest

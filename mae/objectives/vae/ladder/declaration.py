@@ -8,7 +8,8 @@ from pydantic import Field
 from mae.config.sections import Config
 from mae.config.types import Positive
 from mae.objectives.autoencoders.declaration import held_out, reduction, shown_values
-from mae.objectives.declaration import Card, Chart, Curve, Kind
+from mae.objectives.charts import Chart, Curve
+from mae.objectives.declaration import Card, Kind
 from mae.objectives.vae.declaration import VaeDeclaration, VaeModel
 from mae.objectives.vae.ladder.groups import MOST_GROUPS, group_key
 

@@ -14,7 +14,8 @@ from mae.objectives.autoencoders.discrete_declaration import (
     code_charts,
     code_metrics,
 )
-from mae.objectives.declaration import Card, Chart, Curve, Kind
+from mae.objectives.charts import Chart, Curve
+from mae.objectives.declaration import Card, Kind
 from mae.objectives.vqvae.declaration import VqVaeDeclaration, VqVaeModel, vqvae_model
 
 LEVELS = (CodeLevel("top", 2), CodeLevel("bottom", 1))
