@@ -26,7 +26,7 @@ from mae.base.divided_work import divided_work
 from mae.base.portion import ALONE
 from mae.data.images import Images
 from mae.data.indexing import build_manifest
-from mae.data.manifest import select
+from mae.data.joined_manifests import select
 from mae.evaluation.confidence import auroc
 
 SIZE = (32, 32)

@@ -21,11 +21,11 @@ from torch.optim import Optimizer
 
 import mae.training.step
 from mae.base.exit_status import exit_code
+from mae.commands.argument_types import positive
 from mae.commands.bench.command import out_option
 from mae.commands.bench.tables import write_result
 from mae.commands.bench.timing import machine, spread
 from mae.commands.bench.training_step import build_objective, synthetic_batch
-from mae.commands.options import positive
 from mae.config.loading import load_config
 from mae.config.sections import Config, LogConfig
 from mae.data.batch import BatchSharding

@@ -21,6 +21,7 @@ from benchmarks.implementations import (
 )
 from mae.base.device import choose_device
 from mae.base.exit_status import exit_code
+from mae.commands.argument_types import positive
 from mae.commands.bench.cases import OURS, Case, model_name
 from mae.commands.bench.command import DECODER_DEPTH, ENCODER, step_options
 from mae.commands.bench.rounds import (
@@ -43,7 +44,6 @@ from mae.commands.bench.tables import (
     write_result,
 )
 from mae.commands.bench.timing import ratios, spread
-from mae.commands.options import positive
 from mae.objectives.base import total_loss
 from mae.objectives.mae.model import MaskedAutoencoder, build_mae
 

@@ -16,7 +16,7 @@ from benchmarks.scaling_data import data_lines, needs_lines
 from benchmarks.scaling_values import IMAGE_BYTES, OF_SHARD
 from mae.base.errors import UserError
 from mae.base.exit_status import exit_code
-from mae.commands.options import amount, positive
+from mae.commands.argument_types import amount, positive
 
 SOURCE = "derived, not measured: the roof of a compiled step on an H200"
 

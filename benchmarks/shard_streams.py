@@ -23,9 +23,9 @@ from benchmarks.stream_peers import INSTALL, STREAMS
 from mae.base.errors import RunFailed
 from mae.base.exit_status import exit_code
 from mae.base.files import write_json
+from mae.commands.argument_types import positive
 from mae.commands.bench.tables import markdown
 from mae.commands.bench.timing import machine
-from mae.commands.options import positive
 from mae.data.indexing import build_manifest
 from mae.data.manifest import Manifest
 from mae.data.shard_reader import ShardReader

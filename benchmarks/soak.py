@@ -10,8 +10,8 @@ import psutil
 
 from mae.base.exit_status import exit_code
 from mae.base.files import write_json
+from mae.commands.argument_types import positive
 from mae.commands.bench.command import shards_options
-from mae.commands.options import positive
 from mae.config.sections import Config
 from mae.data.batch import BatchSharding
 from mae.data.training_data import open_training_data

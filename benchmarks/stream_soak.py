@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from mae.base.errors import RunFailed
 from mae.base.exit_status import exit_code
+from mae.commands.argument_types import positive
 from mae.commands.bench.command import shards_options
-from mae.commands.options import positive
 from mae.data.batch import Batch
 from mae.data.shard_stream import ShardStream
 

@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from mae.base.local_launch import processes_option
+from mae.commands.argument_types import natural, positive, share
 from mae.commands.options import (
     add_command,
     device_option,
-    natural,
-    positive,
     run_cache_options,
     seed_option,
-    share,
     workers_option,
 )
 

@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from mae.commands.options import PROBE_RUN, add_command, amount, head_options, positive
+from mae.commands.argument_types import amount, positive
+from mae.commands.options import PROBE_RUN, add_command, head_options
 
 EPILOG = (
     "Measures how well all patch tokens together separate the classes: a learned query attends to "

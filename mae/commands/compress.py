@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae.commands.argument_types import natural
 from mae.commands.options import (
     add_command,
     device_option,
-    natural,
     portion_of,
     portion_options,
     run_argument,

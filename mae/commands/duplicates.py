@@ -4,14 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mae.commands.argument_types import natural, positive, share
 from mae.commands.options import (
     TARS,
     add_command,
     encoding_options,
     feature_source_options,
-    natural,
-    positive,
-    share,
     with_own_cache,
 )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae.commands.argument_types import positive
 from mae.commands.generated_images import (
     files_folder,
     generator_argument,
@@ -19,7 +20,6 @@ from mae.commands.options import (
     SHARDS,
     add_command,
     device_option,
-    positive,
     run_cache_options,
     seed_option,
     workers_option,

@@ -11,7 +11,7 @@ from mae.commands.judged_images import reading_of
 from mae.commands.numbered_images import Loaded, ShardImages, load_images, open_numbered
 from mae.data.class_matching import in_classes_of, with_class_names
 from mae.data.images import Images
-from mae.data.manifest import select
+from mae.data.joined_manifests import select
 from mae.data.opening import open_labelled
 from mae.evaluation.comparison import seen_in_train
 from mae.generation.attributes import Attribute, parse_attribute

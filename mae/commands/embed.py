@@ -4,14 +4,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mae.commands.argument_types import amount, natural, positive
 from mae.commands.options import (
     TARS,
     add_command,
-    amount,
     encoding_options,
     feature_source_options,
-    natural,
-    positive,
     seed_option,
 )
 

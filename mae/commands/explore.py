@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from mae.base.errors import UserError
-from mae.commands.options import add_command, natural
+from mae.commands.argument_types import natural
+from mae.commands.options import add_command
 
 SUFFIXES = (".html", ".htm")
 SIDES = (16, 128)

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mae.commands.argument_types import positive
 from mae.commands.options import (
     IMAGES,
     add_command,
-    positive,
     run_argument,
     run_cache_options,
     weight_options,

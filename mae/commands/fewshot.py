@@ -3,15 +3,8 @@
 import argparse
 from typing import Any
 
-from mae.commands.options import (
-    CACHED,
-    SPLITS,
-    add_command,
-    feature_options,
-    percentage,
-    positive,
-    splits_option,
-)
+from mae.commands.argument_types import percentage, positive
+from mae.commands.options import CACHED, SPLITS, add_command, feature_options, splits_option
 
 EPILOG = (
     "Measures frozen features where labels are scarce: mean and deviation of a linear probe over "

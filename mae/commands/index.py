@@ -4,14 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae.commands.options import (
-    TARS,
-    add_command,
-    cache_options,
-    portion_of,
-    portion_options,
-    positive,
-)
+from mae.commands.argument_types import positive
+from mae.commands.options import TARS, add_command, cache_options, portion_of, portion_options
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest

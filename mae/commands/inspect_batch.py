@@ -7,7 +7,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mae.commands.options import add_command, positive, run_cache_options, with_own_cache
+from mae.commands.argument_types import positive
+from mae.commands.options import add_command, run_cache_options, with_own_cache
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mae.commands.argument_types import positive
 from mae.commands.generated_images import (
     files_folder,
     generator_argument,
@@ -15,14 +16,7 @@ from mae.commands.generated_images import (
     print_results,
 )
 from mae.commands.judged_images import judge_options, open_real, refuse_without_compare
-from mae.commands.options import (
-    SHARDS,
-    add_command,
-    device_option,
-    positive,
-    run_cache_options,
-    seed_option,
-)
+from mae.commands.options import SHARDS, add_command, device_option, run_cache_options, seed_option
 
 if TYPE_CHECKING:
     from mae.generation.interpolation import DecodedPath

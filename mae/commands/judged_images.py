@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mae.base.errors import StorageError, UserError
-from mae.commands.options import SHARDS, positive, workers_option
+from mae.commands.argument_types import positive
+from mae.commands.options import SHARDS, workers_option
 
 if TYPE_CHECKING:
     from mae.generation.real_images import Reading, RealImages

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.base.hashing import Stream, fold
-from mae.data.manifest import select
+from mae.data.joined_manifests import select
 from mae.data.sample_names import sample_name
 from mae.generation.judging import FLOOR, LEAST
 from mae.generation.latents import LatentSpace, PathKind, latent_path

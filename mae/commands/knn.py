@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from mae.commands.options import CACHED, add_command, amount, feature_options, positive
+from mae.commands.argument_types import amount, positive
+from mae.commands.options import CACHED, add_command, feature_options
 
 EPILOG = (
     "Measures the accuracy of a vote among the k nearest training images (cosine similarity, "

@@ -4,7 +4,8 @@ import argparse
 from typing import Any
 
 from mae.base.device import loader_count
-from mae.commands.options import add_command, picture_options, positive, workers_option
+from mae.commands.argument_types import positive
+from mae.commands.options import add_command, picture_options, workers_option
 
 
 def add_parser(commands: Any) -> None:

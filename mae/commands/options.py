@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mae.base.portion import Portion
     from mae.pretrained_weights.architecture import WeightOptions
 
+from mae.commands.argument_types import amount, natural, part, positive
 from mae.config.sections import OF_THIS_CALL, Config
 
 TARS = "tar files: paths, URLs, brace patterns, globs"
@@ -162,14 +163,6 @@ def portion_of(args: argparse.Namespace) -> Portion:
     return Portion(is_join=True) if args.join else Portion(*args.part, is_task=True)
 
 
-def part(text: str) -> tuple[int, int]:
-    """(I - 1, N) of the text I/N, with 1 ≤ I ≤ N."""
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise argparse.ArgumentTypeError(f"{text} is not I/N with I from 1 to N, such as 3/8")
-    return int(number) - 1, int(count)
-
-
 def run_argument(
     parser: argparse.ArgumentParser, is_optional: bool = False, reads_decoder: bool = False
 ) -> None:
@@ -310,59 +303,3 @@ def picture_options(
     parser.add_argument("--count", type=positive, default=8, help="maximum number of images shown")
     device_option(parser)
     run_cache_options(parser)
-
-
-def positive(text: str) -> int:
-    """Integer of 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def natural(text: str) -> int:
-    """Integer of 0 or more, below 2**63."""
-    value = int(text)
-    if not 0 <= value < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 2**63)")
-    return value
-
-
-def amount(text: str) -> float:
-    """Positive, finite number."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def not_negative(text: str) -> float:
-    """Finite number of 0 or more."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
-    return value
-
-
-def percent(text: str) -> int:
-    """Integer from 1 to 100."""
-    value = int(text)
-    if not 1 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not in 1..100")
-    return value
-
-
-def percentage(text: str) -> float:
-    """Number above 0, up to 100."""
-    value = float(text)
-    if not 0 < value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not in (0, 100]")
-    return value
-
-
-def share(text: str) -> float:
-    """Number in [0, 1)."""
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
-    return value

@@ -6,16 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mae.base.device import worker_count
+from mae.commands.argument_types import amount, percent, positive, share
 from mae.commands.options import (
     add_command,
-    amount,
     cache_options,
-    percent,
     portion_of,
     portion_options,
-    positive,
     seed_option,
-    share,
     workers_option,
 )
 

@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from mae.commands.options import add_command, picture_options, share
+from mae.commands.argument_types import share
+from mae.commands.options import add_command, picture_options
 
 
 def add_parser(commands: Any) -> None:

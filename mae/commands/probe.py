@@ -3,14 +3,13 @@
 import argparse
 from typing import Any
 
+from mae.commands.argument_types import amount, positive
 from mae.commands.options import (
     CACHED,
     PROBE_RUN,
     SPLITS,
     add_command,
-    amount,
     feature_options,
-    positive,
     splits_option,
 )
 

@@ -4,14 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mae.commands.options import (
-    add_command,
-    natural,
-    picture_options,
-    positive,
-    seed_option,
-    share,
-)
+from mae.commands.argument_types import natural, positive, share
+from mae.commands.options import add_command, picture_options, seed_option
 
 COLUMNS = (
     "original",

@@ -4,14 +4,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from mae.commands.argument_types import natural, positive
 from mae.commands.options import (
     SHARDS,
     add_command,
     device_option,
-    natural,
     portion_of,
     portion_options,
-    positive,
     run_cache_options,
     seed_option,
     with_own_cache,

@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mae.commands.argument_types import amount, positive
 from mae.commands.generated_images import (
     files_folder,
     generator_argument,
@@ -15,14 +16,7 @@ from mae.commands.generated_images import (
     print_results,
 )
 from mae.commands.judged_images import judge_options, open_real, refuse_without_compare
-from mae.commands.options import (
-    add_command,
-    amount,
-    device_option,
-    positive,
-    run_cache_options,
-    seed_option,
-)
+from mae.commands.options import add_command, device_option, run_cache_options, seed_option
 
 if TYPE_CHECKING:
     from torch import Tensor

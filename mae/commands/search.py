@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from mae.base.device import loader_count
+from mae.commands.argument_types import natural, positive
 from mae.commands.options import (
     RUN,
     TARS,
     add_command,
     encoding_options,
-    natural,
     pixel_options,
-    positive,
     weight_group,
 )
 

@@ -4,13 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mae.commands.options import (
-    add_command,
-    head_options,
-    portion_of,
-    portion_options,
-    positive,
-)
+from mae.commands.argument_types import positive
+from mae.commands.options import add_command, head_options, portion_of, portion_options
 
 EPILOG = (
     "Measures how well single patch tokens predict the class of their pixels: a linear classifier "

@@ -37,7 +37,8 @@ from mae.base.exit_status import (
 from mae.base.launch import passed_on
 from mae.base.local_launch import split_processes
 from mae.base.process_group import ProcessGroup
-from mae.commands.options import add_command, natural, not_negative
+from mae.commands.argument_types import natural, not_negative
+from mae.commands.options import add_command
 from mae.config.loading import load_config
 from mae.config.recipes import find_recipe
 from mae.objectives.registry import declarations

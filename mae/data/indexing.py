@@ -24,7 +24,8 @@ from mae.data.divided_shards import (
 )
 from mae.data.index import COLUMNS, FORMAT, IndexedShard, indexed_shard, shard_state
 from mae.data.index_parts import pack_indexes, unpack_indexes
-from mae.data.manifest import Fingerprint, Manifest, checksums, concatenate
+from mae.data.joined_manifests import concatenate
+from mae.data.manifest import Fingerprint, Manifest, checksums
 from mae.data.manifest_file import is_manifest, open_manifest
 from mae.data.manifest_writer import new_manifest, refuse_names
 from mae.data.shard_index import ShardIndex, with_class_numbers

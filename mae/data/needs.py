@@ -9,7 +9,8 @@ from mae.base.errors import SampleError, UserError
 from mae.base.printable import printable
 from mae.data.columns import chunks
 from mae.data.images import LOSSY, Images, require_covers
-from mae.data.manifest import Manifest, select
+from mae.data.joined_manifests import select
+from mae.data.manifest import Manifest
 from mae.data.statistics import HEADERS, some_samples
 from mae.decoding.decode import is_lossy, read_info
 from mae.decoding.pixels import EXTENSIONS, BadImage

@@ -11,7 +11,8 @@ from mae.data.class_matching import in_classes_of, match_note, with_class_names
 from mae.data.class_names import Names
 from mae.data.images import Images, float_normalisation
 from mae.data.indexing import build_manifest
-from mae.data.manifest import Manifest, merge
+from mae.data.joined_manifests import merge
+from mae.data.manifest import Manifest
 from mae.data.needs import check_files, with_pairs
 from mae.objectives.registry import data_needs
 from mae.pack.packed_folders import with_packed_folders

@@ -13,7 +13,8 @@ from mae.base.errors import RunFailed, UserError
 from mae.data.batch import Batch
 from mae.data.images import BadSample
 from mae.data.indexing import build_manifest
-from mae.data.manifest import Manifest, merge
+from mae.data.joined_manifests import merge
+from mae.data.manifest import Manifest
 from mae.data.sample_views import SampleViews, Transform, TransformedViews
 from mae.data.stream_settings import StreamSettings, check_settings
 from mae.data.stream_state import position_of, stream_state

@@ -9,8 +9,8 @@ from mae.base.files import read_json
 from mae.base.printable import printable
 from mae.base.rows import read_rows
 from mae.config.sections import Config, DataConfig
-from mae.evaluation.diagnosis import interval, number
 from mae.evaluation.results import BASELINE, PRETRAINED, TRAINED_ENCODERS, budget_name
+from mae.evaluation.run_record import interval, number
 from mae.export.contract import ExportFiles, ExportRequest
 from mae.networks.vit import encoder_shape, timm_encoder
 from mae.objectives import registry

@@ -11,8 +11,8 @@ from mae.base.hashing import Stream, fold
 from mae.base.progress import ProgressLine
 from mae.base.tensor_hashing import as_tensor, normals
 from mae.data.images import Images
+from mae.data.joined_manifests import select
 from mae.data.labels import NO_LABEL
-from mae.data.manifest import select
 from mae.evaluation.features_file import FeatureSet
 from mae.generation.attribute_probe import (
     AttributeProbe,

@@ -13,7 +13,7 @@ from mae.base.hashing import Stream, fold
 from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import Config
 from mae.data.images import Images
-from mae.data.manifest import select
+from mae.data.joined_manifests import select
 from mae.data.transform import choose_crop_pct
 from mae.data.views import CentredViews
 from mae.data.worker_loader import load_in_workers

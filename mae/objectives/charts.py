@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from mae.evaluation.diagnosis import RunRecord
+    from mae.evaluation.run_record import RunRecord
 
 
 class Metric(NamedTuple):

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mae.config.sections import Config
     from mae.data.facts import DataFacts
     from mae.data.manifest import Manifest
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 Kind = Literal["mean", "sum"]
 """reduction of a statistic over the micro-batches between two rows of metrics.jsonl"""

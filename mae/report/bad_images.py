@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from mae.evaluation.diagnosis import Row, number
+from mae.evaluation.run_record import Row, number
 from mae.pictures.html import Markup, join, tag, text, void
 from mae.report.lists import none, shown_value
 from mae.report.run_record import Record

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mae.base.errors import UserError
-from mae.evaluation.diagnosis import number, recent
+from mae.evaluation.diagnosis import recent
+from mae.evaluation.run_record import number
 from mae.pictures.html import Markup, document, tag, text, write_document
 from mae.report import evaluations, lists
 from mae.report.diagnosis import findings_of

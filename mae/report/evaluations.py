@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from mae.evaluation.diagnosis import Row, interval, number
+from mae.evaluation.run_record import Row, interval, number
 from mae.pictures.html import Markup, join, tag, text, void
 from mae.report.lists import none, read_picture
 from mae.report.run_record import Record

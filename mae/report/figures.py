@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from mae.evaluation.diagnosis import Row, RunRecord, interval, number, series
+from mae.evaluation.run_record import Row, RunRecord, interval, number, series
 from mae.objectives.charts import LOSS, Chart, Curve, Level
 from mae.objectives.declaration import Declaration
 from mae.pictures.html import Markup, tag, text

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from mae.config.validation import INTERVALS
-from mae.evaluation.diagnosis import number
+from mae.evaluation.run_record import number
 from mae.pictures.html import Markup, join, table, tag, text, void
 from mae.report.run_record import Record, changed_settings, default_settings
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from mae.evaluation.diagnosis import Row, number
+from mae.evaluation.run_record import Row, number
 from mae.pictures.html import Markup, tag
 from mae.report import lists
 from mae.report.charts import Marks, chart

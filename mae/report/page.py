@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mae.evaluation.diagnosis import number, recent
+from mae.evaluation.diagnosis import recent
+from mae.evaluation.run_record import number
 from mae.objectives.charts import Chart
 from mae.objectives.declaration import Declaration
 from mae.pictures.html import Markup, document, tag, text, write_document

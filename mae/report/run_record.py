@@ -15,7 +15,8 @@ from mae.config.migration import fold_switches, migrate_settings
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.config.yaml_file import parse_yaml
-from mae.evaluation.diagnosis import Finding, Row, RunRecord, number
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import Row, RunRecord, number
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import DEFAULT, config_type, declaration
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from mae.base.disk_space import gigabytes
 from mae.config.types import flatten
-from mae.evaluation.diagnosis import number
+from mae.evaluation.run_record import number
 from mae.pictures.html import Markup, table, tag, text
 from mae.report.lists import code_markup, key_markup, none, readable_time, shown_value
 from mae.report.run_record import Record

@@ -14,8 +14,9 @@ from mae.base.files import new_file
 from mae.base.portion import ALONE, Portion
 from mae.base.progress import ProgressLine, busy
 from mae.data.images import Images
+from mae.data.joined_manifests import select
 from mae.data.labels import NO_LABEL
-from mae.data.manifest import Manifest, select
+from mae.data.manifest import Manifest
 from mae.data.worker_loader import load_in_workers
 from mae.evaluation.feature_cache import identity
 from mae.evaluation.features import BATCH

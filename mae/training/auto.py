@@ -139,7 +139,7 @@ def _choose(
 
     from mae.base.machine import this_machine
     from mae.data.facts import data_facts
-    from mae.data.manifest import merge
+    from mae.data.joined_manifests import merge
     from mae.data.opening import training_manifests
     from mae.storage.cache import build_cache
 

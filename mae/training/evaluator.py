@@ -28,8 +28,8 @@ from mae.data.training_data import TrainingSource
 from mae.data.transform import stack
 from mae.data.views import CentredViews
 from mae.evaluation.comparison import count_seen
-from mae.evaluation.diagnosis import number
 from mae.evaluation.health import measure_held_out
+from mae.evaluation.run_record import number
 from mae.objectives.base import Objective
 from mae.objectives.implementation import HeldOut, Implementation
 from mae.objectives.registry import declaration, implementation

@@ -13,7 +13,7 @@ from mae.base.device import keep_freed_memory, local_processes
 from mae.base.errors import RunFailed
 from mae.base.progress import ProgressLine, busy
 from mae.config.sections import Config
-from mae.data.manifest import merge
+from mae.data.joined_manifests import merge
 from mae.data.opening import training_manifests
 from mae.data.training_data import TrainingSource, open_training_data
 from mae.decoding.on_device import JpegDecoder

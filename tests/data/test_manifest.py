@@ -7,7 +7,8 @@ import pytest
 from mae.base.errors import UserError
 from mae.data.index import _store
 from mae.data.indexing import build_manifest
-from mae.data.manifest import merge, require_labels, select, summary
+from mae.data.joined_manifests import merge, select
+from mae.data.manifest import require_labels, summary
 from mae.data.shard_index import ShardIndex
 
 

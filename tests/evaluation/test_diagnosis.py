@@ -1,6 +1,7 @@
 import pytest
 
-from mae.evaluation.diagnosis import Finding, RunRecord, diagnose_run, recent
+from mae.evaluation.diagnosis import Finding, diagnose_run, recent
+from mae.evaluation.run_record import RunRecord
 
 HEALTH = {
     "epoch": 90.0,

@@ -10,7 +10,7 @@ from mae.base.errors import UserError
 from mae.config.sections import DataConfig
 from mae.data.images import Images
 from mae.data.indexing import build_manifest, write_index
-from mae.data.manifest import merge
+from mae.data.joined_manifests import merge
 from mae.data.opening import training_manifests
 from mae.storage.cache import build_cache
 from mae.training import shared_manifest

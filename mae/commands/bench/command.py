@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mae.base.device import usable_cores
-from mae.commands.options import add_command, amount, device_option, natural, positive
+from mae.commands.argument_types import amount, natural, positive
+from mae.commands.options import add_command, device_option
 
 ENCODER, DECODER_DEPTH = "vit_base_patch16_224", 8
 """measured where neither --model(s), --decoder-depth(s) nor --config are given"""

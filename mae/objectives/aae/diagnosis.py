@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from mae.evaluation.diagnosis import Finding, RunRecord, number, settled
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import RunRecord, number, settled
 
 SMALLEST_STD, LARGEST_STD = 0.5, 2.0
 """range of a latent's standard deviation, which is 1 in the prior"""

@@ -15,7 +15,8 @@ from mae.base.tensor_hashing import as_tensor
 from mae.config.sections import Config
 from mae.data.batch import Batch, BatchSharding, step_names
 from mae.data.images import Images
-from mae.data.manifest import Manifest, select
+from mae.data.joined_manifests import select
+from mae.data.manifest import Manifest
 from mae.data.order import Order
 from mae.data.transform import stack
 from mae.data.views import CentredViews

@@ -12,7 +12,8 @@ from mae.objectives.declaration import Declaration
 from mae.objectives.shared_sections import VitModel, refuse_arguments
 
 if TYPE_CHECKING:
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 Stages = Annotated[int, Field(gt=0, le=10)]
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
-from mae.evaluation.diagnosis import Finding, RunRecord, number, settled
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import RunRecord, number, settled
 from mae.objectives.autoencoders.code_level import CodeLevel
 
 Severity: TypeAlias = Literal["watch", "bad"]

@@ -20,7 +20,8 @@ from mae.objectives.autoencoders.declaration import (
 from mae.objectives.charts import Chart, Curve, Metric
 
 if TYPE_CHECKING:
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 
 CODES_CODE = """\

@@ -10,7 +10,7 @@ from mae import __version__
 from mae.base.errors import UserError
 from mae.config.sections import Config
 from mae.config.types import Fraction, NonNegative, Rate, Section, Share, Text
-from mae.evaluation.diagnosis import RunRecord, number
+from mae.evaluation.run_record import RunRecord, number
 from mae.objectives.charts import Chart, Curve, Level, Metric
 from mae.objectives.declaration import Card, Declaration
 from mae.objectives.shared_sections import VitModel, refuse_arguments

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Literal
 
-from mae.evaluation.diagnosis import Finding, Row, RunRecord, interval, number, series
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import Row, RunRecord, interval, number, series
 
 ABOVE_CHANCE = 0.02
 """minimum margin of balanced accuracy above chance"""

@@ -14,7 +14,8 @@ from mae.objectives.charts import Chart, Curve
 from mae.objectives.declaration import Card
 
 if TYPE_CHECKING:
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 DENOISE_CODE = """\
 clean = objective.denoise(images)  # of noisy images, [1, channels, height, width] in [0, 1]

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from mae.evaluation.diagnosis import Finding, RunRecord, number, settled
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import RunRecord, number, settled
 
 WEAKEST = 0.5
 """standard deviation of the noise in levels of the files, below which rounding is as strong"""

@@ -23,7 +23,8 @@ from mae.objectives.kl.moments import scale_of
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 SMALLEST_SIDE = 16
 """pixels; the window of SSIM is 11"""

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from mae.evaluation.diagnosis import Finding, Row, RunRecord, number, settled
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import Row, RunRecord, number, settled
 
 SMALLEST_GAIN = 1.0
 """PSNR in dB above that of patch-PCA, below which a linear map does as well"""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mae.base.machine import Machine
     from mae.config.choices import Choice
     from mae.data.facts import DataFacts
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 
 EVALUATION_NOTES = {

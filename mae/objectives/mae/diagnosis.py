@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from statistics import median
 
-from mae.evaluation.diagnosis import Finding, RunRecord, number, series, settled
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import RunRecord, number, series, settled
 
 LOWEST_RATIO, HIGHEST_RATIO = 0.5, 0.9
 """mask ratios outside of which features get worse (He et al. 2021, figure 5: best from 0.4 to

@@ -14,7 +14,8 @@ from mae.objectives.declaration import Card, DataNeeds, Declaration
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 DENOISE_CODE = """\
 clean = objective.denoise(images)  # of integers [b, channels, height, width] of any size, in [0, 1]

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from mae.evaluation.diagnosis import Finding, RunRecord, number, settled
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import RunRecord, number, settled
 
 MOST_CORRELATED = 0.1
 """autocorrelation of the noise, of either sign, beyond which a blind spot is not blind to it"""

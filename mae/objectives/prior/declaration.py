@@ -16,7 +16,8 @@ from mae.objectives.prior.settings import PriorModel, is_tokenizer, prior_model
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 
 def marginal_bits(uses: Sequence[float], levels: int) -> float:

@@ -12,7 +12,8 @@ from mae.objectives.declaration import Card, Declaration
 
 if TYPE_CHECKING:
     from mae.data.manifest import Manifest
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 LATENTS_CODE = """\
 tokens = objective.tokens(images)  # [1, patches, width]

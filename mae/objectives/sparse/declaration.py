@@ -18,7 +18,8 @@ from mae.objectives.charts import Chart, Curve, Metric
 from mae.objectives.declaration import Card
 
 if TYPE_CHECKING:
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 
 class SparseModel(AutoencoderModel):

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from mae.evaluation.diagnosis import Finding, RunRecord
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import RunRecord
 from mae.objectives.autoencoders.diagnosis import about_dead
 
 FEWEST_TURNS = 3

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from mae.evaluation.diagnosis import Finding, RunRecord, number, settled
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import RunRecord, number, settled
 
 FEWEST_ACTIVE, FEWEST_NATS = 0.1, 0.5
 """share of active latents, and KL divergence in nats per image, below which the decoder ignores its

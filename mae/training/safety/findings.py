@@ -6,7 +6,8 @@ from typing import Any
 from mae.base.errors import RunFailed
 from mae.config.sections import Config
 from mae.config.types import flatten
-from mae.evaluation.diagnosis import Finding, RunRecord
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import RunRecord
 from mae.objectives.declaration import Declaration
 from mae.objectives.registry import declaration
 from mae.training.plan import TrainingSetup

@@ -3,7 +3,7 @@
 import pytest
 
 from mae.config.types import flatten
-from mae.evaluation.diagnosis import RunRecord
+from mae.evaluation.run_record import RunRecord
 from mae.objectives.registry import declaration
 from tests.objectives.autoencoders.recipes import train
 from tests.objectives.autoencoders.small import small_config

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from mae.evaluation.diagnosis import RunRecord, diagnose_run
+from mae.evaluation.diagnosis import diagnose_run
+from mae.evaluation.run_record import RunRecord
 from mae.objectives.mae.declaration import DECLARATION
 from mae.objectives.mae.diagnosis import diagnose
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mae.config.types import flatten
-from mae.evaluation.diagnosis import RunRecord
+from mae.evaluation.run_record import RunRecord
 from mae.objectives.registry import config_type, declaration
 
 HEALTHY = {"explained": 0.9, "explained_topk_pca": 0.8, "token_rank": 60.0}

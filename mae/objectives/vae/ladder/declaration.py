@@ -14,7 +14,8 @@ from mae.objectives.vae.declaration import VaeDeclaration, VaeModel
 from mae.objectives.vae.ladder.groups import MOST_GROUPS, group_key
 
 if TYPE_CHECKING:
-    from mae.evaluation.diagnosis import Finding, RunRecord
+    from mae.evaluation.diagnosis import Finding
+    from mae.evaluation.run_record import RunRecord
 
 
 class LadderModel(VaeModel):

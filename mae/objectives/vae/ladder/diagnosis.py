@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from mae.evaluation.diagnosis import Finding, RunRecord, number, settled
+from mae.evaluation.diagnosis import Finding
+from mae.evaluation.run_record import RunRecord, number, settled
 from mae.objectives.vae.diagnosis import FEWEST_ACTIVE, FEWEST_NATS
 from mae.objectives.vae.ladder.groups import MOST_GROUPS, group_key
 
