@@ -18,12 +18,12 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median, stdev
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.auto_data import Split, prepare, splits
+from benchmarks.auto_table import DEMO, SCHEDULE, table
 from mae.base.exit_status import DONE
 from mae.base.machine import this_machine
 from mae.cli import main as mae
@@ -100,12 +100,6 @@ def grid(images: Images) -> dict[str, tuple[str, ...]]:
         )
         for batch, lr in ((32, 1e-3), (128, 2e-3))
     }
-
-
-DEMO, SCHEDULE = "demo", "vit_small's schedule"
-"""the recipe demo_digits as it is, but for channels and statistics; and the model of auto trained
-by batch, learning rate and warm-up of the recipe vit_small.  That recipe itself takes longer for
-the features of the test images than is spent here in all."""
 
 
 class Case(NamedTuple):
@@ -249,40 +243,6 @@ def finetuned(folder: Path, split: Split, seed: int, *settings: str) -> float:
     ]
     assert finetune([str(folder / "run"), *own]) == DONE
     return json.loads((out / "evaluation.json").read_text())["accuracy"]
-
-
-def table(results: Path, names: Sequence[str]) -> list[str]:
-    """Median over the seeds ± their standard deviation, in per cent: a Markdown table for each set.
-
-    Seconds are of CPU time, of the pretraining alone.
-    """
-    rows = [json.loads(line) for line in results.read_text().splitlines()]
-    lines = []
-    for name in names:
-        own = [row for row in rows if row["set"] == name]
-        lines += [f"**{name}**", "", "| | steps | images seen | s | probe | fine-tuned | seeds |"]
-        lines += ["|---|---|---|---|---|---|---|"]
-        for case in dict.fromkeys(row["case"] for row in own):
-            found = [row for row in own if row["case"] == case]
-            first = found[0]
-            counts = f"{first['steps']:,} | {first['images']:,} | {first['seconds']}"
-            probed, tuned = (spread(found, key) for key in ("probe", "finetuned"))
-            lines.append(f"| {case} | {counts} | {probed} | {tuned} | {len(found)} |")
-        auto = [row for row in own if row["case"] == AUTO]
-        untrained, pixels = spread(auto, "untrained"), spread(auto, "pixels")
-        lines.append(f"| auto's encoder, untrained | 0 | 0 | 0 | {untrained} | | {len(auto)} |")
-        scratch = spread(auto, "scratch")
-        lines.append(f"| auto's encoder, from scratch | 0 | 0 | 0 | | {scratch} | {len(auto)} |")
-        lines += [f"| raw pixels, 16 x 16 | | | | {pixels} | | {len(auto)} |", ""]
-    return lines
-
-
-def spread(rows: Sequence[dict[str, Any]], key: str) -> str:
-    """`median ± standard deviation` in per cent, of the rows that have `key`."""
-    values = [100 * row[key] for row in rows if key in row]
-    if not values:
-        return ""
-    return f"{median(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

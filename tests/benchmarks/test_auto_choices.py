@@ -25,6 +25,7 @@ def test_the_table_has_medians_and_deviations(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| auto | 9 | 1,000 | 20 | 42.0 ± 1.4 | 50.0 ± 0.0 | 2 |" in printed
     assert "| 96x4/8 | 9 | 1,000 | 20 | 40.0 | 50.0 | 1 |" in printed
+    assert "| auto less the best of the grid | | | | +1.0 (+1.0 to +1.0; 96x4/8) | +0.0" in printed
     assert "from scratch | 0 | 0 | 0 | | 40.0 ± 0.0 | 2 |" in printed
 
 
