@@ -1,4 +1,4 @@
-"""Table of `benchmarks.auto_choices`: medians over the seeds, and auto beside the best of the grid."""
+"""Table of `benchmarks.auto_choices`: medians over seeds, and auto beside the best of the grid."""
 
 import json
 from collections.abc import Sequence
