@@ -56,10 +56,11 @@ def attention_weights(
     """softmax(q kᵀ / √d) of the last block, from the queries and keys of timm's own attention.
 
     These are normalised and rotated there, as the model has it; timm's fused attention keeps no
-    weights.  Axes: queries, then keys.  Raises UserError where the last block does not compute one
+    weights.  Axes: queries, then keys; prefix tokens, then patches by rows.  Raises UserError where the last block does not compute one
     attention of all tokens.
     """
-    attention: Any = getattr(adapter_of(vit).blocks(vit)[-1], "attn", None)
+    adapter = adapter_of(vit)
+    attention: Any = getattr(adapter.blocks(vit)[-1], "attn", None)
     calls = FusedCalls()
     if attention is not None:
         before = attention.register_forward_pre_hook(lambda module, inputs: calls.start())
@@ -77,7 +78,10 @@ def attention_weights(
     if len(shapes) != 1 or len(shapes[0][0]) != 4 or shapes[0][0][2] != shapes[0][1][2]:
         raise UserError("mae attention: the last block has not one attention of all its tokens")
     q, k = calls.queries_and_keys[0]
-    return (q.float() @ k.float().transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    weights = (q.float() @ k.float().transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    prefix = adapter.shape(vit).num_prefix_tokens
+    order = torch.cat([torch.arange(prefix), prefix + adapter.by_rows(vit)]).to(weights.device)
+    return weights[:, :, order][:, :, :, order]
 
 
 class FusedCalls(TorchFunctionMode):

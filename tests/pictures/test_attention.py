@@ -4,6 +4,7 @@ import torch
 from timm.models.vision_transformer import ParallelScalingBlock
 
 from mae.base.errors import UserError
+from mae.networks.vit import build_encoder
 from mae.objectives.mae.chosen_masks import grid_of
 from mae.pictures.attention import attention_sheet, attention_weights, last_attention
 from tests.objectives.mae.test_model import small_mae, some_images
@@ -93,3 +94,26 @@ def test_sheet_shows_shares_and_brightens_attended_patches():
     assert (lit[:4, 12:] == 200).all() and (lit[4:] == 50).all()
     shown = np.asarray(sheet.rows[0][3].picture)[..., :3].astype(int).sum(-1)
     assert shown[:4, 12:].min() > shown[4:].max()
+
+
+def test_of_a_hierarchical_network_patches_are_by_rows():
+    """With 2 x 2 tokens a unit timm's tokens are by units; its maps say where each belongs."""
+    sizes = {"embed_dim": 8, "num_heads": 1, "stages": [1, 2, 2], "q_pool": 1}
+    vit = build_encoder("hiera_tiny_224", img_size=(32, 48), patch_size=4, **sizes).eval()
+    images = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    seen = {}
+    with torch.no_grad():
+        hook = vit.blocks[-1].attn.qkv.register_forward_hook(
+            lambda module, inputs, output: seen.update(qkv=output)
+        )
+        tokens = vit.forward_features(images)[0]
+        hook.remove()
+        (by_rows,) = vit.forward_intermediates(
+            images, [len(vit.blocks) - 1], intermediates_only=True
+        )
+        found = attention_weights(vit, vit.forward_features, images)
+    order = torch.cdist(by_rows[0].flatten(1).T, tokens).argmin(dim=1)
+    assert sorted(order.tolist()) == list(range(96)) and order.tolist() != list(range(96))
+    q, k, _ = seen["qkv"].reshape(96, 3, 2, -1).permute(1, 2, 0, 3)[:, :, order]
+    expected = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(dim=-1)
+    torch.testing.assert_close(found[0], expected)

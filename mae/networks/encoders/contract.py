@@ -152,6 +152,10 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
             pooled["cls"] = tokens[:, 0]
         return pooled, patches
 
+    def by_rows(self, encoder: AnyEncoder) -> Int[Tensor, " patches"]:
+        """Numbers of the patches, by rows, among the patch tokens (default: they are by rows)."""
+        return torch.arange(self.shape(encoder).num_patches)
+
     def ordered(
         self, encoder: AnyEncoder, tokens: Float[Tensor, "b t d"]
     ) -> Float[Tensor, "b t d"]:

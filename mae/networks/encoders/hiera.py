@@ -165,10 +165,8 @@ class HieraAdapter(EncoderAdapter[Hiera]):
 
     def mask_units(self, encoder: Hiera) -> Int[Tensor, "units patches"]:
         """Patches of each mask unit, in timm's order."""
-        shape = self.shape(encoder)
-        numbers = torch.arange(shape.num_patches).view(1, -1, 1)
-        by_rows = encoder.reroll(numbers, len(encoder.blocks) - 1).flatten()
-        return by_rows.argsort().view(unit_tokens(encoder), -1).T.contiguous()
+        order = self.by_rows(encoder).argsort()
+        return order.view(unit_tokens(encoder), -1).T.contiguous()
 
     def build_fusion(self, encoder: Hiera) -> nn.Module:
         """Sum of the stages that are followed by a lower resolution, and the last one."""
@@ -189,6 +187,11 @@ class HieraAdapter(EncoderAdapter[Hiera]):
     ) -> tuple[dict[str, Float[Tensor, "b d"]], Float[Tensor, "b n d"]]:
         """Tokens of `forward_features` → (norm of their mean, as in timm; normalised tokens)."""
         return {"mean": encoder.head.norm(tokens.mean(dim=1))}, self.ordered(encoder, tokens)
+
+    def by_rows(self, encoder: Hiera) -> Int[Tensor, " patches"]:
+        """Numbers of the patches, by rows, in timm's order: [token of the unit, unit]."""
+        numbers = torch.arange(self.shape(encoder).num_patches).view(1, -1, 1)
+        return encoder.reroll(numbers, len(encoder.blocks) - 1).flatten()
 
     def ordered(self, encoder: Hiera, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """Tokens of `forward_features` by rows, normalised by the norm of timm's classifier."""
