@@ -56,8 +56,8 @@ def attention_weights(
     """softmax(q kᵀ / √d) of the last block, from the queries and keys of timm's own attention.
 
     These are normalised and rotated there, as the model has it; timm's fused attention keeps no
-    weights.  Axes: queries, then keys; prefix tokens, then patches by rows.  Raises UserError where the last block does not compute one
-    attention of all tokens.
+    weights.  Axes: queries, then keys; prefix tokens, then patches by rows.  Raises UserError where
+    the last block does not compute one attention of all tokens.
     """
     adapter = adapter_of(vit)
     attention: Any = getattr(adapter.blocks(vit)[-1], "attn", None)

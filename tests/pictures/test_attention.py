@@ -108,12 +108,11 @@ def test_of_a_hierarchical_network_patches_are_by_rows():
         )
         tokens = vit.forward_features(images)[0]
         hook.remove()
-        (by_rows,) = vit.forward_intermediates(
-            images, [len(vit.blocks) - 1], intermediates_only=True
-        )
+        last = {"indices": [len(vit.blocks) - 1], "coarse": False}
+        (by_rows,) = vit.forward_intermediates(images, intermediates_only=True, **last)
         found = attention_weights(vit, vit.forward_features, images)
     order = torch.cdist(by_rows[0].flatten(1).T, tokens).argmin(dim=1)
     assert sorted(order.tolist()) == list(range(96)) and order.tolist() != list(range(96))
-    q, k, _ = seen["qkv"].reshape(96, 3, 2, -1).permute(1, 2, 0, 3)[:, :, order]
+    q, k, _ = seen["qkv"].reshape(96, 3, 4, -1).permute(1, 2, 0, 3)[:, :, order]
     expected = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(dim=-1)
     torch.testing.assert_close(found[0], expected)
