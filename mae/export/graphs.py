@@ -173,5 +173,5 @@ def _files(request: ExportRequest, name: str, names: str) -> str:
         if vit.num_classes
         else "the class token"
         if request.pool == "token"
-        else "the mean of the patch tokens",
+        else adapter_of(vit).mean,
     )

@@ -44,8 +44,8 @@ import timm
 {imports}{define}
 encoder = timm.create_model("local-dir:FOLDER", pretrained=True).eval()
 {read}vector = encoder(images)  # {pooled}
-tokens = encoder.forward_features(images)  # [1, {prefix} + {patches}, {width}]
-{mean}# To fine-tune: timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)
+tokens = encoder.forward_features(images)  # [1, {tokens}, {width}]
+{more}# To fine-tune: timm.create_model("local-dir:FOLDER", pretrained=True, num_classes=10)
 """
 
 MEAN = """\
@@ -61,6 +61,7 @@ images = transform({image})[None]
 def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write config.json and model.safetensors."""
     vit, shape = request.encoder, encoder_shape(request.encoder)
+    adapter, prefix = adapter_of(vit), shape.num_prefix_tokens
     save_tensors(weights(vit), folder / "model.safetensors", {"format": "pt"})
     config = timm_config(request)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -75,10 +76,9 @@ def write_timm(folder: Path, request: ExportRequest, images: Tensor) -> ExportFi
         code=code.format(
             **_reading(request)._asdict(),
             classes=vit.num_classes,
-            pooled="the class token" if request.pool == "token" else "the mean of the patch tokens",
-            mean=MEAN.format(prefix=shape.num_prefix_tokens) * (request.pool == "token"),
-            prefix=shape.num_prefix_tokens,
-            patches=shape.num_patches,
+            pooled="the class token" if request.pool == "token" else adapter.mean,
+            more=adapter.ordered_code + MEAN.format(prefix=prefix) * (request.pool == "token"),
+            tokens=f"{prefix} + {shape.num_patches}" if prefix else shape.num_patches,
             width=shape.embed_dim,
         ),
         loader=load_timm,

@@ -127,6 +127,27 @@ def test_printed_code_runs_as_printed(
     torch.testing.assert_close(found, ours, rtol=0, atol=0.05)
 
 
+def test_printed_code_gives_tokens_by_rows_and_says_what_the_vector_is(
+    tmp_path, monkeypatch, in_process
+):
+    """timm's Hiera has its tokens by mask units, not normalised, and a norm of their mean."""
+    sizes = {"num_heads": 1, "stages": [1, 2, 2], "q_pool": 1}
+    request = export_request(encoder="hiera_tiny_224", kwargs=sizes, patch_size=4)
+    photograph = write_image(tmp_path, 3, 8)
+    for form in ("timm", "torch"):
+        request = request._replace(photograph=photograph)
+        done = exported(form, request, tmp_path / form)
+        card = (tmp_path / form / "README.md").read_text()
+        assert "the norm of the mean of the last tokens" in card and "0 + " not in card
+        monkeypatch.chdir(tmp_path)
+        names: dict[str, Any] = {}
+        exec(done.code, names)
+        ours = request.model.encode(center_view(photograph, (16, 16), None)[None])
+        found = names["vector"] if form == "timm" else names["pooled"]
+        torch.testing.assert_close(found, ours.pooled["mean"], rtol=0, atol=0.05)
+        torch.testing.assert_close(names["tokens"], ours.tokens, rtol=0, atol=0.1)
+
+
 def test_deep_images_are_read_from_tiff_where_that_can_be(monkeypatch):
     assert 'Image.open("image.tif")' in pixels_code(1, 16).expression
     monkeypatch.setattr("mae.export.reading.find_spec", lambda name: None)

@@ -75,6 +75,11 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
     is there"""
     head: ClassVar[str] = "head"
     """name of the classifier's linear layer"""
+    mean: ClassVar[str] = "the mean of the patch tokens"
+    """vector "mean" of `split` in words"""
+    ordered_code: ClassVar[str] = ""
+    """`ordered` as a line of Python for users of timm: from `encoder` and its `tokens`; "": the
+    tokens of `forward_features` are ordered and normalised"""
     stem: ClassVar[tuple[str, ...]]
     """first parts of the names of parameters below the blocks"""
 

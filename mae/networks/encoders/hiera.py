@@ -43,6 +43,11 @@ class HieraAdapter(EncoderAdapter[Hiera]):
     modules = ("timm.models.hiera",)
     final_norm = None
     head = "head.fc"
+    mean = "the norm of the mean of the last tokens"
+    ordered_code = (
+        "tokens = encoder.head.norm(encoder.reroll(tokens, len(encoder.blocks) - 1).flatten(1, 2))"
+        "  # by rows, normalised\n"
+    )
     stem = ("pos_embed", "pos_embed_win", "patch_embed")
 
     def size_arguments(
