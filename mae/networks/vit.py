@@ -6,7 +6,6 @@ Classes of encoders are in `mae.networks.encoders`.
 import difflib
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 import timm
 import torch
@@ -16,11 +15,14 @@ from torch import Tensor, nn
 from mae.base.errors import UserError
 from mae.networks.encoders.contract import EncoderShape
 from mae.networks.encoders.registry import (
+    CREATION,
     TimmEncoder,
     adapter_named,
     adapter_of,
     is_encoder,
+    refuse_by_name,
     supported,
+    usual_arguments,
 )
 
 NEAREST = 8
@@ -69,7 +71,8 @@ def create_vit(
     arguments |= usual_arguments(name, arguments)
     try:
         vit = timm.create_model(name, **arguments)
-    except (TypeError, ValueError, LookupError, AssertionError, RuntimeError) as error:
+    except CREATION as error:
+        refuse_by_name(name)
         raise UserError(f"model: timm cannot build {name} with {arguments}: {error}") from None
     vit = supported(vit, name)
     shape = encoder_shape(vit)
@@ -80,13 +83,6 @@ def create_vit(
     if img_size is not None and img_size != shape.img_size:
         raise does_not_divide(img_size, adapter_of(vit).unit_size(vit))
     return vit
-
-
-def usual_arguments(name: str, given: Iterable[str] = ()) -> dict[str, Any]:
-    """Arguments of `timm.create_model` that its class needs here, but for those `given`."""
-    adapter = adapter_named(name)
-    usual = adapter.arguments if adapter else {}
-    return {key: value for key, value in usual.items() if key not in given}
 
 
 def timm_encoder(model: nn.Module) -> TimmEncoder | None:

@@ -14,8 +14,8 @@ import torch
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import DataConfig
-from mae.networks.encoders.registry import TimmEncoder, adapter_of, supported
-from mae.networks.vit import encoder_shape, usual_arguments
+from mae.networks.encoders.registry import TimmEncoder, adapter_of, supported, usual_arguments
+from mae.networks.vit import encoder_shape
 from mae.pretrained_weights.weight_files import Architecture, Geometry, Normalisation
 
 Grid = tuple[int, int]

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import Config
-from mae.networks.encoders.registry import adapter_of, supported
-from mae.networks.vit import build_encoder, usual_arguments
+from mae.networks.encoders.registry import adapter_of, supported, usual_arguments
+from mae.networks.vit import build_encoder
 from mae.objectives.shared_sections import VitModel
 from mae.pretrained_weights.description import (
     architecture_from_config,

@@ -97,6 +97,13 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
     def shape(self, encoder: AnyEncoder) -> EncoderShape:
         """Sizes of `encoder`."""
 
+    def other_parts(self, encoder: AnyEncoder) -> list[str]:
+        """Parts in place of the usual ones, in a few words: such models have no use here.
+
+        They complete the sentence "it has …", as those of `refusals` do (default: none).
+        """
+        return []
+
     @abstractmethod
     def refusals(self, encoder: AnyEncoder) -> list[str]:
         """Parts of `encoder` that keep patches from being left out, in a few words; empty: none.

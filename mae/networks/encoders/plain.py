@@ -35,10 +35,13 @@ class PlainAdapter(EncoderAdapter[VisionTransformer]):
         """Sizes of `encoder`."""
         return vit_shape(encoder, encoder.has_class_token)
 
+    def other_parts(self, encoder: VisionTransformer) -> list[str]:
+        """A stem that mixes neighbouring patches."""
+        return ["a convolutional stem"] * (type(encoder.patch_embed) is not PatchEmbed)
+
     def refusals(self, encoder: VisionTransformer) -> list[str]:
         """Parts that keep patches from being embedded independently of each other."""
         unsupported = {
-            "a convolutional stem": type(encoder.patch_embed) is not PatchEmbed,
             "no absolute position embedding": encoder.pos_embed is None,
             "dynamic image size": encoder.dynamic_img_size,
             "patch dropout": not isinstance(encoder.patch_drop, nn.Identity),

@@ -1,8 +1,10 @@
 """Supported classes of encoders: adapter of a module, and reasons why other classes are refused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, TypeGuard
 
+import timm
+import torch
 from timm.models import is_model, model_entrypoint
 from timm.models.eva import Eva
 from timm.models.hiera import Hiera
@@ -20,6 +22,9 @@ TimmEncoder: TypeAlias = VisionTransformer | Eva | Hiera
 
 ADAPTERS: Sequence[EncoderAdapter[Any]] = (PlainAdapter(), RopeAdapter(), HieraAdapter())
 """adapters of all supported classes"""
+
+CREATION = (TypeError, ValueError, LookupError, AssertionError, RuntimeError)
+"""errors of timm for arguments that a model does not take"""
 
 BY_CLASS: dict[type, EncoderAdapter[Any]] = {adapter.kind: adapter for adapter in ADAPTERS}
 
@@ -68,9 +73,49 @@ def is_encoder(module: object) -> TypeGuard[TimmEncoder]:
     return any(kind in BY_CLASS for kind in type(module).__mro__)
 
 
+def usual_arguments(name: str, given: Iterable[str] = ()) -> dict[str, Any]:
+    """Arguments of `timm.create_model` that its class needs here, but for those `given`."""
+    adapter = adapter_named(name)
+    usual = adapter.arguments if adapter else {}
+    return {key: value for key, value in usual.items() if key not in given}
+
+
+def shapes_of(name: str) -> nn.Module:
+    """The model on the meta device, with one block where timm allows that: the rest are copies.
+
+    Raises UserError where timm cannot build it with its default arguments.
+    """
+    tokens: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
+    choices: list[dict[str, Any]] = [{**tokens, "depth": 1}, tokens, {}]
+    for arguments in choices:
+        try:
+            with torch.device("meta"):
+                return timm.create_model(name, **arguments, **usual_arguments(name))
+        except CREATION:
+            continue
+    raise UserError(f"timm cannot build {name} at its default arguments")
+
+
+def refuse_by_name(name: str) -> None:
+    """Raise UserError where no model that timm calls `name` can be an encoder, whatever its sizes.
+
+    For errors of timm about arguments that would not help.
+    """
+    try:
+        model = shapes_of(name)
+    except UserError:
+        return
+    supported(model, name)
+
+
 def supported(module: nn.Module, name: str) -> TimmEncoder:
-    """`module`; UserError unless it, which timm calls `name`, is of a supported class itself."""
+    """`module`, which timm calls `name`, if it is of a supported class itself.
+
+    Raises UserError with the reason otherwise.
+    """
     if type(module) in BY_CLASS and is_encoder(module):
+        if found := adapter_of(module).other_parts(module):
+            raise UserError(f"model.encoder: {name} is not supported: it has {', '.join(found)}")
         return module
     kind = type(module).__name__
     reason = f": {REASONS[kind]}" if kind in REASONS else ""

@@ -44,10 +44,13 @@ class RopeAdapter(EncoderAdapter[Eva]):
         """Sizes of `encoder`."""
         return vit_shape(encoder, encoder.cls_token is not None)
 
+    def other_parts(self, encoder: Eva) -> list[str]:
+        """A patch embedding that is no linear projection."""
+        return ["another patch embedding"] * (type(encoder.patch_embed) is not PatchEmbed)
+
     def refusals(self, encoder: Eva) -> list[str]:
         """Parts that keep patches from being embedded independently of each other."""
         unsupported = {
-            "another patch embedding": type(encoder.patch_embed) is not PatchEmbed,
             "neither absolute nor rotary positions": encoder.pos_embed is None
             and encoder.rope is None,
             "patch dropout": encoder.patch_drop is not None,

@@ -1,16 +1,21 @@
 """Survey of timm's transformers of images: which can be encoders, and why the others cannot."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import timm
-import torch
 from timm.models import model_entrypoint
 from torch import nn
 
 from mae.base.errors import UserError
-from mae.networks.encoders.registry import BY_CLASS, REASONS, adapter_of, is_encoder
-from mae.networks.vit import check_sizes, usual_arguments
+from mae.networks.encoders.registry import (
+    BY_CLASS,
+    REASONS,
+    adapter_of,
+    is_encoder,
+    shapes_of,
+)
+from mae.networks.vit import check_sizes
 
 MODULES = """
     vision_transformer deit eva hiera beit vision_transformer_relpos naflexvit
@@ -18,9 +23,6 @@ MODULES = """
     gemma4_vit levit qwen3_vit vitamin xcit
 """.split()
 """modules of timm with transformers whose tokens are patches, or might be"""
-
-CREATION = (TypeError, ValueError, AssertionError, RuntimeError, KeyError)
-"""errors of timm for arguments that a model does not take"""
 
 
 class Surveyed(NamedTuple):
@@ -43,7 +45,7 @@ def survey(contained: str = "") -> Iterator[Surveyed]:
             continue  # of another version of timm
         for name in timm.list_models(module=module):
             if contained in name:
-                model = _shapes_of(name)
+                model = shapes_of(name)
                 yield Surveyed(name, module, type(model).__name__, refusal(model))
 
 
@@ -52,23 +54,11 @@ def refusal(model: nn.Module) -> str:
     kind = type(model)
     if kind not in BY_CLASS or not is_encoder(model):
         return REASONS.get(kind.__name__, "no adapter for this class")
-    if reasons := adapter_of(model).refusals(model):
+    adapter = adapter_of(model)
+    if reasons := [*adapter.other_parts(model), *adapter.refusals(model)]:
         return f"it has {', '.join(reasons)}"
     try:
         check_sizes(model)
     except UserError as error:
         return f"unless img_size is set: {str(error).partition(': ')[2]}"
     return ""
-
-
-def _shapes_of(name: str) -> nn.Module:
-    """The model on the meta device, with one block where timm allows that: the rest are copies."""
-    tokens: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
-    choices: list[dict[str, Any]] = [{**tokens, "depth": 1}, tokens, {}]
-    for arguments in choices:
-        try:
-            with torch.device("meta"):
-                return timm.create_model(name, **arguments, **usual_arguments(name))
-        except CREATION:
-            continue
-    raise UserError(f"timm cannot build {name} at its default arguments")
