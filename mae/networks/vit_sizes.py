@@ -25,6 +25,15 @@ PUBLISHED = {
     "huge": PublishedVit("vit_huge_patch14_224", 1280, 32, 16),
 }
 """by the word in timm's name"""
+LARGER = {
+    "so400m": (1152, 27),
+    "giant": (1408, 40),
+    "giantopt": (1536, 40),
+    "gigantic": (1664, 48),
+    "enormous": (1792, 64),
+    "7b": (4096, 40),
+}
+"""word in timm's name of others, which go by "huge" → width and depth, of most of its kind"""
 HIERA = {
     "tiny": (96, (1, 2, 7, 2)),
     "small": (96, (1, 2, 11, 2)),
@@ -52,12 +61,15 @@ def vit_size(encoder: str, encoder_kwargs: Mapping[str, Any]) -> VitSize:
     """
     if encoder.startswith("hiera_"):
         return _hiera_size(encoder, encoder_kwargs)
-    word = next((word for word in PUBLISHED if f"_{word}_" in encoder), "base")
+    known = {word: (word, one.width, one.depth) for word, one in PUBLISHED.items()}
+    known |= {word: ("huge", *one) for word, one in LARGER.items()}
+    found = next((word for word in known if f"_{word}_" in encoder), "base")
+    word, own_width, own_depth = known[found]
     width, depth = encoder_kwargs.get("embed_dim"), encoder_kwargs.get("depth")
     return VitSize(
         word,
-        width if isinstance(width, int) else PUBLISHED[word].width,
-        depth if isinstance(depth, int) else PUBLISHED[word].depth,
+        width if isinstance(width, int) else own_width,
+        depth if isinstance(depth, int) else own_depth,
     )
 
 

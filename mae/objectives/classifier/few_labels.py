@@ -75,7 +75,7 @@ def adapted_settings(
         ]
     else:
         assert isinstance(config.model, VitModel)
-        recipe = recipe_for(config.model.encoder)
+        recipe = recipe_for(config.model.encoder, config.model.encoder_kwargs)
         size = vit_size(config.model.encoder, config.model.encoder_kwargs)
         choices = adapted(recipe, count(config), given, size.width, size.depth)
         choices = choices or list(_warmup_of(words))

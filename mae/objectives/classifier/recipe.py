@@ -1,6 +1,6 @@
 """Recipes of fine-tuning by encoder size, and the settings that it takes from a pretraining run."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,16 @@ from mae.config.recipes import find_recipe
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.config.yaml_file import read_yaml
+from mae.networks.vit_sizes import vit_size
 from mae.objectives.registry import declaration
 from mae.objectives.shared_sections import VitModel
 
 NAME = "classifier"
 
 RECIPES: dict[str, dict[str, Any]] = {
-    "base": {"blr": 5e-4, "epochs": 100, "layer_decay": 0.65, "drop_path": 0.1},
-    "large": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "drop_path": 0.2},
-    "huge": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "drop_path": 0.3},
+    "base": {"blr": 5e-4, "epochs": 100, "layer_decay": 0.65, "blocks": 12, "drop_path": 0.1},
+    "large": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "blocks": 24, "drop_path": 0.2},
+    "huge": {"blr": 1e-3, "epochs": 50, "layer_decay": 0.75, "blocks": 32, "drop_path": 0.3},
 }
 """size → recipe of He et al. 2021, table 9; where the released code differs, its values, which
 reproduce the results.  Encoders that are neither large nor huge use that of "base"."""
@@ -110,7 +111,7 @@ def finetune_settings(
     encoder = _overridden("model.encoder", overrides) or str(encoder)
     objective = _overridden("objective", overrides) or written.get("objective")
     check_objective(COMMAND, objective or NAME)
-    for section, own in recipe_for(encoder).items():
+    for section, own in recipe_for(encoder, _encoder_kwargs(base, written)).items():
         base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own
     own = written.get("data")
     own = own if isinstance(own, dict) else {}
@@ -131,6 +132,13 @@ def finetune_settings(
     if not config.data.train:
         raise UserError("data.train: give the labelled shards (a mixture is for pretraining)")
     return config
+
+
+def _encoder_kwargs(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
+    """model.encoder_kwargs of the first of some nested settings that has them."""
+    models = (source.get("model") for source in sources)
+    found = (one.get("encoder_kwargs") for one in models if isinstance(one, dict))
+    return next((kwargs for kwargs in found if isinstance(kwargs, dict)), {})
 
 
 def refuse_other_model(
@@ -159,10 +167,17 @@ def _is_beyond_rand_augment(data: dict[str, Any], overrides: Sequence[str]) -> b
     return any(str(chosen[key] or usual[key]) != str(usual[key]) for key in usual)
 
 
-def recipe_for(encoder: str) -> dict[str, Any]:
-    """Recipe by section, for an encoder by its timm name."""
-    size = next((size for size in ("large", "huge") if f"_{size}_" in encoder), "base")
-    of_size = RECIPES[size]
+def recipe_for(encoder: str, encoder_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Recipe by section, for an encoder by its timm name and arguments.
+
+    In encoders of more blocks than those of the recipe (Hiera, ViT-g) the layer decay is so much
+    nearer to 1 that the lowest block learns as slowly.
+    """
+    size = vit_size(encoder, encoder_kwargs or {})
+    of_size = dict(RECIPES.get(size.word, RECIPES["base"]))
+    layers, own = of_size["blocks"] + 1, size.depth + 1
+    if own > layers:
+        of_size["layer_decay"] = round(of_size["layer_decay"] ** (layers / own), 3)
     return {
         "objective": NAME,
         "data": {"scale": list(SCALE)},

@@ -5,7 +5,7 @@ import pytest
 from mae.base.errors import UserError
 from mae.config.loading import load_config
 from mae.objectives.classifier.declaration import finetune_of
-from mae.objectives.classifier.recipe import finetune_settings
+from mae.objectives.classifier.recipe import finetune_settings, recipe_for
 from mae.training.checkpoint.run import Run
 from tests.export.models import config_of
 
@@ -60,3 +60,19 @@ def test_a_recipe_for_a_run_takes_its_model_and_data(tmp_path):
         finetune_settings(run, ["vit_tiny_patch2_cifar10_finetune"])
     with pytest.raises(UserError, match="nowhere: no run folder, which vit_small needs before it"):
         finetune_settings(tmp_path / "nowhere", ["vit_small"])
+
+
+@pytest.mark.parametrize(
+    ("encoder", "sizes", "decay"),
+    [
+        ("vit_base_patch16_224", {}, 0.65),
+        ("vit_large_patch16_224", {}, 0.75),
+        ("vit_base_patch16_224", {"depth": 4}, 0.65),
+        ("hiera_base_224", {}, 0.799),
+        ("hiera_large_224", {}, 0.863),
+        ("vit_giant_patch14_dinov2", {}, 0.793),
+        ("vit_base_patch16_224", {"depth": 25}, 0.806),
+    ],
+)
+def test_the_lowest_of_more_blocks_learns_as_slowly(encoder, sizes, decay):
+    assert recipe_for(encoder, sizes)["finetune"]["layer_decay"] == decay
