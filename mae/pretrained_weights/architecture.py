@@ -4,6 +4,7 @@ Sizes follow from the tensors' shapes; what does not (attention heads, normalisa
 the source's configuration, from an option, or is assumed and said.
 """
 
+import re
 from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ DECODER_NUM_HEADS = {512: 16}
 NAMES = {(size.width, size.depth): size.name for size in PUBLISHED.values()}
 """(width, depth) → name in timm; other sizes are arguments of the first"""
 IMAGENET = DataConfig().mean, DataConfig().std
+HIERA_ONLY = re.compile(r"^(?:blocks\.\d+\.proj\.|pos_embed_win$|multi_scale_fusion_heads\.)")
+"""names of tensors of Hiera, whose others have the names of a plain ViT"""
 CLASS, REGISTERS = "cls_token", "reg_token"
 
 
@@ -102,6 +105,11 @@ def settable(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def refuse_other_networks(tensors: Mapping[str, Tensor], name: str) -> None:
     """Raise UserError unless `tensors` are those of a plain Vision Transformer."""
+    if any(HIERA_ONLY.match(key) for key in tensors):
+        raise UserError(
+            f"{name}: weights of a Hiera, whose sizes do not follow from its tensors: give a "
+            "folder with a config.json, as exports and hubs have it, or init.from=FILE to a run"
+        )
     for key in (PATCHES, POSITIONS, "blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"):
         if key not in tensors:
             raise UserError(

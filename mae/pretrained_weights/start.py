@@ -11,7 +11,7 @@ from torch import Tensor
 from mae.base.errors import UserError
 from mae.base.files import read_json
 from mae.config.sections import Config, DataConfig, InitConfig
-from mae.networks.encoders.registry import TimmEncoder
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.objectives.base import Objective
 from mae.objectives.registry import implementation
 from mae.pretrained_weights.description import normalisation_note
@@ -28,9 +28,6 @@ from mae.pretrained_weights.names import prefer_averages
 from mae.pretrained_weights.weight_files import Weights, read_tensors, sha256_of
 from mae.training.checkpoint.checkpoint_files import checkpoints
 from mae.training.checkpoint.run import Run
-
-NEW_LAYERS = ("head.", "fc_norm.")
-"""prefixes of the layers that a classifier adds; `fc_norm` is loaded where the source has it"""
 
 
 def start_encoder(
@@ -52,12 +49,14 @@ def start_encoder(
     Raises UserError as `find_weights` and `load_encoder`.
     """
     weights = find_weights(init.from_)
+    # Layers that a classifier adds; the norm of pooled tokens is loaded where the source has it.
+    new_layers = (f"{adapter_of(encoder).head}.", "fc_norm.")
     loaded = load_encoder(
         encoder,
         weights,
         adapt_channels=init.adapt_channels,
         adapt_size=init.adapt_size,
-        fresh=[key for key in encoder.state_dict() if key.startswith(NEW_LAYERS)],
+        fresh=[key for key in encoder.state_dict() if key.startswith(new_layers)],
     )
     parts = {"encoder": loaded}
     skipped = {f"decoder.{key}": "the decoder" for key in weights.decoder}
@@ -72,7 +71,7 @@ def start_encoder(
         WeightsSource(weights.name, weights.sha256, weights.licence, weights.history),
         parts,
         loaded.skipped | skipped,
-        [key for key in loaded.kept if key.startswith(NEW_LAYERS)],
+        [key for key in loaded.kept if key.startswith(new_layers)],
         notes,
     )
 

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mae.base.errors import UserError
+
 AnyEncoder = TypeVar("AnyEncoder", bound=nn.Module)
 
 
@@ -57,6 +59,15 @@ class NamedWeights(NamedTuple):
     tensors: dict[str, Tensor]
     skipped: dict[str, str]
     """name in the source → reason, for tensors that timm's module does not have"""
+
+
+def add_named(named: dict[str, Tensor], name: str, tensor: Tensor, key: str) -> None:
+    """Add the tensor that a source calls `key`; UserError where another has its new name."""
+    if name in named:
+        raise UserError(
+            f"init.from: {key} and another tensor are both {name}: give a file that holds one model"
+        )
+    named[name] = tensor
 
 
 class EncoderAdapter(ABC, Generic[AnyEncoder]):
@@ -225,7 +236,8 @@ class EncoderAdapter(ABC, Generic[AnyEncoder]):
     def released_names(self, encoder: AnyEncoder, tensors: Mapping[str, Tensor]) -> NamedWeights:
         """Weights under the names of their releases → under timm's (default: unchanged).
 
-        Names that are known to neither stay as they are.
+        Names that are known to neither stay as they are.  Raises UserError for two tensors of one
+        name.
         """
         return NamedWeights(dict(tensors), {})
 

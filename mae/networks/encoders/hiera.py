@@ -19,7 +19,12 @@ from timm.models.hiera import Hiera, Reroll, Unroll
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
-from mae.networks.encoders.contract import EncoderAdapter, EncoderShape, NamedWeights
+from mae.networks.encoders.contract import (
+    EncoderAdapter,
+    EncoderShape,
+    NamedWeights,
+    add_named,
+)
 from mae.networks.encoders.hiera_stages import (
     Fusion,
     by_patches,
@@ -269,15 +274,16 @@ class HieraAdapter(EncoderAdapter[Hiera]):
 
     def released_names(self, encoder: Hiera, tensors: Mapping[str, Tensor]) -> NamedWeights:
         """Weights of Hiera's release under timm's names."""
-        found, skipped = {}, {}
+        found: dict[str, Tensor] = {}
+        skipped: dict[str, str] = {}
         for key, tensor in tensors.items():
             first, _, rest = key.partition(".")
             if first == "multi_scale_fusion_heads":
                 skipped[key] = "the fusion of the stages, a part of the decoder"
-            elif first in ("encoder_norm", "norm"):
-                found[f"head.norm.{rest}"] = tensor
-            else:
-                found["pos_embed" if key == "pos_embed_abs" else key] = tensor
+                continue
+            is_norm = first in ("encoder_norm", "norm")
+            name = "pos_embed" if key == "pos_embed_abs" else key
+            add_named(found, f"head.norm.{rest}" if is_norm else name, tensor, key)
         return NamedWeights(found, skipped)
 
     def beyond_tensors(self, encoder: Hiera) -> dict[str, Any]:

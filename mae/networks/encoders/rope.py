@@ -6,6 +6,7 @@ block and head (Heo et al. 2024, arXiv:2403.13298).  timm's path for dropped pat
 the same way; the tests compare the two.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from timm.models import checkpoint
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
+from mae.base.errors import UserError
 from mae.networks.encoders.contract import EncoderAdapter, EncoderShape, NamedWeights
 from mae.networks.encoders.plain import (
     embed_visible,
@@ -26,6 +28,11 @@ from mae.networks.encoders.plain import (
 )
 from mae.networks.encoders.rope_names import to_timm_names
 from mae.networks.initial_weights import initialize_linears, initialize_projection
+
+PERIODS = re.compile(r"(?:^|\.)rope_embed(?:dings)?\.(periods|inv_freq)$")
+"""names of the periods of rotations, and of their inverse, in DINOv3's and transformers' files"""
+ROUNDED = 1e-2
+"""relative difference of periods that are the same, rounded to bfloat16"""
 
 
 class RopeAdapter(EncoderAdapter[Eva]):
@@ -95,7 +102,11 @@ class RopeAdapter(EncoderAdapter[Eva]):
         return [*features[:-1], encoder.norm(tokens)]
 
     def released_names(self, encoder: Eva, tensors: Mapping[str, Tensor]) -> NamedWeights:
-        """Weights of DINOv3, EVA, Perception Encoder and Sapiens2 under timm's names."""
+        """Weights of DINOv3, EVA, Perception Encoder and Sapiens2 under timm's names.
+
+        Raises UserError also where the source holds periods of other rotations.
+        """
+        _check_periods(encoder, tensors)
         return to_timm_names(tensors, encoder.state_dict().keys())
 
     def beyond_tensors(self, encoder: Eva) -> dict[str, Any]:
@@ -131,6 +142,29 @@ ROTATION_OPTIONS = (
     "mrope_section",
 )
 """attributes of timm's rotary embeddings that change the rotation of a position"""
+
+
+def _check_periods(vit: Eva, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError where periods of rotations in a source, as in DINOv3's, are not the model's.
+
+    Released ones are rounded to bfloat16; transformers' are inverse.
+    """
+    own = getattr(vit.rope, "periods", None)
+    if own is None or own.is_meta:
+        return
+    for key, tensor in tensors.items():
+        if not (match := PERIODS.search(key)):
+            continue
+        found = tensor.float().cpu()
+        found = found.reciprocal() if match[1] == "inv_freq" else found
+        expected = own.float().cpu()
+        if found.shape != expected.shape or not torch.allclose(found, expected, rtol=ROUNDED):
+            shown = ["{:g} to {:g}".format(*one.aminmax()) for one in (found, expected)]
+            raise UserError(
+                f"init.from: {key}: periods of rotary positions from {shown[0]}, those of "
+                f"model.encoder from {shown[1]}: set its rope_temperature in model.encoder_kwargs, "
+                "or another model.encoder"
+            )
 
 
 def rotation_options(vit: Eva) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
-from mae.networks.encoders.contract import NamedWeights
+from mae.networks.encoders.contract import NamedWeights, add_named
 
 
 def rules(*pairs: tuple[str, str]) -> list[tuple[re.Pattern[str], str]]:
@@ -70,7 +70,7 @@ TOWERS = ("visual.trunk.", "visual.")
 def to_timm_names(tensors: Mapping[str, Tensor], own: Collection[str]) -> NamedWeights:
     """Rename released weights for a module of timm's whose tensors are called `own`.
 
-    A name that is known to neither stays as it is.
+    A name that is known to neither stays as it is.  Raises UserError for two tensors of one name.
     """
     named: dict[str, Tensor] = {}
     skipped: dict[str, str] = {}
@@ -79,7 +79,7 @@ def to_timm_names(tensors: Mapping[str, Tensor], own: Collection[str]) -> NamedW
     patterns = PERCEPTION if is_perception else SHARED
     for key, tensor in tensors.items():
         if key in own:
-            named[key] = tensor
+            add_named(named, key, tensor, key)
             continue
         if not key.startswith(prefix):
             skipped[key] = "not of the image encoder"
@@ -126,14 +126,17 @@ def _add(
     """
     queries, values = (name.replace("qkv.bias", f"{letter}_bias") for letter in "qv")
     if not name.endswith(".attn.qkv.bias") or name in own:
-        named[name] = tensor
+        add_named(named, name, tensor, key)
     elif queries in own and (is_masked or not tensor.chunk(3)[1].nan_to_num().any()):
-        named[queries], _, named[values] = tensor.chunk(3)
+        query, _, value = tensor.chunk(3)
+        add_named(named, queries, query, key)
+        add_named(named, values, value, key)
         skipped[f"{key} (keys)"] = "zeros: keys of this model have no bias"
     elif not tensor.nan_to_num().any():
         skipped[key] = "zeros: this model has no such bias"
     else:
-        named[name] = tensor  # refused as unknown: the model of timm's with the bias is another
+        # Refused as unknown: the model of timm's with the bias is another.
+        add_named(named, name, tensor, key)
 
 
 def _packed(named: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
@@ -142,7 +145,8 @@ def _packed(named: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]
     for name, tensor in named.items():
         parts = [name.replace(".attn.qkv.", f".attn.{letter}_proj.") for letter in "qkv"]
         if name in own or ".attn.qkv." not in name or parts[0] not in own:
-            found[name] = tensor
+            add_named(found, name, tensor, name)
             continue
-        found |= dict(zip(parts, tensor.chunk(3), strict=True))
+        for part, one in zip(parts, tensor.chunk(3), strict=True):
+            add_named(found, part, one, name)
     return found

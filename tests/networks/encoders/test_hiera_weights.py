@@ -13,12 +13,16 @@ from mae.base.errors import UserError
 from mae.networks.encoders.hiera import HieraAdapter
 from mae.networks.vit import build_encoder
 from mae.objectives.classifier.adopt import adopt_classifier
-from mae.pretrained_weights.architecture import WeightOptions
+from mae.objectives.mae.model import build_mae
+from mae.pretrained_weights.architecture import WeightOptions, infer_settings
 from mae.pretrained_weights.find import find_weights
 from mae.pretrained_weights.fit import load_encoder
+from mae.pretrained_weights.start import start_encoder
+from tests.export.models import config_of
 from tests.pretrained_weights.models import shaken
 
 THREE: dict[str, Any] = {"embed_dim": 7, "num_heads": 1, "stages": [1, 2, 2]}
+SMALL: dict[str, Any] = {"num_heads": 1, "stages": [1, 2, 2]}
 
 
 def tiny(size: tuple[int, int] = (32, 48), **arguments) -> Hiera:
@@ -95,3 +99,29 @@ def test_a_classifier_of_timm_is_adopted_with_equal_logits(tmp_path):
     images = torch.randn(2, 3, 32, 48)
     model = adopted.objective.eval()
     assert torch.equal(model.encoder_module()(images), theirs(images))
+
+
+def test_two_tensors_of_one_name_are_refused():
+    own = tiny().state_dict()
+    with pytest.raises(UserError, match=r"both head\.norm\.weight"):
+        HieraAdapter().released_names(tiny(), {**own, "encoder_norm.weight": torch.ones(28)})
+
+
+def test_the_last_norm_is_no_part_of_a_new_head(tmp_path):
+    """Decoder, pooled vectors and tokens all pass it: without it another model would be loaded."""
+    config = config_of(encoder="hiera_tiny_224", kwargs=SMALL, patch_size=4)
+    model = build_mae(config)
+    weights = {
+        key: one for key, one in model.encoder.state_dict().items() if "head.norm" not in key
+    }
+    save_file(weights, tmp_path / "cut.safetensors")
+    init = config.init.model_copy(update={"from_": str(tmp_path / "cut.safetensors")})
+    with pytest.raises(UserError, match=r"lacks head\.norm\.weight"):
+        start_encoder(model, model.encoder, init, config.data)
+
+
+def test_a_file_of_weights_alone_is_named_as_what_it_is(tmp_path):
+    save_file(tiny().state_dict(), tmp_path / "h.safetensors")
+    weights = find_weights(str(tmp_path / "h.safetensors"))
+    with pytest.raises(UserError, match="weights of a Hiera, whose sizes do not follow"):
+        infer_settings(weights, WeightOptions())

@@ -9,6 +9,8 @@ import torch
 from timm.models.eva import Eva, checkpoint_filter_fn
 from torch import Tensor
 
+from mae.base.errors import UserError
+from mae.networks.encoders.rope import RopeAdapter
 from mae.networks.encoders.rope_names import to_timm_names
 from mae.networks.vit import build_encoder
 from tests.networks.encoders.option_sets import tiny_arguments
@@ -42,7 +44,8 @@ def dinov3(own: Tensors) -> Tensors:
         q, v = (torch.zeros(32) if one is None else one for one in (q, v))
         found[f"{start}qkv.bias"] = torch.cat([q, torch.full_like(q, torch.nan), v])
         found[f"{start}qkv.bias_mask"] = torch.ones(96)
-    extra = {"mask_token": torch.ones(1, 32), "rope_embed.periods": torch.ones(4)}
+    periods = (100 ** (torch.arange(4) / 4)).bfloat16()
+    extra = {"mask_token": torch.ones(1, 32), "rope_embed.periods": periods}
     return found | extra | {"local_cls_norm.weight": torch.ones(32)}
 
 
@@ -167,3 +170,31 @@ def test_unknown_names_stay():
     own = encoder_of("vit_small_patch16_dinov3").state_dict()
     found, skipped = to_timm_names({**own, "blocks.0.odd": torch.ones(1)}, own.keys())
     assert found.keys() - own.keys() == {"blocks.0.odd"} and not skipped
+
+
+def test_two_tensors_of_one_name_are_refused():
+    own = encoder_of("vit_base_patch16_sapiens2").state_dict()
+    with pytest.raises(UserError, match=r"ln1\.weight and another tensor are both norm\.weight"):
+        to_timm_names({**own, "ln1.weight": torch.ones(32)}, own.keys())
+    own = encoder_of("vit_small_patch16_dinov3").state_dict()
+    source = {**own, "blocks.0.attn.wq.weight": torch.ones(32, 32)}
+    found, _ = to_timm_names(source, own.keys())
+    assert found.keys() - own.keys() == {"blocks.0.attn.q_proj.weight"}, "refused as unknown"
+
+
+@pytest.mark.parametrize("key", ["rope_embed.periods", "rope_embeddings.inv_freq"])
+def test_periods_of_other_rotations_are_refused(key):
+    """They are the only evidence of the rotations in a file of weights."""
+    encoder = encoder_of("vit_small_patch16_dinov3")
+    own, name = encoder.state_dict(), f"model.{key}"
+    for base, is_known in ((100, True), (10_000, False)):
+        periods = (base ** (torch.arange(4) / 4)).bfloat16()
+        stored = periods.reciprocal() if key.endswith("inv_freq") else periods
+        if is_known:
+            _, skipped = RopeAdapter().released_names(encoder, {**own, name: stored})
+            assert skipped == {name: "follows from the sizes"}
+            continue
+        with pytest.raises(UserError, match="periods of rotary positions from 1 to 10"):
+            RopeAdapter().released_names(encoder, {**own, name: stored})
+    with pytest.raises(UserError, match=r"from 1 to 1, those of model\.encoder from 1 to 31\.6"):
+        RopeAdapter().released_names(encoder, {**own, name: torch.ones(7)})
