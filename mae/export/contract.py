@@ -13,7 +13,7 @@ from mae.config.sections import Config
 from mae.data.class_names import Classes
 from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.networks.patches import affine_of, normalize_images
-from mae.networks.vit import encoder_shape, timm_encoder
+from mae.networks.vit import does_not_divide, encoder_shape, timm_encoder
 from mae.objectives.base import Objective
 from mae.objectives.implementation import Implementation
 from mae.objectives.shared_sections import VitModel
@@ -146,9 +146,9 @@ def resize(
             f"--img-size: needs a timm encoder, which objective {config.objective} does not have"
         )
     shape = encoder_shape(vit)
-    (h, w), (p, q) = img_size, adapter_of(vit).unit_size(vit)
-    if h % p or w % q:
-        raise UserError(f"--img-size: {h} x {w} is no multiple of the patch size, {p} x {q}")
+    unit = adapter_of(vit).unit_size(vit)
+    if any(side % part for side, part in zip(img_size, unit, strict=True)):
+        raise does_not_divide(img_size, vit, "--img-size")
     adapter_of(vit).resize(vit, img_size)
     objective.img_size = img_size
     own.after_resize(objective, shape.grid_size)

@@ -81,7 +81,7 @@ def create_vit(
             f"model.patch_size: {patch_size}, but model.encoder_kwargs make patches of {side} px"
         )
     if img_size is not None and img_size != shape.img_size:
-        raise does_not_divide(img_size, adapter_of(vit).unit_size(vit))
+        raise does_not_divide(img_size, vit)
     return vit
 
 
@@ -100,16 +100,20 @@ def check_sizes(vit: TimmEncoder) -> TimmEncoder:
     """`vit`; UserError unless the patch size divides the image, and 4 divides the width."""
     shape, unit = encoder_shape(vit), adapter_of(vit).unit_size(vit)
     if any(side % part for side, part in zip(shape.img_size, unit, strict=True)):
-        raise does_not_divide(shape.img_size, unit)
+        raise does_not_divide(shape.img_size, vit)
     if shape.embed_dim % 4:
         raise UserError(f"model.encoder: a width of {shape.embed_dim} must divide by 4")
     return vit
 
 
-def does_not_divide(img_size: tuple[int, int], size: tuple[int, int]) -> UserError:
-    """Error of images that do not divide into patches, or mask units, of `size` pixels."""
-    (h, w), (p, q) = img_size, size
-    return UserError(f"data.img_size: {h} x {w} does not divide into patches of {p} x {q}")
+def does_not_divide(
+    img_size: tuple[int, int], vit: TimmEncoder, key: str = "data.img_size"
+) -> UserError:
+    """Error of the setting `key`: images that do not divide into patches, or mask units."""
+    shape, unit = encoder_shape(vit), adapter_of(vit).unit_size(vit)
+    what = "patches" if unit == shape.patch_size else "mask units"
+    (h, w), (p, q) = img_size, unit
+    return UserError(f"{key}: {h} x {w} does not divide into {what} of {p} x {q} px")
 
 
 def refuse_unsupported(vit: TimmEncoder, name: str) -> TimmEncoder:

@@ -48,7 +48,7 @@ def test_resize_keeps_a_constant_embedding():
 
 def test_size_that_is_no_multiple_of_the_patch_size_is_refused():
     with pytest.raises(
-        UserError, match="--img-size: 20 x 16 is no multiple of the patch size, 8 x 8"
+        UserError, match="--img-size: 20 x 16 does not divide into patches of 8 x 8"
     ):
         export_request(img_size=(20, 16))
 

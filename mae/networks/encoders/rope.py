@@ -47,6 +47,18 @@ class RopeAdapter(EncoderAdapter[Eva]):
     # The frequencies of mixed rotations are one parameter of all blocks, the first one included.
     stem = ("cls_token", "reg_token", "pos_embed", "patch_embed", "norm_pre", "rope")
 
+    def size_arguments(
+        self, patch_size: int | None, given: Mapping[str, Any], name: str
+    ) -> dict[str, Any]:
+        """Arguments for patches of `patch_size` pixels; UserError for heads of odd widths."""
+        width, heads = given.get("embed_dim"), given.get("num_heads")
+        if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % (4 * heads):
+            raise UserError(
+                f"model.encoder_kwargs: embed_dim {width}, num_heads {heads}: rotary positions need "
+                "a multiple of 4 numbers for each head"
+            )
+        return super().size_arguments(patch_size, given, name)
+
     def shape(self, encoder: Eva) -> EncoderShape:
         """Sizes of `encoder`."""
         return vit_shape(encoder, encoder.cls_token is not None)

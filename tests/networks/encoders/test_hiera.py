@@ -201,7 +201,7 @@ def test_groups_of_parameters():
         ({"patch_size": 32, **THREE, "stages": [1] * 6}, "timm cannot build hiera_tiny_224"),
         ({"patch_size": 4, **THREE, "stages": [1, 2]}, "attention within mask units only"),
         ({"patch_size": 8, **THREE, "sep_pos_embed": True}, "timm cannot build"),
-        ({"patch_size": 4, **THREE, "q_pool": 1, "img_size": (36, 36)}, "patches of 8 x 8"),
+        ({"patch_size": 4, **THREE, "q_pool": 1, "img_size": (36, 36)}, "mask units of 8 x 8"),
         ({"img_size": (226, 226)}, "226 x 226 does not divide into patches of 32 x 32"),
         ({"patch_size": 8, **THREE, "patch_drop_rate": 0.5}, "patch dropout"),
         ({"patch_size": 32, "img_size": (80, 80)}, "80 x 80 does not divide into patches of 32"),

@@ -158,3 +158,8 @@ def test_another_size_is_timms():
     ids = torch.arange(24)[None]
     found = forward_visible(encoder, visible_of(moved, ids), ids)[-1]
     torch.testing.assert_close(found, encoder.forward_features(moved), **EXACT)
+
+
+def test_heads_that_rotations_cannot_divide_are_refused():
+    with pytest.raises(UserError, match="embed_dim 36, num_heads 2: rotary positions need"):
+        build_encoder("vit_small_patch16_dinov3", embed_dim=36, num_heads=2, depth=1)
