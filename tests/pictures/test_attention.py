@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -99,7 +101,7 @@ def test_sheet_shows_shares_and_brightens_attended_patches():
 def test_of_a_hierarchical_network_patches_are_by_rows():
     """With 2 x 2 tokens a unit timm's tokens are by units; its maps say where each belongs."""
     sizes = {"embed_dim": 8, "num_heads": 1, "stages": [1, 2, 2], "q_pool": 1}
-    vit = build_encoder("hiera_tiny_224", img_size=(32, 48), patch_size=4, **sizes).eval()
+    vit: Any = build_encoder("hiera_tiny_224", img_size=(32, 48), patch_size=4, **sizes).eval()
     images = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     seen = {}
     with torch.no_grad():

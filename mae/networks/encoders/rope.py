@@ -54,8 +54,8 @@ class RopeAdapter(EncoderAdapter[Eva]):
         width, heads = given.get("embed_dim"), given.get("num_heads")
         if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width % (4 * heads):
             raise UserError(
-                f"model.encoder_kwargs: embed_dim {width}, num_heads {heads}: rotary positions need "
-                "a multiple of 4 numbers for each head"
+                f"model.encoder_kwargs: embed_dim {width}, num_heads {heads}: rotary positions "
+                "need a multiple of 4 numbers for each head"
             )
         return super().size_arguments(patch_size, given, name)
 
