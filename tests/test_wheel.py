@@ -123,6 +123,27 @@ def link(distributions: dict[str, metadata.Distribution], site: Path) -> None:
                 target.symlink_to(Path(str(one.locate_file(entry))).resolve())
 
 
+LINK = re.compile(r"(!?)\[[^\]]*\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
+"""links and images of Markdown and HTML"""
+
+
+def test_links_and_images_of_the_description_are_absolute(wheel):
+    fields = message_from_bytes(wheel["maekit-0.1.0.dist-info/METADATA"])
+    assert fields["Description-Content-Type"] == "text/markdown"
+    description = wheel["maekit-0.1.0.dist-info/METADATA"].decode().partition("\n\n")[2]
+    readme = (ROOT / "README.md").read_text()
+    found = [(image, one or other) for image, one, other in LINK.findall(description)]
+    assert len(found) == len(LINK.findall(readme)) > 30
+    assert [link for _, link in found if not link.startswith(("https://", "#"))] == []
+    homepage = "https://github.com/maekit/maekit"
+    assert f"Homepage, {homepage}" in fields.get_all("Project-URL", [])
+    files = homepage.replace("//github.com", "//raw.githubusercontent.com") + "/main/"
+    assert {link.startswith(files) for image, link in found if image} == {True}
+    for start in (files, f"{homepage}/blob/main/"):
+        of_files = [link.removeprefix(start) for _, link in found if link.startswith(start)]
+        assert of_files and all((ROOT / one.partition("#")[0]).is_file() for one in of_files)
+
+
 @pytest.fixture(scope="module")
 def installed(wheel_file, wheel, tmp_path_factory):
     """Folder of the programs of an environment with the wheel and what it requires, no extras."""
