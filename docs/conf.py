@@ -55,6 +55,8 @@ GENERATED: dict[str, Callable[[], str]] = {
 """texts that stand in for a line `<!-- generated: NAME -->`, or `… NAME: WORD, WORD -->`"""
 
 
+IN_CLONE = "*The site that `launch/docs.sh` builds"
+"""start of a line that says where generated text is to be found, and is left out of the site"""
 NAMED_FILE = re.compile(r"\[(\w+\.(?:md|ipynb))\]\(\1(#[\w.-]+)?\)")
 """links whose text is their file's name, which the site replaces by the title"""
 FILE_ABOVE = re.compile(r"\]\(\.\./(BENCHMARKS|CHANGELOG|CONTRIBUTING)\.md")
@@ -73,6 +75,8 @@ def generate(app: Sphinx, page: str, source: list[str]) -> None:
         return
     lines = []
     for line in source[0].split("\n"):
+        if line.startswith(IN_CLONE):
+            continue
         if line.startswith("<!-- generated: "):
             name, _, words = (
                 line.removeprefix("<!-- generated: ").removesuffix(" -->").partition(":")

@@ -10,7 +10,7 @@ from PIL import Image
 from mae.base.errors import UserError
 from mae.cli import main
 from mae.data.indexing import build_manifest
-from mae.data.manifest import require_labels
+from mae.data.required_labels import require_labels
 from mae.pretrain import main as pretrain
 from mae.storage.cache import ShardCache
 from tests.runs import write_config

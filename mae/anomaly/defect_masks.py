@@ -12,8 +12,8 @@ from mae.anomaly.tiles import Size
 from mae.base.errors import SampleError
 from mae.base.portion import ALONE, Portion
 from mae.data.images import Images
-from mae.data.manifest import require_labels
 from mae.data.normal_classes import CLASS_0, NormalClasses
+from mae.data.required_labels import require_labels
 from mae.decoding.mask_files import StoredMask, read_mask
 from mae.decoding.pixels import BadImage
 from mae.evaluation.segmentation_masks import OPTIONAL, Masks

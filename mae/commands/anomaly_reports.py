@@ -24,8 +24,8 @@ from mae.base.printable import printable
 from mae.commands.anomaly_data import bad_words, check_bad, open_data, references_of
 from mae.commands.anomaly_findings import OWN, own_copies, own_copies_lines
 from mae.commands.anomaly_tables import Detected, member_table, size_table, write_csv, write_page
-from mae.data.manifest import require_labels
 from mae.data.normal_classes import CLASS_0, normal_classes
+from mae.data.required_labels import require_labels
 from mae.evaluation.results import aligned
 
 SHOWN = 10

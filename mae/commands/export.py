@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,10 +21,13 @@ from mae.objectives.registry import OBJECTIVES, declaration
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mae.commands.numbered_images import NumberedImages
     from mae.config.sections import Config
 
 COUNT = 8
 """maximum number of images that an export is checked on"""
+FILES = 100
+"""maximum number of files of a folder that are searched for COUNT usable images"""
 NOISE = "noise"
 """value of --images for random images"""
 GRAPHS = ("onnx", "torch")
@@ -183,12 +187,11 @@ def check_images(
     """Read the images that an export is checked on.
 
     Default: the first of the run's held-out or training images, from remote shards only where none
-    are on this machine.  Raises UserError where these, or the chosen ones, cannot be read.
+    are on this machine; of a folder without a packed copy the files themselves.  Raises UserError
+    where these, or the chosen ones, cannot be read.
     """
     from mae.base.errors import UserError
     from mae.commands.numbered_images import load_images, open_numbered
-    from mae.data.shards import expand_shards
-    from mae.pack.packed_folders import with_packed_folders
     from mae.storage.remote import is_remote
 
     if chosen == [NOISE]:
@@ -211,10 +214,7 @@ def check_images(
         if not patterns:
             continue
         try:
-            # One shard: more would mean downloads, or hours of indexing, for a few images.
-            shards = with_packed_folders(patterns, key, data)
-            first = expand_shards(shards, key, data.allow_pipe)[:1]
-            found = open_numbered(first, config, img_size)
+            found = own_images(patterns[0], key, config, img_size)
             images, _, photograph, *_ = load_images(found, img_size, COUNT)
         except UserError as error:  # moved or deleted since, or out of reach
             reasons.append(str(error))
@@ -225,6 +225,22 @@ def check_images(
         f"--images: none of the run's own can be read ({'; '.join(reasons)}): give some to check "
         f"the export on, or --images {NOISE}"
     )
+
+
+def own_images(pattern: str, key: str, config: Config, img_size: tuple[int, int]) -> NumberedImages:
+    """Images of one of a run's shards or folders, the value of `key`; packs nothing."""
+    from mae.commands.numbered_images import FileImages, open_numbered
+    from mae.data.shards import expand_shards
+    from mae.pack.packed_folders import is_folder, is_packed, list_images, with_packed_folders
+
+    data = config.data
+    if is_folder(pattern) and not is_packed(pattern, key, data):
+        listing = list_images(pattern, key)
+        names = islice(listing.sources.references, FILES)
+        return FileImages([Path(listing.name, name) for name in names], config)
+    # One shard: more would mean downloads, or hours of indexing, for a few images.
+    shards = with_packed_folders([pattern], key, data)
+    return open_numbered(expand_shards(shards, key, data.allow_pipe)[:1], config, img_size)
 
 
 def as_stored(image: Tensor, config: Config) -> Tensor:

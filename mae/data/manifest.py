@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from mae.base.errors import UserError
 from mae.base.printable import printable
 from mae.base.redaction import file_name, redacted
 from mae.data.columns import AnyColumn, chunks
@@ -211,32 +210,6 @@ class Fingerprint:
 def checksums(hexadecimal: Sequence[str]) -> npt.NDArray[np.uint8]:
     """Checksums [n 32] from their hexadecimal form."""
     return np.frombuffer(bytes.fromhex("".join(hexadecimal)), np.uint8).reshape(-1, 32)
-
-
-def require_labels(manifest: Manifest, key: str) -> npt.NDArray[np.int64]:
-    """Labels of all samples, int64 [n]; UserError, naming `key`, where a sample has none."""
-    return checked_labels(np.asarray(manifest.label), manifest.name, key, label_faults(manifest))
-
-
-def label_faults(manifest: Manifest) -> str:
-    """Faults of `.cls` members that hold no class number, on one line; "" for none."""
-    return "; ".join(line for line in manifest.warnings() if "labels (.cls)" in line)
-
-
-def checked_labels(
-    labels: npt.NDArray, name: Callable[[int], str], key: str, faults: str = ""
-) -> npt.NDArray[np.int64]:
-    """`labels` [n] as int64; UserError, naming `key` and the first row without a label.
-
-    `faults`: what is known of the missing ones (`label_faults`).
-    """
-    unlabelled = np.flatnonzero(labels == NO_LABEL)
-    if len(unlabelled):
-        raise UserError(
-            f"{key}: {len(unlabelled)} of {len(labels)} samples have no label (.cls), "
-            f"first {name(int(unlabelled[0]))}{f'; {faults}' if faults else ''}"
-        )
-    return labels.astype(np.int64)
 
 
 def labels_digest(manifest: Manifest) -> str:

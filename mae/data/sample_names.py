@@ -25,7 +25,7 @@ def sample_name(manifest: Manifest, number: int) -> str:
     """
     key, label = manifest.key(number), int(manifest.label[number])
     shard = manifest.shards[manifest.shard_of(number)]
-    short = (_file_of(shard, key) or key).rpartition("/")[2]
+    short = (file_of(shard, key) or key).rpartition("/")[2]
     if label == NO_LABEL:
         return short
     names = manifest.class_names or _names_beside(shard)
@@ -33,7 +33,7 @@ def sample_name(manifest: Manifest, number: int) -> str:
     return f"{short}\n{name or f'class {label}'}"
 
 
-def _file_of(shard: str, key: str) -> str:
+def file_of(shard: str, key: str) -> str:
     """File that a sample was packed from; "" where that is not known."""
     if is_remote(shard):
         return ""

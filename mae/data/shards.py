@@ -62,7 +62,7 @@ def expand_shards(
     missing += [path for path in local if not exists(Path(path))]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(f"{key}: no such shard: {missing[0]}{more}")
+        raise UserError(f"{key}: no such {_kind(missing[0])}: {missing[0]}{more}")
     if folders := [path for path in local if Path(path).is_dir()]:
         raise UserError(f"{key}: {_about_folder(os.path.commonpath(folders))}")
     for path in local:
@@ -75,6 +75,15 @@ def expand_shards(
         raise UserError(f"{key}: {images[0]} is an image, no shard: {_pack_first(folder)}")
     refuse_repeated(found, key)
     return tuple(found)
+
+
+def _kind(path: str) -> str:
+    """What a path that is missing may have been meant as."""
+    name = path.lower()
+    if is_image_file(name) or name.endswith((".json", ".safetensors")):
+        return "file"
+    is_shard = name.endswith(".tar") or has_magic(name) or is_remote(name)
+    return "shard" if is_shard else "folder or shard"
 
 
 def refuse_repeated(locations: Sequence[str], key: str) -> None:
@@ -219,7 +228,7 @@ def _read_bytes(location: str) -> bytes:
         download(location, body, check=at_most(MAX_WIDS, location))
         return body.getvalue()
     if not exists(Path(location)):
-        raise UserError(f"no such shard: {location}")
+        raise UserError(f"no such {_kind(location)}: {location}")
     require_regular(Path(location))
     try:
         return Path(location).read_bytes()

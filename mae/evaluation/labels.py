@@ -9,7 +9,8 @@ import numpy.typing as npt
 from mae.base.errors import UserError
 from mae.data.class_matching import renumber
 from mae.data.class_names import Names, quoted
-from mae.data.manifest import Manifest, checked_labels, label_faults
+from mae.data.manifest import Manifest
+from mae.data.required_labels import checked_labels, missing_label, missing_member
 from mae.evaluation.features_file import FeatureSet
 
 
@@ -22,8 +23,14 @@ class DatasetLabels(NamedTuple):
     """number of a row → its name in messages"""
     class_names: Names = ()
     """names of the classes from 0 on; empty: unknown"""
-    faults: str = ""
-    """causes of missing labels, as far as known (`label_faults`)"""
+    missing: Callable[[int], str] | None = None
+    """number of a row without a label → its description (`missing_label`); None: by its name"""
+
+    def checked(self, key: str) -> npt.NDArray[np.int64]:
+        """The labels; UserError, naming `key`, where one is missing."""
+        return checked_labels(
+            self.labels, key, self.missing or (lambda row: missing_member(self.name(row)))
+        )
 
 
 class ClassNumbers(NamedTuple):
@@ -48,7 +55,7 @@ def sample_labels(manifest: Manifest, samples: npt.NDArray[np.int64]) -> Dataset
         manifest.label[samples].astype(np.int64),
         lambda row: manifest.name(int(samples[row])),
         manifest.class_names,
-        label_faults(manifest),
+        lambda row: missing_label(manifest, int(samples[row])),
     )
 
 
@@ -68,12 +75,12 @@ def check_labels(
     """
     names = train.class_names
     test = test._replace(labels=renumber(test.labels, test.class_names, names, "--test", "--train"))
-    for key, (labels, name, _, faults) in (("--train", train), ("--test", test)):
-        checked_labels(labels, name, key, faults)
+    for key, one in (("--train", train), ("--test", test)):
+        labels = one.checked(key)
         if classes is not None and len(beyond := np.flatnonzero(labels >= classes)):
             raise UserError(
                 f"{key}: class {labels[beyond[0]]} is not one of --classes {classes} (0 to "
-                f"{classes - 1}), first {name(int(beyond[0]))}"
+                f"{classes - 1}), first {one.name(int(beyond[0]))}"
             )
     known, numbers = np.unique(train.labels, return_inverse=True)
     if classes is not None and len(known) != classes:

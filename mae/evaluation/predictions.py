@@ -14,7 +14,7 @@ from mae.base.divided_work import DividedWork
 from mae.base.errors import RunFailed, UserError
 from mae.base.progress import Progress
 from mae.data.images import BadSample, Images
-from mae.data.manifest import require_labels
+from mae.data.required_labels import require_labels
 from mae.data.views import CentredViews
 from mae.data.worker_loader import load_in_workers
 from mae.evaluation.features import Skipped, UsableViews, ranges

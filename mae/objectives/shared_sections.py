@@ -116,7 +116,7 @@ def with_classes(model: FrozenModel, manifest: "Manifest") -> FrozenModel:
     Raises UserError where samples of `manifest` have no label, or a label that is not among
     `model.labels`.
     """
-    from mae.data.manifest import require_labels
+    from mae.data.required_labels import require_labels
 
     labels = np.unique(require_labels(manifest, "data.train"))
     if model.classes:

@@ -14,15 +14,14 @@ from pathlib import Path
 from mae.base.files import discard, read_json, write_json
 from mae.base.locks import flock
 from mae.base.printable import printable
+from mae.data.folder_source import ABOUT, COPY, source_of
 from mae.pack.folder_changes import write_files
 from mae.pack.listing import Listing
 from mae.pack.output import REPORT
 
 VERSION = 2
 """changes whenever the same files and options give another copy"""
-ABOUT, IN_USE = "folder.json", "in-use"
-COPY = re.compile(r".*-[0-9a-f]{16}")
-"""name of a copy"""
+IN_USE = "in-use"
 LEFTOVER = re.compile(r"\..*-[0-9a-f]{16}\.(parts|deleted)(\.[0-9a-f]{8})?")
 """name of a copy that was not finished, or not deleted to the end"""
 PARTS_AGE = 7 * 86400
@@ -41,11 +40,6 @@ def copy_name(listing: Listing, val_share: float = 0.0) -> str:
     name = re.sub(r"[^\w.-]", "_", printable(Path(listing.name).name))[:64] or "folder"
     text = json.dumps([VERSION, listing.fingerprint, val_share])
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def source_of(copy: Path) -> str:
-    """Folder that `copy` is a copy of; "" for any other folder."""
-    return str(read_json(copy / ABOUT).get("folder", "")) if COPY.fullmatch(copy.name) else ""
 
 
 def copy_in_use(source: Path, val_share: float) -> str:

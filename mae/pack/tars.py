@@ -6,8 +6,9 @@ import numpy as np
 
 from mae.data.class_matching import with_class_names
 from mae.data.indexing import build_manifest
-from mae.data.manifest import Manifest, require_labels
+from mae.data.manifest import Manifest
 from mae.data.passed_over import kinds_of_files
+from mae.data.required_labels import require_labels
 from mae.data.shard_reader import ShardReader
 from mae.decoding.pixels import EXTENSIONS
 from mae.pack.image_sources import Sources

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from mae.cli import main
-from mae.commands.export import check_images
-from mae.commands.numbered_images import load_images, open_numbered
+from mae.commands.export import check_images, own_images
+from mae.commands.numbered_images import FileImages, load_images, open_numbered
 from mae.config.sections import DataConfig, InitConfig, MixturePart
+from mae.pack.packed_folders import packed_folder
 from mae.pretrained_weights.start import initialize
 from mae.training.checkpoint.checkpoint_files import TrainingState, reserve, write_checkpoint
 from mae.training.checkpoint.run import Run
@@ -107,6 +109,36 @@ def test_images_of_a_mixture_are_used(run, tmp_path, capsys):
     assert photograph.shape == (3, 24, 24), "whole: the printed code crops it"
     assert described == "8 images of the run's data.mixture.1"
     assert images.shape == (8, 3, 16, 16) and images.dtype == torch.uint8
+
+
+def test_of_a_folder_the_copy_is_used_or_the_files_and_nothing_is_packed(
+    run, tmp_path, make_image, capsys
+):
+    photos, place = tmp_path / "photos", tmp_path / "packed"
+    photos.mkdir()
+    (photos / "0.png").write_bytes(b"no image")
+    for number in range(1, 7):
+        Image.fromarray(make_image(number, 24)).save(photos / f"{number}.png")
+    config = run.config()
+    data = config.data.model_copy(update={"train": (str(photos),), "val": (), "packed_dir": place})
+    settings = config.model_copy(update={"data": data})
+
+    def is_of_files():
+        return isinstance(own_images(str(photos), "data.train", settings, (16, 16)), FileImages)
+
+    of_files = check_images(None, settings, (16, 16))
+    assert of_files.description == "6 images of the run's data.train"
+    assert is_of_files() and not place.exists()
+    packed_folder(str(photos), packed_dir=place)
+    assert not is_of_files()
+    made = set(place.iterdir())
+    capsys.readouterr()
+    of_copy = check_images(None, settings, (16, 16))
+    (photos / "7.png").write_bytes((photos / "1.png").read_bytes())  # the folder has changed
+    assert is_of_files() and check_images(None, settings, (16, 16)).images.shape[0] == 7
+    assert set(place.iterdir()) == made and "packed" not in capsys.readouterr().err
+    held = [{image.numpy().tobytes() for image in one.images} for one in (of_files, of_copy)]
+    assert held[0] == held[1] and len(held[0]) == 6
 
 
 def test_one_remote_shard_is_downloaded_at_most(run, tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from mae.base.errors import UserError
 from mae.data.index import _store
 from mae.data.indexing import build_manifest
 from mae.data.joined_manifests import merge, select
-from mae.data.manifest import require_labels, summary
+from mae.data.manifest import summary
+from mae.data.required_labels import require_labels
 from mae.data.shard_index import ShardIndex
 
 
@@ -199,16 +200,6 @@ def test_a_million_samples_take_40_bytes_each_beside_their_keys(tmp_path):
     assert len(manifest) == each * shards
     assert sum(column.nbytes for column in held) < 40 * len(manifest)
     assert sum(map(len, manifest.keys)) == len(keys) * shards
-
-
-def test_require_labels_returns_them_or_names_the_first_without(tmp_path, make_shards, make_tar):
-    labelled = make_shards(tmp_path / "labelled", 4)
-    assert require_labels(build_manifest([labelled]), "--train").tolist() == [0, 1, 2, 0]
-    bare = make_tar(tmp_path / "bare.tar", [("x.jpg", b""), ("y.jpg", b"")])
-    manifest = build_manifest([labelled, str(bare)])
-    assert refused(require_labels, manifest, "--train") == (
-        f"--train: 2 of 6 samples have no label (.cls), first {bare}: key x"
-    )
 
 
 def test_mistakes_name_the_setting():

@@ -144,7 +144,7 @@ def test_another_safetensors_file_is_no_manifest(tmp_path):
 
 def test_an_absent_manifest_and_absent_shards_are_named(file, tmp_path):
     absent = str(tmp_path / "absent.safetensors")
-    assert refused(build_manifest, [absent]) == f"data.train: no such shard: {absent}"
+    assert refused(build_manifest, [absent]) == f"data.train: no such file: {absent}"
     shutil.copy(file, tmp_path / "alone.safetensors")
     message = refused(build_manifest, [str(tmp_path / "alone.safetensors")])
     assert message.startswith(f"{tmp_path}/alone.safetensors: lists ")

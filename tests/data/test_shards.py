@@ -75,7 +75,11 @@ def test_home_is_expanded(folder, monkeypatch):
         (["https://host/a-*.tar"], "https://host/a-*.tar: web servers do not list files"),
         (["gopher://host/*.tar"], "gopher://…: unknown kind of address"),
         (["pipe:cat train-000.tar"], "pipe:cat…338fcdeb: would run a command"),
-        (["nope.json"], "no such shard: nope.json"),
+        (["nope.json"], "no such file: nope.json"),
+        (["nope"], "no such folder or shard: nope"),
+        (["train-000.tar", "nope/{a,b}"], "no such folder or shard: nope/a and 1 more"),
+        (["nope.safetensors"], "no such file: nope.safetensors"),
+        (["nope.png"], "no such file: nope.png"),
     ],
 )
 def test_mistakes_are_named(folder, patterns, message):

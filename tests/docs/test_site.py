@@ -66,6 +66,17 @@ def test_every_public_name_has_its_docstring(site):
     assert "Batches of shards in an order" in text
 
 
+def test_generated_text_has_a_line_in_the_clone_alone_that_says_where_it_is(site):
+    where = "The site that `launch/docs.sh` builds"
+    found = 0
+    for page in (ROOT / "docs").glob("*.md"):
+        generated = page.read_text().split("\n<!-- generated: ")[:-1]
+        assert all(where in before[-300:] for before in generated), page.name
+        found += len(generated)
+        assert where.replace("`", "") not in text_of(site / f"{page.stem}.html")
+    assert found == 4
+
+
 def test_broken_links_anchors_and_pictures_fail(tmp_path):
     links = "[a](nothing.md) [b](#nowhere) [c](other.md#neither) ![d](no.png)"
     (tmp_path / "index.md").write_text(f"# A\n\n{links}\n")

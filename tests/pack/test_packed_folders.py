@@ -162,7 +162,7 @@ def test_folders_and_shards_together(data, images, make_shards, tmp_path):
             "split holds splits, not classes: train, valid: give data.train=.*/train data.val",
         ),
         ("shards", "shards is a folder with tars in it: write '?.*/shards/\\*.tar"),
-        ("nowhere", "no such shard: .*nowhere"),
+        ("nowhere", "no such folder or shard: .*nowhere"),
     ],
 )
 def test_other_folders(tmp_path, data, images, make_shards, name, message):

@@ -178,7 +178,7 @@ class ClassifierDeclaration(Declaration):
         import numpy as np
 
         from mae.data.class_names import quoted
-        from mae.data.manifest import require_labels
+        from mae.data.required_labels import require_labels
 
         self.augmentation(config, (1, 1))  # refuses an unknown policy now, not in the run
         finetune = finetune_of(config)
