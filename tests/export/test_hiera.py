@@ -53,7 +53,7 @@ def test_transformers_computes_the_same_in_double_precision(tmp_path, in_process
         vector = encoder.head.norm(tokens.mean(dim=1))
         stages = encoder.forward_intermediates(images, output_fmt="NHWC", intermediates_only=True)
     # The sum of two tables of positions is rounded to single precision.
-    near = {"rtol": 1e-6, "atol": 1e-6} if "abs_win_pos_embed" in arguments else EXACT
+    near: Any = {"rtol": 1e-6, "atol": 1e-6} if "abs_win_pos_embed" in arguments else EXACT
     torch.testing.assert_close(found.last_hidden_state, tokens, **near)
     torch.testing.assert_close(found.pooler_output, vector, **near)
     for one, other in zip(found.reshaped_hidden_states[1:], stages, strict=True):
