@@ -89,3 +89,8 @@ def test_names_are_those_on_the_hub(tmp_path, in_process):
     files = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
     assert {path.name for path in (tmp_path / "export").iterdir()} == files
     assert "outputs.pooler_output" in (tmp_path / "export" / "README.md").read_text()
+
+
+def test_sixteen_bits_are_refused(tmp_path):
+    with pytest.raises(UserError, match="read 8 bits a channel, these images have 16"):
+        exported("hf", request_of(bits=16), tmp_path / "export")

@@ -21,6 +21,7 @@ from mae.objectives.classifier.model import Classifier
 from mae.objectives.mae.implementation import start_mae
 from mae.objectives.mae.model import MaskedAutoencoder
 from mae.pretrained_weights.find import find_weights
+from mae.pretrained_weights.fit import load_encoder
 from mae.pretrained_weights.opened import OpenedModel, open_model
 from tests.export.models import exported
 from tests.export.test_hiera import request_of
@@ -132,6 +133,23 @@ def test_an_export_is_read_back_in_the_same_bits(tmp_path, in_process):
     assert found.encoder.state_dict().keys() == own.keys()
     assert all(torch.equal(one, own[key]) for key, one in found.encoder.state_dict().items())
     assert opened.config.data.mean == request.config.data.mean
+
+
+def test_another_image_size_interpolates_the_positions(tmp_path):
+    saved(tmp_path)
+    sizes: dict[str, Any] = {"embed_dim": 8, "stages": [1, 2, 2]}
+    target = build_encoder(
+        "hiera_tiny_224",
+        img_size=(48, 48),
+        patch_size=8,
+        mask_unit_attn=[True, False, False],
+        **sizes,
+    )
+    weights = find_weights(str(tmp_path))
+    with pytest.raises(UserError, match="16 x 24 patches, now 24 x 24"):
+        load_encoder(target, weights)
+    loaded = load_encoder(target, weights, adapt_size=True)
+    assert loaded.notes == ("positions resampled from 16 x 24 to 24 x 24 patches",)
 
 
 def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
