@@ -173,6 +173,13 @@ def test_twice_the_same_and_unknown_tensors_are_refused(tmp_path, name, message)
         open_model(tmp_path)
 
 
+def test_a_file_without_its_config_is_named_as_what_it_is(tmp_path):
+    saved(tmp_path)
+    file = (tmp_path / "model.safetensors").rename(tmp_path / "alone.safetensors")
+    with pytest.raises(UserError, match="weights of a Hiera, whose sizes do not follow"):
+        open_model(file)
+
+
 def test_a_missing_tensor_is_refused(tmp_path):
     saved(tmp_path)
     change_tensors(tmp_path, **{"pooler.layernorm.weight": None})
