@@ -25,8 +25,11 @@ DECODER_NUM_HEADS = {512: 16}
 NAMES = {(size.width, size.depth): size.name for size in PUBLISHED.values()}
 """(width, depth) → name in timm; other sizes are arguments of the first"""
 IMAGENET = DataConfig().mean, DataConfig().std
-HIERA_ONLY = re.compile(r"^(?:blocks\.\d+\.proj\.|pos_embed_win$|multi_scale_fusion_heads\.)")
-"""names of tensors of Hiera, whose others have the names of a plain ViT"""
+HIERA_ONLY = re.compile(
+    r"^(?:blocks\.\d+\.proj\.|pos_embed_win$|multi_scale_fusion_heads\."
+    r"|stages\.\d+\.layers\.\d+\.attn\.qkv\.)"
+)
+"""names of tensors of Hiera, whose others may have the names of a plain ViT"""
 CLASS, REGISTERS = "cls_token", "reg_token"
 
 

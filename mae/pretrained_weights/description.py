@@ -16,14 +16,19 @@ from mae.base.files import read_json
 from mae.config.sections import DataConfig
 from mae.networks.encoders.registry import TimmEncoder, adapter_of, supported, usual_arguments
 from mae.networks.vit import encoder_shape
+from mae.pretrained_weights.hiera_config import (
+    HIERA,
+    hiera_architecture,
+    refuse_beyond_timm,
+)
 from mae.pretrained_weights.weight_files import Architecture, Geometry, Normalisation
 
 Grid = tuple[int, int]
 
 DINOV3 = "dinov3_vit"
-HUGGINGFACE = ("vit", "vit_mae", DINOV3)
+HUGGINGFACE = ("vit", "vit_mae", DINOV3, HIERA)
 """kinds of models of transformers that are known"""
-DEFAULT_EPS = {"vit": 1e-12, "vit_mae": 1e-12, DINOV3: 1e-5}
+DEFAULT_EPS = {"vit": 1e-12, "vit_mae": 1e-12, DINOV3: 1e-5, HIERA: 1e-6}
 """default LayerNorm epsilons of transformers' models"""
 SAME = 1e-3
 """tolerance for equal mean and std: some sources round them to three decimals"""
@@ -79,6 +84,8 @@ def geometry_from_config(config: Mapping[str, Any], where: str) -> Geometry:
     try:
         if "architecture" in config:
             return _of_timm(config)
+        if config.get("model_type") == HIERA:
+            return _of_hiera(config, where)
         if config.get("model_type") in HUGGINGFACE:
             return _of_transformers(config, where)
     except (TypeError, ValueError, KeyError, RuntimeError, AssertionError) as error:
@@ -126,6 +133,16 @@ def _of_transformers(config: Mapping[str, Any], where: str) -> Geometry:
         float(config.get("layer_norm_eps", DEFAULT_EPS[config["model_type"]])),
         activation,
         _rotation_of_transformers(config),
+    )
+
+
+def _of_hiera(config: Mapping[str, Any], where: str) -> Geometry:
+    built = hiera_architecture(config)
+    encoder = _without_weights(built.name, {**built.arguments, "num_classes": 0})
+    refuse_beyond_timm(config, encoder, where)
+    return geometry_of(encoder)._replace(
+        eps=float(config.get("layer_norm_eps", DEFAULT_EPS[HIERA])),
+        decoder_num_heads=config.get("decoder_num_heads"),
     )
 
 
@@ -183,10 +200,12 @@ def preprocessor_crop(path: Path) -> float | None:
 
 
 def architecture_from_config(config: Mapping[str, Any]) -> Architecture | None:
-    """Architecture in a config.json of timm's hub format or of a DINOv3ViTModel.
+    """Architecture in a config.json of timm's hub format, of a DINOv3ViTModel, or of a Hiera.
 
     None in other formats.
     """
+    if config.get("model_type") == HIERA:
+        return hiera_architecture(config)
     if config.get("model_type") == DINOV3:
         return _dinov3(config)
     if "architecture" not in config:

@@ -18,9 +18,11 @@ PAPERS_RELEASE = re.compile(
 """matches the names of the weights released by the paper's authors, and of copies of them"""
 
 HIERA_RELEASE = re.compile(
-    r"(?:^|[:/])(?:mae_)?hiera_(?:tiny|small|base|base_plus|large|huge)_224\.\w+$", re.IGNORECASE
+    r"(?:^|[:/])facebook/hiera-"
+    r"|(?:^|[:/])(?:mae_)?hiera_(?:tiny|small|base|base_plus|large|huge)_224\.\w+$",
+    re.IGNORECASE,
 )
-"""matches the names of the files released by Hiera's authors, which declare no licence"""
+"""matches the names of the files and repositories of Hiera's authors; the files declare none"""
 
 DINOV3_RELEASE = re.compile(r"(?:^|[:/])facebook/dinov3-|dinov3_vit\w+_pretrain_\w+", re.IGNORECASE)
 """matches the names of the weights released by DINOv3's authors, whose files declare no licence"""

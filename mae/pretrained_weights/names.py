@@ -15,12 +15,14 @@ from mae.base.errors import UserError
 
 AVERAGE = "average."
 """prefix of averaged weights in our checkpoints; earlier versions omitted `encoder.` after it"""
-WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|encoder|average)\.)+")
+WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|backbone|model|vit|hiera|encoder|average)\.)+")
 DECODER = re.compile(r"^decoder[._](?:decoder_)?(?:encoder\.)?")
 LATENTS = re.compile(r"^(?:bottleneck|from_latent)\.|^log_sigma$")
 """parts of our autoencoders between encoder and decoder"""
-HEADS = re.compile(r"^(?:head(?!\.norm\.)|classifier|pre_logits|pooler|attn_pool)\.")
-"""heads, without the norm of the encoder that timm's Hiera has there"""
+HEADS = re.compile(
+    r"^(?:head(?!\.norm\.)|classifier|pre_logits|pooler(?!\.layernorm\.)|attn_pool)\."
+)
+"""heads, without the norm of the encoder that Hiera has there"""
 LINEAR_HEADS = re.compile(r"^(?:head|classifier)\.(?:(?:fc|projection)\.)?")
 
 RULES = [

@@ -26,6 +26,7 @@ from mae.pretrained_weights.licence import Licence, folder_licence, named_licenc
         ("people/facebook/mae/run", None, Licence(None, False)),
         ("old/mae_xray.pth", None, Licence(None, False)),
         ("old/dinov3_vits16_pretrain_lvd1689m-08c60483.pth", None, Licence("dinov3-license")),
+        ("hf:facebook/hiera-tiny-224-hf", None, Licence("cc-by-nc-4.0", True)),
         ("hf:facebook/dinov3-vits16-pretrain-lvd1689m", None, Licence("dinov3-license")),
     ],
 )

@@ -19,12 +19,8 @@ from timm.models.hiera import Hiera, Reroll, Unroll
 from torch import Tensor, nn
 
 from mae.base.errors import UserError
-from mae.networks.encoders.contract import (
-    EncoderAdapter,
-    EncoderShape,
-    NamedWeights,
-    add_named,
-)
+from mae.networks.encoders.contract import EncoderAdapter, EncoderShape, NamedWeights
+from mae.networks.encoders.hiera_names import stage_depths, to_timm_names
 from mae.networks.encoders.hiera_stages import (
     Fusion,
     by_patches,
@@ -273,18 +269,8 @@ class HieraAdapter(EncoderAdapter[Hiera]):
         return {"pos_embed", "pos_embed_win"}
 
     def released_names(self, encoder: Hiera, tensors: Mapping[str, Tensor]) -> NamedWeights:
-        """Weights of Hiera's release under timm's names."""
-        found: dict[str, Tensor] = {}
-        skipped: dict[str, str] = {}
-        for key, tensor in tensors.items():
-            first, _, rest = key.partition(".")
-            if first == "multi_scale_fusion_heads":
-                skipped[key] = "the fusion of the stages, a part of the decoder"
-                continue
-            is_norm = first in ("encoder_norm", "norm")
-            name = "pos_embed" if key == "pos_embed_abs" else key
-            add_named(found, f"head.norm.{rest}" if is_norm else name, tensor, key)
-        return NamedWeights(found, skipped)
+        """Weights of Hiera's release and of transformers' models under timm's names."""
+        return to_timm_names(tensors, stage_depths(encoder))
 
     def beyond_tensors(self, encoder: Hiera) -> dict[str, Any]:
         """Blocks whose attention stays within mask units.

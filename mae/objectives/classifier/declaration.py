@@ -87,7 +87,8 @@ class ClassifierDeclaration(Declaration):
     renamed_keys = {"finetune.ema": "train.ema"}
     exports = {
         "mae": "a classifier in the names of the original release's fine-tuned models",
-        "hf": "transformers' ViTForImageClassification, of a classifier on the class token",
+        "hf": "transformers' ViTForImageClassification, of a classifier on the class token, or "
+        "HieraForImageClassification",
     }
     losses = ("cross_entropy",)
     statistics = {"right": "mean", "confidence": "mean"}

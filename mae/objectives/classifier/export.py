@@ -5,14 +5,17 @@ The loaders run in a fresh process without our models.
 
 import json
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from timm.models.hiera import Hiera
 from torch import Tensor
 
 from mae.base.errors import UserError
 from mae.data.class_names import write_class_names
 from mae.export.contract import ExportFiles, ExportRequest, expected_features, weights
+from mae.export.hiera import hiera_config, hiera_tensors, position_remarks
 from mae.export.huggingface import (
     ENCODER_NAMES,
     encoder_config,
@@ -26,19 +29,19 @@ from mae.export.huggingface import (
 from mae.export.original import FILES, read_tensors, refuse_beyond_plain, write_tensors
 from mae.export.reading import expected_photograph, prepare_code
 from mae.export.timm import timm_config
-from mae.networks.encoders.registry import adapter_of
+from mae.networks.encoders.registry import TimmEncoder, adapter_of
 from mae.pretrained_weights.description import num_heads_of
 
 HEAD = "head."
 """begin of the names of the head's weights in timm"""
 
 HUB_FILES = """\
-`config.json`, with the class names, and `model.safetensors` are a ViTForImageClassification."""
+`config.json`, with the class names, and `model.safetensors` are a {kind}."""
 
 HUB_CODE = """\
 {imports}from transformers import {classes}
 {define}
-model = ViTForImageClassification.from_pretrained("FOLDER").eval()
+model = {kind}.from_pretrained("FOLDER").eval()
 {read}probabilities = model(images).logits.softmax(1)
 names = model.config.id2label
 """
@@ -53,27 +56,62 @@ model.load_state_dict(weights)
 """
 
 
-def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
-    """Write a ViTForImageClassification.
+class HubClassifier(NamedTuple):
+    """A classifier's encoder for transformers."""
 
-    Raises UserError where the head reads the mean of the patches, as `refuse_beyond_plain` and as
-    `refuse_unreadable`.
-    """
-    vit = refuse_beyond_plain(request.encoder, "hf")
+    kind: str
+    """class of transformers'"""
+    prefix: str
+    """of the names of the encoder's tensors"""
+    tensors: dict[str, Tensor]
+    """those of the encoder, under transformers' names"""
+    config: dict[str, Any]
+    """contents of config.json, without the classes"""
+    remarks: Sequence[str] = ()
+    """lines for the user"""
+
+
+def plain_classifier(vit: TimmEncoder) -> HubClassifier:
+    """A plain ViT on the class token, a ViTForImageClassification; UserError for other ones."""
+    vit = refuse_beyond_plain(vit, "hf")
     if adapter_of(vit).pooling(vit) != "token":
         raise UserError(
             "--format hf: ViTForImageClassification reads the class token, this classifier the "
             "mean of the patches (finetune.global_pool): use --format timm, which transformers "
             "loads too, by AutoModelForImageClassification"
         )
+    own = {name: one for name, one in weights(vit).items() if not name.startswith(HEAD)}
+    tensors, config = hub_names(own, ENCODER_NAMES), encoder_config(vit) | {"model_type": "vit"}
+    return HubClassifier("ViTForImageClassification", "vit", tensors, config)
+
+
+def hiera_classifier(vit: TimmEncoder) -> HubClassifier:
+    """A Hiera as a HieraForImageClassification; UserError for one that it does not compute."""
+    assert isinstance(vit, Hiera)
+    config = hiera_config(vit)
+    tensors, remarks = hiera_tensors(vit), position_remarks(vit)
+    return HubClassifier("HieraForImageClassification", "hiera", tensors, config, remarks)
+
+
+CLASSIFIERS: dict[type, Callable[[TimmEncoder], HubClassifier]] = {Hiera: hiera_classifier}
+"""class of timm's → its classifier for transformers, for other classes than a plain ViT"""
+
+
+def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
+    """Write a ViTForImageClassification, or a HieraForImageClassification.
+
+    Raises UserError where transformers has no such classifier, and as `refuse_unreadable`.
+    """
+    vit = request.encoder
+    hub = CLASSIFIERS.get(type(vit), plain_classifier)(vit)
     refuse_unreadable(request.config.data)
-    own = weights(vit)
-    head = {name: own.pop(name) for name in list(own) if name.startswith(HEAD)}
-    tensors = {f"vit.{name}": tensor for name, tensor in hub_names(own, ENCODER_NAMES).items()}
-    tensors |= {name.replace(HEAD, "classifier."): tensor for name, tensor in head.items()}
-    config = encoder_config(vit) | {
-        "architectures": ["ViTForImageClassification"],
-        "model_type": "vit",
+    tensors = {f"{hub.prefix}.{name}": tensor for name, tensor in hub.tensors.items()}
+    head = f"{adapter_of(vit).head}."
+    for name, tensor in weights(vit).items():
+        if name.startswith(head):
+            tensors[f"classifier.{name.removeprefix(head)}"] = tensor
+    config = hub.config | {
+        "architectures": [hub.kind],
         "id2label": {str(number): name for number, name in enumerate(request.label_names)},
     }
     if max(Counter(request.label_names).values()) == 1:
@@ -86,13 +124,15 @@ def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> E
         expected={"logits": logits} | reading.expected,
         tolerance=1e-5,
         reader="transformers",
-        files=HUB_FILES + reading.files,
+        files=HUB_FILES.format(kind=hub.kind) + reading.files,
         code=HUB_CODE.format(
-            **reading.code._asdict(), classes=reading.classes("ViTForImageClassification")
+            **reading.code._asdict(), classes=reading.classes(hub.kind), kind=hub.kind
         ),
         loader=load_huggingface,
         library="transformers",
         part="classifier",
+        settings={"kind": hub.kind},
+        remarks=hub.remarks,
     )
 
 
@@ -100,9 +140,9 @@ def load_huggingface(
     folder: Path, inputs: dict[str, Tensor], settings: dict[str, str]
 ) -> dict[str, Tensor]:
     """Logits and normalised pixels through transformers."""
-    from transformers import ViTForImageClassification
+    import transformers
 
-    model = load_complete(ViTForImageClassification, folder)
+    model = load_complete(getattr(transformers, settings["kind"]), folder)
     found = {"logits": model(inputs["images"]).logits}
     if "pixels" in inputs:
         found["pixel_values"] = processed(folder, inputs["pixels"])

@@ -82,7 +82,8 @@ class MaeDeclaration(Declaration):
     reads_floats = True
     exports: ClassVar[Mapping[str, str]] = {
         "mae": "one file in the names of the original release, for mmsegmentation and detectron2",
-        "hf": "transformers' ViTMAEForPreTraining, and ViTModel in OUT/encoder",
+        "hf": "transformers' ViTMAEForPreTraining, and ViTModel in OUT/encoder; other classes of "
+        "encoders as DINOv3ViTModel or HieraModel",
     }
     tag = "masked-autoencoder"
     losses = ("reconstruction",)

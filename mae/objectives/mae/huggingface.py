@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from timm.models.eva import Eva
+from timm.models.hiera import Hiera
 from torch import Tensor
 
 from mae.base.errors import UserError
@@ -16,11 +17,13 @@ from mae.config.sections import Config
 from mae.export.contract import (
     ExportFiles,
     ExportRequest,
+    Writer,
     expected_features,
     refuse_options,
     weights,
 )
 from mae.export.dinov3 import write_dinov3
+from mae.export.hiera import write_hiera
 from mae.export.huggingface import (
     ENCODER_NAMES,
     encoder_config,
@@ -40,6 +43,9 @@ from mae.objectives.mae.export import (
 )
 from mae.objectives.mae.loaders import load_huggingface
 from mae.objectives.mae.model import MaskedAutoencoder
+
+WRITERS: dict[type, Writer] = {Eva: write_dinov3, Hiera: write_hiera}
+"""class of timm's → writer, for other classes than a plain ViT"""
 
 ENCODER = "encoder"
 """folder of the ViTModel"""
@@ -71,15 +77,15 @@ model = ViTMAEForPreTraining.from_pretrained("FOLDER")  # further pretraining, r
 def write_huggingface(folder: Path, request: ExportRequest, images: Tensor) -> ExportFiles:
     """Write both folders; without the decoder only ViTModel, in `folder` itself.
 
-    Encoders with rotary positions are written by `write_dinov3`.
+    Encoders of the classes in `WRITERS` have a writer of their own.
 
     Raises UserError where transformers is not installed, for images of more than 8 bits, with the
     decoder for images that are not square, and as `refuse_beyond_plain`.
     """
     vit, config, model = request.encoder, request.config, mae_of(request)
     refuse_options(request, "hf", {"--pool": "its users pool themselves"})
-    if isinstance(vit, Eva):
-        return write_dinov3(folder, request, images)
+    if own := WRITERS.get(type(vit)):
+        return own(folder, request, images)
     vit = refuse_beyond_plain(vit, "hf")
     refuse_unreadable(config.data)
     exported_decoder, remarks = named_decoder(request, "hf")

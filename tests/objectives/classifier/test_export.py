@@ -54,6 +54,27 @@ def test_for_transformers(run, pool, tmp_path, in_process, capsys):
     torch.testing.assert_close(found, logits_of(run, images), rtol=1e-5, atol=1e-5)
 
 
+def test_hiera_for_transformers(tmp_path, in_process, capsys):
+    transformers = pytest.importorskip("transformers")
+    config = classifier_config("avg")
+    kwargs = {"embed_dim": 16, "num_heads": 1, "stages": (1, 2), "mask_unit_attn": (0, 0)}
+    changed = {"encoder": "hiera_tiny_224", "encoder_kwargs": kwargs, "patch_size": 4}
+    model = model_of(config).model_copy(update=changed)
+    run = untrained_run(tmp_path / "run", config.model_copy(update={"model": model}))
+    write_class_names(NAMES, run)
+    out = tmp_path / "out"
+    words = ["export", str(run), str(out), "--images", "noise", "--format", "hf"]
+    assert main(words) == 0, capsys.readouterr().err
+    assert "the classifier of step 6, checked through transformers" in capsys.readouterr().out
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(out).eval()
+    assert type(theirs) is transformers.HieraForImageClassification
+    assert theirs.config.id2label == dict(enumerate(NAMES))
+    images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        found = theirs((images / 255 - 0.5) / 0.5).logits
+    torch.testing.assert_close(found, logits_of(run, images), rtol=1e-5, atol=1e-5)
+
+
 def test_in_the_names_of_the_original_release(run, pool, tmp_path, in_process):
     """The fine-tuned models of that release have `head` and, of the mean, `fc_norm`."""
     out = tmp_path / "out"
