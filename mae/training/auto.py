@@ -23,13 +23,11 @@ from mae.config.choices import (
     recorded_choices,
 )
 from mae.config.loading import given_settings, load_config, read_recorded
-from mae.config.recipes import find_recipe
+from mae.config.recipes import AUTO, find_recipe
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.objectives.registry import declaration
 
-AUTO = "auto"
-"""what stands in place of a YAML file"""
 OUTPUT = "runs/auto"
 """default of `output`"""
 WARMUP = "optim.warmup_epochs"
