@@ -190,7 +190,10 @@ def _about_copies(packed: PackReport) -> Iterator[str]:
             "held-out image is a near duplicate",
             "held-out images are near duplicates",
         )
-        yield f"{images} of a training image, first:"
+        yield (
+            f"{images} of a training image, so that held-out figures will be too good: hold out "
+            "a folder of other parts, places or patients (data.val=FOLDER), first:"
+        )
         yield from (f"  {ours} ~ {theirs}" for ours, theirs, _ in alike.pairs[:3])
 
 
