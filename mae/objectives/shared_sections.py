@@ -40,8 +40,15 @@ def refuse_arguments(model: VitModel) -> Iterator[tuple[str, str]]:
 
 def patch_count(model: VitModel, img_size: tuple[int, int] | None) -> int | None:
     """Patches of an image, by the sizes in timm's name where they are not set; None: unknown."""
-    named = re.search(r"patch(\d+)(?:_\w+?)?_(\d+)", model.encoder)
-    side = model.patch_size or (int(named[1]) if named else 0)
+    return count_patches(model.encoder, model.patch_size, img_size)
+
+
+def count_patches(
+    encoder: str, patch_size: int | None, img_size: tuple[int, int] | None
+) -> int | None:
+    """As `patch_count`, from the settings alone."""
+    named = re.search(r"patch(\d+)(?:_\w+?)?_(\d+)", encoder)
+    side = patch_size or (int(named[1]) if named else 0)
     size = img_size or ((int(named[2]),) * 2 if named else None)
     if not side or size is None:
         return None

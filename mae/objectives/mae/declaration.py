@@ -206,7 +206,7 @@ class MaeDeclaration(Declaration):
         return diagnose(run)
 
     def warn(self, run: RunRecord) -> Iterable[Finding]:
-        """Findings on targets that teach little, once a fifth of the run is done."""
+        """Findings on targets that teach little, once enough of the run is done."""
         from mae.objectives.mae.diagnosis import about_targets
 
         return about_targets(run)
