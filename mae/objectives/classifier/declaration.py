@@ -90,6 +90,7 @@ class ClassifierDeclaration(Declaration):
         "hf": "transformers' ViTForImageClassification, of a classifier on the class token",
     }
     losses = ("cross_entropy",)
+    loss_settings = ("finetune.label_smoothing", "finetune.mixup", "finetune.cutmix")
     statistics = {"right": "mean", "confidence": "mean"}
     metrics = (
         Metric("accuracy", "accuracy", ".1%", tile="training accuracy"),
