@@ -1,7 +1,7 @@
 # mae with the versions that the tests run with.
 #   docker build -t mae .                          PyTorch with CUDA; the host needs driver and NVIDIA's container toolkit
 #   docker build -t mae --build-arg BACKEND=cpu .  PyTorch without
-#   docker run --gpus all --shm-size=8g -v "$PWD:/data" mae pretrain auto data.train=photos/
+#   docker run --gpus all --shm-size=8g -v "$PWD:/data" mae pretrain auto data.train=photos/ output=runs/photos
 # Data workers hand batches over in shared memory, of which a container has 64 MB by default: hence --shm-size.
 # Files are written as user 1000; --user "$(id -u):$(id -g)" for another.
 FROM python:3.13-slim

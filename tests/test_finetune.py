@@ -26,6 +26,7 @@ from mae.objectives.classifier.model import Classifier
 from mae.objectives.classifier.recipe import finetune_settings, recipe_for
 from mae.objectives.mae.declaration import model_of as vit_of
 from mae.objectives.registry import declarations
+from mae.training.checkpoint.run import Run
 from mae.training.checkpoint.trained import load_pretrained
 from mae.training.evaluator import without_accuracy
 from tests.evaluation.test_features import spoil
@@ -135,6 +136,52 @@ def test_few_labels_change_the_recipe_and_a_resumed_run_keeps_it(
     assert finetune_of(recorded_config(out)).mixup == 0.8
     assert not recorded_config(out).auto.chosen
     assert not capsys.readouterr().out.startswith("recipe")
+
+
+def test_a_resumed_run_keeps_its_data_unless_other_data_is_typed(
+    pretrained, make_shards, tmp_path, capsys
+):
+    (declared,) = declarations("mae finetune")
+    train = make_shards(tmp_path / "train", 24, size=(20, 24), labels=True)
+    val = make_shards(tmp_path / "test", 6, size=(18, 22), labels=True)
+    run = tmp_path / "run"
+    given = (f"data.train={train}", f"data.val={val}", "data.flip=false", "train.epochs=1")
+    assert finetune(pretrained, run, *given, "optim.warmup_epochs=0.5") == 0
+    (run / "evaluation.json").unlink()
+    capsys.readouterr()
+    assert finetune(pretrained, run, "train.epochs=2") == 0
+    assert "changed: data" not in capsys.readouterr().out
+    assert json.loads((run / "evaluation.json").read_text())["images"] == 6
+    data = recorded_config(run).data
+    assert (data.train, data.val, data.flip) == ((train,), (val,), False)
+
+    def resumed(*words):
+        words = [*words, f"output={run}"]
+        return declared.settings_from(pretrained, words, lambda config: 1 // 0).data
+
+    assert resumed("data.val=[]").val == () and resumed("data.val=[]").train == (train,)
+    assert resumed("data.train=moved.tar").train == ("moved.tar",)
+    by_share = resumed("data.val_share=0.2")
+    assert (by_share.val, by_share.val_share) == ((), 0.2)
+    assert resumed("data.index_dir=here").packed_dir == resumed().packed_dir
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("objective: classifier\ndata: {flip: true}\ntrain: {epochs: 9}\n")
+    by_recipe = resumed(str(recipe))
+    assert (by_recipe.val, by_recipe.flip) == ((val,), True)
+
+
+def test_a_resumed_run_needs_no_data_of_its_source(pretrained, tmp_path):
+    """The source was trained on a mixture, which a classifier is not."""
+    source, run = tmp_path / "source", tmp_path / "source-finetuned"
+    source.mkdir()
+    values = yaml.safe_load((pretrained / "config.yaml").read_text())
+    values["data"] |= {"mixture": [{"shards": values["data"]["train"]}], "train": []}
+    (source / "config.yaml").write_text(yaml.safe_dump(values))
+    (declared,) = declarations("mae finetune")
+    with pytest.raises(UserError, match=r"data\.train: give the labelled shards"):
+        declared.settings_from(source, [], None)
+    Run(run).open(declared.settings_from(source, ["data.train=a.tar"], None))
+    assert declared.settings_from(source, [], None).data.train == ("a.tar",)
 
 
 def test_a_run_without_held_out_images_says_so(pretrained, tmp_path):

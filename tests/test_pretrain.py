@@ -360,8 +360,10 @@ def test_under_the_launcher_a_mistake_is_explained_exactly_once(shards, tmp_path
     done = launch(write_config(tmp_path, shards), "train.batch_size=53", processes=2)
     assert done.returncode != 0
     ours = [line for line in done.stderr.splitlines() if line.startswith("mae: ")]
-    said = "53 images a step, but data.train has only 52: try train.batch_size=4"
-    assert ours == [f"mae: train.batch_size: {said}"]
+    said = (
+        "53 images a step, but data.train has only 52: try train.batch_size=4, or mae pretrain auto"
+    )
+    assert ours == [f"mae: train.batch_size: {said}, which chooses all settings for these images"]
 
 
 def test_a_moved_data_set_is_the_same_data_set(shards, tmp_path, capsys):

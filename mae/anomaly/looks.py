@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mae.data.manifest import Manifest
 from mae.pack.duplicates import near_duplicates
-from mae.pack.examine import difference_hash, gray_of
+from mae.pack.examine import difference_hash, luma
 
 NO_LOOK = 0
 """coarse hash of images with too little structure for one"""
@@ -55,11 +56,12 @@ class Copies(NamedTuple):
 
 def look_of(image: Tensor) -> npt.NDArray[np.int64]:
     """Coarse difference hash, and signs of the fine structures, of an integer image [c h w]."""
-    gray = gray_of(image)
+    levels = torch.iinfo(image.dtype)
+    gray = luma(image.float() / levels.max)
     small = F.adaptive_avg_pool2d(gray[None], (SIDE, SIDE))
     base = F.interpolate(F.adaptive_avg_pool2d(small, (COARSE, COARSE)), (SIDE, SIDE))
     bits = np.packbits((small > base).flatten().numpy())
-    coarse = np.array([difference_hash(gray) or NO_LOOK], np.uint64)
+    coarse = np.array([difference_hash(gray, levels.bits) or NO_LOOK], np.uint64)
     return np.concatenate([coarse.view(np.int64), bits.view(np.int64)])
 
 

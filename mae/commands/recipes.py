@@ -8,13 +8,27 @@ from typing import Any
 from mae.base.errors import UserError
 from mae.commands.encoders import add_encoders
 from mae.commands.options import add_command
-from mae.config.recipes import did_you_mean, header, launchers, matching, recipes
+from mae.config.recipes import AUTO, did_you_mean, header, launchers, matching, recipes
 
 COMMANDS = {
     "mae pretrain": "mae pretrain NAME data.train=DATA   (a folder of images, or shards)",
     "mae finetune": "mae finetune RUN NAME               (RUN: a pretraining)",
 }
 """commands that train recipes, and how they are called"""
+AUTO_USAGE = "mae pretrain auto data.train=DATA   (settings chosen from your images and machine)"
+ABOUT_AUTO = """\
+auto is no file: mae pretrain auto chooses model, image size, batch, learning rate and epochs from
+the images of data.train and from this machine, prints each choice with its reason, and records them
+in the config.yaml of the run, from which the same command resumes.
+
+mae pretrain auto data.train=photos --dry-run        shows the plan and its measured speed, no more
+mae pretrain auto data.train=photos output=runs/photos
+mae pretrain auto data.train=photos auto.hours=4     plans for 4 hours (default: 1 on CPUs, else 24)
+
+Any section.key=value replaces a choice; what depends on it follows.  Of a folder of 400 images or
+more about 5 % are held out, unless data.val or data.val_share is given.
+docs/CHOOSING.md has the rules and their evidence.
+"""
 FOOTER = """\
 A beginning that fits one recipe alone is enough: mae pretrain vit_small …
 mae recipes show NAME > my.yaml    copies one to edit; a file is given by its path
@@ -27,7 +41,9 @@ def add_parser(commands: Any) -> None:
     kinds = parser.add_subparsers(title="subcommands", metavar="SUBCOMMAND")
     text = "print a recipe or launcher file, to copy and edit"
     show = kinds.add_parser("show", help=text, description=f"{text.capitalize()}.")
-    show.add_argument("name", help="name of a recipe, its beginning, or name of a launcher file")
+    show.add_argument(
+        "name", help="name of a recipe or its beginning, auto, or name of a launcher file"
+    )
     show.set_defaults(work=show_recipe)
     text = "list the launcher files, or print the path of one"
     files = kinds.add_parser("launchers", help=text, description=f"{text.capitalize()}.")
@@ -39,6 +55,7 @@ def add_parser(commands: Any) -> None:
 def list_recipes(args: argparse.Namespace) -> None:
     """Print the recipes of each command: name, image size, hardware, summary."""
     every = recipes()
+    print(AUTO_USAGE)
     for command, usage in COMMANDS.items():
         rows = [
             (one.name, f"{one.img_size} px" if one.img_size else "–", one.hardware, one.summary)
@@ -54,7 +71,10 @@ def list_recipes(args: argparse.Namespace) -> None:
 
 
 def show_recipe(args: argparse.Namespace) -> None:
-    """Print the text of a recipe or launcher file; UserError where none has the name."""
+    """Print a recipe, a launcher file or what auto does; UserError where none has the name."""
+    if args.name == AUTO:
+        print(ABOUT_AUTO, end="")
+        return
     every = recipes()
     for command in COMMANDS:
         found = matching(args.name, [one for one in every if one.command == command])
@@ -65,7 +85,7 @@ def show_recipe(args: argparse.Namespace) -> None:
             names = ", ".join(one.name for one in found)
             raise UserError(f"{args.name}: several recipes begin so: {names}")
     files = launchers()
-    names = [*(one.name for one in every), *(file.name for file in files)]
+    names = [AUTO, *(one.name for one in every), *(file.name for file in files)]
     print(_launcher(args.name, files, names).read_text(), end="")
 
 

@@ -32,6 +32,12 @@ def power_of_two(number: float) -> int:
     return 2 ** max(0, math.floor(math.log2(max(1.0, number))))
 
 
+def plain(number: float) -> str:
+    """A positive number with two significant digits, as typed: 210, not 2.1e+02."""
+    short = float(f"{number:.2g}")
+    return f"{short:.0f}" if short >= 10 else f"{short:g}"
+
+
 def describe_choices(choices: Sequence[Choice]) -> list[str]:
     """One aligned line for each choice: key, value, reason; behind long values it is not."""
     rows = [(key, shown(value), reason) for key, value, reason in choices]

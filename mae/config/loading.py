@@ -58,15 +58,18 @@ def load_config(
     return parse_config(values, source, errors)
 
 
-def given_settings(overrides: Sequence[str], command: str) -> tuple[Config, dict[str, Any]]:
+def given_settings(
+    overrides: Sequence[str], command: str, base: Mapping[str, Any] | None = None
+) -> tuple[Config, dict[str, Any]]:
     """Settings of the command line alone: a config, and theirs as section.key → value.
 
-    Conflicts with defaults are not looked for; raises UserError as `load_config` otherwise.
+    `base` (nested): values of the config where the command line has none.  Conflicts with defaults
+    are not looked for; raises UserError as `load_config` otherwise.
     """
-    values, source, errors = _read_sources(None, overrides, None)
+    values, source, errors = _read_sources(None, overrides, base)
     check_objective(command, values.get("objective", DEFAULT))
     config = parse_config(values, source, errors, check_conflicts=False)
-    return config, values_of(config, source)
+    return config, values_of(config, [key for key in source if source[key] != "defaults"])
 
 
 def values_of(config: Config, keys: Iterable[str]) -> dict[str, Any]:

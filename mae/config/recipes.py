@@ -15,6 +15,10 @@ import mae
 from mae.base.errors import UserError
 from mae.objectives.registry import DEFAULT, declaration
 
+AUTO = "auto"
+"""word in place of a recipe, for settings that are chosen from the images and the machine"""
+AUTO_COMMAND = "mae pretrain"
+"""command that takes it"""
 PACKAGE = Path(mae.__file__).parent
 SUFFIXES = (".yaml", ".yml")
 SIMILAR = 0.65
@@ -130,10 +134,11 @@ def find_recipe(name: str | Path, command: str) -> Path:
     if found:
         verb = "trains it" if len(found) == 1 else "trains them"
         raise UserError(f"{_names(found)}: {found[0].command} {verb}")
-    trained = [one for one in every if one.command == command]
+    names = [AUTO] * (command == AUTO_COMMAND)
+    names += [one.name for one in every if one.command == command]
     raise UserError(
         f"{name}: no such config file in {Path.cwd()}, and no recipe: "
-        f"{did_you_mean(str(name), [one.name for one in trained])}"
+        f"{did_you_mean(str(name), names)}"
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 
 from mae.base.redaction import for_record
+from mae.config.choices import plain
 from mae.config.sections import Config, DataConfig
 from mae.config.types import flatten
 from mae.objectives.registry import OBJECTIVES, data_needs, declaration
@@ -15,7 +16,7 @@ def conflicting_settings(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (key, message) for every setting that conflicts with another."""
     data, optim, train = config.data, config.optim, config.train
     if optim.warmup_epochs >= train.epochs:
-        fitting = f"{USUAL_WARMUP * train.epochs:.2g}"
+        fitting = plain(USUAL_WARMUP * train.epochs)
         message = (
             f"{optim.warmup_epochs:g}, but train.epochs is only {train.epochs:g}: give "
             f"optim.warmup_epochs={fitting}, too"

@@ -101,6 +101,9 @@ class Declaration:
     """keys of `Output.statistics`, and how each is merged over micro-batches: mean or sum"""
     metrics: ClassVar[Sequence[Metric]] = ()
     """columns of metrics.jsonl, computed by `figures` from losses and statistics"""
+    loss_settings: ClassVar[Sequence[str]] = ()
+    """settings (section.key) that define what the loss measures, or scale it: the losses of runs
+    that differ in one do not compare"""
     guarded_loss: ClassVar[str | None] = None
     """the loss that the guard watches for spikes, a key of `losses` (None: their sum)"""
 
@@ -160,6 +163,10 @@ class Declaration:
         `losses` are means, `statistics` means or sums as declared (a list: values of a tensor).
         """
         return {}
+
+    def loss_definition(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of `loss_settings` in the settings of a run, by section.key; None: unknown."""
+        return {key: settings.get(key) for key in self.loss_settings}
 
     def choose(
         self, facts: DataFacts, machine: Machine, given: Mapping[str, Any]

@@ -40,12 +40,25 @@ def refuse_arguments(model: VitModel) -> Iterator[tuple[str, str]]:
 
 def patch_count(model: VitModel, img_size: tuple[int, int] | None) -> int | None:
     """Patches of an image, by the sizes in timm's name where they are not set; None: unknown."""
-    named = re.search(r"patch(\d+)(?:_\w+?)?_(\d+)", model.encoder)
-    side = model.patch_size or (int(named[1]) if named else 0)
-    size = img_size or ((int(named[2]),) * 2 if named else None)
+    return count_patches(model.encoder, model.patch_size, img_size)
+
+
+def count_patches(
+    encoder: str, patch_size: int | None, img_size: tuple[int, int] | None
+) -> int | None:
+    """As `patch_count`, from the settings alone."""
+    named = named_sizes(encoder)
+    side = patch_size or (named[0] if named else 0)
+    size = img_size or ((named[1],) * 2 if named else None)
     if not side or size is None:
         return None
     return (size[0] // side) * (size[1] // side)
+
+
+def named_sizes(encoder: str) -> tuple[int, int] | None:
+    """Sides of patches and images in timm's name of an encoder; None: not in it."""
+    found = re.search(r"patch(\d+)(?:_\w+?)?_(\d+)", encoder)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 class FrozenModel(Section):

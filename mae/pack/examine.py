@@ -53,7 +53,7 @@ def examine(data: bytes | bytearray, extension: str) -> ImageProperties:
         return ImageProperties(info, None, math.nan)
     gray = gray_pixels(data, extension, info)
     deviation = float(gray.std(correction=0)) if gray.min() < gray.max() else 0.0
-    return ImageProperties(info, difference_hash(gray), 255 * deviation)
+    return ImageProperties(info, difference_hash(gray, info.bits), 255 * deviation)
 
 
 def gray_pixels(data: bytes | bytearray, extension: str, info: ImageInfo) -> Tensor:
@@ -70,35 +70,30 @@ def gray_pixels(data: bytes | bytearray, extension: str, info: ImageInfo) -> Ten
         with open_image(io.BytesIO(data)) as image:
             image.draft("L", DRAFT_SIZE)  # reads all of the file, in less time
             return torch.from_numpy(np.array(image.convert("L")))[None].float() / 255
-    return gray_of(decode(data, extension, info.colours, info.bits))
+    pixels = decode(data, extension, info.colours, info.bits)
+    return luma(pixels.float() / torch.iinfo(pixels.dtype).max)
 
 
-def gray_of(pixels: Tensor) -> Tensor:
-    """Integer pixels [c h w] → gray pixels [1 h w] in [0, 1].
+def difference_hash(gray: Tensor, bits: int = 8) -> int | None:
+    """Difference hash (dHash) of `gray` [1 h w], in [0, 1], of an image of 8 or 16 `bits`.
 
-    Cameras and scanners store 10, 12 or 14 bits in 16: white is the lowest of these that holds all
-    pixels, since steps of a hash would be lost in a sixteenth of the range.
-    """
-    white, values = torch.iinfo(pixels.dtype).max, pixels.float()
-    if white == (1 << 16) - 1:
-        brightest = float(values.max())
-        white = next(full for bits in STORED_BITS if brightest <= (full := (1 << bits) - 1))
-    return luma(values / white)
+    Cameras and scanners store 10, 12 or 14 bits in 16: the steps of the hash, which would be lost
+    in a sixteenth of the range, are those of the lowest depth that holds all values.
 
-
-def difference_hash(gray: Tensor) -> int | None:
-    """Difference hash (dHash) of `gray` [1 h w], in [0, 1].
-
-    Its 64 bits mark the pixels of an 8 x 9 reduction that are darker than their right neighbours.
-    None for (nearly) blank images and stripes, whose hashes are the same for unrelated images.
+    The hash's 64 bits mark the pixels of an 8 x 9 reduction that are darker than their right
+    neighbours.  None for (nearly) blank images and stripes, whose hashes are the same for unrelated images.
     """
     small = F.adaptive_avg_pool2d(gray[None], (ROWS, COLUMNS))[0, 0]
+    if bits == STORED_BITS[-1]:
+        levels = 2**bits - 1
+        brightest = round(float(gray.max()) * levels)
+        small = small * (levels / next(2**one - 1 for one in STORED_BITS if brightest < 2**one))
     if small.max() - small.min() < MIN_RANGE:
         return None
     # The minimum step keeps compression noise in flat areas from flipping bits.
-    bits = (small[:, 1:] - small[:, :-1] > MIN_STEP).numpy()
-    rows = np.packbits(bits, axis=1)
-    ones = int(bits.sum())
+    is_darker = (small[:, 1:] - small[:, :-1] > MIN_STEP).numpy()
+    rows = np.packbits(is_darker, axis=1)
+    ones = int(is_darker.sum())
     if not MIN_BITS <= ones <= 64 - MIN_BITS or len(np.unique(rows)) < MIN_ROWS:
         return None
     return int.from_bytes(rows.tobytes(), "big")

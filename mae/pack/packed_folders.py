@@ -89,17 +89,21 @@ def is_folder(pattern: str) -> bool:
         return False
 
 
-def with_packed_folders(patterns: Sequence[str], key: str, data: DataConfig) -> tuple[str, ...]:
+def with_packed_folders(
+    patterns: Sequence[str], key: str, data: DataConfig, suggests: bool = True
+) -> tuple[str, ...]:
     """`patterns`, with the manifest of a packed copy for each folder of images.
 
     `key` names them in messages; data.train and data.val are the two sides of data.val_share.
-    Raises UserError as `packed_folder`, and where data.val_share is one of shards.
+    `suggests`: what is packed is reported with settings that suit the images.  Raises UserError as
+    `packed_folder`, and where data.val_share is one of shards.
     """
     split, share = split_of(key, data)
     found = []
     for pattern in patterns:
         if is_folder(pattern):
-            found.append(packed_folder(pattern, key, data.packed_dir, share).manifest(split))
+            copy = packed_folder(pattern, key, data.packed_dir, share, suggests=suggests)
+            found.append(copy.manifest(split))
         elif split == "val":
             raise UserError(
                 f"data.val_share: holds out images of a folder, and data.train names {pattern}: "
@@ -124,12 +128,15 @@ def packed_folder(
     packed_dir: Path | None = None,
     val_share: float = 0.0,
     log: Callable[[str], None] = print_error,
+    suggests: bool = True,
 ) -> FolderCopy:
     """Copy of a folder of images in shards, made unless `packed_dir` has one of its files.
 
     `val_share` of the images are held out, in shards of their own.  Class folders and masks are as
     for `mae pack`, except that likely masks count as masks.  Of processes that ask for the same
     copy one makes it, and the others wait.  Former copies that no process reads are deleted.
+
+    `suggests`: as in `with_packed_folders`.
 
     Raises UserError, naming `key`, where the folder holds no image or cannot be read, and where
     `packed_dir` has no room or cannot be written.
@@ -153,7 +160,7 @@ def packed_folder(
         place.mkdir(parents=True, exist_ok=True)
         with _alone(place / f"{short_hash(listing.name)}.lock", listing.name, log):
             if not take(copy.folder):
-                _make(listing, copy.folder, key, val_share, log)
+                _make(listing, copy.folder, key, val_share, log, suggests)
                 delete_former(place, listing.name, copy.folder)
                 if not take(copy.folder):
                     raise UserError(f"{key}: {copy.folder} is gone: run the same command again")
@@ -228,7 +235,12 @@ def _alone(path: Path, source: str, log: Callable[[str], None]) -> Iterator[None
 
 
 def _make(
-    listing: Listing, copy: Path, key: str, val_share: float, log: Callable[[str], None]
+    listing: Listing,
+    copy: Path,
+    key: str,
+    val_share: float,
+    log: Callable[[str], None],
+    suggests: bool,
 ) -> None:
     """Pack a listed folder into `copy`, and say so."""
     from mae.pack.pack import pack_listing
@@ -255,7 +267,7 @@ def _make(
         text = str(error)
         raise UserError(text if text.startswith(f"{key}:") else f"{key}: {text}") from None
     describe(listing, copy, val_share)
-    for line in summary_lines(packed):
+    for line in summary_lines(packed, suggests):
         log(line)
 
 

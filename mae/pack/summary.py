@@ -139,9 +139,10 @@ def summarize(
     )
 
 
-def summary_lines(packed: PackReport) -> list[str]:
-    """Lines for the user after packing."""
-    return [*_about_files(packed), *_about_copies(packed), *_about_images(packed)]
+def summary_lines(packed: PackReport, suggests: bool = True) -> list[str]:
+    """Lines for the user after packing; `suggests`: with the settings that suit the images."""
+    about_images = _about_images(packed, suggests)
+    return [*_about_files(packed), *_about_copies(packed), *about_images]
 
 
 def to_json(packed: PackReport) -> dict:
@@ -190,11 +191,14 @@ def _about_copies(packed: PackReport) -> Iterator[str]:
             "held-out image is a near duplicate",
             "held-out images are near duplicates",
         )
-        yield f"{images} of a training image, first:"
+        yield (
+            f"{images} of a training image, so that held-out figures will be too good: hold out "
+            "a folder of other parts, places or patients (data.val=FOLDER), first:"
+        )
         yield from (f"  {ours} ~ {theirs}" for ours, theirs, _ in alike.pairs[:3])
 
 
-def _about_images(packed: PackReport) -> Iterator[str]:
+def _about_images(packed: PackReport, suggests: bool) -> Iterator[str]:
     images = ", ".join(
         f"{name} {_count(count, 'image', 'images')} "
         f"in {_count(packed.shards[name], 'shard', 'shards')}"
@@ -217,7 +221,7 @@ def _about_images(packed: PackReport) -> Iterator[str]:
         blank = _count(packed.constant, "image has", "images have")
         first = ", ".join(packed.constant_images[:SHOWN])
         yield f"{blank} the same value in all pixels, and nothing to learn from: first {first}"
-    if settings := suggested_settings(*packed.usual):
+    if suggests and (settings := suggested_settings(*packed.usual)):
         yield f"to train on them as they are: {settings}"
     usual = packed.usual[0]
     # Gray images and colour images are read as each other.

@@ -99,9 +99,27 @@ def _notes(runs: Sequence[Compared]) -> Iterator[Markup]:
     if len({start.get("held_out") for start in starts} - {None}) > 1:
         words = "Measured on different held-out images: those figures do not compare."
         yield tag("p", text(words), class_="lead")
+    if differing := _other_losses(runs):
+        words = f"The losses do not compare: the runs differ in {', '.join(differing)}."
+        yield tag("p", text(words), class_="lead")
     for run in runs:
         for note in run.record.notes:
             yield tag("p", text(f"{run.label}: {note}"), class_="lead")
+
+
+def _other_losses(runs: Sequence[Compared]) -> list[str]:
+    """Settings that define the loss and are not the same in all runs, with their values."""
+    known = [(run.record.declared, run.record.settings) for run in runs if run.record.settings]
+    objectives = dict.fromkeys(lists.shown_value(one.get("objective", "")) for _, one in known)
+    if len(objectives) > 1:
+        return [f"objective ({', '.join(objectives)})"]
+    defined = [declared.loss_definition(one) for declared, one in known if declared]
+    found = []
+    for key in defined[0] if defined else ():
+        values = dict.fromkeys(lists.shown_value(one[key]) for one in defined)
+        if len(values) > 1:
+            found.append(f"{key} ({', '.join(values)})")
+    return found
 
 
 def _heads(runs: Sequence[Compared], *first: str) -> Markup:

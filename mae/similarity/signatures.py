@@ -93,8 +93,9 @@ class _Signer(Dataset):
     def _sign(self, sample: int) -> _Signature:
         data = self.images.reader.read(sample)
         extension = EXTENSIONS[self.images.manifest.kind.item(sample)]
-        gray = gray_pixels(data, extension, read_info(data, extension))
-        plain, mirrored = difference_hash(gray), difference_hash(gray.flip(-1))
+        info = read_info(data, extension)
+        gray = gray_pixels(data, extension, info)
+        plain, mirrored = (difference_hash(one, info.bits) for one in (gray, gray.flip(-1)))
         has_hash = plain is not None and mirrored is not None
         return _Signature(
             content=content_digest(data),

@@ -23,17 +23,17 @@ from mae.config.choices import (
     recorded_choices,
 )
 from mae.config.loading import given_settings, load_config, read_recorded
-from mae.config.recipes import find_recipe
+from mae.config.recipes import AUTO, find_recipe
 from mae.config.sections import Config
 from mae.config.types import flatten
 from mae.objectives.registry import declaration
 
-AUTO = "auto"
-"""what stands in place of a YAML file"""
 OUTPUT = "runs/auto"
 """default of `output`"""
 WARMUP = "optim.warmup_epochs"
 """setting that goes with train.epochs"""
+EVALUATIONS = "log.health_every"
+"""setting that has an effect with held-out images alone"""
 HELD_OUT, FEWEST_HELD_OUT = 0.05, 20
 """share of a folder that is held out, and the least number of images"""
 
@@ -64,7 +64,7 @@ def auto_config(overrides: Sequence[str], command: str) -> Config:
         for one in (held_out := held_out_share(config, given)):  # which is packed along
             data = config.data.model_copy(update={"val_share": one.value})
             config = config.model_copy(update={"data": data})
-        prepare_folders(config)  # before the processes connect
+        prepare_folders(config, suggests=False)  # before the processes connect
     choices, lines = from_first_process(
         lambda: _choose(config, given, folder, held_out),
         timedelta(minutes=config.train.timeout_minutes),
@@ -99,16 +99,23 @@ def checked(overrides: Sequence[str], command: str) -> tuple[Config, dict[str, A
     return config.model_copy(update={"output": config.output or OUTPUT}), given
 
 
-def held_out_share(config: Config, given: Mapping[str, Any]) -> list[Choice]:
-    """Choice of a share of a folder that is held out, where nothing else is, and it is enough."""
+def may_hold_out(config: Config, given: Mapping[str, Any]) -> bool:
+    """True where the images are a folder, and nothing is said on held-out ones."""
     data = config.data
     if data.val or "data.val_share" in given or len(data.train) != 1:
-        return []
-    from mae.pack.packed_folders import is_folder, list_images
+        return False
+    from mae.pack.packed_folders import is_folder
 
-    if not is_folder(data.train[0]):
+    return is_folder(data.train[0])
+
+
+def held_out_share(config: Config, given: Mapping[str, Any]) -> list[Choice]:
+    """Choice of a share of a folder that is held out, where nothing else is, and it is enough."""
+    if not may_hold_out(config, given):
         return []
-    images = len(list_images(data.train[0], "data.train").sizes)
+    from mae.pack.packed_folders import list_images
+
+    images = len(list_images(config.data.train[0], "data.train").sizes)
     if images * HELD_OUT < FEWEST_HELD_OUT:
         return []
     return [Choice("data.val_share", HELD_OUT, f"about {round(HELD_OUT * images):,} images")]
@@ -150,8 +157,15 @@ def _choose(
         *_counted(before, config),
         *declaration(config.objective).choose(facts, machine, given),
     ]
-    head = f"auto    {facts}; {machine}"
-    return choices, [head, *describe_choices(choices)]
+    lines = [f"auto    {facts}; {machine}"]
+    if not config.data.held_out:
+        choices = [one for one in choices if one.key != EVALUATIONS or one.reason == GIVEN]
+        if may_hold_out(config, given):
+            lines.append(
+                f"        {facts.images:,} images are too few to hold any out "
+                f"({FEWEST_HELD_OUT / HELD_OUT:.0f} are enough); data.val=FOLDER gives some"
+            )
+    return choices, [*lines, *describe_choices(choices)]
 
 
 def _as_recorded(folder: Path, given: Mapping[str, Any]) -> tuple[list[Choice], list[str]]:

@@ -228,5 +228,6 @@ def _duration(
     share = min(data_seconds, step.seconds) / max(data_seconds, step.seconds)
     yield f"time    about {duration(one * plan.steps)}: {why}; the other takes {share:.0%} of it"
     is_new = not (Path(config.output) / "config.yaml").exists()
-    if line := missed_plan(config, one * plan.steps, MISSED_IN_DRY_RUN, is_new=is_new):
+    seconds = one * plan.steps
+    if line := missed_plan(config, seconds, MISSED_IN_DRY_RUN, plan.steps, is_new=is_new):
         yield f"warning: {line}"

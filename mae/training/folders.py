@@ -17,18 +17,18 @@ RECORD = "folders"
 """key of starts.jsonl: folder → name of the packed copy that the run was started with"""
 
 
-def prepare_folders(config: Config) -> None:
+def prepare_folders(config: Config, suggests: bool = True) -> None:
     """Pack the folders of images among the data of a run, where there is no copy of them yet.
 
     Before the processes of a run connect, since packing may take longer than they wait for each
-    other: one of each machine packs, the others wait.  Raises UserError as `with_packed_folders`
-    and `refuse_changed`.
+    other: one of each machine packs, the others wait.  `suggests`: report what is packed with
+    settings that suit the images.  Raises UserError as `with_packed_folders` and `refuse_changed`.
     """
     data, run = config.data, Run(config.output)
     for key, patterns in training_sets(config).items():
         refuse_changed(run, config, key, patterns)
-        with_packed_folders(patterns, key, data)
-    with_packed_folders(data.held_out, "data.val", data)
+        with_packed_folders(patterns, key, data, suggests)
+    with_packed_folders(data.held_out, "data.val", data, suggests)
 
 
 def training_sets(config: Config) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from mae.base.device import prepare_gpus
 from mae.base.errors import UserError
 from mae.base.machine import compiler
 from mae.config.choices import power_of_two
+from mae.config.recipes import AUTO, AUTO_COMMAND
 from mae.config.sections import Config, TrainConfig
 from mae.data.batch import BatchSharding
 from mae.data.training_data import TrainingSource
@@ -153,7 +154,7 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
     if batch_size > num_samples:
         raise UserError(
             f"train.batch_size: {batch_size} images a step, but data.train has only {num_samples}: "
-            f"{_remedy(num_samples, num_processes)}"
+            f"{_remedy(config, num_samples, num_processes)}"
         )
     if batch_size % num_processes:
         fitting = [n for n in range(1, 4 * num_processes) if batch_size % n == 0]
@@ -181,10 +182,13 @@ def make_plan(config: Config, num_samples: int, num_processes: int, process_inde
     )
 
 
-def _remedy(num_samples: int, num_processes: int) -> str:
+def _remedy(config: Config, num_samples: int, num_processes: int) -> str:
     if num_samples < num_processes:
         return f"too few for {num_processes} processes"
-    return f"try train.batch_size={fitting_batch(num_samples, num_processes)}"
+    smaller = f"try train.batch_size={fitting_batch(num_samples, num_processes)}"
+    if not declaration(config.objective).has_rules or config.auto.chosen:
+        return smaller
+    return f"{smaller}, or {AUTO_COMMAND} {AUTO}, which chooses all settings for these images"
 
 
 def fitting_batch(num_samples: int, num_processes: int) -> int:

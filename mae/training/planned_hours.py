@@ -3,8 +3,9 @@
 The plan is made from an estimate of the machine, which other programs on it do not change.
 """
 
-from mae.config.choices import GIVEN
+from mae.config.choices import GIVEN, plain
 from mae.config.sections import Config
+from mae.objectives.registry import declaration
 
 MISSED, MISSED_IN_DRY_RUN = 2.0, 1.25
 """ratio of needed to planned time from which it is named"""
@@ -19,11 +20,12 @@ def planned_hours(config: Config) -> float | None:
 
 
 def missed_plan(
-    config: Config, seconds: float, ratio: float, *, is_new: bool = False
+    config: Config, seconds: float, ratio: float, steps: int, *, is_new: bool = False
 ) -> str | None:
     """Line on a plan that needs `seconds`, more than `ratio` times its hours; None: it does not.
 
-    `is_new`: its folder holds no run yet.
+    A plan of so few `steps` that it should be longer is not to be shortened.  `is_new`: its folder
+    holds no run yet.
     """
     hours = planned_hours(config)
     if hours is None:
@@ -32,13 +34,24 @@ def missed_plan(
     if needed <= ratio * hours:
         return None
     share = hours / needed
+    late = (
+        f"planned for {hours:g} h, but at the measured speed the run takes {plain(needed)} h, "
+        f"{plain(1 / share)} times the estimate (a slow or busy machine?). "
+    )
+    other = " and another output=" * (not is_new)
+    fewest = declaration(config.objective).fewest_steps(config)
+    if steps < fewest:
+        longer = fewest / steps
+        return (
+            f"{late}Its {steps:,} steps are few already. The usual {fewest:,} take "
+            f"{plain(needed * longer)} h here: type the command with "
+            f"auto.hours={plain(hours * longer)}{other}, which plans them by the same estimate"
+        )
     epochs = config.train.epochs * share
-    shorter = f", or with train.epochs={epochs:.2g} for a shorter one" * (epochs >= 1)
+    shorter = f", or with train.epochs={plain(epochs)} for a shorter one" * (epochs >= 1)
     return (
-        f"planned for {hours:g} h, but at the measured speed the run takes {needed:.2g} h (a slow "
-        f"or busy machine?). To be done in {hours:g} h, type the command with "
-        f"auto.hours={hours * share:.2g}{'' if is_new else ' and another output='} for a new plan"
-        f"{shorter}"
+        f"{late}To be done in {hours:g} h, type the command with auto.hours={plain(hours * share)}"
+        f"{other} for a new plan{shorter}"
     )
 
 
@@ -65,5 +78,6 @@ class PlanWatch:
         if self.elapsed < self.least:
             return None
         self.is_done = True
-        line = missed_plan(self.config, self.elapsed / self.trained * self.steps, MISSED)
+        whole = self.elapsed / self.trained * self.steps
+        line = missed_plan(self.config, whole, MISSED, self.steps)
         return None if line is None else f"warning  {line} (Ctrl-C stops this run at a checkpoint)"

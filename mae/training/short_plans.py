@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mae.config.choices import power_of_two
+from mae.config.choices import plain, power_of_two
 from mae.config.sections import Config
 from mae.config.validation import USUAL_WARMUP
 from mae.evaluation.diagnosis import Finding
@@ -44,10 +44,10 @@ def about_length(config: Config, planned: Length) -> Iterator[Finding]:
     if planned.steps < fewest:
         remedy = f"Try {longer(config, planned, fewest)}."
         if hours := planned_hours(config):
-            more = hours * fewest / planned.steps
+            more = plain(hours * fewest / planned.steps)
             remedy = (
                 f"They are what auto.hours={hours:g} is estimated to allow here: auto.hours="
-                f"{more:.2g} allows {fewest:,}."
+                f"{more} allows {fewest:,}."
             )
         share = train.batch_size / planned.images
         whole = f" (a batch is {share:.0%} of the images)" * (share > 0.1)
@@ -63,7 +63,7 @@ def about_length(config: Config, planned: Length) -> Iterator[Finding]:
             "watch",
             f"The warm-up takes {share:.0%} of the run",
             "The learning rate is at its peak for a moment only. Try "
-            f"optim.warmup_epochs={USUAL_WARMUP * train.epochs:.2g}.",
+            f"optim.warmup_epochs={plain(USUAL_WARMUP * train.epochs)}.",
         )
     if train.epochs < 1 and planned.images < WHOLE:
         yield Finding(

@@ -18,6 +18,15 @@ def test_all_recipes_are_listed_under_the_command_that_trains_them(capsys):
         assert recipe.summary in line and recipe.hardware in line
 
 
+def test_auto_comes_first_and_is_explained(capsys):
+    assert main(["recipes"]) == 0
+    assert capsys.readouterr().out.startswith("mae pretrain auto data.train=DATA ")
+    assert main(["recipes", "show", "auto"]) == 0
+    text = capsys.readouterr().out
+    assert "mae pretrain auto data.train=photos --dry-run" in text and "auto.hours=4" in text
+    assert max(map(len, text.splitlines())) <= 100 and len(text.splitlines()) < 15
+
+
 def test_a_recipe_is_printed_to_be_copied(capsys):
     assert main(["recipes", "show", "vit_small"]) == 0
     assert capsys.readouterr().out == (ROOT / "configs/vit_small_patch16_224.yaml").read_text()
@@ -37,6 +46,7 @@ def test_launcher_files_are_listed_and_found(capsys):
     [
         (["show", "vq"], "vq: several recipes begin so: vqvae, vqvae2"),
         (["show", "vea"], "vea: no such recipe or file: did you mean vae?"),
+        (["show", "auot"], "auot: no such recipe or file: did you mean auto?"),
         (["launchers", "multi_gpus"], "did you mean multi_gpu.yaml?"),
         (["launchers", "vae"], "vae: no such recipe or file: mae recipes lists them"),
     ],

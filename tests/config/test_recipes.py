@@ -47,6 +47,8 @@ def test_names_and_their_beginnings(name, command, found):
         ("kl", FINETUNE, "kl: mae pretrain trains it"),
         ("vit_smol", PRETRAIN, "no recipe: did you mean vit_small_patch16_224?"),
         ("vqvea", PRETRAIN, "no recipe: did you mean vqvae?"),
+        ("auot", PRETRAIN, "no recipe: did you mean auto?"),
+        ("auot", FINETUNE, "and no recipe: mae recipes lists them"),
         ("zebra", PRETRAIN, "and no recipe: mae recipes lists them"),
     ],
 )

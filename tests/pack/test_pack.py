@@ -480,6 +480,8 @@ def test_near_duplicates_across_splits_are_reported(tmp_path, save, make_image):
             ((ours, theirs, distance),) = packed.alike.pairs
             assert {ours, theirs} == {"3.png", "again.jpg"} and distance <= 3
             assert split[ours] == "train"
+            (line,) = [one for one in summary_lines(packed) if "near duplicate" in one]
+            assert "figures will be too good" in line and "(data.val=FOLDER)" in line
         found.add(apart)
     assert found == {False, True}
 

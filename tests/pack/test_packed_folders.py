@@ -214,13 +214,13 @@ def test_former_copies_are_deleted_unless_they_are_read(data, images, save):
 def test_one_of_two_processes_packs(data, images, tmp_path, monkeypatch):
     original = packed_folders._make
 
-    def slow(listing, copy, key, share, log):
+    def slow(listing, copy, key, share, log, suggests):
         with (tmp_path / "made").open("a") as file:
             file.write("x")
         (tmp_path / "started").touch()
         while not (tmp_path / "waiting").exists():
             pass
-        original(listing, copy, key, share, log)
+        original(listing, copy, key, share, log, suggests)
 
     def say(text):
         if "waiting for another process" in text:

@@ -5,8 +5,11 @@ import re
 import shutil
 
 import pytest
+import yaml
 
 from mae.cli import main
+from mae.config.types import flatten
+from mae.objectives.registry import OBJECTIVES, config_type, declaration
 from mae.report.comparison import labels, write_comparison
 from tests.report.folders import write_classifier_run, write_rows, write_run
 from tests.report.test_page import Reader
@@ -63,8 +66,45 @@ def test_runs_of_other_objectives_and_damaged_ones(runs, tmp_path):
     other = write_classifier_run(tmp_path / "three" / "labels")
     (runs[1] / "config.yaml").write_text("no: [settings")
     page = write_comparison([*runs, other], tmp_path / "out.html").read_text()
+    assert "the runs differ in objective (mae, classifier)." in Reader(page).text
     assert "Accuracy, held-out" in page and "R², held-out" in page
     assert "two/photos: config.yaml: not readable" in Reader(page).text
+
+
+def with_settings(folder, **model):
+    """The run with other settings of its model."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["model"] |= model
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({}, ""),
+        ({"decoder_depth": 2}, ""),
+        ({"patch_size": 16}, ""),  # as in the name of the other's encoder
+        ({"mask_ratio": 0.5}, "the runs differ in model.mask_ratio (0.75, 0.5)."),
+        (
+            {"patch_size": 32, "norm_pix_loss": False},
+            "the runs differ in model.patch_size (16, 32), model.norm_pix_loss (true, false).",
+        ),
+    ],
+)
+def test_losses_that_do_not_compare_are_named(runs, tmp_path, model, words):
+    with_settings(runs[1], **model)
+    page = Reader(write_comparison(runs, tmp_path / "out.html").read_text())
+    assert ("The losses do not compare" in page.text) == bool(words)
+    assert words in page.text
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_settings_that_define_a_loss_exist(name):
+    settings = flatten(config_type(name)(output="runs/x").model_dump(mode="json"))
+    declared = declaration(name)
+    assert set(declared.loss_settings) <= settings.keys()
+    assert declared.loss_definition(settings).keys() == set(declared.loss_settings)
 
 
 def test_what_cannot_be_compared(runs, tmp_path, capsys):

@@ -113,6 +113,22 @@ def test_a_share_of_a_folder_is_held_out_and_stays_so(make_image, tmp_path, caps
     assert "40 images of 16 x 16 px" in capsys.readouterr().out
 
 
+def test_few_images_of_a_folder_are_all_trained_on_and_that_is_said(make_image, tmp_path, capfd):
+    (photos := tmp_path / "photos").mkdir()
+    for number in range(40):
+        Image.fromarray(make_image(number, 16)).convert("L").save(photos / f"{number:02d}.png")
+    packed = f"data.packed_dir={tmp_path}/packed"
+    assert auto(tmp_path / "run", photos, *SHORT, packed, "--dry-run") == 0
+    printed, errors = capfd.readouterr()
+    assert "40 images are too few to hold any out (400 are enough); data.val=FOLDER" in printed
+    assert "log.health_every" not in printed and "log.panel_every" in printed
+    assert "to train on them as they are" not in errors
+    assert "short side 16 pixels" in errors  # packed now, and reported
+    assert auto(tmp_path / "run", photos, *SHORT, packed, "data.val_share=0.2", "--dry-run") == 0
+    printed = capfd.readouterr()[0]
+    assert "log.health_every" in printed and "too few to hold" not in printed
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -9,7 +9,18 @@ from mae.training.plan import make_plan
 
 def plan(objective, processes=1, **train):
     settings = {"objective": objective, "train": {"epochs": 100, **train}}
+    settings |= {"data": {"img_size": 32}} if objective == "vae" else {}
     return make_plan(load_config(None, base=settings), 10_000, processes, 0)
+
+
+@pytest.mark.parametrize(("objective", "is_offered"), [("mae", True), ("vae", False)])
+def test_a_batch_above_the_data_is_refused_and_auto_offered(objective, is_offered):
+    with pytest.raises(UserError, match=r"only 10000: try train\.batch_size=1024") as error:
+        plan(objective, batch_size=16_384)
+    assert ("or mae pretrain auto, which" in str(error.value)) == is_offered
+    chosen = {"auto": {"chosen": {"data.bits": "8 bits"}}, "train": {"batch_size": 16_384}}
+    with pytest.raises(UserError, match=r"size=1024$"):
+        make_plan(load_config(None, base=chosen), 10_000, 1, 0)
 
 
 def test_accumulation_is_the_smallest_that_fits_the_device():

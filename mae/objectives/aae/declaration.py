@@ -58,6 +58,7 @@ class AaeDeclaration(AutoencoderDeclaration):
     model = AaeModel
     offers = ("reconstructions", "latents", "latents to decode", "samples")
     losses = ("reconstruction", "critic", "generator")
+    loss_settings = ("model.adv",)
     guarded_loss = "reconstruction"
     statistics: ClassVar = {"psnr": "mean", "distance": "mean"}
     metrics = (

@@ -91,6 +91,7 @@ class ClassifierDeclaration(Declaration):
         "HieraForImageClassification",
     }
     losses = ("cross_entropy",)
+    loss_settings = ("finetune.label_smoothing", "finetune.mixup", "finetune.cutmix")
     statistics = {"right": "mean", "confidence": "mean"}
     metrics = (
         Metric("accuracy", "accuracy", ".1%", tile="training accuracy"),

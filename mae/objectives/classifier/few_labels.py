@@ -4,18 +4,23 @@ The published recipes are for a million images; docs/CHOOSING.md has the evidenc
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mae.config.choices import Choice, is_given, power_of_two, recorded_choices
-from mae.config.loading import read_recorded, values_of
+from mae.config.loading import read_recorded, recorded_config, values_of
 from mae.config.migration import renamed_keys
-from mae.config.sections import Config
+from mae.config.sections import OF_THIS_CALL, Config
 from mae.config.types import flatten
 from mae.networks.vit_sizes import PUBLISHED, vit_size
-from mae.objectives.classifier.recipe import finetune_settings, recipe_for
+from mae.objectives.classifier.recipe import (
+    NAME,
+    finetune_settings,
+    output_folder,
+    recipe_for,
+)
 from mae.objectives.shared_sections import VitModel
 
 MANY = 100_000
@@ -54,16 +59,19 @@ def adapted_settings(
     """Settings as `finetune_settings`; of a run without RECIPE adapted to the number of labels.
 
     `count` returns the number of labelled images; None: nothing depends on it.  The warm-up is at
-    most a share of given epochs.  A run that is resumed keeps what its folder has recorded.
-    Raises as `finetune_settings` and `count` do.
+    most a share of given epochs.  A run that is resumed keeps what its folder has recorded, of its
+    data with RECIPE, too.  Raises as `finetune_settings` and `count` do.
     """
-    if not Path(source).is_dir() or (words and "=" not in words[0]):
+    if not Path(source).is_dir():
         return finetune_settings(source, words)
-    config = finetune_settings(source, words, list(_warmup_of(words)))
+    folder = output_folder(source, words)
+    kept = recorded_data(folder, [renamed(word) for word in words])
+    if words and "=" not in words[0]:
+        return finetune_settings(source, words, kept)
+    config = finetune_settings(source, words, [*kept, *_warmup_of(words)])
     if count is None:
         return config
     given = values_of(config, [renamed(word) for word in words])
-    folder = Path(config.output)
     if (folder / "config.yaml").exists():
         recorded = read_recorded(folder)[0]
         reasons = {one.key: one.reason for one in recorded_choices(recorded)}
@@ -81,7 +89,25 @@ def adapted_settings(
         choices = choices or list(_warmup_of(words))
     if not config.init.from_:
         choices = [one for one in choices if one.key != "finetune.layer_decay"]
-    return finetune_settings(source, words, choices)
+    return finetune_settings(source, words, [*kept, *choices])
+
+
+def recorded_data(folder: Path, typed: Collection[str]) -> list[Choice]:
+    """Settings of data that the run in `folder` has recorded, except the keys that are `typed`.
+
+    Without them a resumed run would read the data of the pretraining.  Empty where there is no
+    fine-tuned run; settings of a call are never taken from a folder.
+    """
+    if not (folder / "config.yaml").exists():
+        return []
+    config = recorded_config(folder)
+    if config.objective != NAME:
+        return []
+    return [
+        Choice(key, value, config.auto.chosen.get(key, ""))
+        for name, value in config.data.model_dump(mode="json").items()
+        if name not in OF_THIS_CALL and not is_given(key := f"data.{name}", typed)
+    ]
 
 
 def _warmup_of(words: Sequence[str]) -> Iterator[Choice]:

@@ -9,6 +9,7 @@ from mae.base.files import run_folder
 from mae.config.choices import Choice, nested
 from mae.config.loading import (
     check_objective,
+    given_settings,
     load_config,
     recorded_config,
 )
@@ -100,7 +101,7 @@ def finetune_settings(
             base["data"]["crop_pct"] = None  # by the size of the classifier's images
         # finetune.drop_path sets this rate.
         base["model"]["encoder_kwargs"].pop("drop_path_rate", None)
-        base["output"] = f"{run_folder(source)}-finetuned"
+        base["output"] = default_output(source)
         base["init"] = {"from": str(source)}
         refuse_other_model(written, f"{path}", base["model"], source)
         encoder = config.model.encoder
@@ -115,13 +116,16 @@ def finetune_settings(
         base[section] = {**own, **base.get(section, {})} if isinstance(own, dict) else own
     own = written.get("data")
     own = own if isinstance(own, dict) else {}
-    if _is_beyond_rand_augment(base.get("data", {}) | own, overrides):
+    replaced = nested(choices) if choices else {}
+    if _is_beyond_rand_augment(base.get("data", {}) | replaced.get("data", {}) | own, overrides):
         base["finetune"]["rand_augment"] = ""
         is_asked = any(text.startswith(f"{RAND_AUGMENT}=") for text in overrides)
         if not is_asked and not _is_beyond_rand_augment(own, ()):
             overrides = [*overrides, f"{RAND_AUGMENT}="]
-    for section, own in nested(choices).items() if choices else ():
+    for section, own in replaced.items():
         base[section] = {**base.get(section, {}), **own}
+    if _overridden("data.val_share", overrides) not in ("", "0", "0.0"):
+        base.get("data", {}).pop("val", None)  # in whose place a share is asked for
     config = load_config(path, overrides, base)
     if config.init.from_ in ("", NONE):
         # Layer decay preserves pretrained lower layers; here there are none.
@@ -139,6 +143,19 @@ def _encoder_kwargs(*sources: Mapping[str, Any]) -> Mapping[str, Any]:
     models = (source.get("model") for source in sources)
     found = (one.get("encoder_kwargs") for one in models if isinstance(one, dict))
     return next((kwargs for kwargs in found if isinstance(kwargs, dict)), {})
+
+
+def default_output(source: str | Path) -> str:
+    """Folder of a run that is fine-tuned from the run `source`, where none is typed."""
+    return f"{run_folder(Path(source))}-finetuned"
+
+
+def output_folder(source: str | Path, words: Sequence[str]) -> Path:
+    """Folder of the run that `words` start or resume from the run folder `source`."""
+    typed = _overridden("output", words)
+    base = {"objective": NAME, "output": default_output(source)}
+    config, _ = given_settings([f"output={typed}"] * bool(typed), COMMAND, base)
+    return Path(config.output)
 
 
 def refuse_other_model(

@@ -71,6 +71,7 @@ class DaeDeclaration(AutoencoderDeclaration):
         "must beat the noisy image itself, and PCA: the noisy image projected onto the principal "
         "components of clean training images."
     )
+    loss_settings = ("model.corruption", "model.strength")
     offers = ("reconstructions", "latents", "latents to decode", "denoised images")
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = AutoencoderDeclaration.defaults
 

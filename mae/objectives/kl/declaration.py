@@ -123,6 +123,14 @@ class KlDeclaration(AutoencoderDeclaration):
     }
     first_stage = "frozen"
     losses = ("reconstruction", "kl", "perceptual", "alignment", "generator", "critic")
+    loss_settings = (
+        "model.kl_weight",
+        "model.adv",
+        "model.perceptual",
+        "model.align",
+        "model.align_cosine_margin",
+        "model.align_distance_margin",
+    )
     statistics: ClassVar = {"psnr": "mean", "kl_nats": "mean", "latents": "sum"}
     metrics = (
         Metric("psnr", "PSNR", ".2f", tile="PSNR, dB"),

@@ -283,7 +283,7 @@ def _choose_process(
     chosen.add("train.checkpoint_every", between(100, steps // 20, 1000), "a twentieth of the run")
     chosen.add("log.every", between(5, steps // 100, 50), "a hundred lines of progress")
     chosen.add("log.panel_every", between(1, steps // 10, 5000), "ten panels")
-    chosen.add("log.health_every", significant(epochs / 10), "ten measurements, with data.val")
+    chosen.add("log.health_every", significant(epochs / 10), "ten measurements on held-out images")
 
 
 def machine_in_words(machine: Machine) -> str:

@@ -12,7 +12,7 @@ from mae.config.sections import Config
 from mae.config.types import Fraction, Positive
 from mae.objectives.charts import Chart, Curve, Metric
 from mae.objectives.declaration import Card, Declaration
-from mae.objectives.shared_sections import VitModel, patch_count, refuse_arguments
+from mae.objectives.shared_sections import VitModel, named_sizes, patch_count, refuse_arguments
 
 if TYPE_CHECKING:
     from mae.base.machine import Machine
@@ -87,6 +87,7 @@ class MaeDeclaration(Declaration):
     }
     tag = "masked-autoencoder"
     losses = ("reconstruction",)
+    loss_settings = ("model.mask_ratio", "model.patch_size", "model.norm_pix_loss", "data.img_size")
     statistics = {"target_mean": "mean", "target_square": "mean"}
     needs_img_size = False
     has_rules = True
@@ -123,6 +124,15 @@ class MaeDeclaration(Declaration):
         from mae.objectives.mae.choices import choices
 
         return choices(facts, machine, given)
+
+    def loss_definition(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of `loss_settings`; sizes that are not set are those in the encoder's name."""
+        found = super().loss_definition(settings)
+        named = named_sizes(str(settings.get("model.encoder")))
+        if named is not None:
+            usual = {"model.patch_size": named[0], "data.img_size": [named[1]] * 2}
+            found |= {key: one for key, one in usual.items() if found[key] is None}
+        return found
 
     def validate(self, config: Config) -> Iterator[tuple[str, str]]:
         """Yield (key, message) for settings of encoder and decoder that conflict."""
@@ -207,7 +217,7 @@ class MaeDeclaration(Declaration):
         return diagnose(run)
 
     def warn(self, run: RunRecord) -> Iterable[Finding]:
-        """Findings on targets that teach little, once a fifth of the run is done."""
+        """Findings on targets that teach little, once enough of the run is done."""
         from mae.objectives.mae.diagnosis import about_targets
 
         return about_targets(run)

@@ -1,10 +1,13 @@
 """Findings on a run of masked autoencoding, each with its threshold."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
+from typing import Any
 
+from mae.config.choices import GIVEN
 from mae.evaluation.diagnosis import Finding
-from mae.evaluation.run_record import RunRecord, number, series, settled
+from mae.evaluation.run_record import Row, RunRecord, number, series, settled
+from mae.objectives.shared_sections import count_patches
 
 LOWEST_RATIO, HIGHEST_RATIO = 0.5, 0.9
 """mask ratios outside of which features get worse (He et al. 2021, figure 5: best from 0.4 to
@@ -16,6 +19,12 @@ FEWEST_VISIBLE = 4
 SMALLEST_GAIN = 0.2
 """share of interpolation's squared error that the model saves, below which hidden patches are
 guessed from their neighbours"""
+
+EARLY = 0.5
+"""share of the run after the warm-up in which R² still rises too much to be compared"""
+
+MANY_PATCHES = 144
+"""patches of an image, from which larger ones are proposed: of fewer too few would be left"""
 
 MOST_FLAT = 0.3
 """share of patches that vary by less than a level, above which normalised targets are mostly
@@ -54,8 +63,13 @@ def about_mask_ratio(ratio: float, patches: int | None) -> Iterator[Finding]:
         )
 
 
-def about_gain(r2: float, smooth: float, mask_ratio: float | None) -> Iterator[Finding]:
-    """Finding on R² hardly above that of interpolation, `smooth`, which is below 1."""
+def about_gain(
+    r2: float, smooth: float, mask_ratio: float | None, larger_patches: bool
+) -> Iterator[Finding]:
+    """Finding on R² hardly above that of interpolation, `smooth`, which is below 1.
+
+    `larger_patches`: propose them.
+    """
     gain = 1 - (1 - r2) / (1 - smooth)
     if gain >= SMALLEST_GAIN:
         return
@@ -65,21 +79,45 @@ def about_gain(r2: float, smooth: float, mask_ratio: float | None) -> Iterator[F
         text = f"R² {r2:.2f} below smooth interpolation ({smooth:.2f})"
     if mask_ratio is not None and mask_ratio < 0.75:
         remedy = "raise model.mask_ratio (0.75 is usual)."
-    else:
+    elif larger_patches:
         remedy = (
             "train for longer, or with larger patches (model.patch_size), which cannot be filled "
             "in so smoothly."
         )
+    else:
+        remedy = "train for longer."
     reason = f"Below {SMALLEST_GAIN:.0%} little more is learned than to continue what is visible: "
     yield Finding("watch", text, reason + remedy)
+
+
+def has_large_patches(settings: Mapping[str, Any]) -> bool:
+    """True where an image has few patches, or auto chose their size: larger ones are no remedy."""
+    if settings.get("auto.chosen.model.patch_size", GIVEN) != GIVEN:
+        return True
+    size, side = settings.get("data.img_size"), settings.get("model.patch_size")
+    pair = isinstance(size, Sequence) and len(size) == 2 and all(isinstance(n, int) for n in size)
+    count = count_patches(
+        str(settings.get("model.encoder")),
+        side if isinstance(side, int) else None,
+        (size[0], size[1]) if pair else None,
+    )
+    return count is not None and count < MANY_PATCHES
+
+
+def is_early(run: RunRecord, row: Row) -> bool:
+    """True in the warm-up and the share EARLY of the run after it."""
+    warmup = run.warmup_epochs
+    rest = max(0.0, (number(run.settings, "train.epochs") or 0.0) - warmup)
+    return (number(row, "epoch") or 0.0) <= warmup + EARLY * rest
 
 
 def about_targets(run: RunRecord) -> Iterator[Finding]:
     """Findings on hidden patches that are guessed from their neighbours, or hold rounding."""
     for row in settled(run, run.health)[-1:]:
         r2, smooth, flat = (number(row, key) for key in ("r2", "r2_interpolation", "flat_patches"))
-        if r2 is not None and smooth is not None and smooth < 1:
-            yield from about_gain(r2, smooth, number(run.settings, "model.mask_ratio"))
+        if r2 is not None and smooth is not None and smooth < 1 and not is_early(run, row):
+            ratio = number(run.settings, "model.mask_ratio")
+            yield from about_gain(r2, smooth, ratio, not has_large_patches(run.settings))
         if flat is not None and flat > MOST_FLAT and run.settings.get("model.norm_pix_loss"):
             yield Finding(
                 "watch",

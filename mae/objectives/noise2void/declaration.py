@@ -72,6 +72,7 @@ class Noise2VoidDeclaration(Declaration):
         "optim": {**DEFAULTS["optim"], "lr": 1e-3},
     }
     losses = ("noisy_pixels",)
+    loss_settings = ("model.method",)
     statistics: ClassVar = {"psnr_target": "mean"}
     metrics = (Metric("psnr_target", "PSNR of noisy targets", ".2f", tile="PSNR, dB"),)
     charts = (

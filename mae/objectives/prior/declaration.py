@@ -43,6 +43,7 @@ class PriorDeclaration(Declaration):
         "train": {"epochs": 6.0, "batch_size": 64},
     }
     losses = ("codes",)
+    loss_settings = ("model.sha256", "model.kind")
     statistics: ClassVar = {"uses": "sum", "level_nats": "sum", "level_codes": "sum"}
     metrics = (
         Metric("bits", "bits/code", ".2f"),

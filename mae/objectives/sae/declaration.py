@@ -73,6 +73,7 @@ class SaeDeclaration(Declaration):
         "train": {"epochs": 2.0, "batch_size": 64},
     }
     losses = ("reconstruction", "dead")
+    loss_settings = ("model.sha256", "model.layer", "model.aux_weight")
     statistics: ClassVar = {
         "tokens": "sum",
         "errors": "sum",

@@ -56,6 +56,7 @@ class SparseDeclaration(AutoencoderDeclaration):
     model = SparseModel
     offers = ("reconstructions", "latents", "latents to decode", "sparse latents")
     losses = ("reconstruction", "sparsity")
+    loss_settings = ("model.sparsity", "model.aux_weight", "model.l1_weight")
     statistics: ClassVar = {"psnr": "mean", "active_latents": "mean", "dead_latents": "mean"}
     metrics = (
         Metric("psnr", "PSNR", ".2f", tile="PSNR, dB"),

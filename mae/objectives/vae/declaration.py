@@ -74,6 +74,7 @@ class VaeDeclaration(AutoencoderDeclaration):
     reads_floats = True
     offers = ("reconstructions", "latents", "latents to decode", "samples")
     losses = ("reconstruction", "kl")
+    loss_settings = ("model.beta", "model.free_bits", "model.sigma", "model.learn_sigma")
     statistics: ClassVar = {"psnr": "mean", "kl_nats": "mean", "nll": "mean"}
     metrics = (
         Metric("psnr", "PSNR", ".2f", tile="PSNR, dB"),

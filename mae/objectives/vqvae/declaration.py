@@ -48,6 +48,7 @@ class VqVaeDeclaration(DiscreteDeclaration):
     summary = "VQ-VAE: images as maps of codes from a learned codebook (van den Oord et al. 2017)"
     model = VqVaeModel
     losses: ClassVar = ("reconstruction", "commitment")
+    loss_settings: ClassVar = ("model.commitment",)
     exports: ClassVar[Mapping[str, str]] = {
         "diffusers": "a folder for diffusers' VQModel, with model.backbone=ldm",
     }

@@ -196,6 +196,25 @@ def test_patches_that_are_guessed_from_their_neighbours_are_named():
     assert text == "R² 0.40 below smooth interpolation (0.50)"
     assert warnings_of({"r2": 0.62}) == []
     assert warnings_of(low, epoch=15.0) == []  # too early
+    assert warnings_of(low, epoch=54.0) == [] and warnings_of(low, epoch=56.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "are_larger_proposed"),
+    [
+        ({}, True),  # unknown
+        ({"data.img_size": [224, 224], "model.patch_size": 16}, True),
+        ({"data.img_size": [64, 64], "model.patch_size": 8}, False),
+        ({"model.encoder": "vit_base_patch16_224"}, True),
+        ({"model.encoder": "vit_base_patch32_224"}, False),
+        ({"auto.chosen.model.patch_size": "196 patches of an image"}, False),
+        ({"auto.chosen.model.patch_size": "given"}, True),
+    ],
+)
+def test_larger_patches_are_proposed_where_there_are_many(settings, are_larger_proposed):
+    ((_, reason),) = warnings_of({"r2": 0.4}, **{"model.mask_ratio": 0.75}, **settings)
+    assert "train for longer" in reason
+    assert ("model.patch_size" in reason) == are_larger_proposed
 
 
 def test_flat_patches_under_normalised_targets_are_named():

@@ -56,6 +56,7 @@ class LadderDeclaration(VaeDeclaration):
     name = "ladder"
     summary = "ladder of Gaussian groups, top-down (Sønderby et al. 2016; Vahdat and Kautz 2020)"
     model = LadderModel
+    loss_settings = (*VaeDeclaration.loss_settings, "model.balance")
     statistics: ClassVar[Mapping[str, Kind]] = {
         **VaeDeclaration.statistics,
         "group_nats": "sum",
