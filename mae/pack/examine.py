@@ -81,7 +81,8 @@ def difference_hash(gray: Tensor, bits: int = 8) -> int | None:
     in a sixteenth of the range, are those of the lowest depth that holds all values.
 
     The hash's 64 bits mark the pixels of an 8 x 9 reduction that are darker than their right
-    neighbours.  None for (nearly) blank images and stripes, whose hashes are the same for unrelated images.
+    neighbours.  None for (nearly) blank images and stripes, whose hashes are the same for unrelated
+    images.
     """
     small = F.adaptive_avg_pool2d(gray[None], (ROWS, COLUMNS))[0, 0]
     if bits == STORED_BITS[-1]:
