@@ -169,7 +169,10 @@ def test_one_remote_shard_is_downloaded_at_most(run, tmp_path, monkeypatch):
             ["{run}", "{out}", "--format", "hf", "--pool", "avg"],
             "--pool: not supported by --format hf",
         ),
-        (["{run}", "{out}", "--img-size", "20"], "--img-size: 20 x 20 is no multiple"),
+        (
+            ["{run}", "{out}", "--img-size", "20"],
+            "--img-size: 20 x 20 does not divide into patches",
+        ),
         (["{run}", "{out}", "--images", "{out}.tar"], "no such shard"),
         (["{run}", "{out}", "--push", "a//b"], "--push a//b: "),
         (["{run}/checkpoints/step-000000006", "{out}"], "model.safetensors is damaged"),

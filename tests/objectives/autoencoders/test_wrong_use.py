@@ -22,7 +22,7 @@ CASES = [
     ("ae", ["model.latent=map", "model.latent_dim=48"], "no bottleneck for images of 768"),
     ("ae", [VIT, "model.latent=map", "model.latent_dim=900"], "3,600 numbers per image are no"),
     ("ae", [VIT, "model.patch_size=5"], "does not divide into patches of 5 x 5"),
-    ("ae", [VIT, "model.encoder=resnet50"], "timm cannot build resnet50"),
+    ("ae", [VIT, "model.encoder=resnet50"], "resnet50 is a ResNet, not timm's VisionTransformer"),
     ("ae", [VIT, "model.encoder_kwargs={in_chans: 1}"], "in_chans: is set elsewhere"),
     ("ae", ["model.width=12"], "model.width: 12 must be a multiple of 8"),
     ("ae", ["init.from={vqvae}"], "is of objective vqvae"),
