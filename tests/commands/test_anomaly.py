@@ -83,6 +83,7 @@ def test_scores_are_sorted_with_p_values(data, detector, tmp_path, capsys):
     assert "of 24 images above the threshold" in capsys.readouterr().out
 
 
+@pytest.mark.fault
 def test_two_processes_fit_and_score_as_one_also_after_a_kill(data, detector, tmp_path):
     words, score = fit_words(data, tmp_path / "two"), ["anomaly", "score", str(tmp_path / "two")]
     score += [f"{data}/test.tar", "--out", str(tmp_path / "two.json")]

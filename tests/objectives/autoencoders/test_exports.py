@@ -87,7 +87,14 @@ def test_it_is_loaded_again(case, tmp_path, in_process, capsys):
     assert str(tmp_path) not in card and "objective" in card
 
 
-@pytest.mark.parametrize("case", IN_FRESH_PROCESSES, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.fault] * (number > 0))
+        for number, case in enumerate(IN_FRESH_PROCESSES)
+    ],
+    ids=str,
+)
 def test_it_is_loaded_again_in_a_fresh_process(case, tmp_path, capsys):
     assert export(*case, tmp_path) == 0, capsys.readouterr().err
 
