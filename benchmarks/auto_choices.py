@@ -63,7 +63,7 @@ def model(width: int, depth: int, patch: int) -> tuple[str, ...]:
 
 
 class Images(NamedTuple):
-    """What a person knows of a data set: image size and patches to try in pixels, and settings."""
+    """Knowledge of a data set: image size and patches to try, in pixels, and settings."""
 
     side: int
     fine: int

@@ -78,7 +78,7 @@ def expand_shards(
 
 
 def _kind(path: str) -> str:
-    """What a path that is missing may have been meant as."""
+    """Kind of thing that a missing path may have meant, for messages."""
     name = path.lower()
     if is_image_file(name) or name.endswith((".json", ".safetensors")):
         return "file"

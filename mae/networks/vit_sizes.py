@@ -34,6 +34,10 @@ LARGER = {
     "7b": (4096, 40),
 }
 """word in timm's name of others, which go by "huge" → width and depth, of most of its kind"""
+KNOWN = {word: (word, one.width, one.depth) for word, one in PUBLISHED.items()} | {
+    word: ("huge", *one) for word, one in LARGER.items()
+}
+"""word in timm's name → word that it goes by, width and depth"""
 HIERA = {
     "tiny": (96, (1, 2, 7, 2)),
     "small": (96, (1, 2, 11, 2)),
@@ -61,10 +65,8 @@ def vit_size(encoder: str, encoder_kwargs: Mapping[str, Any]) -> VitSize:
     """
     if encoder.startswith("hiera_"):
         return _hiera_size(encoder, encoder_kwargs)
-    known = {word: (word, one.width, one.depth) for word, one in PUBLISHED.items()}
-    known |= {word: ("huge", *one) for word, one in LARGER.items()}
-    found = next((word for word in known if f"_{word}_" in encoder), "base")
-    word, own_width, own_depth = known[found]
+    found = next((word for word in KNOWN if f"_{word}_" in encoder), "base")
+    word, own_width, own_depth = KNOWN[found]
     width, depth = encoder_kwargs.get("embed_dim"), encoder_kwargs.get("depth")
     return VitSize(
         word,

@@ -46,7 +46,7 @@ def patch_count(model: VitModel, img_size: tuple[int, int] | None) -> int | None
 def count_patches(
     encoder: str, patch_size: int | None, img_size: tuple[int, int] | None
 ) -> int | None:
-    """As `patch_count`, from the settings alone."""
+    """Patches of an image, as `patch_count`, by three settings."""
     named = named_sizes(encoder)
     side = patch_size or (named[0] if named else 0)
     size = img_size or ((named[1],) * 2 if named else None)
